@@ -1,0 +1,1 @@
+"""Protection of photos against personalization, censorship of misuse, and audits of files."""

@@ -1,0 +1,1 @@
+"""The shared core: teach an image diffusion model a subject, sample it, measure it, export it."""

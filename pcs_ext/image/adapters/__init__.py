@@ -1,0 +1,1 @@
+"""What trains: embeddings, the LoRA family, cross-attention keys and values, full weights."""

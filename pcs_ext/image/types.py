@@ -1,0 +1,151 @@
+"""The values the core passes around. Axes: b batch, c channels, h w pixels or latent cells, n tokens, d width."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+LayerStates = Callable[[Tensor, str], tuple[Tensor, Tensor]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conditioning:
+    """What a prompt batch becomes for the denoiser.
+
+    Most concepts condition every layer at every timestep with the same `states`. Concepts that do not (P+, NeTI,
+    ProSpect) set `per_layer`; the backbone asks it by cross-attention module path, never by counting calls, so that
+    activation checkpointing and batched guidance cannot shift the count.
+    """
+
+    states: Tensor
+    """Text states, `b n d`."""
+    pooled: Tensor | None = None
+    """Pooled text embedding, `b d2` (SDXL)."""
+    time_ids: Tensor | None = None
+    """Size conditioning, `b 6`: original height, width, crop top, left, target height, width in pixels (SDXL)."""
+    per_layer: LayerStates | None = None
+    """`(timesteps b, module path) -> (key states b n d, value states b n d)`; None: `states` everywhere."""
+
+    @property
+    def batch_size(self) -> int:
+        """Number of prompts."""
+        return self.states.shape[0]
+
+    def at(self, timesteps: Tensor, module_path: str) -> tuple[Tensor, Tensor]:
+        """Key and value states, `b n d` each, of one cross-attention module at the given timesteps `b`."""
+        if self.per_layer is None:
+            return self.states, self.states
+        return self.per_layer(timesteps, module_path)
+
+    def __getitem__(self, index: slice | Tensor | list[int]) -> "Conditioning":
+        """The same conditioning for some rows of the batch."""
+        per_layer = self.per_layer
+        rows = torch.arange(self.batch_size)[index]
+
+        def picked(timesteps: Tensor, module_path: str) -> tuple[Tensor, Tensor]:
+            assert per_layer is not None
+            # A row's states depend on that row's timestep alone: the others get any valid one.
+            full = timesteps.new_full((self.batch_size,), int(timesteps[0]))
+            full[rows.to(full.device)] = timesteps
+            keys, values = per_layer(full, module_path)
+            return keys[rows.to(keys.device)], values[rows.to(values.device)]
+
+        return Conditioning(
+            states=self.states[rows.to(self.states.device)],
+            pooled=None if self.pooled is None else self.pooled[rows.to(self.pooled.device)],
+            time_ids=None if self.time_ids is None else self.time_ids[rows.to(self.time_ids.device)],
+            per_layer=None if per_layer is None else picked,
+        )
+
+    @staticmethod
+    def cat(parts: "list[Conditioning]") -> "Conditioning":
+        """Stack several conditionings along the batch (guidance runs them in one pass)."""
+        sizes = [part.batch_size for part in parts]
+
+        def stacked(timesteps: Tensor, module_path: str) -> tuple[Tensor, Tensor]:
+            pairs = [p.at(t, module_path) for p, t in zip(parts, timesteps.split(sizes), strict=True)]
+            keys, values = zip(
+                *[(k.expand(s, -1, -1), v.expand(s, -1, -1)) for (k, v), s in zip(pairs, sizes, strict=True)],
+                strict=True,
+            )
+            return torch.cat(keys), torch.cat(values)
+
+        return Conditioning(
+            states=torch.cat([part.states for part in parts]),
+            pooled=_cat_optional([part.pooled for part in parts]),
+            time_ids=_cat_optional([part.time_ids for part in parts]),
+            per_layer=stacked if any(part.per_layer is not None for part in parts) else None,
+        )
+
+
+def _cat_optional(tensors: list[Tensor | None]) -> Tensor | None:
+    present = [tensor for tensor in tensors if tensor is not None]
+    assert len(present) in (0, len(tensors)), "some parts have the field and some do not"
+    return torch.cat(present) if present else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One training batch of photos (or class images) with their captions."""
+
+    images: Tensor
+    """`b 3 h w` in [-1, 1]."""
+    captions: tuple[str, ...]
+    """`b` captions, placeholders already replaced by the concept's words."""
+    masks: Tensor | None = None
+    """Where the subject is, `b 1 h w` in [0, 1]; None: everywhere."""
+    valid: Tensor | None = None
+    """Which pixels are photo and not padding, `b 1 h w` in {0, 1}; None: all."""
+    is_prior: Tensor | None = None
+    """`b` bool, true for class images of prior preservation; None: none is."""
+    keys: tuple[str, ...] | None = None
+    """`b` names of (image, augmentation): equal keys have equal pixels, so latents may be cached by them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LossTerms:
+    """Named scalar terms of a loss, already weighted: `total` is their sum and what is differentiated."""
+
+    terms: Mapping[str, Tensor]
+
+    @property
+    def total(self) -> Tensor:
+        """Sum of the terms (0-d)."""
+        return torch.stack([term.reshape(()) for term in self.terms.values()]).sum()
+
+    def __add__(self, other: "LossTerms") -> "LossTerms":
+        doubled = self.terms.keys() & other.terms.keys()
+        assert not doubled, f"two losses name a term alike: {sorted(doubled)}"
+        return LossTerms({**self.terms, **other.terms})
+
+    def scaled(self, weight: float) -> "LossTerms":
+        """All terms times `weight`."""
+        return LossTerms({name: weight * term for name, term in self.terms.items()})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParameterGroup:
+    """Parameters that share optimiser settings. The name appears in checkpoints and logs."""
+
+    name: str
+    parameters: tuple[torch.nn.Parameter, ...]
+    learning_rate: float
+    weight_decay: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitState:
+    """What `fit` yields after each optimiser step."""
+
+    step: int
+    """Steps done, 1 after the first."""
+    total_steps: int
+    losses: Mapping[str, float]
+    """The terms of this step, averaged over its micro-batches, and `total`."""
+    learning_rate: float
+    """Of the first group, in this step."""
+    gradient_norm: float
+    """Before clipping."""
+    skipped: bool = False
+    """The step was skipped because a loss or gradient was not finite."""

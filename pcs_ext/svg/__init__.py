@@ -1,0 +1,1 @@
+"""Vector art and 360 degree panoramas of a learned subject."""

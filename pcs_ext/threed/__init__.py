@@ -1,0 +1,1 @@
+"""From a learned subject to 3D assets by distillation."""

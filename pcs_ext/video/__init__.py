@@ -1,0 +1,1 @@
+"""Appearance and motion customization of video diffusion models."""
