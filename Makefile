@@ -1,0 +1,43 @@
+# Every target sets up its own virtual environment first; nothing else is needed on a machine with Python 3.11 to 3.13.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test truth check format bench
+
+help:            ## list the targets
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ \t/'
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else "pcs_ext needs Python 3.11 to 3.13, this is %d.%d: run make PYTHON=python3.12" % v[:2])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $(READY)
+
+setup: $(READY)  ## create the virtual environment
+
+demo: $(READY)   ## learn a bundled subject and write demo-out/index.html
+	$(BIN)/pcs-ext demo -o demo-out
+
+test: $(READY)   ## run the tests that take minutes, not hours
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+truth: $(READY)  ## run the slow truth tests and rewrite results/
+	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m benchmarks.image_subjects --output results/image_subjects.json
+
+check: $(READY)  ## lint, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(READY) ## rewrite the code in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## print speed and memory as JSON
+	$(BIN)/python -m benchmarks.world
+	$(BIN)/python -m benchmarks.dreambooth_lora_step
