@@ -1,0 +1,57 @@
+"""Captions from a small grammar; a caption never says what the scene does not show."""
+
+import torch
+
+from pcs_ext.toybox.world.scene import Scene, SceneObject
+from pcs_ext.toybox.world.vocabulary import COLORS
+
+
+def view_name(azimuth: float, elevation: float) -> str:
+    """The word for a camera direction (degrees)."""
+    if elevation > 50:
+        return "overhead view"
+    turn = abs((azimuth + 180) % 360 - 180)
+    return "front view" if turn < 40 else "back view" if turn > 140 else "side view"
+
+
+def relative_view(scene: Scene) -> str:
+    """The view word for the first toy, its heading taken off the camera's azimuth."""
+    return view_name(scene.camera.azimuth - scene.objects[0].heading, scene.camera.elevation)
+
+
+def caption(scene: Scene, generator: torch.Generator | None = None) -> str:
+    """What the scene shows, in the grammar that the models are trained on.
+
+    `STYLE a COLOR PATTERN CLASS with COLOR parts ACCESSORY MOTION CONTEXT, VIEW`
+
+    Args:
+        scene: colours that are not words of the vocabulary are left out.
+        generator: drops parts of the caption at random, as in training; None names everything.
+    """
+
+    def say(probability: float) -> bool:
+        return generator is None or bool(torch.rand((), generator=generator) < probability)
+
+    toys = " and ".join(f"a {_toy(toy, say, short=len(scene.objects) > 1)}" for toy in scene.objects)
+    words = [scene.style, toys, scene.motion]
+    if say(0.92):
+        words.append(scene.context)
+    text = " ".join(word for word in words if word)
+    # Views mean something for one toy only: two toys face their own ways.
+    if len(scene.objects) == 1 and say(0.6):
+        text += f", {relative_view(scene)}"
+    return text
+
+
+def _toy(toy: SceneObject, say, *, short: bool) -> str:
+    words = []
+    if toy.color in COLORS and say(0.9):
+        words.append(str(toy.color))
+    if toy.pattern and say(0.9):
+        words.append(toy.pattern)
+    words.append(toy.class_name)
+    if not short and toy.second_color in COLORS and say(0.3):
+        words.append(f"with {toy.second_color} parts")
+    if toy.accessory:
+        words.append(toy.accessory)
+    return " ".join(words)
