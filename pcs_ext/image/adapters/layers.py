@@ -1,0 +1,127 @@
+"""Layers that stand in front of a frozen layer: how adapters chain them, find them again and leave no trace.
+
+A stand-in keeps the layer it replaced below it. Several adapters on one layer form a chain; each can be taken out of
+the middle, and when the last is gone the original module object is back in its place.
+"""
+
+import abc
+import re
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from pcs_ext.errors import ArtifactError, UsageError
+
+
+class AdapterLayer(nn.Module, abc.ABC):
+    """A module that replaces a leaf of the backbone and calls what it replaced."""
+
+    @abc.abstractmethod
+    def below(self) -> nn.Module:
+        """What this layer replaced: the original module or another adapter's layer."""
+
+    @abc.abstractmethod
+    def set_below(self, module: nn.Module | None) -> None:
+        """Stand in front of `module`; None: stand nowhere and hold no part of a backbone."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The original layer's weight: code around the layer asks for its device and dtype."""
+        return original(self).weight  # type: ignore[return-value]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The original layer's bias."""
+        return original(self).bias  # type: ignore[return-value]
+
+
+def original(module: nn.Module) -> nn.Module:
+    """The backbone's own module under any stand-ins."""
+    while isinstance(module, AdapterLayer):
+        module = module.below()
+    return module
+
+
+def original_modules(root: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Paths and modules of the backbone itself, as `named_modules` gives them when no adapter is injected."""
+    root = original(root)
+    yield prefix, root
+    for name, child in root.named_children():
+        yield from original_modules(child, f"{prefix}.{name}" if prefix else name)
+
+
+def attach(root: nn.Module, path: str, layer: AdapterLayer) -> None:
+    """Put `layer` in front of whatever stands at `path` now."""
+    parent, leaf = _parent(root, path)
+    layer.set_below(parent.get_submodule(leaf))
+    setattr(parent, leaf, layer)
+
+
+def detach(root: nn.Module, path: str, layer: AdapterLayer) -> None:
+    """Take `layer` out of the chain at `path`, wherever in it it stands."""
+    parent, leaf = _parent(root, path)
+    node = parent.get_submodule(leaf)
+    if node is layer:
+        setattr(parent, leaf, layer.below())
+    else:
+        while isinstance(node, AdapterLayer) and node.below() is not layer:
+            node = node.below()
+        assert isinstance(node, AdapterLayer), f"the layer at {path} was replaced behind the adapter's back"
+        node.set_below(layer.below())
+    layer.set_below(None)
+
+
+def _parent(root: nn.Module, path: str) -> tuple[nn.Module, str]:
+    head, _, leaf = path.rpartition(".")
+    return root.get_submodule(head), leaf
+
+
+def canonical_path(component: str, path: str) -> str:
+    """The module path as files spell it.
+
+    Newer transformers have no `text_model` level in a text encoder without projection; all file formats do.
+    """
+    if component.startswith("text_encoder") and not path.startswith(("text_model.", "text_projection")):
+        return f"text_model.{path}"
+    return path
+
+
+def check_name(name: str) -> str:
+    """The adapter's name if it may be one.
+
+    Raises:
+        UsageError: it holds anything but letters, digits and underscores.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+        raise UsageError(f"adapter name {name!r} is not usable; expected letters, digits and underscores.")
+    return name
+
+
+def check_state(adapter: str, expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
+    """Compare the tensors an adapter needs with those it was given.
+
+    Raises:
+        ArtifactError: keys or shapes differ; up to five of each kind are listed.
+    """
+    faults = [f"missing {key} {tuple(expected[key].shape)}" for key in sorted(expected.keys() - got.keys())][:5]
+    faults += [f"unexpected {key} {tuple(got[key].shape)}" for key in sorted(got.keys() - expected.keys())][:5]
+    both = sorted(key for key in expected.keys() & got.keys() if expected[key].shape != got[key].shape)
+    faults += [f"{key}: expected {tuple(expected[key].shape)}, got {tuple(got[key].shape)}" for key in both][:5]
+    if faults:
+        raise ArtifactError(
+            f"the tensors do not fit adapter {adapter!r}; was it made for another base or configuration?\n  "
+            + "\n  ".join(faults)
+        )
+
+
+def to_storage(tensor: Tensor) -> Tensor:
+    """A contiguous CPU copy that shares no memory with the live parameter."""
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def copy_into(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Overwrite values in place, so that optimisers keep pointing at their parameters."""
+    with torch.no_grad():
+        for key, tensor in tensors.items():
+            tensor.copy_(state[key])

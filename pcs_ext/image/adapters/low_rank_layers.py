@@ -1,0 +1,182 @@
+"""peft's layers, built one by one around original modules, with a strength that means the same for every method."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pcs_ext.image.adapters.layers import AdapterLayer
+
+if TYPE_CHECKING:
+    from pcs_ext.image.adapters.low_rank import LowRankConfig
+
+_SLOT = "default"
+
+
+class LowRankLayer(AdapterLayer):
+    """A peft layer at strength `scale`: base + scale (adapted - base), linear in the weight for every method."""
+
+    def __init__(self, tuner: Any, scaling: float | None) -> None:
+        super().__init__()
+        self.tuner = tuner
+        self.scale = 1.0
+        self._scaling = scaling
+        """peft's factor of dW at strength 1; None: the method is not linear in its factor (DoRA, OFT)."""
+
+    def below(self) -> nn.Module:
+        return self.tuner.base_layer
+
+    def set_below(self, module: nn.Module | None) -> None:
+        self.tuner.base_layer = module
+
+    def tensors(self) -> dict[str, nn.Parameter]:
+        """The trained parameters under the names peft gives them in files."""
+        named = self.tuner.named_parameters()
+        return {_file_name(name): value for name, value in named if not name.startswith("base_layer.")}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the base layer; same shapes and dtype."""
+        if self.scale == 0:
+            return self.below()(x)
+        # Under autocast the matrix products pick their own precision; peft's cast to float32 would only be undone.
+        self.tuner.cast_input_dtype_enabled = not torch.is_autocast_enabled(x.device.type)
+        if self._scaling is not None:
+            self.tuner.scaling[_SLOT] = self._scaling * self.scale
+            return self.tuner(x)
+        adapted = self._adapted(x)
+        if self.scale == 1:
+            return adapted
+        return torch.lerp(self.below()(x), adapted, self.scale)
+
+    def _adapted(self, x: Tensor) -> Tensor:
+        return self.tuner(x)
+
+
+class OftConvLayer(LowRankLayer):
+    """OFT of a convolution, rotating the flattened kernel.
+
+    Differs from peft: its forward rotates image patches and adds them up again where they overlap, which does not
+    return the input even when the rotation is the identity (kernels above 1 x 1). This is the formula its own merge
+    uses: W' = W R^T over in*k*k inputs.
+    """
+
+    def _adapted(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        rotation = self.tuner.get_delta_weight(_SLOT)
+        rotated = (weight.flatten(1).to(rotation.dtype) @ rotation.T).view_as(weight)
+        conv = self.tuner.get_base_layer()
+        difference = (rotated - weight).to(x.dtype)
+        return self.below()(x) + F.conv2d(
+            x, difference, stride=conv.stride, padding=conv.padding, dilation=conv.dilation, groups=conv.groups
+        )
+
+
+class GradDropout(nn.Dropout):
+    """Dropout that is on where gradients are recorded: the frozen backbone is in eval mode in training too."""
+
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Zero each element with probability p and scale the rest by 1 / (1 - p)."""
+        return F.dropout(x, self.p, training=torch.is_grad_enabled())
+
+
+def build_layers(config: "LowRankConfig", modules: Mapping[str, nn.Linear | nn.Conv2d]) -> dict[str, LowRankLayer]:
+    """peft layers around the given modules, at peft's starting values drawn from `config.init_seed`, in float32.
+
+    The modules themselves are left as they are. One `(path, seed)` gives the same values on every device.
+    """
+    groups: dict[int, dict[str, nn.Linear | nn.Conv2d]] = {}
+    for path, module in modules.items():
+        groups.setdefault(_rank(config, module), {})[path] = module
+    layers: dict[str, LowRankLayer] = {}
+    with _own_randomness(config.init_seed):
+        for rank, members in groups.items():
+            layers |= _build_group(config, rank, members)
+    return {path: layers[path] for path in modules}
+
+
+def _build_group(
+    config: "LowRankConfig", rank: int, modules: Mapping[str, nn.Linear | nn.Conv2d]
+) -> dict[str, LowRankLayer]:
+    from peft import inject_adapter_in_model
+
+    # A flat holder: peft replaces the holder's entries and never sees the backbone.
+    slots = {f"layer_{index}": module for index, module in enumerate(modules.values())}
+    holder = nn.ModuleDict(slots)
+    with _kept_gradient_flags(slots.values()):
+        inject_adapter_in_model(_peft_config(config, rank, list(slots)), holder, _SLOT)
+    return {path: _finish(config, holder[slot]) for path, slot in zip(modules, slots, strict=True)}
+
+
+def _finish(config: "LowRankConfig", tuner: Any) -> LowRankLayer:
+    is_conv = isinstance(tuner.base_layer, nn.Conv2d)
+    if config.dropout > 0:
+        tuner.lora_dropout[_SLOT] = GradDropout(config.dropout)
+    if config.method == "oft":
+        layer = OftConvLayer(tuner, None) if is_conv else LowRankLayer(tuner, None)
+    else:
+        layer = LowRankLayer(tuner, None if config.method == "dora" else config.scaling)
+    for parameter in layer.tensors().values():
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+    # Only after the tensors were listed: a layer that stands nowhere holds no part of the backbone.
+    layer.set_below(None)
+    return layer.eval()
+
+
+def _rank(config: "LowRankConfig", module: nn.Linear | nn.Conv2d) -> int:
+    if config.method != "oft":
+        return config.rank
+    width = module.weight[0].numel()
+    return next(size for size in range(min(config.rank, width), 0, -1) if width % size == 0)
+
+
+def _peft_config(config: "LowRankConfig", rank: int, targets: list[str]) -> Any:
+    import peft
+
+    alpha = config.rank if config.alpha is None else config.alpha
+    common: dict[str, Any] = {"target_modules": targets}
+    if config.method == "oft":
+        # Exact Cayley map; peft's default is a truncated series whose rotations are only nearly orthogonal.
+        constraint = {} if config.oft_eps is None else {"coft": True, "eps": config.oft_eps}
+        return peft.OFTConfig(r=0, oft_block_size=rank, use_cayley_neumann=False, **constraint, **common)
+    if config.method == "loha":
+        return peft.LoHaConfig(r=rank, alpha=alpha, **common)  # type: ignore[arg-type]
+    if config.method == "lokr":
+        return peft.LoKrConfig(
+            r=rank,
+            alpha=alpha,  # type: ignore[arg-type]
+            decompose_factor=config.lokr_factor,
+            decompose_both=config.lokr_decompose_both,
+            **common,
+        )
+    dora, rslora = config.method == "dora", config.use_rslora
+    return peft.LoraConfig(r=rank, lora_alpha=alpha, use_dora=dora, use_rslora=rslora, **common)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def _own_randomness(seed: int) -> Iterator[None]:
+    """peft draws starting values from torch's CPU generator: lend it one state and give the caller's back."""
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)
+
+
+@contextlib.contextmanager
+def _kept_gradient_flags(modules: Any) -> Iterator[None]:
+    """peft freezes everything it wraps, also what another adapter trains."""
+    flags = [(parameter, parameter.requires_grad) for module in modules for parameter in module.parameters()]
+    yield
+    for parameter, flag in flags:
+        parameter.requires_grad_(flag)
+
+
+def _file_name(name: str) -> str:
+    """peft's file name of a parameter: without the slot, and DoRA's magnitude without its `.weight`."""
+    name = name.replace(f".{_SLOT}", "")
+    return name.removesuffix(".weight") if name.startswith("lora_magnitude_vector") else name
