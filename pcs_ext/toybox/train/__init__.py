@@ -1,0 +1,1 @@
+"""How the models of toybox are made: `python -m pcs_ext.toybox.train STAGE`. Every stage resumes after a kill."""

@@ -1,0 +1,84 @@
+"""`python -m pcs_ext.toybox.train STAGE`: one stage, or `all` in order."""
+
+import sys
+from typing import Literal
+
+import torch
+import tyro
+
+from pcs_ext.errors import PcsError
+from pcs_ext.reporter import ConsoleReporter, Reporter
+from pcs_ext.toybox.train.settings import PRESETS, Settings
+
+Stage = Literal["data", "tokenizer", "vae", "clip", "dino", "oracle", "latents", "unet", "export"]
+STEPS: dict[str, int] = {"vae": 6000, "clip": 6000, "dino": 3000, "oracle": 6000, "unet": 40_000}
+
+
+def train(
+    stage: tyro.conf.Positional[Stage],
+    preset: Literal["cpu", "gpu"] = "cpu",
+    steps: int = 0,
+    minutes: float = 0.0,
+    threads: int = 0,
+) -> None:
+    """Make one of toybox's models, or go on making it.
+
+    Args:
+        stage: what to make; the order is data, tokenizer, vae, clip, dino, oracle, latents, unet, export.
+        preset: sizes: 64 pixels for a CPU, 128 for a GPU.
+        steps: optimiser steps in all; 0 takes the stage's own number.
+        minutes: stop after so many minutes, to go on in a later call; 0 never.
+        threads: of the CPU; 0 leaves torch's choice.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        run(stage, PRESETS[preset], steps or STEPS.get(stage, 0), minutes or None, ConsoleReporter())
+    except PcsError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)
+
+
+def run(stage: str, settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
+    """Run one stage."""
+    if stage == "data":
+        from pcs_ext.toybox.train.data import render_data
+
+        render_data(settings, reporter)
+    elif stage == "vae":
+        from pcs_ext.toybox.train.vae import train_vae
+
+        train_vae(settings, steps, minutes, reporter)
+    else:
+        _run_second_half(stage, settings, steps, minutes, reporter)
+
+
+def _run_second_half(stage: str, settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
+    if stage == "tokenizer":
+        from pcs_ext.toybox.train.tokenizer import train_tokenizer
+
+        train_tokenizer(settings)
+    elif stage == "clip":
+        from pcs_ext.toybox.train.clip import train_clip
+
+        train_clip(settings, steps, minutes, reporter)
+    elif stage == "dino":
+        from pcs_ext.toybox.train.dino import train_dino
+
+        train_dino(settings, steps, minutes, reporter)
+    elif stage == "oracle":
+        from pcs_ext.toybox.train.oracle import train_oracle
+
+        train_oracle(settings, steps, minutes, reporter)
+    elif stage in ("latents", "unet"):
+        from pcs_ext.toybox.train.unet import cache_latents, train_unet
+
+        cache_latents(settings, reporter) if stage == "latents" else train_unet(settings, steps, minutes, reporter)
+    elif stage == "export":
+        from pcs_ext.toybox.train.export import export
+
+        export(settings, reporter)
+
+
+if __name__ == "__main__":
+    tyro.cli(train)

@@ -1,0 +1,104 @@
+"""The CLIP pair (Radford et al. 2021): image and caption encoders trained to find each other in a batch.
+
+Its text half becomes the text encoder of the denoiser; the whole pair measures prompt fidelity.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+from pcs_ext.image.fit import FitConfig
+from pcs_ext.image.types import LossTerms
+from pcs_ext.reporter import Reporter
+from pcs_ext.toybox.train.data import load_data
+from pcs_ext.toybox.train.settings import Settings
+from pcs_ext.toybox.train.stage import rows, run_stage
+
+_BATCH = 64
+_TRAINED_LENGTH = 32
+"""Captions are shorter; attention is causal, so positions after the end mark do not change what is trained."""
+MEAN = (0.5, 0.5, 0.5)
+STD = (0.5, 0.5, 0.5)
+
+
+def build_clip(settings: Settings, tokenizer: CLIPTokenizer) -> CLIPModel:
+    """An untrained pair for the tokenizer's vocabulary."""
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": settings.text_width,
+        "intermediate_size": 4 * settings.text_width,
+        "num_hidden_layers": settings.text_layers,
+        "num_attention_heads": settings.text_width // 48,
+        "max_position_embeddings": tokenizer.model_max_length,
+        "hidden_act": "quick_gelu",
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {
+        "hidden_size": 192,
+        "intermediate_size": 768,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "image_size": settings.resolution,
+        "patch_size": settings.resolution // 8,
+    }
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=192))
+
+
+def train_clip(settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
+    """Train and save to `models/clip` (the pair) and `models/text_encoder` (its text half)."""
+    data = load_data(settings)
+    models = settings.folder / "models"
+    tokenizer = CLIPTokenizer.from_pretrained(models / "tokenizer")
+    torch.manual_seed(0)
+    clip = build_clip(settings, tokenizer).to(settings.device)
+    ids = [_tokenize(tokenizer, [captions[k] for captions in data.captions]) for k in range(len(data.captions[0]))]
+
+    def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
+        chosen = rows(len(data), _BATCH, generator)
+        variant = int(torch.randint(len(ids), (), generator=generator))
+        images, texts = data.pixels(chosen).to(settings.device), ids[variant][chosen].to(settings.device)
+        image_features = F.normalize(clip.get_image_features(pixel_values=images).pooler_output, dim=1)
+        text_features = F.normalize(clip.get_text_features(input_ids=texts).pooler_output, dim=1)
+        return LossTerms({"contrast": contrastive_loss(image_features, text_features, clip.logit_scale)})
+
+    def finish() -> None:
+        clip.save_pretrained(models / "clip")
+        tokenizer.save_pretrained(models / "clip")
+        clip.text_model.save_pretrained(models / "text_encoder")
+
+    config = FitConfig(
+        steps=steps, lr_schedule="cosine", warmup_steps=100, autocast="bf16", ema_decay=0.998, betas=(0.9, 0.98)
+    )
+    run_stage(
+        "clip",
+        {"clip": clip},
+        loss,
+        settings,
+        config,
+        reporter,
+        learning_rate=1e-3,
+        weight_decay=0.05,
+        minutes=minutes,
+        finish=finish,
+    )
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
+    """Symmetric cross entropy over the batch's similarities (CLIP, figure 3).
+
+    Args:
+        images, texts: unit features `b d`; row i of one belongs to row i of the other.
+        logit_scale: logarithm of the inverse temperature, capped at ln 100 as in the paper.
+    """
+    logits = logit_scale.clamp(max=4.6052).exp() * images.float() @ texts.float().T
+    target = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def _tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    return tokenizer(
+        captions, padding="max_length", max_length=_TRAINED_LENGTH, truncation=True, return_tensors="pt"
+    ).input_ids

@@ -1,0 +1,62 @@
+"""Training of the oracle: cross entropy on every attribute, on images damaged the way generated ones are."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pcs_ext.image.fit import FitConfig
+from pcs_ext.image.types import LossTerms
+from pcs_ext.reporter import Reporter
+from pcs_ext.toybox.oracle import HEADS, Oracle
+from pcs_ext.toybox.train.data import load_data
+from pcs_ext.toybox.train.settings import Settings
+from pcs_ext.toybox.train.stage import rows, run_stage
+
+_BATCH = 32
+
+
+def train_oracle(settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
+    """Train and save to `models/oracle`. Pictures of two toys are left out: their attributes are ambiguous."""
+    data = load_data(settings)
+    single = torch.tensor([index for index, captions in enumerate(data.captions) if " and a " not in captions[0]])
+    labels = {
+        name: torch.tensor([values.index(truth[name]) for truth in data.attributes]) for name, values in HEADS.items()
+    }
+    torch.manual_seed(0)
+    oracle = Oracle().to(settings.device, memory_format=torch.channels_last)
+
+    def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
+        chosen = single[rows(len(single), _BATCH, generator)]
+        images = damage(data.pixels(chosen), generator).to(settings.device)
+        logits = oracle(images.contiguous(memory_format=torch.channels_last))
+        return LossTerms(
+            {name: F.cross_entropy(logits[name].float(), labels[name][chosen].to(images.device)) for name in HEADS}
+        )
+
+    def finish() -> None:
+        oracle.save(settings.folder / "models" / "oracle")
+
+    config = FitConfig(steps=steps, lr_schedule="cosine", warmup_steps=100, autocast="bf16", ema_decay=0.998)
+    run_stage(
+        "oracle",
+        {"oracle": oracle},
+        loss,
+        settings,
+        config,
+        reporter,
+        learning_rate=2e-3,
+        weight_decay=0.01,
+        minutes=minutes,
+        finish=finish,
+    )
+
+
+def damage(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise, blur and small shifts of brightness, per image: the faults of a decoder, not of the subject."""
+    b = len(images)
+    strength = 0.12 * torch.rand(b, 1, 1, 1, generator=generator)
+    blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    mix = 0.8 * torch.rand(b, 1, 1, 1, generator=generator)
+    gain = 1 + 0.1 * (2 * torch.rand(b, 1, 1, 1, generator=generator) - 1)
+    noise = strength * torch.randn(images.shape, generator=generator)
+    return ((images + mix * (blurred - images)) * gain + noise).clamp(-1, 1)

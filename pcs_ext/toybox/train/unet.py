@@ -1,0 +1,142 @@
+"""The denoiser: diffusers' UNet2DConditionModel on cached latents and text states, v-prediction, min-SNR weights."""
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from pcs_ext.errors import InputError
+from pcs_ext.image.fit import FitConfig
+from pcs_ext.image.noise import NoiseSchedule
+from pcs_ext.image.types import LossTerms
+from pcs_ext.reporter import Reporter
+from pcs_ext.toybox.train.data import TrainingData, load_data
+from pcs_ext.toybox.train.settings import Settings
+from pcs_ext.toybox.train.stage import rows, run_stage
+
+_BATCH = 16
+_GAMMA = 5.0
+_DROP_CAPTION = 0.1
+"""Share of samples trained with the empty prompt, for guidance."""
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's schedule with v-prediction."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def build_unet(settings: Settings) -> UNet2DConditionModel:
+    """An untrained denoiser: three levels, text attention on the upper two and in the middle."""
+    return UNet2DConditionModel(
+        sample_size=settings.resolution // settings.vae_factor,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=settings.unet_channels,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=settings.text_width,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def cache_latents(settings: Settings, reporter: Reporter) -> None:
+    """Encode all images once (posterior means, scaled, float16) to `models/latents.safetensors`."""
+    data = load_data(settings)
+    models = settings.folder / "models"
+    vae = AutoencoderKL.from_pretrained(models / "vae").to(settings.device, memory_format=torch.channels_last).eval()
+    pieces = []
+    for first in range(0, len(data), 200):
+        images = data.pixels(torch.arange(first, min(first + 200, len(data)))).to(settings.device)
+        with torch.inference_mode(), torch.autocast(images.device.type, torch.bfloat16):
+            latents = vae.encode(images.contiguous(memory_format=torch.channels_last)).latent_dist.mean
+        pieces.append((latents.float() * vae.config.scaling_factor).half().cpu())
+        reporter.progress("latents", min(first + 200, len(data)), len(data))
+    save_file({"latents": torch.cat(pieces).contiguous()}, models / "latents.safetensors")
+
+
+class TextStates:
+    """States of every distinct caption, encoded once; float16, `n 77 d` behind an index."""
+
+    @torch.inference_mode()
+    def __init__(self, settings: Settings, data: TrainingData) -> None:
+        models = settings.folder / "models"
+        tokenizer = CLIPTokenizer.from_pretrained(models / "tokenizer")
+        encoder = CLIPTextModel.from_pretrained(models / "text_encoder").to(settings.device).eval()
+        captions = ["", *sorted({caption for captions in data.captions for caption in captions})]
+        number = {caption: index for index, caption in enumerate(captions)}
+        self.index = torch.tensor([[number[caption] for caption in captions] for captions in data.captions])
+        ids = tokenizer(captions, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
+        self.ids, self.encoder, self.device = ids.input_ids.to(torch.int16), encoder, settings.device
+        self.known: dict[int, Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, captions: Tensor) -> Tensor:
+        """States `b 77 d` float32 of captions by number; 0 is the empty prompt."""
+        numbers = captions.tolist()
+        missing = [n for n in dict.fromkeys(numbers) if n not in self.known]
+        if missing:
+            with torch.autocast(torch.device(self.device).type, torch.bfloat16):
+                states = self.encoder(self.ids[missing].long().to(self.device)).last_hidden_state
+            self.known.update(zip(missing, states.half(), strict=True))
+        return torch.stack([self.known[n] for n in numbers]).float()
+
+
+def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
+    """Train and save to `models/unet` and `models/scheduler`.
+
+    Raises:
+        InputError: the latents are not cached yet.
+    """
+    data = load_data(settings)
+    models = settings.folder / "models"
+    if not (models / "latents.safetensors").exists():
+        raise InputError(f"{models} has no latents.safetensors; run the stages vae, clip and latents first.")
+    latents = load_file(models / "latents.safetensors")["latents"].to(settings.device)
+    texts = TextStates(settings, data)
+    torch.manual_seed(0)
+    unet = build_unet(settings).to(settings.device, memory_format=torch.channels_last)
+    scheduler = build_scheduler()
+    schedule = NoiseSchedule(alphas_cumprod=scheduler.alphas_cumprod, prediction_type="v_prediction")
+
+    def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
+        chosen = rows(len(latents), _BATCH, generator)
+        variants = torch.randint(texts.index.shape[1], (_BATCH,), generator=generator)
+        captions = texts.index[chosen, variants]
+        captions = torch.where(torch.rand(_BATCH, generator=generator) < _DROP_CAPTION, 0, captions)
+        clean = latents[chosen].float()
+        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+        timesteps = torch.randint(schedule.num_train_timesteps, (_BATCH,), generator=generator).to(clean.device)
+        noisy = schedule.add_noise(clean, noise, timesteps).contiguous(memory_format=torch.channels_last)
+        predicted = unet(noisy, timesteps, encoder_hidden_states=texts(captions)).sample.float()
+        errors = (predicted - schedule.target(clean, noise, timesteps)).square().mean((1, 2, 3))
+        return LossTerms({"v": (errors * schedule.min_snr_weights(timesteps, _GAMMA)).mean()})
+
+    def finish() -> None:
+        unet.save_pretrained(models / "unet")
+        scheduler.save_pretrained(models / "scheduler")
+
+    config = FitConfig(steps=steps, lr_schedule="cosine", warmup_steps=300, autocast="bf16", ema_decay=0.9995)
+    run_stage(
+        "unet",
+        {"unet": unet},
+        loss,
+        settings,
+        config,
+        reporter,
+        learning_rate=6e-4,
+        weight_decay=0.01,
+        minutes=minutes,
+        finish=finish,
+    )

@@ -1,0 +1,73 @@
+"""The image autoencoder: diffusers' AutoencoderKL, L1 and multi-scale L1 loss, a light KL term."""
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from pcs_ext.image.fit import FitConfig
+from pcs_ext.image.types import LossTerms
+from pcs_ext.reporter import Reporter
+from pcs_ext.toybox.train.data import load_data
+from pcs_ext.toybox.train.settings import Settings
+from pcs_ext.toybox.train.stage import rows, run_stage
+
+_BATCH = 16
+_KL_WEIGHT = 1e-6
+
+
+def build_vae(settings: Settings) -> AutoencoderKL:
+    """An untrained autoencoder with `vae_factor`."""
+    levels = len(settings.vae_channels)
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        block_out_channels=settings.vae_channels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=1,
+        norm_num_groups=16,
+        mid_block_add_attention=False,
+        sample_size=settings.resolution,
+    )
+
+
+def train_vae(settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
+    """Train and save to `models/vae`; the latents' scale is measured and stored as `scaling_factor`."""
+    data = load_data(settings)
+    torch.manual_seed(0)
+    vae = build_vae(settings).to(settings.device, memory_format=torch.channels_last)
+
+    def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
+        images = data.pixels(rows(len(data), _BATCH, generator)).to(settings.device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        posterior = vae.encode(images).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(images.device)
+        decoded = vae.decode(posterior.mean + posterior.std * noise).sample.float()
+        return LossTerms(
+            {
+                "l1": multiscale_l1(decoded, images),
+                "mse": 2.0 * F.mse_loss(decoded, images),
+                "kl": _KL_WEIGHT * posterior.kl().mean(),
+            }
+        )
+
+    def finish() -> None:
+        with torch.no_grad():
+            latents = vae.encode(data.pixels(torch.arange(512)).to(settings.device)).latent_dist.mean
+        vae.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))
+        vae.save_pretrained(settings.folder / "models" / "vae")
+
+    config = FitConfig(
+        steps=steps, lr_schedule="cosine", warmup_steps=100, autocast="bf16", ema_decay=0.999, betas=(0.9, 0.99)
+    )
+    run_stage("vae", {"vae": vae}, loss, settings, config, reporter, learning_rate=1e-3, minutes=minutes, finish=finish)
+
+
+def multiscale_l1(images: Tensor, targets: Tensor) -> Tensor:
+    """Mean absolute error at full, half and quarter size: edges and areas both count."""
+    total = (images - targets).abs().mean()
+    for size in (2, 4):
+        total = total + 0.5 * (F.avg_pool2d(images, size) - F.avg_pool2d(targets, size)).abs().mean()
+    return total
