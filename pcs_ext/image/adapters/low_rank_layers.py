@@ -26,6 +26,11 @@ class LowRankLayer(AdapterLayer):
         self._scaling = scaling
         """peft's factor of dW at strength 1; None: the method is not linear in its factor (DoRA, OFT)."""
 
+    @property
+    def base_layer(self) -> nn.Module:
+        """What `below` says, under the name by which peft's layers walk down a chain to the original."""
+        return self.tuner.base_layer
+
     def below(self) -> nn.Module:
         return self.tuner.base_layer
 

@@ -36,14 +36,9 @@ class ExtendedTokenizer:
         """Adapter name -> its tokens; the first is the placeholder that prompts use."""
         self._extended = copy.deepcopy(base)
         tokens = [token for group in self.groups.values() for token in group]
+        _check_new(base, tokens)
         # normalized=False: the text is matched as typed, before the tokenizer lowercases it.
-        added = self._extended.add_tokens([AddedToken(token, normalized=False, special=False) for token in tokens])
-        if added != len(tokens):
-            known = [token for token in tokens if token in base.get_vocab()]
-            raise UsageError(
-                f"placeholder tokens {known or tokens} are already words of the model or used twice; choose a token "
-                "the model does not know, for example <my-dog>."
-            )
+        self._extended.add_tokens([AddedToken(token, normalized=False, special=False) for token in tokens])
 
     @property
     def first_id(self) -> int:
@@ -81,6 +76,17 @@ class ExtendedTokenizer:
         if name.startswith("__") or name == "_extended":  # absent while copy or pickle rebuild the object
             raise AttributeError(name)
         return getattr(self._extended, name)
+
+
+def _check_new(tokenizer: Any, tokens: Sequence[str]) -> None:
+    vocabulary = tokenizer.get_vocab()
+    taken = [token for token in tokens if token in vocabulary or len(tokenizer.tokenize(token)) == 1]
+    taken += [token for token in tokens if tokens.count(token) > 1]
+    if taken:
+        raise UsageError(
+            f"placeholder tokens {sorted(set(taken))} are already words of the model or used twice; choose a token the "
+            "model does not know, for example <my-dog>."
+        )
 
 
 def with_group(tokenizer: Any, name: str, tokens: Sequence[str]) -> ExtendedTokenizer:
