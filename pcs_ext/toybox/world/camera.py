@@ -29,8 +29,8 @@ def camera_to_world(camera: Camera) -> Tensor:
     """4 x 4 float64 camera-to-world matrix, OpenGL axes."""
     right, up, forward = axes(camera)
     matrix = torch.eye(4, dtype=torch.float64)
-    matrix[:3, 0], matrix[:3, 1] = torch.tensor(right).double(), torch.tensor(up).double()
-    matrix[:3, 2], matrix[:3, 3] = -torch.tensor(forward).double(), torch.tensor(position(camera)).double()
+    columns = (right, up, [-f for f in forward], position(camera))
+    matrix[:3] = torch.tensor(columns, dtype=torch.float64).T
     return matrix
 
 
