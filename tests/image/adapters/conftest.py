@@ -1,5 +1,7 @@
 """Tiny real backbones: diffusers UNets and CLIP text encoders of a few thousand weights, SD and SDXL layouts."""
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -25,7 +27,8 @@ def make_tokenizer() -> CLIPTokenizer:
             vocab.setdefault(symbols[0], len(vocab))
     for mark in ("<|startoftext|>", "<|endoftext|>"):
         vocab[mark] = len(vocab)
-    return CLIPTokenizer(vocab=vocab, merges=list(dict.fromkeys(merges)), model_max_length=20)
+    pairs: Any = list(dict.fromkeys(merges))
+    return CLIPTokenizer(vocab=vocab, merges=pairs, model_max_length=20)
 
 
 def make_text_encoder(tokenizer: CLIPTokenizer, width: int, *, projection: bool) -> torch.nn.Module:
@@ -41,7 +44,7 @@ def make_text_encoder(tokenizer: CLIPTokenizer, width: int, *, projection: bool)
         # What the published SD and SDXL configs say: pool at the largest id.
         eos_token_id=2,
         bos_token_id=0,
-        pad_token_id=tokenizer.eos_token_id,
+        pad_token_id=len(tokenizer) - 1,
     )
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
 
@@ -58,20 +61,25 @@ class TinyBackbone(AbstractBackbone):
             make_text_encoder(tok, width, projection=width == 24).to(dtype)
             for tok, width in zip(self.tokenizers, widths, strict=True)
         )
-        more = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8} if xl else {}
-        self.denoiser = UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(8, 16),
-            layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            cross_attention_dim=sum(widths),
-            attention_head_dim=4,
-            norm_num_groups=4,
-            projection_class_embeddings_input_dim=24 + 6 * 8 if xl else None,
-            **more,
-        ).to(dtype)
-        self.vae = AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4).to(dtype)
+        unet: dict[str, Any] = {
+            "sample_size": 8,
+            "block_out_channels": (8, 16),
+            "layers_per_block": 1,
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+            "cross_attention_dim": sum(widths),
+            "attention_head_dim": 4,
+            "norm_num_groups": 4,
+        }
+        if xl:
+            size_and_pooled = 24 + 6 * 8
+            unet |= {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
+            unet |= {"projection_class_embeddings_input_dim": size_and_pooled}
+        vae: dict[str, Any] = {"block_out_channels": (8, 8), "norm_num_groups": 4, "latent_channels": 4}
+        self.denoiser: Any = UNet2DConditionModel(**unet)
+        self.vae: Any = AutoencoderKL(**vae)
+        for part in (self.denoiser, self.vae):
+            part.to(dtype=dtype)
         self.schedule = NoiseSchedule(alphas_cumprod=torch.linspace(0.99, 0.01, 100), prediction_type="epsilon")
         for module in (*self.text_encoders, self.denoiser, self.vae):
             module.eval().requires_grad_(False)
@@ -163,7 +171,7 @@ def snapshot():
                 f"{c}.{n}": p.requires_grad for c, r in backbone.components().items() for n, p in r.named_parameters()
             },
             "attributes": {
-                name: sorted(vars(module)) + [vars(module).get("eos_token_id"), module.training]
+                name: [*sorted(vars(module)), vars(module).get("eos_token_id"), module.training]
                 for name, module in modules.items()
             },
             "tokenizer ids": [id(tokenizer) for tokenizer in backbone.tokenizers],

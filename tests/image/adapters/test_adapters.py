@@ -188,10 +188,7 @@ def test_low_precision_base_keeps_float32_masters(key, sd_bf16, run, snapshot):
 
 @ADAPTERS
 def test_low_precision_base_runs_without_autocast(key, sd_bf16, run):
-    if key == "full":
-        adapter = build_adapter("subject", FullConfig())
-    else:
-        adapter = build(key)
+    adapter = build_adapter("subject", FullConfig()) if key == "full" else build(key)
     with injected(sd_bf16, adapter), torch.no_grad():
         assert run(sd_bf16).dtype == torch.bfloat16
 
@@ -227,7 +224,7 @@ def test_state_of_another_shape_is_refused(key, sd):
             adapter.load_state_dict({k: v for k, v in state.items() if k != name})
         with pytest.raises(ArtifactError, match="unexpected other"):
             adapter.load_state_dict({**state, "other": tensor})
-        with pytest.raises(ArtifactError, match="expected .*, got"):
+        with pytest.raises(ArtifactError, match=r"expected .*, got"):
             adapter.load_state_dict({**state, name: torch.zeros(*tensor.shape, 2)})
     fresh = build(key)
     fresh.load_state_dict({"other": tensor})

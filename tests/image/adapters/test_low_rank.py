@@ -1,6 +1,7 @@
 """Against peft itself, and the algebra of each method."""
 
 import copy
+from typing import Any
 
 import peft
 import pytest
@@ -120,7 +121,7 @@ def test_dropout_is_on_only_where_gradients_are_recorded(sd, run):
 
 
 def test_presets_pick_the_layers_they_name(sd):
-    def paths(targets, component="denoiser"):
+    def paths(targets, component: Any = "denoiser"):
         adapter = build_adapter("a", LowRankConfig(rank=2, targets=targets, components=(component,)))
         with injected(sd, adapter):
             return {k.split(".lora_")[0].removeprefix(f"{component}.") for k in adapter.state_dict()}
