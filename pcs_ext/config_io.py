@@ -36,8 +36,8 @@ def to_jsonable(value: Any) -> Any:
     return value
 
 
-def from_jsonable(cls: type[T], data: Any, *, where: str = "config") -> T:
-    """Build a `@config` dataclass from JSON data.
+def from_jsonable(cls: Any, data: Any, *, where: str = "config") -> Any:
+    """Build a `@config` dataclass, or one member of a union of them, from JSON data.
 
     Raises:
         ConfigError: unknown key, missing key, wrong type; every fault is listed with its path in the data.
@@ -48,7 +48,7 @@ def from_jsonable(cls: type[T], data: Any, *, where: str = "config") -> T:
         return pydantic.TypeAdapter(cls).validate_python(data)
     except pydantic.ValidationError as error:
         faults = [f"  {'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}" for e in error.errors()]
-        raise ConfigError(f"{where} does not fit {cls.__name__}:\n" + "\n".join(faults)) from None
+        raise ConfigError(f"{where} does not fit {getattr(cls, '__name__', cls)}:\n" + "\n".join(faults)) from None
 
 
 def config_hash(value: Any) -> str:

@@ -53,7 +53,7 @@ class ConsoleReporter:
         """Show step, rate, time left and the given numbers, at most once per interval."""
         now = time.monotonic()
         if task != self._task:
-            self._task, self._started, self._first_step, self._last = task, now, step - 1, 0.0
+            self._task, self._started, self._first_step, self._last = task, now, step, 0.0
         if step < total and now - self._last < self.interval:
             return
         self._last = now
@@ -66,8 +66,10 @@ class ConsoleReporter:
         self.stream.flush()
 
     def _line(self, task: str, step: int, total: int, now: float, fields: dict[str, Any]) -> str:
+        if step == self._first_step:
+            return f"{task}  {step}/{total}"
         rate = (step - self._first_step) / max(now - self._started, 1e-9)
-        left = (total - step) / max(rate, 1e-9)
+        left = (total - step) / rate
         numbers = "  ".join(f"{key} {value:.4g}" for key, value in fields.items() if isinstance(value, (int, float)))
         return f"{task}  {step}/{total}  {rate:.1f}/s  {int(left // 60)}:{int(left % 60):02d} left  {numbers}".rstrip()
 

@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +23,13 @@ class AbstractBackbone(abc.ABC):
     """What the user typed: `toybox`, a hub id, a folder or a file."""
     family: str
     """`sd` or `sdxl`: which export keys, presets and conditioning apply."""
-    denoiser: nn.Module
-    vae: nn.Module
-    text_encoders: tuple[nn.Module, ...]
-    tokenizers: tuple
+    denoiser: Any
+    """`diffusers.UNet2DConditionModel` (or what another family denoises with)."""
+    vae: Any
+    """`diffusers.AutoencoderKL`."""
+    text_encoders: tuple[Any, ...]
+    """`transformers.CLIPTextModel`, for SDXL also `CLIPTextModelWithProjection`."""
+    tokenizers: tuple[Any, ...]
     """One `transformers.CLIPTokenizer` per text encoder. Embedding adapters replace them by extended copies and put
     the originals back on eject."""
     schedule: NoiseSchedule

@@ -59,6 +59,9 @@ class DeltaLinear(AdapterLayer):
     def set_below(self, module: nn.Module | None) -> None:
         self.base_layer = module
 
+    def merge(self, weight: Tensor) -> Tensor:
+        return weight.float() + self.scale * self.delta
+
     def forward(self, x: Tensor) -> Tensor:
         """`... in` -> `... out` in the base's dtype."""
         result = self.below()(x)

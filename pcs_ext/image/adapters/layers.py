@@ -25,6 +25,14 @@ class AdapterLayer(nn.Module, abc.ABC):
     def set_below(self, module: nn.Module | None) -> None:
         """Stand in front of `module`; None: stand nowhere and hold no part of a backbone."""
 
+    @abc.abstractmethod
+    def merge(self, weight: Tensor) -> Tensor:
+        """The weight that a layer of `weight` would need to give this layer's output, in float32 at least.
+
+        Args:
+            weight: of what this layer replaced, with everything below it merged.
+        """
+
     @property
     def weight(self) -> Tensor:
         """The original layer's weight: code around the layer asks for its device and dtype."""
@@ -49,6 +57,17 @@ def original_modules(root: nn.Module, prefix: str = "") -> Iterator[tuple[str, n
     yield prefix, root
     for name, child in root.named_children():
         yield from original_modules(child, f"{prefix}.{name}" if prefix else name)
+
+
+def merged_weights(root: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+    """Weights with all stand-ins merged, by path, for the layers that have any."""
+    if isinstance(root, AdapterLayer):
+        below = merged_weights(root.below(), prefix)
+        return {prefix: root.merge(below.get(prefix, original(root).weight))}  # type: ignore[dict-item, arg-type]
+    merged: dict[str, Tensor] = {}
+    for name, child in root.named_children():
+        merged |= merged_weights(child, f"{prefix}.{name}" if prefix else name)
+    return merged
 
 
 def attach(root: nn.Module, path: str, layer: AdapterLayer) -> None:

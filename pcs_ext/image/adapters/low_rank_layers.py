@@ -37,6 +37,20 @@ class LowRankLayer(AdapterLayer):
     def set_below(self, module: nn.Module | None) -> None:
         self.tuner.base_layer = module
 
+    def merge(self, weight: Tensor) -> Tensor:
+        weight = weight.float()
+        if self._scaling is not None:
+            self.tuner.scaling[_SLOT] = self._scaling * self.scale
+            return weight + self.tuner.get_delta_weight(_SLOT)
+        return torch.lerp(weight, self._merged(weight), self.scale)
+
+    def _merged(self, weight: Tensor) -> Tensor:
+        """At strength 1, where the method is not linear in its factor: DoRA, rows of W + dW at learned norms."""
+        update = self.tuner.get_delta_weight(_SLOT)
+        norm = (self.weight.float() + update).flatten(1).norm(dim=1)
+        magnitude = self.tuner.lora_magnitude_vector[_SLOT].weight.flatten()
+        return (weight + update) * (magnitude / norm).view(-1, *[1] * (weight.dim() - 1))
+
     def tensors(self) -> dict[str, nn.Parameter]:
         """The trained parameters under the names peft gives them in files."""
         named = self.tuner.named_parameters()
@@ -60,6 +74,13 @@ class LowRankLayer(AdapterLayer):
         return self.tuner(x)
 
 
+class OftLinearLayer(LowRankLayer):
+    """OFT of a linear layer: its inputs are rotated before everything below."""
+
+    def _merged(self, weight: Tensor) -> Tensor:
+        return weight @ self.tuner.get_delta_weight(_SLOT).T
+
+
 class OftConvLayer(LowRankLayer):
     """OFT of a convolution, rotating the flattened kernel.
 
@@ -68,12 +89,18 @@ class OftConvLayer(LowRankLayer):
     uses: W' = W R^T over in*k*k inputs.
     """
 
-    def _adapted(self, x: Tensor) -> Tensor:
-        weight = self.weight
+    def _merged(self, weight: Tensor) -> Tensor:
+        return weight + self._difference()
+
+    def _difference(self) -> Tensor:
+        """W R^T - W, float32."""
+        weight = self.weight.float()
         rotation = self.tuner.get_delta_weight(_SLOT)
-        rotated = (weight.flatten(1).to(rotation.dtype) @ rotation.T).view_as(weight)
+        return (weight.flatten(1) @ rotation.T).view_as(weight) - weight
+
+    def _adapted(self, x: Tensor) -> Tensor:
         conv = self.tuner.get_base_layer()
-        difference = (rotated - weight).to(x.dtype)
+        difference = self._difference().to(x.dtype)
         return self.below()(x) + F.conv2d(
             x, difference, stride=conv.stride, padding=conv.padding, dilation=conv.dilation, groups=conv.groups
         )
@@ -120,7 +147,7 @@ def _finish(config: "LowRankConfig", tuner: Any) -> LowRankLayer:
     if config.dropout > 0:
         tuner.lora_dropout[_SLOT] = GradDropout(config.dropout)
     if config.method == "oft":
-        layer = OftConvLayer(tuner, None) if is_conv else LowRankLayer(tuner, None)
+        layer = OftConvLayer(tuner, None) if is_conv else OftLinearLayer(tuner, None)
     else:
         layer = LowRankLayer(tuner, None if config.method == "dora" else config.scaling)
     for parameter in layer.tensors().values():

@@ -150,6 +150,10 @@ class ExtendedEmbedding(AdapterLayer):
         assert isinstance(module, nn.Embedding), "a token table stands only in front of the original one"
         self.base_layer = module
 
+    def merge(self, weight: Tensor) -> Tensor:
+        """The table itself: new rows are no change of it."""
+        return weight
+
     def forward(self, input_ids: Tensor) -> Tensor:
         """Token ids `...` -> rows `... d` in the dtype of the original table."""
         is_new = input_ids >= self.first_id

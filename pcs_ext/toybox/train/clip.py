@@ -3,6 +3,8 @@
 Its text half becomes the text encoder of the denoiser; the whole pair measures prompt fidelity.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,7 +24,7 @@ MEAN = (0.5, 0.5, 0.5)
 STD = (0.5, 0.5, 0.5)
 
 
-def build_clip(settings: Settings, tokenizer: CLIPTokenizer) -> CLIPModel:
+def build_clip(settings: Settings, tokenizer: CLIPTokenizer) -> Any:
     """An untrained pair for the tokenizer's vocabulary."""
     text = {
         "vocab_size": len(tokenizer),

@@ -4,6 +4,8 @@ It never sees a caption or a label: two random views of a picture must find each
 much two pictures show the same thing, in the place that DINO has for real photos.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ _BATCH = 64
 _TEMPERATURE = 0.2
 
 
-def build_encoder() -> ResNetModel:
+def build_encoder() -> Any:
     """An untrained encoder; `pooler_output` (`b 256 1 1`) is its feature."""
     config = ResNetConfig(
         embedding_size=32, hidden_sizes=[32, 64, 128, 256], depths=[1, 1, 1, 1], layer_type="basic", hidden_act="relu"

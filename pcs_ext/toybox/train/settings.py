@@ -25,7 +25,7 @@ class Settings:
     """Depth of the text encoder."""
     unet_channels: tuple[int, ...] = (64, 128, 192)
     """Denoiser channels by level (16, 8 and 4 cells per side)."""
-    vae_channels: tuple[int, ...] = (48, 96, 128)
+    vae_channels: tuple[int, ...] = (32, 64, 128)
     """Autoencoder channels by level; one level more than log2(vae_factor)."""
     device: str = "cpu"
     """Where to train."""

@@ -21,7 +21,14 @@ MAX_LENGTH = 77
 _WORD_END = "</w>"
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _CONSONANTS, _VOWELS = "bcdfghjklmnpqrstvwxz", "aeiou"
-_OTHER_WORDS = ["toy", "figure", "statue", "plush", "animal", "thing", "subject", "style", "painting", "drawing", "picture", "image", "small", "big", "little", "new", "old", "two", "one", "and", "or", "the", "my", "your", "his", "her", "this", "that", "with", "without", "from", "left", "right", "up", "down", "next", "to", "near", "behind", "wooden", "metal", "plastic", "glass", "paper", "stone", "water", "fire", "sun", "moon", "sky", "rain", "flower", "garden", "forest", "street", "kitchen", "floor", "wall", "man", "woman", "person", "child", "face", "hand", "eye", "hair", "shirt", "shoe", "bag", "backpack", "bottle", "bowl", "can", "candle", "clock", "vase", "chair", "table", "lamp", "bird", "fish", "horse", "cow", "sheep", "elephant", "monkey", "lion", "tiger", "penguin", "plane", "train", "ship", "bike", "truck", "castle", "tower", "bridge"]
+_OTHER_WORDS = (
+    "toy figure statue plush animal thing subject style painting drawing picture image small big little "
+    "new old two one and or the my your his her this that with without from left right up down next to "
+    "near behind wooden metal plastic glass paper stone water fire sun moon sky rain flower garden forest "
+    "street kitchen floor wall man woman person child face hand eye hair shirt shoe bag backpack bottle "
+    "bowl can candle clock vase chair table lamp bird fish horse cow sheep elephant monkey lion tiger "
+    "penguin plane train ship bike truck castle tower bridge"
+)
 
 
 def train_tokenizer(settings: Settings, *, scenes: int = 4000) -> None:
@@ -30,7 +37,7 @@ def train_tokenizer(settings: Settings, *, scenes: int = 4000) -> None:
     generator = torch.Generator().manual_seed(0)
     for scene in scenes_of("train", 0, scenes, seed=settings.data_seed):
         words.update(caption(scene, generator).replace(",", " , ").split())
-    for word in " ".join(MOTIONS).split() + _OTHER_WORDS:
+    for word in [*" ".join(MOTIONS).split(), *_OTHER_WORDS.split()]:
         words[word] += 40
     for word in rare_words():
         words[word] += 3

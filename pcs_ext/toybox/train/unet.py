@@ -1,5 +1,7 @@
 """The denoiser: diffusers' UNet2DConditionModel on cached latents and text states, v-prediction, min-SNR weights."""
 
+from typing import Any
+
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
@@ -35,7 +37,7 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-def build_unet(settings: Settings) -> UNet2DConditionModel:
+def build_unet(settings: Settings) -> Any:
     """An untrained denoiser: three levels, text attention on the upper two and in the middle."""
     return UNet2DConditionModel(
         sample_size=settings.resolution // settings.vae_factor,
@@ -55,7 +57,8 @@ def cache_latents(settings: Settings, reporter: Reporter) -> None:
     """Encode all images once (posterior means, scaled, float16) to `models/latents.safetensors`."""
     data = load_data(settings)
     models = settings.folder / "models"
-    vae = AutoencoderKL.from_pretrained(models / "vae").to(settings.device, memory_format=torch.channels_last).eval()
+    vae: Any = AutoencoderKL.from_pretrained(models / "vae")
+    vae = vae.to(settings.device, memory_format=torch.channels_last).eval()
     pieces = []
     for first in range(0, len(data), 200):
         images = data.pixels(torch.arange(first, min(first + 200, len(data)))).to(settings.device)
@@ -73,7 +76,8 @@ class TextStates:
     def __init__(self, settings: Settings, data: TrainingData) -> None:
         models = settings.folder / "models"
         tokenizer = CLIPTokenizer.from_pretrained(models / "tokenizer")
-        encoder = CLIPTextModel.from_pretrained(models / "text_encoder").to(settings.device).eval()
+        encoder: Any = CLIPTextModel.from_pretrained(models / "text_encoder")
+        encoder = encoder.to(settings.device).eval()
         captions = ["", *sorted({caption for captions in data.captions for caption in captions})]
         number = {caption: index for index, caption in enumerate(captions)}
         self.index = torch.tensor([[number[caption] for caption in captions] for captions in data.captions])

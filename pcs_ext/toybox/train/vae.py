@@ -1,5 +1,7 @@
 """The image autoencoder: diffusers' AutoencoderKL, L1 and multi-scale L1 loss, a light KL term."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
@@ -12,20 +14,23 @@ from pcs_ext.toybox.train.data import load_data
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.stage import rows, run_stage
 
-_BATCH = 16
+_BATCH = 8
 _KL_WEIGHT = 1e-6
 
 
-def build_vae(settings: Settings) -> AutoencoderKL:
+def build_vae(settings: Settings) -> Any:
     """An untrained autoencoder with `vae_factor`."""
     levels = len(settings.vae_channels)
+    sizes: dict[str, Any] = {
+        "block_out_channels": settings.vae_channels,
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+    }
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
         latent_channels=4,
-        block_out_channels=settings.vae_channels,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
+        **sizes,
         layers_per_block=1,
         norm_num_groups=16,
         mid_block_add_attention=False,

@@ -177,7 +177,7 @@ def _local_direction(parts: Assembly, frame: Frame, ray: Tensor, part: Tensor) -
 
 
 def shadow_boxes(parts: Assembly, lights: Tensor, frame: Frame) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Pixel boxes like `screen_boxes`, of what the parts' cubes cast on the ground; `lights` are unit, one per scene."""
+    """Boxes like `screen_boxes` of the shadows that the parts' cubes cast; `lights` are unit vectors, one per scene."""
     if frame.equirectangular:
         return screen_boxes(parts.matrix, parts.center, parts.scene, frame)
     signs = torch.tensor([[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)])

@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pcs_ext.errors import ConfigError
 from pcs_ext.toybox.world.scene import SceneObject, Vector, color_rgb
@@ -72,7 +73,8 @@ class Builder:
 
     def sphere(self, name: str, size: Vector | float, center: Vector, color: Vector, **options) -> None:
         """Add an ellipsoid."""
-        self.add(name, SPHERE, (size, size, size) if isinstance(size, float) else size, center, color, **options)
+        full = size if isinstance(size, tuple) else (size, size, size)
+        self.add(name, SPHERE, full, center, color, **options)
 
     def box(self, name: str, size: Vector, center: Vector, color: Vector, **options) -> None:
         """Add a box of half sizes `size`."""
@@ -90,14 +92,14 @@ class Builder:
         """Add a cylinder from one point to another, with a round far end."""
         axis = tuple(b - a for a, b in zip(start, end, strict=True))
         length = math.sqrt(sum(a * a for a in axis))
-        middle = tuple((a + b) / 2 for a, b in zip(start, end, strict=True))
+        middle = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2, (start[2] + end[2]) / 2
         rotation = _align(tuple(a / length for a in axis))
         self.add(name, CYLINDER, (radius, radius, length / 2), middle, color, rotation=rotation, **options)
         self.add(name, SPHERE, (radius, radius, radius), end, color, **options)
 
-    def chain(self, name: str, points: list[Vector], radius: float, color: Vector, **options) -> None:
+    def chain(self, name: str, points: Sequence[Vector], radius: float, color: Vector, **options) -> None:
         """Add a bent rod through several points."""
-        for start, end in zip(points[:-1], points[1:], strict=True):
+        for start, end in itertools.pairwise(points):
             self.rod(name, start, end, radius, color, **options)
 
 

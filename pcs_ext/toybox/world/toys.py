@@ -157,7 +157,7 @@ def tree(b: Builder) -> Anchors:
     shrink = 0.74 * b.vary(0.1)
     b.cone("leaves", (r, r, tier * 1.25), (0, 0, z + tier), b.main, patterned=True)
     b.cone("leaves", (r * shrink, r * shrink, tier * 1.15), (0, 0, z + 2.05 * tier), b.main, patterned=True)
-    b.cone("leaves", (r * shrink**2,) * 2 + (tier,), (0, 0, z + 3.05 * tier), b.main, patterned=True)
+    b.cone("leaves", (r * shrink**2, r * shrink**2, tier), (0, 0, z + 3.05 * tier), b.main, patterned=True)
     face = z + 0.62 * tier
     depth = r * 0.8
     for side in (-1, 1):

@@ -1,0 +1,61 @@
+"""The command line: the one module that knows every plugin, and imports each only when its verb is called."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from pcs_ext.errors import Interrupted, PcsError
+from pcs_ext.image import cli as image_cli
+
+DESCRIPTION = """Teach a diffusion model your subject once; use it in images, video, 3D, vector art and panoramas.
+
+  pcs-ext learn PHOTOS --noun dog -o rex         learn a subject from a folder of photos
+  pcs-ext image rex "a photo of {subject} on the beach"
+  pcs-ext COMMAND --help                         all settings of one command
+
+Exit codes: 0 done, 2 wrong usage, 3 unusable input, 4 not enough resources, 5 interrupted (run again to resume)."""
+
+
+def commands() -> dict[str, Callable[..., Any]]:
+    """Verb -> function; the functions' signatures are the flags."""
+    from pcs_ext import commands as general
+
+    return {
+        "learn": image_cli.learn,
+        "image": image_cli.image,
+        "tokens": image_cli.tokens,
+        "recipes": image_cli.recipes,
+        "systems": general.systems,
+        "doctor": general.doctor,
+        "demo": general.demo,
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `pcs-ext`. Users' mistakes end in one message and an exit code, never in a traceback."""
+    import tyro
+
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            commands(),
+            prog="pcs-ext",
+            description=DESCRIPTION,
+            args=arguments,
+            sort_subcommands=False,
+            config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes),
+        )
+    except PcsError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("Interrupted; the same command goes on from what was saved.", Interrupted.exit_code)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stderr.write(f"pcs-ext: {message}\n")
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

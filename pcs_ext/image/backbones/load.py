@@ -1,0 +1,146 @@
+"""From what a user types to a backbone: toybox, a diffusers folder, a hub id, or one `.safetensors` file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors import SafetensorError
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from pcs_ext.errors import ModelError
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.sd import StableDiffusionBackbone
+from pcs_ext.image.backbones.sdxl import SDXLBackbone
+from pcs_ext.image.backbones.single_file import load_single_file
+from pcs_ext.image.noise import NoiseSchedule
+from pcs_ext.reporter import Reporter, SilentReporter
+from pcs_ext.runtime import choose_device, choose_dtype
+
+_TOYBOX = Path(__file__).parents[2] / "toybox" / "weights" / "base"
+_PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
+_NOTE = (
+    "base: toybox, the small demonstration model that ships with pcs_ext (64 px toys). "
+    "For real photos pass --base with a hub id, a diffusers folder or a .safetensors file."
+)
+
+
+def load_backbone(
+    base: str | Path, *, device: str = "auto", precision: str = "auto", reporter: Reporter | None = None
+) -> AbstractBackbone:
+    """Load a base model, frozen, in eval mode.
+
+    Args:
+        base: `toybox`, a diffusers folder, a `.safetensors` file in the original Stable Diffusion or SDXL layout, or
+            a hub id such as `stable-diffusion-v1-5/stable-diffusion-v1-5`.
+        device: auto, cuda, mps or cpu.
+        precision: auto, fp32, bf16 or fp16.
+        reporter: told what was chosen.
+
+    Raises:
+        ModelError: the model is missing, incomplete, damaged or a pickle; names the file and how to get it.
+    """
+    reporter = reporter or SilentReporter()
+    place = choose_device(device)
+    dtype = choose_dtype(precision, place)
+    path = _TOYBOX if str(base) == "toybox" else Path(base).expanduser()
+    if path.suffix in _PICKLES:
+        raise ModelError(
+            f"{path} is a pickle, which can run code when it is loaded; expected .safetensors. Convert it on a machine "
+            "you can lose: load it with torch.load(weights_only=True) and write it with safetensors.torch.save_file."
+        )
+    try:
+        if path.suffix == ".safetensors":
+            parts = load_single_file(path)
+        else:
+            parts = _load_folder(path if path.is_dir() else _hub_folder(str(base)))
+    except SafetensorError as error:
+        raise ModelError(f"a weight file of {base} is damaged ({error}); fetch it again.") from None
+    backbone = _assemble(str(base), parts, place, dtype)
+    if str(base) == "toybox":
+        reporter.event("base", _NOTE)
+    reporter.event("device", f"device: {place}, precision: {str(dtype).removeprefix('torch.')}", device=str(place))
+    return backbone
+
+
+def _hub_folder(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.txt", "*.safetensors"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except HFValidationError:
+        raise ModelError(
+            f"--base {name} was not found: it is no folder, no .safetensors file and no hub id (owner/name). "
+            "Check the path; `--base toybox` always works."
+        ) from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ModelError(
+            f"--base {name} is neither a local folder nor in the hub cache, and it could not be fetched "
+            f"({type(error).__name__}). On a machine with a connection run `hf download {name}`, or pass the path of "
+            "a diffusers folder or a .safetensors file."
+        ) from None
+
+
+def _load_folder(folder: Path) -> dict[str, Any]:
+    index = _read(folder, "model_index.json")
+    for component in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+        if not (folder / component).is_dir():
+            raise ModelError(f"{folder} has no folder {component}/; expected a complete diffusers pipeline folder.")
+    for component in ("unet", "vae", "text_encoder"):
+        if not list((folder / component).glob("*.safetensors")):
+            raise ModelError(
+                f"{folder / component} has no .safetensors file. Fetch the safetensors variant of this model; "
+                "pickle weights (.bin) are not loaded."
+            )
+    double = index.get("text_encoder_2", [None])[0] is not None
+    load: Any = {"local_files_only": True, "use_safetensors": True}
+    encoders: list[Any] = [CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32, **load)]
+    tokenizers = [CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)]
+    if double:
+        second = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2", dtype=torch.float32, **load)
+        encoders.append(second)
+        tokenizers.append(CLIPTokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True))
+    return {
+        "family": "sdxl" if double else "sd",
+        "unet": UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32, **load),
+        "vae": AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32, **load),
+        "text_encoders": encoders,
+        "tokenizers": tokenizers,
+        "scheduler": _read(folder, "scheduler/scheduler_config.json"),
+    }
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        return json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        hint = "reinstall pcs_ext." if folder == _TOYBOX else "expected a complete diffusers pipeline folder."
+        raise ModelError(f"{folder / name} was looked for and is not there; {hint}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{folder / name} is not valid JSON ({error}); fetch the model again.") from None
+
+
+def _assemble(name: str, parts: dict[str, Any], device: torch.device, dtype: torch.dtype) -> AbstractBackbone:
+    # DDIM's scheduler is only asked for the betas that every scheduler of the family is built from.
+    keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+    chosen = {key: parts["scheduler"][key] for key in keys if parts["scheduler"].get(key) is not None}
+    scheduler = DDIMScheduler(**chosen)
+    unet, vae = parts["unet"], parts["vae"]
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    family = SDXLBackbone if parts["family"] == "sdxl" else StableDiffusionBackbone
+    return family(
+        name=name,
+        denoiser=unet,
+        vae=vae,
+        text_encoders=parts["text_encoders"],
+        tokenizers=parts["tokenizers"],
+        schedule=NoiseSchedule(
+            alphas_cumprod=scheduler.alphas_cumprod.float(), prediction_type=chosen.get("prediction_type", "epsilon")
+        ),
+        resolution=unet.config.sample_size * factor,
+        device=device,
+        dtype=dtype,
+    )

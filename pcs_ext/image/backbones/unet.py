@@ -1,0 +1,152 @@
+"""What Stable Diffusion and SDXL share: AutoencoderKL, UNet2DConditionModel, DDPM-style schedule."""
+
+import contextlib
+import hashlib
+from abc import ABC
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.noise import NoiseSchedule
+from pcs_ext.image.types import Conditioning
+
+
+class AbstractUnetBackbone(AbstractBackbone, ABC):
+    """A frozen UNet with its autoencoder and text encoders; families differ in how they encode prompts.
+
+    Args:
+        name: what the user typed.
+        denoiser, vae, text_encoders, tokenizers: diffusers and transformers models.
+        schedule: of the forward process.
+        resolution: side the model was trained on.
+        device: where everything is put.
+        dtype: of the frozen weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        denoiser: Any,
+        vae: Any,
+        text_encoders: Sequence[Any],
+        tokenizers: Sequence[Any],
+        schedule: NoiseSchedule,
+        resolution: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.name, self.schedule, self.resolution, self.device, self.dtype = name, schedule, resolution, device, dtype
+        self.denoiser = denoiser.to(device, dtype, memory_format=torch.channels_last)
+        # SDXL's autoencoder overflows in fp16; its config says so.
+        half = dtype == torch.float16 and vae.config["force_upcast"]
+        self.vae = vae.to(device, torch.float32 if half else dtype)
+        self.text_encoders = tuple(encoder.to(device, dtype) for encoder in text_encoders)
+        self.tokenizers = tuple(tokenizers)
+        self.vae_factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
+        self.latent_channels = vae.config["latent_channels"]
+        for module in (self.denoiser, self.vae, *self.text_encoders):
+            module.requires_grad_(False).eval()
+        self._fingerprint = fingerprint([self.denoiser, self.vae, *self.text_encoders])
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of names, shapes and sampled values of all weights as loaded, in float32."""
+        return self._fingerprint
+
+    def encode_images(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """See `AbstractBackbone.encode_images`."""
+        sides = images.shape[-2:]
+        assert not any(side % self.vae_factor for side in sides), f"{tuple(sides)} is no multiple of {self.vae_factor}"
+        posterior = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist
+        latents = posterior.mean
+        if generator is not None:
+            noise = torch.randn(latents.shape, generator=generator).to(latents.device, latents.dtype)
+            latents = latents + posterior.std * noise
+        return (latents - self._shift) * self.vae.config["scaling_factor"]
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """See `AbstractBackbone.decode_latents`."""
+        unscaled = latents / self.vae.config["scaling_factor"] + self._shift
+        return self.vae.decode(unscaled.to(self.vae.dtype)).sample
+
+    @property
+    def _shift(self) -> float:
+        return self.vae.config.get("shift_factor") or 0.0
+
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """See `AbstractBackbone.predict`."""
+        dtype = self.dtype
+        added = self._added(conditioning)
+        with _per_layer(self.denoiser, self.cross_attention_paths(), timesteps, conditioning, dtype):
+            return self.denoiser(
+                noisy_latents.to(dtype).contiguous(memory_format=torch.channels_last),
+                timesteps,
+                encoder_hidden_states=conditioning.states.to(dtype),
+                added_cond_kwargs=added,
+            ).sample
+
+    def _added(self, conditioning: Conditioning) -> dict[str, Tensor] | None:
+        if conditioning.pooled is None or conditioning.time_ids is None:
+            return None
+        return {"text_embeds": conditioning.pooled.to(self.dtype), "time_ids": conditioning.time_ids.to(self.dtype)}
+
+    def token_count(self, prompt: str) -> int:
+        """See `AbstractBackbone.token_count`."""
+        return max(len(t(prompt, truncation=False, verbose=False).input_ids) - 2 for t in self.tokenizers)
+
+    def cross_attention_paths(self) -> tuple[str, ...]:
+        """See `AbstractBackbone.cross_attention_paths`."""
+        order = ("down_blocks", "mid_block", "up_blocks")
+        paths = [name for name, _ in self.denoiser.named_modules() if name.endswith(".attn2")]
+        return tuple(sorted(paths, key=lambda path: order.index(path.split(".")[0])))
+
+
+@contextlib.contextmanager
+def _per_layer(
+    denoiser: nn.Module, paths: Sequence[str], timesteps: Tensor, conditioning: Conditioning, dtype: torch.dtype
+) -> Iterator[None]:
+    """Inside, each cross-attention module reads its own key and value states."""
+    if conditioning.per_layer is None:
+        yield
+        return
+    handles = []
+    try:
+        for path in paths:
+            keys, values = (states.to(dtype) for states in conditioning.at(timesteps, path))
+            attention = denoiser.get_submodule(path)
+            handles.append(attention.get_submodule("to_k").register_forward_pre_hook(_replacing(keys)))
+            handles.append(attention.get_submodule("to_v").register_forward_pre_hook(_replacing(values)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _replacing(states: Tensor):
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (states, *inputs[1:])
+
+    return hook
+
+
+def tokenize(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
+    """Token ids `b n`, padded and cut to the tokenizer's length."""
+    length = tokenizer.model_max_length
+    return tokenizer(
+        list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    ).input_ids
+
+
+def fingerprint(modules: Sequence[nn.Module]) -> str:
+    """16 hex digits from every parameter's name, shape and a few of its values (rounded to half precision)."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, parameter in module.named_parameters():
+            flat = parameter.detach().reshape(-1)
+            sampled = flat[:: max(1, flat.numel() // 8)][:8].to(torch.float16).cpu().numpy()
+            digest.update(f"{name}{tuple(parameter.shape)}".encode() + sampled.tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,92 @@
+"""Class images for prior preservation: made once by the base, cached, resumed after a kill."""
+
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pcs_ext.config_io import atomic_write_bytes, to_jsonable, write_json
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.sample import SampleConfig, sample
+from pcs_ext.image.types import Batch
+from pcs_ext.reporter import Reporter, SilentReporter
+from pcs_ext.runtime import cache_folder, seed_for
+
+_CHUNK = 16
+
+
+class ClassImages:
+    """A set of images of the plain class word, and batches of them."""
+
+    def __init__(self, images: Tensor, prompt: str) -> None:
+        self.images, self.prompt = images, prompt
+
+    @staticmethod
+    def generate(
+        backbone: AbstractBackbone,
+        *,
+        prompt: str,
+        count: int,
+        config: SampleConfig,
+        seed: int = 0,
+        reporter: Reporter | None = None,
+        folder: Path | None = None,
+    ) -> "ClassImages":
+        """`count` images from the cache; those that are missing are sampled and added.
+
+        The cache's key is the base's weights, the prompt, the sampling settings and the seed. Image k does not depend
+        on the count, so asking for more later keeps what is there.
+
+        Args:
+            backbone: without adapters.
+            prompt: of the class, such as "a photo of a dog".
+            count: how many.
+            config: of sampling.
+            seed: first of the images' seeds.
+            reporter: hears the progress.
+            folder: of the cache; None: the user's.
+        """
+        reporter = reporter or SilentReporter()
+        facts = {"base": backbone.fingerprint, "prompt": prompt, "sampling": to_jsonable(config), "seed": seed}
+        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        place = (folder or cache_folder() / "class_images") / key
+        missing = [index for index in range(count) if not (place / f"{index:05d}.png").is_file()]
+        if missing:
+            write_json(place / "made_from.json", facts)
+        for first in range(0, len(missing), _CHUNK):
+            chunk = missing[first : first + _CHUNK]
+            seeds = [seed_for("class image", seed, index) for index in chunk]
+            with torch.inference_mode():
+                images = sample(backbone, [prompt] * len(chunk), seeds=seeds, config=config)
+            for index, image in zip(chunk, images, strict=True):
+                atomic_write_bytes(place / f"{index:05d}.png", _png(image))
+            reporter.progress("class images", first + len(chunk), len(missing))
+        return ClassImages(torch.stack([_read(place / f"{index:05d}.png") for index in range(count)]), prompt)
+
+    def batch(self, size: int, generator: torch.Generator) -> Batch:
+        """`size` class images with the class prompt, drawn with replacement."""
+        rows = torch.randint(len(self.images), (size,), generator=generator).tolist()
+        return Batch(
+            images=self.images[rows],
+            captions=(self.prompt,) * size,
+            is_prior=torch.ones(size, dtype=torch.bool),
+            keys=tuple(f"class/{row}" for row in rows),
+        )
+
+
+def _png(image: Tensor) -> bytes:
+    levels = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(levels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _read(path: Path) -> Tensor:
+    with Image.open(path) as image:
+        levels = np.asarray(image.convert("RGB"), dtype=np.float32)
+    return torch.from_numpy(levels).permute(2, 0, 1) / 127.5 - 1

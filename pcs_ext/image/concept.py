@@ -1,0 +1,121 @@
+"""How prompts name the subject."""
+
+import re
+from typing import Literal
+
+from pcs_ext.config_io import config
+from pcs_ext.errors import UsageError
+
+SUBJECT = "{subject}"
+OBJECT_TEMPLATES = (
+    "a photo of {subject}",
+    "a clear photo of {subject}",
+    "a close-up photo of {subject}",
+    "a photo of {subject} seen from nearby",
+    "a bright photo of {subject}",
+    "a dark photo of {subject}",
+    "a cropped photo of {subject}",
+    "a picture of {subject}",
+    "a good picture of {subject}",
+    "a rendering of {subject}",
+    "a photo of one {subject}",
+    "a photo of the {subject}",
+    "a photo of my {subject}",
+    "a small photo of {subject}",
+    "a large photo of {subject}",
+)
+"""Neutral captions for learning an object; which photo shows what else is left unsaid."""
+STYLE_TEMPLATES = (
+    "a painting in the style of {subject}",
+    "a picture in the style of {subject}",
+    "a close-up in the style of {subject}",
+    "a rendering in the style of {subject}",
+    "a drawing in the style of {subject}",
+)
+"""Captions for learning a style."""
+_DETERMINERS = frozenset(
+    "a an the one my your his her its our their this that these those some any each every no".split()  # noqa: SIM905
+)
+_PREPOSITIONS = frozenset(
+    "of in on at with by from to and or like as for near beside behind under over wearing".split()  # noqa: SIM905
+)
+
+
+@config
+class Concept:
+    """The words for one subject. Prompts are written with `{subject}`; `prompt` puts the words in."""
+
+    class_noun: str
+    """What the subject is: "dog"."""
+    mode: Literal["plain", "rare", "learned"]
+    """`plain`: the noun alone; `rare`: a rare word before the noun; `learned`: a token that is trained."""
+    token: str = ""
+    """The rare word ("sks") or the placeholder ("<rex>"); empty picks a rare word when the base is known."""
+    with_noun: bool = True
+    """Learned tokens only: whether the noun follows ("<rex> dog" or "<rex>")."""
+    initializer: str = ""
+    """Learned tokens only: the word the vector starts at."""
+    templates: tuple[str, ...] = ("a photo of {subject}",)
+    """Captions for training; one is drawn per photo and step."""
+
+    @property
+    def name(self) -> str:
+        """The subject's words without an article: "sks dog", "<rex>"."""
+        if self.mode == "plain" or not self.token:
+            return self.class_noun
+        return f"{self.token} {self.class_noun}" if self.mode == "rare" or self.with_noun else self.token
+
+    def prompt(self, text: str) -> str:
+        """`text` with the subject's words in place of `{subject}`.
+
+        An article is put before them unless a determiner stands there: "a photo of {subject}" becomes "a photo of a
+        sks dog", "my {subject}" becomes "my sks dog".
+
+        Raises:
+            UsageError: there is no `{subject}` in the text.
+        """
+        return fill(text, self.name)
+
+    def class_prompt(self, text: str) -> str:
+        """`text` with the plain noun in place of `{subject}`: what the base is asked without the subject."""
+        return fill(text, self.class_noun)
+
+
+def fill(text: str, name: str) -> str:
+    """`text` with "a NAME" (or "an", or no article after a determiner) in place of every `{subject}`.
+
+    Raises:
+        UsageError: no `{subject}`.
+    """
+    if SUBJECT not in text:
+        raise UsageError(
+            f"prompt {text!r} does not say where the subject goes; write {SUBJECT} there, "
+            'for example "a photo of {subject} on the beach".'
+        )
+    pieces = text.split(SUBJECT)
+    result = pieces[0]
+    for piece in pieces[1:]:
+        result += name if _has_determiner(result) else f"{_article(name)} {name}"
+        result += piece
+    return result
+
+
+def _has_determiner(before: str) -> bool:
+    """Whether the noun phrase already has its article: in the last three words, adjectives in between allowed."""
+    words = re.findall(r"[\w'<>-]+|[^\w\s]", before.lower())
+    if not words:
+        return False
+    last = words[-1]
+    if last in _DETERMINERS or last.endswith("'s"):
+        return True
+    # "a red {subject}": an article two or three words back, and nothing but adjective-like words between.
+    for distance in (2, 3):
+        if len(words) >= distance and words[-distance] in ("a", "an", "the", "my", "your"):
+            between = words[-distance + 1 :]
+            return not any(word in _PREPOSITIONS or not word.isalnum() for word in between) and between != ["photo"]
+    return False
+
+
+def _article(name: str) -> str:
+    first = name.lstrip("<").lower()[:1]
+    return "an" if first in "aeiou" and not name.startswith("<") else "a"

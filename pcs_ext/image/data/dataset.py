@@ -1,0 +1,147 @@
+"""Batches of augmented photos; image, mask, valid area and caption stay together."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pcs_ext.config_io import config
+from pcs_ext.errors import PhotoError
+from pcs_ext.image.concept import SUBJECT, Concept
+from pcs_ext.image.data.photos import Photo
+from pcs_ext.image.types import Batch
+
+
+@config
+class Augmentation:
+    """How a photo varies from step to step."""
+
+    flip: bool = False
+    """Mirror half of the time. Off for subjects with text or a left and a right."""
+    crop: Literal["center", "random"] = "center"
+    """Which square of a photo that is not square."""
+    relocate: bool = False
+    """Custom Diffusion's random scale and place (arXiv 2212.04488, supplement): 2/3 of the time smaller, in
+    [1/3, 1], else larger, in [1.2, 1.4]; the caption says so and the loss is limited to the photo."""
+
+
+class SubjectDataset:
+    """A subject's photos at one square resolution.
+
+    Args:
+        photos: decoded photos.
+        concept: gives the captions of photos that have none of their own.
+        resolution: side of the batches in pixels.
+        augmentation: how they vary.
+    """
+
+    def __init__(
+        self, photos: Sequence[Photo], concept: Concept, *, resolution: int, augmentation: Augmentation
+    ) -> None:
+        if not photos:
+            raise PhotoError("a subject needs at least one photo, got none.")
+        self.photos, self.concept = list(photos), concept
+        self.resolution, self.augmentation = resolution, augmentation
+        self._squares: dict[int, tuple[Tensor, Tensor | None]] = {}
+
+    def batch(self, size: int, generator: torch.Generator) -> Batch:
+        """`size` photos drawn without replacement as long as there are enough; everything random from `generator`."""
+        order: list[int] = []
+        while len(order) < size:
+            order += torch.randperm(len(self.photos), generator=generator).tolist()
+        samples = [self._sample(index, generator) for index in order[:size]]
+        masks = [mask for _, mask, _, _, _ in samples]
+        has_mask = any(mask is not None for mask in masks)
+        ones = torch.ones(1, self.resolution, self.resolution)
+        keys = [key for *_, key in samples]
+        return Batch(
+            images=torch.stack([image for image, *_ in samples]),
+            captions=tuple(caption for _, _, _, caption, _ in samples),
+            masks=torch.stack([ones if mask is None else mask for mask in masks]) if has_mask else None,
+            valid=torch.stack([valid for _, _, valid, _, _ in samples]) if self.augmentation.relocate else None,
+            keys=None if any(key is None for key in keys) else tuple(str(key) for key in keys),
+        )
+
+    def _sample(self, index: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor, str, str | None]:
+        photo, augmentation = self.photos[index], self.augmentation
+        if augmentation.crop == "center":
+            image, mask = self._square(index)
+        else:
+            image, mask = _crop_square(photo, self.resolution, float(torch.rand((), generator=generator)))
+        flipped = augmentation.flip and bool(torch.rand((), generator=generator) < 0.5)
+        if flipped:
+            image, mask = image.flip(-1), None if mask is None else mask.flip(-1)
+        caption, valid = self._caption(photo, generator), torch.ones(1, *image.shape[1:])
+        key: str | None = f"{index}/{int(flipped)}" if augmentation.crop == "center" else None
+        if augmentation.relocate:
+            image, mask, valid, prefix = relocate(image, mask, generator)
+            caption, key = prefix + caption, None
+        return image, mask, valid, caption, key
+
+    def _square(self, index: int) -> tuple[Tensor, Tensor | None]:
+        if index not in self._squares:
+            self._squares[index] = _crop_square(self.photos[index], self.resolution, 0.5)
+        return self._squares[index]
+
+    def _caption(self, photo: Photo, generator: torch.Generator) -> str:
+        """The photo's own caption, or a template. A caption without `{subject}` gets the subject's name in front."""
+        if photo.caption is None:
+            chosen = int(torch.randint(len(self.concept.templates), (), generator=generator))
+            return self.concept.prompt(self.concept.templates[chosen])
+        text = photo.caption if SUBJECT in photo.caption else f"{SUBJECT}, {photo.caption}"
+        return self.concept.prompt(text)
+
+
+def _crop_square(photo: Photo, side: int, place: float) -> tuple[Tensor, Tensor | None]:
+    """The largest square at `place` in [0, 1] along the longer side, resized with anti-aliasing."""
+    _, height, width = photo.image.shape
+    edge = min(height, width)
+    top, left = round((height - edge) * place), round((width - edge) * place)
+
+    def cut(values: Tensor) -> Tensor:
+        square = values[None, :, top : top + edge, left : left + edge]
+        return F.interpolate(square, size=(side, side), mode="bicubic", antialias=True, align_corners=False)[0]
+
+    mask = None if photo.mask is None else cut(photo.mask).clamp(0, 1)
+    return cut(photo.image).clamp(-1, 1), mask
+
+
+def relocate(
+    image: Tensor, mask: Tensor | None, generator: torch.Generator
+) -> tuple[Tensor, Tensor | None, Tensor, str]:
+    """A smaller picture somewhere on gray, or a zoomed part of it.
+
+    Args:
+        image: `3 s s`.
+        mask: `1 s s` or None.
+        generator: of scale and place.
+
+    Returns:
+        image, mask, valid area `1 s s` (shrunk by 1/16 of the side against bleeding), and a caption prefix.
+    """
+    side = image.shape[-1]
+    shrink = bool(torch.rand((), generator=generator) < 0.66)
+    scale = (
+        (1 / 3 + 2 / 3 * float(torch.rand((), generator=generator)))
+        if shrink
+        else (1.2 + 0.2 * float(torch.rand((), generator=generator)))
+    )
+    new = max(8, round(side * scale))
+    room = abs(side - new) + 1
+    top, left = (int(torch.randint(room, (), generator=generator)) for _ in range(2))
+    stacked = image if mask is None else torch.cat([image, mask])
+    resized = F.interpolate(stacked[None], size=(new, new), mode="bicubic", antialias=True, align_corners=False)[0]
+    if not shrink:
+        cut = resized[:, top : top + side, left : left + side]
+        valid, prefix = torch.ones(1, side, side), "close up, "
+    else:
+        cut = torch.zeros(stacked.shape)
+        cut[:, top : top + new, left : left + new] = resized
+        margin = math.ceil(side / 16) if new > side / 4 else 0
+        valid = torch.zeros(1, side, side)
+        valid[:, top + margin : top + new - margin, left + margin : left + new - margin] = 1
+        prefix = "far away, " if scale < 0.6 else ""
+    return cut[:3].clamp(-1, 1), None if mask is None else cut[3:].clamp(0, 1), valid, prefix

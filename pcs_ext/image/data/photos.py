@@ -1,0 +1,196 @@
+"""Reading photos of any common format; whatever cannot be used is named with its reason before a model loads."""
+
+import dataclasses
+import io
+import re
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from pcs_ext.errors import PhotoError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".heic", ".heif", ".jfif"}
+MIN_SIDE = 32
+MAX_PIXELS = 200_000_000
+_BACKGROUND = 0.5
+"""Gray behind transparent pixels, in [0, 1]."""
+_MASK_SUFFIX = "_mask"
+
+
+@dataclasses.dataclass(frozen=True)
+class Photo:
+    """One decoded photo and what lies beside it."""
+
+    path: Path
+    image: Tensor
+    """`3 h w` float32 in [-1, 1], upright, sRGB."""
+    mask: Tensor | None = None
+    """`1 h w` in [0, 1]: where the subject is, from `NAME_mask.png` or the alpha channel."""
+    caption: str | None = None
+    """Text of `NAME.txt`."""
+
+
+def find_photos(source: Iterable[Path | str] | Path | str) -> list[Photo]:
+    """All photos of a folder (not of its subfolders), or the given files, decoded, in natural order.
+
+    Files named `NAME_mask.*` are masks, `NAME.txt` captions; hidden files and other types are passed over.
+
+    Raises:
+        PhotoError: nothing usable is there, or a file is missing, empty, corrupt, tiny or too large.
+    """
+    given = [Path(source)] if isinstance(source, (str, Path)) else [Path(item) for item in source]
+    paths: list[Path] = []
+    for path in given:
+        if path.is_dir():
+            paths += _photos_in(path)
+        elif path.exists():
+            paths.append(path)
+        else:
+            raise PhotoError(f"{path} does not exist; expected a photo or a folder of photos.")
+    if not paths:
+        raise PhotoError("no photos were given; expected a folder or at least one file.")
+    return [_with_companions(path) for path in paths]
+
+
+def _photos_in(folder: Path) -> list[Path]:
+    files = sorted((f for f in folder.iterdir() if f.is_file() and not f.name.startswith(".")), key=_natural)
+    photos = [f for f in files if f.suffix.lower() in SUFFIXES and not f.stem.endswith(_MASK_SUFFIX)]
+    if not photos:
+        seen = ", ".join(f.name for f in files[:5]) or "nothing"
+        raise PhotoError(
+            f"{folder} holds no photos (found: {seen}); expected .jpg, .png, .webp, .tiff, .heic or alike."
+        )
+    return photos
+
+
+def _natural(path: Path) -> list[tuple[int, int | str]]:
+    return [(0, int(p)) if p.isdigit() else (1, p.lower()) for p in re.split(r"(\d+)", path.name) if p]
+
+
+def _with_companions(path: Path) -> Photo:
+    photo = read_photo(path)
+    masks = [
+        m for m in sorted(path.parent.glob(f"{_escape(path.stem)}{_MASK_SUFFIX}.*")) if m.suffix.lower() in SUFFIXES
+    ]
+    mask = _read_mask(masks[0], photo) if masks else photo.mask
+    text = path.with_suffix(".txt")
+    caption = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else None
+    return dataclasses.replace(photo, mask=mask, caption=caption or None)
+
+
+def _escape(stem: str) -> str:
+    return re.sub(r"([\[\]*?])", r"[\1]", stem)
+
+
+def read_photo(path: Path) -> Photo:
+    """Decode one photo: EXIF orientation applied, ICC profile converted to sRGB, alpha laid over gray.
+
+    Grayscale, palette, 16-bit, float and CMYK files become RGB. Of animations the first frame is taken.
+
+    Raises:
+        PhotoError: names the file and the reason.
+    """
+    image = _open(path)
+    if min(image.size) < MIN_SIDE:
+        raise PhotoError(f"{path} is {image.width} x {image.height} pixels; expected at least {MIN_SIDE} on each side.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            upright = ImageOps.exif_transpose(image)
+            rgb, alpha = _to_rgb(upright)
+    except (OSError, ValueError, SyntaxError, EOFError, ImageCms.PyCMSError) as error:
+        raise PhotoError(f"{path} cannot be decoded ({error}); it is damaged or cut off. Export it again.") from None
+    pixels = torch.from_numpy(rgb).permute(2, 0, 1)
+    mask = None
+    if alpha is not None and alpha.min() < 1:
+        mask = torch.from_numpy(alpha)[None]
+        pixels = pixels * mask + _BACKGROUND * (1 - mask)
+    return Photo(path=path, image=(pixels * 2 - 1).contiguous(), mask=mask)
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise PhotoError(f"{path} cannot be read ({error.strerror}).") from None
+    if not data:
+        raise PhotoError(f"{path} is empty (0 bytes).")
+    _register_heif(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise PhotoError(f"{path} is not an image that can be read, whatever its name says.") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise PhotoError(f"{path} cannot be opened ({error}).") from None
+    if image.width * image.height > MAX_PIXELS:
+        raise PhotoError(
+            f"{path} would unpack to {image.width} x {image.height} pixels; expected at most {MAX_PIXELS // 10**6} "
+            "megapixels. Make it smaller first."
+        )
+    return image
+
+
+def _register_heif(path: Path) -> None:
+    if path.suffix.lower() not in (".heic", ".heif"):
+        return
+    try:
+        import pillow_heif  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise PhotoError(
+            f"{path} is HEIC; install pillow-heif (pip install 'pcs_ext[heif]') or save it as JPEG."
+        ) from None
+    pillow_heif.register_heif_opener()
+
+
+def _to_rgb(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """`h w 3` float32 in [0, 1] and the alpha channel `h w`, if there is one."""
+    if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+        return _gray(np.asarray(image)), None
+    alpha = None
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        alpha = np.asarray(image.getchannel("A"), dtype=np.float32) / 255
+    image = _to_srgb(image)
+    return np.asarray(image.convert("RGB"), dtype=np.float32) / 255, alpha
+
+
+def _gray(values: np.ndarray) -> np.ndarray:
+    values = values.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError("it holds values that are not finite")
+    # Integers are 16 bit wide; floats are linear in [0, 1] unless they are larger.
+    top = 65535.0 if values.max() > 1.0 else 1.0
+    return np.repeat(np.clip(values / top, 0, 1)[:, :, None], 3, axis=2)
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "RGBA", "CMYK", "L"):
+        return image
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        target = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(
+            image, source, target, outputMode="RGB" if image.mode != "RGBA" else "RGBA"
+        )
+    except (ImageCms.PyCMSError, OSError):
+        return image  # a broken profile says nothing about the pixels; sRGB is what viewers assume then
+    return converted if converted is not None else image
+
+
+def _read_mask(path: Path, photo: Photo) -> Tensor:
+    mask = ImageOps.exif_transpose(_open(path)).convert("L")
+    height, width = photo.image.shape[1:]
+    if abs(mask.width / mask.height - width / height) > 0.02 * width / height:
+        raise PhotoError(
+            f"{path} is {mask.width} x {mask.height} but its photo is {width} x {height}; expected the same shape."
+        )
+    resized = mask.resize((width, height), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255)[None]

@@ -1,0 +1,161 @@
+"""What an artifact holds, module by module: the form that every export format is written from."""
+
+import dataclasses
+import re
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from pcs_ext.artifact import ArtifactData
+from pcs_ext.config_io import from_jsonable
+from pcs_ext.errors import ArtifactError, ConfigError, UsageError
+from pcs_ext.image.adapters import (
+    AdapterConfig,
+    CrossAttentionConfig,
+    EmbeddingConfig,
+    FullConfig,
+    LowRankConfig,
+)
+
+_KEY = re.compile(
+    r"(?P<component>denoiser|text_encoder|text_encoder_2)\.(?P<path>.+)\."
+    r"(?P<tensor>lora_A\.weight|lora_B\.weight|lora_magnitude_vector|hada_w\d_[ab]|lokr_w\d(?:_[ab])?|oft_R\.weight|delta)"
+)
+EXPRESSIBLE = {
+    "diffusers": "lora, dora",
+    "peft": "lora, dora, loha, lokr, oft",
+    "kohya": "lora, dora, loha, lokr, cross_attention",
+    "textual-inversion": "embedding",
+    "diffusers-model": "lora, dora, loha, lokr, oft, cross_attention, full",
+}
+"""Format -> the adapters it can hold."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainedModule:
+    """What was trained in front of one layer."""
+
+    component: str
+    """`denoiser`, `text_encoder` or `text_encoder_2`."""
+    path: str
+    """Module path in the component; `text_model.` leads those of text encoders."""
+    method: str
+    """`lora`, `dora`, `loha`, `lokr`, `oft` or `cross_attention` (a full-rank difference)."""
+    tensors: dict[str, Tensor]
+    """By peft's names: `lora_A.weight`, `hada_w1_a`, ..., or `delta`."""
+    config: LowRankConfig | CrossAttentionConfig
+    """Of the adapter it belongs to."""
+
+    @property
+    def rank(self) -> int:
+        """Rank of dW as loaders read it off the tensors; for lokr with both factors full, the configured one."""
+        ranked = (("lora_A.weight", 0), ("hada_w1_b", 0), ("lokr_w2_b", 0), ("lokr_w1_b", 0))
+        for name, axis in ranked:
+            if name in self.tensors:
+                return self.tensors[name].shape[axis]
+        assert isinstance(self.config, LowRankConfig)
+        return self.config.rank
+
+    @property
+    def scaling(self) -> float:
+        """What dW is multiplied by."""
+        return self.config.scaling if isinstance(self.config, LowRankConfig) else 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearnedToken:
+    """The rows of one placeholder."""
+
+    placeholder: str
+    rows: dict[str, Tensor]
+    """`text_encoder`, `text_encoder_2` -> `n d`, float32."""
+
+
+def adapter_configs(data: ArtifactData) -> dict[str, AdapterConfig]:
+    """The artifact's adapter configurations, typed.
+
+    Raises:
+        ArtifactError: one is not a configuration of this version.
+    """
+    try:
+        return {name: from_jsonable(AdapterConfig, c, where=f"adapter {name!r}") for name, c in data.adapters.items()}  # type: ignore[arg-type]
+    except ConfigError as error:
+        raise ArtifactError(f"the artifact's settings are not readable: {error}") from None
+
+
+def trained_modules(data: ArtifactData, *, target: str, allowed: Iterable[str]) -> list[TrainedModule]:
+    """Everything but learned tokens, for a format that can hold the `allowed` methods.
+
+    Raises:
+        UsageError: something the format cannot express, or nothing to write; the message names formats that can.
+        ArtifactError: tensors that belong to no adapter of this kind.
+    """
+    allowed = set(allowed)
+    modules: list[TrainedModule] = []
+    for name, config in adapter_configs(data).items():
+        if isinstance(config, EmbeddingConfig):
+            continue
+        method = config.method if isinstance(config, LowRankConfig) else config.kind
+        if method not in allowed:
+            raise UsageError(cannot_express(method, target))
+        assert not isinstance(config, FullConfig)
+        modules += _split(data, name, config, method)
+    if not modules:
+        raise UsageError(
+            f"this subject has no trained layers to write as {target}; its learned tokens go into a "
+            "textual-inversion file."
+        )
+    _refuse_overlap(modules, target)
+    return modules
+
+
+def cannot_express(method: str, target: str) -> str:
+    """Which formats can hold what this one cannot."""
+    able = [name for name, methods in EXPRESSIBLE.items() if method in methods.split(", ")]
+    return (
+        f"the {target} format cannot hold a {method} adapter, it holds {EXPRESSIBLE[target]}; "
+        f"formats that can: {', '.join(able)}."
+    )
+
+
+def learned_tokens(data: ArtifactData) -> list[LearnedToken]:
+    """The artifact's learned tokens; none is an empty list."""
+    return [
+        LearnedToken(
+            placeholder=config.placeholder,
+            rows={
+                key.removesuffix(".weight"): tensor
+                for key, tensor in data.tensors_of(name).items()
+                if key.endswith(".weight")
+            },
+        )
+        for name, config in adapter_configs(data).items()
+        if isinstance(config, EmbeddingConfig)
+    ]
+
+
+def _split(
+    data: ArtifactData, name: str, config: LowRankConfig | CrossAttentionConfig, method: str
+) -> list[TrainedModule]:
+    grouped: dict[tuple[str, str], dict[str, Tensor]] = {}
+    for key, tensor in data.tensors_of(name).items():
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise ArtifactError(f"adapter {name!r} holds {key!r}, which is not a tensor of a {method} adapter.")
+        grouped.setdefault((match["component"], match["path"]), {})[match["tensor"]] = tensor
+    return [
+        TrainedModule(component=component, path=path, method=method, tensors=tensors, config=config)
+        for (component, path), tensors in grouped.items()
+    ]
+
+
+def _refuse_overlap(modules: list[TrainedModule], target: str) -> None:
+    seen: set[tuple[str, str]] = set()
+    for module in modules:
+        place = (module.component, module.path)
+        if place in seen and target != "diffusers-model":
+            raise UsageError(
+                f"two adapters of this subject work on {module.component}.{module.path}; {target} holds one per "
+                "layer. The diffusers-model format, which merges all of them into the weights, can hold both."
+            )
+        seen.add(place)

@@ -1,0 +1,242 @@
+"""`learn`: photos in, a learned subject out. Checks everything cheap before it loads anything big."""
+
+import dataclasses
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pcs_ext.artifact import ArtifactData
+from pcs_ext.config_io import config_hash, file_sha256, from_jsonable, read_json, to_jsonable
+from pcs_ext.errors import ArtifactError, UsageError
+from pcs_ext.image.adapters import build_adapter
+from pcs_ext.image.adapters.base import AbstractAdapter, injected
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.checkpoint import CheckpointFolder
+from pcs_ext.image.class_images import ClassImages
+from pcs_ext.image.data import SubjectDataset, find_photos
+from pcs_ext.image.early_stopping import DvarStop
+from pcs_ext.image.fit import fit
+from pcs_ext.image.rare_tokens import check_rare_token, pick_rare_tokens
+from pcs_ext.image.recipes import RECIPES, Phase, Preset, Recipe
+from pcs_ext.image.subject import Artifact
+from pcs_ext.image.training import LatentCache, PhaseLoss, only_trainable, parameter_groups
+from pcs_ext.reporter import Reporter, SilentReporter
+
+
+def resolve_recipe(recipe: str | Recipe, noun: str, preset: Preset, *, config: Path | None = None) -> Recipe:
+    """The recipe value behind a name, a value or a JSON file.
+
+    Raises:
+        UsageError: unknown name, or an empty noun.
+        ConfigError: the JSON does not fit, or the recipe contradicts itself.
+    """
+    if not noun.strip():
+        raise UsageError("--noun is empty; say in one or two words what the subject is, such as dog or toy robot.")
+    if config is not None:
+        resolved = from_jsonable(Recipe, read_json(config), where=str(config))
+    elif isinstance(recipe, Recipe):
+        resolved = recipe
+    elif recipe in RECIPES:
+        resolved = RECIPES[recipe].build(noun.strip(), preset)
+    else:
+        raise UsageError(f"recipe {recipe!r} is unknown; expected one of {', '.join(RECIPES)}.")
+    resolved.validate()
+    return resolved
+
+
+def preset_of(base: str | AbstractBackbone) -> Preset:
+    """Which hyperparameters fit a base: measured ones for toybox, the papers' for Stable Diffusion and SDXL."""
+    if isinstance(base, AbstractBackbone):
+        return "toybox" if base.name == "toybox" else ("sdxl" if base.family == "sdxl" else "sd")
+    if base == "toybox":
+        return "toybox"
+    # The name is a hint good enough for a plan; `learn` asks the loaded model.
+    return "sdxl" if "xl" in Path(base).name.lower() else "sd"
+
+
+def plan(
+    photos: Sequence[Path] | Path | str,
+    *,
+    noun: str,
+    recipe: str | Recipe = "dreambooth-lora",
+    base: str = "toybox",
+    token: str = "",
+    steps: int | None = None,
+    config: Path | None = None,
+) -> dict[str, Any]:
+    """What `learn` would do, as plain JSON data: the photos found and the recipe with every value. Loads no model."""
+    found = find_photos(photos)
+    resolved = _with_request(resolve_recipe(recipe, noun, preset_of(base), config=config), token, steps)
+    return {"photos": [str(photo.path) for photo in found], "base": base, "recipe": to_jsonable(resolved)}
+
+
+def learn(
+    photos: Sequence[Path] | Path | str,
+    *,
+    noun: str,
+    output: Path | str,
+    recipe: str | Recipe = "dreambooth-lora",
+    base: str | AbstractBackbone = "toybox",
+    token: str = "",
+    steps: int | None = None,
+    seed: int = 0,
+    config: Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+) -> Artifact:
+    """Teach a diffusion model a subject.
+
+    While it runs, checkpoints live in `OUTPUT.training/`; the same call goes on from there after an interruption.
+
+    Args:
+        photos: a folder, or photo files.
+        noun: what the subject is: "dog".
+        output: folder of the artifact.
+        recipe: name in `RECIPES`, or a `Recipe`.
+        base: toybox, hub id, diffusers folder, `.safetensors` file, or a loaded backbone.
+        token: the word that stands for the subject; empty picks one.
+        steps: optimiser steps in all; None takes the recipe's.
+        seed: of everything random: the same seed gives the same artifact, bit for bit on the CPU.
+        config: recipe as a JSON file, instead of `recipe`.
+        device: auto, cuda, mps or cpu.
+        precision: of frozen weights and autocast: auto, fp32, bf16, fp16.
+        overwrite: replace an existing artifact.
+        reporter: hears events and progress.
+
+    Raises:
+        PhotoError, ConfigError, UsageError, ModelError, ArtifactError: before any training, with what to do.
+        DivergedError: the loss stopped being finite.
+        Interrupted: Ctrl-C; what was done is saved.
+    """
+    output, reporter = Path(output), reporter or SilentReporter()
+    _check_output(output, overwrite)
+    resolve_recipe(recipe, noun, preset_of(base), config=config)
+    found = find_photos(photos)
+    backbone = (
+        base
+        if isinstance(base, AbstractBackbone)
+        else load_backbone(base, device=device, precision=precision, reporter=reporter)
+    )
+    resolved = resolve_recipe(recipe, noun, preset_of(backbone), config=config)
+    resolved = _with_token(_with_request(resolved, token, steps), backbone)
+    reporter.event(
+        "learn", f"{resolved.id}: {len(found)} photos, {resolved.steps} steps, on {backbone.device}", photos=len(found)
+    )
+    data = SubjectDataset(found, resolved.concept, resolution=backbone.resolution, augmentation=resolved.augmentation)
+    class_images = _class_images(resolved, backbone, seed, reporter)
+    run = _Run(resolved, backbone, data, class_images, seed, Path(f"{output}.training"), reporter)
+    losses = run.train()
+    artifact = ArtifactData(
+        recipe=to_jsonable(resolved),
+        concept=to_jsonable(resolved.concept),
+        adapters={name: to_jsonable(value) for name, value in resolved.adapters.items()},
+        tensors={name: adapter.state_dict() for name, adapter in run.adapters.items()},
+        base_name=backbone.name,
+        base_fingerprint=backbone.fingerprint,
+        base_family=backbone.family,
+        training={
+            "seed": seed,
+            "steps": len(losses),
+            "photos": {photo.path.name: file_sha256(photo.path) for photo in found},
+            "final_loss": sum(losses[-50:]) / max(len(losses[-50:]), 1),
+            "losses": losses,
+        },
+    )
+    artifact.save(output)
+    shutil.rmtree(run.folder, ignore_errors=True)
+    reporter.event("learned", f"saved {output}", output=str(output))
+    return Artifact(ArtifactData.load(output))
+
+
+class _Run:
+    """State of one call of `learn`: the adapters and the phases still to do."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        backbone: AbstractBackbone,
+        data: SubjectDataset,
+        class_images: ClassImages | None,
+        seed: int,
+        folder: Path,
+        reporter: Reporter,
+    ) -> None:
+        self.recipe, self.backbone, self.data, self.class_images = recipe, backbone, data, class_images
+        self.seed, self.folder, self.reporter = seed, folder, reporter
+        self.adapters: Mapping[str, AbstractAdapter] = {
+            name: build_adapter(name, config) for name, config in recipe.adapters.items()
+        }
+
+    def train(self) -> list[float]:
+        """Run all phases; returns the total loss of every step."""
+        losses: list[float] = []
+        latents = LatentCache(self.backbone)
+        torch.manual_seed(self.seed)
+        with injected(self.backbone, *self.adapters.values()):
+            for phase in self.recipe.phases:
+                losses += [state.losses["total"] for state in self._phase(phase, latents)]
+        return losses
+
+    def _phase(self, phase: Phase, latents: LatentCache) -> Iterator[Any]:
+        groups = parameter_groups(phase, self.adapters)
+        with only_trainable(groups):
+            loss = PhaseLoss(phase, self.backbone, self.data, self.class_images, groups, latents)
+            stop = None if phase.dvar is None else DvarStop(phase.dvar, loss, seed=self.seed)
+            config = dataclasses.replace(phase.fit, seed=self.seed)
+            checkpoints = CheckpointFolder(
+                self.folder / phase.name, config_hash=config_hash([to_jsonable(self.recipe), self.seed, phase.name])
+            )
+            for state in fit(loss, groups, config, checkpoints=checkpoints, stop=stop):
+                self.reporter.progress(f"learn {phase.name}", state.step, state.total_steps, loss=state.losses["total"])
+                yield state
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if output.exists() and not overwrite:
+        raise ArtifactError(f"{output} exists already; choose another --output or pass --overwrite to replace it.")
+
+
+def _with_request(recipe: Recipe, token: str, steps: int | None) -> Recipe:
+    if steps is not None:
+        if steps < 1:
+            raise UsageError(f"--steps must be at least 1, got {steps}.")
+        recipe = recipe.with_steps(steps)
+    if token:
+        recipe = dataclasses.replace(recipe, concept=dataclasses.replace(recipe.concept, token=token))
+    return recipe
+
+
+def _with_token(recipe: Recipe, backbone: AbstractBackbone) -> Recipe:
+    """Settle the rare word: the asked one is checked against the base's tokenizer, an empty one is picked from it."""
+    concept = recipe.concept
+    if concept.mode != "rare":
+        return recipe
+    if concept.token:
+        check_rare_token(backbone.tokenizers[0], concept.token)
+        return recipe
+    word = pick_rare_tokens(backbone.tokenizers[0], count=1)[0].word
+    return dataclasses.replace(recipe, concept=dataclasses.replace(concept, token=word))
+
+
+def _class_images(recipe: Recipe, backbone: AbstractBackbone, seed: int, reporter: Reporter) -> ClassImages | None:
+    if recipe.class_images == 0:
+        return None
+    needed = sum(
+        p.fit.steps * p.fit.gradient_accumulation * p.batch_size
+        for p in recipe.phases
+        if p.objective.prior_loss_weight > 0
+    )
+    return ClassImages.generate(
+        backbone,
+        prompt=recipe.concept.class_prompt(recipe.class_template),
+        count=min(recipe.class_images, needed),
+        config=recipe.sampling,
+        seed=seed,
+        reporter=reporter,
+    )

@@ -1,0 +1,132 @@
+"""Losses as pure functions, and the denoising objective that combines them."""
+
+import enum
+
+import torch
+from torch import Tensor
+
+from pcs_ext.config_io import config
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.noise import append_dims
+from pcs_ext.image.timesteps import TimestepSampling
+from pcs_ext.image.types import Batch, Conditioning, LossTerms
+
+
+class MaskNormalisation(enum.StrEnum):
+    """Five incompatible ways in use to turn masked squared errors into a number.
+
+    `e` are squared errors `b c h w`, `m` the mask `b 1 h w` resized by area to the latents.
+    """
+
+    MULTIPLY_BOTH = "multiply-both"
+    """Prediction and target times m, mean over everything: sum(m^2 e) / (b c h w). Break-A-Scene."""
+    PER_SAMPLE_AREA = "per-sample-area"
+    """sum(m e) / sum(m) per sample, m counted once although e has c channels: c times a mean. Mix-of-Show."""
+    PER_SAMPLE_MEAN = "per-sample-mean"
+    """sum(m e) / (c sum(m)) per sample: the mean over the masked area. Custom Diffusion."""
+    FLOOR = "floor"
+    """m raised to a floor (0.1), mean over everything: the background still counts a little. OneTrainer."""
+    PLAIN = "plain"
+    """sum(m e) / (b c h w): small subjects get small losses. sd-scripts."""
+
+
+MASK_FLOOR = 0.1
+
+
+def masked_mean(errors: Tensor, mask: Tensor | None, normalisation: MaskNormalisation) -> Tensor:
+    """Per-sample loss `b` of squared errors `b c ...` under a mask `b 1 ...` of the same trailing shape, or no mask."""
+    axes = tuple(range(1, errors.dim()))
+    if mask is None:
+        return errors.mean(axes)
+    mask = mask.to(errors.dtype)
+    if normalisation is MaskNormalisation.MULTIPLY_BOTH:
+        return (mask.square() * errors).mean(axes)
+    if normalisation is MaskNormalisation.FLOOR:
+        return (mask.clamp_min(MASK_FLOOR) * errors).mean(axes)
+    if normalisation is MaskNormalisation.PLAIN:
+        return (mask * errors).mean(axes)
+    area = mask.sum(axes).clamp_min(1e-6)
+    total = (mask * errors).sum(axes)
+    return total / area / (errors.shape[1] if normalisation is MaskNormalisation.PER_SAMPLE_MEAN else 1)
+
+
+def denoising_errors(prediction: Tensor, target: Tensor) -> Tensor:
+    """Squared errors in float32, shaped like the inputs."""
+    return (prediction.float() - target.float()).square()
+
+
+@config
+class ObjectiveConfig:
+    """The denoising loss of DDPM (arXiv 2006.11239, eq. 14) and its usual changes."""
+
+    snr_gamma: float | None = None
+    """min-SNR weighting with this gamma (5 in the paper, arXiv 2303.09556); None weighs all timesteps alike."""
+    prior_loss_weight: float = 0.0
+    """Weight of the class images' loss (DreamBooth, eq. 2); 0 uses none."""
+    mask_normalisation: MaskNormalisation | None = None
+    """Limit the photos' loss to the subject's masks; None ignores masks."""
+    noise_offset: float = 0.0
+    """Add this times one normal number per sample and channel to the noise, so that brightness can change."""
+    timesteps: TimestepSampling = TimestepSampling()
+    """Which noise levels are visited."""
+
+
+class DenoisingObjective:
+    """The loss of one batch: `denoising`, and `prior` for its class images.
+
+    With class images the total is mean(photos) + weight * mean(class images), as DreamBooth's two halves.
+    """
+
+    def __init__(self, config: ObjectiveConfig) -> None:
+        self.config = config
+
+    def __call__(
+        self,
+        backbone: AbstractBackbone,
+        batch: Batch,
+        latents: Tensor,
+        conditioning: Conditioning,
+        generator: torch.Generator,
+    ) -> LossTerms:
+        """Loss terms of a batch, differentiable with respect to whatever of the backbone requires it.
+
+        Args:
+            backbone: predicts.
+            batch: masks, valid areas and which rows are class images.
+            latents: of the batch's images, `b c h w` (or `b c f h w`).
+            conditioning: of the batch's captions.
+            generator: of timesteps and noise, on the CPU: the same numbers on every device.
+        """
+        schedule, device = backbone.schedule, backbone.device
+        noise = self._noise(latents.shape, generator).to(device)
+        timesteps = self.config.timesteps.draw(len(latents), schedule.alphas_cumprod, generator).to(device)
+        latents = latents.to(device)
+        prediction = backbone.predict(schedule.add_noise(latents, noise, timesteps), timesteps, conditioning)
+        errors = denoising_errors(prediction, schedule.target(latents, noise, timesteps))
+        if self.config.snr_gamma is not None:
+            errors = errors * append_dims(schedule.min_snr_weights(timesteps, self.config.snr_gamma), errors)
+        losses = masked_mean(errors, *self._mask(batch, errors))
+        if batch.is_prior is None:
+            return LossTerms({"denoising": losses.mean()})
+        prior = batch.is_prior.to(device)
+        return LossTerms(
+            {"denoising": losses[~prior].mean(), "prior": self.config.prior_loss_weight * losses[prior].mean()}
+        )
+
+    def _noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(shape, generator=generator)
+        if self.config.noise_offset:
+            offset = torch.randn(*shape[:2], *([1] * (len(shape) - 2)), generator=generator)
+            noise = noise + self.config.noise_offset * offset
+        return noise
+
+    def _mask(self, batch: Batch, errors: Tensor) -> tuple[Tensor | None, MaskNormalisation]:
+        """Subject mask times valid area, in latent cells."""
+        normalisation = self.config.mask_normalisation
+        mask = batch.valid
+        if normalisation is not None and batch.masks is not None:
+            mask = batch.masks if mask is None else mask * batch.masks
+        if mask is None:
+            return None, MaskNormalisation.PLAIN
+        cells = torch.nn.functional.interpolate(mask.to(errors.device), size=errors.shape[-2:], mode="area")
+        return cells, normalisation or MaskNormalisation.PER_SAMPLE_MEAN

@@ -1,0 +1,160 @@
+"""The sampling loop, explicit, over diffusers' schedulers."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from torch import Tensor
+
+from pcs_ext.config_io import config
+from pcs_ext.errors import UsageError
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.guidance import combine_guidance
+from pcs_ext.image.types import Conditioning
+from pcs_ext.reporter import Reporter, SilentReporter
+
+Predict = Callable[[Tensor, Tensor, Conditioning], Tensor]
+_SCHEDULERS = {"ddim": DDIMScheduler, "dpmsolver++": DPMSolverMultistepScheduler, "euler": EulerDiscreteScheduler}
+
+
+@config
+class SampleConfig:
+    """How to sample."""
+
+    scheduler: Literal["ddim", "dpmsolver++", "euler"] = "dpmsolver++"
+    """DDIM (arXiv 2010.02502), DPM-Solver++ 2M (arXiv 2211.01095) or Euler (arXiv 2206.00364)."""
+    num_inference_steps: int = 30
+    """Denoiser evaluations per image (twice as many with guidance)."""
+    guidance_scale: float = 7.5
+    """Classifier-free guidance, 1 = off."""
+    height: int | None = None
+    """Pixels; None: the base's resolution."""
+    width: int | None = None
+    """Pixels; None: the base's resolution."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleHooks:
+    """Places where plugins and training-free methods reach into the loop."""
+
+    predict: Callable[[Predict], Predict] | None = None
+    """Wraps the denoiser: receives `backbone.predict`, returns what is called instead."""
+    on_step: Callable[[int, Tensor, Tensor], Tensor] | None = None
+    """`(step, timestep, latents) -> latents` after every step."""
+    attention: Callable[[], contextlib.AbstractContextManager[Any]] | None = None
+    """Context in which a batch is sampled: attention programs are put in and taken out here."""
+    decode: Callable[[Tensor], Tensor] | None = None
+    """Replaces `backbone.decode_latents`."""
+    initial_latents: Tensor | None = None
+    """Start here instead of at noise, `n c h w` at the schedule's highest noise level."""
+
+
+def build_scheduler(backbone: AbstractBackbone, config: SampleConfig) -> Any:
+    """A diffusers scheduler with the backbone's betas, its timesteps set."""
+    abar = backbone.schedule.alphas_cumprod.double()
+    betas = 1 - abar / torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]])
+    options: dict[str, Any] = {
+        "trained_betas": betas.tolist(),
+        "num_train_timesteps": len(betas),
+        "prediction_type": backbone.schedule.prediction_type,
+        "timestep_spacing": "trailing" if config.scheduler == "ddim" else "linspace",
+    }
+    if config.scheduler == "ddim":
+        options |= {"clip_sample": False, "set_alpha_to_one": False}
+    scheduler = _SCHEDULERS[config.scheduler](**options)
+    scheduler.set_timesteps(config.num_inference_steps, device=backbone.device)
+    return scheduler
+
+
+def initial_noise(backbone: AbstractBackbone, seeds: Sequence[int], config: SampleConfig) -> Tensor:
+    """Unit normal latents, one CPU generator per seed: an image depends on its own seed alone."""
+    height, width = (side or backbone.resolution for side in (config.height, config.width))
+    for name, side in (("height", height), ("width", width)):
+        if side < 8 * backbone.vae_factor or side % backbone.vae_factor:
+            raise UsageError(
+                f"{name} {side} does not fit: expected a multiple of {backbone.vae_factor}, at least "
+                f"{8 * backbone.vae_factor} (the base was trained at {backbone.resolution})."
+            )
+    shape = (backbone.latent_channels, height // backbone.vae_factor, width // backbone.vae_factor)
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def sample(
+    backbone: AbstractBackbone,
+    prompts: Sequence[str],
+    *,
+    seeds: Sequence[int],
+    config: SampleConfig,
+    negative_prompts: Sequence[str] | None = None,
+    batch_size: int = 16,
+    hooks: SampleHooks | None = None,
+    reporter: Reporter | None = None,
+) -> Tensor:
+    """Images of prompts, `n 3 h w` in [-1, 1], float32 on the CPU.
+
+    Not decorated with `no_grad`: wrap the call when no gradient is wanted.
+
+    Args:
+        backbone: with adapters already injected.
+        prompts: `n` texts.
+        seeds: `n` seeds.
+        config: how.
+        negative_prompts: `n` texts to stay away from; None: empty ones.
+        batch_size: images sampled together; does not change them beyond rounding.
+        hooks: see `SampleHooks`.
+        reporter: hears the progress in denoiser steps.
+
+    Raises:
+        UsageError: unequal counts, or sizes the base cannot make.
+    """
+    hooks, reporter = hooks or SampleHooks(), reporter or SilentReporter()
+    if not prompts or len(prompts) != len(seeds):
+        raise UsageError(
+            f"sample needs as many seeds as prompts and at least one, got {len(prompts)} and {len(seeds)}."
+        )
+    if config.num_inference_steps < 1:
+        raise UsageError(f"num_inference_steps must be at least 1, got {config.num_inference_steps}.")
+    negatives = list(negative_prompts) if negative_prompts is not None else [""] * len(prompts)
+    noise = initial_noise(backbone, seeds, config) if hooks.initial_latents is None else hooks.initial_latents
+    images = []
+    for first in range(0, len(prompts), batch_size):
+        rows = slice(first, first + batch_size)
+        with hooks.attention() if hooks.attention is not None else contextlib.nullcontext():
+            latents = _denoise(backbone, list(prompts[rows]), negatives[rows], noise[rows], config, hooks)
+            images.append((hooks.decode or backbone.decode_latents)(latents).float().cpu())
+        reporter.progress("sample", min(first + batch_size, len(prompts)), len(prompts))
+    return torch.cat(images).clamp(-1, 1)
+
+
+def _denoise(
+    backbone: AbstractBackbone,
+    prompts: list[str],
+    negatives: list[str],
+    noise: Tensor,
+    config: SampleConfig,
+    hooks: SampleHooks,
+) -> Tensor:
+    scheduler = build_scheduler(backbone, config)
+    predict = hooks.predict(backbone.predict) if hooks.predict is not None else backbone.predict
+    size = noise.shape[-2] * backbone.vae_factor, noise.shape[-1] * backbone.vae_factor
+    guided = config.guidance_scale != 1.0
+    conditioning = backbone.encode_prompt(prompts, size=size)
+    if guided:
+        conditioning = Conditioning.cat([backbone.encode_prompt(negatives, size=size), conditioning])
+    latents = noise.to(backbone.device, torch.float32)
+    if hooks.initial_latents is None:
+        latents = latents * scheduler.init_noise_sigma
+    for step, timestep in enumerate(scheduler.timesteps):
+        scaled = scheduler.scale_model_input(latents, timestep)
+        doubled = torch.cat([scaled, scaled]) if guided else scaled
+        # Euler visits fractional timesteps; the denoiser's own time embedding takes them as they are.
+        prediction = predict(doubled, timestep.expand(len(doubled)), conditioning).float()
+        if guided:
+            prediction = combine_guidance(*prediction.chunk(2), config.guidance_scale)
+        latents = scheduler.step(prediction, timestep, latents).prev_sample
+        if hooks.on_step is not None:
+            latents = hooks.on_step(step, timestep, latents)
+    return latents
