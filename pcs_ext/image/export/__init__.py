@@ -28,8 +28,8 @@ def export_artifact(
 
     Args:
         data: the artifact.
-        format: `diffusers` (LoRA file for `load_lora_weights`), `peft` (a folder per component), `kohya` (ComfyUI, A1111,
-            Forge, InvokeAI), `textual-inversion` (learned tokens, same readers), `diffusers-model` (weights merged).
+        format: `diffusers` (LoRA file for `load_lora_weights`), `peft` (a folder per component), `kohya` (ComfyUI,
+            A1111, Forge, InvokeAI), `textual-inversion` (learned tokens), `diffusers-model` (weights merged).
         output: file for `kohya`; file or folder for `diffusers`; folder for the others.
         options: precision, metadata, overwriting.
         backbone: the base, for `diffusers-model` only.

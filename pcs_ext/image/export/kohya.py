@@ -4,8 +4,8 @@
     lora_te_...  (one text encoder)      lora_te1_..., lora_te2_...  (SDXL)
     .dora_scale    .hada_w1_a ...    .lokr_w1 ...    .diff
 
-DoRA's `dora_scale` is stored per output (`out 1`), as LyCORIS with `wd_on_output` and ComfyUI read it; A1111 takes every
-`dora_scale` for one per input and would apply it wrongly.
+DoRA's `dora_scale` is stored per output (`out 1`), as LyCORIS with `wd_on_output` and ComfyUI read it; A1111 takes
+every `dora_scale` for one per input and would apply it wrongly.
 """
 
 from pathlib import Path

@@ -80,9 +80,7 @@ def model_spec(
         "license": options.license,
     }
     if "prediction_type" in data.training:
-        spec["prediction_type"] = {"v_prediction": "v"}.get(
-            data.training["prediction_type"], data.training["prediction_type"]
-        )
+        spec["prediction_type"] = "v" if data.training["prediction_type"] == "v_prediction" else "epsilon"
     if options.training_metadata:
         spec["date"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     if data.preview is not None:
