@@ -70,7 +70,7 @@ def cache_latents(settings: Settings, reporter: Reporter) -> None:
 
 
 class TextStates:
-    """States of every distinct caption, encoded once; float16, `n 77 d` behind an index."""
+    """States of every distinct caption, encoded once, kept in bfloat16."""
 
     @torch.inference_mode()
     def __init__(self, settings: Settings, data: TrainingData) -> None:
@@ -93,8 +93,10 @@ class TextStates:
         if missing:
             with torch.autocast(torch.device(self.device).type, torch.bfloat16):
                 states = self.encoder(self.ids[missing].long().to(self.device)).last_hidden_state
-            self.known.update(zip(missing, states.half(), strict=True))
-        return torch.stack([self.known[n] for n in numbers]).float()
+            self.known.update(zip(missing, states.bfloat16(), strict=True))
+        # Outside autocast: on the CPU it refuses to stack float16.
+        with torch.autocast(torch.device(self.device).type, enabled=False):
+            return torch.stack([self.known[n] for n in numbers]).float()
 
 
 def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:

@@ -1,0 +1,49 @@
+"""Fixtures that every test may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from pcs_ext.image.backbone import AbstractBackbone
+from tests.support.tiny import tiny_backbone
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's cache."""
+    monkeypatch.setenv("PCS_EXT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny_sd_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion folder; do not change it."""
+    backbone = tiny_backbone(tmp_path_factory.mktemp("models") / "sd")
+    return Path(backbone.name)
+
+
+@pytest.fixture
+def sd(tmp_path: Path) -> AbstractBackbone:
+    """A tiny Stable Diffusion of the epsilon kind."""
+    return tiny_backbone(tmp_path / "sd")
+
+
+@pytest.fixture
+def sdxl(tmp_path: Path) -> AbstractBackbone:
+    """A tiny SDXL."""
+    return tiny_backbone(tmp_path / "sdxl", family="sdxl")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of three small photos."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(3):
+        Image.effect_noise((48, 40 + 4 * index), 60).convert("RGB").save(folder / f"{index}.png")
+    return folder

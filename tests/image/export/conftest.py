@@ -1,0 +1,85 @@
+"""A learned subject of any kind on the tiny backbones of the adapter tests."""
+
+import importlib.util
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from pcs_ext.artifact import ArtifactData
+from pcs_ext.config_io import to_jsonable
+from pcs_ext.image.adapters import build_adapter, injected
+
+_spec = importlib.util.spec_from_file_location(
+    "tiny_adapter_backbones", Path(__file__).parents[1] / "adapters" / "conftest.py"
+)
+assert _spec is not None
+assert _spec.loader is not None
+_tiny = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_tiny)
+backbone, sd, run, snapshot = _tiny.backbone, _tiny.sd, _tiny.run, _tiny.snapshot
+
+
+@pytest.fixture
+def sdxl():
+    return _tiny.TinyBackbone("sdxl", torch.float32)
+
+
+def artifact_of(backbone, configs, states, **changes):
+    fields = {
+        "recipe": {
+            "id": "dreambooth-lora",
+            "class_images": 20,
+            "phases": [
+                {
+                    "learning_rates": {"layers": 1e-4, "layers/text_encoder": 5e-6},
+                    "objective": {"prior_loss_weight": 1.0},
+                    "fit": {"steps": 300, "lr_schedule": "cosine"},
+                }
+            ],
+        },
+        "concept": {"class_noun": "dog", "mode": "rare", "token": "sks"},
+        "adapters": {name: to_jsonable(config) for name, config in configs.items()},
+        "tensors": states,
+        "base_name": "/home/someone/models/tiny",
+        "base_fingerprint": "0" * 16,
+        "base_family": backbone.family,
+        "training": {"seed": 7, "steps": 300, "photos": {"alice_at_home.jpg": "ab"}, "resolution": 512},
+    }
+    return ArtifactData(**{**fields, **changes})
+
+
+@pytest.fixture
+def learn():
+    """(backbone, name -> config) -> the artifact of adapters whose parameters moved as in training."""
+
+    def call(backbone, size=0.1, fields=None, **configs):
+        generator = torch.Generator().manual_seed(11)
+        states = {}
+        for name, config in configs.items():
+            adapter = build_adapter(name, config)
+            with injected(backbone, adapter), torch.no_grad():
+                for parameter in itertools.chain(*adapter.parameters().values()):
+                    parameter += size * torch.randn(parameter.shape, generator=generator)
+            states[name] = adapter.state_dict()
+        return artifact_of(backbone, configs, states, **(fields or {}))
+
+    return call
+
+
+@pytest.fixture
+def applied():
+    """The artifact's adapters put into a backbone."""
+
+    def call(backbone, data):
+        from pcs_ext.image.export.modules import adapter_configs
+
+        adapters = []
+        for name, config in adapter_configs(data).items():
+            adapter = build_adapter(name, config)
+            adapter.load_state_dict(data.tensors_of(name))
+            adapters.append(adapter)
+        return injected(backbone, *adapters)
+
+    return call

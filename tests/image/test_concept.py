@@ -1,0 +1,31 @@
+"""Prompts read like English and name the subject once per `{subject}`."""
+
+import pytest
+
+from pcs_ext.errors import UsageError
+from pcs_ext.image.concept import Concept
+
+RARE = Concept(class_noun="dog", mode="rare", token="sks")
+LEARNED = Concept(class_noun="owl", mode="learned", token="<rex>", with_noun=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "rare", "learned", "plain"),
+    [
+        ("a photo of {subject} on the beach", "a photo of a sks dog on the beach", "a photo of a <rex> on the beach", "a photo of an owl on the beach"),
+        ("my {subject}", "my sks dog", "my <rex>", "my owl"),
+        ("a red {subject}", "a red sks dog", "a red <rex>", "a red owl"),
+        ("{subject} in snow", "a sks dog in snow", "a <rex> in snow", "an owl in snow"),
+        ("pixel art of {subject}", "pixel art of a sks dog", "pixel art of a <rex>", "pixel art of an owl"),
+        ("{subject} and {subject}", "a sks dog and a sks dog", "a <rex> and a <rex>", "an owl and an owl"),
+    ],
+)  # fmt: skip
+def test_articles(text: str, rare: str, learned: str, plain: str) -> None:
+    assert RARE.prompt(text) == rare
+    assert LEARNED.prompt(text) == learned
+    assert LEARNED.class_prompt(text) == plain
+
+
+def test_a_prompt_without_subject_is_refused_with_an_example() -> None:
+    with pytest.raises(UsageError, match="does not say where the subject goes.*for example"):
+        RARE.prompt("a dog on the beach")
