@@ -23,6 +23,7 @@ def commands() -> dict[str, Callable[..., Any]]:
     return {
         "learn": image_cli.learn,
         "image": image_cli.image,
+        "export": image_cli.export,
         "tokens": image_cli.tokens,
         "recipes": image_cli.recipes,
         "systems": general.systems,

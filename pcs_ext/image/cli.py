@@ -118,6 +118,36 @@ def image(
         sys.stdout.write(f"{path}\n")
 
 
+def export(
+    subject: Positional[Path],
+    output: Output,
+    format: Literal["diffusers", "peft", "kohya", "textual-inversion", "diffusers-model"] = "kohya",
+    precision: Literal["fp32", "fp16", "bf16"] = "fp16",
+    training_metadata: bool = True,
+    title: str = "",
+    overwrite: bool = False,
+) -> None:
+    """Write a learned subject in another tool's format.
+
+    Args:
+        subject: folder written by `learn`.
+        output: file, or folder for the formats that are one.
+        format: kohya (ComfyUI, A1111, Forge, InvokeAI), diffusers, peft, textual-inversion, or the merged model.
+        precision: of the weights in the file.
+        training_metadata: tell in the file how it was trained.
+        title: name that tools show; empty takes the file's.
+        overwrite: replace what is there.
+    """
+    from pcs_ext.image.export import ExportOptions, export_artifact
+    from pcs_ext.image.subject import Artifact
+
+    artifact = Artifact.load(subject)
+    options = ExportOptions(precision=precision, training_metadata=training_metadata, title=title, overwrite=overwrite)
+    backbone = artifact.backbone() if format == "diffusers-model" else None
+    for path in export_artifact(artifact.data, format, output, options, backbone=backbone):
+        sys.stdout.write(f"{path}\n")
+
+
 def recipes(json: bool = False) -> None:
     """List the recipes `learn` knows.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from pcs_ext.errors import ModelError
@@ -96,21 +96,33 @@ def _load_folder(folder: Path) -> dict[str, Any]:
                 "pickle weights (.bin) are not loaded."
             )
     double = index.get("text_encoder_2", [None])[0] is not None
-    load: Any = {"local_files_only": True, "use_safetensors": True}
-    encoders: list[Any] = [CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32, **load)]
+    encoders = [_strict(CLIPTextModel, folder / "text_encoder", dtype=torch.float32)]
     tokenizers = [CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)]
     if double:
-        second = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2", dtype=torch.float32, **load)
-        encoders.append(second)
+        encoders.append(_strict(CLIPTextModelWithProjection, folder / "text_encoder_2", dtype=torch.float32))
         tokenizers.append(CLIPTokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True))
     return {
         "family": "sdxl" if double else "sd",
-        "unet": UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32, **load),
-        "vae": AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32, **load),
+        "unet": _strict(UNet2DConditionModel, folder / "unet", torch_dtype=torch.float32),
+        "vae": _strict(AutoencoderKL, folder / "vae", torch_dtype=torch.float32),
         "text_encoders": encoders,
         "tokenizers": tokenizers,
         "scheduler": _read(folder, "scheduler/scheduler_config.json"),
     }
+
+
+def _strict(model: Any, folder: Path, **options: Any) -> Any:
+    """Load a component; weights that are missing are an error here, where the libraries would make random ones up."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt"):
+            pass
+    loaded, info = model.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
+    )
+    if info["missing_keys"]:
+        names = ", ".join(sorted(info["missing_keys"])[:3])
+        raise ModelError(f"{folder} lacks {len(info['missing_keys'])} weights ({names}, ...); fetch the model again.")
+    return loaded
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:
