@@ -97,7 +97,7 @@ class Preprocessing:
         resample = data.get("resample", 3)
         if resample not in _INTERPOLATION:
             raise ModelError(
-                f"{where}: resample is {resample!r}; expected 2 (bilinear) or 3 (bicubic). Edit the file to use bicubic."
+                f"{where}: resample is {resample!r}; expected 2 (bilinear) or 3 (bicubic). Edit the file to 3."
             )
         if data.get("do_normalize", True) and not ("image_mean" in data and "image_std" in data):
             raise ModelError(f"{where}: expected image_mean and image_std; get the file that belongs to the weights.")

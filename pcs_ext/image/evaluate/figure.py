@@ -18,7 +18,7 @@ class Figure:
     interval: tuple[float, float]
     """95 % bootstrap interval of the mean over units."""
     unit: str
-    """What was drawn independently: `seed` or `subject`."""
+    """What was drawn independently, and what the spread is over: `seed`, `subject`, `prompt`, `view` or `image`."""
     units: int
     """How many of them."""
     n: int

@@ -1,0 +1,121 @@
+"""Encoders: the folder decides, embeddings are unit vectors, batching and order change nothing."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pcs_ext.errors import ModelError
+from pcs_ext.image.evaluate.encoders import Preprocessing, load_image_encoder, load_image_text_encoder
+
+
+@pytest.fixture(params=["clip_folder", "dino_folder", "vit_folder", "resnet_folder"])
+def encoder(request: pytest.FixtureRequest):
+    return load_image_encoder(request.getfixturevalue(request.param))
+
+
+def test_embeddings_are_unit_vectors_whatever_the_batch(encoder, pictures):
+    together = encoder.encode_images(pictures)
+    one_by_one = torch.cat([encoder.encode_images(picture[None]) for picture in pictures])
+    assert together.dtype == torch.float32
+    assert torch.allclose(together.norm(dim=1), torch.ones(6), atol=1e-5)
+    assert torch.allclose(together, one_by_one, atol=1e-5)
+    # A constant encoder would pass all of the above.
+    assert (together @ together.T).min() < 0.9999
+
+
+def test_images_get_gradients(encoder, pictures):
+    images = pictures.clone().requires_grad_(True)
+    encoder.encode_images(images)[:, 0].sum().backward()
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0
+
+
+def test_the_class_token_is_the_models_own(dino_folder, pictures):
+    from transformers import AutoModel
+
+    encoder = load_image_encoder(dino_folder)
+    pixels = encoder.preprocessing(pictures)
+    expected = AutoModel.from_pretrained(dino_folder)(pixel_values=pixels).pooler_output
+    expected = torch.nn.functional.normalize(expected, dim=-1)
+    assert torch.allclose(encoder.encode_images(pictures), expected, atol=1e-5)
+
+
+def test_clip_agrees_with_transformers_own_logits(clip_folder, pictures):
+    encoder = load_image_text_encoder(clip_folder)
+    texts = ["a red dog", "cat", "on the beach at night with far more letters than fit"]
+    tokens = encoder.tokenizer(texts, padding="max_length", max_length=20, truncation=True, return_tensors="pt")
+    outputs = encoder.model(pixel_values=encoder.preprocessing(pictures), **tokens)
+    ours = encoder.encode_images(pictures) @ encoder.encode_texts(texts).T
+    assert torch.allclose(ours * encoder.model.logit_scale.exp(), outputs.logits_per_image, atol=1e-4)
+
+
+def test_the_id_names_folder_kind_and_weights(dino_folder, tmp_path):
+    first = load_image_encoder(dino_folder).id
+    assert first.startswith("dino (dinov2, ")
+    other = tmp_path / "dino"
+    shutil.copytree(dino_folder, other)
+    assert load_image_encoder(other).id == first
+    data = bytearray((other / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (other / "model.safetensors").write_bytes(bytes(data))
+    assert load_image_encoder(other).id != first
+
+
+def test_preprocessing_matches_pillow():
+    steps = np.random.default_rng(0).integers(0, 256, (12, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(steps).resize((96, 144), Image.Resampling.BICUBIC)
+    preprocessing = Preprocessing(resize=32, crop=(32, 32), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    tensor = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None] / 127.5 - 1
+    expected = np.asarray(image.resize((32, 48), Image.Resampling.BICUBIC).crop((0, 8, 32, 40))) / 255
+    difference = (preprocessing(tensor)[0].permute(1, 2, 0).numpy() - expected).__abs__().max()
+    # Pillow rounds to 8 bits between its two passes.
+    assert difference < 1.5 / 255
+
+
+def test_a_fixed_size_is_not_cropped_and_a_small_image_is_padded():
+    fixed = Preprocessing.from_config({"size": {"height": 24, "width": 16}, "do_normalize": False}, "here")
+    assert fixed(torch.zeros(1, 3, 50, 70)).shape == (1, 3, 24, 16)
+    padded = Preprocessing(resize=None, crop=(8, 8), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))(torch.ones(1, 3, 4, 4))
+    assert padded.sum() == 3 * 16
+    assert padded[0, 0, 2:6, 2:6].min() == 1
+
+
+def test_a_combined_processor_file_is_read(dino_folder, tmp_path, pictures):
+    other = tmp_path / "dino"
+    shutil.copytree(dino_folder, other)
+    inner = json.loads((other / "preprocessor_config.json").read_text())
+    (other / "preprocessor_config.json").unlink()
+    (other / "processor_config.json").write_text(json.dumps({"image_processor": inner}))
+    same = load_image_encoder(dino_folder).encode_images(pictures)
+    assert torch.equal(load_image_encoder(other).encode_images(pictures), same)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", None, "config.json does not exist"),
+        ("preprocessor_config.json", None, "preprocessor_config.json does not exist"),
+        ("config.json", {"model_type": "bert"}, "model_type is 'bert'; expected one of clip, vit"),
+        ("preprocessor_config.json", {"resample": 5}, "resample is 5"),
+        ("preprocessor_config.json", {"size": 32}, "expected image_mean"),
+        ("preprocessor_config.json", {"size": {"edge": 3}, "do_normalize": False}, "size is {'edge': 3}"),
+    ],
+)
+def test_a_wrong_folder_says_what_was_expected(dino_folder: Path, tmp_path, file, content, message):
+    folder = tmp_path / "dino"
+    shutil.copytree(dino_folder, folder)
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=message.replace("(", r"\(").replace("{", r"\{")):
+        load_image_encoder(folder)
+
+
+def test_only_clip_encodes_texts(dino_folder):
+    with pytest.raises(ModelError, match="expected clip"):
+        load_image_text_encoder(dino_folder)
