@@ -54,7 +54,10 @@ def _tensors(module: TrainedModule, options: ExportOptions) -> dict[str, Tensor]
         "lora_B.weight": options.cast(stored["lora_B.weight"] * module.scaling),
     }
     if module.method == "dora":
-        tensors["lora_magnitude_vector"] = options.cast(stored["lora_magnitude_vector"])
+        # Text encoders are loaded by transformers, which (5.x) looks for `.weight` and without it silently takes
+        # starting magnitudes; UNets by peft, which adds `.weight` itself.
+        suffix = "" if module.component == "denoiser" else ".weight"
+        tensors[f"lora_magnitude_vector{suffix}"] = options.cast(stored["lora_magnitude_vector"])
     return {f"{module.path}.{key}": value for key, value in tensors.items()}
 
 

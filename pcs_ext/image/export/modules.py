@@ -113,7 +113,7 @@ def cannot_express(method: str, target: str) -> str:
     """Which formats can hold what this one cannot."""
     able = [name for name, methods in EXPRESSIBLE.items() if method in methods.split(", ")]
     return (
-        f"the {target} format cannot hold a {method} adapter, it holds {EXPRESSIBLE[target]}; "
+        f"the {target} format cannot hold {method} adapters, it holds {EXPRESSIBLE[target]}; "
         f"formats that can: {', '.join(able)}."
     )
 

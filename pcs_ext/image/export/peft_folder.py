@@ -106,6 +106,11 @@ def _peft_config(modules: list[TrainedModule]) -> Any:
 def _oft_config(config: LowRankConfig, modules: list[TrainedModule], common: dict[str, Any]) -> Any:
     import peft
 
+    if any(module.path.rpartition(".")[2].startswith("conv") for module in modules):
+        raise UsageError(
+            "peft computes oft convolutions differently from their own merged weight (it adds up overlapping patches), "
+            "so its folder cannot hold them; export as diffusers-model."
+        )
     # n = b (b - 1) / 2 numbers per block of size b.
     sizes = {round((1 + (1 + 8 * m.tensors["oft_R.weight"].shape[1]) ** 0.5) / 2) for m in modules}
     if len(sizes) > 1:

@@ -191,8 +191,8 @@ def test_stock_diffusers_reads_the_file(sd, learn, applied, run, tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (LowRankConfig(method="oft", rank=4), "cannot hold a oft adapter.*peft, diffusers-model"),
-        (FullConfig(), "cannot hold a full adapter.*diffusers-model"),
+        (LowRankConfig(method="oft", rank=4), "cannot hold oft adapters.*peft, diffusers-model"),
+        (FullConfig(), "cannot hold full adapters.*diffusers-model"),
         (EmbeddingConfig(placeholder="<rex>", initializer="dog"), "textual-inversion"),
     ],
 )

@@ -1,0 +1,68 @@
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+from pcs_ext.errors import UsageError
+from pcs_ext.image.adapters import CrossAttentionConfig, EmbeddingConfig, FullConfig, LowRankConfig
+from pcs_ext.image.export import ExportOptions, export_diffusers_model
+
+BOTH = ("denoiser", "text_encoder")
+
+
+@pytest.mark.parametrize(
+    "configs",
+    [
+        {"a": LowRankConfig(rank=4, alpha=1.0, targets="all_linear_conv", components=BOTH)},
+        {"a": LowRankConfig(method="dora", rank=4, targets="all_linear_conv", components=BOTH)},
+        {"a": LowRankConfig(method="loha", rank=4, alpha=1.0, components=BOTH)},
+        {"a": LowRankConfig(method="lokr", rank=4, alpha=1.0, components=BOTH)},
+        {"a": LowRankConfig(method="oft", rank=4, targets="all_linear_conv", components=BOTH)},
+        {"a": FullConfig(components=BOTH)},
+        {"a": CrossAttentionConfig(), "b": LowRankConfig(rank=4, components=BOTH)},
+        {"a": FullConfig(components=BOTH), "b": LowRankConfig(method="oft", rank=4), "c": LowRankConfig(rank=2)},
+        {"a": LowRankConfig(rank=2), "b": LowRankConfig(method="dora", rank=4, components=BOTH)},
+    ],
+    ids=["lora", "dora", "loha", "lokr", "oft", "full", "kv+lora", "full+oft+lora", "lora+dora"],
+)
+def test_the_merged_components_load_and_compute_the_same(configs, backbone, learn, applied, run, snapshot, tmp_path):
+    data = learn(backbone, size=0.05, **configs)
+    with torch.no_grad():
+        plain = run(backbone)
+        with applied(backbone, data):
+            expected = run(backbone)
+        before = snapshot(backbone)
+        folders = export_diffusers_model(data, backbone, tmp_path)
+        assert snapshot(backbone) == before
+        assert [folder.name for folder in folders] == ["unet", "text_encoder"]
+        backbone.denoiser = UNet2DConditionModel.from_pretrained(tmp_path / "unet").eval()
+        text = CLIPTextModel.from_pretrained(tmp_path / "text_encoder").eval()
+        backbone.text_encoders = (text, *backbone.text_encoders[1:])
+        got = run(backbone)
+    assert float((expected - plain).abs().max()) > 1e-3
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=2e-5)
+
+
+def test_the_second_encoder_of_sdxl(sdxl, learn, applied, tmp_path):
+    data = learn(sdxl, layers=LowRankConfig(rank=4, components=("text_encoder_2",)))
+    with torch.no_grad():
+        with applied(sdxl, data):
+            expected = sdxl.encode_prompt(["a dog"])
+        export_diffusers_model(data, sdxl, tmp_path)
+        second = CLIPTextModelWithProjection.from_pretrained(tmp_path / "text_encoder_2").eval()
+        sdxl.text_encoders = (sdxl.text_encoders[0], second)
+        torch.testing.assert_close(sdxl.encode_prompt(["a dog"]).pooled, expected.pooled, rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_only_and_existing_folders_are_refused(sd, learn, tmp_path):
+    words = EmbeddingConfig(placeholder="<rex>", initializer="dog")
+    with pytest.raises(UsageError, match="tokens only"):
+        export_diffusers_model(learn(sd, words=words), sd, tmp_path)
+    data = learn(sd, words=words, layers=LowRankConfig(rank=2))
+    (unet,) = export_diffusers_model(data, sd, tmp_path, ExportOptions(precision="fp16"))
+    assert UNet2DConditionModel.from_pretrained(unet, torch_dtype=torch.float16).dtype == torch.float16
+    with pytest.raises(UsageError, match="exists already"):
+        export_diffusers_model(data, sd, tmp_path)
+    (unet / "config.json").unlink()
+    with pytest.raises(UsageError, match="not a model folder"):
+        export_diffusers_model(data, sd, tmp_path, ExportOptions(overwrite=True))
