@@ -66,12 +66,7 @@ def dino_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def vit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ViT as DINO (v1) weights come: without the pooler head."""
     torch.manual_seed(2)
-    size: dict[str, Any] = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-    }
+    size: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     model = ViTModel(ViTConfig(image_size=32, patch_size=8, intermediate_size=64, **size), add_pooling_layer=False)
     return _save(model, tmp_path_factory.mktemp("encoders") / "vit")
 
