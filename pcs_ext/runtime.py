@@ -1,8 +1,10 @@
 """Where a run happens (device, precision, versions) and where its randomness comes from."""
 
+import contextlib
 import hashlib
 import os
 import platform
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -56,6 +58,17 @@ def seed_for(*parts: int | str) -> int:
 def generator_for(*parts: int | str) -> torch.Generator:
     """A CPU generator seeded by `seed_for(*parts)`: the same numbers on every device."""
     return torch.Generator("cpu").manual_seed(seed_for(*parts))
+
+
+@contextlib.contextmanager
+def global_randomness(device: torch.device, *parts: int | str) -> Iterator[None]:
+    """Inside, torch's global generators (of the CPU and of `device`) start at `seed_for(*parts)`.
+
+    For code that takes no generator, such as dropout. Afterwards the caller's generators are as they were.
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed_for(*parts))
+        yield
 
 
 def cache_folder() -> Path:

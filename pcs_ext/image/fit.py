@@ -1,208 +1,47 @@
 """The only optimisation loop: images, video, radiance fields and paths all train with it."""
 
+import abc
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pcs_ext.config_io import config
-from pcs_ext.errors import CheckpointError, DivergedError, ResourceError
-from pcs_ext.image.checkpoint import Checkpoint, CheckpointFolder
-from pcs_ext.image.types import FitState, LossTerms, ParameterGroup
-from pcs_ext.runtime import generator_for
+from pcs_ext.errors import CheckpointError, Interrupted, PcsError, ResourceError
+from pcs_ext.image.checkpoint import CheckpointFolder
+from pcs_ext.image.fit_config import FitConfig, lr_factor
+from pcs_ext.image.fit_run import Fit, Loss, Stateful
+from pcs_ext.image.interruption import deferred_signals
+from pcs_ext.image.types import FitState, ParameterGroup
+from pcs_ext.reporter import Reporter, SilentReporter
 
-Loss = Callable[[int, int, torch.Generator], LossTerms]
+__all__ = ["AbstractCriterion", "Fit", "FitConfig", "Loss", "Stateful", "Stop", "fit", "lr_factor"]
+
 Stop = Callable[[FitState], bool]
 
 
-@config
-class FitConfig:
-    """How to optimise."""
+class AbstractCriterion(abc.ABC):
+    """A `stop` that ends the run for good: its state and its verdict are stored in checkpoints.
 
-    steps: int
-    """Optimiser steps."""
-    seed: int = 0
-    """Of the generators handed to the loss."""
-    gradient_accumulation: int = 1
-    """Micro-batches whose gradients are averaged into one step."""
-    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Shape of the learning rate after warm-up: flat, or down to zero at the last step."""
-    warmup_steps: int = 0
-    """Steps of linear rise from zero."""
-    max_gradient_norm: float | None = 1.0
-    """Clip the norm over all groups; None does not clip."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's averages."""
-    eps: float = 1e-8
-    """AdamW's epsilon."""
-    autocast: Literal["none", "bf16"] = "none"
-    """Precision of the forward pass; parameters, gradients and moments stay as they are (float32 masters)."""
-    ema_decay: float | None = None
-    """Decay of an exponential average of the parameters, warmed up as min(decay, (1 + step) / (10 + step))."""
-    checkpoint_every_seconds: float = 45.0
-    """Save after the first step that ends this much later than the last save."""
-    max_skipped_steps: int = 5
-    """Give up after this many steps in a row whose loss or gradient is not finite."""
+    A plain function as `stop` only ends this call (a time budget, say); the next call goes on.
+    """
 
+    finished: bool = False
+    """The verdict: a run resumed from a checkpoint with True has nothing left to do."""
 
-class Fit:
-    """State of an optimisation: parameters, AdamW moments, averages. Most callers use `fit`."""
+    @abc.abstractmethod
+    def __call__(self, state: FitState) -> bool:
+        """Whether the run is over after this step; sets `finished`."""
 
-    def __init__(self, loss: Loss, groups: Sequence[ParameterGroup], config: FitConfig) -> None:
-        self.loss, self.groups, self.config = loss, groups, config
-        self.parameters = [parameter for group in groups for parameter in group.parameters]
-        if not self.parameters:
-            raise CheckpointError("fit got no parameters to train; expected at least one group with one.")
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": list(group.parameters), "lr": group.learning_rate, "weight_decay": group.weight_decay}
-                for group in groups
-            ],
-            betas=config.betas,
-            eps=config.eps,
-        )
-        self.step = 0
-        self.skipped_in_a_row = 0
-        self.whole = True
-        self.averages: list[Tensor] = []
-        if config.ema_decay is not None:
-            self.averages = [parameter.detach().clone() for parameter in self.parameters]
+    @abc.abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and JSON-able values by name."""
 
-    def advance(self) -> FitState:
-        """One optimiser step."""
-        factor = lr_factor(self.step, self.config)
-        for settings, group in zip(self.optimizer.param_groups, self.groups, strict=True):
-            settings["lr"] = group.learning_rate * factor
-        self.optimizer.zero_grad(set_to_none=True)
-        losses = self._backward()
-        norm = self._gradient_norm()
-        finite = all(math.isfinite(value) for value in losses.values()) and math.isfinite(norm)
-        # An interruption from here to the end of the step leaves parameters of two steps mixed: never save those.
-        self.whole = False
-        if finite:
-            self.optimizer.step()
-            self._average()
-        self._count_skips(finite)
-        self.step += 1
-        self.whole = True
-        return FitState(
-            step=self.step,
-            total_steps=self.config.steps,
-            losses=losses,
-            learning_rate=self.groups[0].learning_rate * factor,
-            gradient_norm=norm,
-            skipped=not finite,
-        )
-
-    def _backward(self) -> dict[str, float]:
-        sums: dict[str, Tensor] = {}
-        count = self.config.gradient_accumulation
-        device = self.parameters[0].device.type
-        for micro_step in range(count):
-            generator = generator_for(self.config.seed, "fit", self.step, micro_step)
-            with torch.autocast(device, torch.bfloat16, enabled=self.config.autocast == "bf16"):
-                terms = self.loss(self.step, micro_step, generator)
-            total = terms.total
-            (total / count).backward()
-            for name, term in {**terms.terms, "total": total}.items():
-                sums[name] = sums.get(name, 0) + term.detach().float() / count
-        # One transfer for all numbers of the step.
-        values = torch.stack([value.reshape(()) for value in sums.values()]).tolist()
-        return dict(zip(sums, values, strict=True))
-
-    def _gradient_norm(self) -> float:
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        if not gradients:
-            return 0.0
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if self.config.max_gradient_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.max_gradient_norm, norm)
-        return float(norm)
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        if self.averages:
-            assert self.config.ema_decay is not None
-            decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-            torch._foreach_lerp_(self.averages, list(self.parameters), 1 - decay)
-
-    def _count_skips(self, finite: bool) -> None:
-        self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
-        if self.skipped_in_a_row > self.config.max_skipped_steps:
-            raise DivergedError(
-                f"the loss or its gradient was not finite in {self.skipped_in_a_row} steps in a row, up to step "
-                f"{self.step}; expected finite numbers. Lower the learning rate, or use --precision fp32."
-            )
-
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Inside, the parameters hold their exponential averages (for sampling or saving)."""
-        if not self.averages:
-            yield
-            return
-        originals = [parameter.detach().clone() for parameter in self.parameters]
-        self._assign(self.averages)
-        try:
-            yield
-        finally:
-            self._assign(originals)
-
-    @torch.no_grad()
-    def _assign(self, values: Sequence[Tensor]) -> None:
-        for parameter, value in zip(self.parameters, values, strict=True):
-            parameter.copy_(value)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything a resumed run needs, by name."""
-        found: dict[str, Tensor] = {}
-        for index, (name, parameter) in enumerate(self._named()):
-            found[f"parameter/{name}"] = parameter.data
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                found[f"optimizer/{name}/{key}"] = value
-            if self.averages:
-                found[f"average/{name}"] = self.averages[index]
-        return found
-
-    def _named(self) -> list[tuple[str, torch.nn.Parameter]]:
-        return [
-            (f"{group.name}/{i}", parameter) for group in self.groups for i, parameter in enumerate(group.parameters)
-        ]
-
-    @torch.no_grad()
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint.
-
-        Raises:
-            CheckpointError: its parameters are not this run's.
-        """
-        for index, (name, parameter) in enumerate(self._named()):
-            value = checkpoint.tensors.get(f"parameter/{name}")
-            if value is None or value.shape != parameter.shape:
-                got = "nothing" if value is None else f"shape {tuple(value.shape)}"
-                raise CheckpointError(f"the checkpoint has {got} for {name}; expected shape {tuple(parameter.shape)}.")
-            parameter.copy_(value)
-            self._restore_optimizer(name, parameter, checkpoint.tensors)
-            if self.averages:
-                self.averages[index].copy_(checkpoint.tensors[f"average/{name}"])
-        self.step = checkpoint.step
-        self.skipped_in_a_row = checkpoint.state["skipped_in_a_row"]
-
-    def _restore_optimizer(self, name: str, parameter: torch.nn.Parameter, tensors: Mapping[str, Tensor]) -> None:
-        prefix = f"optimizer/{name}/"
-        state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        if state:
-            # AdamW keeps its step counter on the CPU.
-            self.optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(parameter.device) for key, value in state.items()
-            }
-
-    def save(self, checkpoints: CheckpointFolder) -> None:
-        """Write a checkpoint of the present step."""
-        checkpoints.save(self.step, self.tensors(), {"skipped_in_a_row": self.skipped_in_a_row})
+    @abc.abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
 
 
 def fit(
@@ -211,68 +50,164 @@ def fit(
     config: FitConfig,
     *,
     checkpoints: CheckpointFolder | None = None,
+    resume: bool = True,
+    extra_state: Mapping[str, Stateful] | None = None,
+    after_step: Sequence[Callable[[int], None]] = (),
     stop: Stop | None = None,
     on_start: Callable[[Fit], None] | None = None,
+    reporter: Reporter | None = None,
 ) -> Iterator[FitState]:
     """Minimise a loss; yields after every step, so that the caller logs, previews and stops.
 
     A run that was killed goes on, in the next call, from the newest checkpoint; on the CPU the result is the same bit
-    for bit as without the interruption, because step k draws everything from `generator_for(seed, "fit", k, micro)`.
-    Leaving the loop (break, an exception, Ctrl-C) saves a last checkpoint.
+    for bit as without the interruption, because step k draws everything from `generator_for(seed, "fit", k, micro)`
+    and dropout from a seed of its own. Leaving the loop (`break`, an exception, the end) saves a last checkpoint.
+    Ctrl-C or SIGTERM during a step lets the step finish, saves and raises `Interrupted`; a second one ends at once,
+    with what was saved before. Ctrl-C in the caller's loop body saves too, but stays a KeyboardInterrupt there.
+
+    Nothing is read from an accelerator unless the caller asks `FitState` for its numbers; a diverged run may
+    therefore be noticed a few steps late there.
 
     Args:
-        loss: `(step, micro_step, generator) -> LossTerms`, scalar terms connected to the parameters.
+        loss: `(step, micro_step, generator) -> LossTerms`, scalar terms connected to the parameters. With
+            accumulation the step's gradient is the mean over micro-batches: of equal size, they equal one large batch.
         groups: what trains.
         config: how.
         checkpoints: where to save and resume; None keeps nothing.
-        stop: asked after every step; True ends the run early.
+        resume: False refuses a folder that holds checkpoints already.
+        extra_state: what else must survive an interruption, by name (letters, digits, underscores).
+        after_step: called in order with the number of steps done, without gradients: projections, norm limits.
+        stop: asked after every step; True ends the run early. See `AbstractCriterion`.
         on_start: receives the `Fit`, for instance to sample with the averaged weights later.
+        reporter: hears of a resume and of trouble.
 
     Raises:
+        ConfigError: nothing to train, or precision that the device does not have.
         DivergedError: too many steps in a row were not finite.
-        CheckpointError: no checkpoint can be used although some exist.
+        CheckpointError: no checkpoint can be used although some exist, or another run writes to the folder.
+        Interrupted: Ctrl-C; what was done is saved.
         ResourceError: out of memory or disk.
     """
     run = Fit(loss, groups, config)
-    if checkpoints is not None:
-        checkpoints.sweep()
-        found = checkpoints.latest()
-        if found is not None:
-            run.restore(found)
-    if on_start is not None:
-        on_start(run)
-    saved_step, saved_at = run.step, time.monotonic()
+    extras = dict(extra_state or {})
+    if isinstance(stop, AbstractCriterion):
+        extras["stop"] = stop
+    reporter = reporter or SilentReporter()
+    with contextlib.nullcontext() if checkpoints is None else checkpoints.writing():
+        if checkpoints is not None:
+            _resume(run, checkpoints, extras, resume, reporter)
+        if on_start is not None:
+            on_start(run)
+        yield from _loop(run, _Saver(run, checkpoints, extras, reporter), after_step, stop)
+
+
+def _loop(
+    run: Fit, saver: "_Saver", after_step: Sequence[Callable[[int], None]], stop: Stop | None
+) -> Iterator[FitState]:
+    done = isinstance(stop, AbstractCriterion) and stop.finished
     try:
-        while run.step < config.steps:
-            state = _advance(run)
-            if checkpoints is not None and time.monotonic() - saved_at > config.checkpoint_every_seconds:
-                run.save(checkpoints)
-                saved_step, saved_at = run.step, time.monotonic()
+        while run.step < run.config.steps and not done:
+            with deferred_signals() as interrupted:
+                state = _advance(run, after_step)
+                done = stop is not None and stop(state)
+                if saver.is_due():
+                    saver.save()
+            if interrupted():
+                raise KeyboardInterrupt
             yield state
-            if stop is not None and stop(state):
-                break
-    finally:
-        if checkpoints is not None and run.whole and run.step != saved_step and run.skipped_in_a_row == 0:
-            run.save(checkpoints)
+        with deferred_signals() as interrupted:
+            saver.save()
+        if interrupted():
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        raise Interrupted(saver.save_after_interruption()) from None
+    except BaseException as error:
+        with deferred_signals():
+            saver.save_after(error)
+        raise
 
 
-def _advance(run: Fit) -> FitState:
+def _advance(run: Fit, after_step: Sequence[Callable[[int], None]]) -> FitState:
     try:
-        return run.advance()
-    except torch.OutOfMemoryError as error:
+        return run.advance(after_step)
+    except (MemoryError, RuntimeError) as error:
+        # The CPU's allocator raises a plain RuntimeError.
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in str(error):
+            raise
         raise ResourceError(
-            f"out of memory in step {run.step} ({str(error).splitlines()[0]}). Lower batch_size and raise "
-            "gradient_accumulation, or choose a smaller base."
+            f"out of memory in step {run.step} ({str(error).splitlines()[0] if str(error) else 'no details'}). Lower "
+            "batch_size and raise gradient_accumulation, or choose a smaller base."
         ) from None
 
 
-def lr_factor(step: int, config: FitConfig) -> float:
-    """Learning rate in step `step` (0 is the first), relative to the group's."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
-    if config.lr_schedule == "linear":
-        return 1 - progress
-    if config.lr_schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * progress))
-    return 1.0
+class _Saver:
+    """When and what to save."""
+
+    def __init__(
+        self, run: Fit, checkpoints: CheckpointFolder | None, extras: Mapping[str, Stateful], reporter: Reporter
+    ) -> None:
+        self.run, self.checkpoints, self.extras, self.reporter = run, checkpoints, extras, reporter
+        self.saved_step, self.saved_at = run.step, time.monotonic()
+
+    def is_due(self) -> bool:
+        seconds, steps = self.run.config.checkpoint_every_seconds, self.run.config.checkpoint_every_steps
+        by_time = seconds is not None and time.monotonic() - self.saved_at > seconds
+        return by_time or (steps is not None and self.run.step % steps == 0)
+
+    def save(self) -> None:
+        """Save the present step, unless it is saved already."""
+        if self.checkpoints is None or self.run.step == self.saved_step:
+            return
+        tensors, state = self.run.tensors(), self.run.counters()
+        state["extra"] = {}
+        for name, extra in self.extras.items():
+            values = extra.state_dict()
+            state["extra"][name] = {key: value for key, value in values.items() if not isinstance(value, Tensor)}
+            tensors |= {f"extra/{name}/{key}": value for key, value in values.items() if isinstance(value, Tensor)}
+        self.checkpoints.save(self.run.step, tensors, state)
+        self.saved_step, self.saved_at = self.run.step, time.monotonic()
+
+    def save_after_interruption(self) -> str:
+        """Save if the step is whole; returns what to tell the user."""
+        done = f"Interrupted after step {self.run.step} of {self.run.config.steps}"
+        if self.checkpoints is None:
+            return f"{done}; nothing is saved, because the run has no folder for checkpoints."
+        if self.run.whole:
+            self.save()
+        return (
+            f"{done}; step {self.saved_step} is saved in {self.checkpoints.folder}. The same command goes on from it."
+        )
+
+    def save_after(self, error: BaseException) -> None:
+        """Save what an error or the caller's `break` leaves, and never hide the error."""
+        if not self.run.whole:
+            return
+        try:
+            self.save()
+        except PcsError as fault:
+            if isinstance(error, GeneratorExit):
+                raise
+            self.reporter.event("not-saved", str(fault))
+
+
+def _resume(
+    run: Fit, checkpoints: CheckpointFolder, extras: Mapping[str, Stateful], resume: bool, reporter: Reporter
+) -> None:
+    if not resume and checkpoints.exists():
+        raise CheckpointError(
+            f"{checkpoints.folder} holds checkpoints already and the run was asked to start anew. Move the folder "
+            "away, or resume."
+        )
+    found = checkpoints.latest()
+    if found is None:
+        return
+    run.restore(found)
+    stored = found.state.get("extra", {})
+    if stored.keys() != extras.keys():
+        raise CheckpointError(
+            f"the newest checkpoint in {checkpoints.folder} holds extra state {sorted(stored)}; this run expects "
+            f"{sorted(extras)}. Run with the settings it was made with, or move the folder away to start over."
+        )
+    for name, extra in extras.items():
+        extra.load_state_dict({**stored[name], **found.part(f"extra/{name}")})
+    reporter.event("resumed", f"Going on from step {found.step} of {run.config.steps}.", step=found.step)

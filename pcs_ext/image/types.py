@@ -1,6 +1,7 @@
 """The values the core passes around. Axes: b batch, c channels, h w pixels or latent cells, n tokens, d width."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 
 import torch
@@ -134,18 +135,38 @@ class ParameterGroup:
     weight_decay: float = 0.0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class FitState:
-    """What `fit` yields after each optimiser step."""
+    """What `fit` yields after each optimiser step.
+
+    Its measured numbers stay on the device until one of them is asked for; then all come over in one transfer.
+    """
 
     step: int
     """Steps done, 1 after the first."""
     total_steps: int
-    losses: Mapping[str, float]
-    """The terms of this step, averaged over its micro-batches, and `total`."""
     learning_rate: float
     """Of the first group, in this step."""
-    gradient_norm: float
-    """Before clipping."""
-    skipped: bool = False
-    """The step was skipped because a loss or gradient was not finite."""
+    terms: tuple[str, ...]
+    """Names of the loss terms."""
+    numbers: Tensor
+    """float32: the terms, their total, the gradient norm, and 1 for a step that was skipped."""
+
+    @functools.cached_property
+    def _values(self) -> list[float]:
+        return self.numbers.tolist()
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """The terms of this step, averaged over its micro-batches, and `total`."""
+        return dict(zip((*self.terms, "total"), self._values, strict=False))
+
+    @property
+    def gradient_norm(self) -> float:
+        """Before clipping."""
+        return self._values[-2]
+
+    @property
+    def skipped(self) -> bool:
+        """The step was skipped because a loss or gradient was not finite."""
+        return bool(self._values[-1])

@@ -43,7 +43,7 @@ def run(problem: Problem, config: FitConfig = CONFIG, **options) -> list:
 
 
 def state_of(problem: Problem, captured: list[Fit]) -> list[torch.Tensor]:
-    return [problem.model.weight.data, problem.model.bias.data, *captured[0].averages]
+    return [problem.model.weight.data, problem.model.bias.data, *captured[0].average.averages]
 
 
 def test_the_loss_falls_and_terms_are_reported() -> None:
@@ -119,6 +119,6 @@ def test_averaged_swaps_and_restores() -> None:
     run(problem, on_start=captured.append)
     last = problem.model.weight.clone()
     with captured[0].averaged():
-        assert torch.equal(problem.model.weight, captured[0].averages[0])
+        assert torch.equal(problem.model.weight, captured[0].average.averages[0])
         assert not torch.equal(problem.model.weight, last)
     assert torch.equal(problem.model.weight, last)

@@ -1,0 +1,54 @@
+"""Exponential averages of parameters."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class ExponentialAverage:
+    """avg <- d avg + (1 - d) parameter after every step, with d = min(decay, (1 + step) / (10 + step)).
+
+    The growing d keeps the first, random values from weighing for thousands of steps (as in the usual UNet trainings).
+
+    Args:
+        parameters: what is averaged; the averages start as copies of them.
+        decay: d in the long run, in (0, 1).
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
+        self.parameters: list[Tensor] = list(parameters)
+        self.decay = decay
+        self.averages = [parameter.detach().clone() for parameter in self.parameters]
+
+    @torch.no_grad()
+    def update(self, step: int, applied: Tensor) -> None:
+        """Take in the parameters after step `step` (0 is the first).
+
+        Args:
+            step: how many steps were done before.
+            applied: 1 where the step was done, 0 where it was skipped; on an accelerator it is never read by the host.
+        """
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        if applied.device.type == "cpu":
+            torch._foreach_lerp_(self.averages, self.parameters, weight * float(applied))
+            return
+        scaled = weight * applied
+        for average, parameter in zip(self.averages, self.parameters, strict=True):
+            average.lerp_(parameter, scaled.to(average.dtype))
+
+    @contextlib.contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Inside, the parameters hold their averages (for sampling or saving); afterwards their own values again."""
+        originals = [parameter.detach().clone() for parameter in self.parameters]
+        self._assign(self.averages)
+        try:
+            yield
+        finally:
+            self._assign(originals)
+
+    @torch.no_grad()
+    def _assign(self, values: Sequence[Tensor]) -> None:
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.copy_(value)
