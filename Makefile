@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test truth check format bench
+.PHONY: help setup test truth check format bench
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ \t/'
@@ -18,15 +18,11 @@ $(READY): requirements.lock pyproject.toml
 
 setup: $(READY)  ## create the virtual environment
 
-demo: $(READY)   ## learn a bundled subject and write demo-out/index.html
-	$(BIN)/pcs-ext demo -o demo-out
-
 test: $(READY)   ## run the tests that take minutes, not hours
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
-truth: $(READY)  ## run the slow truth tests and rewrite results/
+truth: $(READY)  ## run the slow truth tests
 	$(BIN)/python -m pytest -m slow
-	$(BIN)/python -m benchmarks.image_subjects --output results/image_subjects.json
 
 check: $(READY)  ## lint, types, import contracts
 	$(BIN)/ruff check .
@@ -40,4 +36,3 @@ format: $(READY) ## rewrite the code in the house format
 
 bench: $(READY)  ## print speed and memory as JSON
 	$(BIN)/python -m benchmarks.world
-	$(BIN)/python -m benchmarks.dreambooth_lora_step

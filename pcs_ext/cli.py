@@ -28,7 +28,6 @@ def commands() -> dict[str, Callable[..., Any]]:
         "recipes": image_cli.recipes,
         "systems": general.systems,
         "doctor": general.doctor,
-        "demo": general.demo,
     }
 
 

@@ -1,13 +1,9 @@
-"""Commands that belong to no plugin: `systems`, `doctor`, `demo`."""
+"""Commands that belong to no plugin: `systems`, `doctor`."""
 
-import json
+import dataclasses
+import json as json_module
 import sys
-from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
-
-_Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+from typing import Any, Literal
 
 
 def systems(status: Literal["all", "measured", "runs", "open"] = "all", json: bool = False) -> None:
@@ -50,27 +46,9 @@ def doctor(json: bool = False) -> None:
             sys.stdout.write(f"  {key:22} {value}\n")
 
 
-def demo(output: _Output = Path("demo-out"), subject: str = "", seed: int = 0) -> None:
-    """Learn a bundled toy from five photos and write one page that shows what came of it.
-
-    Args:
-        output: folder for index.html, the images and the numbers.
-        subject: name of a bundled subject; empty takes the first.
-        seed: of training and sampling.
-    """
-    from pcs_ext.demo.job import run_demo
-    from pcs_ext.reporter import ConsoleReporter
-
-    reporter = ConsoleReporter()
-    page = run_demo(output, seed=seed, reporter=reporter, **({"subject": subject} if subject else {}))
-    sys.stdout.write(f"{page}\n")
-
-
-def _fields(system) -> dict:
-    import dataclasses
-
+def _fields(system: Any) -> dict[str, Any]:
     return dataclasses.asdict(system)
 
 
 def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    sys.stdout.write(json_module.dumps(value, indent=2) + "\n")

@@ -99,8 +99,11 @@ def image(
         device: where to run.
         precision: of the weights.
     """
+    from pcs_ext.errors import UsageError
     from pcs_ext.image.subject import Artifact, save_images
 
+    if not prompts:
+        raise UsageError('image needs prompts after the subject, got none: "a photo of {subject} on the beach".')
     artifact = Artifact.load(subject)
     images = artifact.generate(
         prompts,
@@ -182,6 +185,12 @@ def tokens(base: str = "toybox", count: int = 10) -> None:
 
 
 def _reporter(jsonl: Path | None):
+    """A console reporter; the libraries' own progress bars would only stand in its way."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     from pcs_ext.reporter import ConsoleReporter, JsonlReporter, TeeReporter
 
     console = ConsoleReporter()

@@ -10,7 +10,7 @@ import torch
 
 from pcs_ext.artifact import ArtifactData
 from pcs_ext.config_io import config_hash, file_sha256, from_jsonable, read_json, to_jsonable
-from pcs_ext.errors import ArtifactError, UsageError
+from pcs_ext.errors import ArtifactError, Interrupted, UsageError
 from pcs_ext.image.adapters import build_adapter
 from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
@@ -116,7 +116,7 @@ def learn(
     """
     output, reporter = Path(output), reporter or SilentReporter()
     _check_output(output, overwrite)
-    resolve_recipe(recipe, noun, preset_of(base), config=config)
+    _with_request(resolve_recipe(recipe, noun, preset_of(base), config=config), token, steps)
     found = find_photos(photos)
     backbone = (
         base
@@ -131,7 +131,12 @@ def learn(
     data = SubjectDataset(found, resolved.concept, resolution=backbone.resolution, augmentation=resolved.augmentation)
     class_images = _class_images(resolved, backbone, seed, reporter)
     run = _Run(resolved, backbone, data, class_images, seed, Path(f"{output}.training"), reporter)
-    losses = run.train()
+    try:
+        losses = run.train()
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted; what was learned so far is in {run.folder}. The same command goes on from there."
+        ) from None
     artifact = ArtifactData(
         recipe=to_jsonable(resolved),
         concept=to_jsonable(resolved.concept),
@@ -142,7 +147,7 @@ def learn(
         base_family=backbone.family,
         training={
             "seed": seed,
-            "steps": len(losses),
+            "steps": run.steps,
             "photos": {photo.path.name: file_sha256(photo.path) for photo in found},
             "final_loss": sum(losses[-50:]) / max(len(losses[-50:]), 1),
             "losses": losses,
@@ -169,18 +174,23 @@ class _Run:
     ) -> None:
         self.recipe, self.backbone, self.data, self.class_images = recipe, backbone, data, class_images
         self.seed, self.folder, self.reporter = seed, folder, reporter
+        self.steps = 0
         self.adapters: Mapping[str, AbstractAdapter] = {
             name: build_adapter(name, config) for name, config in recipe.adapters.items()
         }
 
     def train(self) -> list[float]:
-        """Run all phases; returns the total loss of every step."""
+        """Run all phases; returns the total loss of every step of this call (a resumed run starts where it stopped)."""
         losses: list[float] = []
         latents = LatentCache(self.backbone)
         torch.manual_seed(self.seed)
         with injected(self.backbone, *self.adapters.values()):
             for phase in self.recipe.phases:
-                losses += [state.losses["total"] for state in self._phase(phase, latents)]
+                done = 0
+                for state in self._phase(phase, latents):
+                    losses.append(state.losses["total"])
+                    done = state.step
+                self.steps += done or phase.fit.steps  # a phase that was finished before yields nothing
         return losses
 
     def _phase(self, phase: Phase, latents: LatentCache) -> Iterator[Any]:

@@ -12,7 +12,7 @@ LEARNED = Concept(class_noun="owl", mode="learned", token="<rex>", with_noun=Fal
 @pytest.mark.parametrize(
     ("text", "rare", "learned", "plain"),
     [
-        ("photo of {subject} in snow", "photo of a sks dog in snow", "photo of a <rex> in snow", "photo of an owl in snow"),
+        ("photo of {subject} here", "photo of a sks dog here", "photo of a <rex> here", "photo of an owl here"),
         ("my {subject}", "my sks dog", "my <rex>", "my owl"),
         ("a red {subject}", "a red sks dog", "a red <rex>", "a red owl"),
         ("{subject} in snow", "a sks dog in snow", "a <rex> in snow", "an owl in snow"),

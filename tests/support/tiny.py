@@ -12,7 +12,7 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.toybox.train.tokenizer import learn_bpe
 
-WORDS = "a photo of the dog cat red blue toy on beach grass in snow hat sks bqx xzv wearing painting".split()
+WORDS = "a photo of the dog cat red blue toy on beach grass in snow hat sks bqx xzv wearing painting".split()  # noqa: SIM905
 
 
 def tiny_tokenizer(folder: Path) -> CLIPTokenizer:

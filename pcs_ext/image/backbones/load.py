@@ -54,7 +54,8 @@ def load_backbone(
         if path.suffix == ".safetensors":
             parts = load_single_file(path)
         else:
-            parts = _load_folder(path if path.is_dir() else _hub_folder(str(base)))
+            local = path.is_dir() or path == _TOYBOX
+            parts = _load_folder(path if local else _hub_folder(str(base)))
     except SafetensorError as error:
         raise ModelError(f"a weight file of {base} is damaged ({error}); fetch it again.") from None
     backbone = _assemble(str(base), parts, place, dtype)
@@ -129,7 +130,12 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     try:
         return json.loads((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        hint = "reinstall pcs_ext." if folder == _TOYBOX else "expected a complete diffusers pipeline folder."
+        hint = "expected a complete diffusers pipeline folder."
+        if folder == _TOYBOX:
+            hint = (
+                "this version ships without toybox's weights. `python -m pcs_ext.toybox.train` makes them; for real "
+                "photos pass --base with a hub id, a diffusers folder or a .safetensors file."
+            )
         raise ModelError(f"{folder / name} was looked for and is not there; {hint}") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ModelError(f"{folder / name} is not valid JSON ({error}); fetch the model again.") from None

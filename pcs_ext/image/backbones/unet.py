@@ -40,11 +40,12 @@ class AbstractUnetBackbone(AbstractBackbone, ABC):
         dtype: torch.dtype,
     ) -> None:
         self.name, self.schedule, self.resolution, self.device, self.dtype = name, schedule, resolution, device, dtype
-        self.denoiser = denoiser.to(device, dtype, memory_format=torch.channels_last)
+        # torch's own `to`: the models' override warns about modules that it would keep in float32, of which there are none.
+        self.denoiser = nn.Module.to(denoiser, device, dtype, memory_format=torch.channels_last)
         # SDXL's autoencoder overflows in fp16; its config says so.
         half = dtype == torch.float16 and vae.config["force_upcast"]
-        self.vae = vae.to(device, torch.float32 if half else dtype)
-        self.text_encoders = tuple(encoder.to(device, dtype) for encoder in text_encoders)
+        self.vae = nn.Module.to(vae, device, torch.float32 if half else dtype)
+        self.text_encoders = tuple(nn.Module.to(encoder, device, dtype) for encoder in text_encoders)
         self.tokenizers = tuple(tokenizers)
         self.vae_factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.latent_channels = vae.config["latent_channels"]

@@ -50,7 +50,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     exif[0x0112] = orientation
     stored.save(tmp_path / "a.png", exif=exif)
     image = read_photo(tmp_path / "a.png").image
-    torch.testing.assert_close(image, torch.from_numpy(np.asarray(upright)).permute(2, 0, 1) / 127.5 - 1)
+    torch.testing.assert_close(image, torch.from_numpy(np.array(upright)).permute(2, 0, 1) / 127.5 - 1)
 
 
 def test_modes_without_colour_or_with_more(tmp_path: Path) -> None:
