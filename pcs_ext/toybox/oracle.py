@@ -30,15 +30,15 @@ class Oracle(nn.Module):
 
     Args:
         heads: attribute -> its values.
-        channels: by level; every level halves the resolution.
+        channels: by level; the stem and every level halve the resolution.
     """
 
     def __init__(
-        self, heads: dict[str, tuple[str, ...]] | None = None, channels: tuple[int, ...] = (32, 64, 128, 192)
+        self, heads: dict[str, tuple[str, ...]] | None = None, channels: tuple[int, ...] = (48, 96, 160, 224)
     ) -> None:
         super().__init__()
         self.heads, self.channels = dict(heads or HEADS), tuple(channels)
-        self.stem = nn.Conv2d(3, channels[0], 3, padding=1)
+        self.stem = nn.Conv2d(3, channels[0], 4, stride=2, padding=1)
         levels = []
         for inner, outer in zip(channels, (*channels[1:], channels[-1]), strict=True):
             levels += [_Block(inner), nn.Conv2d(inner, outer, 3, stride=2, padding=1)]

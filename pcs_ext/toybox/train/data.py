@@ -27,9 +27,9 @@ def scenes_of(stream: str, first: int, count: int, *, seed: int = 1) -> list[Sce
 
 
 def render_data(settings: Settings, reporter: Reporter) -> None:
-    """Render the training scenes into shards of 1,000; shards that are there are kept."""
+    """Render the training scenes into shards of 1,000 (or one smaller one); shards that are there are kept."""
     folder = settings.folder / "data"
-    shards = settings.scenes // _SHARD
+    shards = max(1, settings.scenes // _SHARD)
     for shard in range(shards):
         if not (folder / f"{shard:05d}.json").exists():
             _render_shard(settings, shard)
@@ -37,7 +37,7 @@ def render_data(settings: Settings, reporter: Reporter) -> None:
 
 
 def _render_shard(settings: Settings, shard: int) -> None:
-    scenes = scenes_of("train", shard * _SHARD, _SHARD, seed=settings.data_seed)
+    scenes = scenes_of("train", shard * _SHARD, min(_SHARD, settings.scenes), seed=settings.data_seed)
     images = render_rgb(scenes, resolution=settings.resolution, device=settings.device)
     levels = ((images + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
     records = []

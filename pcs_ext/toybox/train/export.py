@@ -3,41 +3,81 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import AutoModel, CLIPModel, CLIPTextModel
 
 from pcs_ext.config_io import atomic_folder, write_json
+from pcs_ext.errors import InputError
 from pcs_ext.reporter import Reporter
 from pcs_ext.toybox import weights_path
 from pcs_ext.toybox.train.settings import Settings
 
 
-def export(settings: Settings, reporter: Reporter) -> None:
-    """Write every model that is trained so far into the package's `weights` folder."""
-    models = settings.folder / "models"
-    with atomic_folder(weights_path("base")) as folder:
+def export(settings: Settings, reporter: Reporter, target: Path | None = None) -> None:
+    """Write the pipeline, and every other model that is trained so far, as what ships.
+
+    Args:
+        settings: of this generation of toybox.
+        reporter: hears what was written.
+        target: folder for `base`, `clip`, `dino` and `oracle`; None: the package's `weights` folder.
+
+    Raises:
+        InputError: a part of the pipeline is not trained yet.
+    """
+    models, target = settings.folder / "models", target or weights_path("base").parent
+    for part, stage in (("tokenizer", "tokenizer"), ("text_encoder", "clip"), ("vae", "vae"), ("unet", "unet")):
+        if not (models / part).is_dir():
+            raise InputError(f"{models / part} does not exist; expected a trained {part}. Run the stage {stage} first.")
+    with atomic_folder(target / "base") as folder:
         _export_base(models, folder)
     reporter.event("export", "base written")
     for name, loader in (("clip", CLIPModel), ("dino", AutoModel)):
         if (models / name / "config.json").exists():
-            with atomic_folder(weights_path(name)) as folder:
+            with atomic_folder(target / name) as folder:
+                write_json(folder / "preprocessor_config.json", _preprocessing(settings.resolution))
                 loader.from_pretrained(models / name, dtype=torch.float16).save_pretrained(folder)
+                _load_as_float32(folder)
                 for file in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"):
                     if (models / name / file).exists():
                         shutil.copy(models / name / file, folder / file)
             reporter.event("export", f"{name} written")
     if (models / "oracle").exists():
-        with atomic_folder(weights_path("oracle")) as folder:
+        with atomic_folder(target / "oracle") as folder:
             shutil.copytree(models / "oracle", folder, dirs_exist_ok=True)
         reporter.event("export", "oracle written")
+
+
+def _load_as_float32(folder: Path) -> None:
+    """Make transformers load the float16 file as float32, as diffusers does by itself: one pipeline, one precision."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        if "dtype" in part:
+            part["dtype"] = "float32"
+    write_json(folder / "config.json", config)
+
+
+def _preprocessing(resolution: int) -> dict[str, Any]:
+    """What stands between a photo and an encoder: [-1, 1] at the resolution of training."""
+    return {
+        "do_resize": True,
+        "size": {"height": resolution, "width": resolution},
+        "resample": 3,
+        "do_center_crop": False,
+        "do_rescale": True,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
 
 
 def _export_base(models: Path, folder: Path) -> None:
     UNet2DConditionModel.from_pretrained(models / "unet", torch_dtype=torch.float16).save_pretrained(folder / "unet")
     AutoencoderKL.from_pretrained(models / "vae", torch_dtype=torch.float16).save_pretrained(folder / "vae")
     CLIPTextModel.from_pretrained(models / "text_encoder", dtype=torch.float16).save_pretrained(folder / "text_encoder")
+    _load_as_float32(folder / "text_encoder")
     shutil.copytree(models / "tokenizer", folder / "tokenizer")
     shutil.copytree(models / "scheduler", folder / "scheduler")
     write_json(

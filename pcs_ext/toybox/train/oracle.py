@@ -23,7 +23,7 @@ def train_oracle(settings: Settings, steps: int, minutes: float | None, reporter
         name: torch.tensor([values.index(truth[name]) for truth in data.attributes]) for name, values in HEADS.items()
     }
     torch.manual_seed(0)
-    oracle = Oracle().to(settings.device)
+    oracle = Oracle().to(settings.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         chosen = single[rows(len(single), _BATCH, generator)]

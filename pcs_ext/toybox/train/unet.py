@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -113,6 +114,9 @@ def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: 
     texts = TextStates(settings, data)
     torch.manual_seed(0)
     unet = build_unet(settings).to(settings.device, memory_format=torch.channels_last)
+    if settings.device == "cpu":
+        # Plain matrix products train a third faster there than the fused attention, whose backward pass is slow.
+        unet.set_attn_processor(AttnProcessor())
     scheduler = build_scheduler()
     schedule = NoiseSchedule(alphas_cumprod=scheduler.alphas_cumprod, prediction_type="v_prediction")
 

@@ -60,7 +60,7 @@ def train_vae(settings: Settings, steps: int, minutes: float | None, reporter: R
 
     def finish() -> None:
         with torch.no_grad():
-            latents = vae.encode(data.pixels(torch.arange(512)).to(settings.device)).latent_dist.mean
+            latents = vae.encode(data.pixels(torch.arange(min(512, len(data)))).to(settings.device)).latent_dist.mean
         vae.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))
         vae.save_pretrained(settings.folder / "models" / "vae")
 

@@ -1,0 +1,200 @@
+"""`python -m pcs_ext.toybox.quality`: how good the models of toybox are, as a table or as JSON.
+
+A model that is not there is named as missing; the others are measured all the same.
+"""
+
+import json as jsonlib
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from pcs_ext.config_io import write_json
+from pcs_ext.errors import PcsError
+from pcs_ext.reporter import ConsoleReporter, Reporter
+from pcs_ext.toybox import weights_path
+from pcs_ext.toybox.quality_measures import (
+    HeldOut,
+    Measured,
+    held_out,
+    measure_clip,
+    measure_generated,
+    measure_oracle,
+    measure_vae,
+)
+from pcs_ext.toybox.quality_sheets import write_confusions, write_pairs, write_samples
+
+DATA_SEED = 1
+FLOORS: dict[str, tuple[float, float]] = {
+    **{
+        f"oracle/{name}": (0.93, 0.98)
+        for name in ("class", "color", "context", "style", "view", "accessory", "pattern")
+    },
+    "vae/psnr": (26.0, 30.0),
+    "clip/top-1 of 256": (0.70, 0.90),
+    "generated/class": (0.70, 0.95),
+    "generated/color": (0.70, 0.90),
+    "generated/context": (0.90, 0.98),
+    "generated/view": (0.70, 0.90),
+    "generated/accessory": (0.60, 0.85),
+}
+"""By metric: what a release needs at least, and what it aims for."""
+
+
+def measure(
+    weights: Path, *, scenes: int, prompts: int, resolution: int, sheets: Path | None, reporter: Reporter
+) -> tuple[list[Measured], list[str]]:
+    """Measure every model found.
+
+    Args:
+        weights: folder with `oracle`, `clip` and `base/...`; or a training run's `models` folder, with `vae`.
+        scenes: held-out pictures.
+        prompts: captions to generate from.
+        resolution: of the pictures, in pixels.
+        sheets: folder for the pictures of `toybox_*.png`; None writes none.
+        reporter: hears the progress.
+
+    Returns:
+        The figures, and the names of the models that are missing.
+    """
+    data = held_out(scenes, resolution, seed=DATA_SEED)
+    reporter.event("data", f"{scenes} held-out scenes rendered")
+    figures, missing = _measure_readers(weights, data, sheets)
+    if not (weights / "base" / "model_index.json").is_file():
+        return figures, [*missing, "unet"]
+    if "oracle" in missing:
+        return figures, missing
+    found, images = measure_generated(weights / "base", weights / "oracle", prompts, reporter, seed=DATA_SEED)
+    if sheets is not None:
+        write_samples(sheets / "toybox_samples.png", images[:64])
+    return figures + found, missing
+
+
+def _measure_readers(weights: Path, data: HeldOut, sheets: Path | None) -> tuple[list[Measured], list[str]]:
+    figures: list[Measured] = []
+    missing: list[str] = []
+    vae = weights / "base" / "vae" if (weights / "base").is_dir() else weights / "vae"
+    if (weights / "oracle" / "config.json").is_file():
+        found, matrices = measure_oracle(weights / "oracle", data)
+        figures += found
+        if sheets is not None:
+            write_confusions(sheets / "toybox_confusions.png", matrices)
+    else:
+        missing.append("oracle")
+    if (vae / "config.json").is_file():
+        found, decoded = measure_vae(vae, data)
+        figures += found
+        if sheets is not None:
+            write_pairs(sheets / "toybox_vae.png", data.images[:16], decoded[:16])
+    else:
+        missing.append("vae")
+    if (weights / "clip" / "config.json").is_file():
+        figures += measure_clip(weights / "clip", data)
+    else:
+        missing.append("clip")
+    return figures, missing
+
+
+def as_result(figures: Sequence[Measured], missing: Sequence[str], command: str) -> dict[str, Any]:
+    """The layout of `results/NAME.json`."""
+    rows = [
+        {
+            "metric": figure.metric,
+            "higher_is_better": True,
+            "value": figure.value,
+            "spread": figure.spread,
+            "n": figure.n,
+            "baseline": "floor",
+            "baseline_value": FLOORS.get(figure.metric, (None, None))[0],
+            "aim": FLOORS.get(figure.metric, (None, None))[1],
+            "seconds": figure.seconds,
+        }
+        for figure in figures
+    ]
+    return {
+        "command": command,
+        "commit": _commit(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "seeds": [DATA_SEED],
+        "missing": list(missing),
+        "rows": rows,
+    }
+
+
+def as_table(figures: Sequence[Measured], missing: Sequence[str]) -> str:
+    """The figures against their floors and aims, in Markdown."""
+    lines = ["| what | value | ± | n | floor | aim | |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    for figure in figures:
+        floor, aim = FLOORS.get(figure.metric, (None, None))
+        verdict = "" if floor is None or aim is None else _verdict(figure.value, floor, aim)
+        lines.append(
+            f"| {figure.metric} | {_number(figure.value)} | {_number(figure.spread)} | {figure.n} "
+            f"| {_number(floor)} | {_number(aim)} | {verdict} |"
+        )
+    return "\n".join([*lines, *(f"\nmissing: {name}" for name in missing)]) + "\n"
+
+
+def _verdict(value: float, floor: float, aim: float) -> str:
+    return "aim" if value >= aim else "floor" if value >= floor else "below the floor"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}" if value > 1.5 else f"{value:.3f}"
+
+
+def _commit() -> str:
+    try:
+        command = ["git", "rev-parse", "--short", "HEAD"]
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "not a checkout"
+    return found.stdout.strip()
+
+
+def main(
+    weights: Path | None = None,
+    scenes: int = 1000,
+    prompts: int = 500,
+    resolution: int = 64,
+    sheets: Path | None = None,
+    output: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Measure the models of toybox on held-out scenes.
+
+    Args:
+        weights: folder of the models; the shipped ones when not given.
+        scenes: held-out pictures.
+        prompts: captions to generate from.
+        resolution: of the pictures, in pixels.
+        sheets: folder to write contact sheets to.
+        output: also write the JSON there.
+        json: print JSON instead of a table.
+    """
+    try:
+        figures, missing = measure(
+            weights or weights_path("base").parent,
+            scenes=scenes,
+            prompts=prompts,
+            resolution=resolution,
+            sheets=sheets,
+            reporter=ConsoleReporter(),
+        )
+    except PcsError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)
+    arguments = shlex.join(argument for argument in sys.argv[1:] if argument != str(weights))
+    result = as_result(figures, missing, f"python -m pcs_ext.toybox.quality {arguments}".strip())
+    if output is not None:
+        write_json(output, result)
+    sys.stdout.write(jsonlib.dumps(result, indent=2) + "\n" if json else as_table(figures, missing))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

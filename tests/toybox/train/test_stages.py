@@ -1,0 +1,133 @@
+"""Every stage at a tiny size: trains, resumes exactly, and ends in folders that stock classes load."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from pcs_ext.errors import CheckpointError, InputError
+from pcs_ext.image.evaluate.encoders import load_image_encoder, load_image_text_encoder
+from pcs_ext.reporter import SilentReporter
+from pcs_ext.toybox.quality import as_result, as_table, measure
+from pcs_ext.toybox.train.__main__ import run
+from pcs_ext.toybox.train.export import export
+from pcs_ext.toybox.train.settings import Settings
+from pcs_ext.toybox.train.tokenizer import train_tokenizer
+
+TINY = Settings(resolution=32, vae_factor=4, scenes=24, text_width=48, text_layers=1, unet_channels=(16, 32, 32))
+TRAINED = ("vae", "clip", "dino", "oracle", "unet")
+
+
+class Record(SilentReporter):
+    """Keeps the losses of every step."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def progress(self, task: str, step: int, total: int, **fields: float) -> None:
+        if fields:
+            self.losses.append(sum(fields.values()))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All stages once, three steps each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PCS_EXT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        run("data", TINY, 0, None, SilentReporter())
+        train_tokenizer(TINY, scenes=40)
+        for stage in ("vae", "clip", "dino", "oracle", "latents", "unet"):
+            run(stage, TINY, 3, None, SilentReporter())
+        export(TINY, SilentReporter(), TINY.folder / "shipped")
+        return TINY.folder
+
+
+@pytest.fixture
+def fresh(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Another cache with the same data, tokenizer and models, but without checkpoints."""
+    monkeypatch.setenv("PCS_EXT_CACHE", str(tmp_path / "other"))
+    TINY.folder.mkdir(parents=True)
+    for name in ("data", "models"):
+        (TINY.folder / name).symlink_to(models / name)
+    return TINY.folder
+
+
+def _newest(folder: Path, stage: str) -> dict[str, torch.Tensor]:
+    return load_file(sorted((folder / stage).glob("step-*"))[-1] / "tensors.safetensors")
+
+
+@pytest.mark.parametrize("stage", TRAINED)
+def test_an_interrupted_stage_ends_where_a_straight_one_does(models: Path, fresh: Path, stage: str) -> None:
+    run(stage, TINY, 3, 1e-9, SilentReporter())  # out of time after one step
+    assert [path.name for path in (fresh / stage).glob("step-*")] == ["step-00000001"]
+    run(stage, TINY, 3, None, SilentReporter())
+    resumed, straight = _newest(fresh, stage), _newest(models, stage)
+    assert resumed.keys() == straight.keys()
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+
+
+def test_the_autoencoder_learns(fresh: Path) -> None:
+    (fresh / "models").unlink()  # its own models folder: finishing must not touch the others'
+    record = Record()
+    run("vae", TINY, 25, None, record)
+    assert sum(record.losses[-5:]) < 0.75 * sum(record.losses[:5])
+
+
+def test_other_sizes_do_not_resume(models: Path, fresh: Path) -> None:
+    run("oracle", TINY, 3, 1e-9, SilentReporter())
+    with pytest.raises(CheckpointError, match="made by other settings"):
+        run("oracle", dataclasses.replace(TINY, data_seed=2), 3, None, SilentReporter())
+
+
+def test_the_stock_pipeline_generates(models: Path) -> None:
+    base = models / "shipped" / "base"
+    pipeline: Any = StableDiffusionPipeline.from_pretrained(base, local_files_only=True, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline("a photo of a red dog", num_inference_steps=2, output_type="np").images[0]
+    assert image.shape == (32, 32, 3)
+    assert load_file(base / "unet" / "diffusion_pytorch_model.safetensors")["conv_in.weight"].dtype == torch.float16
+    assert {parameter.dtype for parameter in pipeline.text_encoder.parameters()} == {torch.float32}
+
+
+def test_the_metric_encoders_load(models: Path) -> None:
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    clip = load_image_text_encoder(models / "shipped" / "clip")
+    dino = load_image_encoder(models / "shipped" / "dino")
+    assert clip.encode_images(images).shape == clip.encode_texts(["a dog", "a cat"]).shape
+    assert torch.allclose(dino.encode_images(images).norm(dim=1), torch.ones(2), atol=1e-5)
+
+
+def test_export_names_the_missing_stage(fresh: Path, tmp_path: Path) -> None:
+    (fresh / "models").unlink()
+    with pytest.raises(InputError, match="Run the stage tokenizer first"):
+        export(TINY, SilentReporter(), tmp_path / "shipped")
+
+
+def test_quality_measures_everything_that_is_there(models: Path, tmp_path: Path) -> None:
+    sizes = {"scenes": 12, "prompts": 8, "resolution": 32, "reporter": SilentReporter()}
+    figures, missing = measure(models / "shipped", sheets=tmp_path, **sizes)
+    assert missing == []
+    kinds = [figure.metric.split("/")[0] for figure in figures]
+    assert [kinds.count(kind) for kind in ("oracle", "vae", "clip", "generated")] == [7, 1, 1, 5]
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "toybox_confusions.png",
+        "toybox_samples.png",
+        "toybox_vae.png",
+    }
+    again, _ = measure(models / "shipped", sheets=None, **sizes)
+    assert [figure.value for figure in again] == [figure.value for figure in figures]
+    rows = as_result(figures, missing, "command")["rows"]
+    assert rows[0]["metric"] == "oracle/class"
+    assert rows[0]["baseline_value"] == 0.93
+    assert "below the floor" in as_table(figures, missing)
+
+
+def test_quality_names_what_is_missing(tmp_path: Path) -> None:
+    figures, missing = measure(tmp_path, scenes=2, prompts=1, resolution=16, sheets=None, reporter=SilentReporter())
+    assert figures == []
+    assert missing == ["oracle", "vae", "clip", "unet"]
+    assert "missing: unet" in as_table(figures, missing)
