@@ -129,7 +129,7 @@ class FullAdapter(AbstractAdapter):
         if self._pending is not None:
             check_state(self.name, start, self._pending)
             start, self._pending = self._pending, None
-        self._trained = {key: TrainedWeight(start[key].detach().to(torch.float32, copy=True)) for key in places}
+        self._trained = {key: TrainedWeight(_like(place.base, start[key])) for key, place in places.items()}
 
     def eject(self) -> None:
         assert self._places, f"adapter {self.name!r} is not injected"
@@ -165,6 +165,11 @@ class FullAdapter(AbstractAdapter):
         self._scale = scale
         for key, place in self._places.items():
             place.put(_blend(place.base, self._trained[key], scale))
+
+
+def _like(base: Tensor, values: Tensor) -> Tensor:
+    """A float32 copy of `values` in the base's memory format: channels_last kernels must not differ after loading."""
+    return torch.empty_like(base, dtype=torch.float32).copy_(values.detach()).detach()
 
 
 def _blend(base: nn.Parameter, trained: TrainedWeight, scale: float) -> nn.Parameter:

@@ -16,6 +16,7 @@ from pcs_ext.image.adapters import (
     build_adapter,
     injected,
 )
+from tests.support.tiny import tiny_backbone
 
 BOTH = ("denoiser", "text_encoder")
 CONFIGS = {
@@ -56,6 +57,33 @@ def test_injection_changes_nothing_until_trained_and_ejection_leaves_no_trace(ke
     adapter.eject()
     assert snapshot(backbone) == before
     assert torch.equal(run(backbone, prompt), output)
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+@ADAPTERS
+def test_the_same_on_backbones_loaded_from_disk(key, family, tmp_path, run, snapshot):
+    loaded = tiny_backbone(tmp_path / family, family=family)
+    run(loaded)
+    before, output = snapshot(loaded), run(loaded, "a photo of the dog")
+    adapter = build(key)
+    with injected(loaded, adapter):
+        torch.testing.assert_close(run(loaded, "a photo of the dog"), output, rtol=0, atol=2e-6)
+        disturb(adapter)
+        assert not torch.equal(run(loaded), output)
+        state = adapter.state_dict()
+    assert snapshot(loaded) == before
+    again = build(key)
+    again.load_state_dict(state)
+    with injected(loaded, adapter):
+        expected = run(loaded)
+    with injected(loaded, again):
+        assert torch.equal(run(loaded), expected)
+
+
+def test_a_second_adapter_does_not_freeze_the_first(sd):
+    first, second = build("full", "one"), build("lora", "two")
+    with injected(sd, first, second):
+        assert all(p.requires_grad for a in (first, second) for p in itertools.chain(*a.parameters().values()))
 
 
 @ADAPTERS

@@ -1,8 +1,6 @@
 """A learned subject of any kind on the tiny backbones of the adapter tests."""
 
-import importlib.util
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,20 +8,32 @@ import torch
 from pcs_ext.artifact import ArtifactData
 from pcs_ext.config_io import to_jsonable
 from pcs_ext.image.adapters import build_adapter, injected
+from tests.image.adapters.tiny_backbone import TinyBackbone, run_denoiser, snapshot_of
 
-_spec = importlib.util.spec_from_file_location(
-    "tiny_adapter_backbones", Path(__file__).parents[1] / "adapters" / "conftest.py"
-)
-assert _spec is not None
-assert _spec.loader is not None
-_tiny = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_tiny)
-backbone, sd, run, snapshot = _tiny.backbone, _tiny.sd, _tiny.run, _tiny.snapshot
+
+@pytest.fixture(params=["sd", "sdxl"])
+def backbone(request):
+    return TinyBackbone(request.param, torch.float32)
+
+
+@pytest.fixture
+def sd():
+    return TinyBackbone("sd", torch.float32)
+
+
+@pytest.fixture
+def run():
+    return run_denoiser
+
+
+@pytest.fixture
+def snapshot():
+    return snapshot_of
 
 
 @pytest.fixture
 def sdxl():
-    return _tiny.TinyBackbone("sdxl", torch.float32)
+    return TinyBackbone("sdxl", torch.float32)
 
 
 def artifact_of(backbone, configs, states, **changes):
