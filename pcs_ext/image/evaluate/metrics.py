@@ -14,6 +14,14 @@ def reference_similarity(generated: Tensor, references: Tensor) -> Tensor:
     return (generated @ references.T).mean(dim=1)
 
 
+def similarity_to_others(embeddings: Tensor) -> Tensor:
+    """Mean cosine of each of `b d` embeddings to the b - 1 others -> `b` in [-1, 1]. At least two are needed."""
+    count = embeddings.shape[0]
+    assert count >= 2, f"similarity to others needs two images, got {count}"
+    similarity = embeddings @ embeddings.T
+    return (similarity.sum(dim=1) - similarity.diagonal()) / (count - 1)
+
+
 def paired_similarity(first: Tensor, second: Tensor) -> Tensor:
     """Cosine of row i with row i, `b d` and `b d` -> `b` in [-1, 1]. CLIP-T with images first and prompts second."""
     return (first * second).sum(dim=1)
@@ -36,10 +44,7 @@ def vendi_score(embeddings: Tensor) -> float:
 
 def pairwise_distance(embeddings: Tensor) -> float:
     """Mean of 1 - cosine over all pairs of different images of a set, in [0, 2]; at least two images are needed."""
-    count = embeddings.shape[0]
-    assert count >= 2, f"a distance needs two images, got {count}"
-    similarity = embeddings.double() @ embeddings.double().T
-    return float(1 - (similarity.sum() - similarity.diagonal().sum()) / (count * (count - 1)))
+    return float(1 - similarity_to_others(embeddings.double()).mean())
 
 
 def attribute_hits(

@@ -55,11 +55,12 @@ _TOYBOX = (
     _toybox("accessory", "wearing a red hat"),
     _toybox("accessory", "wearing a party cone"),
     _toybox("accessory", "wearing a crown"),
+    _toybox("accessory", "wearing a blue scarf"),
     *[
         _toybox("style", style, style=style)
         for style in ("a pencil sketch of", "pixel art of", "an oil painting of", "flat vector art of")
     ],
-    *[_toybox("view", view, view=view) for view in ("side view", "back view", "overhead view")],
+    *[_toybox("view", view, view=view) for view in ("side view", "overhead view")],
 )
 
 # Twenty changes of place and setting, then five of the thing itself: the proportions of DreamBooth's own list for

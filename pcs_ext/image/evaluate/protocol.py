@@ -188,7 +188,7 @@ class _Run:
         return figure_over(groups, encoder=encoder, higher_is_better=better, **settings)
 
     def similarity(self, name: str, encoder: ImageEncoder) -> dict[str, Figure]:
-        """Similarity to the references and, where there are any, to true novel views with their own ceiling."""
+        """Similarity to the references and, where there are any, to true novel views, with what those reach."""
         generated, references = self._embed(encoder, self.images), self._embed(encoder, self.references)
         to_references = metrics.reference_similarity(generated, references)
         figures = {name: self._figure(self._by_seed(to_references), encoder.id)}
@@ -196,9 +196,14 @@ class _Run:
             views = self._embed(encoder, as_stored(self.truth.views))
             to_views = metrics.reference_similarity(generated, views)
             figures[f"{name}-truth"] = self._figure(self._by_seed(to_views), encoder.id)
-            ceiling = [[value] for value in metrics.reference_similarity(views, references).tolist()]
-            figures[f"{name}-ceiling"] = self._figure(ceiling, encoder.id, None, unit="view", prompts=0)
+            figures[f"{name}-ceiling"] = self._ceiling(metrics.reference_similarity(views, references), encoder.id)
+            if len(views) > 1:
+                others = metrics.similarity_to_others(views)
+                figures[f"{name}-truth-ceiling"] = self._ceiling(others, encoder.id)
         return figures
+
+    def _ceiling(self, values: Tensor, encoder: str) -> Figure:
+        return self._figure([[value] for value in values.tolist()], encoder, None, unit="view", prompts=0)
 
     def prompt_agreement(self, clip: ImageTextEncoder, noun: str) -> Figure:
         """CLIP-T with clean class words."""

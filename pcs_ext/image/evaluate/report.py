@@ -17,6 +17,8 @@ MEANING: Mapping[str, str] = {
     "dino-i-truth": "Image similarity to true new views of the subject, by the self-supervised encoder.",
     "clip-i-ceiling": "What true new views themselves reach against the photos: the top of the scale for clip-i.",
     "dino-i-ceiling": "What true new views themselves reach against the photos: the top of the scale for dino-i.",
+    "clip-i-truth-ceiling": "What true new views reach against each other: the top of the scale for clip-i-truth.",
+    "dino-i-truth-ceiling": "What true new views reach against each other: the top of the scale for dino-i-truth.",
     "clip-t": "Agreement of image and prompt, with the plain class word in place of the subject.",
     "attributes": "Share of the things a prompt asks for that an attribute reader finds in the image.",
     "subject": "Share of the subject's own attributes (class, colour, pattern) found in the image.",

@@ -40,6 +40,11 @@ def test_vendi_of_two_images_is_the_entropy_of_two_eigenvalues():
     assert metrics.pairwise_distance(pair) == pytest.approx(0.4)
 
 
+def test_similarity_to_others_leaves_the_image_itself_out():
+    three = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    assert torch.allclose(metrics.similarity_to_others(three), torch.tensor([0.5, 0.5, 0.0]))
+
+
 def test_paired_similarity_pairs_rows():
     first, second = _unit(4, 8), _unit(4, 8, seed=1)
     assert torch.allclose(metrics.paired_similarity(first, second), (first @ second.T).diagonal())

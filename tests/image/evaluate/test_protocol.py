@@ -65,7 +65,7 @@ def test_every_figure_says_what_it_was_measured_with(judges):
     report = _evaluate(judges, truth=truth, drift=drift)
     expected = {"clip-t", "vendi", "distance", "drift", "attributes", "attributes/tone", "subject", "copies"}
     for name in ("clip-i", "dino-i"):
-        expected |= {name, f"{name}-truth", f"{name}-ceiling"}
+        expected |= {name, f"{name}-truth", f"{name}-ceiling", f"{name}-truth-ceiling"}
     assert set(report.figures) == expected
     for name, figure in report.figures.items():
         assert figure.encoder

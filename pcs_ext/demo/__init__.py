@@ -1,0 +1,1 @@
+"""The demonstration: learn a bundled toy from five photos and show, on one page, what came of it."""
