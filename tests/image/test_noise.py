@@ -1,5 +1,7 @@
 """The schedule's formulas against diffusers and against each other."""
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -8,9 +10,9 @@ from pcs_ext.image.noise import NoiseSchedule
 from pcs_ext.image.timesteps import TimestepSampling, importance_weights
 
 
-def make(prediction_type: str) -> tuple[NoiseSchedule, DDPMScheduler]:
+def make(prediction_type: Any) -> tuple[NoiseSchedule, Any]:
     reference = DDPMScheduler(beta_schedule="scaled_linear", prediction_type=prediction_type)
-    return NoiseSchedule(alphas_cumprod=reference.alphas_cumprod, prediction_type=prediction_type), reference  # type: ignore[arg-type]
+    return NoiseSchedule(alphas_cumprod=reference.alphas_cumprod, prediction_type=prediction_type), reference
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 8, 8), (4, 3, 5, 8, 8)])
@@ -53,9 +55,7 @@ def test_importance_sampling_has_the_published_moments() -> None:
 def test_samplers_stay_in_their_range_and_repeat(kind: str) -> None:
     schedule, _ = make("epsilon")
     sampling = TimestepSampling(kind=kind, low=0.2, high=0.7)  # type: ignore[arg-type]
-    first, second = (
-        sampling.draw(400, schedule.alphas_cumprod, torch.Generator().manual_seed(3)) for _ in range(2)
-    )
+    first, second = (sampling.draw(400, schedule.alphas_cumprod, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first, second)
     assert first.min() >= 200
     assert first.max() < 700

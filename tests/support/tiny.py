@@ -3,6 +3,7 @@
 import collections
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -28,7 +29,7 @@ def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
     return tokenizer
 
 
-def tiny_folder(folder: Path, *, family: str = "sd", prediction_type: str = "epsilon") -> Path:
+def tiny_folder(folder: Path, *, family: str = "sd", prediction_type: Any = "epsilon") -> Path:
     """A complete diffusers pipeline folder of a few ten thousand weights."""
     torch.manual_seed(0)
     widths = (16, 24) if family == "sdxl" else (16,)
@@ -57,13 +58,13 @@ def tiny_folder(folder: Path, *, family: str = "sd", prediction_type: str = "eps
     return folder
 
 
-def tiny_backbone(folder: Path, *, family: str = "sd", prediction_type: str = "epsilon") -> AbstractBackbone:
+def tiny_backbone(folder: Path, *, family: str = "sd", prediction_type: Any = "epsilon") -> AbstractBackbone:
     """The same, loaded on the CPU in float32."""
     made = tiny_folder(folder, family=family, prediction_type=prediction_type)
     return load_backbone(str(made), device="cpu", precision="fp32")
 
 
-def _text_config(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
+def _text_config(tokenizer: Any, width: int) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,

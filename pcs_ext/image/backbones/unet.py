@@ -41,7 +41,8 @@ class AbstractUnetBackbone(AbstractBackbone, ABC):
     ) -> None:
         self.name, self.schedule, self.resolution, self.device, self.dtype = name, schedule, resolution, device, dtype
         # torch's own `to`: the models' override warns about modules that it would keep in float32, of which there are none.
-        self.denoiser = nn.Module.to(denoiser, device, dtype, memory_format=torch.channels_last)
+        self.denoiser = nn.Module.to(denoiser, device, dtype)
+        self.denoiser.to(memory_format=torch.channels_last)
         # SDXL's autoencoder overflows in fp16; its config says so.
         half = dtype == torch.float16 and vae.config["force_upcast"]
         self.vae = nn.Module.to(vae, device, torch.float32 if half else dtype)
