@@ -53,7 +53,7 @@ def _panel(name: str, matrix: Tensor) -> Image.Image:
     side = _CELL * count
     panel = Image.new("RGB", (_LABEL + side + _CELL, _TITLE + side + _CELL), "white")
     draw = ImageDraw.Draw(panel)
-    draw.text((_LABEL, 8), f"{name} (rows: truth, percent; columns in the same order)", fill="black")
+    draw.text((_LABEL, 8), name, fill="black")
     shares = matrix.double() / matrix.sum(1, keepdim=True).clamp_min(1)
     for row in range(count):
         top = _TITLE + row * _CELL
