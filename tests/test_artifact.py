@@ -199,7 +199,7 @@ def test_a_preview_must_be_a_png(tmp_path):
         ArtifactData.load(tmp_path / "rex")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.floats(0, 1), value=st.integers(0, 255), cut=st.booleans(), seal=st.booleans())
 def test_any_damage_to_the_tensors_gives_a_clear_error_or_valid_tensors(saved, position, value, cut, seal):
     file = saved / "adapter.safetensors"

@@ -25,20 +25,20 @@ BOTH = ("denoiser", "text_encoder")
     ],
     ids=["lora", "dora", "loha", "lokr", "oft", "full", "kv+lora", "full+oft+lora", "lora+dora"],
 )
-def test_the_merged_components_load_and_compute_the_same(configs, backbone, learn, applied, run, snapshot, tmp_path):
-    data = learn(backbone, size=0.05, **configs)
+def test_the_merged_components_load_and_compute_the_same(configs, sd, learn, applied, run, snapshot, tmp_path):
+    data = learn(sd, size=0.05, **configs)
     with torch.no_grad():
-        plain = run(backbone)
-        with applied(backbone, data):
-            expected = run(backbone)
-        before = snapshot(backbone)
-        folders = export_diffusers_model(data, backbone, tmp_path)
-        assert snapshot(backbone) == before
+        plain = run(sd)
+        with applied(sd, data):
+            expected = run(sd)
+        before = snapshot(sd)
+        folders = export_diffusers_model(data, sd, tmp_path)
+        assert snapshot(sd) == before
         assert [folder.name for folder in folders] == ["unet", "text_encoder"]
-        backbone.denoiser = UNet2DConditionModel.from_pretrained(tmp_path / "unet").eval()
+        sd.denoiser = UNet2DConditionModel.from_pretrained(tmp_path / "unet").eval()
         text = CLIPTextModel.from_pretrained(tmp_path / "text_encoder").eval()
-        backbone.text_encoders = (text, *backbone.text_encoders[1:])
-        got = run(backbone)
+        sd.text_encoders = (text, *sd.text_encoders[1:])
+        got = run(sd)
     assert float((expected - plain).abs().max()) > 1e-3
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=2e-5)
 
