@@ -37,20 +37,29 @@ def numbers_section(data: DemoData) -> str:
         f'<p class="soft">{display_name(data)} comes from a world that knows the truth: likeness is measured against '
         "new views that no model ever saw, and what a picture shows is read off by a network that was trained apart "
         "from everything it judges.</p>"
-        '<div class="two"><div class="panel"><h3>Fidelity against editability</h3>'
-        f'<p class="small soft">Up and to the right is better. Whiskers: one standard deviation over '
-        f"{esc(data.points_over)}.</p>{scatter(data)}</div>{_times(data)}</div>"
+        f'<div class="two">{_plot(data)}{_times(data)}</div>'
         f'<div class="halves">{curves}</div>'
         f'<div class="panel measured">{_table(data)}</div>'
+    )
+
+
+def _plot(data: DemoData) -> str:
+    if not data.points:
+        return ""
+    return (
+        '<div class="panel"><h3>Fidelity against editability</h3>'
+        '<p class="small soft">Across: how much of what prompts ask for is shown. Up: how like true new views the '
+        f"pictures are. Whiskers: one standard deviation over {esc(data.points_over)}.</p>{scatter(data)}</div>"
     )
 
 
 def seconds_text(seconds: float) -> str:
     """A duration for people: "48 s", "2 min 5 s"."""
     if seconds < 10:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f}\N{NO-BREAK SPACE}s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    text = f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _times(data: DemoData) -> str:

@@ -9,7 +9,8 @@ from pcs_ext.demo.data import DemoData, PlotPoint
 
 _WIDTH, _HEIGHT = 640, 440
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 28, 58
-_LETTER, _LINE = 7.4, 16
+# Generous: on phones the style sheet enlarges the letters.
+_LETTER, _LINE = 9.6, 18
 
 
 def scatter(data: DemoData) -> str:
@@ -22,8 +23,8 @@ def scatter(data: DemoData) -> str:
     parts = [
         _grid(x, y),
         _axis_titles(
-            "does what the prompt asks (share of attributes found) →",
-            "looks like the subject (similarity to true views) →",
+            "does what the prompt asks →",
+            "looks like the subject →",
         ),
         "" if data.ceiling is None else _ceiling(y, data.ceiling),
         *[_whiskers(point, x, y) for point in points],

@@ -10,6 +10,7 @@ from pcs_ext.image.evaluate.encoders import (
     load_image_text_encoder,
 )
 from pcs_ext.image.evaluate.figure import Figure
+from pcs_ext.image.evaluate.pictures import square_images
 from pcs_ext.image.evaluate.prompts import PROMPT_SETS, UNRELATED_PROMPTS, Prompt, prompt_set
 from pcs_ext.image.evaluate.protocol import AttributeReader, Judges, Truth, evaluate_images, evaluate_subject
 from pcs_ext.image.evaluate.report import Report, meaning, result_rows
@@ -39,4 +40,5 @@ __all__ = [
     "read_rows",
     "result_rows",
     "results_table",
+    "square_images",
 ]

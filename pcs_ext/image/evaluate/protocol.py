@@ -64,7 +64,7 @@ def evaluate_subject(
     prompts: Sequence[Prompt],
     seeds: Sequence[int],
     judges: Judges,
-    system: str,
+    recipe: str,
     subject: str,
     truth: Truth | None = None,
     drift: tuple[Tensor, Tensor] | None = None,
@@ -79,7 +79,7 @@ def evaluate_subject(
         prompts: what to ask for.
         seeds: one image of each prompt per seed; the spread of the figures is over them.
         judges: encoders and readers.
-        system: id of the recipe's row, or a baseline's name.
+        recipe: its id, or a baseline's name.
         subject: name of the subject.
         truth: novel views and attributes.
         drift: images of unrelated prompts by the base and by the adapted model, same prompts and seeds in order.
@@ -100,7 +100,7 @@ def evaluate_subject(
         prompts=prompts,
         seeds=seeds,
         judges=judges,
-        system=system,
+        recipe=recipe,
         subject=subject,
         truth=truth,
         drift=drift,
@@ -116,7 +116,7 @@ def evaluate_images(
     prompts: Sequence[Prompt],
     seeds: Sequence[int],
     judges: Judges,
-    system: str,
+    recipe: str,
     subject: str,
     truth: Truth | None = None,
     drift: tuple[Tensor, Tensor] | None = None,
@@ -147,7 +147,7 @@ def evaluate_images(
     if copying is not None:
         figures["copies"] = run.copies(copying)
     return Report(
-        system=system,
+        recipe=recipe,
         subject=subject,
         seeds=tuple(seeds),
         prompts=tuple(prompt.text for prompt in prompts),

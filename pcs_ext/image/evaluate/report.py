@@ -32,10 +32,10 @@ MEANING: Mapping[str, str] = {
 
 @config
 class Report:
-    """All figures of one subject under one system."""
+    """All figures of one subject under one recipe."""
 
-    system: str
-    """Id in `systems.json`, or a baseline's name such as `class-word`."""
+    recipe: str
+    """Id of the recipe, or a baseline's name such as `class-word`."""
     subject: str
     """Name of the subject."""
     seeds: tuple[int, ...]
@@ -72,27 +72,30 @@ def meaning(metric: str) -> str:
 def result_rows(
     reports: Sequence[Report],
     *,
+    system: str = "",
     baseline: Sequence[Report] = (),
     seconds: float | None = None,
     peak_mb: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of `results/NAME.json`: one per metric, over all subjects of one system.
+    """Rows of `results/NAME.json`: one per metric, over all subjects of one recipe.
 
     Args:
-        reports: of one system, one per subject (and run).
-        baseline: the same for the system it is compared with.
+        reports: of one recipe, one per subject (and run).
+        system: id in `systems.json` that the recipe implements; empty takes the recipe's.
+        baseline: the same for the recipe or baseline it is compared with.
         seconds: what learning one subject took.
         peak_mb: peak memory of learning.
     """
-    systems = {report.system for report in reports}
-    assert len(systems) == 1, f"rows are of one system, got {sorted(systems)}"
+    recipes = {report.recipe for report in reports}
+    assert len(recipes) == 1, f"rows are of one recipe, got {sorted(recipes)}"
     rows = []
     for metric in reports[0].figures:
         figure = _over_subjects(reports, metric)
         against = _over_subjects(baseline, metric) if baseline and metric in baseline[0].figures else None
         rows.append(
             {
-                "system": reports[0].system,
+                "system": system or reports[0].recipe,
+                "recipe": reports[0].recipe,
                 "metric": metric,
                 "higher_is_better": figure.higher_is_better,
                 "value": figure.value,
@@ -103,7 +106,7 @@ def result_rows(
                 "n": figure.n,
                 "prompts": figure.prompts,
                 "encoder": figure.encoder,
-                "baseline": baseline[0].system if against else None,
+                "baseline": baseline[0].recipe if against else None,
                 "baseline_value": against.value if against else None,
                 "seconds": seconds,
                 "peak_mb": peak_mb,

@@ -26,16 +26,16 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def results_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] | None = None) -> str:
-    """One line per system, one column per metric; the best of each column is bold, arrows say which way is better.
+    """One line per recipe, one column per metric; the best of each column is bold, arrows say which way is better.
 
     Args:
         rows: as in `results/NAME.json`.
         metrics: columns, in order; None takes all in order of appearance.
     """
     columns = list(metrics) if metrics is not None else list(dict.fromkeys(row["metric"] for row in rows))
-    systems = list(dict.fromkeys(row["system"] for row in rows))
-    cells = {(row["system"], row["metric"]): row for row in rows}
-    header = ["system", *(_heading(metric, rows) for metric in columns)]
+    systems = list(dict.fromkeys(_name(row) for row in rows))
+    cells = {(_name(row), row["metric"]): row for row in rows}
+    header = ["recipe", *(_heading(metric, rows) for metric in columns)]
     lines = [_line(header), _line([":--", *["--:"] * len(columns)])]
     best = {metric: _best(metric, rows) for metric in columns}
     for system in systems:
@@ -46,6 +46,11 @@ def results_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] | No
         lines.append(_line(line))
     notes = [f"- {metric}: {_conditions(metric, rows)}" for metric in columns]
     return "\n".join([*lines, "", *notes]) + "\n"
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    """Several recipes may implement one system of the survey: the recipe names the line where a row has it."""
+    return str(row.get("recipe") or row["system"])
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -68,7 +73,7 @@ def _best(metric: str, rows: Sequence[Mapping[str, Any]]) -> set[str]:
         return set()
     pick = max if mine[0]["higher_is_better"] else min
     value = pick(row["value"] for row in mine)
-    return {row["system"] for row in mine if row["value"] == value}
+    return {_name(row) for row in mine if row["value"] == value}
 
 
 def _conditions(metric: str, rows: Sequence[Mapping[str, Any]]) -> str:

@@ -55,7 +55,7 @@ def _paint(texts, seeds):
 
 def _evaluate(judges, generate=_paint, references=None, **changes) -> Report:
     references = _paint(["snow"] * 3, [7, 8, 9]) if references is None else references
-    settings = {"noun": "blob", "prompts": PROMPTS, "seeds": (0, 1, 2), "system": "mine", "subject": "rex", **changes}
+    settings = {"noun": "blob", "prompts": PROMPTS, "seeds": (0, 1, 2), "recipe": "mine", "subject": "rex", **changes}
     return evaluate_subject(generate, references, judges=judges, batch_size=4, **settings)
 
 
@@ -93,7 +93,7 @@ def test_the_references_themselves_are_most_similar_and_flagged(judges):
         prompts=PROMPTS,
         seeds=(0, 1, 2),
         judges=judges,
-        system="copy",
+        recipe="copy",
         subject="rex",
     )
     honest = _evaluate(judges, references=references)
@@ -131,22 +131,23 @@ def test_a_report_comes_back_from_disk_as_it_was(judges, tmp_path):
     report = _evaluate(judges)
     report.save(tmp_path / "report.json")
     assert Report.load(tmp_path / "report.json") == report
-    (tmp_path / "report.json").write_text('{"system": "x", "sistem": 1}')
-    with pytest.raises(ConfigError, match="sistem"):
+    (tmp_path / "report.json").write_text('{"recipe": "x", "recipy": 1}')
+    with pytest.raises(ConfigError, match="recipy"):
         Report.load(tmp_path / "report.json")
 
 
 def test_rows_and_table_name_baseline_encoder_and_counts(judges, tmp_path):
     good = [_evaluate(judges, subject=name) for name in ("rex", "pip")]
     bad_painter = lambda texts, seeds: _paint(["snow"] * len(texts), seeds)  # noqa: E731
-    bad = [_evaluate(judges, bad_painter, subject=name, system="class-word") for name in ("rex", "pip")]
-    rows = result_rows(good, baseline=bad, seconds=12.5) + result_rows(bad)
+    bad = [_evaluate(judges, bad_painter, subject=name, recipe="class-word") for name in ("rex", "pip")]
+    rows = result_rows(good, system="dreambooth", baseline=bad, seconds=12.5) + result_rows(bad)
     row = next(row for row in rows if row["metric"] == "attributes")
+    assert (row["system"], row["recipe"]) == ("dreambooth", "mine")
     assert (row["value"], row["baseline"], row["baseline_value"]) == (1.0, "class-word", 0.5)
     assert (row["unit"], row["units"], row["n"], row["seconds"]) == ("subject", 2, 12, 12.5)
     write_json(tmp_path / "r.json", {"rows": rows})
     table = results_table(read_rows(tmp_path / "r.json"), ["attributes", "clip-t"])
-    assert table.splitlines()[0] == "| system | attributes ↑ | clip-t ↑ |"
+    assert table.splitlines()[0] == "| recipe | attributes ↑ | clip-t ↑ |"
     assert "**1.000 ± 0.000**" in table
     assert "- attributes: brightness; 12 images, 2 prompts, 2 subjects" in table
 

@@ -1,0 +1,127 @@
+"""The page: complete, self-contained, accessible, and safe against what a name may hold."""
+
+import dataclasses
+import html.parser
+import re
+
+import pytest
+
+from pcs_ext.config_io import write_json
+from pcs_ext.demo.data import DemoData
+from pcs_ext.demo.page import write_page
+
+_VOID = {"meta", "img", "input", "br", "line", "path", "circle"}
+
+
+class _Outline(html.parser.HTMLParser):
+    """Tags with their attributes, visible text, and whether every tag is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self._open = "", []
+        self.feed(text)
+        assert not self._open, f"never closed: {self._open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in _VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self._open, f"</{tag}> closes nothing"
+        assert self._open[-1] == tag, f"</{tag}> closes <{self._open[-1]}>"
+        self._open.pop()
+
+    def handle_data(self, data):
+        if self._open and self._open[-1] not in ("style", "script"):
+            self.text += data
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture
+def page(demo):
+    data, folder = demo
+    return write_page(data, folder / "index.html").read_text(encoding="utf-8")
+
+
+def test_every_tag_is_closed_and_every_id_is_unique(page):
+    outline = _Outline(page)
+    ids = [attributes["id"] for _, attributes in outline.tags if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    targets = [a["for"] for a in outline.of("label")] + [(a["href"] or "").removeprefix("#") for a in outline.of("a")]
+    assert targets
+    assert set(targets) <= set(ids)
+
+
+def test_nothing_is_asked_for_from_outside(page):
+    outline = _Outline(page)
+    for tag, attributes in outline.tags:
+        for name in ("src", "href", "srcset", "action", "poster"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:image/webp;base64,", "#")), (tag, name, value)
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|import\(", page)
+    assert "link" not in {tag for tag, _ in outline.tags}
+
+
+def test_all_images_of_all_systems_are_there_with_words_for_them(page):
+    images = _Outline(page).of("img")
+    # Gallery: 2 prompts x 2 seeds x 3 systems; mosaic: both prompts; one photo.
+    assert len(images) == 12 + 2 + 1
+    assert all(image["alt"] for image in images)
+    alts = {image["alt"] for image in images}
+    assert "a photo of Rex on the beach, by DreamBooth LoRA, seed 4" in alts
+    assert "a photo of a plain dog on the beach, by The word “dog”, seed 3" in alts
+
+
+def test_every_svg_says_what_it_shows(page):
+    figures = _Outline(page).of("svg")
+    assert len(figures) == 3
+    assert all(figure["role"] == "img" for figure in figures)
+    labels = [figure["aria-label"] or "" for figure in figures]
+    assert "DreamBooth LoRA: fidelity 0.80, editability 0.90" in labels[0]
+    assert "50 steps, average loss from 1.000" in labels[1]
+
+
+def test_numbers_come_with_spread_meaning_and_judge(page):
+    text = _Outline(page).text
+    for needed in ("0.80", "± 0.02", "90 %", "dino (resnet, 12ab34cd)", "4 values, 2 prompts, spread over 2 seeds"):
+        assert needed in text
+    assert "Image similarity to true new views of the subject" in text
+    assert "small demonstration model of 64 px toys" in text
+
+
+def test_the_commands_can_be_copied(page):
+    text = _Outline(page).text
+    assert "pcs-ext learn photos/ --noun dog -o rex" in text
+    assert 'pcs-ext image rex "a photo of {subject} on the beach"' in text
+
+
+def test_names_cannot_break_the_page(demo):
+    data, folder = demo
+    hostile = dataclasses.replace(data, subject='<script>"&', noun="dog</p><img src=http://x>")
+    page = write_page(hostile, folder / "index.html").read_text(encoding="utf-8")
+    outline = _Outline(page)
+    assert len(outline.of("script")) == 1
+    assert len(outline.of("img")) == 15
+
+
+def test_a_page_without_judges_still_stands(demo):
+    data, folder = demo
+    bare = [dataclasses.replace(s, hits=(), report=dataclasses.replace(s.report, figures={})) for s in data.systems]
+    data = dataclasses.replace(data, systems=tuple(bare), points=(), ceiling=None)
+    page = write_page(data, folder / "index.html").read_text(encoding="utf-8")
+    assert "Fidelity against editability" not in _Outline(page).text
+
+
+def test_the_page_is_made_from_the_numbers_on_disk(demo, page):
+    data, folder = demo
+    write_json(folder / "numbers.json", data)
+    loaded = DemoData.load(folder / "numbers.json")
+    assert loaded == data
+    assert write_page(loaded, folder / "index.html").read_text(encoding="utf-8") == page
