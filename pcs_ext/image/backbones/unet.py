@@ -40,7 +40,7 @@ class AbstractUnetBackbone(AbstractBackbone, ABC):
         dtype: torch.dtype,
     ) -> None:
         self.name, self.schedule, self.resolution, self.device, self.dtype = name, schedule, resolution, device, dtype
-        # torch's own `to`: the models' override warns about modules that it would keep in float32, of which there are none.
+        # torch's own `to`: the models' override warns about modules it would keep in float32, of which there are none.
         self.denoiser = nn.Module.to(denoiser, device, dtype)
         self.denoiser.to(memory_format=torch.channels_last)
         # SDXL's autoencoder overflows in fp16; its config says so.
