@@ -1,5 +1,6 @@
 """`learn`: photos in, a learned subject out. Checks everything cheap before it loads anything big."""
 
+import contextlib
 import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from pcs_ext.image.class_images import ClassImages
 from pcs_ext.image.data import SubjectDataset, find_photos
 from pcs_ext.image.early_stopping import DvarStop
 from pcs_ext.image.fit import fit
+from pcs_ext.image.loss_log import LossLog
 from pcs_ext.image.rare_tokens import check_rare_token, pick_rare_tokens
 from pcs_ext.image.recipes import RECIPES, Phase, Preset, Recipe
 from pcs_ext.image.subject import Artifact
@@ -148,6 +150,8 @@ def learn(
         training={
             "seed": seed,
             "steps": run.steps,
+            "resolution": backbone.resolution,
+            "prediction_type": backbone.schedule.prediction_type,
             "photos": {photo.path.name: file_sha256(photo.path) for photo in found},
             "final_loss": sum(losses[-50:]) / max(len(losses[-50:]), 1),
             "losses": losses,
@@ -180,22 +184,23 @@ class _Run:
         }
 
     def train(self) -> list[float]:
-        """Run all phases; returns the total loss of every step of this call (a resumed run starts where it stopped)."""
-        losses: list[float] = []
+        """Run all phases; returns the total loss of every step, those before an interruption included."""
         latents = LatentCache(self.backbone)
         torch.manual_seed(self.seed)
-        with injected(self.backbone, *self.adapters.values()):
+        done: dict[str, int] = {}
+        log = LossLog(self.folder / "losses.jsonl")
+        with contextlib.closing(log), injected(self.backbone, *self.adapters.values()):
             for phase in self.recipe.phases:
-                done = 0
                 for state in self._phase(phase, latents):
-                    losses.append(state.losses["total"])
-                    done = state.step
-                self.steps += done or phase.fit.steps  # a phase that was finished before yields nothing
-        return losses
+                    log.add(phase.name, state.step, state.losses["total"])
+                    done[phase.name] = state.step
+                done.setdefault(phase.name, phase.fit.steps)  # a phase that was finished before yields nothing
+            self.steps = sum(done.values())
+            return log.losses(done)
 
     def _phase(self, phase: Phase, latents: LatentCache) -> Iterator[Any]:
         groups = parameter_groups(phase, self.adapters)
-        with only_trainable(groups):
+        with only_trainable(groups, self.adapters.values()):
             loss = PhaseLoss(phase, self.backbone, self.data, self.class_images, groups, latents)
             stop = None if phase.dvar is None else DvarStop(phase.dvar, loss, seed=self.seed)
             config = dataclasses.replace(phase.fit, seed=self.seed)

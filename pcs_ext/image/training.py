@@ -1,7 +1,7 @@
 """From a recipe's phase to the loss function that `fit` minimises: batches, caches, parameter groups."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -44,8 +44,12 @@ def parameter_groups(phase: Phase, adapters: Mapping[str, AbstractAdapter]) -> l
 
 
 @contextlib.contextmanager
-def only_trainable(groups: Sequence[ParameterGroup]) -> Iterator[None]:
-    """Inside, exactly the groups' parameters require gradients; before and after, none of them does."""
+def only_trainable(groups: Sequence[ParameterGroup], adapters: Iterable[AbstractAdapter] = ()) -> Iterator[None]:
+    """Inside, of all the adapters' parameters exactly the groups' require gradients; afterwards none does."""
+    for adapter in adapters:
+        for kept in adapter.parameters().values():
+            for parameter in kept:
+                parameter.requires_grad_(False)
     parameters = [parameter for group in groups for parameter in group.parameters]
     for parameter in parameters:
         parameter.requires_grad_(True)

@@ -1,5 +1,6 @@
-"""`python -m pcs_ext.toybox.train STAGE`: one stage, or `all` in order."""
+"""`python -m pcs_ext.toybox.train STAGE`: one stage."""
 
+import importlib
 import sys
 from typing import Literal
 
@@ -10,8 +11,17 @@ from pcs_ext.errors import PcsError
 from pcs_ext.reporter import ConsoleReporter, Reporter
 from pcs_ext.toybox.train.settings import PRESETS, Settings
 
-Stage = Literal["data", "tokenizer", "vae", "clip", "dino", "oracle", "latents", "unet", "export"]
-STEPS: dict[str, int] = {"vae": 6000, "clip": 6000, "dino": 3000, "oracle": 6000, "unet": 40_000}
+Stage = Literal["data", "tokenizer", "vae", "clip", "dino", "oracle", "latents", "decoder", "unet", "export"]
+STEPS: dict[str, int] = {"vae": 6000, "clip": 6000, "dino": 3000, "oracle": 6000, "decoder": 4000, "unet": 40_000}
+_TRAINED = {
+    "vae": ("vae", "train_vae"),
+    "decoder": ("vae", "train_decoder"),
+    "clip": ("clip", "train_clip"),
+    "dino": ("dino", "train_dino"),
+    "oracle": ("oracle", "train_oracle"),
+    "unet": ("unet", "train_unet"),
+}
+"""Stage -> module and function."""
 
 
 def train(
@@ -24,7 +34,8 @@ def train(
     """Make one of toybox's models, or go on making it.
 
     Args:
-        stage: what to make; the order is data, tokenizer, vae, clip, dino, oracle, latents, unet, export.
+        stage: what to make; the order is data, tokenizer, vae, clip, dino, oracle, latents, decoder, unet,
+            export.
         preset: sizes: 64 pixels for a CPU, 128 for a GPU.
         steps: optimiser steps in all; 0 takes the stage's own number.
         minutes: stop after so many minutes, to go on in a later call; 0 never.
@@ -40,41 +51,30 @@ def train(
 
 
 def run(stage: str, settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
-    """Run one stage."""
+    """Run one stage. Modules are imported when their stage is asked for."""
+    if stage in ("data", "latents", "export", "tokenizer"):
+        _run_whole(stage, settings, reporter)
+    else:
+        module, function = _TRAINED[stage]
+        train_stage = getattr(importlib.import_module(f"pcs_ext.toybox.train.{module}"), function)
+        train_stage(settings, steps, minutes, reporter)
+
+
+def _run_whole(stage: str, settings: Settings, reporter: Reporter) -> None:
+    """Stages that run to their end."""
     if stage == "data":
         from pcs_ext.toybox.train.data import render_data
 
         render_data(settings, reporter)
-    elif stage == "vae":
-        from pcs_ext.toybox.train.vae import train_vae
-
-        train_vae(settings, steps, minutes, reporter)
-    else:
-        _run_second_half(stage, settings, steps, minutes, reporter)
-
-
-def _run_second_half(stage: str, settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
-    if stage == "tokenizer":
+    elif stage == "tokenizer":
         from pcs_ext.toybox.train.tokenizer import train_tokenizer
 
         train_tokenizer(settings)
-    elif stage == "clip":
-        from pcs_ext.toybox.train.clip import train_clip
+    elif stage == "latents":
+        from pcs_ext.toybox.train.unet import cache_latents
 
-        train_clip(settings, steps, minutes, reporter)
-    elif stage == "dino":
-        from pcs_ext.toybox.train.dino import train_dino
-
-        train_dino(settings, steps, minutes, reporter)
-    elif stage == "oracle":
-        from pcs_ext.toybox.train.oracle import train_oracle
-
-        train_oracle(settings, steps, minutes, reporter)
-    elif stage in ("latents", "unet"):
-        from pcs_ext.toybox.train.unet import cache_latents, train_unet
-
-        cache_latents(settings, reporter) if stage == "latents" else train_unet(settings, steps, minutes, reporter)
-    elif stage == "export":
+        cache_latents(settings, reporter)
+    else:
         from pcs_ext.toybox.train.export import export
 
         export(settings, reporter)

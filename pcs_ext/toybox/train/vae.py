@@ -1,4 +1,8 @@
-"""The image autoencoder: diffusers' AutoencoderKL, L1 and multi-scale L1 loss, a light KL term."""
+"""The image autoencoder: diffusers' AutoencoderKL, L1 and multi-scale L1 loss, a light KL term.
+
+Its decoder may go on learning after the latents are fixed, as Stable Diffusion's own was fine-tuned on its frozen
+encoder: a denoiser that was trained on the latents stays valid.
+"""
 
 from typing import Any
 
@@ -7,15 +11,18 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from pcs_ext.errors import InputError
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.types import LossTerms
 from pcs_ext.reporter import Reporter
-from pcs_ext.toybox.train.data import load_data
+from pcs_ext.toybox.train.data import TrainingData, load_data
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.stage import rows, run_stage
 
 _BATCH = 8
 _KL_WEIGHT = 1e-6
+_LATENT_NOISE = 0.03
+"""Standard deviation, of latents scaled to unit variance."""
 
 
 def build_vae(settings: Settings) -> Any:
@@ -45,18 +52,11 @@ def train_vae(settings: Settings, steps: int, minutes: float | None, reporter: R
     vae = build_vae(settings).to(settings.device, memory_format=torch.channels_last)
 
     def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
-        images = data.pixels(rows(len(data), _BATCH, generator)).to(settings.device)
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = _batch(data, settings, generator)
         posterior = vae.encode(images).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator).to(images.device)
         decoded = vae.decode(posterior.mean + posterior.std * noise).sample.float()
-        return LossTerms(
-            {
-                "l1": multiscale_l1(decoded, images),
-                "mse": 2.0 * F.mse_loss(decoded, images),
-                "kl": _KL_WEIGHT * posterior.kl().mean(),
-            }
-        )
+        return LossTerms({**_reconstruction(decoded, images), "kl": _KL_WEIGHT * posterior.kl().mean()})
 
     def finish() -> None:
         with torch.no_grad():
@@ -68,6 +68,50 @@ def train_vae(settings: Settings, steps: int, minutes: float | None, reporter: R
         steps=steps, lr_schedule="cosine", warmup_steps=100, autocast="bf16", ema_decay=0.999, betas=(0.9, 0.99)
     )
     run_stage("vae", {"vae": vae}, loss, settings, config, reporter, learning_rate=1e-3, minutes=minutes, finish=finish)
+
+
+def train_decoder(settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
+    """Go on with the decoder of `models/vae` alone; the encoder, and so every cached latent, stays as it is."""
+    data = load_data(settings)
+    folder = settings.folder / "models" / "vae"
+    if not folder.is_dir():
+        raise InputError(f"{folder} does not exist; expected a trained autoencoder. Run the stage vae first.")
+    vae: Any = AutoencoderKL.from_pretrained(folder)
+    vae = vae.to(settings.device, memory_format=torch.channels_last).requires_grad_(False)
+
+    def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
+        images = _batch(data, settings, generator)
+        with torch.no_grad():
+            latents = vae.encode(images).latent_dist.mean
+        # The denoiser's latents are not the encoder's: a little noise keeps the decoder tolerant of that.
+        noise = torch.randn(latents.shape, generator=generator).to(images.device)
+        decoded = vae.decode(latents + _LATENT_NOISE / vae.config.scaling_factor * noise).sample.float()
+        return LossTerms(_reconstruction(decoded, images))
+
+    config = FitConfig(
+        steps=steps, lr_schedule="cosine", warmup_steps=50, autocast="bf16", ema_decay=0.999, betas=(0.9, 0.99)
+    )
+    modules = {"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}
+    run_stage(
+        "decoder",
+        modules,
+        loss,
+        settings,
+        config,
+        reporter,
+        learning_rate=5e-4,
+        minutes=minutes,
+        finish=lambda: vae.save_pretrained(folder),
+    )
+
+
+def _batch(data: TrainingData, settings: Settings, generator: torch.Generator) -> Tensor:
+    images = data.pixels(rows(len(data), _BATCH, generator)).to(settings.device)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _reconstruction(decoded: Tensor, images: Tensor) -> dict[str, Tensor]:
+    return {"l1": multiscale_l1(decoded, images), "mse": 2.0 * F.mse_loss(decoded, images)}
 
 
 def multiscale_l1(images: Tensor, targets: Tensor) -> Tensor:

@@ -37,13 +37,7 @@ def sample_scene(
     objects = (toy if toy is not None else sample_toy(generator),)
     if toy is None and draw.uniform() < two_objects:
         objects = _side_by_side(objects[0], sample_toy(generator, accessories=0.1))
-    elevation = draw.between(4, 28)
-    azimuth = draw.between(-180, 180)
-    # Back views are the least telling of a toy: a third of them is turned to the front.
-    if abs(azimuth) > 140 and draw.uniform() < 0.35:
-        azimuth = math.copysign(180 - abs(azimuth), azimuth)
-    if draw.uniform() < 0.12:
-        elevation = draw.between(56, 74)
+    azimuth, elevation = _view(draw, heading=objects[0].heading)
     if len(objects) > 1:
         azimuth, elevation = draw.between(-35, 35), draw.between(8, 22)
     camera = frame(objects, azimuth, elevation, fill=draw.between(0.80, 0.96))
@@ -105,6 +99,17 @@ def attributes(scene: Scene) -> dict[str, str]:
     }
 
 
+def _view(draw: "_Draw", heading: float) -> tuple[float, float]:
+    """Azimuth and elevation in degrees, away from the angles where one view word turns into the next.
+
+    Back views are the least telling of a toy and the rarest.
+    """
+    low, high = draw.weighted((((0.0, 34.0), 0.42), ((46.0, 134.0), 0.40), ((146.0, 180.0), 0.18)))
+    azimuth = heading + math.copysign(draw.between(low, high), draw.uniform() - 0.5)
+    overhead = draw.uniform() < 0.14
+    return azimuth, draw.between(54, 66) if overhead else draw.between(4, 28)
+
+
 def _side_by_side(first: SceneObject, second: SceneObject) -> tuple[SceneObject, SceneObject]:
     gap = 0.15
     width = [_bounds((toy,)) for toy in (first, second)]
@@ -142,6 +147,14 @@ class _Draw:
 
     def choice(self, values: tuple[str, ...]) -> str:
         return values[int(torch.randint(len(values), (), generator=self.generator))]
+
+    def weighted(self, values: tuple[tuple[tuple[float, float], float], ...]) -> tuple[float, float]:
+        at = self.uniform() * sum(weight for _, weight in values)
+        for value, weight in values:
+            at -= weight
+            if at < 0:
+                return value
+        return values[-1][0]
 
     def pair(self, values: tuple[str, ...]) -> tuple[str, str]:
         first, second = torch.randperm(len(values), generator=self.generator)[:2].tolist()

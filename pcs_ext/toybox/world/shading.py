@@ -31,7 +31,7 @@ def _pattern(parts: Assembly, hits: Hits) -> Tensor:
     x, y, z = (hits.local[k][on] * size[:, k] for k in range(3))
     marks = torch.stack(
         [
-            torch.sin(z * 16) > 0,
+            torch.sin(z * 21) > 0,
             torch.sin(x * 11 + 0.8) * torch.sin(y * 11 + 1) * torch.sin(z * 11 + 0.5) > 0.22,
             (torch.floor(x * 3.6) + torch.floor(y * 3.6) + torch.floor(z * 3.6)) % 2 > 0,
             torch.remainder(z * 2.2 + (torch.remainder((x + y) * 1.8, 1.0) - 0.5).abs() * 1.2, 1.0) < 0.5,

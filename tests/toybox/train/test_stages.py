@@ -1,6 +1,7 @@
 """Every stage at a tiny size: trains, resumes exactly, and ends in folders that stock classes load."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,23 @@ def test_the_autoencoder_learns(fresh: Path) -> None:
     record = Record()
     run("vae", TINY, 25, None, record)
     assert sum(record.losses[-5:]) < 0.75 * sum(record.losses[:5])
+
+
+def test_the_decoder_goes_on_alone(models: Path, fresh: Path) -> None:
+    (fresh / "models").unlink()
+    shutil.copytree(models / "models" / "vae", fresh / "models" / "vae")
+    weights = fresh / "models" / "vae" / "diffusion_pytorch_model.safetensors"
+    before = load_file(weights)
+    run("decoder", TINY, 3, None, SilentReporter())
+    after = load_file(weights)
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder", "post_quant_conv"}
+
+
+def test_the_decoder_needs_an_autoencoder(fresh: Path) -> None:
+    (fresh / "models").unlink()
+    with pytest.raises(InputError, match="Run the stage vae first"):
+        run("decoder", TINY, 3, None, SilentReporter())
 
 
 def test_other_sizes_do_not_resume(models: Path, fresh: Path) -> None:
