@@ -23,11 +23,13 @@ def commands() -> dict[str, Callable[..., Any]]:
     return {
         "learn": image_cli.learn,
         "image": image_cli.image,
+        "evaluate": general.evaluate,
         "export": image_cli.export,
         "tokens": image_cli.tokens,
         "recipes": image_cli.recipes,
         "systems": general.systems,
         "doctor": general.doctor,
+        "demo": general.demo,
     }
 
 

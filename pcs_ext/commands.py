@@ -1,9 +1,99 @@
-"""Commands that belong to no plugin: `systems`, `doctor`."""
+"""Commands that belong to no plugin: `evaluate`, `demo`, `systems`, `doctor`."""
 
 import dataclasses
 import json as json_module
 import sys
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+Device = Literal["auto", "cuda", "mps", "cpu"]
+Output = Annotated[Path, arg(aliases=["-o"])]
+
+
+def evaluate(
+    subject: Positional[Path],
+    photos: Positional[tuple[Path, ...]],
+    output: Output,
+    prompts: Literal["auto", "toybox", "object", "live"] = "auto",
+    seeds: tuple[int, ...] = (0, 1, 2, 3),
+    base: str = "",
+    clip: Path | None = None,
+    dino: Path | None = None,
+    device: Device = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    json: bool = False,
+) -> None:
+    """Measure how faithful a learned subject is and how well prompts still work, against the plain class word.
+
+    Args:
+        subject: folder written by `learn`.
+        photos: photos of the subject: those it was learned from, or others.
+        output: folder for the images and reports; run again after an interruption, it goes on from what is there.
+        prompts: which set to ask; auto takes toybox for toybox, else object.
+        seeds: one image of each prompt per seed.
+        base: another base of the same family than the one it was learned on.
+        clip: transformers folder of a CLIP model; toybox has its own.
+        dino: transformers folder of a DINO, ViT or ResNet image encoder; toybox has its own.
+        device: where to run.
+        precision: of the base's weights.
+        json: print the report as JSON instead of a table.
+    """
+    from pcs_ext.config_io import to_jsonable
+    from pcs_ext.image.data import find_photos
+    from pcs_ext.image.evaluate import UNRELATED_PROMPTS, evaluate_artifact, prompt_set, result_rows, results_table
+    from pcs_ext.image.subject import Artifact
+
+    artifact = Artifact.load(subject)
+    found = find_photos(photos)
+    judges = _judges(base or artifact.data.base_name, clip, dino)
+    backbone = artifact.backbone(base or None, device=device, precision=precision)
+    chosen = prompts if prompts != "auto" else "toybox" if backbone.name == "toybox" else "object"
+    report, baseline = evaluate_artifact(
+        artifact,
+        [photo.path for photo in found],
+        output,
+        name=subject.resolve().name,
+        prompts=prompt_set(chosen),
+        unrelated=UNRELATED_PROMPTS[chosen],
+        seeds=seeds,
+        judges=judges,
+        backbone=backbone,
+        reporter=_reporter(),
+    )
+    if json:
+        _print_json(to_jsonable({"subject": report, "class-word": baseline}))
+        return
+    shown = [name for name in report.figures if "/" not in name]
+    sys.stdout.write(results_table(result_rows([report]) + result_rows([baseline]), shown))
+    sys.stdout.write(f"\n{output / 'report.json'}\n")
+
+
+def demo(
+    output: Output = Path("demo"),
+    subject: str = "rex",
+    prompts: int = 20,
+    seeds: int = 4,
+    seed: int = 0,
+    steps: int = 0,
+) -> None:
+    """Learn a bundled toy from its photos and write a page that shows what came of it.
+
+    Args:
+        output: folder of the page; run again after an interruption, it goes on from what is there.
+        subject: name of a bundled toy.
+        prompts: how many situations to put it in, at most 20.
+        seeds: images of each.
+        seed: of everything random.
+        steps: optimiser steps of each recipe; 0 takes the recipe's.
+    """
+    from pcs_ext.demo.job import run_demo
+
+    page = run_demo(
+        output, subject=subject, prompts=prompts, seeds=seeds, seed=seed, steps=steps or None, reporter=_reporter()
+    )
+    sys.stdout.write(f"{page}\n")
 
 
 def systems(status: Literal["all", "measured", "runs", "open"] = "all", json: bool = False) -> None:
@@ -44,6 +134,32 @@ def doctor(json: bool = False) -> None:
         sys.stdout.write(f"{section}\n")
         for key, value in facts.items():
             sys.stdout.write(f"  {key:22} {value}\n")
+
+
+def _judges(base: str, clip: Path | None, dino: Path | None) -> Any:
+    """Toybox brings its own judges; a real base is judged by the encoders that are named."""
+    from pcs_ext.errors import UsageError
+    from pcs_ext.image.evaluate import Judges, load_image_encoder, load_image_text_encoder
+
+    if base == "toybox" and clip is None and dino is None:
+        from pcs_ext.toybox.judges import toybox_judges
+
+        return toybox_judges()
+    if clip is None and dino is None:
+        raise UsageError(
+            f"judging {base} needs encoders: give --clip and --dino with transformers folders, "
+            "such as downloads of openai/clip-vit-base-patch32 and facebook/dino-vits16."
+        )
+    return Judges(
+        clip=None if clip is None else load_image_text_encoder(clip),
+        dino=None if dino is None else load_image_encoder(dino),
+    )
+
+
+def _reporter() -> Any:
+    from pcs_ext.image.cli import console_reporter
+
+    return console_reporter(None)
 
 
 def _fields(system: Any) -> dict[str, Any]:

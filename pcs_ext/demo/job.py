@@ -9,24 +9,32 @@ import torch
 
 from pcs_ext.config_io import atomic_write_bytes, file_sha256, to_jsonable, write_json
 from pcs_ext.demo.data import DemoData, ShownPrompt, ShownSystem
-from pcs_ext.demo.generation import ImageSet, make_images, paint_artifact, paint_base, paint_beside
-from pcs_ext.demo.judges import toybox_judges
 from pcs_ext.demo.page import write_page
 from pcs_ext.demo.standing import LABELS, standing
-from pcs_ext.demo.stopwatch import Stopwatch, seconds_in
 from pcs_ext.errors import Interrupted, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
-from pcs_ext.image.evaluate import UNRELATED_PROMPTS, Judges, Prompt, Truth, evaluate_images, prompt_set, square_images
+from pcs_ext.image.evaluate import (
+    CLASS_WORD,
+    UNRELATED_PROMPTS,
+    Judges,
+    Prompt,
+    Truth,
+    evaluate_images,
+    prompt_set,
+    square_images,
+)
+from pcs_ext.image.evaluate.generation import ImageSet, make_images, paint_artifact, paint_base, paint_beside
+from pcs_ext.image.evaluate.stopwatch import Stopwatch, seconds_in
 from pcs_ext.image.learn import learn, preset_of, resolve_recipe
 from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import generator_for
+from pcs_ext.toybox.judges import toybox_judges
 from pcs_ext.toybox.world.export_examples import ROTATED, SIZES, photo_bytes
 from pcs_ext.toybox.world.subjects import class_noun, novel_views, reference_photos
 from pcs_ext.toybox.world.subjects import subject as toy_named
 
-CLASS_WORD = "class-word"
 _TRUE_VIEWS = 64
 _DRIFT_SEEDS = 2
 _OWN_ATTRIBUTES = ("class", "pattern")

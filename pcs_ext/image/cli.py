@@ -26,6 +26,7 @@ def learn(
     precision: Precision = "auto",
     dry_run: bool = False,
     overwrite: bool = False,
+    previews: int = 0,
     jsonl: Path | None = None,
 ) -> None:
     """Learn a subject from photos.
@@ -44,6 +45,7 @@ def learn(
         precision: of the frozen weights and of autocast.
         dry_run: print the resolved recipe and what would be trained, then stop.
         overwrite: replace an existing learned subject at the output path.
+        previews: write a sheet of preview images to OUTPUT.previews/ every so many steps; 0 writes none.
         jsonl: also write every event as a JSON line to this file.
     """
     from pcs_ext.image.learn import learn as run
@@ -66,7 +68,8 @@ def learn(
         device=device,
         precision=precision,
         overwrite=overwrite,
-        reporter=_reporter(jsonl),
+        previews=previews,
+        reporter=console_reporter(jsonl),
     )
     sys.stdout.write(f"{output}\n")
 
@@ -115,7 +118,7 @@ def image(
         base=base or None,
         device=device,
         precision=precision,
-        reporter=_reporter(None),
+        reporter=console_reporter(None),
     )
     for path in save_images(images, output):
         sys.stdout.write(f"{path}\n")
@@ -184,7 +187,7 @@ def tokens(base: str = "toybox", count: int = 10) -> None:
         sys.stdout.write(f"{token.word:8} id {token.token_id:6}  near {', '.join(token.neighbours)}\n")
 
 
-def _reporter(jsonl: Path | None):
+def console_reporter(jsonl: Path | None):
     """A console reporter; the libraries' own progress bars would only stand in its way."""
     import diffusers.utils.logging
     import transformers.utils.logging

@@ -20,8 +20,9 @@ from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.class_images import ClassImages
 from pcs_ext.image.data import SubjectDataset, find_photos
 from pcs_ext.image.early_stopping import DvarStop
-from pcs_ext.image.fit import fit
+from pcs_ext.image.fit import Fit, fit
 from pcs_ext.image.loss_log import LossLog
+from pcs_ext.image.previews import Previews
 from pcs_ext.image.rare_tokens import check_rare_token, pick_rare_tokens
 from pcs_ext.image.recipes import RECIPES, Phase, Preset, Recipe
 from pcs_ext.image.subject import Artifact
@@ -90,6 +91,7 @@ def learn(
     device: str = "auto",
     precision: str = "auto",
     overwrite: bool = False,
+    previews: int = 0,
     reporter: Reporter | None = None,
 ) -> Artifact:
     """Teach a diffusion model a subject.
@@ -109,6 +111,7 @@ def learn(
         device: auto, cuda, mps or cpu.
         precision: of frozen weights and autocast: auto, fp32, bf16, fp16.
         overwrite: replace an existing artifact.
+        previews: steps between preview sheets in `OUTPUT.previews/`; 0 writes none.
         reporter: hears events and progress.
 
     Raises:
@@ -118,6 +121,8 @@ def learn(
     """
     output, reporter = Path(output), reporter or SilentReporter()
     _check_output(output, overwrite)
+    if previews < 0:
+        raise UsageError(f"--previews must be 0 or a number of steps, got {previews}.")
     _with_request(resolve_recipe(recipe, noun, preset_of(base), config=config), token, steps)
     found = find_photos(photos)
     backbone = (
@@ -132,7 +137,8 @@ def learn(
     )
     data = SubjectDataset(found, resolved.concept, resolution=backbone.resolution, augmentation=resolved.augmentation)
     class_images = _class_images(resolved, backbone, seed, reporter)
-    run = _Run(resolved, backbone, data, class_images, seed, Path(f"{output}.training"), reporter)
+    sheets = Previews(Path(f"{output}.previews"), previews, backbone, resolved.concept, resolved.sampling)
+    run = _Run(resolved, backbone, data, class_images, sheets, seed, Path(f"{output}.training"), reporter)
     try:
         losses = run.train()
     except KeyboardInterrupt:
@@ -172,11 +178,13 @@ class _Run:
         backbone: AbstractBackbone,
         data: SubjectDataset,
         class_images: ClassImages | None,
+        previews: Previews,
         seed: int,
         folder: Path,
         reporter: Reporter,
     ) -> None:
         self.recipe, self.backbone, self.data, self.class_images = recipe, backbone, data, class_images
+        self.previews = previews
         self.seed, self.folder, self.reporter = seed, folder, reporter
         self.steps = 0
         self.adapters: Mapping[str, AbstractAdapter] = {
@@ -207,8 +215,12 @@ class _Run:
             checkpoints = CheckpointFolder(
                 self.folder / phase.name, config_hash=config_hash([to_jsonable(self.recipe), self.seed, phase.name])
             )
-            for state in fit(loss, groups, config, checkpoints=checkpoints, stop=stop):
+            running: list[Fit] = []
+            for state in fit(loss, groups, config, checkpoints=checkpoints, stop=stop, on_start=running.append):
                 self.reporter.progress(f"learn {phase.name}", state.step, state.total_steps, loss=state.losses["total"])
+                if self.previews.is_due(state.step):
+                    path = self.previews.write(running[0], phase.name, state.step)
+                    self.reporter.event("preview", f"preview {path}", path=str(path))
                 yield state
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from pcs_ext.config_io import from_jsonable, to_jsonable
 from pcs_ext.errors import ArtifactError, ConfigError, Interrupted, UsageError
@@ -121,6 +122,23 @@ def test_the_same_seed_gives_the_same_artifact_also_after_an_interruption(
     for name, tensors in straight.data.tensors.items():
         for key, value in tensors.items():
             assert torch.equal(value, resumed.data.tensors[name][key]), key
+    assert resumed.data.training["losses"] == straight.data.training["losses"]
+
+
+def test_previews_show_the_subject_and_change_nothing(sd: AbstractBackbone, photos: Path, tmp_path: Path) -> None:
+    recipe = quick("dreambooth-lora", steps=4)
+    plain = learn(photos, noun="dog", output=tmp_path / "a", recipe=recipe, base=sd, seed=5)
+    shown = learn(photos, noun="dog", output=tmp_path / "b", recipe=recipe, base=sd, seed=5, previews=2)
+    phase = recipe.phases[0].name
+    sheets = sorted((tmp_path / "b.previews").iterdir())
+    assert [path.name for path in sheets] == [f"{phase}-000002.png", f"{phase}-000004.png"]
+    with Image.open(sheets[0]) as first, Image.open(sheets[1]) as second:
+        assert first.size == second.size == (64, 64)
+        assert first.tobytes() != second.tobytes()
+    for name, tensors in plain.data.tensors.items():
+        assert all(torch.equal(value, shown.data.tensors[name][key]) for key, value in tensors.items())
+    with pytest.raises(UsageError, match="--previews must be 0 or a number of steps, got -1"):
+        learn(photos, noun="dog", output=tmp_path / "c", recipe=recipe, base=sd, previews=-1)
 
 
 def test_requests_are_checked_before_anything_is_loaded(photos: Path, tmp_path: Path) -> None:

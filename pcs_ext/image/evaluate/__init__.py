@@ -1,5 +1,6 @@
 """Measures of a learned subject: fidelity, prompt following, diversity, drift and copying, each with its encoder."""
 
+from pcs_ext.image.evaluate.artifact import CLASS_WORD, evaluate_artifact
 from pcs_ext.image.evaluate.copying import CopyReport, check_copying
 from pcs_ext.image.evaluate.encoders import (
     ClipEncoder,
@@ -17,6 +18,7 @@ from pcs_ext.image.evaluate.report import Report, meaning, result_rows
 from pcs_ext.image.evaluate.tables import read_rows, results_table
 
 __all__ = [
+    "CLASS_WORD",
     "PROMPT_SETS",
     "UNRELATED_PROMPTS",
     "AttributeReader",
@@ -31,6 +33,7 @@ __all__ = [
     "TransformersImageEncoder",
     "Truth",
     "check_copying",
+    "evaluate_artifact",
     "evaluate_images",
     "evaluate_subject",
     "load_image_encoder",

@@ -1,0 +1,70 @@
+"""Pictures of a subject while it is being learned: the same prompts and seeds every time, so that change shows."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from pcs_ext.config_io import atomic_write_bytes
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.concept import Concept
+from pcs_ext.image.fit import Fit
+from pcs_ext.image.sample import SampleConfig, sample
+from pcs_ext.image.subject import to_pil
+
+PROMPTS = ("a photo of {subject}", "a photo of {subject} on the beach")
+SEEDS = (0, 1)
+
+
+class Previews:
+    """Writes a sheet every so many steps: a row per prompt, a column per seed. Training is not touched by it.
+
+    Args:
+        folder: for `PHASE-000100.png`; made when the first sheet is written.
+        every: optimiser steps between sheets.
+        backbone: with the adapters in it.
+        concept: fills the prompts.
+        sampling: how to sample.
+        prompts: with `{subject}`.
+        seeds: one column each.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        every: int,
+        backbone: AbstractBackbone,
+        concept: Concept,
+        sampling: SampleConfig,
+        *,
+        prompts: Sequence[str] = PROMPTS,
+        seeds: Sequence[int] = SEEDS,
+    ) -> None:
+        self.folder, self.every, self.backbone, self.sampling = folder, every, backbone, sampling
+        self.texts = [concept.prompt(prompt) for prompt in prompts for _ in seeds]
+        self.seeds = list(seeds)
+
+    def is_due(self, step: int) -> bool:
+        """Whether a sheet belongs to this step."""
+        return self.every > 0 and step % self.every == 0
+
+    def write(self, run: Fit, phase: str, step: int) -> Path:
+        """Sample with the averaged weights (the raw ones where nothing is averaged) and write the sheet."""
+        with run.averaged(), torch.no_grad():
+            seeds = self.seeds * (len(self.texts) // len(self.seeds))
+            images = sample(self.backbone, self.texts, seeds=seeds, config=self.sampling)
+        path = self.folder / f"{phase}-{step:06d}.png"
+        buffer = io.BytesIO()
+        _sheet(images, columns=len(self.seeds)).save(buffer, format="PNG")
+        atomic_write_bytes(path, buffer.getvalue())
+        return path
+
+
+def _sheet(images: torch.Tensor, columns: int) -> Image.Image:
+    height, width = images.shape[-2:]
+    sheet = Image.new("RGB", (columns * width, len(images) // columns * height))
+    for index, image in enumerate(images):
+        sheet.paste(to_pil(image), (index % columns * width, index // columns * height))
+    return sheet
