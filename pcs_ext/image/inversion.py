@@ -89,7 +89,8 @@ def _epsilon(
     timesteps = torch.full((len(doubled),), timestep, device=latents.device)
     prediction = backbone.predict(doubled, timesteps, conditioning).float()
     if guided:
-        prediction = combine_guidance(*prediction.chunk(2), guidance_scale)
+        negative, positive = prediction.chunk(2)
+        prediction = combine_guidance(negative, positive, guidance_scale)
     return backbone.schedule.to_epsilon(prediction, latents, timesteps[: len(latents)])
 
 

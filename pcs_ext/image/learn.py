@@ -199,14 +199,13 @@ class _Run:
         log = LossLog(self.folder / "losses.jsonl")
         with contextlib.closing(log), injected(self.backbone, *self.adapters.values()):
             for phase in self.recipe.phases:
-                for state in self._phase(phase, latents):
-                    log.add(phase.name, state.step, state.losses["total"])
+                for state in self._phase(phase, latents, log):
                     done[phase.name] = state.step
                 done.setdefault(phase.name, phase.fit.steps)  # a phase that was finished before yields nothing
             self.steps = sum(done.values())
             return log.losses(done)
 
-    def _phase(self, phase: Phase, latents: LatentCache) -> Iterator[Any]:
+    def _phase(self, phase: Phase, latents: LatentCache, log: LossLog) -> Iterator[Any]:
         groups = parameter_groups(phase, self.adapters)
         with only_trainable(groups, self.adapters.values()):
             loss = PhaseLoss(phase, self.backbone, self.data, self.class_images, groups, latents)
@@ -217,7 +216,9 @@ class _Run:
             )
             running: list[Fit] = []
             for state in fit(loss, groups, config, checkpoints=checkpoints, stop=stop, on_start=running.append):
-                self.reporter.progress(f"learn {phase.name}", state.step, state.total_steps, loss=state.losses["total"])
+                total = state.losses["total"]
+                log.add(phase.name, state.step, total)
+                self.reporter.progress(f"learn {phase.name}", state.step, state.total_steps, loss=total)
                 if self.previews.is_due(state.step):
                     path = self.previews.write(running[0], phase.name, state.step)
                     self.reporter.event("preview", f"preview {path}", path=str(path))
