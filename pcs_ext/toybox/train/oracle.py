@@ -27,7 +27,7 @@ def train_oracle(settings: Settings, steps: int, minutes: float | None, reporter
 
     def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         chosen = single[rows(len(single), _BATCH, generator)]
-        images = damage(data.pixels(chosen), generator).to(settings.device)
+        images = damage(move(data.pixels(chosen), generator), generator).to(settings.device)
         logits = oracle(images.contiguous(memory_format=torch.channels_last))
         return LossTerms(
             {name: F.cross_entropy(logits[name].float(), labels[name][chosen].to(images.device)) for name in HEADS}
@@ -54,9 +54,19 @@ def train_oracle(settings: Settings, steps: int, minutes: float | None, reporter
 def damage(images: Tensor, generator: torch.Generator) -> Tensor:
     """Noise, blur and small shifts of brightness, per image: the faults of a decoder, not of the subject."""
     b = len(images)
-    strength = 0.12 * torch.rand(b, 1, 1, 1, generator=generator)
+    strength = 0.08 * torch.rand(b, 1, 1, 1, generator=generator)
     blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    mix = 0.8 * torch.rand(b, 1, 1, 1, generator=generator)
+    mix = 0.5 * torch.rand(b, 1, 1, 1, generator=generator)
     gain = 1 + 0.1 * (2 * torch.rand(b, 1, 1, 1, generator=generator) - 1)
     noise = strength * torch.randn(images.shape, generator=generator)
     return ((images + mix * (blurred - images)) * gain + noise).clamp(-1, 1)
+
+
+def move(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror half of the images and move each by up to 4 % of its side: no attribute tells left from right."""
+    b, _, side, _ = images.shape
+    reach = max(1, side // 24)
+    mirrored = torch.where(torch.rand(b, 1, 1, 1, generator=generator) < 0.5, images.flip(-1), images)
+    padded = F.pad(mirrored, (reach,) * 4, mode="replicate")
+    y, x = torch.randint(2 * reach + 1, (2, b), generator=generator).tolist()
+    return torch.stack([padded[i, :, y[i] : y[i] + side, x[i] : x[i] + side] for i in range(b)])

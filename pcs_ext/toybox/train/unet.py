@@ -17,11 +17,14 @@ from pcs_ext.reporter import Reporter
 from pcs_ext.toybox.train.data import TrainingData, load_data
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.stage import rows, run_stage
+from pcs_ext.toybox.world.vocabulary import STYLES
 
 _BATCH = 16
 _GAMMA = 5.0
 _DROP_CAPTION = 0.1
 """Share of samples trained with the empty prompt, for guidance."""
+_EASY_SHARE = 0.2
+"""Of the steps: a curriculum that begins with photos of one toy."""
 
 
 def build_scheduler() -> DDIMScheduler:
@@ -100,6 +103,16 @@ class TextStates:
             return torch.stack([self.known[n] for n in numbers]).float()
 
 
+def easy_rows(data: TrainingData) -> Tensor:
+    """Rows of photos of one toy; all rows where there are none."""
+    easy = [
+        index
+        for index, (captions, truth) in enumerate(zip(data.captions, data.attributes, strict=True))
+        if truth["style"] == STYLES[0] and " and a " not in captions[0]
+    ]
+    return torch.tensor(easy or range(len(data)))
+
+
 def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
     """Train and save to `models/unet` and `models/scheduler`.
 
@@ -112,6 +125,7 @@ def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: 
         raise InputError(f"{models} has no latents.safetensors; run the stages vae, clip and latents first.")
     latents = load_file(models / "latents.safetensors")["latents"].to(settings.device)
     texts = TextStates(settings, data)
+    easy = easy_rows(data)
     torch.manual_seed(0)
     unet = build_unet(settings).to(settings.device, memory_format=torch.channels_last)
     if settings.device == "cpu":
@@ -121,7 +135,8 @@ def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: 
     schedule = NoiseSchedule(alphas_cumprod=scheduler.alphas_cumprod, prediction_type="v_prediction")
 
     def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
-        chosen = rows(len(latents), _BATCH, generator)
+        chosen = easy[rows(len(easy), _BATCH, generator)] if step < _EASY_SHARE * steps else None
+        chosen = rows(len(latents), _BATCH, generator) if chosen is None else chosen
         variants = torch.randint(texts.index.shape[1], (_BATCH,), generator=generator)
         captions = texts.index[chosen, variants]
         captions = torch.where(torch.rand(_BATCH, generator=generator) < _DROP_CAPTION, 0, captions)
