@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -339,6 +339,15 @@ def test_bf16_keeps_float32_masters() -> None:
     assert states[-1].losses["error"] < states[0].losses["error"]
 
 
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """Signals as in a terminal: a shell that runs its jobs in the background starts them with SIGINT ignored."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_the_step_finish_and_is_saved(tmp_path: Path, number: int) -> None:
     class Stopped(Problem):
@@ -360,6 +369,18 @@ def test_a_signal_lets_the_step_finish_and_is_saved(tmp_path: Path, number: int)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("terminal")
+def test_an_ignored_signal_stays_ignored() -> None:
+    class Signalled(Problem):
+        def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
+            os.kill(os.getpid(), signal.SIGINT)
+            return super().__call__(step, micro_step, generator)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    assert run(Signalled())[-1].step == CONFIG.steps
+
+
+@pytest.mark.usefixtures("terminal")
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     class Stopped(Problem):
         def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
