@@ -67,7 +67,7 @@ def evaluate(
         return
     shown = [name for name in report.figures if "/" not in name]
     sys.stdout.write(results_table(result_rows([report]) + result_rows([baseline]), shown))
-    sys.stdout.write(f"\n{output / 'report.json'}\n")
+    sys.stdout.write(f"\n{output / 'reports'}\n")
 
 
 def demo(

@@ -32,14 +32,15 @@ class Axis:
 def axis_for(values: Sequence[float], start: float, end: float, *, padding: float = 0.12) -> Axis:
     """An axis that holds all values with some room on both sides."""
     low, high = min(values), max(values)
-    room = padding * (high - low) or 0.05
+    # Differences far below what a label could show count as none.
+    room = padding * (high - low) if high - low > 1e-6 * max(1.0, abs(low), abs(high)) else 0.05 * max(1.0, abs(high))
     return Axis(low=low - room, high=high + room, start=start, end=end)
 
 
 def _round_step(step: float) -> float:
     """The next of 1, 2, 5 times a power of ten."""
     power = 10 ** math.floor(math.log10(step))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step - 1e-12)
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * (1 - 1e-12))
 
 
 def tick_label(value: float, ticks: Sequence[float]) -> str:

@@ -49,7 +49,8 @@ def _plot(data: DemoData) -> str:
     return (
         '<div class="panel"><h3>Fidelity against editability</h3>'
         '<p class="small soft">Across: how much of what prompts ask for is shown. Up: how like true new views the '
-        f"pictures are. Whiskers: one standard deviation over {esc(data.points_over)}.</p>{scatter(data)}</div>"
+        f"pictures are. Whiskers: one standard deviation over {esc(data.points_over)}.</p>"
+        f"{scatter(data.points, data.ceiling)}</div>"
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from html import escape
 
 from pcs_ext.demo.axes import Axis, axis_for, tick_label
-from pcs_ext.demo.data import DemoData, PlotPoint
+from pcs_ext.demo.data import PlotPoint
 
 _WIDTH, _HEIGHT = 640, 440
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 28, 58
@@ -13,20 +13,40 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 28, 58
 _LETTER, _LINE = 9.6, 18
 
 
-def scatter(data: DemoData) -> str:
-    """Fidelity against editability: one point per system with its spread, labelled where it stands."""
-    points = data.points
+_ALONE = """<style>
+text { font-family: system-ui, sans-serif; fill: #5d5a55; } .axis { font-size: 14px; } .tick, .note { font-size: 12px; }
+.label { font-size: 15px; font-weight: 600; fill: #24211d; } .grid { stroke: #e4e0d8; }
+.ceiling { stroke: #8a857c; stroke-dasharray: 5 5; } .whisker { stroke-width: 2; opacity: .45; stroke: #2f6f9f; }
+.mark { fill: #2f6f9f; } .s-dreambooth-lora.mark { fill: #c8501e; } .s-dreambooth-lora.whisker { stroke: #c8501e; }
+.s-class-word.mark { fill: #8a857c; } .s-class-word.whisker { stroke: #8a857c; }
+</style><rect width="100%" height="100%" fill="#fffdf9"/>"""
+
+
+def standalone_scatter(points: Sequence[PlotPoint], ceiling: float | None) -> str:
+    """`scatter` as a file of its own, with its own colours."""
+    svg = scatter(points, ceiling)
+    head, rest = svg.split(">", 1)
+    return f'{head} xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}">{_ALONE}{rest}\n'
+
+
+def scatter(points: Sequence[PlotPoint], ceiling: float | None) -> str:
+    """Fidelity against editability: one point per system with its spread, labelled where it stands.
+
+    Args:
+        points: the systems.
+        ceiling: fidelity that true views reach, drawn as a line; None draws none.
+    """
     x = axis_for(_reach([(p.editability, p.editability_spread) for p in points]), _LEFT, _WIDTH - _RIGHT)
     x = dataclasses.replace(x, high=min(x.high, 1.02))
     heights = _reach([(p.fidelity, p.fidelity_spread) for p in points])
-    y = axis_for([*heights, *([] if data.ceiling is None else [data.ceiling])], _HEIGHT - _BOTTOM, _TOP)
+    y = axis_for([*heights, *([] if ceiling is None else [ceiling])], _HEIGHT - _BOTTOM, _TOP)
     parts = [
         _grid(x, y),
         _axis_titles(
             "does what the prompt asks →",
             "looks like the subject →",
         ),
-        "" if data.ceiling is None else _ceiling(y, data.ceiling),
+        "" if ceiling is None else _ceiling(y, ceiling),
         *[_whiskers(point, x, y) for point in points],
         *[_mark(point, x, y) for point in points],
         *_labels(points, x, y),

@@ -44,7 +44,7 @@ def standing(systems: Sequence[ShownSystem], measured: Path = MEASURED) -> Stand
     Raises:
         ConfigError: the results file is damaged.
     """
-    return _of_results(read_rows(measured)) if measured.is_file() else _of_systems(systems)
+    return standing_of_rows(read_rows(measured)) if measured.is_file() else _of_systems(systems)
 
 
 def _of_systems(systems: Sequence[ShownSystem]) -> Standing:
@@ -63,7 +63,8 @@ def _of_systems(systems: Sequence[ShownSystem]) -> Standing:
     )
 
 
-def _of_results(rows: Sequence[Mapping[str, Any]]) -> Standing:
+def standing_of_rows(rows: Sequence[Mapping[str, Any]]) -> Standing:
+    """The points of a results file's rows."""
     by_recipe: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in rows:
         by_recipe.setdefault(str(row.get("recipe") or row["system"]), {})[row["metric"]] = row

@@ -2,13 +2,14 @@
 
 import dataclasses
 import re
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pcs_ext.demo.axes import Axis, axis_for, tick_label
-from pcs_ext.demo.plots import loss_curve, scatter
+from pcs_ext.demo.plots import loss_curve, scatter, standalone_scatter
 
 
 def test_an_axis_maps_its_ends_and_counts_in_round_numbers():
@@ -30,15 +31,15 @@ def test_an_axis_holds_all_values_inside_and_has_few_ticks(values):
 def test_labels_step_aside_for_each_other(demo):
     data, _ = demo
     near = [dataclasses.replace(point, fidelity=0.8 + index / 1000) for index, point in enumerate(data.points)]
-    svg = scatter(dataclasses.replace(data, points=tuple(near)))
+    svg = scatter(near, data.ceiling)
     places = re.findall(r'class="label[^"]*" x="([\d.]+)" y="([\d.]+)"', svg)
     assert len(set(places)) == len(places) == 3
 
 
 def test_the_ceiling_is_drawn_only_where_it_is_known(demo):
     data, _ = demo
-    assert "what true new views reach" in scatter(data)
-    assert "what true new views reach" not in scatter(dataclasses.replace(data, ceiling=None))
+    assert "what true new views reach" in scatter(data.points, data.ceiling)
+    assert "what true new views reach" not in scatter(data.points, None)
 
 
 def test_a_loss_curve_stays_inside_its_frame():
@@ -47,3 +48,11 @@ def test_a_loss_curve_stays_inside_its_frame():
     heights = [float(point.split(" ")[1]) for point in faint.split("L")]
     assert min(heights) >= 12
     assert max(heights) <= 180
+
+
+def test_a_plot_of_its_own_is_an_svg_file(demo):
+    data, _ = demo
+    root = ElementTree.fromstring(standalone_scatter(data.points, data.ceiling))
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert root.attrib["width"] == "640"
+    assert len([node for node in root.iter() if node.get("class", "").startswith("mark")]) == len(data.points)

@@ -24,6 +24,7 @@ def evaluate_artifact(
     output: Path,
     *,
     name: str,
+    subject: str = "",
     prompts: Sequence[Prompt],
     unrelated: Sequence[str],
     seeds: Sequence[int],
@@ -37,8 +38,10 @@ def evaluate_artifact(
     Args:
         artifact: the learned subject.
         photos: those it was learned from, or others of it.
-        output: folder for `images/`, `unrelated/` and `report.json`, `class-word.json`.
-        name: of the subject, for the reports.
+        output: folder for `images/`, `unrelated/` and `reports/`, in each one entry by `name` and one `class-word`;
+            several artifacts of the same class noun may share it, and with it the class word's images.
+        name: of the artifact in that folder.
+        subject: what the artifact shows, for the reports; empty: the same as `name`.
         prompts: what to ask for.
         unrelated: prompts that do not name the subject, for drift; empty measures none.
         seeds: one image of each prompt per seed.
@@ -78,11 +81,12 @@ def evaluate_artifact(
     tensors = {key: square_images(images.paths, backbone.resolution) for key, images in made.items()}
     drift = (tensors["unrelated", CLASS_WORD], tensors["unrelated", name]) if unrelated else None
     references = square_images(photos, backbone.resolution)
-    settings = {"noun": noun, "prompts": prompts, "seeds": seeds, "judges": judges, "subject": name, "truth": truth}
+    settings = {"noun": noun, "prompts": prompts, "seeds": seeds, "judges": judges, "truth": truth}
+    settings["subject"] = subject or name
     reporter.event("measure", "measuring")
     recipe = str(artifact.data.recipe["id"])
     report = evaluate_images(tensors["images", name], references, recipe=recipe, drift=drift, **settings)
     baseline = evaluate_images(tensors["images", CLASS_WORD], references, recipe=CLASS_WORD, **settings)
-    report.save(output / "report.json")
-    baseline.save(output / "class-word.json")
+    report.save(output / "reports" / f"{name}.json")
+    baseline.save(output / "reports" / f"{CLASS_WORD}.json")
     return report, baseline

@@ -74,7 +74,7 @@ def test_an_interrupted_stage_ends_where_a_straight_one_does(models: Path, fresh
 def test_the_autoencoder_learns(fresh: Path) -> None:
     (fresh / "models").unlink()  # its own models folder: finishing must not touch the others'
     record = Record()
-    run("vae", TINY, 25, None, record)
+    run("vae", TINY, 60, None, record)
     assert sum(record.losses[-5:]) < 0.75 * sum(record.losses[:5])
 
 

@@ -1,0 +1,176 @@
+"""`python -m benchmarks.image_subjects`: how faithful every recipe is, over the held-out subjects and several seeds.
+
+Each subject of `examples/` is learned from its five photos with every recipe and seed, asked for the toybox prompts
+with the same seed, and measured against the photos, against true new views, and against what the plain class word
+gives. Runs are kept in a work folder: an interrupted call goes on, and `--part 0 --parts 2` beside `--part 1 --parts 2`
+shares the work between two processes. The last call to finish writes `results/image_subjects.json` and its plot.
+"""
+
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from pcs_ext.config_io import atomic_write_text, read_json, write_json
+from pcs_ext.demo.plots import standalone_scatter
+from pcs_ext.demo.standing import standing_of_rows
+from pcs_ext.errors import PcsError
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.data import find_photos
+from pcs_ext.image.evaluate import (
+    CLASS_WORD,
+    UNRELATED_PROMPTS,
+    Judges,
+    Report,
+    Truth,
+    evaluate_artifact,
+    prompt_set,
+    result_rows,
+    results_table,
+)
+from pcs_ext.image.learn import learn
+from pcs_ext.image.recipes import RECIPES
+from pcs_ext.image.subject import Artifact
+from pcs_ext.reporter import ConsoleReporter, Reporter
+from pcs_ext.runtime import cache_folder, generator_for
+from pcs_ext.toybox.judges import toybox_judges
+from pcs_ext.toybox.world.subjects import SUBJECTS, class_noun, novel_views
+from pcs_ext.toybox.world.subjects import subject as toy_named
+
+ROOT = Path(__file__).parents[1]
+RECIPE_IDS = ("dreambooth-lora", "textual-inversion", "custom-diffusion", "dreambooth")
+SHOWN = ("dino-i-truth", "clip-i-truth", "clip-t", "attributes", "attributes/context", "attributes/accessory", "drift")
+_TRUE_VIEWS = 64
+
+
+def main(
+    recipes: tuple[str, ...] = RECIPE_IDS,
+    subjects: int = len(SUBJECTS),
+    seeds: int = 3,
+    part: int = 0,
+    parts: int = 1,
+    threads: int = 0,
+    work: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: in the cache folder)")] = Path(),
+    output: Path = ROOT / "results" / "image_subjects.json",
+    plot: Path = ROOT / "docs" / "images" / "image_subjects.svg",
+) -> None:
+    """Measure and write the results once all runs are there.
+
+    Args:
+        recipes: which.
+        subjects: the first so many.
+        seeds: training and sampling seeds 0, 1, ...
+        part: which share of the runs this process does.
+        parts: number of shares.
+        threads: of the CPU; 0 leaves torch's choice.
+        work: folder of the runs.
+        output: results file.
+        plot: SVG of fidelity against editability.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    work = work if work != Path() else cache_folder() / "image_subjects"
+    runs = [(name, seed, recipe) for seed in range(seeds) for name in list(SUBJECTS)[:subjects] for recipe in recipes]
+    reporter = ConsoleReporter()
+    try:
+        backbone, judges = load_backbone("toybox", reporter=reporter), toybox_judges()
+        for index, (name, seed, recipe) in enumerate(runs):
+            # Shares differ in subject, so that the class word's images of a subject have one writer.
+            if list(SUBJECTS).index(name) % parts == part:
+                _run(work, name, seed, recipe, backbone, judges, reporter)
+                reporter.event("run", f"{index + 1} of {len(runs)}: {name}, seed {seed}, {recipe}")
+    except PcsError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)
+    if all(_done(work, *run, backbone.fingerprint) for run in runs):
+        _write(work, runs, output, plot)
+
+
+def _folder(work: Path, name: str, seed: int) -> Path:
+    return work / f"{name}-{seed}"
+
+
+def _done(work: Path, name: str, seed: int, recipe: str, fingerprint: str) -> bool:
+    path = _folder(work, name, seed) / "times" / f"{recipe}.json"
+    return path.is_file() and read_json(path)["base"] == fingerprint
+
+
+def _run(
+    work: Path, name: str, seed: int, recipe: str, backbone: AbstractBackbone, judges: Judges, reporter: Reporter
+) -> None:
+    """Learn, generate, measure; a finished run is not done again."""
+    if _done(work, name, seed, recipe, backbone.fingerprint):
+        return
+    folder, start = _folder(work, name, seed), time.perf_counter()
+    photos = ROOT / "examples" / name
+    learned = folder / "subjects" / recipe
+    artifact = Artifact.load(learned) if learned.is_dir() else None
+    if artifact is None or artifact.data.base_fingerprint != backbone.fingerprint:
+        artifact = learn(
+            photos,
+            noun=class_noun(name),
+            output=learned,
+            recipe=recipe,
+            base=backbone,
+            seed=seed,
+            overwrite=True,
+            reporter=reporter,
+        )
+    seconds = time.perf_counter() - start
+    evaluate_artifact(
+        artifact,
+        [photo.path for photo in find_photos(photos)],
+        folder,
+        name=recipe,
+        subject=name,
+        prompts=prompt_set("toybox"),
+        unrelated=UNRELATED_PROMPTS["toybox"],
+        seeds=[seed],
+        judges=judges,
+        backbone=backbone,
+        truth=_truth(name, backbone.resolution),
+        reporter=reporter,
+    )
+    write_json(folder / "times" / f"{recipe}.json", {"seconds": seconds, "base": backbone.fingerprint})
+
+
+def _truth(name: str, resolution: int) -> Truth:
+    views = novel_views(name, _TRUE_VIEWS, generator_for("image subjects", name), resolution=resolution)
+    toy = toy_named(name)
+    return Truth(views=views.images, attributes={"class": toy.class_name, "pattern": toy.pattern})
+
+
+def _write(work: Path, runs: list[tuple[str, int, str]], output: Path, plot: Path) -> None:
+    recipes = list(dict.fromkeys(recipe for _, _, recipe in runs))
+    pairs = list(dict.fromkeys((name, seed) for name, seed, _ in runs))
+
+    def reports(recipe: str) -> list[Report]:
+        return [Report.load(_folder(work, name, seed) / "reports" / f"{recipe}.json") for name, seed in pairs]
+
+    plain = reports(CLASS_WORD)
+    rows = result_rows(plain)
+    for recipe in recipes:
+        times = [read_json(_folder(work, n, s) / "times" / f"{recipe}.json")["seconds"] for n, s in pairs]
+        mean = sum(times) / len(times)
+        rows += result_rows(reports(recipe), system=RECIPES[recipe].system, baseline=plain, seconds=round(mean, 1))
+    seeds = sorted({seed for _, seed in pairs})
+    facts = {
+        "command": "python -m benchmarks.image_subjects",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "seeds": seeds,
+        "subjects": sorted({name for name, _ in pairs}),
+    }
+    write_json(output, {**facts, "rows": rows})
+    place = standing_of_rows(rows)
+    atomic_write_text(plot, standalone_scatter(place.points, place.ceiling))
+    sys.stdout.write(results_table(rows, SHOWN) + f"\n{output}\n{plot}\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
