@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pcs_ext.cli import main
+from tests.support.encoders import tiny_clip, tiny_dino
 from tests.support.tiny import tiny_folder
 
 
@@ -29,7 +30,7 @@ def test_help_names_the_verbs_and_imports_no_torch() -> None:
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("False")
-    for verb in ("learn", "image", "export", "systems", "doctor", "tokens", "recipes"):
+    for verb in ("learn", "image", "evaluate", "export", "systems", "doctor", "tokens", "recipes", "demo"):
         assert verb in done.stdout
     assert time.monotonic() - started < 5.0
 
@@ -56,6 +57,21 @@ def test_learn_image_and_export_end_to_end(tmp_path: Path, photos: Path, capsys:
     )  # fmt: skip
     assert code == 0, err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00000.png", "00001.png"]
+    clip, dino = tiny_clip(tmp_path / "clip"), tiny_dino(tmp_path / "dino")
+    evaluate = ("evaluate", rex, str(photos), "-o", str(tmp_path / "measured"), "--seeds", "1")
+    code, _, err = run(*evaluate, capture=capsys)
+    assert (code, "needs encoders: give --clip and --dino" in err) == (2, True), err
+    code, out, err = run(*evaluate, "--clip", str(clip), "--dino", str(dino), capture=capsys)
+    assert code == 0, err
+    assert "| dreambooth-lora |" in out
+    assert "| class-word |" in out
+    assert {path.name for path in (tmp_path / "measured" / "reports").iterdir()} == {"rex.json", "class-word.json"}
+    images = {path: path.stat().st_mtime_ns for path in (tmp_path / "measured" / "images").rglob("*.png")}
+    assert len(images) == 2 * 25
+    code, out, err = run(*evaluate, "--clip", str(clip), "--json", "True", capture=capsys)
+    assert code == 0, err
+    assert set(json.loads(out)["subject"]["figures"]) >= {"clip-i", "clip-t"}
+    assert images == {path: path.stat().st_mtime_ns for path in images}, "images were made again"
     lora = str(tmp_path / "rex.safetensors")
     code, out, err = run("export", rex, "-o", lora, "--format", "kohya", capture=capsys)
     assert (code, out.strip()) == (0, lora), err

@@ -115,6 +115,7 @@ def test_fingerprint_follows_the_weights(sd: AbstractBackbone, tmp_path: Path) -
         (lambda f: shutil.rmtree(f / "vae"), "has no folder vae/"),
         (lambda f: (f / "model_index.json").unlink(), "model_index.json was looked for"),
         (lambda f: (f / "model_index.json").write_text("{"), "not valid JSON"),
+        (lambda f: [p.unlink() for p in (f / "tokenizer").glob("*.json")], "holds no CLIP tokenizer"),
         (lambda f: (f / "unet" / "diffusion_pytorch_model.safetensors").unlink(), "no .safetensors file"),
         (lambda f: (f / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"x" * 40), "is damaged"),
     ],

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from pcs_ext.errors import ModelError
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.clip_tokenizer import read_clip_tokenizer
 from pcs_ext.image.backbones.sd import StableDiffusionBackbone
 from pcs_ext.image.backbones.sdxl import SDXLBackbone
 from pcs_ext.image.backbones.single_file import load_single_file
@@ -98,10 +99,10 @@ def _load_folder(folder: Path) -> dict[str, Any]:
             )
     double = index.get("text_encoder_2", [None])[0] is not None
     encoders = [_strict(CLIPTextModel, folder / "text_encoder", dtype=torch.float32)]
-    tokenizers = [CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)]
+    tokenizers = [read_clip_tokenizer(folder / "tokenizer")]
     if double:
         encoders.append(_strict(CLIPTextModelWithProjection, folder / "text_encoder_2", dtype=torch.float32))
-        tokenizers.append(CLIPTokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True))
+        tokenizers.append(read_clip_tokenizer(folder / "tokenizer_2"))
     return {
         "family": "sdxl" if double else "sd",
         "unet": _strict(UNet2DConditionModel, folder / "unet", torch_dtype=torch.float32),

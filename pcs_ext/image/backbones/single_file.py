@@ -17,17 +17,19 @@ from diffusers.loaders.single_file_utils import (
 )
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from pcs_ext.config_io import read_json
 from pcs_ext.errors import ModelError
+from pcs_ext.image.backbones.clip_tokenizer import cached_clip_tokenizer, read_clip_tokenizer
 
 _CONFIGS = Path(__file__).parent / "configs"
 _UNET_KEY = "model.diffusion_model.input_blocks.0.0.weight"
 _TOKENIZERS = {
-    "sd1": ("tokenizer", "openai/clip-vit-large-patch14"),
-    "sd2": ("tokenizer", "stabilityai/stable-diffusion-2"),
+    "sd1": ("openai/clip-vit-large-patch14", ""),
+    "sd2": ("stabilityai/stable-diffusion-2", "tokenizer"),
 }
+"""Hub repository and the folder in it, by kind."""
 
 
 def load_single_file(path: Path) -> dict[str, Any]:
@@ -111,12 +113,13 @@ def _fill(module: nn.Module, converted: dict[str, Tensor], path: Path) -> None:
 def _tokenizer(path: Path, folder: str, kind: str) -> Any:
     beside = path.parent / folder
     if beside.is_dir():
-        return CLIPTokenizer.from_pretrained(beside, local_files_only=True)
-    repo = _TOKENIZERS[kind][1]
-    try:
-        return CLIPTokenizer.from_pretrained(repo, local_files_only=True)
-    except (OSError, ValueError):
+        return read_clip_tokenizer(beside)
+    repository, subfolder = _TOKENIZERS[kind]
+    tokenizer = cached_clip_tokenizer(repository, subfolder)
+    if tokenizer is None:
+        include = f" --include '{subfolder}/*'" if subfolder else ""
         raise ModelError(
             f"{path} needs CLIP's tokenizer, which such files do not contain: put the folder {folder}/ of a diffusers "
-            f"model beside it ({beside}), or run `hf download {repo}` once."
-        ) from None
+            f"model beside it ({beside}), or run `hf download {repository}{include}` once."
+        )
+    return tokenizer

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from pcs_ext.config_io import config_hash, file_sha256, read_json
 from pcs_ext.errors import ModelError
+from pcs_ext.image.backbones.clip_tokenizer import read_clip_tokenizer
 
 # model_type in config.json -> which output is the image's embedding. "class_token" is what DINO papers compare,
 # "pooled" the globally averaged last map of a convolutional network.
@@ -212,7 +213,7 @@ def load_image_text_encoder(folder: Path, device: torch.device | str = "cpu") ->
     Raises:
         ModelError: a file is missing, or the folder holds no CLIP.
     """
-    from transformers import CLIPModel, CLIPTokenizer
+    from transformers import CLIPModel
 
     kind = _model_type(folder)
     if kind != "clip":
@@ -224,7 +225,7 @@ def load_image_text_encoder(folder: Path, device: torch.device | str = "cpu") ->
     return ClipEncoder(
         id=_encoder_id(folder, kind),
         model=_frozen(model, device),
-        tokenizer=CLIPTokenizer.from_pretrained(folder, local_files_only=True),
+        tokenizer=read_clip_tokenizer(folder),
         preprocessing=preprocessing,
         device=torch.device(device),
     )
