@@ -7,9 +7,11 @@ import json
 import os
 import shutil
 import tempfile
+import types
+import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from pcs_ext.errors import ConfigError
 
@@ -48,7 +50,16 @@ def from_jsonable(cls: Any, data: Any, *, where: str = "config") -> Any:
         return pydantic.TypeAdapter(cls).validate_python(data)
     except pydantic.ValidationError as error:
         faults = [f"  {'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}" for e in error.errors()]
-        raise ConfigError(f"{where} does not fit {getattr(cls, '__name__', cls)}:\n" + "\n".join(faults)) from None
+        raise ConfigError(f"{where} does not fit {_type_name(cls)}:\n" + "\n".join(faults)) from None
+
+
+def _type_name(cls: Any) -> str:
+    """"A or B" for a union, also inside `Annotated`."""
+    if typing.get_origin(cls) is Annotated:
+        return _type_name(typing.get_args(cls)[0])
+    if typing.get_origin(cls) in (typing.Union, types.UnionType):
+        return " or ".join(_type_name(member) for member in typing.get_args(cls))
+    return getattr(cls, "__name__", str(cls))
 
 
 def config_hash(value: Any) -> str:
