@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup test truth check format bench
+.PHONY: help setup demo test truth check format bench
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ \t/'
@@ -17,6 +17,9 @@ $(READY): requirements.lock pyproject.toml
 	touch $(READY)
 
 setup: $(READY)  ## create the virtual environment
+
+demo: $(READY)   ## learn a bundled toy and write demo/index.html
+	$(BIN)/pcs-ext demo -o demo
 
 test: $(READY)   ## run the tests that take minutes, not hours
 	$(BIN)/python -m pytest -m "not slow and not gpu"
@@ -36,3 +39,4 @@ format: $(READY) ## rewrite the code in the house format
 
 bench: $(READY)  ## print speed and memory as JSON
 	$(BIN)/python -m benchmarks.world
+	$(BIN)/python -m benchmarks.dreambooth_lora_step

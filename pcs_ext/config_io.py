@@ -54,7 +54,7 @@ def from_jsonable(cls: Any, data: Any, *, where: str = "config") -> Any:
 
 
 def _type_name(cls: Any) -> str:
-    """"A or B" for a union, also inside `Annotated`."""
+    """ "A or B" for a union, also inside `Annotated`."""
     if typing.get_origin(cls) is Annotated:
         return _type_name(typing.get_args(cls)[0])
     if typing.get_origin(cls) in (typing.Union, types.UnionType):

@@ -19,6 +19,7 @@ from pcs_ext.config_io import write_json
 from pcs_ext.errors import PcsError
 from pcs_ext.reporter import ConsoleReporter, Reporter
 from pcs_ext.toybox import weights_path
+from pcs_ext.toybox.cards import write_quality
 from pcs_ext.toybox.quality_measures import (
     HeldOut,
     Measured,
@@ -55,7 +56,7 @@ def measure(
     Args:
         weights: folder with `oracle`, `clip` and `base/...`; or a training run's `models` folder, with `vae`.
         scenes: held-out pictures.
-        prompts: captions to generate from.
+        prompts: captions to generate from; 0 generates nothing.
         resolution: of the pictures, in pixels.
         sheets: folder for the pictures of `toybox_*.png`; None writes none.
         reporter: hears the progress.
@@ -68,7 +69,7 @@ def measure(
     figures, missing = _measure_readers(weights, data, sheets)
     if not (weights / "base" / "model_index.json").is_file():
         return figures, [*missing, "unet"]
-    if "oracle" in missing:
+    if "oracle" in missing or prompts == 0:
         return figures, missing
     found, images = measure_generated(weights / "base", weights / "oracle", prompts, reporter, seed=DATA_SEED)
     if sheets is not None:
@@ -164,6 +165,7 @@ def main(
     resolution: int = 64,
     sheets: Path | None = None,
     output: Path | None = None,
+    cards: bool = False,
     json: bool = False,
 ) -> None:
     """Measure the models of toybox on held-out scenes.
@@ -175,6 +177,7 @@ def main(
         resolution: of the pictures, in pixels.
         sheets: folder to write contact sheets to.
         output: also write the JSON there.
+        cards: also write the figures into the model cards beside the weights.
         json: print JSON instead of a table.
     """
     try:
@@ -193,6 +196,8 @@ def main(
     result = as_result(figures, missing, f"python -m pcs_ext.toybox.quality {arguments}".strip())
     if output is not None:
         write_json(output, result)
+    if cards:
+        write_quality(weights or weights_path("base").parent, result["rows"], result["command"])
     sys.stdout.write(jsonlib.dumps(result, indent=2) + "\n" if json else as_table(figures, missing))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pcs_ext.config_io import atomic_folder, write_json
 from pcs_ext.errors import InputError
 from pcs_ext.reporter import Reporter
 from pcs_ext.toybox import weights_path
+from pcs_ext.toybox.cards import write_card
 from pcs_ext.toybox.train.settings import Settings
 
 
@@ -33,6 +35,7 @@ def export(settings: Settings, reporter: Reporter, target: Path | None = None) -
             raise InputError(f"{models / part} does not exist; expected a trained {part}. Run the stage {stage} first.")
     with atomic_folder(target / "base") as folder:
         _export_base(models, folder)
+        _card(settings, folder, "base", ("vae", "clip", "latents", "decoder", "unet"))
     reporter.event("export", "base written")
     for name, loader in (("clip", CLIPModel), ("dino", AutoModel)):
         if (models / name / "config.json").exists():
@@ -43,11 +46,31 @@ def export(settings: Settings, reporter: Reporter, target: Path | None = None) -
                 for file in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"):
                     if (models / name / file).exists():
                         shutil.copy(models / name / file, folder / file)
+                _card(settings, folder, name, (name,))
             reporter.event("export", f"{name} written")
     if (models / "oracle").exists():
         with atomic_folder(target / "oracle") as folder:
             shutil.copytree(models / "oracle", folder, dirs_exist_ok=True)
+            _card(settings, folder, "oracle", ("oracle",))
         reporter.event("export", "oracle written")
+
+
+def _card(settings: Settings, folder: Path, name: str, stages: Sequence[str]) -> None:
+    steps = {stage: _steps(settings.folder / stage) for stage in stages}
+    weights = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) // 2
+    facts = {
+        "parameters": f"{weights / 1e6:.1f} M",
+        "resolution": f"{settings.resolution} pixels",
+        "training scenes": f"{settings.scenes:,} (data seed {settings.data_seed})",
+        "machine": settings.device,
+    }
+    write_card(folder, name, {stage: count for stage, count in steps.items() if count}, facts)
+
+
+def _steps(checkpoints: Path) -> int:
+    """Steps of a stage's newest checkpoint; 0 for a stage without checkpoints."""
+    names = [path.name for path in checkpoints.glob("step-*")]
+    return max((int(name.removeprefix("step-")) for name in names), default=0)
 
 
 def _load_as_float32(folder: Path) -> None:

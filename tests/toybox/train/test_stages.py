@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from pcs_ext.errors import CheckpointError, InputError
 from pcs_ext.image.evaluate.encoders import load_image_encoder, load_image_text_encoder
 from pcs_ext.reporter import SilentReporter
+from pcs_ext.toybox.cards import write_quality
 from pcs_ext.toybox.quality import as_result, as_table, measure
 from pcs_ext.toybox.train.__main__ import run
 from pcs_ext.toybox.train.export import export
@@ -142,6 +143,20 @@ def test_quality_measures_everything_that_is_there(models: Path, tmp_path: Path)
     assert rows[0]["metric"] == "oracle/class"
     assert rows[0]["baseline_value"] == 0.93
     assert "below the floor" in as_table(figures, missing)
+
+
+def test_cards_say_how_a_model_was_made_and_how_good_it_is(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "shipped", tmp_path / "shipped")
+    card = tmp_path / "shipped" / "base" / "README.md"
+    made = card.read_text()
+    assert "python -m pcs_ext.toybox.train unet --steps 3" in made
+    assert "Not measured yet." in made
+    rows = [{"metric": "vae/psnr", "value": 25.5, "spread": 0.1, "n": 12}]
+    for _ in range(2):
+        write_quality(tmp_path / "shipped", rows, "the command")
+    assert card.read_text().count("| vae/psnr | 25.500 | 0.100 | 12 |") == 1
+    assert "Not measured yet." not in card.read_text()
+    assert "Not measured yet." in (tmp_path / "shipped" / "clip" / "README.md").read_text()
 
 
 def test_quality_names_what_is_missing(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""Model cards of toybox: how each model was made, and how good it was measured to be."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pcs_ext.config_io import atomic_write_text
+
+_BEGIN, _END = "<!-- quality: written by pcs_ext.toybox.quality -->", "<!-- end of quality -->"
+_METRICS = {"base": ("vae/", "generated/"), "clip": ("clip/",), "dino": ("dino/",), "oracle": ("oracle/",)}
+
+ABOUT: Mapping[str, str] = {
+    "base": "Stable Diffusion at a quarter of its scale (v-prediction) for pictures of the toy world.",
+    "clip": "A CLIP pair of the toy world: measures how well pictures and prompts agree.",
+    "dino": "A self-supervised image encoder (SimCLR): measures how alike two pictures of toys are.",
+    "oracle": "Reads class, colour, pattern, accessory, context, style and view off a picture of one toy.",
+}
+"""What each shipped folder is."""
+
+
+def write_card(folder: Path, name: str, stages: Mapping[str, int], facts: Mapping[str, Any]) -> None:
+    """Write `README.md` beside a model's weights.
+
+    Args:
+        folder: of the model.
+        name: key in `ABOUT`.
+        stages: training stage -> optimiser steps.
+        facts: further lines, by what they state.
+    """
+    commands = [f"python -m pcs_ext.toybox.train {stage} --steps {steps}" for stage, steps in stages.items()]
+    lines = [
+        f"# toybox {name}",
+        "",
+        ABOUT[name],
+        "",
+        "A demonstration surrogate: it knows nothing but the toy world of pcs_ext, and perturbations computed on it",
+        "protect nothing against public models. Weights are float16 safetensors. License: Apache-2.0, as the code.",
+        "",
+        "## Made by",
+        "",
+        "```sh",
+        "python -m pcs_ext.toybox.train data",
+        "python -m pcs_ext.toybox.train tokenizer",
+        *commands,
+        "python -m pcs_ext.toybox.train export",
+        "```",
+        "",
+        *[f"- {key}: {value}" for key, value in facts.items()],
+        "",
+        "## Quality",
+        "",
+        _BEGIN,
+        "Not measured yet.",
+        _END,
+        "",
+    ]
+    atomic_write_text(folder / "README.md", "\n".join(lines))
+
+
+def write_quality(weights: Path, rows: Sequence[Mapping[str, Any]], command: str) -> None:
+    """Put measured figures into the cards of a weights folder.
+
+    Args:
+        weights: folder with `base`, `clip`, `dino` and `oracle`; those without a card are left out.
+        rows: as in `results/toybox_quality.json`.
+        command: that printed them.
+    """
+    for name, prefixes in _METRICS.items():
+        path = weights / name / "README.md"
+        mine = [row for row in rows if str(row["metric"]).startswith(prefixes)]
+        if not path.is_file() or not mine:
+            continue
+        table = ["| what | value | ± | n |", "| --- | --- | --- | --- |"]
+        table += [f"| {row['metric']} | {row['value']:.3f} | {row['spread']:.3f} | {row['n']} |" for row in mine]
+        text = "\n".join([_BEGIN, *table, "", f"Printed by `{command}`; ± is half the 95 % interval.", _END])
+        card = path.read_text(encoding="utf-8")
+        pattern = re.compile(re.escape(_BEGIN) + ".*?" + re.escape(_END), re.DOTALL)
+        atomic_write_text(path, pattern.sub(lambda _, text=text: text, card))
