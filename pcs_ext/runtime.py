@@ -36,14 +36,16 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The precision of frozen weights and autocast: bf16 on CUDA that has it, fp32 elsewhere, when `auto`."""
+    """The precision of frozen weights and autocast. `auto`: bf16 on CUDA and CPUs that compute in it, else fp32."""
     if name != "auto":
         if name not in _DTYPES:
             raise UsageError(f"precision {name!r} is unknown; expected auto, fp32, bf16 or fp16.")
         return _DTYPES[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.float32
+    # Emulated bf16 is slower than fp32: only matrix units (AMX) make it worth its rounding.
+    has_matrix_units = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return torch.bfloat16 if device.type == "cpu" and has_matrix_units() else torch.float32
 
 
 def seed_for(*parts: int | str) -> int:

@@ -5,7 +5,7 @@ import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -169,6 +169,13 @@ def learn(
     return Artifact(ArtifactData.load(output))
 
 
+_AUTOCAST: dict[torch.dtype, Literal["none", "bf16", "fp16"]] = {
+    torch.float32: "none",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+}
+
+
 class _Run:
     """State of one call of `learn`: the adapters and the phases still to do."""
 
@@ -210,7 +217,9 @@ class _Run:
         with only_trainable(groups, self.adapters.values()):
             loss = PhaseLoss(phase, self.backbone, self.data, self.class_images, groups, latents)
             stop = None if phase.dvar is None else DvarStop(phase.dvar, loss, seed=self.seed)
-            config = dataclasses.replace(phase.fit, seed=self.seed)
+            # Frozen weights in half precision need trained float32 ones cast to meet them.
+            autocast = phase.fit.autocast if phase.fit.autocast != "none" else _AUTOCAST[self.backbone.dtype]
+            config = dataclasses.replace(phase.fit, seed=self.seed, autocast=autocast)
             checkpoints = CheckpointFolder(
                 self.folder / phase.name, config_hash=config_hash([to_jsonable(self.recipe), self.seed, phase.name])
             )

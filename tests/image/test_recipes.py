@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
 from pcs_ext.config_io import from_jsonable, to_jsonable
 from pcs_ext.errors import ArtifactError, ConfigError, Interrupted, UsageError
 from pcs_ext.image.adapters import build_adapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.learn import learn, plan, resolve_recipe
 from pcs_ext.image.recipes import RECIPES, Recipe
 from pcs_ext.image.sample import SampleConfig
@@ -67,6 +68,21 @@ def test_contract(name: str, sd: AbstractBackbone, photos: Path, tmp_path: Path)
     with torch.no_grad():
         again = sd.predict(torch.ones(1, 4, 8, 8), torch.tensor([300]), sd.encode_prompt(["a photo of a dog"]))
     assert torch.equal(plain, again)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_half_precision_learns_and_belongs_to_the_same_base(
+    name: str, sd: AbstractBackbone, photos: Path, tmp_path: Path
+) -> None:
+    half = load_backbone(sd.name, device="cpu", precision="bf16")
+    assert half.fingerprint == sd.fingerprint
+    artifact = learn(photos, noun="dog", output=tmp_path / "rex", recipe=quick(name, steps=3), base=half, seed=3)
+    assert all(loss == loss and loss < 100 for loss in artifact.data.training["losses"])
+    moved = [tensor for tensors in artifact.data.tensors.values() for tensor in tensors.values()]
+    assert any(tensor.dtype == torch.float32 and tensor.any() for tensor in moved)
+    pictures = [artifact.generate(PROMPT, seeds=[1], base=base)[0].image for base in (half, sd)]
+    difference = ImageStat.Stat(ImageChops.difference(*pictures)).mean
+    assert max(difference) < 12, "levels between the same picture in bf16 and in fp32"
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.cpu_attention import CpuAttention
 from pcs_ext.image.noise import NoiseSchedule
 from pcs_ext.image.types import Conditioning
 
@@ -40,6 +41,8 @@ class AbstractUnetBackbone(AbstractBackbone, ABC):
         dtype: torch.dtype,
     ) -> None:
         self.name, self.schedule, self.resolution, self.device, self.dtype = name, schedule, resolution, device, dtype
+        # Before the weights are cast: an artifact learned in one precision belongs to the base in all of them.
+        self._fingerprint = fingerprint([denoiser, vae, *text_encoders])
         # torch's own `to`: the models' override warns about modules it would keep in float32, of which there are none.
         self.denoiser = nn.Module.to(denoiser, device, dtype)
         self.denoiser.to(memory_format=torch.channels_last)
@@ -52,7 +55,8 @@ class AbstractUnetBackbone(AbstractBackbone, ABC):
         self.latent_channels = vae.config["latent_channels"]
         for module in (self.denoiser, self.vae, *self.text_encoders):
             module.requires_grad_(False).eval()
-        self._fingerprint = fingerprint([self.denoiser, self.vae, *self.text_encoders])
+        if device.type == "cpu":
+            self.denoiser.set_attn_processor(CpuAttention())
 
     @property
     def fingerprint(self) -> str:
