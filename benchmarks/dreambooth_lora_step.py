@@ -6,8 +6,9 @@ for photos and class images at once, add the two halves' losses, clip, AdamW, re
 float32 (`accelerate` without mixed precision); `peer_bf16` is the same with `--mixed_precision bf16`, which also casts
 the frozen weights. Reading photos from disk, which it does in every step too, is left out on both sides.
 
-Ours is what `learn` runs: cached latents and prompts, DenoisingObjective, LowRankAdapter, fit. Both get the same
-weights and the same pixels, run in processes of their own, one at a time, in turns.
+Ours is what `learn` runs: cached latents and prompts, DenoisingObjective, LowRankAdapter, fit; `ours` in bf16, which
+is what it chooses where there are matrix units, `ours_fp32` elsewhere. Both get the same weights and the same pixels,
+run in processes of their own, one at a time, in turns.
 """
 
 import json
@@ -85,6 +86,8 @@ def main(
         # Over all threads: hardly moved by other work on the machine.
         cpu = ours["cpu_seconds_per_step"] / result[other]["cpu_seconds_per_step"]
         result[f"cpu_time_ratio_to_{other}"] = round(cpu, 3)
+        fp32 = result["ours_fp32"]["cpu_seconds_per_step"] / result[other]["cpu_seconds_per_step"]
+        result[f"fp32_cpu_time_ratio_to_{other}"] = round(fp32, 3)
         result[f"memory_ratio_to_{other}"] = round(ours["peak_mb"] / result[other]["peak_mb"], 3)
     print(json.dumps(result, indent=2))
 
@@ -190,7 +193,8 @@ def ours(
     from pcs_ext.image.training import LatentCache, PromptCache
     from pcs_ext.image.types import Batch, LossTerms, ParameterGroup
 
-    backbone = load_backbone(base, device=str(device), precision="fp32")
+    precision = "fp32" if autocast == "none" else autocast
+    backbone = load_backbone(base, device=str(device), precision=precision)
     adapter = build_adapter("denoiser", LowRankConfig(rank=RANK))
     adapter.inject(backbone)
     parameters = adapter.parameters()["denoiser"]

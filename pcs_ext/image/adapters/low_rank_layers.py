@@ -74,6 +74,20 @@ class LowRankLayer(AdapterLayer):
         return self.tuner(x)
 
 
+class LoraLinearLayer(LowRankLayer):
+    """LoRA of a linear layer. Same values as peft's forward, with the scale folded into B and one sum less."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the base layer; same shapes and dtype."""
+        down, up = self.tuner.lora_A[_SLOT].weight, self.tuner.lora_B[_SLOT].weight
+        if self.scale == 0 or not (torch.is_autocast_enabled(x.device.type) or x.dtype == down.dtype):
+            return super().forward(x)
+        assert self._scaling is not None
+        base, hidden = self.below()(x), F.linear(self.tuner.lora_dropout[_SLOT](x), down)
+        scaled = up.T * (self._scaling * self.scale)
+        return torch.addmm(base.flatten(0, -2), hidden.flatten(0, -2), scaled).view_as(base)
+
+
 class OftLinearLayer(LowRankLayer):
     """OFT of a linear layer: its inputs are rotated before everything below."""
 
@@ -148,6 +162,8 @@ def _finish(config: "LowRankConfig", tuner: Any) -> LowRankLayer:
         tuner.lora_dropout[_SLOT] = GradDropout(config.dropout)
     if config.method == "oft":
         layer = OftConvLayer(tuner, None) if is_conv else OftLinearLayer(tuner, None)
+    elif config.method == "lora" and not is_conv:
+        layer = LoraLinearLayer(tuner, config.scaling)
     else:
         layer = LowRankLayer(tuner, None if config.method == "dora" else config.scaling)
     for parameter in layer.tensors().values():
