@@ -10,6 +10,7 @@ import torch
 from pcs_ext.config_io import atomic_write_bytes, file_sha256, to_jsonable, write_json
 from pcs_ext.demo.data import DemoData, ShownPrompt, ShownSystem
 from pcs_ext.demo.page import write_page
+from pcs_ext.demo.sheet import write_sheet
 from pcs_ext.demo.standing import LABELS, standing
 from pcs_ext.errors import Interrupted, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
@@ -68,7 +69,7 @@ def run_demo(
     judges: Judges | None = None,
     reporter: Reporter | None = None,
 ) -> Path:
-    """Learn a bundled toy, generate, measure, and write `index.html` with the images and numbers beside it.
+    """Learn a bundled toy, generate, measure, and write `index.html`, with images, numbers and `sheet.png` beside.
 
     Args:
         output: folder; parts that are there already from an earlier, interrupted run are used.
@@ -209,6 +210,7 @@ def _write(job: _Job, photos: list[Path], artifacts: dict[str, Artifact], judges
         device=str(job.backbone.device),
     )
     write_json(job.output / "numbers.json", data)
+    write_sheet(data, job.output, job.output / "sheet.png")
     page = write_page(data, job.output / "index.html")
     job.reporter.event("demo", f"wrote {page}", page=str(page))
     return page

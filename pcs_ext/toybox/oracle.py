@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -28,6 +29,9 @@ HEADS: dict[str, tuple[str, ...]] = {
 class Oracle(nn.Module):
     """A small residual network with one classifier per attribute.
 
+    Coarse features know what and where the toy is, fine ones what its surface looks like: they are added from coarse
+    to fine up to a quarter of the resolution, where every attribute weighs the places it reads.
+
     Args:
         heads: attribute -> its values.
         channels: by level; the stem and every level halve the resolution.
@@ -44,16 +48,25 @@ class Oracle(nn.Module):
             levels += [_Block(inner), nn.Conv2d(inner, outer, 3, stride=2, padding=1)]
         self.levels = nn.Sequential(*levels, _Block(channels[-1]))
         self.norm = nn.GroupNorm(8, channels[-1])
+        self.surface = _Surface(channels, len(self.heads))
         # Mean and maximum: how much of the picture, and whether anywhere.
-        self.classifiers = nn.ModuleDict(
-            {name: nn.Linear(2 * channels[-1], len(values)) for name, values in self.heads.items()}
-        )
+        width = 2 * channels[-1] + channels[1]
+        self.classifiers = nn.ModuleDict({name: nn.Linear(width, len(values)) for name, values in self.heads.items()})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Logits per attribute, `b n`, of images `b 3 h w` in [-1, 1] at the resolution of training."""
-        features = torch.relu(self.norm(self.levels(self.stem(images))))
-        pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], 1)
-        return {name: classifier(pooled) for name, classifier in self.classifiers.items()}
+        x, blocks = self.stem(images), []
+        for layer in self.levels:
+            x = layer(x)
+            if isinstance(layer, _Block):
+                blocks.append(x)
+        whole = torch.relu(self.norm(x))
+        pooled = torch.cat([whole.mean((2, 3)), whole.amax((2, 3))], 1)
+        looked_at = self.surface(blocks[1:]).unbind(1)
+        return {
+            name: classifier(torch.cat([pooled, own], 1))
+            for (name, classifier), own in zip(self.classifiers.items(), looked_at, strict=True)
+        }
 
     @torch.inference_mode()
     def read(self, images: Tensor) -> list[dict[str, str]]:
@@ -104,3 +117,26 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)
+
+
+class _Surface(nn.Module):
+    """Features from coarse to fine, then a weighted mean over places for every head."""
+
+    def __init__(self, channels: tuple[int, ...], heads: int) -> None:
+        super().__init__()
+        width = channels[1]
+        self.laterals = nn.ModuleList([nn.Conv2d(c, width, 1) for c in (*channels[1:], channels[-1])])
+        self.mix = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1), _Block(width), nn.GroupNorm(8, width), nn.ReLU()
+        )
+        self.places = nn.Conv2d(width, heads, 1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Finest first -> `b heads width`."""
+        laterals = [lateral(x) for lateral, x in zip(self.laterals, features, strict=True)]
+        x = laterals[-1]
+        for finer in reversed(laterals[:-1]):
+            x = finer + F.interpolate(x, scale_factor=2, mode="nearest")
+        x = self.mix(x)
+        weights = self.places(x).flatten(2).softmax(-1)
+        return weights @ x.flatten(2).transpose(1, 2)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from pcs_ext.demo.data import DemoData
 from pcs_ext.demo.job import run_demo
@@ -75,7 +76,7 @@ def run(camera_roll, judges, sd):
 
 
 def _stamps(folder: Path) -> dict[str, int]:
-    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*.png")}
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*/*.png")}
 
 
 def test_the_job_makes_page_numbers_and_images(tmp_path, run):
@@ -95,6 +96,9 @@ def test_the_job_makes_page_numbers_and_images(tmp_path, run):
     assert len(learned.losses) == 3
     assert learned.learn_seconds > 0
     assert "drift" in learned.report.figures
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        # A column of five photos, a wider gap, eight columns of pictures.
+        assert sheet.size == (128 + 30 + 8 * 134 - 6, 5 * 134 - 6)
     facts = json.loads((tmp_path / "out" / "images" / "class-word" / "made_from.json").read_text())
     assert facts["noun"] == "dog"
 

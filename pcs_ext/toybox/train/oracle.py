@@ -44,7 +44,7 @@ def train_oracle(settings: Settings, steps: int, minutes: float | None, reporter
         settings,
         config,
         reporter,
-        learning_rate=2e-3,
+        learning_rate=1e-3,
         weight_decay=0.01,
         minutes=minutes,
         finish=finish,
