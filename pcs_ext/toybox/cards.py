@@ -35,7 +35,7 @@ def write_card(folder: Path, name: str, stages: Mapping[str, int], facts: Mappin
         ABOUT[name],
         "",
         "A demonstration surrogate: it knows nothing but the toy world of pcs_ext, and perturbations computed on it",
-        "protect nothing against public models. Weights are float16 safetensors. License: Apache-2.0, as the code.",
+        "protect nothing against public models. Weights are safetensors, float16 unless said. License: Apache-2.0.",
         "",
         "## Made by",
         "",

@@ -76,12 +76,9 @@ class Oracle(nn.Module):
         return [{name: self.heads[name][chosen[name][i]] for name in self.heads} for i in range(len(images))]
 
     def save(self, folder: Path) -> None:
-        """Write `model.safetensors` (float16) and `config.json`."""
+        """Write `config.json` and `model.safetensors`: weights int8 with a float16 scale per output, else float16."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {key: value.half().contiguous().cpu() for key, value in self.state_dict().items()},
-            folder / "model.safetensors",
-        )
+        save_file(_packed(self.state_dict()), folder / "model.safetensors")
         write_json(folder / "config.json", {"heads": self.heads, "channels": self.channels})
 
     @staticmethod
@@ -97,8 +94,30 @@ class Oracle(nn.Module):
         oracle = Oracle(
             {name: tuple(values) for name, values in settings["heads"].items()}, tuple(settings["channels"])
         )
-        oracle.load_state_dict({key: value.float() for key, value in load_file(folder / "model.safetensors").items()})
+        oracle.load_state_dict(_unpacked(load_file(folder / "model.safetensors")))
         return oracle.eval().requires_grad_(False)
+
+
+def _packed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    packed = {}
+    for key, value in state.items():
+        value = value.float().cpu()
+        if value.ndim > 1:
+            scale = (value.flatten(1).abs().amax(1) / 127).clamp(min=1e-7).half()
+            packed[f"{key}.scale"] = scale
+            value = value / scale.float().view(-1, *[1] * (value.ndim - 1))
+            packed[key] = value.round().clamp(-127, 127).to(torch.int8).contiguous()
+        else:
+            packed[key] = value.half().contiguous()
+    return packed
+
+
+def _unpacked(packed: dict[str, Tensor]) -> dict[str, Tensor]:
+    state = {key: value.float() for key, value in packed.items() if not key.endswith(".scale")}
+    for key in state:
+        if (scale := packed.get(f"{key}.scale")) is not None:
+            state[key] = state[key] * scale.float().view(-1, *[1] * (state[key].ndim - 1))
+    return state
 
 
 class _Block(nn.Module):

@@ -29,8 +29,13 @@ def test_saved_and_loaded_reads_the_same(tmp_path: Path) -> None:
     oracle.save(tmp_path / "oracle")
     loaded = Oracle.load(tmp_path / "oracle")
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(2)) * 2 - 1
-    # float16 on disk: three digits survive.
-    assert torch.allclose(loaded(images)["class"], oracle(images)["class"], atol=2e-2)
+    # Weights lie on disk as int8 with a scale per output: a hundredth of the largest of a row may be lost.
+    for key, value in oracle.state_dict().items():
+        rows = value.reshape(len(value), -1)
+        assert (loaded.state_dict()[key].reshape(rows.shape) - rows).abs().max() <= rows.abs().max() / 127, key
+    loaded.save(tmp_path / "again")
+    # Saving what was loaded loses next to nothing more: the scales are found again.
+    assert torch.allclose(Oracle.load(tmp_path / "again")(images)["class"], loaded(images)["class"], atol=1e-2)
     assert loaded.heads == HEADS
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 

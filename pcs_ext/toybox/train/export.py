@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, CLIPModel, CLIPTextModel
 
 from pcs_ext.config_io import atomic_folder, write_json
@@ -46,6 +47,8 @@ def export(settings: Settings, reporter: Reporter, target: Path | None = None) -
                 for file in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"):
                     if (models / name / file).exists():
                         shutil.copy(models / name / file, folder / file)
+                if name == "clip":
+                    _share_text_tower(folder, target / "base" / "text_encoder" / "model.safetensors")
                 _card(settings, folder, name, (name,))
             reporter.event("export", f"{name} written")
     if (models / "oracle").exists():
@@ -57,9 +60,8 @@ def export(settings: Settings, reporter: Reporter, target: Path | None = None) -
 
 def _card(settings: Settings, folder: Path, name: str, stages: Sequence[str]) -> None:
     steps = {stage: _steps(settings.folder / stage) for stage in stages}
-    weights = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) // 2
     facts = {
-        "parameters": f"{weights / 1e6:.1f} M",
+        "parameters": f"{_parameters(folder) / 1e6:.1f} M",
         "resolution": f"{settings.resolution} pixels",
         "training scenes": f"{settings.scenes:,} (data seed {settings.data_seed})",
         "machine": settings.device,
@@ -67,10 +69,49 @@ def _card(settings: Settings, folder: Path, name: str, stages: Sequence[str]) ->
     write_card(folder, name, {stage: count for stage, count in steps.items() if count}, facts)
 
 
+def _parameters(folder: Path) -> int:
+    """Of all files and shards of a model; scales of int8 weights are no parameters."""
+    files = list(folder.rglob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        files = [(folder.parent / name[3:]) if name.startswith("../") else folder / name for name in shards]
+    return sum(
+        tensor.numel() for file in files for key, tensor in load_file(file).items() if not key.endswith(".scale")
+    )
+
+
 def _steps(checkpoints: Path) -> int:
     """Steps of a stage's newest checkpoint; 0 for a stage without checkpoints."""
     names = [path.name for path in checkpoints.glob("step-*")]
     return max((int(name.removeprefix("step-")) for name in names), default=0)
+
+
+def _name_as_published(text_encoder: Path) -> None:
+    """Keys with `text_model.` in front, as published pipelines have them: every version of transformers reads those."""
+    prefix = "text_model."
+    state = {prefix + key.removeprefix(prefix): value for key, value in load_file(text_encoder).items()}
+    save_file(state, text_encoder, metadata={"format": "pt"})
+
+
+def _share_text_tower(clip: Path, text_encoder: Path) -> None:
+    """Leave the text tower out of CLIP's file: the pipeline's text encoder is the same one, and is named as a shard."""
+    own, shared = load_file(clip / "model.safetensors"), load_file(text_encoder)
+    same = {key for key in own.keys() & shared.keys() if torch.equal(own[key], shared[key])}
+    if same != shared.keys():
+        raise InputError(
+            f"{text_encoder} and the text tower of {clip} differ in {len(shared.keys() - same)} tensors; "
+            "expected one text encoder. Export both from the same stage clip."
+        )
+    kept = {key: value for key, value in own.items() if key not in same}
+    save_file(kept, clip / "vision.safetensors", metadata={"format": "pt"})
+    (clip / "model.safetensors").unlink()
+    where = {
+        **dict.fromkeys(kept, "vision.safetensors"),
+        **dict.fromkeys(same, "../base/text_encoder/model.safetensors"),
+    }
+    size = sum(value.numel() * value.element_size() for value in own.values())
+    write_json(clip / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": where})
 
 
 def _load_as_float32(folder: Path) -> None:
@@ -101,6 +142,7 @@ def _export_base(models: Path, folder: Path) -> None:
     AutoencoderKL.from_pretrained(models / "vae", torch_dtype=torch.float16).save_pretrained(folder / "vae")
     CLIPTextModel.from_pretrained(models / "text_encoder", dtype=torch.float16).save_pretrained(folder / "text_encoder")
     _load_as_float32(folder / "text_encoder")
+    _name_as_published(folder / "text_encoder" / "model.safetensors")
     shutil.copytree(models / "tokenizer", folder / "tokenizer")
     shutil.copytree(models / "scheduler", folder / "scheduler")
     write_json(

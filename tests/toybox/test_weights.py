@@ -1,0 +1,89 @@
+"""The models that ship: stock classes load them without a network, and they are as good as they are said to be."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+import pcs_ext
+from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.sample import SampleConfig, sample
+from pcs_ext.reporter import SilentReporter
+from pcs_ext.toybox import weights_path
+from pcs_ext.toybox.judges import toybox_judges
+from pcs_ext.toybox.quality import FLOORS, measure
+
+ROOT = Path(__file__).parents[2]
+WEIGHTS = weights_path("base").parent
+
+
+def test_stock_classes_load_the_base_without_a_network() -> None:
+    script = (
+        "from diffusers import StableDiffusionPipeline as P\n"
+        f"pipeline = P.from_pretrained({str(weights_path('base'))!r}, local_files_only=True)\n"
+        "pipeline.set_progress_bar_config(disable=True)\n"
+        "image = pipeline('a photo of a red car on the beach', num_inference_steps=3).images[0]\n"
+        "print(image.size)\n"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.splitlines()[-1] == "(64, 64)"
+
+
+def test_the_weights_are_few_and_safetensors_only() -> None:
+    files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 40e6
+    assert not [path for path in files if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt")]
+    for name in ("base", "clip", "dino", "oracle"):
+        card = (WEIGHTS / name / "README.md").read_text(encoding="utf-8")
+        assert "python -m pcs_ext.toybox.train" in card
+
+
+def test_the_readers_are_as_good_as_the_committed_figures() -> None:
+    committed = {
+        row["metric"]: row for row in json.loads((ROOT / "results" / "toybox_quality.json").read_text())["rows"]
+    }
+    assert set(FLOORS) <= set(committed)
+    figures, missing = measure(WEIGHTS, scenes=256, prompts=0, resolution=64, sheets=None, reporter=SilentReporter())
+    assert missing == []
+    measured = {figure.metric: figure for figure in figures}
+    for metric in ("vae/psnr", *(f"oracle/{name}" for name in ("class", "color", "context", "style", "accessory"))):
+        # The committed figure is over 1,000 scenes; these are 256 of them.
+        assert measured[metric].value > committed[metric]["value"] - 3 * measured[metric].spread, metric
+
+
+def test_the_base_paints_what_it_is_told() -> None:
+    backbone, judges = load_backbone("toybox", device="cpu", precision="fp32"), toybox_judges()
+    contexts = ("on the beach", "in the snow", "at night", "on the grass")
+    prompts = [f"a photo of a red car {context}, front view" for context in contexts for _ in range(2)]
+    config = SampleConfig(num_inference_steps=12, guidance_scale=5.0)
+    with torch.inference_mode():
+        images = sample(backbone, prompts, seeds=range(len(prompts)), config=config)
+    assert judges.attributes is not None
+    read = judges.attributes(images)
+    right = sum(facts["context"] == contexts[index // 2] for index, facts in enumerate(read))
+    assert right >= 6, [facts["context"] for facts in read]
+
+
+def test_learning_lowers_the_loss_and_the_subject_generates(tmp_path: Path) -> None:
+    artifact = pcs_ext.learn(ROOT / "examples" / "rex", noun="dog", output=tmp_path / "rex", steps=40, seed=0)
+    losses = artifact.data.training["losses"]
+    assert sum(losses[-10:]) < sum(losses[:10])
+    image = artifact.generate("a photo of {subject} on the beach", seeds=[1], steps=6)[0].image
+    assert image.size == (64, 64)
+
+
+def test_the_base_says_what_it_is() -> None:
+    class Heard(SilentReporter):
+        def __init__(self) -> None:
+            self.messages: list[str] = []
+
+        def event(self, name: str, message: str = "", **fields: object) -> None:
+            self.messages.append(message)
+
+    heard = Heard()
+    load_backbone("toybox", device="cpu", reporter=heard)
+    assert any("toybox" in message and "--base" in message for message in heard.messages)
