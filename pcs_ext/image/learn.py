@@ -18,7 +18,7 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.class_images import ClassImages
-from pcs_ext.image.data import SubjectDataset, find_photos
+from pcs_ext.image.data import Photo, SubjectDataset, find_photos
 from pcs_ext.image.early_stopping import DvarStop
 from pcs_ext.image.fit import Fit, fit
 from pcs_ext.image.loss_log import LossLog
@@ -125,11 +125,8 @@ def learn(
         raise UsageError(f"--previews must be 0 or a number of steps, got {previews}.")
     _with_request(resolve_recipe(recipe, noun, preset_of(base), config=config), token, steps)
     found = find_photos(photos)
-    backbone = (
-        base
-        if isinstance(base, AbstractBackbone)
-        else load_backbone(base, device=device, precision=precision, reporter=reporter)
-    )
+    loaded = isinstance(base, AbstractBackbone)
+    backbone = base if loaded else load_backbone(base, device=device, precision=precision, reporter=reporter)
     resolved = resolve_recipe(recipe, noun, preset_of(backbone), config=config)
     resolved = _with_token(_with_request(resolved, token, steps), backbone)
     reporter.event(
@@ -145,28 +142,32 @@ def learn(
         raise Interrupted(
             f"interrupted; what was learned so far is in {run.folder}. The same command goes on from there."
         ) from None
-    artifact = ArtifactData(
-        recipe=to_jsonable(resolved),
-        concept=to_jsonable(resolved.concept),
-        adapters={name: to_jsonable(value) for name, value in resolved.adapters.items()},
+    _artifact(run, found, losses).save(output)
+    shutil.rmtree(run.folder, ignore_errors=True)
+    reporter.event("learned", f"saved {output}", output=str(output))
+    return Artifact(ArtifactData.load(output))
+
+
+def _artifact(run: "_Run", found: Sequence[Photo], losses: list[float]) -> ArtifactData:
+    """What was learned, with all that says how."""
+    return ArtifactData(
+        recipe=to_jsonable(run.recipe),
+        concept=to_jsonable(run.recipe.concept),
+        adapters={name: to_jsonable(value) for name, value in run.recipe.adapters.items()},
         tensors={name: adapter.state_dict() for name, adapter in run.adapters.items()},
-        base_name=backbone.name,
-        base_fingerprint=backbone.fingerprint,
-        base_family=backbone.family,
+        base_name=run.backbone.name,
+        base_fingerprint=run.backbone.fingerprint,
+        base_family=run.backbone.family,
         training={
-            "seed": seed,
+            "seed": run.seed,
             "steps": run.steps,
-            "resolution": backbone.resolution,
-            "prediction_type": backbone.schedule.prediction_type,
+            "resolution": run.backbone.resolution,
+            "prediction_type": run.backbone.schedule.prediction_type,
             "photos": {photo.path.name: file_sha256(photo.path) for photo in found},
             "final_loss": sum(losses[-50:]) / max(len(losses[-50:]), 1),
             "losses": losses,
         },
     )
-    artifact.save(output)
-    shutil.rmtree(run.folder, ignore_errors=True)
-    reporter.event("learned", f"saved {output}", output=str(output))
-    return Artifact(ArtifactData.load(output))
 
 
 _AUTOCAST: dict[torch.dtype, Literal["none", "bf16", "fp16"]] = {

@@ -25,6 +25,9 @@ HEADS: dict[str, tuple[str, ...]] = {
     "view": VIEWS,
 }
 
+_LARGE = 1 << 15
+"""Numbers from which on a weight is stored as int8; smaller ones gain nothing and the first layers stay exact."""
+
 
 class Oracle(nn.Module):
     """A small residual network with one classifier per attribute.
@@ -76,7 +79,7 @@ class Oracle(nn.Module):
         return [{name: self.heads[name][chosen[name][i]] for name in self.heads} for i in range(len(images))]
 
     def save(self, folder: Path) -> None:
-        """Write `config.json` and `model.safetensors`: weights int8 with a float16 scale per output, else float16."""
+        """Write `config.json` and `model.safetensors`: large weights int8, the rest float16."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file(_packed(self.state_dict()), folder / "model.safetensors")
         write_json(folder / "config.json", {"heads": self.heads, "channels": self.channels})
@@ -99,10 +102,11 @@ class Oracle(nn.Module):
 
 
 def _packed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """float16, but int8 with a float16 scale per output (`KEY.scale`) where it pays."""
     packed = {}
     for key, value in state.items():
         value = value.float().cpu()
-        if value.ndim > 1:
+        if value.numel() >= _LARGE:
             scale = (value.flatten(1).abs().amax(1) / 127).clamp(min=1e-7).half()
             packed[f"{key}.scale"] = scale
             value = value / scale.float().view(-1, *[1] * (value.ndim - 1))

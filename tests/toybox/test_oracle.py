@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pcs_ext.errors import ModelError
 from pcs_ext.toybox.oracle import HEADS, Oracle
@@ -29,13 +30,8 @@ def test_saved_and_loaded_reads_the_same(tmp_path: Path) -> None:
     oracle.save(tmp_path / "oracle")
     loaded = Oracle.load(tmp_path / "oracle")
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(2)) * 2 - 1
-    # Weights lie on disk as int8 with a scale per output: a hundredth of the largest of a row may be lost.
-    for key, value in oracle.state_dict().items():
-        rows = value.reshape(len(value), -1)
-        assert (loaded.state_dict()[key].reshape(rows.shape) - rows).abs().max() <= rows.abs().max() / 127, key
-    loaded.save(tmp_path / "again")
-    # Saving what was loaded loses next to nothing more: the scales are found again.
-    assert torch.allclose(Oracle.load(tmp_path / "again")(images)["class"], loaded(images)["class"], atol=1e-2)
+    # float16 on disk: three digits survive.
+    assert torch.allclose(loaded(images)["class"], oracle(images)["class"], atol=2e-2)
     assert loaded.heads == HEADS
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
@@ -43,3 +39,18 @@ def test_saved_and_loaded_reads_the_same(tmp_path: Path) -> None:
 def test_a_missing_oracle_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"config\.json is missing"):
         Oracle.load(tmp_path)
+
+
+def test_large_weights_lie_on_disk_as_int8_with_a_scale_per_output(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    oracle = Oracle().eval()
+    oracle.save(tmp_path / "oracle")
+    stored, loaded = load_file(tmp_path / "oracle" / "model.safetensors"), Oracle.load(tmp_path / "oracle").state_dict()
+    large = [key for key, value in stored.items() if value.dtype == torch.int8]
+    assert large
+    assert (tmp_path / "oracle" / "model.safetensors").stat().st_size < 5e6
+    for key in large:
+        rows, found = oracle.state_dict()[key].flatten(1), loaded[key].flatten(1)
+        # Half a step of rounding, and the scale's own rounding to float16.
+        allowed = rows.abs().amax(1, keepdim=True) * (0.5 / 127 + 2**-10)
+        assert ((found - rows).abs() <= allowed).all(), key

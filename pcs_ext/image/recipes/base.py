@@ -105,4 +105,4 @@ class RecipeEntry:
     system: str
     """Row of the survey this recipe implements: an id of `systems.json`."""
     build: Callable[[str, Preset], Recipe]
-    """`(class noun, preset) -> Recipe`: the paper's hyperparameters for `sd` and `sdxl`, measured ones for `toybox`."""
+    """`(class noun, preset) -> Recipe`: the paper's hyperparameters for `sd` and `sdxl`, small ones for `toybox`."""

@@ -13,7 +13,7 @@ def dreambooth(noun: str, preset: Preset) -> Recipe:
     """Full fine-tuning of the denoiser.
 
     `sd`: 800 steps at 5e-6, 200 class images, prior weight 1 (the values the survey's comparison used). The paper's
-    own model is not public; its text reports 1e-5 there and 5e-6 on Stable Diffusion. `toybox`: measured.
+    own model is not public; its text reports 1e-5 there and 5e-6 on Stable Diffusion. `toybox`: not measured yet.
     """
     small = preset == "toybox"
     return Recipe(

@@ -13,7 +13,7 @@ def dreambooth_lora(noun: str, preset: Preset) -> Recipe:
     """LoRA on all attention projections of the denoiser, with prior preservation.
 
     `sd` and `sdxl`: rank 8, 1e-4, 800 steps; the usual scripts take rank 4 and 1e-4 (SDXL) or 5e-4 (SD), of which
-    users report burnt results on few photos. `toybox`: measured by benchmarks/image_subjects.py.
+    users report burnt results on few photos. `toybox`: not measured yet, and too weak there (docs/LOG.md).
     """
     return low_rank_recipe("dreambooth-lora", noun, preset, LowRankConfig(method="lora", rank=8, alpha=8.0))
 

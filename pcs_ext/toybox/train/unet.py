@@ -117,7 +117,7 @@ def loss_weights(schedule: NoiseSchedule, timesteps: Tensor) -> Tensor:
     """Min-SNR weights `b` where the picture outweighs the noise, 1/2 where noise outweighs it.
 
     Plain min-SNR weights vanish with the signal, but what the caption decides (class, view) is decided there: of the
-    error that a wrong class word adds, most lies above timestep 500, of the weighted loss only a fifth.
+    error that a wrong class word adds, most lies above timestep 500, of the weighted loss less than a quarter.
     """
     mostly_noise = schedule.snr(timesteps) < 1
     return torch.where(mostly_noise, 0.5, schedule.min_snr_weights(timesteps, _GAMMA))

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from pcs_ext.errors import CheckpointError, InputError
 from pcs_ext.image.evaluate.encoders import load_image_encoder, load_image_text_encoder
+from pcs_ext.image.noise import NoiseSchedule
 from pcs_ext.reporter import SilentReporter
 from pcs_ext.toybox.cards import write_quality
 from pcs_ext.toybox.quality import as_result, as_table, measure
@@ -19,6 +20,7 @@ from pcs_ext.toybox.train.__main__ import run
 from pcs_ext.toybox.train.export import export
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.tokenizer import train_tokenizer
+from pcs_ext.toybox.train.unet import build_scheduler, loss_weights
 
 TINY = Settings(resolution=32, vae_factor=4, scenes=24, text_width=48, text_layers=1, unet_channels=(16, 32, 32))
 TRAINED = ("vae", "clip", "dino", "oracle", "unet")
@@ -164,3 +166,11 @@ def test_quality_names_what_is_missing(tmp_path: Path) -> None:
     assert figures == []
     assert missing == ["oracle", "vae", "clip", "unet"]
     assert "missing: unet" in as_table(figures, missing)
+
+
+def test_the_weight_of_the_loss_does_not_vanish_with_the_signal():
+    schedule = NoiseSchedule(alphas_cumprod=build_scheduler().alphas_cumprod, prediction_type="v_prediction")
+    timesteps = torch.tensor([100, 500, 999])
+    weights = loss_weights(schedule, timesteps)
+    assert weights[0] == schedule.min_snr_weights(timesteps, 5.0)[0]
+    assert weights[1:].tolist() == [0.5, 0.5]
