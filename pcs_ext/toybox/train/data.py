@@ -1,7 +1,11 @@
-"""Rendered scenes on disk: rendered once, resumable, read through memory maps."""
+"""Rendered scenes on disk: rendered once, resumable.
+
+Two streams: `data` has scenes as the generators learn them, `pairs` two pictures of every toy for those who judge.
+"""
 
 import dataclasses
 import json
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -14,11 +18,14 @@ from pcs_ext.runtime import generator_for
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.world.captions import caption
 from pcs_ext.toybox.world.render import render_rgb
-from pcs_ext.toybox.world.sampling import attributes, sample_scene
+from pcs_ext.toybox.world.sampling import attributes, sample_scene, sample_toy
 from pcs_ext.toybox.world.scene import Scene
 
+Stream = Literal["data", "pairs"]
 _SHARD = 1000
 _CAPTIONS = 3
+_PATTERNED = 0.6
+"""Share of toys with a pattern in `pairs`: the rare attribute, shown more often than generators see it."""
 
 
 def scenes_of(stream: str, first: int, count: int, *, seed: int = 1) -> list[Scene]:
@@ -26,26 +33,52 @@ def scenes_of(stream: str, first: int, count: int, *, seed: int = 1) -> list[Sce
     return [sample_scene(generator_for("toybox", stream, seed, index)) for index in range(first, first + count)]
 
 
+def pairs_of(first: int, count: int, *, seed: int = 1) -> list[Scene]:
+    """Toys `first` to `first + count`, two scenes of each in turn, alike in nothing but the toy itself."""
+    scenes = []
+    for index in range(first, first + count):
+        generator = generator_for("toybox", "pairs", seed, index)
+        toy = sample_toy(generator, patterned=_PATTERNED)
+        other = dataclasses.replace(toy, accessory=sample_toy(generator).accessory)
+        scenes += [sample_scene(generator, toy=toy), sample_scene(generator, toy=other)]
+    return scenes
+
+
 def render_data(settings: Settings, reporter: Reporter) -> None:
-    """Render the training scenes into shards of 1,000 (or one smaller one); shards that are there are kept."""
-    folder = settings.folder / "data"
+    """Render `settings.scenes` pictures per stream in shards of 1,000 (or one smaller one).
+
+    Shards that are there are kept.
+    """
     shards = max(1, settings.scenes // _SHARD)
-    for shard in range(shards):
-        if not (folder / f"{shard:05d}.json").exists():
-            _render_shard(settings, shard)
-        reporter.progress("render", shard + 1, shards)
+    missing = [
+        (stream, shard)
+        for stream in get_args(Stream)
+        for shard in range(shards)
+        if not (settings.folder / stream / f"{shard:05d}.json").exists()
+    ]
+    for done, (stream, shard) in enumerate(missing):
+        _render_shard(settings, stream, shard)
+        reporter.progress("render", done + 1, len(missing))
 
 
-def _render_shard(settings: Settings, shard: int) -> None:
-    scenes = scenes_of("train", shard * _SHARD, min(_SHARD, settings.scenes), seed=settings.data_seed)
+def _shard_scenes(settings: Settings, stream: Stream, shard: int) -> list[Scene]:
+    count = min(_SHARD, settings.scenes)
+    if stream == "pairs":
+        return pairs_of(shard * _SHARD // 2, count // 2, seed=settings.data_seed)
+    return scenes_of("train", shard * _SHARD, count, seed=settings.data_seed)
+
+
+def _render_shard(settings: Settings, stream: Stream, shard: int) -> None:
+    scenes = _shard_scenes(settings, stream, shard)
     images = render_rgb(scenes, resolution=settings.resolution, device=settings.device)
     levels = ((images + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+    seeds = (settings.data_seed,) if stream == "data" else (stream, settings.data_seed)
     records = []
     for index, scene in enumerate(scenes):
-        generator = generator_for("toybox", "captions", settings.data_seed, shard, index)
+        generator = generator_for("toybox", "captions", *seeds, shard, index)
         captions = [caption(scene, generator) for _ in range(_CAPTIONS)]
         records.append({"captions": captions, "attributes": attributes(scene), "toys": len(scene.objects)})
-    folder = settings.folder / "data"
+    folder = settings.folder / stream
     atomic_write_bytes(folder / f"{shard:05d}.rgb", levels.tobytes())
     # The captions are written last: a shard exists when they do.
     atomic_write_text(folder / f"{shard:05d}.json", json.dumps(records))
@@ -53,7 +86,7 @@ def _render_shard(settings: Settings, shard: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """All rendered shards."""
+    """All rendered shards of a stream; in `pairs`, rows 2i and 2i + 1 show the same toy."""
 
     images: Tensor
     """`n 3 h w` uint8."""
@@ -66,17 +99,25 @@ class TrainingData:
         """Images of the rows, `b 3 h w` float in [-1, 1]."""
         return self.images[rows].float() / 127.5 - 1
 
+    def joined(self, other: "TrainingData") -> "TrainingData":
+        """The rows of both."""
+        return TrainingData(
+            images=torch.cat([self.images, other.images]),
+            captions=self.captions + other.captions,
+            attributes=self.attributes + other.attributes,
+        )
+
     def __len__(self) -> int:
         return len(self.captions)
 
 
-def load_data(settings: Settings) -> TrainingData:
+def load_data(settings: Settings, stream: Stream = "data") -> TrainingData:
     """Read the shards.
 
     Raises:
         InputError: nothing is rendered yet.
     """
-    folder, side = settings.folder / "data", settings.resolution
+    folder, side = settings.folder / stream, settings.resolution
     paths = sorted(folder.glob("*.json"))
     if not paths:
         raise InputError(f"{folder} holds no rendered scenes; run `python -m pcs_ext.toybox.train data` first.")

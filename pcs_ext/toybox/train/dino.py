@@ -1,7 +1,10 @@
 """A self-supervised image encoder (SimCLR, Chen et al. 2020, arXiv 2002.05709) on a small ResNet.
 
-It never sees a caption or a label: two random views of a picture must find each other in the batch. It measures how
-much two pictures show the same thing, in the place that DINO has for real photos.
+It never sees a caption or a label: two pictures of a toy must find each other in the batch. They differ in place,
+light, camera, style and accessory (views of one object as in contrastive multiview coding, Tian et al. 2019, arXiv
+1906.05849), so what they share is the toy; two crops of one picture, as SimCLR has them, share the ground as well, and
+that is all such an encoder learns here. It measures how much two pictures show the same toy, in the place that DINO
+has for real photos.
 """
 
 from typing import Any
@@ -32,14 +35,14 @@ def build_encoder() -> Any:
 
 def train_dino(settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
     """Train and save to `models/dino`; the projection head is thrown away, as in the paper."""
-    data = load_data(settings)
+    data = load_data(settings, "pairs")
     torch.manual_seed(0)
     encoder = build_encoder().to(settings.device)
     head = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 128)).to(settings.device)
 
     def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
-        images = data.pixels(rows(len(data), _BATCH, generator))
-        views = torch.cat([augment(images, generator), augment(images, generator)]).to(settings.device)
+        toys = 2 * rows(len(data) // 2, _BATCH, generator)
+        views = augment(data.pixels(torch.cat([toys, toys + 1])), generator).to(settings.device)
         features = head(encoder(pixel_values=views).pooler_output.flatten(1))
         return LossTerms({"ntxent": nt_xent(features.float(), _TEMPERATURE)})
 
@@ -62,17 +65,17 @@ def train_dino(settings: Settings, steps: int, minutes: float | None, reporter: 
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """A random crop (area 0.35 to 1), mirror and change of brightness and contrast, per image."""
+    """A random crop (area 0.5 to 1), mirror and change of brightness and contrast, per image."""
     b, _, h, w = images.shape
-    scale = (0.35 + 0.65 * torch.rand(b, generator=generator)).sqrt()
+    scale = (0.5 + 0.5 * torch.rand(b, generator=generator)).sqrt()
     mirror = torch.where(torch.rand(b, generator=generator) < 0.5, -1.0, 1.0)
     shift = (2 * torch.rand(b, 2, generator=generator) - 1) * (1 - scale)[:, None]
     theta = torch.zeros(b, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1] = scale * mirror, scale
     theta[:, :, 2] = shift
     views = F.grid_sample(images, F.affine_grid(theta, [b, 3, h, w], align_corners=False), align_corners=False)
-    gain = 1 + 0.4 * (2 * torch.rand(b, 1, 1, 1, generator=generator) - 1)
-    offset = 0.3 * (2 * torch.rand(b, 1, 1, 1, generator=generator) - 1)
+    gain = 1 + 0.15 * (2 * torch.rand(b, 1, 1, 1, generator=generator) - 1)
+    offset = 0.1 * (2 * torch.rand(b, 1, 1, 1, generator=generator) - 1)
     return (views * gain + offset).clamp(-1, 1)
 
 

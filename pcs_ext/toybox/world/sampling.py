@@ -58,15 +58,15 @@ def sample_scene(
     )
 
 
-def sample_toy(generator: torch.Generator, *, accessories: float = 0.5) -> SceneObject:
-    """A random toy of the training distribution; `accessories` is the probability of wearing one."""
+def sample_toy(generator: torch.Generator, *, accessories: float = 0.5, patterned: float = 0.4) -> SceneObject:
+    """A random toy; `accessories` and `patterned` are the probabilities of wearing one and of having a pattern."""
     draw = _Draw(generator)
     color, second = draw.pair(tuple(COLORS))
     return SceneObject(
         class_name=draw.choice(CLASSES),
         color=color,
         second_color=second,
-        pattern=draw.choice(PATTERNS[1:]) if draw.uniform() < 0.4 else "",
+        pattern=draw.choice(PATTERNS[1:]) if draw.uniform() < patterned else "",
         accessory=draw.choice(ACCESSORIES[1:]) if draw.uniform() < accessories else "",
         proportions=tuple(draw.between(-1, 1) for _ in range(16)),
     )

@@ -17,6 +17,7 @@ from pcs_ext.reporter import SilentReporter
 from pcs_ext.toybox.cards import write_quality
 from pcs_ext.toybox.quality import as_result, as_table, measure
 from pcs_ext.toybox.train.__main__ import run
+from pcs_ext.toybox.train.data import load_data, pairs_of
 from pcs_ext.toybox.train.export import export
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.tokenizer import train_tokenizer
@@ -55,7 +56,7 @@ def fresh(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     """Another cache with the same data, tokenizer and models, but without checkpoints."""
     monkeypatch.setenv("PCS_EXT_CACHE", str(tmp_path / "other"))
     TINY.folder.mkdir(parents=True)
-    for name in ("data", "models"):
+    for name in ("data", "pairs", "models"):
         (TINY.folder / name).symlink_to(models / name)
     return TINY.folder
 
@@ -166,6 +167,24 @@ def test_quality_names_what_is_missing(tmp_path: Path) -> None:
     assert figures == []
     assert missing == ["oracle", "vae", "clip", "unet"]
     assert "missing: unet" in as_table(figures, missing)
+
+
+def test_streams_join(models: Path, fresh: Path) -> None:
+    both = load_data(TINY).joined(load_data(TINY, "pairs"))
+    assert len(both) == len(both.images) == len(both.attributes) == 2 * TINY.scenes
+    pairs = load_data(TINY, "pairs").attributes
+    assert [truth["class"] for truth in pairs[::2]] == [truth["class"] for truth in pairs[1::2]]
+
+
+def test_pairs_share_the_toy_and_nothing_else_on_purpose() -> None:
+    first, second = pairs_of(0, 20)[::2], pairs_of(0, 20)[1::2]
+    for one, other in zip(first, second, strict=True):
+        (toy,), (again,) = one.objects, other.objects
+        assert dataclasses.replace(again, accessory=toy.accessory) == toy
+        assert one.camera != other.camera
+    assert any(one.context != other.context for one, other in zip(first, second, strict=True))
+    assert any(one.objects != other.objects for one, other in zip(first, second, strict=True))
+    assert pairs_of(3, 1) == pairs_of(0, 20)[6:8]
 
 
 def test_the_weight_of_the_loss_does_not_vanish_with_the_signal():
