@@ -73,9 +73,12 @@ class Oracle(nn.Module):
 
     @torch.inference_mode()
     def read(self, images: Tensor) -> list[dict[str, str]]:
-        """The attributes of every image, in words."""
-        parts = [self(images[i : i + 64]) for i in range(0, len(images), 64)]
-        chosen = {name: torch.cat([part[name] for part in parts]).argmax(1).tolist() for name in self.heads}
+        """The attributes of every image, in words: no attribute tells left from right, so its mirror is read too."""
+        parts = [(self(batch), self(batch.flip(-1))) for batch in images.split(64)]
+        chosen = {
+            name: torch.cat([seen[name] + mirrored[name] for seen, mirrored in parts]).argmax(1).tolist()
+            for name in self.heads
+        }
         return [{name: self.heads[name][chosen[name][i]] for name in self.heads} for i in range(len(images))]
 
     def save(self, folder: Path) -> None:

@@ -10,7 +10,7 @@ from pcs_ext.reporter import Reporter
 from pcs_ext.toybox.oracle import HEADS, Oracle
 from pcs_ext.toybox.train.data import load_data
 from pcs_ext.toybox.train.settings import Settings
-from pcs_ext.toybox.train.stage import rows, run_stage
+from pcs_ext.toybox.train.stage import compile_for, rows, run_stage
 
 _BATCH = 32
 
@@ -24,6 +24,7 @@ def train_oracle(settings: Settings, steps: int, minutes: float | None, reporter
     }
     torch.manual_seed(0)
     oracle = Oracle().to(settings.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    compile_for(oracle, steps)
 
     def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         chosen = single[rows(len(single), _BATCH, generator)]
