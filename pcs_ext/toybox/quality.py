@@ -21,11 +21,13 @@ from pcs_ext.reporter import ConsoleReporter, Reporter
 from pcs_ext.toybox import weights_path
 from pcs_ext.toybox.cards import write_quality
 from pcs_ext.toybox.quality_measures import (
+    RETRIEVAL_SET,
     HeldOut,
     Measured,
     held_out,
     measure_clip,
     measure_generated,
+    measure_image_encoder,
     measure_oracle,
     measure_vae,
 )
@@ -67,6 +69,10 @@ def measure(
     data = held_out(scenes, resolution, seed=DATA_SEED)
     reporter.event("data", f"{scenes} held-out scenes rendered")
     figures, missing = _measure_readers(weights, data, sheets)
+    if (weights / "dino" / "preprocessor_config.json").is_file():
+        figures += measure_image_encoder(weights / "dino", resolution, min(len(data.scenes), 2 * RETRIEVAL_SET))
+    else:
+        missing.append("dino")
     if not (weights / "base" / "model_index.json").is_file():
         return figures, [*missing, "unet"]
     if "oracle" in missing or prompts == 0:
@@ -107,7 +113,7 @@ def as_result(figures: Sequence[Measured], missing: Sequence[str], command: str)
     rows = [
         {
             "metric": figure.metric,
-            "higher_is_better": True,
+            "higher_is_better": figure.metric != "dino/other toy",
             "value": figure.value,
             "spread": figure.spread,
             "n": figure.n,

@@ -14,11 +14,12 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.evaluate.encoders import load_image_encoder
 from pcs_ext.image.sample import SampleConfig, sample
 from pcs_ext.reporter import Reporter
 from pcs_ext.runtime import seed_for
 from pcs_ext.toybox.oracle import HEADS, Oracle
-from pcs_ext.toybox.train.data import scenes_of
+from pcs_ext.toybox.train.data import pairs_of, scenes_of
 from pcs_ext.toybox.world.captions import caption
 from pcs_ext.toybox.world.render import render_rgb
 from pcs_ext.toybox.world.sampling import attributes
@@ -119,6 +120,28 @@ def measure_clip(folder: Path, data: HeldOut) -> list[Measured]:
     features = torch.cat([clip.get_image_features(pixel_values=images).pooler_output for images in pictures])
     hits = retrieval_hits(text_features, F.normalize(features, dim=1), size)
     return [_figure(f"clip/top-1 of {size}", hits, start)]
+
+
+@torch.inference_mode()
+def measure_image_encoder(folder: Path, resolution: int, toys: int) -> list[Measured]:
+    """How well the encoder knows a toy again that it has never seen, in another place, light, style and view.
+
+    `dino/top-1 of N`: share of pictures whose toy's other picture is the nearest of a set of N. `dino/same toy` and
+    `dino/other toy`: mean cosine of the two pictures of a toy, and of pictures of different toys; a likeness between
+    these two is what the encoder reports of real work.
+    """
+    start, encoder = time.perf_counter(), load_image_encoder(folder)
+    images = render_rgb(pairs_of(0, toys, stream="held-out pairs"), resolution=resolution)
+    features = torch.cat([encoder.encode_images(batch) for batch in images.split(64)])
+    one, other = features[::2], features[1::2]
+    size = min(RETRIEVAL_SET, toys)
+    cosines = one @ other.T
+    same, different = cosines.diagonal(), cosines[~torch.eye(toys, dtype=torch.bool)]
+    return [
+        _figure(f"dino/top-1 of {size}", retrieval_hits(one, other, size), start),
+        _figure("dino/same toy", same.tolist(), start),
+        _figure("dino/other toy", different.tolist(), start),
+    ]
 
 
 def retrieval_hits(texts: Tensor, images: Tensor, size: int) -> list[float]:

@@ -8,7 +8,7 @@ import torch
 from pcs_ext.toybox.oracle import HEADS
 from pcs_ext.toybox.quality_measures import confusion, held_out, psnr, retrieval_hits
 from pcs_ext.toybox.quality_sheets import write_confusions
-from pcs_ext.toybox.train.data import scenes_of
+from pcs_ext.toybox.train.data import pairs_of, scenes_of
 
 
 def test_psnr_of_a_constant_error() -> None:
@@ -37,5 +37,7 @@ def test_held_out_scenes_are_fixed_and_not_the_training_ones() -> None:
     data = held_out(6, 16)
     assert data.scenes == held_out(6, 16).scenes
     assert not set(map(str, data.scenes)) & set(map(str, scenes_of("train", 0, 6)))
+    held_out_toys = pairs_of(0, 6, stream="held-out pairs")
+    assert not {str(scene.objects) for scene in held_out_toys} & {str(scene.objects) for scene in pairs_of(0, 6)}
     assert torch.equal(data.images, held_out(6, 16).images)
     assert all(len(data.scenes[row].objects) == 1 for row in data.single)

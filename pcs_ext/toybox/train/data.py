@@ -33,11 +33,14 @@ def scenes_of(stream: str, first: int, count: int, *, seed: int = 1) -> list[Sce
     return [sample_scene(generator_for("toybox", stream, seed, index)) for index in range(first, first + count)]
 
 
-def pairs_of(first: int, count: int, *, seed: int = 1) -> list[Scene]:
-    """Toys `first` to `first + count`, two scenes of each in turn, alike in nothing but the toy itself."""
+def pairs_of(first: int, count: int, *, seed: int = 1, stream: str = "pairs") -> list[Scene]:
+    """Toys `first` to `first + count` of a named stream ("pairs", "held-out pairs"): two scenes of each in turn.
+
+    Nothing but the toy itself is alike on purpose.
+    """
     scenes = []
     for index in range(first, first + count):
-        generator = generator_for("toybox", "pairs", seed, index)
+        generator = generator_for("toybox", stream, seed, index)
         toy = sample_toy(generator, patterned=_PATTERNED)
         other = dataclasses.replace(toy, accessory=sample_toy(generator).accessory)
         scenes += [sample_scene(generator, toy=toy), sample_scene(generator, toy=other)]

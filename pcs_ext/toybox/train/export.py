@@ -27,6 +27,9 @@ def export(settings: Settings, reporter: Reporter, target: Path | None = None) -
         reporter: hears what was written.
         target: folder for `base`, `clip`, `dino` and `oracle`; None: the package's `weights` folder.
 
+    What the commands do not tell about a training (a change of the code on the way) is read from `models/notes.json`,
+    `{"base": "..."}`, into the cards.
+
     Raises:
         InputError: a part of the pipeline is not trained yet.
     """
@@ -66,6 +69,9 @@ def _card(settings: Settings, folder: Path, name: str, stages: Sequence[str]) ->
         "training scenes": f"{settings.scenes:,} (data seed {settings.data_seed})",
         "machine": settings.device,
     }
+    notes = settings.folder / "models" / "notes.json"
+    if notes.is_file() and (note := json.loads(notes.read_text(encoding="utf-8")).get(name)):
+        facts["history"] = note
     write_card(folder, name, {stage: count for stage, count in steps.items() if count}, facts)
 
 

@@ -134,7 +134,7 @@ def test_quality_measures_everything_that_is_there(models: Path, tmp_path: Path)
     figures, missing = measure(models / "shipped", sheets=tmp_path, **sizes)
     assert missing == []
     kinds = [figure.metric.split("/")[0] for figure in figures]
-    assert [kinds.count(kind) for kind in ("oracle", "vae", "clip", "generated")] == [7, 1, 1, 5]
+    assert [kinds.count(kind) for kind in ("oracle", "vae", "clip", "dino", "generated")] == [7, 1, 1, 3, 5]
     assert {path.name for path in tmp_path.glob("*.png")} == {
         "toybox_confusions.png",
         "toybox_samples.png",
@@ -162,10 +162,19 @@ def test_cards_say_how_a_model_was_made_and_how_good_it_is(models: Path, tmp_pat
     assert "Not measured yet." in (tmp_path / "shipped" / "clip" / "README.md").read_text()
 
 
+def test_cards_tell_what_commands_do_not(fresh: Path, tmp_path: Path) -> None:
+    notes = fresh / "models" / "notes.json"
+    notes.write_text('{"clip": "began on other scenes"}')
+    export(TINY, SilentReporter(), tmp_path / "shipped")
+    notes.unlink()
+    assert "- history: began on other scenes" in (tmp_path / "shipped" / "clip" / "README.md").read_text()
+    assert "history" not in (tmp_path / "shipped" / "base" / "README.md").read_text()
+
+
 def test_quality_names_what_is_missing(tmp_path: Path) -> None:
     figures, missing = measure(tmp_path, scenes=2, prompts=1, resolution=16, sheets=None, reporter=SilentReporter())
     assert figures == []
-    assert missing == ["oracle", "vae", "clip", "unet"]
+    assert missing == ["oracle", "vae", "clip", "dino", "unet"]
     assert "missing: unet" in as_table(figures, missing)
 
 
