@@ -13,7 +13,7 @@ _METRICS = {"base": ("vae/", "generated/"), "clip": ("clip/",), "dino": ("dino/"
 ABOUT: Mapping[str, str] = {
     "base": "Stable Diffusion at a quarter of its scale (v-prediction) for pictures of the toy world.",
     "clip": "A CLIP pair of the toy world: measures how well pictures and prompts agree.",
-    "dino": "A self-supervised image encoder (SimCLR on pairs of pictures): measures how alike two pictures of toys are.",
+    "dino": "A self-supervised image encoder (SimCLR on pairs): measures how alike two pictures of toys are.",
     "oracle": "Reads class, colour, pattern, accessory, context, style and view off a picture of one toy.",
 }
 """What each shipped folder is."""
