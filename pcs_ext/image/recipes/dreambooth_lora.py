@@ -10,16 +10,38 @@ from pcs_ext.image.recipes.presets import SAMPLING
 
 
 def dreambooth_lora(noun: str, preset: Preset) -> Recipe:
-    """LoRA on all attention projections of the denoiser, with prior preservation.
+    """LoRA on the denoiser, with prior preservation.
 
-    `sd` and `sdxl`: rank 8, 1e-4, 800 steps; the usual scripts take rank 4 and 1e-4 (SDXL) or 5e-4 (SD), of which
-    users report burnt results on few photos. `toybox`: not measured yet, and too weak there (docs/LOG.md).
+    `sd` and `sdxl`: all attention projections, rank 8, 1e-4, 800 steps; the usual scripts take rank 4 and 1e-4 (SDXL)
+    or 5e-4 (SD), of which users report burnt results on few photos. `toybox`: all linear layers and convolutions, 5e-3,
+    200 steps and a prior weight of 0.3, chosen on three subjects (docs/LOG.md).
     """
-    return low_rank_recipe("dreambooth-lora", noun, preset, LowRankConfig(method="lora", rank=8, alpha=8.0))
+    targets = "all_linear_conv" if preset == "toybox" else "attention"
+    adapter = LowRankConfig(method="lora", rank=8, alpha=8.0, targets=targets)
+    return low_rank_recipe("dreambooth-lora", noun, preset, adapter, small_steps=200, small_rate=5e-3, small_prior=0.3)
 
 
-def low_rank_recipe(id: str, noun: str, preset: Preset, adapter: LowRankConfig, *, rate: float = 1.0) -> Recipe:
-    """The schedule that the low-rank family shares; `rate` scales the learning rate."""
+def low_rank_recipe(
+    id: str,
+    noun: str,
+    preset: Preset,
+    adapter: LowRankConfig,
+    *,
+    rate: float = 1.0,
+    small_steps: int = 300,
+    small_rate: float = 2e-3,
+    small_prior: float = 1.0,
+) -> Recipe:
+    """The schedule that the low-rank family shares.
+
+    Args:
+        id: of the recipe.
+        noun: class noun.
+        preset: of the base.
+        adapter: what trains.
+        rate: factor on the learning rate for `sd` and `sdxl`.
+        small_steps, small_rate, small_prior: steps, learning rate and prior weight for `toybox`.
+    """
     small = preset == "toybox"
     return Recipe(
         id=id,
@@ -28,11 +50,11 @@ def low_rank_recipe(id: str, noun: str, preset: Preset, adapter: LowRankConfig, 
         phases=(
             Phase(
                 name="denoiser",
-                learning_rates={"denoiser": rate * (2e-3 if small else 1e-4)},
+                learning_rates={"denoiser": small_rate if small else rate * 1e-4},
                 weight_decay=1e-4,
                 batch_size=4 if small else 1,
-                objective=ObjectiveConfig(prior_loss_weight=1.0),
-                fit=FitConfig(steps=300 if small else 800, lr_schedule="cosine", warmup_steps=10),
+                objective=ObjectiveConfig(prior_loss_weight=small_prior if small else 1.0),
+                fit=FitConfig(steps=small_steps if small else 800, lr_schedule="cosine", warmup_steps=10),
             ),
         ),
         augmentation=Augmentation(flip=False),

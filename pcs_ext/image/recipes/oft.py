@@ -7,4 +7,4 @@ from pcs_ext.image.recipes.dreambooth_lora import low_rank_recipe
 
 def oft(noun: str, preset: Preset) -> Recipe:
     """Rotations of the attention projections. The released script takes 5e-5 with prior weight 1 and 200 images."""
-    return low_rank_recipe("oft", noun, preset, LowRankConfig(method="oft", rank=8), rate=0.5)
+    return low_rank_recipe("oft", noun, preset, LowRankConfig(method="oft", rank=8), rate=0.5, small_rate=1e-3)
