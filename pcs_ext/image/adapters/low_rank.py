@@ -14,7 +14,7 @@ from pcs_ext.image.adapters.targets import TargetPreset, check_patterns, matchin
 from pcs_ext.image.backbone import AbstractBackbone
 
 Method = Literal["lora", "dora", "loha", "lokr", "oft"]
-Component = Literal["denoiser", "text_encoder", "text_encoder_2"]
+Component = Literal["denoiser", "text_encoder", "text_encoder_2", "motion"]
 
 
 @config
@@ -35,7 +35,7 @@ class LowRankConfig:
     targets: TargetPreset | tuple[str, ...] = "attention"
     """Layers: a preset, or regular expressions searched in module paths (`text_model.` leads those of encoders)."""
     components: tuple[Component, ...] = ("denoiser",)
-    """Parts of the backbone."""
+    """Parts of the backbone; `motion`: the temporal layers of a video backbone that has them apart."""
     dropout: float = 0.0
     """Of the layer's input, in [0, 1), lora only; active where gradients are recorded. Draws from torch's default
     generator, so a reproducible run must seed that."""

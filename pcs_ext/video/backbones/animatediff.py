@@ -1,0 +1,225 @@
+"""AnimateDiff (Guo et al. 2023, arXiv 2307.04725): motion modules between the layers of any image model's UNet."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from diffusers import MotionAdapter
+from torch import Tensor, nn
+
+from pcs_ext.errors import ModelError, UsageError
+from pcs_ext.image.backbones.unet import AbstractUnetBackbone, fingerprint
+from pcs_ext.image.types import Conditioning
+from pcs_ext.video.backbone import AbstractVideoBackbone, LayerKind, Targets, per_frame, to_clips, to_frames
+
+_SPATIAL_SELF = r"\.transformer_blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)$"
+_SPATIAL_FF = r"\.transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)$"
+_CROSS = r"\.transformer_blocks\.\d+\.attn2\.(to_q|to_k|to_v|to_out\.0)$"
+# In a motion module both attentions look at frames.
+_TEMPORAL = r"motion_modules\.\d+\.transformer_blocks\.\d+\.attn[12]\.(to_q|to_k|to_v|to_out\.0)$"
+_TEMPORAL_FF = r"motion_modules\.\d+\.transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)$"
+
+
+class AnimateDiffBackbone(AbstractVideoBackbone):
+    """An image backbone and a motion adapter that stays its own component.
+
+    Differs from diffusers' UNetMotionModel, which copies the UNet into a new model: here the motion modules are called
+    after the layers of the image model itself, where that model has them. Adapters of pictures therefore go in
+    unchanged, passing the motion modules by is exact, and no weight exists twice.
+
+    Args:
+        image: Stable Diffusion 1.x or 2.x, toybox among them.
+        motion: of matching widths; moved to the image model's device and precision.
+        name: what the user typed.
+
+    Raises:
+        ModelError: the adapter does not fit the UNet.
+    """
+
+    def __init__(self, image: AbstractUnetBackbone, motion: Any, *, name: str = "") -> None:
+        self.image, self.motion = image, nn.Module.to(motion, image.device, image.dtype)
+        self.motion.requires_grad_(False).eval()
+        self.name = name or f"{image.name} with motion"
+        self.family, self.schedule, self.resolution = image.family, image.schedule, image.resolution
+        self.vae_factor, self.latent_channels = image.vae_factor, image.latent_channels
+        self.device, self.dtype = image.device, image.dtype
+        self.max_frames = self.motion.config["motion_max_seq_length"]
+        self.frames = min(16, self.max_frames)
+        # Kept until the next `predict`, so that a backward pass that computes activations again finds the same.
+        self._frames: int | None = None
+        self._bypassed = False
+        self._handles = [
+            layer.register_forward_hook(self._after(module)) for layer, module in _places(image.denoiser, self.motion)
+        ]
+
+    @property
+    def denoiser(self) -> Any:
+        """The image model's UNet: spatial layers only."""
+        return self.image.denoiser
+
+    @property
+    def vae(self) -> Any:
+        """The image model's autoencoder."""
+        return self.image.vae
+
+    @property
+    def text_encoders(self) -> tuple[Any, ...]:
+        """The image model's."""
+        return self.image.text_encoders
+
+    @property
+    def tokenizers(self) -> tuple[Any, ...]:
+        """The image model's; embedding adapters put extended ones in their place."""
+        return self.image.tokenizers
+
+    @tokenizers.setter
+    def tokenizers(self, tokenizers: tuple[Any, ...]) -> None:
+        self.image.tokenizers = tokenizers
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of both parts' weights."""
+        return hashlib.sha256(f"{self.image.fingerprint}{fingerprint([self.motion])}".encode()).hexdigest()[:16]
+
+    def components(self) -> dict[str, nn.Module]:
+        """Those of the image model, and `motion`."""
+        return {**self.image.components(), "motion": self.motion}
+
+    def encode_images(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """See `AbstractBackbone.encode_images`."""
+        return self.image.encode_images(images, generator)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Latents of pictures `b c h w`, or of clips `b c f h w`, each decoded as `AbstractBackbone` says."""
+        return self.image.decode_latents(latents) if latents.dim() == 4 else self.decode_clips(latents)
+
+    def encode_prompt(self, prompts: Sequence[str], *, size: tuple[int, int] | None = None) -> Conditioning:
+        """See `AbstractBackbone.encode_prompt`."""
+        return self.image.encode_prompt(prompts, size=size)
+
+    def token_count(self, prompt: str) -> int:
+        """See `AbstractBackbone.token_count`."""
+        return self.image.token_count(prompt)
+
+    def cross_attention_paths(self) -> tuple[str, ...]:
+        """See `AbstractBackbone.cross_attention_paths`."""
+        return self.image.cross_attention_paths()
+
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """The denoiser's raw output, shaped like the latents.
+
+        Args:
+            noisy_latents: clips `b c f h w`, or pictures `b c h w`.
+            timesteps: `b`.
+            conditioning: of `b` clips, or of their `b * f` frames.
+
+        Raises:
+            UsageError: more frames than the motion modules have positions for.
+        """
+        if noisy_latents.dim() == 4:
+            self._frames = None
+            return self.image.predict(noisy_latents, timesteps, conditioning)
+        clips, frames = noisy_latents.shape[0], noisy_latents.shape[2]
+        if self.max_frames is not None and frames > self.max_frames and not self._bypassed:
+            raise UsageError(
+                f"{self.name} has positions for {self.max_frames} frames, got a clip of {frames}; "
+                "take fewer frames, or windows of a longer clip."
+            )
+        self._frames = None if self._bypassed else frames
+        conditioning = per_frame(conditioning, clips, frames)
+        timesteps = timesteps.repeat_interleave(frames)
+        return to_clips(self.image.predict(to_frames(noisy_latents), timesteps, conditioning), clips)
+
+    @contextlib.contextmanager
+    def frame_by_frame(self) -> Iterator[None]:
+        """See `AbstractVideoBackbone.frame_by_frame`."""
+        before, self._bypassed = self._bypassed, True
+        try:
+            yield
+        finally:
+            self._bypassed = before
+
+    def targets(self, kind: LayerKind) -> Targets:
+        """See `AbstractVideoBackbone.targets`: spatial kinds lie in `denoiser`, temporal ones in `motion`."""
+        return {
+            "spatial": Targets("denoiser", (_SPATIAL_SELF, _SPATIAL_FF)),
+            "spatial_self": Targets("denoiser", (_SPATIAL_SELF,)),
+            "cross_attention": Targets("denoiser", (_CROSS,)),
+            "temporal": Targets("motion", (_TEMPORAL, _TEMPORAL_FF)),
+            "temporal_attention": Targets("motion", (_TEMPORAL,)),
+        }[kind]
+
+    def remove(self) -> None:
+        """Take the motion modules off the image model, which is then as it was."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _after(self, module: nn.Module) -> Any:
+        def hook(layer: nn.Module, inputs: Any, output: Any) -> Any:
+            if self._frames is None:
+                return None
+            if isinstance(output, tuple):
+                return (module(output[0], num_frames=self._frames), *output[1:])
+            return module(output, num_frames=self._frames)
+
+        return hook
+
+
+def _places(unet: Any, motion: Any) -> list[tuple[nn.Module, nn.Module]]:
+    """Pairs (layer of the UNet, motion module called after it), as in diffusers' UNetMotionModel.
+
+    Raises:
+        ModelError: blocks, layers or widths differ.
+    """
+    blocks = [(b, m) for kind in ("down_blocks", "up_blocks") for b, m in _paired(unet, motion, kind)]
+    if motion.mid_block is not None:
+        blocks.append((unet.mid_block, motion.mid_block))
+    places = []
+    for block, modules in blocks:
+        layers = getattr(block, "attentions", None) or block.resnets
+        if len(layers) != len(modules.motion_modules):
+            raise _unfit(f"a block of {len(layers)} layers and {len(modules.motion_modules)} motion modules")
+        places += list(zip(layers, modules.motion_modules, strict=True))
+    for layer, module in places:
+        width = getattr(layer, "out_channels", None) or layer.in_channels
+        if module.in_channels != width:
+            raise _unfit(f"a layer of width {width} and a motion module of width {module.in_channels}")
+    return places
+
+
+def _paired(unet: Any, motion: Any, kind: str) -> list[tuple[Any, Any]]:
+    ours, theirs = getattr(unet, kind), getattr(motion, kind) or ()
+    if len(ours) != len(theirs):
+        raise _unfit(f"{len(ours)} {kind} and {len(theirs)} in the motion adapter")
+    return list(zip(ours, theirs, strict=True))
+
+
+def _unfit(what: str) -> ModelError:
+    return ModelError(f"the motion adapter does not fit this base: {what}. Take one made for its family.")
+
+
+def identity_motion_adapter(unet: Any, *, max_frames: int = 32) -> MotionAdapter:
+    """A fresh motion adapter for a UNet that changes nothing yet: its last projections are zero.
+
+    diffusers' own fresh adapter has random projections and is no identity.
+
+    Args:
+        unet: `UNet2DConditionModel`.
+        max_frames: positions for so many frames.
+    """
+    config = unet.config
+    adapter = MotionAdapter(
+        block_out_channels=tuple(config["block_out_channels"]),
+        motion_layers_per_block=config["layers_per_block"],
+        motion_num_attention_heads=4 if config["block_out_channels"][0] % 8 else 8,
+        motion_norm_num_groups=config["norm_num_groups"],
+        motion_max_seq_length=max_frames,
+        use_motion_mid_block=True,
+    )
+    for name, parameter in adapter.named_parameters():
+        if ".proj_out." in name:
+            nn.init.zeros_(parameter)
+    return adapter
