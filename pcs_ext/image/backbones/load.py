@@ -10,11 +10,11 @@ from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from pcs_ext.errors import ModelError
-from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.clip_tokenizer import read_clip_tokenizer
 from pcs_ext.image.backbones.sd import StableDiffusionBackbone
 from pcs_ext.image.backbones.sdxl import SDXLBackbone
 from pcs_ext.image.backbones.single_file import load_single_file
+from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.noise import NoiseSchedule
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import choose_device, choose_dtype
@@ -29,7 +29,7 @@ _NOTE = (
 
 def load_backbone(
     base: str | Path, *, device: str = "auto", precision: str = "auto", reporter: Reporter | None = None
-) -> AbstractBackbone:
+) -> AbstractUnetBackbone:
     """Load a base model, frozen, in eval mode.
 
     Args:
@@ -56,17 +56,22 @@ def load_backbone(
             parts = load_single_file(path)
         else:
             local = path.is_dir() or path == _TOYBOX
-            parts = _load_folder(path if local else _hub_folder(str(base)))
+            parts = load_folder(path if local else hub_folder(str(base)))
     except SafetensorError as error:
         raise ModelError(f"a weight file of {base} is damaged ({error}); fetch it again.") from None
-    backbone = _assemble(str(base), parts, place, dtype)
+    backbone = assemble(str(base), parts, place, dtype)
     if str(base) == "toybox":
         reporter.event("base", _NOTE)
     reporter.event("device", f"device: {place}, precision: {str(dtype).removeprefix('torch.')}", device=str(place))
     return backbone
 
 
-def _hub_folder(name: str) -> Path:
+def hub_folder(name: str) -> Path:
+    """The local copy of a model on the hub, fetched when it is not there.
+
+    Raises:
+        ModelError: it is neither cached nor can it be fetched, or the name is no hub id.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -86,7 +91,16 @@ def _hub_folder(name: str) -> Path:
         ) from None
 
 
-def _load_folder(folder: Path) -> dict[str, Any]:
+def load_folder(folder: Path, *, denoiser: Any = UNet2DConditionModel) -> dict[str, Any]:
+    """The parts of a diffusers pipeline folder, as `assemble` takes them; weights in float32.
+
+    Args:
+        folder: with `model_index.json`.
+        denoiser: diffusers class of `unet/`.
+
+    Raises:
+        ModelError: a part is missing, incomplete or damaged.
+    """
     index = _read(folder, "model_index.json")
     for component in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
         if not (folder / component).is_dir():
@@ -105,7 +119,7 @@ def _load_folder(folder: Path) -> dict[str, Any]:
         tokenizers.append(read_clip_tokenizer(folder / "tokenizer_2"))
     return {
         "family": "sdxl" if double else "sd",
-        "unet": _strict(UNet2DConditionModel, folder / "unet", torch_dtype=torch.float32),
+        "unet": _strict(denoiser, folder / "unet", torch_dtype=torch.float32),
         "vae": _strict(AutoencoderKL, folder / "vae", torch_dtype=torch.float32),
         "text_encoders": encoders,
         "tokenizers": tokenizers,
@@ -142,15 +156,23 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
         raise ModelError(f"{folder / name} is not valid JSON ({error}); fetch the model again.") from None
 
 
-def _assemble(name: str, parts: dict[str, Any], device: torch.device, dtype: torch.dtype) -> AbstractBackbone:
+def assemble(
+    name: str,
+    parts: dict[str, Any],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    kind: type[AbstractUnetBackbone] | None = None,
+) -> AbstractUnetBackbone:
+    """A backbone from the parts of a folder or file; `kind` None: Stable Diffusion or SDXL, as the parts say."""
     # DDIM's scheduler is only asked for the betas that every scheduler of the family is built from.
     keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
     chosen = {key: parts["scheduler"][key] for key in keys if parts["scheduler"].get(key) is not None}
     scheduler = DDIMScheduler(**chosen)
     unet, vae = parts["unet"], parts["vae"]
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    family = SDXLBackbone if parts["family"] == "sdxl" else StableDiffusionBackbone
-    return family(
+    kind = kind or (SDXLBackbone if parts["family"] == "sdxl" else StableDiffusionBackbone)
+    return kind(
         name=name,
         denoiser=unet,
         vae=vae,

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import re
 from abc import ABC
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -45,7 +46,7 @@ class AbstractUnetBackbone(AbstractBackbone, ABC):
         self._fingerprint = fingerprint([denoiser, vae, *text_encoders])
         # torch's own `to`: the models' override warns about modules it would keep in float32, of which there are none.
         self.denoiser = nn.Module.to(denoiser, device, dtype)
-        self.denoiser.to(memory_format=torch.channels_last)
+        _to_channels_last(self.denoiser)
         # SDXL's autoencoder overflows in fp16; its config says so.
         half = dtype == torch.float16 and vae.config["force_upcast"]
         self.vae = nn.Module.to(vae, device, torch.float32 if half else dtype)
@@ -87,7 +88,7 @@ class AbstractUnetBackbone(AbstractBackbone, ABC):
         """See `AbstractBackbone.predict`."""
         dtype = self.dtype
         added = self._added(conditioning)
-        with _per_layer(self.denoiser, self.cross_attention_paths(), timesteps, conditioning, dtype):
+        with per_layer_states(self.denoiser, self.cross_attention_paths(), timesteps, conditioning, dtype):
             return self.denoiser(
                 noisy_latents.to(dtype).contiguous(memory_format=torch.channels_last),
                 timesteps,
@@ -107,12 +108,21 @@ class AbstractUnetBackbone(AbstractBackbone, ABC):
     def cross_attention_paths(self) -> tuple[str, ...]:
         """See `AbstractBackbone.cross_attention_paths`."""
         order = ("down_blocks", "mid_block", "up_blocks")
-        paths = [name for name, _ in self.denoiser.named_modules() if name.endswith(".attn2")]
+        # Not `temp_attentions` of video models: there attn2 looks at frames.
+        pattern = re.compile(r"\.attentions\.\d+\.transformer_blocks\.\d+\.attn2$")
+        paths = [name for name, _ in self.denoiser.named_modules() if pattern.search(name)]
         return tuple(sorted(paths, key=lambda path: order.index(path.split(".")[0])))
 
 
+def _to_channels_last(module: nn.Module) -> None:
+    """2D kernels only: torch's own `to` refuses a module that has 3D ones too."""
+    for parameter in module.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
 @contextlib.contextmanager
-def _per_layer(
+def per_layer_states(
     denoiser: nn.Module, paths: Sequence[str], timesteps: Tensor, conditioning: Conditioning, dtype: torch.dtype
 ) -> Iterator[None]:
     """Inside, each cross-attention module reads its own key and value states."""
