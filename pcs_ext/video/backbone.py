@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pcs_ext.image.adapters.low_rank import Component
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.types import Conditioning
 
@@ -22,7 +23,7 @@ temporal_attention: without the feed-forward."""
 class Targets:
     """Layers of one component, as adapters take them."""
 
-    component: str
+    component: Component
     """A key of the backbone's `components()`."""
     patterns: tuple[str, ...]
     """Regular expressions searched in module paths."""

@@ -9,8 +9,8 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.toybox.train.tokenizer import learn_bpe
 
 WORDS = "a photo of the dog cat red blue toy on beach grass in snow hat sks bqx xzv wearing painting".split()  # noqa: SIM905
@@ -58,7 +58,7 @@ def tiny_folder(folder: Path, *, family: str = "sd", prediction_type: Any = "eps
     return folder
 
 
-def tiny_backbone(folder: Path, *, family: str = "sd", prediction_type: Any = "epsilon") -> AbstractBackbone:
+def tiny_backbone(folder: Path, *, family: str = "sd", prediction_type: Any = "epsilon") -> AbstractUnetBackbone:
     """The same, loaded on the CPU in float32."""
     made = tiny_folder(folder, family=family, prediction_type=prediction_type)
     return load_backbone(str(made), device="cpu", precision="fp32")

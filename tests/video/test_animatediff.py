@@ -1,5 +1,6 @@
 """The motion modules on a core backbone, against diffusers' own motion UNet."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from pcs_ext.errors import ModelError, UsageError
 from pcs_ext.image.adapters import LowRankConfig, build_adapter
 from pcs_ext.image.adapters.base import injected
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.unet import AbstractUnetBackbone
+from pcs_ext.image.learn import learn
 from pcs_ext.image.types import Conditioning
 from pcs_ext.video.backbone import AbstractVideoBackbone, to_frames
 from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone, identity_motion_adapter
@@ -19,7 +22,7 @@ FRAMES = 5
 
 
 @pytest.fixture
-def video(sd: AbstractBackbone) -> AnimateDiffBackbone:
+def video(sd: AbstractUnetBackbone) -> AnimateDiffBackbone:
     return AnimateDiffBackbone(sd, tiny_motion_adapter())
 
 
@@ -29,8 +32,8 @@ def inputs(backbone: AbstractBackbone, frames: int = FRAMES) -> tuple[torch.Tens
 
 
 def stock(video: AnimateDiffBackbone, noisy: torch.Tensor, timesteps: torch.Tensor, states: torch.Tensor) -> Any:
-    model: Any = UNetMotionModel.from_unet2d(video.denoiser, video.motion).eval()
-    return model(noisy, timesteps, states.repeat_interleave(noisy.shape[2], 0)).sample
+    model: Any = UNetMotionModel.from_unet2d(video.denoiser, video.motion)
+    return model.eval()(noisy, timesteps, states.repeat_interleave(noisy.shape[2], 0)).sample
 
 
 def test_clips_equal_diffusers_motion_unet(video: AnimateDiffBackbone) -> None:
@@ -43,7 +46,7 @@ def test_clips_equal_diffusers_motion_unet(video: AnimateDiffBackbone) -> None:
 
 
 @torch.no_grad()
-def test_pictures_and_bypassed_clips_are_the_image_models_own(sd: AbstractBackbone) -> None:
+def test_pictures_and_bypassed_clips_are_the_image_models_own(sd: AbstractUnetBackbone) -> None:
     video = AnimateDiffBackbone(sd, tiny_motion_adapter())
     noisy, timesteps, conditioning = inputs(video)
     moving = video.predict(noisy, timesteps, conditioning)
@@ -58,7 +61,7 @@ def test_pictures_and_bypassed_clips_are_the_image_models_own(sd: AbstractBackbo
 
 
 @torch.no_grad()
-def test_a_fresh_adapter_of_ours_is_an_identity_and_diffusers_own_is_not(sd: AbstractBackbone) -> None:
+def test_a_fresh_adapter_of_ours_is_an_identity_and_diffusers_own_is_not(sd: AbstractUnetBackbone) -> None:
     noisy, timesteps, conditioning = inputs(sd)
     frames = to_frames(noisy)
     rows = torch.arange(2).repeat_interleave(FRAMES)
@@ -108,7 +111,7 @@ def test_only_the_declared_layers_get_gradients(video: AnimateDiffBackbone, kind
     assert (found["temporal"] > 0) is (kind in ("temporal", "both") and not one_frame)
 
 
-def test_too_many_frames_and_unfit_adapters_are_named(sd: AbstractBackbone) -> None:
+def test_too_many_frames_and_unfit_adapters_are_named(sd: AbstractUnetBackbone) -> None:
     video = AnimateDiffBackbone(sd, tiny_motion_adapter())
     with pytest.raises(UsageError, match="positions for 8 frames, got a clip of 9"):
         video.predict(*inputs(video, 9))
@@ -126,3 +129,20 @@ def test_clips_pass_the_autoencoder_frame_by_frame(video: AnimateDiffBackbone) -
     assert latents.shape == (2, 4, 4, 8, 8)
     torch.testing.assert_close(latents[1, :, 2], video.encode_images(clips[1:, :, 2])[0], atol=1e-5, rtol=1e-4)
     assert video.decode_clips(latents).shape == clips.shape
+
+
+def test_a_subject_learned_on_photos_goes_into_clips_and_out_again(
+    sd: AbstractUnetBackbone, photos: Path, tmp_path: Path
+) -> None:
+    artifact = learn(photos, noun="dog", output=tmp_path / "rex", recipe="textual-inversion", base=sd, steps=2)
+    lora = learn(photos, noun="dog", output=tmp_path / "lora", recipe="dreambooth-lora", base=sd, steps=2)
+    video = AnimateDiffBackbone(sd, tiny_motion_adapter())
+    noisy, timesteps, _ = inputs(video)
+    plain = video.encode_prompt(["a photo of a dog"] * 2)
+    with torch.no_grad():
+        before = video.predict(noisy, timesteps, plain)
+        for subject in (artifact, lora):
+            with subject.applied(video):
+                conditioning = video.encode_prompt([subject.concept.prompt("a photo of {subject}")] * 2)
+                assert not torch.equal(video.predict(noisy, timesteps, conditioning), before)
+            assert torch.equal(video.predict(noisy, timesteps, plain), before)

@@ -39,13 +39,14 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
     """
 
     def __init__(self, image: AbstractUnetBackbone, motion: Any, *, name: str = "") -> None:
-        self.image, self.motion = image, nn.Module.to(motion, image.device, image.dtype)
+        self.image = image
+        self.motion: Any = nn.Module.to(motion, image.device, image.dtype)
         self.motion.requires_grad_(False).eval()
         self.name = name or f"{image.name} with motion"
         self.family, self.schedule, self.resolution = image.family, image.schedule, image.resolution
         self.vae_factor, self.latent_channels = image.vae_factor, image.latent_channels
         self.device, self.dtype = image.device, image.dtype
-        self.max_frames = self.motion.config["motion_max_seq_length"]
+        self.max_frames: int = self.motion.config["motion_max_seq_length"]
         self.frames = min(16, self.max_frames)
         # Kept until the next `predict`, so that a backward pass that computes activations again finds the same.
         self._frames: int | None = None
@@ -122,7 +123,7 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
             self._frames = None
             return self.image.predict(noisy_latents, timesteps, conditioning)
         clips, frames = noisy_latents.shape[0], noisy_latents.shape[2]
-        if self.max_frames is not None and frames > self.max_frames and not self._bypassed:
+        if frames > self.max_frames and not self._bypassed:
             raise UsageError(
                 f"{self.name} has positions for {self.max_frames} frames, got a clip of {frames}; "
                 "take fewer frames, or windows of a longer clip."

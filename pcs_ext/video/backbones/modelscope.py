@@ -74,7 +74,9 @@ class ModelScopeBackbone(StableDiffusionBackbone, AbstractVideoBackbone):
         if self._bypassed:
             yield
             return
-        layers = [m for m in self.denoiser.modules() if isinstance(m, TransformerTemporalModel | TemporalConvLayer)]
+        layers: list[Any] = [
+            m for m in self.denoiser.modules() if isinstance(m, TransformerTemporalModel | TemporalConvLayer)
+        ]
         try:
             for layer in layers:
                 layer.forward = _first if isinstance(layer, TransformerTemporalModel) else _same
