@@ -74,12 +74,12 @@ class ModelScopeBackbone(StableDiffusionBackbone, AbstractVideoBackbone):
         if self._bypassed:
             yield
             return
-        layers: list[Any] = [
-            m for m in self.denoiser.modules() if isinstance(m, TransformerTemporalModel | TemporalConvLayer)
-        ]
+        temporal = (TransformerTemporalModel, TemporalConvLayer)
+        layers = [module for module in self.denoiser.modules() if isinstance(module, temporal)]
         try:
             for layer in layers:
-                layer.forward = _first if isinstance(layer, TransformerTemporalModel) else _same
+                # On the object, in front of the class's own; taken off again below.
+                vars(layer)["forward"] = _first if isinstance(layer, TransformerTemporalModel) else _same
             yield
         finally:
             for layer in layers:
