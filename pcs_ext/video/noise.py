@@ -49,20 +49,19 @@ def shared_noise(
     return mixed / (share**2 + (1 - share) ** 2) ** 0.5 if unit_variance else mixed
 
 
-def blended_noise(inverted: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def blended_noise(inverted: Tensor, fresh: Tensor, share: float) -> Tensor:
     """sqrt(share) of a clip's inverted noise and sqrt(1 - share) of fresh noise: unit deviation is kept.
 
     MotionDirector's start (its released configuration: share 0 for several clips, 0.1 to 0.5 for one).
 
     Args:
-        inverted: `b c f h w`, from DDIM inversion of the clip.
+        inverted: `b c f h w` or `1 c f h w`, from DDIM inversion of a clip.
+        fresh: `b c f h w`.
         share: in [0, 1].
-        generator: on the CPU.
 
     Raises:
         UsageError: a share outside [0, 1].
     """
     if not 0 <= share <= 1:
         raise UsageError(f"share must be in [0, 1], got {share}.")
-    fresh = torch.randn(inverted.shape, generator=generator).to(inverted)
-    return share**0.5 * inverted + (1 - share) ** 0.5 * fresh
+    return share**0.5 * inverted.to(fresh) + (1 - share) ** 0.5 * fresh

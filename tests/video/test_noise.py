@@ -44,7 +44,7 @@ def test_shared_noise_keeps_unit_deviation_unless_told() -> None:
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_blended_noise_keeps_unit_deviation(share: float) -> None:
     inverted = torch.randn(SHAPE, generator=generator(1))
-    blended = blended_noise(inverted, share, generator(2))
+    blended = blended_noise(inverted, torch.randn(SHAPE, generator=generator(2)), share)
     assert float(blended.std()) == pytest.approx(1.0, abs=0.01)
     assert float((blended * inverted).mean()) == pytest.approx(share**0.5, abs=0.01)
 
@@ -55,4 +55,4 @@ def test_values_out_of_range_are_named() -> None:
     with pytest.raises(UsageError, match="share must be in"):
         shared_noise(SHAPE, -0.1, generator())
     with pytest.raises(UsageError, match="share must be in"):
-        blended_noise(torch.zeros(SHAPE), 2.0, generator())
+        blended_noise(torch.zeros(SHAPE), torch.zeros(SHAPE), 2.0)

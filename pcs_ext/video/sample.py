@@ -1,0 +1,122 @@
+"""Clips from prompts: the core's sampling loop on latents with frames."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pcs_ext.config_io import config
+from pcs_ext.errors import UsageError
+from pcs_ext.image.sample import SampleConfig, SampleHooks, build_scheduler, initial_noise, sample
+from pcs_ext.reporter import Reporter
+from pcs_ext.video.backbone import AbstractVideoBackbone
+from pcs_ext.video.noise import blended_noise, correlated_noise, shared_noise
+
+
+@config
+class ClipConfig:
+    """What a clip is sampled as, beside what `SampleConfig` says of its frames."""
+
+    frames: int | None = None
+    """Frames; None: what the motion was learned for."""
+    noise: Literal["independent", "correlated", "shared"] = "independent"
+    """How the frames' starting noises relate: see `video.noise`."""
+    share: float = 0.1
+    """correlated: covariance of neighbours; shared: weight of the common noise; independent: not read. In [0, 1]."""
+    inverted_share: float = 0.0
+    """Share of a reference clip's inverted noise in the start, in [0, 1]; above 0 needs such a clip."""
+
+
+def starting_noise(
+    backbone: AbstractVideoBackbone,
+    seeds: Sequence[int],
+    config: SampleConfig,
+    clip: ClipConfig,
+    inverted: Tensor | None = None,
+) -> Tensor:
+    """Latents to start from, `n c f h w` of unit deviation; a clip depends on its own seed alone.
+
+    Args:
+        backbone: decides size and, unless told, frames.
+        seeds: one per clip.
+        config: height and width.
+        clip: frames and how they relate.
+        inverted: noise that a reference clip came from, `1 c f h w` or one per seed, for `inverted_share`.
+
+    Raises:
+        UsageError: no frames, or a share without a clip, or a clip of another shape.
+    """
+    frames = clip.frames if clip.frames is not None else backbone.frames
+    if frames < 1:
+        raise UsageError(f"a clip needs at least one frame, got {frames}.")
+    shape = initial_noise(backbone, seeds[:1], config).shape
+    shape = (1, shape[1], frames, *shape[2:])
+    noise = torch.cat([_noise(shape, clip, torch.Generator().manual_seed(seed)) for seed in seeds])
+    if clip.inverted_share == 0:
+        return noise
+    if inverted is None or inverted.shape[1:] != noise.shape[1:] or len(inverted) not in (1, len(seeds)):
+        got = "none" if inverted is None else tuple(inverted.shape)
+        raise UsageError(
+            f"inverted_share {clip.inverted_share} needs inverted noise of shape {tuple(shape)}, got {got}."
+        )
+    return blended_noise(inverted, noise, clip.inverted_share)
+
+
+def _noise(shape: tuple[int, ...], clip: ClipConfig, generator: torch.Generator) -> Tensor:
+    if clip.noise == "correlated":
+        return correlated_noise(shape, clip.share, generator)
+    if clip.noise == "shared":
+        return shared_noise(shape, clip.share, generator)
+    return torch.randn(shape, generator=generator)
+
+
+def sample_clips(
+    backbone: AbstractVideoBackbone,
+    prompts: Sequence[str],
+    *,
+    seeds: Sequence[int],
+    config: SampleConfig,
+    clip: ClipConfig | None = None,
+    inverted: Tensor | None = None,
+    negative_prompts: Sequence[str] | None = None,
+    batch_size: int = 1,
+    hooks: SampleHooks | None = None,
+    reporter: Reporter | None = None,
+) -> Tensor:
+    """Clips of prompts, `n 3 f h w` in [-1, 1], float32 on the CPU.
+
+    Not decorated with `no_grad`: wrap the call when no gradient is wanted.
+
+    Args:
+        backbone: with adapters already injected.
+        prompts: `n` texts.
+        seeds: `n` seeds.
+        config: scheduler, steps, guidance, size.
+        clip: frames and starting noise.
+        inverted: see `starting_noise`.
+        negative_prompts: `n` texts to stay away from; None: empty ones.
+        batch_size: clips sampled together; does not change them beyond rounding.
+        hooks: as in the core's `sample`; `decode` gets latents `b c f h w`; `initial_latents` goes before `clip`.
+        reporter: hears the progress in clips.
+
+    Raises:
+        UsageError: unequal counts, sizes the base cannot make, or starting noise that does not fit.
+    """
+    hooks = hooks or SampleHooks()
+    if hooks.initial_latents is None and prompts and len(prompts) == len(seeds):
+        noise = starting_noise(backbone, seeds, config, clip or ClipConfig(), inverted)
+        # The loop takes latents at the scheduler's highest level, which is no unit deviation for Euler's.
+        sigma = build_scheduler(backbone, config).init_noise_sigma
+        hooks = dataclasses.replace(hooks, initial_latents=noise * sigma)
+    return sample(
+        backbone,
+        prompts,
+        seeds=seeds,
+        config=config,
+        negative_prompts=negative_prompts,
+        batch_size=batch_size,
+        hooks=dataclasses.replace(hooks, decode=hooks.decode or backbone.decode_clips),
+        reporter=reporter,
+    )
