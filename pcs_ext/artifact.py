@@ -9,7 +9,7 @@ preview.png           optional picture of the subject
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,7 +24,11 @@ SCHEMA_VERSION = 1
 TENSORS, CONFIG, ENVIRONMENT, PREVIEW = "adapter.safetensors", "config.json", "environment.json", "preview.png"
 PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 
-_KIND = "image-subject"
+Kind = Literal["image-subject", "motion"]
+_WORDS: dict[str, str] = {
+    "image-subject": "a learned subject (`pcs-ext learn`)",
+    "motion": "a learned motion (`pcs-ext video learn-motion`)",
+}
 _MAX_JSON_BYTES = 16 << 20
 _MAX_PREVIEW_BYTES = 16 << 20
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -73,6 +77,8 @@ class ArtifactData:
     """`sd` or `sdxl`."""
     training: dict[str, Any]
     """Facts of the run as JSON data: seed, steps, sha256 of the photos, last losses."""
+    kind: Kind = "image-subject"
+    """What was learned."""
     environment: dict[str, str] = dataclasses.field(default_factory=environment)
     """Versions and machine kind of the run."""
     preview: bytes | None = None
@@ -112,7 +118,7 @@ class ArtifactData:
             base = _Base(name=self.base_name, fingerprint=self.base_fingerprint, family=self.base_family)
             stored = _Stored(
                 schema_version=SCHEMA_VERSION,
-                kind=_KIND,
+                kind=self.kind,
                 recipe=self.recipe,
                 concept=self.concept,
                 adapters=self.adapters,
@@ -123,15 +129,19 @@ class ArtifactData:
             write_json(folder / CONFIG, stored)
 
     @classmethod
-    def load(cls, path: Path) -> "ArtifactData":
+    def load(cls, path: Path, *, kind: Kind = "image-subject") -> "ArtifactData":
         """Read and verify a folder.
+
+        Args:
+            path: the folder.
+            kind: what it must hold.
 
         Raises:
             ArtifactError: it is missing, foreign, of another version, incomplete, changed or corrupt.
         """
         path = Path(path)
         _check_folder(path)
-        stored = _read_config(path)
+        stored = _read_config(path, kind)
         for name, sha256 in stored.files.items():
             _verify(path, name, sha256)
         if TENSORS not in stored.files or ENVIRONMENT not in stored.files:
@@ -145,6 +155,7 @@ class ArtifactData:
             base_fingerprint=stored.base.fingerprint,
             base_family=stored.base.family,
             training=stored.training,
+            kind=kind,
             environment=_read_environment(path / ENVIRONMENT),
             preview=_read_preview(path / PREVIEW) if PREVIEW in stored.files else None,
         )
@@ -187,12 +198,13 @@ def refuse_pickle(path: Path) -> str:
     )
 
 
-def _read_config(path: Path) -> _Stored:
+def _read_config(path: Path, kind: Kind) -> _Stored:
     file = path / CONFIG
     data = _read_bounded_json(file)
-    if not isinstance(data, dict) or data.get("kind") != _KIND:
-        found = data.get("kind") if isinstance(data, dict) else type(data).__name__
-        raise ArtifactError(f"{file} has kind {found!r}, expected {_KIND!r}; it belongs to another tool.")
+    found = data.get("kind") if isinstance(data, dict) else type(data).__name__
+    if not isinstance(data, dict) or found != kind:
+        whose = f"it is {_WORDS[found]}" if found in _WORDS else "it belongs to another tool"
+        raise ArtifactError(f"{file} has kind {found!r}, expected {kind!r}; {whose}.")
     if data.get("schema_version") != SCHEMA_VERSION:
         raise ArtifactError(
             f"{file} has schema_version {data.get('schema_version')!r}, this version reads {SCHEMA_VERSION}; "
