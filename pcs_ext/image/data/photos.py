@@ -43,6 +43,15 @@ def find_photos(source: Iterable[Path | str] | Path | str) -> list[Photo]:
     Raises:
         PhotoError: nothing usable is there, or a file is missing, empty, corrupt, tiny or too large.
     """
+    return [_with_companions(path) for path in photo_paths(source)]
+
+
+def photo_paths(source: Iterable[Path | str] | Path | str) -> list[Path]:
+    """The files `find_photos` would read, without opening them: a folder's in natural order, or those given.
+
+    Raises:
+        PhotoError: a path does not exist, or a folder holds no photos.
+    """
     given = [Path(source)] if isinstance(source, (str, Path)) else [Path(item) for item in source]
     paths: list[Path] = []
     for path in given:
@@ -54,7 +63,7 @@ def find_photos(source: Iterable[Path | str] | Path | str) -> list[Photo]:
             raise PhotoError(f"{path} does not exist; expected a photo or a folder of photos.")
     if not paths:
         raise PhotoError("no photos were given; expected a folder or at least one file.")
-    return [_with_companions(path) for path in paths]
+    return paths
 
 
 def _photos_in(folder: Path) -> list[Path]:
@@ -95,7 +104,7 @@ def read_photo(path: Path) -> Photo:
     Raises:
         PhotoError: names the file and the reason.
     """
-    image = _open(path)
+    image = open_image(path)
     if min(image.size) < MIN_SIDE:
         raise PhotoError(f"{path} is {image.width} x {image.height} pixels; expected at least {MIN_SIDE} on each side.")
     try:
@@ -113,7 +122,12 @@ def read_photo(path: Path) -> Photo:
     return Photo(path=path, image=(pixels * 2 - 1).contiguous(), mask=mask)
 
 
-def _open(path: Path) -> Image.Image:
+def open_image(path: Path) -> Image.Image:
+    """A picture of any readable format, opened from bytes in memory but not decoded yet; HEIC needs pillow-heif.
+
+    Raises:
+        PhotoError: missing, empty, no picture, HEIC without its reader, or above `MAX_PIXELS`.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -186,7 +200,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 
 
 def _read_mask(path: Path, photo: Photo) -> Tensor:
-    mask = ImageOps.exif_transpose(_open(path)).convert("L")
+    mask = ImageOps.exif_transpose(open_image(path)).convert("L")
     height, width = photo.image.shape[1:]
     if abs(mask.width / mask.height - width / height) > 0.02 * width / height:
         raise PhotoError(
