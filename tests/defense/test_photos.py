@@ -1,0 +1,190 @@
+"""Photos of every mode and format come back as they were; what cannot be read is named."""
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import ExifTags, Image, ImageCms
+
+from pcs_ext.defense.files import Format, decode, encode, output_names
+from pcs_ext.defense.photos import read_own_photo
+from pcs_ext.errors import PhotoError, UsageError
+
+RGB = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
+ALPHA = Image.fromarray(np.random.default_rng(1).integers(0, 256, (20, 30), dtype=np.uint8))
+
+
+def with_alpha(image: Image.Image) -> Image.Image:
+    image = image.copy()
+    image.putalpha(ALPHA)
+    return image
+
+
+def deep() -> Image.Image:
+    return Image.fromarray((np.arange(600, dtype=np.uint16).reshape(20, 30) * 109))
+
+
+PICTURES = {
+    "rgb.png": (RGB, {}, 3),
+    "rgb.jpg": (RGB, {"quality": 90}, 3),
+    "rgb.webp": (RGB, {"lossless": True}, 3),
+    "rgb.tiff": (RGB, {}, 3),
+    "rgb.bmp": (RGB, {}, 3),
+    "rgb.avif": (RGB, {}, 3),
+    "gray.png": (RGB.convert("L"), {}, 1),
+    "gray.jpg": (RGB.convert("L"), {}, 1),
+    "bits.png": (RGB.convert("1"), {}, 1),
+    "palette.png": (RGB.quantize(16), {}, 3),
+    "palette.gif": (RGB.quantize(16), {}, 3),
+    "rgba.png": (with_alpha(RGB), {}, 3),
+    "rgba.webp": (with_alpha(RGB), {"lossless": True, "exact": True}, 3),
+    "rgba.tiff": (with_alpha(RGB), {}, 3),
+    "gray_alpha.png": (with_alpha(RGB.convert("L")), {}, 1),
+    "deep.png": (deep(), {}, 1),
+    "deep.tiff": (deep(), {}, 1),
+    "cmyk.jpg": (RGB.convert("CMYK"), {"quality": 95}, 3),
+    "cmyk.tiff": (RGB.convert("CMYK"), {}, 3),
+    "ycbcr.tiff": (RGB.convert("YCbCr"), {}, 3),
+    "one.png": (RGB.crop((0, 0, 1, 1)), {}, 3),
+    "long.png": (RGB.resize((20000, 2)), {}, 3),
+    "Ünï.cödé d.o.t.png": (RGB, {}, 3),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("format", ["png", "webp"])
+def test_samples_and_alpha_survive_exactly(name: str, format: Format, tmp_path: Path) -> None:
+    image, options, channels = PICTURES[name]
+    path = tmp_path / name
+    image.save(path, **options)
+    before = path.read_bytes()
+    photo = read_own_photo(path)
+    assert photo.pixels.shape == (channels, image.height, image.width)
+    if name == "long.png" and format == "webp":
+        with pytest.raises(PhotoError, match="16383 pixels per side; choose --format png"):
+            encode(photo, format)
+        return
+    data = encode(photo, format)
+    assert torch.equal(decode(data, channels), photo.pixels)
+    if photo.alpha is not None:
+        with Image.open(io.BytesIO(data)) as back:
+            assert np.array_equal(np.asarray(back.getchannel("A")), photo.alpha.numpy())
+            assert np.array_equal(np.asarray(ALPHA), photo.alpha.numpy())
+    assert path.read_bytes() == before
+    assert photo.sha256 == hashlib.sha256(before).hexdigest()
+
+
+def test_sixteen_bits_are_rounded_and_told(tmp_path: Path) -> None:
+    deep().save(tmp_path / "deep.png")
+    photo = read_own_photo(tmp_path / "deep.png")
+    expected = np.rint(np.asarray(deep()).astype(float) / 257)
+    assert np.array_equal(photo.pixels[0].numpy(), expected)
+    assert "16 bits" in photo.notes[0]
+
+
+def test_every_orientation_is_applied_once(tmp_path: Path) -> None:
+    upright = np.asarray(RGB)
+    undo = {
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
+        5: upright.transpose(1, 0, 2), 6: upright.transpose(1, 0, 2)[::-1],
+        7: upright[::-1, ::-1].transpose(1, 0, 2), 8: upright.transpose(1, 0, 2)[:, ::-1],
+    }  # fmt: skip
+    for orientation, stored in undo.items():
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        path = tmp_path / f"{orientation}.png"
+        Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif.tobytes())
+        photo = read_own_photo(path)
+        assert np.array_equal(photo.pixels.permute(1, 2, 0).numpy(), upright), orientation
+        with Image.open(io.BytesIO(encode(photo, "png"))) as back:
+            assert back.getexif().get(ExifTags.Base.Orientation) is None
+
+
+def photographed(path: Path) -> Path:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Maker"
+    exif[ExifTags.Base.DateTime] = "2024:05:06 07:08:09"
+    exif.get_ifd(ExifTags.IFD.Exif).update(
+        {
+            ExifTags.Base.DateTimeOriginal: "2024:05:06 07:08:09",
+            ExifTags.Base.BodySerialNumber: "SERIAL-1",
+            ExifTags.Base.LensSerialNumber: "SERIAL-2",
+            ExifTags.Base.CameraOwnerName: "OWNER",
+            ExifTags.Base.MakerNote: b"SERIAL-3",
+        }
+    )
+    exif.get_ifd(ExifTags.IFD.GPSInfo).update({1: "N", 2: (50.0, 4.0, 0.0)})
+    RGB.save(path, exif=exif.tobytes(), dpi=(300, 300), icc_profile=some_profile())
+    return path
+
+
+def some_profile() -> bytes:
+    """Any embedded profile; here it is sRGB itself."""
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@pytest.mark.parametrize("format", ["png", "webp", "jpeg"])
+def test_dates_and_profiles_stay_places_and_serials_go(format: Format, tmp_path: Path) -> None:
+    path = photographed(tmp_path / "a.jpg")
+    data = encode(read_own_photo(path), format)
+    with Image.open(io.BytesIO(data)) as back:
+        details = back.getexif().get_ifd(ExifTags.IFD.Exif)
+        assert back.getexif()[ExifTags.Base.Make] == "Maker"
+        assert details[ExifTags.Base.DateTimeOriginal] == "2024:05:06 07:08:09"
+        assert not back.getexif().get_ifd(ExifTags.IFD.GPSInfo)
+        assert back.info["icc_profile"] == some_profile()
+    assert b"SERIAL" not in data
+    assert b"OWNER" not in data
+    whole = encode(read_own_photo(path, metadata="all"), format)
+    assert b"SERIAL-1" in whole
+    with Image.open(io.BytesIO(whole)) as back:
+        assert back.getexif().get_ifd(ExifTags.IFD.GPSInfo)[1] == "N"
+    with Image.open(io.BytesIO(encode(read_own_photo(path, metadata="none"), format))) as back:
+        assert not dict(back.getexif())
+        assert back.info["icc_profile"] == some_profile()
+
+
+def test_jpeg_holds_no_transparency(tmp_path: Path) -> None:
+    with_alpha(RGB).save(tmp_path / "a.png")
+    with pytest.raises(PhotoError, match="transparent in places.*png or webp"):
+        encode(read_own_photo(tmp_path / "a.png"), "jpeg")
+
+
+def test_hostile_files_are_named(tmp_path: Path) -> None:
+    cases = {
+        "empty.png": (b"", "is empty"),
+        "text.jpg": (b"hello, not a picture", "is not an image"),
+        "cut.png": (encode_png()[:300], "damaged or cut off|is not an image"),
+    }
+    for name, (data, message) in cases.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(PhotoError, match=message):
+            read_own_photo(tmp_path / name)
+    RGB.save(tmp_path / "moving.gif", save_all=True, append_images=[RGB.rotate(90, expand=False)])
+    with pytest.raises(PhotoError, match="holds 2 frames or pages"):
+        read_own_photo(tmp_path / "moving.gif")
+    RGB.save(tmp_path / "pages.tiff", save_all=True, append_images=[RGB.rotate(90)])
+    with pytest.raises(PhotoError, match="holds 2 frames or pages"):
+        read_own_photo(tmp_path / "pages.tiff")
+    Image.new("1", (20000, 6000)).save(tmp_path / "vast.png")
+    with pytest.raises(PhotoError, match="20000 x 6000 pixels.*expected at most 100 megapixels"):
+        read_own_photo(tmp_path / "vast.png")
+    with pytest.raises(PhotoError, match="cannot be read"):
+        read_own_photo(tmp_path / "missing.png")
+
+
+def encode_png() -> bytes:
+    buffer = io.BytesIO()
+    RGB.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def test_names_do_not_collide() -> None:
+    paths = [Path("a/x.jpg"), Path("a/X.png"), Path("a/y.v2.jpg")]
+    assert list(output_names(paths, "png").values()) == ["x.jpg.png", "X.png.png", "y.v2.png"]
+    assert output_names(paths[:1], "webp") == {paths[0]: "x.webp"}
+    with pytest.raises(UsageError, match="would both become x.jpg.png"):
+        output_names([Path("a/x.jpg"), Path("b/x.jpg")], "png")
