@@ -56,6 +56,14 @@ class AbstractBackbone(abc.ABC):
         """
 
     @abc.abstractmethod
+    def encode_posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation `b c h/f w/f` of the scaled latents' distribution. Differentiable.
+
+        Args:
+            images: as for `encode_images`, which draws from this distribution.
+        """
+
+    @abc.abstractmethod
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Scaled latents `b c h w` -> images `b 3 h*f w*f`, not clamped. Differentiable."""
 

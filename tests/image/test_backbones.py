@@ -163,3 +163,14 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
     (tmp_path / "cut.safetensors").write_bytes(b"\x10" + b"\0" * 7 + json.dumps({}).encode())
     with pytest.raises(ModelError, match="damaged"):
         load_backbone(str(tmp_path / "cut.safetensors"), device="cpu")
+
+
+def test_images_are_drawn_from_the_posterior(sd: AbstractBackbone) -> None:
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        mean, deviation = sd.encode_posterior(images)
+        drawn = sd.encode_images(images, torch.Generator().manual_seed(3))
+    noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(3))
+    assert torch.allclose(drawn, mean + deviation * noise)
+    expected = sd.vae.encode(images).latent_dist.std * sd.vae.config["scaling_factor"]
+    assert torch.allclose(deviation, expected)

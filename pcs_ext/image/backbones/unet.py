@@ -66,14 +66,19 @@ class AbstractUnetBackbone(AbstractBackbone, ABC):
 
     def encode_images(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """See `AbstractBackbone.encode_images`."""
+        latents, deviation = self.encode_posterior(images)
+        if generator is None:
+            return latents
+        noise = torch.randn(latents.shape, generator=generator).to(latents.device, latents.dtype)
+        return latents + deviation * noise
+
+    def encode_posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See `AbstractBackbone.encode_posterior`."""
         sides = images.shape[-2:]
         assert not any(side % self.vae_factor for side in sides), f"{tuple(sides)} is no multiple of {self.vae_factor}"
         posterior = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist
-        latents = posterior.mean
-        if generator is not None:
-            noise = torch.randn(latents.shape, generator=generator).to(latents.device, latents.dtype)
-            latents = latents + posterior.std * noise
-        return (latents - self._shift) * self.vae.config["scaling_factor"]
+        scale = self.vae.config["scaling_factor"]
+        return (posterior.mean - self._shift) * scale, posterior.std * scale
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """See `AbstractBackbone.decode_latents`."""

@@ -93,6 +93,10 @@ class TinyBackbone(AbstractBackbone):
     def encode_images(self, images, generator=None):
         return self.vae.encode(images).latent_dist.mean
 
+    def encode_posterior(self, images):
+        posterior = self.vae.encode(images).latent_dist
+        return posterior.mean, posterior.std
+
     def decode_latents(self, latents):
         return self.vae.decode(latents).sample
 
