@@ -106,7 +106,7 @@ def _refuse(path: Path, image: Image.Image) -> None:
 
 def _notes(image: Image.Image) -> tuple[str, ...]:
     notes = []
-    raw_mode = str(image.tile[0].args) if getattr(image, "tile", None) else ""
+    raw_mode = str([tile.args for tile in getattr(image, "tile", [])])
     if image.mode in _SIXTEEN_BIT or ";16" in raw_mode:
         notes.append("16 bits per sample were reduced to 8; the budget is counted from the 8-bit picture")
     if image.mode in ("CMYK", "LAB", "YCbCr", "HSV"):

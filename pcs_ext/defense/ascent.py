@@ -1,0 +1,98 @@
+"""From a method's parts to the gradient of some photos at some step."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pcs_ext.defense.canvas import Canvas
+from pcs_ext.defense.method import Defense
+from pcs_ext.defense.objectives import Sample
+from pcs_ext.defense.surrogate import Surrogate
+from pcs_ext.defense.timing import Timesteps
+from pcs_ext.defense.transforms import apply_all
+from pcs_ext.runtime import generator_for
+
+
+class Ascent:
+    """A method's objective on one surrogate.
+
+    Everything random about a photo at a step comes from one generator, seeded by run, surrogate, photo and step: the
+    result depends neither on the other photos nor on how they are batched, and a resumed run repeats it. Draws, in this
+    order: square, prompt, transforms, timesteps, then the objective's own (posterior noise, noise).
+    """
+
+    def __init__(self, surrogate: Surrogate, method: Defense, seed: int) -> None:
+        self.surrogate, self.method, self.seed = surrogate, method, seed
+        self.timesteps = Timesteps(method.timing, surrogate.backbone.schedule.alphas_cumprod)
+
+    def gradient(
+        self, canvases: Sequence[Canvas], step: int, timestep: int | None = None
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        """Gradients of the gains with respect to the perturbations, float32 on the CPU, and the gains `n`.
+
+        Args:
+            canvases: photos.
+            step: number of the step in the whole run.
+            timestep: look at this one only (SimAC's search).
+        """
+        deltas = [canvas.delta.detach().requires_grad_() for canvas in canvases]
+        total: Tensor | None = None
+        for view in range(self.method.views.per_step):
+            generators = [
+                generator_for(self.seed, "attack", self.surrogate.name, canvas.key, step, view) for canvas in canvases
+            ]
+            with torch.enable_grad():
+                gains = self._gains(canvases, deltas, generators, timestep)
+                gains.sum().backward()
+            total = gains.detach().cpu() if total is None else total + gains.detach().cpu()
+        assert total is not None
+        gradients = [torch.zeros_like(delta) if delta.grad is None else delta.grad for delta in deltas]
+        return gradients, total / self.method.views.per_step
+
+    @torch.no_grad()
+    def score(self, canvas: Canvas, delta: Tensor | None, *, draws: int = 8) -> float:
+        """The gain of a finished perturbation `c h w` in levels (None: the original) at noise of its own, the same for
+        all that are compared; averaged over `draws`, without transforms."""
+        gains = []
+        for draw in range(draws):
+            generator = generator_for(self.seed, "score", self.surrogate.name, canvas.key, draw)
+            gains.append(self._gains([canvas], [delta], [generator], None, transforms=False))
+        return float(torch.cat(gains).mean())
+
+    def _gains(
+        self,
+        canvases: Sequence[Canvas],
+        deltas: Sequence[Tensor | None],
+        generators: Sequence[torch.Generator],
+        timestep: int | None,
+        *,
+        transforms: bool = True,
+    ) -> Tensor:
+        backbone, method = self.surrogate.backbone, self.method
+        images, clean, prompts, timesteps = [], [], [], []
+        for canvas, delta, generator in zip(canvases, deltas, generators, strict=True):
+            squares = method.views.squares(*canvas.photo.size)
+            square = squares[int(torch.randint(len(squares), (), generator=generator))]
+            prompts.append(int(torch.randint(len(self.surrogate.prompts), (), generator=generator)))
+            both = [canvas.view(square, backbone.resolution, shown)[None] for shown in (delta, None)]
+            if transforms and method.transforms:
+                state = generator.get_state()
+                both[1] = apply_all(method.transforms, both[1], generator)
+                generator.set_state(state)
+                both[0] = apply_all(method.transforms, both[0], generator)
+            images.append(both[0])
+            clean.append(both[1])
+            drawn = self.timesteps.draw(canvas.key, generator)
+            timesteps.append(drawn if timestep is None else torch.full_like(drawn, timestep))
+        sample = Sample(
+            backbone=backbone,
+            images=torch.cat(images).to(backbone.device),
+            clean=torch.cat(clean).to(backbone.device),
+            timesteps=torch.stack(timesteps),
+            conditioning=self.surrogate.conditioning(prompts),
+            generators=generators,
+        )
+        half = backbone.dtype != torch.float32
+        with torch.autocast(backbone.device.type, backbone.dtype if half else torch.bfloat16, enabled=half):
+            return method.objective(sample).float()

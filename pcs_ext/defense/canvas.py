@@ -1,0 +1,123 @@
+"""A photo under protection, and what an attacker's training would see of it.
+
+The perturbation has the photo's own resolution. An attacker cuts squares out of the photo and resizes them to the
+training size of the model; the same squares, differentiable, are the views that the engine optimises through.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pcs_ext.config_io import config
+from pcs_ext.defense.budget import Budget
+from pcs_ext.defense.photos import OwnPhoto
+from pcs_ext.errors import ConfigError
+
+
+class Square(NamedTuple):
+    """A square of a photo, in its own pixels."""
+
+    top: int
+    left: int
+    side: int
+
+
+@config
+class Views:
+    """Which squares of a photo count."""
+
+    zooms: tuple[float, ...] = (1.0,)
+    """1: the largest squares. z: squares of 1/z of that side, tiling the photo; for trainers that crop large photos."""
+    overlap: float = 0.25
+    """Of neighbouring tiles, as a share of their side, in [0, 1)."""
+    center_only: bool = False
+    """Only the central square of each zoom, as the papers' scripts crop."""
+    per_step: int = 1
+    """Squares that each step's gradient is summed over."""
+
+    def __post_init__(self) -> None:
+        if not self.zooms or min(self.zooms) < 1 or not 0 <= self.overlap < 1 or self.per_step < 1:
+            raise ConfigError(
+                "views need zooms of at least 1, overlap in [0, 1) and per_step of at least 1, got "
+                f"{list(self.zooms)}, {self.overlap} and {self.per_step}."
+            )
+
+    def squares(self, height: int, width: int) -> list[Square]:
+        """All squares, large ones first. Together the squares of each zoom cover the photo, unless `center_only`."""
+        found: dict[Square, None] = {}
+        for zoom in self.zooms:
+            side = max(1, round(min(height, width) / zoom))
+            if self.center_only:
+                found[Square((height - side) // 2, (width - side) // 2, side)] = None
+                continue
+            for top in _places(height, side, self.overlap):
+                found |= {Square(top, left, side): None for left in _places(width, side, self.overlap)}
+        return list(found)
+
+
+def _places(length: int, side: int, overlap: float) -> list[int]:
+    """First pixels of an odd number of windows from one end to the other, the middle one among them."""
+    if length == side:
+        return [0]
+    count = 1 + math.ceil((length - side) / max(1.0, side * (1 - overlap)))
+    count += 1 - count % 2
+    return sorted({round(index * (length - side) / (count - 1)) for index in range(count)})
+
+
+@dataclasses.dataclass(eq=False)
+class Canvas:
+    """One photo's samples and its perturbation so far."""
+
+    photo: OwnPhoto
+    budget: Budget
+    delta: Tensor = dataclasses.field(init=False)
+    """float32 `c h w` in levels, always within the budget."""
+
+    def __post_init__(self) -> None:
+        self.pixels = self.photo.pixels
+        self.delta = torch.zeros(self.pixels.shape)
+        self.room = self.budget.room(self.pixels)
+
+    @property
+    def key(self) -> str:
+        """Names the photo in seeds, so that its protection does not depend on its neighbours."""
+        return self.photo.sha256[:16]
+
+    @torch.no_grad()
+    def move(self, step: Tensor) -> None:
+        """Add a step `c h w` in levels and go back into the budget; outside the mask nothing changes."""
+        moved = self.budget.project(self.delta + step, self.pixels, self.room)
+        self.delta = moved if self.photo.mask is None else moved * self.photo.mask
+
+    def view(self, square: Square, size: int, delta: Tensor | None) -> Tensor:
+        """What a trainer sees of a square: `3 size size` in [-1, 1]. Differentiable with respect to `delta`.
+
+        Differs from resizing in the photo's colour space: with a profile that is not sRGB, the change is carried over
+        to sRGB as it is, because the conversion's derivative is close to one.
+
+        Args:
+            square: where.
+            size: of the model's training images.
+            delta: `c h w` in levels; None sees the original.
+        """
+        rows = slice(square.top, square.top + square.side)
+        columns = slice(square.left, square.left + square.side)
+        base = self.pixels if self.photo.srgb is None else self.photo.srgb
+        levels = base[:, rows, columns].float()
+        if delta is not None:
+            levels = levels + delta[:, rows, columns]
+        image = (levels.expand(3, -1, -1) / 127.5 - 1)[None]
+        if square.side != size:
+            image = F.interpolate(image, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+        return image[0].clamp(-1, 1)
+
+    def result(self) -> Tensor:
+        """The protected samples on the integer grid, uint8 `c h w`."""
+        delta = self.budget.quantise(self.delta, self.pixels)
+        if self.photo.mask is not None:
+            delta = delta * self.photo.mask
+        return (self.pixels.to(torch.int16) + delta).to(torch.uint8)

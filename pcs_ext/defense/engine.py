@@ -1,0 +1,226 @@
+"""The projected-gradient loop, and the rounds around it."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from pcs_ext.defense.ascent import Ascent
+from pcs_ext.defense.canvas import Canvas
+from pcs_ext.defense.method import Defense, StepRule
+from pcs_ext.defense.surrogate import Surrogate
+from pcs_ext.defense.timing import search_timesteps
+from pcs_ext.errors import DivergedError, UsageError
+from pcs_ext.runtime import generator_for
+
+Gradient = Callable[[Sequence[Canvas], int], tuple[Sequence[Tensor], Tensor]]
+"""(some photos, step) -> gradients shaped like their perturbations, and the photos' gains `n`."""
+
+
+def projected_gradient(
+    canvases: Sequence[Canvas], gradient: Gradient, rule: StepRule, steps: int, *, first: int = 0, batch: int = 1
+) -> Iterator[Tensor]:
+    """Climb: each photo moves along its gradient, then back into its budget. Yields the gains `n` of each step.
+
+    Args:
+        canvases: photos; their perturbations are changed in place.
+        gradient: what to climb.
+        rule: how far each step goes.
+        steps: how many in all.
+        first: where to go on.
+        batch: photos per backward pass; the result does not depend on it, memory does.
+
+    Raises:
+        DivergedError: a gradient is not finite.
+    """
+    for step in range(first, steps):
+        gains = []
+        for photos in _batched(canvases, batch):
+            gradients, gain = gradient(photos, step)
+            for canvas, slope in zip(photos, gradients, strict=True):
+                canvas.move(rule.at(step, steps) * direction(slope, rule))
+            gains.append(gain)
+        yield torch.cat(gains)
+
+
+def direction(gradient: Tensor, rule: StepRule) -> Tensor:
+    """The gradient's sign, or the gradient at a root mean square of 1."""
+    if not bool(torch.isfinite(gradient).all()):
+        raise DivergedError("a gradient of the photo is not finite; expected numbers. Use --precision fp32 or bf16.")
+    if rule.direction == "sign":
+        return gradient.sign()
+    return gradient / gradient.square().mean().sqrt().clamp_min(1e-20)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What `Protection.run` yields after each gradient step."""
+
+    step: int
+    """Steps done, those before a resume included."""
+    total: int
+    gain: float
+    """Of the objective, averaged over the photos."""
+    resumable: bool
+    """Whether `Protection.state` can be asked for now."""
+
+
+class Protection:
+    """Some photos under one method. Surrogates must be active.
+
+    Args:
+        canvases: the photos.
+        surrogates: one, or several for an ensemble.
+        method: what to do.
+        seed: of everything random.
+        reference: photos that surrogates train on as clean ones; None: the photos themselves.
+        batch: photos per backward pass.
+
+    Raises:
+        UsageError: the method needs an ensemble and there is one model, or the other way round.
+    """
+
+    def __init__(
+        self,
+        canvases: Sequence[Canvas],
+        surrogates: Sequence[Surrogate],
+        method: Defense,
+        *,
+        seed: int = 0,
+        reference: Sequence[Canvas] | None = None,
+        batch: int = 1,
+    ) -> None:
+        if method.ensemble != (len(surrogates) > 1):
+            wanted = "several bases (--base A B)" if method.ensemble else "one base"
+            raise UsageError(f"{method.id} works on {wanted}, got {len(surrogates)}.")
+        self.canvases, self.surrogates, self.method, self.seed = list(canvases), list(surrogates), method, seed
+        self.reference, self.batch = list(reference or canvases), batch
+        self.round, self.step, self._gain = 0, 0, 0.0
+        self.ascents = [Ascent(surrogate, method, seed) for surrogate in surrogates]
+        for canvas in self.canvases:
+            canvas.delta = torch.zeros(canvas.pixels.shape)
+            if method.start == "random":
+                canvas.move(_random_start(canvas, method, seed))
+
+    def run(self) -> Iterator[Progress]:
+        """Do what is left; the photos' perturbations are the result.
+
+        Raises:
+            DivergedError: a gradient is not finite.
+        """
+        while self.round < self.method.rounds:
+            starts = [canvas.delta for canvas in self.canvases]
+            ends: list[list[Tensor]] = []
+            for ascent in self.ascents:
+                for canvas, start in zip(self.canvases, starts, strict=True):
+                    canvas.delta = start
+                yield from self._climb(ascent)
+                ends.append([canvas.delta for canvas in self.canvases])
+            self._finish_round(ends)
+            last = self.round == self.method.rounds
+            if not last and self._only_between_rounds:
+                yield self._progress(self._gain, resumable=True)
+
+    def _climb(self, ascent: Ascent) -> Iterator[Progress]:
+        if self.step == 0:
+            ascent.surrogate.before_round(self.round, self._views(ascent, self.reference, protected=False))
+            self._search(ascent)
+        first, offset = self.step, self.round * self.method.steps
+        loop = projected_gradient(
+            self.canvases,
+            lambda photos, step: ascent.gradient(photos, offset + step),
+            self.method.rule,
+            self.method.steps,
+            first=first,
+            batch=self.batch,
+        )
+        for gains in loop:
+            self.step += 1
+            self._gain = float(gains.mean())
+            yield self._progress(self._gain, resumable=not self._only_between_rounds)
+        self.step = 0
+
+    def _finish_round(self, ends: Sequence[Sequence[Tensor]]) -> None:
+        """Average the members' photos (E-ASPL averages pictures, not gradients) and let them train on the result."""
+        for index, canvas in enumerate(self.canvases):
+            canvas.delta = ends[0][index] if len(ends) == 1 else torch.stack([end[index] for end in ends]).mean(0)
+            canvas.move(torch.zeros(()))
+        self.round += 1
+        for ascent in self.ascents:
+            if ascent.surrogate.training is not None:
+                ascent.surrogate.after_round(self._views(ascent, self.canvases, protected=True))
+
+    def _search(self, ascent: Ascent) -> None:
+        """SimAC: find each photo's timesteps once, on a copy of the photo, before the first round."""
+        search = self.method.timing.search
+        for canvas in self.canvases if search is not None and self.round == 0 else ():
+            trial = Canvas(canvas.photo, canvas.budget)
+
+            def probe(timestep: int, trial: Canvas = trial) -> float:
+                return float(ascent.gradient([trial], 0, timestep)[0][0].abs().sum())
+
+            def step(timestep: int, trial: Canvas = trial) -> None:
+                slope = ascent.gradient([trial], 0, timestep)[0][0]
+                trial.move(self.method.rule.size * direction(slope, self.method.rule))
+
+            assert search is not None
+            generator = generator_for(self.seed, "search", canvas.key)
+            total = ascent.surrogate.backbone.schedule.num_train_timesteps
+            ascent.timesteps.kept[canvas.key] = search_timesteps(search, total, probe, step, generator)
+
+    def _views(self, ascent: Ascent, canvases: Sequence[Canvas], *, protected: bool) -> Tensor:
+        """What a surrogate trains on, `n 3 h w`: all the large squares of all photos, on the CPU."""
+        views = dataclasses.replace(self.method.views, zooms=(1.0,))
+        with torch.no_grad():
+            return torch.stack(
+                [
+                    canvas.view(square, ascent.surrogate.backbone.resolution, canvas.delta if protected else None)
+                    for canvas in canvases
+                    for square in views.squares(*canvas.photo.size)
+                ]
+            )
+
+    @property
+    def _only_between_rounds(self) -> bool:
+        """Surrogates that are in the middle of a round hold weights that are forgotten at its end: not worth saving."""
+        training = self.method.training
+        return self.method.ensemble or (training is not None and training.alternates)
+
+    def _progress(self, gain: float, *, resumable: bool) -> Progress:
+        done = self.round * self.method.steps + self.step
+        return Progress(step=done, total=self.method.gradient_steps, gain=gain, resumable=resumable)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, object]]:
+        """Tensors and JSON-able values to go on from, at a moment when the last `Progress` was resumable."""
+        tensors = {f"delta/{canvas.key}": canvas.delta for canvas in self.canvases}
+        for ascent in self.ascents:
+            tensors |= {f"kept/{ascent.surrogate.name}/{k}": v for k, v in ascent.timesteps.kept.items()}
+            tensors |= {f"weights/{ascent.surrogate.name}/{k}": v for k, v in ascent.surrogate.state().items()}
+        trained = [surrogate.trained_steps for surrogate in self.surrogates]
+        return tensors, {"round": self.round, "step": self.step, "trained": trained}
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, object]) -> None:
+        """Go on from what `state` gave, for the same photos and method."""
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+        self.round, self.step = int(str(values["round"])), int(str(values["step"]))
+        deltas, trained = part("delta/"), values["trained"]
+        assert isinstance(trained, list)
+        for canvas in self.canvases:
+            canvas.delta = deltas[canvas.key]
+        for ascent, steps in zip(self.ascents, trained, strict=True):
+            ascent.timesteps.kept = part(f"kept/{ascent.surrogate.name}/")
+            ascent.surrogate.load_state(part(f"weights/{ascent.surrogate.name}/"), steps)
+
+
+def _random_start(canvas: Canvas, method: Defense, seed: int) -> Tensor:
+    generator = generator_for(seed, "start", canvas.key)
+    return method.budget.levels * (2 * torch.rand(canvas.pixels.shape, generator=generator) - 1)
+
+
+def _batched(items: Sequence[Canvas], size: int) -> Iterator[Sequence[Canvas]]:
+    for first in range(0, len(items), size):
+        yield items[first : first + size]

@@ -1,0 +1,258 @@
+"""The model an attack is aimed at: a frozen base, or one that learns the photos meanwhile, as the attacker's would."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pcs_ext.config_io import config
+from pcs_ext.errors import ConfigError
+from pcs_ext.image.adapters import AdapterConfig, build_adapter, injected
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.checkpoint import Checkpoint
+from pcs_ext.image.class_images import ClassImages
+from pcs_ext.image.fit import Fit, FitConfig
+from pcs_ext.image.objectives import DenoisingObjective, ObjectiveConfig
+from pcs_ext.image.training import only_trainable
+from pcs_ext.image.types import Batch, Conditioning, LossTerms, ParameterGroup
+from pcs_ext.runtime import generator_for
+
+_AUTOCAST: dict[torch.dtype, Literal["none", "bf16", "fp16"]] = {
+    torch.float32: "none",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+}
+
+
+@config
+class Training:
+    """How a surrogate learns. All zero steps: it stays what it is."""
+
+    adapter: AdapterConfig
+    """What of it trains."""
+    learning_rate: float
+    """AdamW's, constant."""
+    weight_decay: float = 1e-2
+    """AdamW's."""
+    first_steps: int = 0
+    """On clean photos, once, before the first round (FSMG)."""
+    clean_steps: int = 0
+    """On clean photos at the start of each round, forgotten at its end (ASPL, step a)."""
+    protected_steps: int = 0
+    """On the photos protected so far, at the end of each round (ASPL, step c)."""
+    prior_loss_weight: float = 1.0
+    """Of the class images' loss; 0 uses none."""
+    class_images: int = 0
+    """How many the base makes; only those that will be read are made."""
+    order: Literal["drawn", "first"] = "drawn"
+    """drawn: photos at random. first: photo 0, 1, 2... anew in each call, so that late ones are never read (released
+    scripts)."""
+    carry_moments: bool = True
+    """Whether AdamW's averages survive from call to call."""
+    max_gradient_norm: float | None = 1.0
+    """Clip the gradient's norm; None does not."""
+    rounding: Literal["none", "bf16"] = "none"
+    """bf16: weights and AdamW's averages are rounded after every step, as where the model is cast to bf16: most small
+    updates are lost."""
+
+    def __post_init__(self) -> None:
+        if self.prior_loss_weight > 0 and self.class_images < 1:
+            raise ConfigError("a surrogate with prior_loss_weight above 0 needs class_images of at least 1.")
+
+    @property
+    def alternates(self) -> bool:
+        """Whether it trains between rounds."""
+        return self.clean_steps > 0 or self.protected_steps > 0
+
+
+class Latents:
+    """The posteriors of some images, encoded once; draws come from them."""
+
+    def __init__(self, backbone: AbstractBackbone, images: Tensor) -> None:
+        parts = []
+        with torch.no_grad():
+            for image in images.split(4):
+                parts.append([part.float() for part in backbone.encode_posterior(image.to(backbone.device))])
+        self.images = images
+        self.mean, self.deviation = (torch.cat(part) for part in zip(*parts, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def draw(self, index: int, generator: torch.Generator) -> Tensor:
+        """One draw `1 c h w`."""
+        noise = torch.randn(self.mean.shape[1:], generator=generator).to(self.mean.device)
+        return (self.mean[index] + self.deviation[index] * noise)[None]
+
+
+class Surrogate:
+    """One base model under attack. Use it inside `active`.
+
+    Args:
+        backbone: the model.
+        prompts: with the subject's words filled in; the attacks draw one per photo and step, training takes the first.
+        training: how it learns; None: frozen.
+        class_images: for prior preservation.
+        seed: of its training.
+        name: distinguishes the members of an ensemble in seeds and checkpoints.
+    """
+
+    def __init__(
+        self,
+        backbone: AbstractBackbone,
+        prompts: Sequence[str],
+        *,
+        training: Training | None = None,
+        class_images: ClassImages | None = None,
+        seed: int = 0,
+        name: str = "0",
+    ) -> None:
+        self.backbone, self.prompts, self.training = backbone, tuple(prompts), training
+        self.seed, self.name, self.trained_steps = seed, name, 0
+        self.adapter = None if training is None else build_adapter("surrogate", training.adapter)
+        self._class_images = class_images
+        self._clean: Latents | None = None
+        self._prior: Latents | None = None
+        self._fit: Fit | None = None
+        self._before: dict[str, Tensor] | None = None
+        self._conditioning: Conditioning | None = None
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator["Surrogate"]:
+        """Inside, the adapter is in the backbone; afterwards the backbone is as it was."""
+        with contextlib.ExitStack() as stack:
+            if self.adapter is not None:
+                stack.enter_context(injected(self.backbone, self.adapter))
+                self._prepare()
+            try:
+                yield self
+            finally:
+                self._fit = self._prior = self._clean = self._conditioning = None
+
+    def conditioning(self, rows: Sequence[int]) -> Conditioning:
+        """Of the prompts with these numbers, computed once per phase, without gradient."""
+        if self._conditioning is None:
+            with torch.no_grad():
+                self._conditioning = self.backbone.encode_prompt(self.prompts)
+        return self._conditioning[list(rows)]
+
+    def before_round(self, number: int, clean: Tensor) -> None:
+        """Train as the method does before the photos move.
+
+        Args:
+            number: of the round, from 0.
+            clean: views `n 3 h w` in [-1, 1], the same in every round (they are encoded once).
+        """
+        if self.training is None:
+            return
+        if self._clean is None:
+            self._clean = Latents(self.backbone, clean)
+        if number == 0 and self.training.first_steps:
+            self._train(self._clean, self.training.first_steps)
+        if self.training.clean_steps:
+            self._before = self._snapshot()
+            self._train(self._clean, self.training.clean_steps)
+
+    def after_round(self, protected: Tensor) -> None:
+        """Forget the clean steps and train on what the photos are now; `protected` are views `n 3 h w`."""
+        if self.training is None:
+            return
+        if self._before is not None:
+            self._restore(self._before)
+            self._before = None
+        if self.training.protected_steps:
+            self._train(Latents(self.backbone, protected), self.training.protected_steps)
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and averages between rounds, copied to the CPU."""
+        return {} if self._fit is None else {k: v.detach().cpu() for k, v in self._snapshot().items()}
+
+    def load_state(self, state: dict[str, Tensor], trained_steps: int) -> None:
+        """Go on from `state`; inside `active`."""
+        self.trained_steps = trained_steps
+        if self._fit is not None:
+            self._restore(state)
+
+    @property
+    def _text_trains(self) -> bool:
+        return self.adapter is not None and any(name != "denoiser" for name in self.adapter.parameters())
+
+    def _prepare(self) -> None:
+        assert self.training is not None
+        assert self.adapter is not None
+        for parameter in (p for group in self.adapter.parameters().values() for p in group):
+            parameter.requires_grad_(False)
+        groups = [
+            ParameterGroup(
+                name=name,
+                parameters=tuple(parameters),
+                learning_rate=self.training.learning_rate,
+                weight_decay=self.training.weight_decay,
+            )
+            for name, parameters in self.adapter.parameters().items()
+        ]
+        fit = FitConfig(
+            steps=10**9,
+            seed=self.seed,
+            max_gradient_norm=self.training.max_gradient_norm,
+            autocast=_AUTOCAST[self.backbone.dtype],
+        )
+        self._fit = Fit(self._loss, groups, fit)
+        with torch.no_grad():
+            self._round(0)
+        if self._class_images is not None and self.training.prior_loss_weight > 0:
+            self._prior = Latents(self.backbone, self._class_images.images)
+
+    def _train(self, data: Latents, steps: int) -> None:
+        assert self._fit is not None
+        assert self.training is not None
+        self._data = data
+        if not self.training.carry_moments:
+            self._fit.optimizer.state.clear()
+        with only_trainable(self._fit.groups), torch.enable_grad():
+            for self._step in range(steps):
+                self._fit.advance([self._round])
+                self.trained_steps += 1
+        self._conditioning = None
+
+    def _loss(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
+        """Loss of one photo and one class image. Draws, in this order: index, posterior noise, prior's, noise, t."""
+        assert self.training is not None
+        generator = generator_for(self.seed, "surrogate", self.name, self.trained_steps)
+        first = self.training.order == "first"
+        parts, captions = [], [self.prompts[0]]
+        for data in (self._data, self._prior):
+            if data is not None:
+                index = self._step % len(data) if first else int(torch.randint(len(data), (), generator=generator))
+                parts.append(data.draw(index, generator))
+        if self._prior is not None and self._class_images is not None:
+            captions.append(self._class_images.prompt)
+        with contextlib.nullcontext() if self._text_trains else torch.no_grad():
+            conditioning = self.backbone.encode_prompt(captions)
+        prior = None if self._prior is None else torch.tensor([False, True])
+        batch = Batch(images=self._data.images[:1], captions=tuple(captions), is_prior=prior)
+        objective = DenoisingObjective(ObjectiveConfig(prior_loss_weight=self.training.prior_loss_weight))
+        return objective(self.backbone, batch, torch.cat(parts), conditioning, generator)
+
+    def _round(self, step: int) -> None:
+        """What is left of weights and averages in the precision the method keeps them in."""
+        assert self._fit is not None
+        if self.training is None or self.training.rounding == "none":
+            return
+        for parameter in self._fit.parameters:
+            parameter.copy_(parameter.bfloat16())
+            for key, value in self._fit.optimizer.state.get(parameter, {}).items():
+                if key != "step":
+                    value.copy_(value.bfloat16())
+
+    def _snapshot(self) -> dict[str, Tensor]:
+        assert self._fit is not None
+        return {name: value.clone() for name, value in self._fit.tensors().items()}
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        assert self._fit is not None
+        state: dict[str, Any] = {"skipped_in_a_row": 0}
+        self._fit.restore(Checkpoint(step=self._fit.step, tensors=tensors, state=state))
+        self._conditioning = None
