@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from pcs_ext.defense import cli as defense_cli
 from pcs_ext.errors import Interrupted, PcsError
 from pcs_ext.image import cli as image_cli
 
@@ -11,6 +12,7 @@ DESCRIPTION = """Teach a diffusion model your subject once; use it in images, vi
 
   pcs-ext learn PHOTOS --noun dog -o rex         learn a subject from a folder of photos
   pcs-ext image rex "a photo of {subject} on the beach"
+  pcs-ext protect PHOTOS -o OUT                  copies that models learn badly
   pcs-ext COMMAND --help                         all settings of one command
 
 Exit codes: 0 done, 2 wrong usage, 3 unusable input, 4 not enough resources, 5 interrupted (run again to resume)."""
@@ -27,6 +29,8 @@ def commands() -> dict[str, Callable[..., Any]]:
         "export": image_cli.export,
         "tokens": image_cli.tokens,
         "recipes": image_cli.recipes,
+        "protect": defense_cli.protect,
+        "verify": defense_cli.verify,
         "systems": general.systems,
         "doctor": general.doctor,
         "demo": general.demo,

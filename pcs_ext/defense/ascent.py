@@ -51,7 +51,7 @@ class Ascent:
         return gradients, total / self.method.views.per_step
 
     @torch.no_grad()
-    def score(self, canvas: Canvas, delta: Tensor | None, *, draws: int = 8) -> float:
+    def score(self, canvas: Canvas, delta: Tensor | None, *, draws: int = 4) -> float:
         """The gain of a finished perturbation `c h w` in levels (None: the original) at noise of its own, the same for
         all that are compared; averaged over `draws`, without transforms."""
         gains = []

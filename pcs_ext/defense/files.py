@@ -72,25 +72,24 @@ def _assemble(photo: OwnPhoto, *, gray_alpha: bool) -> Image.Image:
     return image
 
 
-def output_names(paths: list[Path], format: Format, taken: dict[Path, str] | None = None) -> dict[Path, str]:
+def output_names(paths: list[Path], format: Format) -> dict[Path, str]:
     """A file name for every photo: its stem with the format's suffix; the whole name is the stem where stems collide.
 
     Args:
         paths: of the photos, distinct.
         format: gives the suffix.
-        taken: names of earlier runs, which photos keep.
 
     Raises:
         UsageError: two photos have one name (they come from different folders).
     """
-    names = dict(taken or {})
+    names: dict[Path, str] = {}
     stems = [path.stem.casefold() for path in paths]
     for path in paths:
         alone = stems.count(path.stem.casefold()) == 1
-        names.setdefault(path, f"{path.stem if alone else path.name}{SUFFIX[format]}")
+        names[path] = f"{path.stem if alone else path.name}{SUFFIX[format]}"
     seen: dict[str, Path] = {}
     for path in paths:
         other = seen.setdefault(names[path].casefold(), path)
         if other != path:
             raise UsageError(f"{other} and {path} would both become {names[path]}; protect the folders one by one.")
-    return {path: names[path] for path in paths}
+    return names

@@ -58,11 +58,16 @@ class OwnPhoto:
         return dataclasses.replace(self, pixels=pixels)
 
 
-def read_own_photo(path: Path, *, metadata: MetadataPolicy = "clean") -> OwnPhoto:
+def read_own_photo(path: Path, *, metadata: MetadataPolicy = "clean", mask: bool = False) -> OwnPhoto:
     """Decode a photo for protection. Applies the EXIF orientation once; 16 bits per sample become 8, CMYK becomes RGB.
 
+    Args:
+        path: of the photo.
+        metadata: what is kept.
+        mask: let only the light parts of `NAME_mask.*` beside it change.
+
     Raises:
-        PhotoError: unreadable, damaged, animated, of several pages, or above `MAX_PIXELS`; says which and what to do.
+        PhotoError: damaged, animated, of several pages, above `MAX_PIXELS`, or without its mask; says what to do.
     """
     image = open_image(path)
     _refuse(path, image)
@@ -86,6 +91,7 @@ def read_own_photo(path: Path, *, metadata: MetadataPolicy = "clean") -> OwnPhot
         icc=icc,
         exif=exif,
         dpi=(float(dpi[0]), float(dpi[1])) if dpi else None,
+        mask=_mask(path, rgb.size) if mask else None,
         notes=notes,
     )
 
@@ -165,3 +171,17 @@ def _srgb(rgb: Image.Image, icc: bytes | None) -> Tensor | None:
 def _planes(image: Image.Image) -> Tensor:
     levels = torch.from_numpy(np.array(image))
     return levels[None] if levels.dim() == 2 else levels.permute(2, 0, 1).contiguous()
+
+
+def _mask(path: Path, size: tuple[int, int]) -> Tensor:
+    found = [file for file in sorted(path.parent.iterdir()) if file.stem == f"{path.stem}_mask"]
+    if not found:
+        raise PhotoError(
+            f"{path} has no {path.stem}_mask.png beside it; draw one (light = may change) or drop --masks."
+        )
+    image = ImageOps.exif_transpose(open_image(found[0])).convert("L")
+    if abs(image.width * size[1] - image.height * size[0]) > 0.02 * image.height * size[0]:
+        raise PhotoError(
+            f"{found[0]} is {image.width} x {image.height}, its photo {size[0]} x {size[1]}; expected the same shape."
+        )
+    return torch.from_numpy(np.array(image.resize(size, Image.Resampling.BILINEAR)) >= 128)

@@ -1,0 +1,107 @@
+"""Commands of the defense plugin: parse, call, report. Heavy modules are imported inside the functions."""
+
+import json as json_module
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+Output = Annotated[Path, arg(aliases=["-o"])]
+
+
+def protect(
+    photos: Positional[tuple[Path, ...]],
+    output: Output,
+    base: tuple[str, ...] = ("toybox",),
+    noun: str = "person",
+    recipe: str = "aspl",
+    levels: float = 0.0,
+    steps: int = 0,
+    format: Literal["png", "webp", "jpeg"] = "png",
+    quality: int = 95,
+    metadata: Literal["clean", "all", "none"] = "clean",
+    masks: bool = False,
+    clean: Path | None = None,
+    seed: int = 0,
+    config: Path | None = None,
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    jsonl: Path | None = None,
+) -> None:
+    """Write copies of photos that diffusion models learn badly; the originals stay as they are.
+
+    Args:
+        photos: photo files, or one folder of them.
+        output: folder for the protected photos, difference strips and report.json; run again to go on.
+        base: model to protect against (hub id, diffusers folder, .safetensors file); several for ensembles.
+        noun: what the photos show, one or two words: person, dog, ceramic mug.
+        recipe: aspl, fsmg, simac, advdm, mist, sds, photoguard, pid...; a wrong name lists them all.
+        levels: largest change of a sample in 8-bit levels; 0 takes the recipe's.
+        steps: gradient steps in all; 0 takes the recipe's.
+        format: png and webp are lossless; jpeg loses some of the protection, which the report measures.
+        quality: lowest quality of jpeg.
+        metadata: clean drops places, serial numbers, owner and thumbnails; all keeps them; none keeps nothing.
+        masks: change only the light parts of NAME_mask.png beside each photo.
+        clean: folder of other photos of the same subject, for surrogates to train on.
+        seed: of everything random.
+        config: a method as JSON instead of the recipe's own values.
+        device: where to run.
+        precision: of the base's weights.
+        jsonl: also write every event as a JSON line to this file.
+    """
+    from pcs_ext.defense.protect import Options
+    from pcs_ext.defense.protect import protect as run
+    from pcs_ext.image.cli import console_reporter
+
+    options = Options(
+        noun=noun,
+        format=format,
+        quality=quality,
+        metadata=metadata,
+        masks=masks,
+        clean=clean,
+        seed=seed,
+        device=device,
+        precision=precision,
+    )
+    report = run(
+        photos,
+        output=output,
+        recipe=recipe,
+        base=base,
+        levels=levels,
+        steps=steps,
+        config=config,
+        options=options,
+        reporter=console_reporter(jsonl),
+    )
+    for warning in report.warnings:
+        sys.stdout.write(f"{warning}\n")
+    sys.stdout.write(f"{output / 'report.json'}\n")
+
+
+def verify(
+    file: Positional[Path], report: Path | None = None, original: Path | None = None, json: bool = False
+) -> None:
+    """Tell whether a file still carries the perturbation that protect put into it.
+
+    Args:
+        file: the photo as it is now; it may have been renamed, recompressed or resized.
+        report: report.json of the job, or its folder; empty: beside the file.
+        original: the photo before protection, if it was moved.
+        json: print JSON instead of lines.
+    """
+    from pcs_ext.config_io import to_jsonable
+    from pcs_ext.defense.verify import verify as run
+
+    found = run(file, report=report, original=original)
+    if json:
+        sys.stdout.write(json_module.dumps(to_jsonable(found), indent=2, ensure_ascii=False) + "\n")
+        return
+    sys.stdout.write(f"{found.verdict}: {found.kept:.0%} of the perturbation of {found.output.name} is in {file}\n")
+    if found.budget is not None:
+        within = "within" if found.budget.within else "above"
+        sys.stdout.write(
+            f"largest change against the original {found.budget.max_levels:g} levels, {within} the budget\n"
+        )

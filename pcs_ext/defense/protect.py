@@ -1,0 +1,292 @@
+"""`protect`: a folder of photos in, a folder of protected photos out; killed at any moment, it goes on."""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pcs_ext.config_io import config_hash, file_sha256, from_jsonable, read_json, to_jsonable
+from pcs_ext.defense.canvas import Canvas
+from pcs_ext.defense.engine import Progress, Protection
+from pcs_ext.defense.files import Format, output_names
+from pcs_ext.defense.metadata import MetadataPolicy
+from pcs_ext.defense.method import Defense
+from pcs_ext.defense.photos import OwnPhoto, read_own_photo
+from pcs_ext.defense.recipes import RECIPES
+from pcs_ext.defense.report import TOYBOX_WARNING, Report
+from pcs_ext.defense.surrogate import Surrogate
+from pcs_ext.defense.written import write_protected
+from pcs_ext.errors import Interrupted, UsageError
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.checkpoint import CheckpointFolder
+from pcs_ext.image.class_images import ClassImages
+from pcs_ext.image.concept import Concept
+from pcs_ext.image.data import photo_paths
+from pcs_ext.image.interruption import deferred_signals
+from pcs_ext.image.learn import preset_of
+from pcs_ext.image.recipes import Preset
+from pcs_ext.image.recipes.presets import SAMPLING
+from pcs_ext.reporter import Reporter, SilentReporter
+
+_SAVE_SECONDS = 45.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `protect` may be told beside photos, method and models."""
+
+    noun: str = "person"
+    """What the photos show, in one or two words: fills the prompts."""
+    format: Format = "png"
+    """png and webp keep every sample; jpeg does not, and its loss is measured."""
+    quality: int = 95
+    """Lowest quality of jpeg; raised until nine tenths of the perturbation survive."""
+    metadata: MetadataPolicy = "clean"
+    """What of the photo's metadata is kept."""
+    masks: bool = False
+    """Change a photo only where its NAME_mask.png is light."""
+    clean: Path | None = None
+    """Other photos of the same subject, for the surrogates to train on; None: the photos themselves."""
+    seed: int = 0
+    """Of everything random."""
+    batch: int = 1
+    """Photos per backward pass: speed on accelerators against memory; results do not depend on it."""
+    device: str = "auto"
+    precision: str = "auto"
+
+
+def resolve_method(
+    recipe: str | Defense, preset: Preset, *, levels: float = 0, steps: int = 0, config: Path | None = None
+) -> Defense:
+    """The method behind a name, a value or a JSON file; 0 levels and 0 steps take the method's own.
+
+    Raises:
+        UsageError: unknown name, or levels or steps below 0.
+        ConfigError: the JSON does not fit, or the budget is out of range.
+    """
+    if levels < 0 or steps < 0:
+        raise UsageError(f"--levels and --steps must be positive, or 0 for the method's own; got {levels} and {steps}.")
+    if config is not None:
+        method = from_jsonable(Defense, read_json(config), where=str(config))
+    elif isinstance(recipe, Defense):
+        method = recipe
+    elif recipe in RECIPES:
+        method = RECIPES[recipe].build(preset)
+    else:
+        raise UsageError(f"recipe {recipe!r} is unknown; expected one of {', '.join(RECIPES)}.")
+    method = method.with_levels(levels) if levels else method
+    return method.with_steps(steps) if steps else method
+
+
+def protect(
+    photos: Sequence[Path] | Path | str,
+    *,
+    output: Path | str,
+    recipe: str | Defense = "aspl",
+    base: str | AbstractBackbone | Sequence[str | AbstractBackbone] = "toybox",
+    levels: float = 0,
+    steps: int = 0,
+    config: Path | None = None,
+    options: Options | None = None,
+    reporter: Reporter | None = None,
+) -> Report:
+    """Write protected copies of photos, difference strips and `report.json`; the originals are only read.
+
+    The same call goes on after an interruption and skips what is done. With the same seed the files are the same,
+    byte for byte on the CPU, however often it was interrupted.
+
+    Args:
+        photos: a folder, or photo files.
+        output: folder; must not be one the photos lie in.
+        recipe: name in `RECIPES`, or a `Defense`.
+        base: model to protect against, or several for ensembles: names, folders, files, or loaded backbones.
+        levels: budget in 8-bit levels; 0 takes the recipe's.
+        steps: gradient steps in all; 0 takes the recipe's.
+        config: the method as a JSON file, instead of `recipe`.
+        options: the rest.
+        reporter: hears warnings, events and progress.
+
+    Raises:
+        PhotoError, UsageError, ConfigError, InputError, ModelError: before anything is computed, with what to do.
+        DivergedError: a gradient was not finite.
+        Interrupted: Ctrl-C; what was done is kept.
+    """
+    output, reporter, options = Path(output), reporter or SilentReporter(), options or Options()
+    bases = [base] if isinstance(base, (str, AbstractBackbone)) else list(base)
+    warnings = (TOYBOX_WARNING,) if any(_name(b) == "toybox" for b in bases) else ()
+    for warning in warnings:
+        reporter.event("warning", warning)
+    resolve_method(recipe, preset_of(bases[0]), levels=levels, steps=steps, config=config)
+    paths = _checked(photo_paths(photos), output, options)
+    backbones = [
+        b
+        if isinstance(b, AbstractBackbone)
+        else load_backbone(b, device=options.device, precision=options.precision, reporter=reporter)
+        for b in bases
+    ]
+    method = resolve_method(recipe, preset_of(backbones[0]), levels=levels, steps=steps, config=config)
+    job = _Job(paths, output, method, backbones, options, warnings, reporter)
+    job.run()
+    return job.report
+
+
+def _name(base: str | AbstractBackbone) -> str:
+    return base if isinstance(base, str) else base.name
+
+
+def _checked(paths: Sequence[Path], output: Path, options: Options) -> list[Path]:
+    """The photos, each decoded once, so that a bad one is named before a model loads."""
+    paths = list(dict.fromkeys(path.resolve() for path in paths))
+    inside = [path for path in paths if path.parent == output.resolve()]
+    if inside:
+        raise UsageError(
+            f"--output {output} is where {inside[0].name} lies; originals are never touched: choose another."
+        )
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"--output {output} is a file; expected a folder.")
+    if not 1 <= options.quality <= 100 or options.batch < 1 or not options.noun.strip():
+        raise UsageError("quality must be 1 to 100, batch at least 1 and the noun a word or two.")
+    for path in paths:
+        _read(path, options)
+    return paths
+
+
+def _read(path: Path, options: Options) -> OwnPhoto:
+    return read_own_photo(path, metadata=options.metadata, mask=options.masks)
+
+
+class _Job:
+    """State of one call of `protect`."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        output: Path,
+        method: Defense,
+        backbones: Sequence[AbstractBackbone],
+        options: Options,
+        warnings: tuple[str, ...],
+        reporter: Reporter,
+    ) -> None:
+        self.paths, self.output, self.method, self.backbones = list(paths), output, method, list(backbones)
+        self.options, self.reporter = options, reporter
+        settings = {
+            "method": to_jsonable(method),
+            "bases": [{"name": b.name, "fingerprint": b.fingerprint, "precision": str(b.dtype)} for b in backbones],
+            "options": {k: v for k, v in to_jsonable(options).items() if k not in ("device", "precision", "batch")},
+        }
+        self.report = Report.load(output, settings, warnings)
+        self.digests = {path: file_sha256(path) for path in self.paths}
+        self.names = output_names(self.paths, options.format)
+
+    def run(self) -> None:
+        """Group by group; a group is skipped when all its photos are done, and else computed whole, because surrogates
+        learn from all of it."""
+        missing = [path for path in self.paths if not self.report.is_done(self.names[path], self.digests[path])]
+        for path in missing:
+            self.report.check_free(self.names[path])
+        done = len(self.paths) - len(missing)
+        self.reporter.event("protect", f"{self.method.id}: {len(missing)} photos to do, {done} done before")
+        for first in range(0, len(self.paths), self.method.group):
+            group = self.paths[first : first + self.method.group]
+            wanted = [path for path in group if path in missing]
+            if wanted:
+                self._group(group, wanted)
+        self.report.save()
+        shutil.rmtree(self.output / ".protecting", ignore_errors=True)
+
+    def _group(self, group: Sequence[Path], wanted: Sequence[Path]) -> None:
+        started = time.monotonic()
+        canvases = [Canvas(_read(path, self.options), self.method.budget) for path in group]
+        reference = None
+        if self.options.clean is not None and self.method.training is not None:
+            reference = [
+                Canvas(_read(path, self.options), self.method.budget) for path in photo_paths(self.options.clean)
+            ]
+        surrogates = [self._surrogate(backbone, str(index)) for index, backbone in enumerate(self.backbones)]
+        with contextlib.ExitStack() as stack:
+            for surrogate in surrogates:
+                stack.enter_context(surrogate.active())
+            protection = Protection(
+                canvases, surrogates, self.method, seed=self.options.seed, reference=reference, batch=self.options.batch
+            )
+            self._climb(protection)
+            seconds = (time.monotonic() - started) / len(group)
+            for canvas in canvases:
+                if canvas.photo.path in wanted:
+                    self._write(canvas, protection, seconds)
+
+    def _climb(self, protection: Protection) -> None:
+        keys = [canvas.key for canvas in protection.canvases]
+        digest = config_hash([self.report.settings, keys])
+        checkpoints = CheckpointFolder(self.output / ".protecting" / digest, config_hash=digest, reporter=self.reporter)
+        with checkpoints.writing():
+            found = checkpoints.latest()
+            if found is not None:
+                protection.load_state(found.tensors, found.state)
+            saved = time.monotonic()
+            for progress, interrupted in _steps(protection.run()):
+                self.reporter.progress(f"protect {len(keys)} photos", progress.step, progress.total, gain=progress.gain)
+                if progress.resumable and (interrupted or time.monotonic() - saved > _SAVE_SECONDS):
+                    checkpoints.save(progress.step, *protection.state())
+                    saved = time.monotonic()
+                if interrupted:
+                    raise Interrupted(
+                        f"interrupted at step {progress.step} of {progress.total}; the photos done so far are in "
+                        f"{self.output}. The same command goes on from there."
+                    )
+        shutil.rmtree(checkpoints.folder, ignore_errors=True)
+
+    def _write(self, canvas: Canvas, protection: Protection, seconds: float) -> None:
+        name, path = self.names[canvas.photo.path], canvas.photo.path
+        entry: dict[str, Any] = {
+            "photo": os.path.relpath(path, self.output.resolve()),
+            "sha256": canvas.photo.sha256,
+            "output": name,
+            "state": "pending",
+        }
+        self.report.check_free(name)
+        self.report.put(entry)
+        measured = write_protected(canvas, protection, self.output / name, self.options.format, self.options.quality)
+        entry |= {"state": "done", **measured, "seconds": round(seconds, 3)}
+        self.report.put(entry)
+        self.reporter.event("protected", f"{self.output / name}", output=name, **measured["budget"]["measured"])
+
+    def _surrogate(self, backbone: AbstractBackbone, name: str) -> Surrogate:
+        method, training = self.method, self.method.training
+        mode = "rare" if method.token else "plain"
+        concept = Concept(class_noun=self.options.noun.strip(), mode=mode, token=method.token)
+        class_images = None
+        if training is not None and training.prior_loss_weight > 0:
+            reads = training.first_steps + method.rounds * (training.clean_steps + training.protected_steps)
+            class_images = ClassImages.generate(
+                backbone,
+                prompt=concept.class_prompt("a photo of {subject}"),
+                count=min(training.class_images, max(reads, 1)),
+                config=SAMPLING[preset_of(backbone)],
+                seed=self.options.seed,
+                reporter=self.reporter,
+            )
+        return Surrogate(
+            backbone,
+            [concept.prompt(prompt) for prompt in method.prompts],
+            training=training,
+            class_images=class_images,
+            seed=self.options.seed,
+            name=name,
+        )
+
+
+def _steps(running: Iterator[Progress]) -> Iterator[tuple[Progress, bool]]:
+    """Each step with whether Ctrl-C or SIGTERM came during it; a second one ends at once."""
+    while True:
+        with deferred_signals() as interrupted:
+            progress = next(running, None)
+        if progress is None:
+            return
+        yield progress, interrupted()
