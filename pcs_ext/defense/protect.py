@@ -5,7 +5,7 @@ import dataclasses
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,10 @@ def protect(
     ]
     method = resolve_method(recipe, preset_of(backbones[0]), levels=levels, steps=steps, config=config)
     job = _Job(paths, output, method, backbones, options, warnings, reporter)
-    job.run()
+    try:
+        job.run()
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; the photos done so far are in {output}. The same command goes on.") from None
     return job.report
 
 
@@ -229,17 +232,7 @@ class _Job:
             found = checkpoints.latest()
             if found is not None:
                 protection.load_state(found.tensors, found.state)
-            saved = time.monotonic()
-            for progress, interrupted in _steps(protection.run()):
-                self.reporter.progress(f"protect {len(keys)} photos", progress.step, progress.total, gain=progress.gain)
-                if progress.resumable and (interrupted or time.monotonic() - saved > _SAVE_SECONDS):
-                    checkpoints.save(progress.step, *protection.state())
-                    saved = time.monotonic()
-                if interrupted:
-                    raise Interrupted(
-                        f"interrupted at step {progress.step} of {progress.total}; the photos done so far are in "
-                        f"{self.output}. The same command goes on from there."
-                    )
+            _follow(protection, checkpoints, self.reporter, f"protect {len(keys)} photos")
         shutil.rmtree(checkpoints.folder, ignore_errors=True)
 
     def _write(self, canvas: Canvas, protection: Protection, seconds: float) -> None:
@@ -282,11 +275,27 @@ class _Job:
         )
 
 
-def _steps(running: Iterator[Progress]) -> Iterator[tuple[Progress, bool]]:
-    """Each step with whether Ctrl-C or SIGTERM came during it; a second one ends at once."""
-    while True:
-        with deferred_signals() as interrupted:
-            progress = next(running, None)
-        if progress is None:
-            return
-        yield progress, interrupted()
+def _follow(protection: Protection, checkpoints: CheckpointFolder, reporter: Reporter, task: str) -> None:
+    """Run to the end, saving now and then; Ctrl-C or SIGTERM lets a step finish, a second one ends at once."""
+    running, saved = protection.run(), time.monotonic()
+    progress: Progress | None = None
+    whole = False
+    try:
+        while True:
+            whole = False
+            with deferred_signals() as interrupted:
+                following = next(running, None)
+            if following is None:
+                return
+            progress, whole = following, True
+            if interrupted():
+                raise KeyboardInterrupt
+            reporter.progress(task, progress.step, progress.total, gain=progress.gain)
+            if progress.resumable and time.monotonic() - saved > _SAVE_SECONDS:
+                checkpoints.save(progress.step, *protection.state())
+                saved = time.monotonic()
+    except KeyboardInterrupt:
+        # In the middle of a step, or of a round whose surrogates forget, there is nothing worth saving.
+        if progress is not None and progress.resumable and whole:
+            checkpoints.save(progress.step, *protection.state())
+        raise

@@ -24,7 +24,7 @@ def with_alpha(image: Image.Image) -> Image.Image:
 
 
 def deep() -> Image.Image:
-    return Image.fromarray((np.arange(600, dtype=np.uint16).reshape(20, 30) * 109))
+    return Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 109)
 
 
 PICTURES = {

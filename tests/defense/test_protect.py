@@ -1,0 +1,289 @@
+"""Folders in, folders out: originals untouched, kills survived, mistakes named."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pcs_ext.defense.photos import read_own_photo
+from pcs_ext.defense.protect import Options, protect, resolve_method
+from pcs_ext.defense.recipes import RECIPES
+from pcs_ext.defense.report import TOYBOX_WARNING
+from pcs_ext.defense.verify import verify
+from pcs_ext.errors import ConfigError, InputError, Interrupted, PhotoError, UsageError
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.reporter import SilentReporter
+
+OPTIONS = Options(noun="dog", seed=3)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.is_file()}
+
+
+def picture(seed: int, width: int = 40, height: int = 34) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    """Photos of several formats and shapes, and things that are no photos."""
+    folder = tmp_path / "album"
+    folder.mkdir()
+    picture(0).save(folder / "a.jpg", quality=90)
+    picture(1, 30, 50).convert("L").save(folder / "b.png")
+    alpha = picture(2)
+    alpha.putalpha(picture(3).convert("L"))
+    alpha.save(folder / "c.webp", lossless=True)
+    picture(4).convert("CMYK").save(folder / "d.tiff")
+    picture(5, 1, 1).save(folder / "e.png")
+    (folder / ".hidden.png").write_bytes(b"x")
+    (folder / "notes.txt").write_text("not a photo")
+    return folder
+
+
+@pytest.mark.parametrize("format", ["png", "webp", "jpeg"])
+def test_every_file_is_within_the_budget_and_no_original_changes(
+    format: str, album: Path, tmp_path: Path, sd: AbstractBackbone
+) -> None:
+    before = digests(album)
+    if format == "jpeg":
+        (album / "c.webp").unlink()
+        before = digests(album)
+    options = dataclasses.replace(OPTIONS, format=format)  # type: ignore[arg-type]
+    report = protect(album, output=tmp_path / "out", recipe="photoguard", base=sd, steps=3, levels=8, options=options)
+    assert digests(album) == before
+    suffix = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}[format]
+    assert list(report.photos) == [f"{path.stem}{suffix}" for path in sorted(album.iterdir()) if path.stem in "abcde"]
+    for name, entry in report.photos.items():
+        original = read_own_photo(tmp_path / "out" / entry["photo"])
+        written = read_own_photo(tmp_path / "out" / name)
+        assert entry["budget"]["measured"]["within"] is (
+            format != "jpeg" or entry["budget"]["measured"]["max_levels"] <= 8
+        )
+        if format != "jpeg":
+            change = written.pixels[: original.pixels.shape[0]].int() - original.pixels.int()
+            assert int(change.abs().max()) == entry["budget"]["measured"]["max_levels"] <= 8
+        elif original.size != (1, 1):
+            assert entry["encoding"]["kept"] > 0.9
+            assert entry["encoding"]["quality"] >= 95
+        assert (original.alpha is None) == (written.alpha is None)
+        assert (tmp_path / "out" / entry["strip"]).is_file()
+    assert not (tmp_path / "out" / ".protecting").exists()
+    assert report.warnings == ()
+
+
+def test_a_second_run_does_nothing_and_another_setting_everything(
+    album: Path, tmp_path: Path, sd: AbstractBackbone
+) -> None:
+    out = tmp_path / "out"
+    for name in ("b.png", "c.webp", "d.tiff", "e.png"):
+        (album / name).unlink()
+    picture(9).save(album / "x.png")
+
+    def times() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in out.glob("*.png")}
+
+    protect(album, output=out, recipe="advdm", base=sd, steps=2, options=OPTIONS)
+    first, hashes = times(), digests(out)
+    protect(album, output=out, recipe="advdm", base=sd, steps=2, options=OPTIONS)
+    assert times() == first
+    (out / "a.png").unlink()
+    protect(album, output=out, recipe="advdm", base=sd, steps=2, options=OPTIONS)
+    assert times()["x.png"] == first["x.png"]
+    assert digests(out)["a.png"] == hashes["a.png"], "the same seed gives the same bytes"
+    protect(album, output=out, recipe="advdm", base=sd, steps=2, levels=4, options=OPTIONS)
+    assert all(times()[name] != time for name, time in first.items())
+    (out / "x.png").write_bytes((out / "a.png").read_bytes())
+    with pytest.raises(InputError, match="x.png was changed after it was protected"):
+        protect(album, output=out, recipe="advdm", base=sd, steps=3, options=OPTIONS)
+
+
+def test_kills_lose_and_duplicate_nothing(tmp_path: Path, tiny_sd_path: Path) -> None:
+    album = tmp_path / "album"
+    album.mkdir()
+    for index in range(8):
+        picture(index).save(album / f"{index}.png")
+    before = digests(album)
+    command = [sys.executable, "-m", "tests.defense.crash_worker", str(tiny_sd_path), str(album)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    ) as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+
+        def live(output: Path, kill_after: float | None) -> int:
+            assert worker.stdin is not None
+            assert worker.stdout is not None
+            worker.stdin.write(f"live {output}\n")
+            worker.stdin.flush()
+            while True:
+                line = worker.stdout.readline().split()
+                if line[0] == "born" and kill_after is not None:
+                    time.sleep(kill_after)
+                    os.kill(int(line[1]), signal.SIGKILL)
+                if line[0] == "dead":
+                    return int(line[1])
+
+        try:
+            assert worker.stdout.readline().strip() == "ready"
+            assert live(tmp_path / "whole", None) == 0
+            waits, kills = random.Random(0), 0
+            while live(tmp_path / "killed", waits.uniform(0.02, 0.4) if kills < 8 else None) != 0:
+                kills += 1
+                assert kills <= 8
+        finally:
+            worker.kill()
+    assert kills >= 3
+    whole, killed = digests(tmp_path / "whole"), digests(tmp_path / "killed")
+    assert {k: v for k, v in killed.items() if k.endswith(".png")} == {
+        k: v for k, v in whole.items() if k.endswith(".png")
+    }
+    assert len([name for name in killed if name.endswith(".png")]) == 8
+    entries = json.loads((tmp_path / "killed" / "report.json").read_text())["photos"]
+    assert [entry["state"] for entry in entries] == ["done"] * 8
+    assert digests(album) == before
+
+
+def test_interrupted_runs_go_on_where_they_were(tmp_path: Path, album: Path, sd: AbstractBackbone) -> None:
+    class Interrupting(SilentReporter):
+        steps: list[int]
+
+        def __init__(self, at: int) -> None:
+            self.at, self.steps = at, []
+
+        def progress(self, task: str, step: int, total: int, **fields: float) -> None:
+            self.steps.append(step)
+            if step == self.at:
+                raise KeyboardInterrupt
+
+    for name in ("b.png", "c.webp", "d.tiff", "e.png"):
+        (album / name).unlink()
+    whole = protect(album, output=tmp_path / "whole", recipe="advdm", base=sd, steps=6, options=OPTIONS)
+    with pytest.raises(Interrupted, match="The same command goes on"):
+        protect(
+            album, output=tmp_path / "out", recipe="advdm", base=sd, steps=6, options=OPTIONS, reporter=Interrupting(3)
+        )
+    again = Interrupting(-1)
+    report = protect(album, output=tmp_path / "out", recipe="advdm", base=sd, steps=6, options=OPTIONS, reporter=again)
+    assert again.steps == [4, 5, 6]
+    assert report.photos["a.png"]["output_sha256"] == whole.photos["a.png"]["output_sha256"]
+
+
+def test_class_images_and_clean_photos_are_used(album: Path, tmp_path: Path, sd: AbstractBackbone) -> None:
+    for name in ("b.png", "c.webp", "e.png"):
+        (album / name).unlink()
+    clean = tmp_path / "clean"
+    clean.mkdir()
+    picture(20).save(clean / "other.png")
+    training = dataclasses.replace(RECIPES["aspl"].build("sd").training, class_images=2)  # type: ignore[type-var]
+    method = dataclasses.replace(RECIPES["aspl"].build("sd"), rounds=2, steps=2, training=training)
+    plain = protect(album, output=tmp_path / "plain", recipe=method, base=sd, options=OPTIONS)
+    with_clean = protect(
+        album, output=tmp_path / "with", recipe=method, base=sd, options=dataclasses.replace(OPTIONS, clean=clean)
+    )
+    assert plain.photos["a.png"]["output_sha256"] != with_clean.photos["a.png"]["output_sha256"]
+
+
+def test_mistakes_are_named_before_anything_is_written(album: Path, tmp_path: Path, sd: AbstractBackbone) -> None:
+    out = tmp_path / "out"
+    cases = [
+        ({"output": album}, UsageError, "is where a.jpg lies; originals are never touched"),
+        ({"recipe": "nonsense"}, UsageError, "recipe 'nonsense' is unknown; expected one of aspl"),
+        ({"levels": 300.0}, ConfigError, "at most 255 levels, got 300"),
+        ({"steps": -1}, UsageError, "must be positive"),
+        ({"options": dataclasses.replace(OPTIONS, masks=True)}, PhotoError, "has no a_mask.png beside it"),
+        ({"options": dataclasses.replace(OPTIONS, noun=" ")}, UsageError, "noun a word or two"),
+        ({"recipe": "e-aspl"}, UsageError, "works on several bases"),
+    ]
+    for changes, error, message in cases:
+        with pytest.raises(error, match=message):
+            protect(album, **{"output": out, "base": sd, "options": OPTIONS, "recipe": "advdm", **changes})  # type: ignore[arg-type]
+    assert not list(out.glob("*.png"))
+    (album / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
+    with pytest.raises(PhotoError, match="broken.jpg"):
+        protect(album, output=out, base=sd, options=OPTIONS)
+    (album / "broken.jpg").unlink()
+    out.mkdir(exist_ok=True)
+    (out / "a.png").write_bytes(b"mine")
+    with pytest.raises(InputError, match="exists and was not written by pcs-ext protect"):
+        protect(album, output=out, recipe="advdm", base=sd, steps=1, options=OPTIONS)
+    assert (out / "a.png").read_bytes() == b"mine"
+    with pytest.raises(PhotoError, match="does not exist"):
+        protect(tmp_path / "nowhere", output=out, base=sd)
+
+
+def test_methods_come_from_json_too(tmp_path: Path) -> None:
+    from pcs_ext.config_io import write_json
+
+    method = RECIPES["mist"].build("sd")
+    write_json(tmp_path / "mist.json", method)
+    assert resolve_method("aspl", "sd", config=tmp_path / "mist.json") == method
+    shorter = resolve_method("aspl", "sd", steps=12, levels=4)
+    assert (shorter.gradient_steps, shorter.budget.levels, shorter.rule.size) == (12, 4, pytest.approx(0.4))
+    (tmp_path / "bad.json").write_text('{"id": "x", "wrong": 1}')
+    with pytest.raises(ConfigError, match="wrong"):
+        resolve_method("aspl", "sd", config=tmp_path / "bad.json")
+
+
+def test_verify_tells_what_became_of_a_file(tmp_path: Path, sd: AbstractBackbone) -> None:
+    album, out = tmp_path / "album", tmp_path / "out"
+    album.mkdir()
+    # A smooth photo: noise would not survive any recompression itself.
+    y, x = np.mgrid[0:96, 0:128]
+    smooth = np.stack([60 + x, 200 - y, 100 + (x + y) // 3], -1).astype(np.uint8)
+    Image.fromarray(smooth).save(album / "a.png")
+    Image.fromarray(smooth[::-1].copy()).save(album / "b.png")
+    protect(album, output=out, recipe="photoguard", base=sd, steps=8, levels=8, options=OPTIONS)
+    assert (verify(out / "a.png").verdict, verify(out / "a.png").bytes_equal) == ("intact", True)
+    with Image.open(out / "a.png") as image:
+        image.save(tmp_path / "again.webp", lossless=True)
+        image.save(tmp_path / "sent.jpg", quality=30)
+        image.resize((64, 48)).save(tmp_path / "small.png")
+        image.crop((0, 0, 90, 90)).save(tmp_path / "cut.png")
+    same = verify(tmp_path / "again.webp", report=out)
+    assert (same.verdict, same.bytes_equal, same.output.name) == ("intact", False, "a.png")
+    sent, small = verify(tmp_path / "sent.jpg", report=out), verify(tmp_path / "small.png", report=out / "report.json")
+    assert sent.verdict in ("weakened", "lost")
+    assert sent.kept < 0.8
+    assert small.kept < 0.8
+    assert small.budget is None
+    lost = verify(album / "a.png", report=out)
+    assert (lost.verdict, round(lost.kept, 6)) == ("lost", 0)
+    with pytest.raises(InputError, match="is of no photo in|cropped or turned"):
+        verify(tmp_path / "cut.png", report=out)
+    with pytest.raises(InputError, match="give --report"):
+        verify(tmp_path / "sent.jpg")
+    (album / "a.png").rename(tmp_path / "moved.png")
+    with pytest.raises(InputError, match="is not there any more; give its place with --original"):
+        verify(out / "a.png")
+    assert verify(out / "a.png", original=tmp_path / "moved.png").verdict == "intact"
+    with pytest.raises(InputError, match="its bytes changed"):
+        verify(out / "a.png", original=album / "b.png")
+
+
+def test_the_command_line_warns_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pcs_ext.cli import main
+
+    photo = Path(__file__).parents[2] / "examples" / "rex" / "1.jpg"
+    arguments = ["protect", str(photo), "-o", str(tmp_path / "out"), "--recipe", "photoguard", "--steps", "2"]
+    main([*arguments, "--noun", "toy robot"])
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[0] == shown.err.splitlines()[0] == TOYBOX_WARNING
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["warnings"] == [TOYBOX_WARNING]
+    main(["verify", str(tmp_path / "out" / "1.png"), "--json", "True"])
+    assert json.loads(capsys.readouterr().out)["verdict"] == "intact"
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", str(photo)])
+    assert stop.value.code == 3
+    assert "report.json is not there" in capsys.readouterr().err
