@@ -69,11 +69,13 @@ def catalogue() -> tuple[System, ...]:
 
 
 def _recipes_by_system() -> dict[str, list[str]]:
+    from pcs_ext.defense.recipes import RECIPES as DEFENSES
     from pcs_ext.image.recipes import RECIPES
 
     found: dict[str, list[str]] = {}
-    for entry in RECIPES.values():
-        found.setdefault(entry.system, []).append(entry.id)
+    for entry in [*RECIPES.values(), *DEFENSES.values()]:
+        if entry.system is not None:  # later methods, kept for comparison, have no row in the survey
+            found.setdefault(entry.system, []).append(entry.id)
     return found
 
 

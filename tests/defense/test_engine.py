@@ -215,9 +215,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(kind: str, sd: AbstractBackbone)
         training = dataclasses.replace(
             method.training, prior_loss_weight=0.0, first_steps=method.training.first_steps and 2
         )
-        method = dataclasses.replace(method, training=training, rounds=min(3, method.rounds), steps=3)
+        method = dataclasses.replace(method, training=training, rounds=min(3, method.rounds), steps=2)
     if method.timing.search is not None:
-        search = dataclasses.replace(method.timing.search, rounds=2)
+        search = dataclasses.replace(method.timing.search, rounds=1, candidates=2)
         method = dataclasses.replace(method, timing=dataclasses.replace(method.timing, search=search))
     photos = noise_photos(2)
     whole = finish(sd, method, photos)
