@@ -93,7 +93,7 @@ class Budget:
         assert found is not None
         return found
 
-    def quantise(self, delta: Tensor, pixels: Tensor) -> Tensor:
+    def quantise(self, delta: Tensor, pixels: Tensor, room: Tensor | None = None) -> Tensor:
         """The change on the integer grid, still within the budget, int16.
 
         Differs from the released scripts, which round or cut the sum: 12.75 levels then become 13 (0.10 on [-1, 1]),
@@ -102,11 +102,12 @@ class Budget:
         Args:
             delta: `c h w` in levels.
             pixels: `c h w` whole numbers in [0, 255].
+            room: of `room(pixels)`, if already known.
         """
-        delta = self.project(delta, pixels)
+        delta = self.project(delta, pixels, room)
         if self.norm == "l2":
             return self._shrunk(delta).to(torch.int16)
-        bound = torch.floor(torch.as_tensor(self.levels if self.norm == "linf" else self._room(pixels, None)))
+        bound = torch.floor(torch.as_tensor(self.levels if self.norm == "linf" else self._room(pixels, room)))
         return torch.minimum(torch.maximum(delta.round(), -bound), bound).to(torch.int16)
 
     def _shrunk(self, delta: Tensor) -> Tensor:
@@ -145,7 +146,7 @@ class BudgetCheck:
 
 
 def _rms(delta: Tensor) -> Tensor:
-    return delta.double().square().mean().sqrt()
+    return torch.linalg.vector_norm(delta, dtype=torch.float64) / math.sqrt(delta.numel())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

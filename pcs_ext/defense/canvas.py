@@ -6,6 +6,7 @@ training size of the model; the same squares, differentiable, are the views that
 
 import dataclasses
 import math
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,9 @@ from pcs_ext.config_io import config
 from pcs_ext.defense.budget import Budget
 from pcs_ext.defense.photos import OwnPhoto
 from pcs_ext.errors import ConfigError
+
+_BAND = 256
+"""Rows that elementwise work on a photo is done for at once."""
 
 
 class Square(NamedTuple):
@@ -81,6 +85,7 @@ class Canvas:
         self.pixels = self.photo.pixels
         self.delta = torch.zeros(self.pixels.shape)
         self.room = self.budget.room(self.pixels)
+        self._originals: dict[tuple[Square, int], Tensor] = {}
 
     @property
     def key(self) -> str:
@@ -88,10 +93,23 @@ class Canvas:
         return self.photo.sha256[:16]
 
     @torch.no_grad()
-    def move(self, step: Tensor) -> None:
-        """Add a step `c h w` in levels and go back into the budget; outside the mask nothing changes."""
-        moved = self.budget.project(self.delta + step, self.pixels, self.room)
-        self.delta = moved if self.photo.mask is None else moved * self.photo.mask
+    def move(self, step: Callable[[slice], Tensor]) -> None:
+        """Add a step and go back into the budget; outside the mask nothing changes. Changes `delta` in place.
+
+        Args:
+            step: rows -> what to add there, `c rows w` in levels. Asked band by band, so that large photos need no
+                copies of themselves.
+        """
+        for rows in bands(self.pixels.shape[1]):
+            band = self.delta[:, rows]
+            band += step(rows)
+            if self.budget.norm != "l2":
+                room = None if self.room is None else self.room[:, rows]
+                band.copy_(self.budget.project(band, self.pixels[:, rows], room))
+            if self.photo.mask is not None:
+                band *= self.photo.mask[rows]
+        if self.budget.norm == "l2":
+            self.delta = self.budget.project(self.delta, self.pixels)
 
     def view(self, square: Square, size: int, delta: Tensor | None) -> Tensor:
         """What a trainer sees of a square: `3 size size` in [-1, 1]. Differentiable with respect to `delta`.
@@ -104,6 +122,13 @@ class Canvas:
             size: of the model's training images.
             delta: `c h w` in levels; None sees the original.
         """
+        if delta is None:
+            if (square, size) not in self._originals:
+                self._originals[square, size] = self._resized(square, size, None)
+            return self._originals[square, size]
+        return self._resized(square, size, delta)
+
+    def _resized(self, square: Square, size: int, delta: Tensor | None) -> Tensor:
         rows = slice(square.top, square.top + square.side)
         columns = slice(square.left, square.left + square.side)
         base = self.pixels if self.photo.srgb is None else self.photo.srgb
@@ -117,7 +142,19 @@ class Canvas:
 
     def result(self) -> Tensor:
         """The protected samples on the integer grid, uint8 `c h w`."""
-        delta = self.budget.quantise(self.delta, self.pixels)
-        if self.photo.mask is not None:
-            delta = delta * self.photo.mask
-        return (self.pixels.to(torch.int16) + delta).to(torch.uint8)
+        result = self.pixels.clone()
+        height = self.pixels.shape[1]
+        # Only an L2 budget must see the whole photo at once to round it.
+        for rows in [slice(0, height)] if self.budget.norm == "l2" else bands(height):
+            room = None if self.room is None else self.room[:, rows]
+            delta = self.budget.quantise(self.delta[:, rows], self.pixels[:, rows], room)
+            if self.photo.mask is not None:
+                delta = delta * self.photo.mask[rows]
+            result[:, rows] = (self.pixels[:, rows].to(torch.int16) + delta).to(torch.uint8)
+        return result
+
+
+def bands(height: int) -> Iterator[slice]:
+    """Rows of a photo in slices of at most `_BAND`."""
+    for top in range(0, height, _BAND):
+        yield slice(top, min(top + _BAND, height))

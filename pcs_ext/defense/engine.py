@@ -1,6 +1,7 @@
 """The projected-gradient loop, and the rounds around it."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -39,18 +40,24 @@ def projected_gradient(
         for photos in _batched(canvases, batch):
             gradients, gain = gradient(photos, step)
             for canvas, slope in zip(photos, gradients, strict=True):
-                canvas.move(rule.at(step, steps) * direction(slope, rule))
+                canvas.move(direction(slope, rule, rule.at(step, steps)))
             gains.append(gain)
         yield torch.cat(gains)
 
 
-def direction(gradient: Tensor, rule: StepRule) -> Tensor:
-    """The gradient's sign, or the gradient at a root mean square of 1."""
-    if not bool(torch.isfinite(gradient).all()):
+def direction(gradient: Tensor, rule: StepRule, size: float) -> Callable[[slice], Tensor]:
+    """Rows of a photo -> the step there, `c rows w` in levels: the gradient's sign times `size`, or the gradient scaled
+    to a root mean square of `size` over the whole photo.
+
+    Raises:
+        DivergedError: the gradient `c h w` is not finite.
+    """
+    length = float(torch.linalg.vector_norm(gradient)) / math.sqrt(gradient.numel())
+    if not math.isfinite(length):
         raise DivergedError("a gradient of the photo is not finite; expected numbers. Use --precision fp32 or bf16.")
     if rule.direction == "sign":
-        return gradient.sign()
-    return gradient / gradient.square().mean().sqrt().clamp_min(1e-20)
+        return lambda rows: size * gradient[:, rows].sign()
+    return lambda rows: gradient[:, rows] * (size / max(length, 1e-20))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +108,8 @@ class Protection:
         for canvas in self.canvases:
             canvas.delta = torch.zeros(canvas.pixels.shape)
             if method.start == "random":
-                canvas.move(_random_start(canvas, method, seed))
+                start = _random_start(canvas, method, seed)
+                canvas.move(lambda rows, start=start: start[:, rows])
 
     def run(self) -> Iterator[Progress]:
         """Do what is left; the photos' perturbations are the result.
@@ -111,10 +119,12 @@ class Protection:
         """
         while self.round < self.method.rounds:
             starts = [canvas.delta for canvas in self.canvases]
+            if len(self.ascents) > 1:
+                starts = [start.clone() for start in starts]
             ends: list[list[Tensor]] = []
             for ascent in self.ascents:
                 for canvas, start in zip(self.canvases, starts, strict=True):
-                    canvas.delta = start
+                    canvas.delta = start if len(self.ascents) == 1 else start.clone()
                 yield from self._climb(ascent)
                 ends.append([canvas.delta for canvas in self.canvases])
             self._finish_round(ends)
@@ -145,7 +155,7 @@ class Protection:
         """Average the members' photos (E-ASPL averages pictures, not gradients) and let them train on the result."""
         for index, canvas in enumerate(self.canvases):
             canvas.delta = ends[0][index] if len(ends) == 1 else torch.stack([end[index] for end in ends]).mean(0)
-            canvas.move(torch.zeros(()))
+            canvas.move(lambda rows: torch.zeros(()))
         self.round += 1
         for ascent in self.ascents:
             if ascent.surrogate.training is not None:
@@ -162,7 +172,7 @@ class Protection:
 
             def step(timestep: int, trial: Canvas = trial) -> None:
                 slope = ascent.gradient([trial], 0, timestep)[0][0]
-                trial.move(self.method.rule.size * direction(slope, self.method.rule))
+                trial.move(direction(slope, self.method.rule, self.method.rule.size))
 
             assert search is not None
             generator = generator_for(self.seed, "search", canvas.key)
@@ -210,7 +220,7 @@ class Protection:
         deltas, trained = part("delta/"), values["trained"]
         assert isinstance(trained, list)
         for canvas in self.canvases:
-            canvas.delta = deltas[canvas.key]
+            canvas.delta = deltas[canvas.key].clone()
         for ascent, steps in zip(self.ascents, trained, strict=True):
             ascent.timesteps.kept = part(f"kept/{ascent.surrogate.name}/")
             ascent.surrogate.load_state(part(f"weights/{ascent.surrogate.name}/"), steps)

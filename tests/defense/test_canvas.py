@@ -73,7 +73,7 @@ def test_gray_photos_stay_gray_and_profiles_shift_the_view() -> None:
 def test_moves_stay_within_the_budget_and_the_range() -> None:
     photo = canvas(16, 16)
     for _ in range(3):
-        photo.move(torch.full((3, 16, 16), 5.0))
+        photo.move(lambda rows: torch.full((3, 16, 16), 5.0)[:, rows])
     assert float(photo.delta.max()) == 8
     assert torch.equal(photo.result().int() - photo.pixels.int(), (255 - photo.pixels.int()).clamp(max=8))
 
@@ -81,3 +81,15 @@ def test_moves_stay_within_the_budget_and_the_range() -> None:
 def test_views_that_make_no_sense() -> None:
     with pytest.raises(ConfigError, match="zooms of at least 1"):
         Views(zooms=(0.5,))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "perceptual"])
+def test_bands_of_rows_are_the_whole(norm: str) -> None:
+    photo = canvas(600, 10)
+    photo.budget = Budget(norm=norm, levels=4)  # type: ignore[arg-type]
+    photo.room = photo.budget.room(photo.pixels)
+    step = 9 * torch.randn(3, 600, 10, generator=torch.Generator().manual_seed(1))
+    photo.move(lambda rows: step[:, rows])
+    assert torch.allclose(photo.delta, photo.budget.project(step, photo.pixels, photo.room), atol=1e-5)
+    expected = photo.pixels + photo.budget.quantise(photo.delta, photo.pixels)
+    assert torch.equal(photo.result().int(), expected.int())
