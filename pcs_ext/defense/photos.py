@@ -19,7 +19,7 @@ from pcs_ext.errors import PhotoError
 from pcs_ext.image.data import open_image
 
 MAX_PIXELS = 100_000_000
-"""Above this the perturbation, its gradient and a view of the whole photo would need more than about 8 GB."""
+"""Above this the perturbation, its gradient and a view of the whole photo would need more than about 10 GB."""
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I", "F")
 
 

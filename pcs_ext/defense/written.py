@@ -78,9 +78,10 @@ def kept_share(original: Tensor, protected: Tensor, found: Tensor) -> float:
 def random_change(canvas: Canvas) -> Tensor:
     """Random noise that uses the same budget to the full, on the integer grid, `c h w` in levels: the baseline."""
     generator = generator_for("random change", canvas.key)
-    signs = torch.randint(0, 2, canvas.pixels.shape, generator=generator) * 2.0 - 1
-    change = canvas.budget.quantise(signs * canvas.budget.levels, canvas.pixels).float()
-    return change if canvas.photo.mask is None else change * canvas.photo.mask
+    coins = torch.randint(0, 2, canvas.pixels.shape, generator=generator, dtype=torch.int8)
+    noisy = Canvas(canvas.photo, canvas.budget)
+    noisy.move(lambda rows: canvas.budget.levels * (2.0 * coins[:, rows] - 1))
+    return noisy.result().float() - canvas.pixels
 
 
 def _objective(canvas: Canvas, protection: Protection, decoded: Tensor) -> dict[str, Any]:
