@@ -30,7 +30,19 @@ def test_help_names_the_verbs_and_imports_no_torch() -> None:
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("False")
-    for verb in ("learn", "image", "evaluate", "export", "systems", "doctor", "tokens", "recipes", "demo", "protect", "verify"):
+    for verb in (
+        "learn",
+        "image",
+        "evaluate",
+        "export",
+        "systems",
+        "doctor",
+        "tokens",
+        "recipes",
+        "demo",
+        "protect",
+        "verify",
+    ):
         assert verb in done.stdout
     assert time.monotonic() - started < 5.0
 
