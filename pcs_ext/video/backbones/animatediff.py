@@ -92,6 +92,10 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
         """See `AbstractBackbone.encode_images`."""
         return self.image.encode_images(images, generator)
 
+    def encode_posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See `AbstractBackbone.encode_posterior`."""
+        return self.image.encode_posterior(images)
+
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Latents of pictures `b c h w`, or of clips `b c f h w`, each decoded as `AbstractBackbone` says."""
         return self.image.decode_latents(latents) if latents.dim() == 4 else self.decode_clips(latents)
