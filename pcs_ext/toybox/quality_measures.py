@@ -24,6 +24,7 @@ from pcs_ext.toybox.world.captions import caption
 from pcs_ext.toybox.world.render import render_rgb
 from pcs_ext.toybox.world.sampling import attributes
 from pcs_ext.toybox.world.scene import Scene
+from pcs_ext.toybox.world.vocabulary import CLASSES, COLORS, CONTEXTS, VIEWS
 
 RETRIEVAL_SET = 256
 """Distinct captions, and as many pictures, among which the right one must come first."""
@@ -119,7 +120,30 @@ def measure_clip(folder: Path, data: HeldOut) -> list[Measured]:
     pictures = data.images[rows].split(64)
     features = torch.cat([clip.get_image_features(pixel_values=images).pooler_output for images in pictures])
     hits = retrieval_hits(text_features, F.normalize(features, dim=1), size)
-    return [_figure(f"clip/top-1 of {size}", hits, start)]
+    return [_figure(f"clip/top-1 of {size}", hits, start), *_measure_words(clip, tokenizer, data)]
+
+
+_WORDS: dict[str, tuple[str, ...]] = {"class": CLASSES, "color": tuple(COLORS), "context": CONTEXTS, "view": VIEWS}
+
+
+def _measure_words(clip: Any, tokenizer: Any, data: HeldOut) -> list[Measured]:
+    """`clip/class` and so on: share of pictures that are nearer to their own caption than to any with another word.
+
+    Retrieval among random captions cannot tell whether the pair knows the class: place and colour find the picture.
+    """
+    start = time.perf_counter()
+    hits: dict[str, list[float]] = {name: [] for name in _WORDS}
+    for row in data.single:
+        text, truth = caption(data.scenes[row]), attributes(data.scenes[row])
+        picture = F.normalize(clip.get_image_features(pixel_values=data.images[row][None]).pooler_output, dim=1)
+        for name, words in _WORDS.items():
+            own = words.index(truth[name])
+            ids = tokenizer(
+                [text.replace(truth[name], word, 1) for word in words], padding=True, return_tensors="pt"
+            ).input_ids
+            texts = F.normalize(clip.get_text_features(input_ids=ids).pooler_output, dim=1)
+            hits[name].append(float(int((texts @ picture[0]).argmax()) == own))
+    return [_figure(f"clip/{name}", found, start) for name, found in hits.items()]
 
 
 @torch.inference_mode()

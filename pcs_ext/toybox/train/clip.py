@@ -13,11 +13,16 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.types import LossTerms
 from pcs_ext.reporter import Reporter
-from pcs_ext.toybox.train.data import load_data
+from pcs_ext.toybox.train.data import TrainingData, load_data
 from pcs_ext.toybox.train.settings import Settings
-from pcs_ext.toybox.train.stage import rows, run_stage
+from pcs_ext.toybox.train.stage import compile_for, rows, run_stage
 
 _BATCH = 64
+_LOOK_ALIKE = 0.6
+"""Share of batches whose pictures agree in place and main colour: the rest of the caption must tell them apart.
+
+Among random pictures place, colour and style nearly always do, and nothing is learned about class and view.
+"""
 _TRAINED_LENGTH = 32
 """Captions are shorter; attention is causal, so positions after the end mark do not change what is trained."""
 MEAN = (0.5, 0.5, 0.5)
@@ -51,15 +56,18 @@ def build_clip(settings: Settings, tokenizer: CLIPTokenizer) -> Any:
 
 def train_clip(settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
     """Train and save to `models/clip` (the pair) and `models/text_encoder` (its text half)."""
-    data = load_data(settings)
+    data = load_data(settings).joined(load_data(settings, "pairs"))
     models = settings.folder / "models"
     tokenizer = CLIPTokenizer.from_pretrained(models / "tokenizer")
     torch.manual_seed(0)
     clip = build_clip(settings, tokenizer).to(settings.device)
+    for tower in (clip.vision_model, clip.text_model):
+        compile_for(tower, steps)
+    groups = look_alikes(data)
     ids = [_tokenize(tokenizer, [captions[k] for captions in data.captions]) for k in range(len(data.captions[0]))]
 
     def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
-        chosen = rows(len(data), _BATCH, generator)
+        chosen = _draw(len(data), groups, generator)
         variant = int(torch.randint(len(ids), (), generator=generator))
         images, texts = data.pixels(chosen).to(settings.device), ids[variant][chosen].to(settings.device)
         image_features = F.normalize(clip.get_image_features(pixel_values=images).pooler_output, dim=1)
@@ -86,6 +94,22 @@ def train_clip(settings: Settings, steps: int, minutes: float | None, reporter: 
         minutes=minutes,
         finish=finish,
     )
+
+
+def look_alikes(data: TrainingData) -> list[Tensor]:
+    """Rows of pictures with the same place and main colour, groups of at least two."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for row, truth in enumerate(data.attributes):
+        groups.setdefault((truth["context"], truth["color"]), []).append(row)
+    return [torch.tensor(group) for group in groups.values() if len(group) > 1]
+
+
+def _draw(count: int, groups: list[Tensor], generator: torch.Generator) -> Tensor:
+    """Rows of one batch, from one group of look-alikes or from everywhere."""
+    if groups and float(torch.rand((), generator=generator)) < _LOOK_ALIKE:
+        group = groups[int(torch.randint(len(groups), (), generator=generator))]
+        return group[torch.randperm(len(group), generator=generator)[:_BATCH]]
+    return rows(count, _BATCH, generator)
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from pcs_ext.reporter import SilentReporter
 from pcs_ext.toybox.cards import write_quality
 from pcs_ext.toybox.quality import as_result, as_table, measure
 from pcs_ext.toybox.train.__main__ import run
+from pcs_ext.toybox.train.clip import look_alikes
 from pcs_ext.toybox.train.data import load_data, pairs_of
 from pcs_ext.toybox.train.export import export
 from pcs_ext.toybox.train.settings import Settings
@@ -134,7 +135,7 @@ def test_quality_measures_everything_that_is_there(models: Path, tmp_path: Path)
     figures, missing = measure(models / "shipped", sheets=tmp_path, **sizes)
     assert missing == []
     kinds = [figure.metric.split("/")[0] for figure in figures]
-    assert [kinds.count(kind) for kind in ("oracle", "vae", "clip", "dino", "generated")] == [7, 1, 1, 3, 5]
+    assert [kinds.count(kind) for kind in ("oracle", "vae", "clip", "dino", "generated")] == [7, 1, 5, 3, 5]
     assert {path.name for path in tmp_path.glob("*.png")} == {
         "toybox_confusions.png",
         "toybox_samples.png",
@@ -176,6 +177,13 @@ def test_quality_names_what_is_missing(tmp_path: Path) -> None:
     assert figures == []
     assert missing == ["oracle", "vae", "clip", "dino", "unet"]
     assert "missing: unet" in as_table(figures, missing)
+
+
+def test_look_alikes_share_place_and_colour(models: Path, fresh: Path) -> None:
+    data = load_data(TINY).joined(load_data(TINY, "pairs"))
+    for group in look_alikes(data):
+        assert len(group) > 1
+        assert len({(data.attributes[row]["context"], data.attributes[row]["color"]) for row in group.tolist()}) == 1
 
 
 def test_streams_join(models: Path, fresh: Path) -> None:
