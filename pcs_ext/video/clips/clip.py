@@ -24,7 +24,8 @@ class Clip:
 
     def __post_init__(self) -> None:
         assert self.frames.dtype == torch.uint8, self.frames.dtype
-        assert self.frames.ndim == 4 and self.frames.shape[1] == 3, tuple(self.frames.shape)
+        assert self.frames.shape[1:2] == (3,), tuple(self.frames.shape)
+        assert self.frames.ndim == 4, tuple(self.frames.shape)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -48,7 +49,8 @@ def to_frames(video: Tensor) -> Tensor:
     """`3 f h w` or `1 3 f h w` float in [-1, 1] -> `f 3 h w` uint8, rounded and clamped."""
     if video.ndim == 5 and video.shape[0] == 1:
         video = video[0]
-    assert video.ndim == 4 and video.shape[0] == 3, tuple(video.shape)
+    assert video.ndim == 4, tuple(video.shape)
+    assert video.shape[0] == 3, tuple(video.shape)
     return (
         ((video.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).transpose(0, 1).cpu().contiguous()
     )

@@ -13,7 +13,8 @@ import numpy as np
 from pcs_ext.errors import InputError
 from pcs_ext.video.clips.decoder.request import STALL_SECONDS
 
-_START = "import sys; sys.path.insert(0, sys.argv[1]); from decoder.main import main; sys.path.pop(0); main()"  # light imports
+# Only the decoder's own folder is imported, so that the process starts without torch.
+_START = "import sys; sys.path.insert(0, sys.argv[1]); from decoder.main import main; sys.path.pop(0); main()"
 
 
 def decode(request: dict[str, Any], *, time_limit: float) -> tuple[np.ndarray, dict[str, Any]]:
@@ -26,7 +27,8 @@ def decode(request: dict[str, Any], *, time_limit: float) -> tuple[np.ndarray, d
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=2**20
     )
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     timer = threading.Timer(time_limit, process.kill)
     timer.daemon = True
     try:

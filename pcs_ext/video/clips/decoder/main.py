@@ -89,8 +89,8 @@ def _check_result(frames: int, fitted: Fit) -> None:
     size = frames * fitted.height * fitted.width * 3
     if size > MAX_RESULT_BYTES:
         raise UnusableError(
-            f"would unpack to {frames} frames of {fitted.width} x {fitted.height} ({size / 2**30:.1f} GiB); expected at "
-            f"most {MAX_RESULT_BYTES / 2**30:g} GiB. Ask for fewer frames, or for a smaller size."
+            f"would unpack to {frames} frames of {fitted.width} x {fitted.height} ({size / 2**30:.1f} GiB); expected "
+            f"at most {MAX_RESULT_BYTES / 2**30:g} GiB. Ask for fewer frames, or for a smaller size."
         )
 
 
