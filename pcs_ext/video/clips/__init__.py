@@ -1,8 +1,8 @@
 """Clips in and out: reading, writing, looking at and cutting training windows from videos."""
 
 from pcs_ext.video.clips.clip import Clip, to_frames, to_video
-from pcs_ext.video.clips.sheet import contact_sheet
 from pcs_ext.video.clips.read import read_clip
+from pcs_ext.video.clips.sheet import contact_sheet
 from pcs_ext.video.clips.windows import ClipBatch, ClipDataset
 from pcs_ext.video.clips.write import sidecar, write_clip
 

@@ -12,6 +12,8 @@ import sys
 import traceback
 from typing import Any, BinaryIO
 
+from PIL import Image
+
 from .geometry import Fit, fit
 from .request import MAX_RESULT_BYTES, STALL_SECONDS, Request, UnusableError
 from .sampling import plan
@@ -26,6 +28,7 @@ def main() -> None:
     """Serve one request read from standard input. Nothing else is ever written to standard output."""
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # native libraries print where they like
+    Image.MAX_IMAGE_PIXELS = None  # the readers have a stricter limit and say what to do
     _limit()
     _alive()
     request = Request(**json.load(sys.stdin))

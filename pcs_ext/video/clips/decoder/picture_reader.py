@@ -49,7 +49,7 @@ class AnimationSource:
         self.times = np.array(times)
 
     def _walk(self) -> Iterator[Image.Image]:
-        """Each frame in turn, not yet decoded; the still picture that stands before an animated PNG is left out."""
+        """Each frame in turn, of GIF and PNG not yet decoded, without the still picture before an animated PNG."""
         try:
             with warnings.catch_warnings(), Image.open(self._path, formats=_FORMATS[self._kind]) as image:
                 warnings.simplefilter("ignore")
@@ -60,6 +60,8 @@ class AnimationSource:
                         image.seek(number)
                     except EOFError:
                         break
+                    if self._kind == "webp":
+                        image.load()  # only then is its delay known
                     self._alive()
                     yield image
                     number += 1
@@ -132,7 +134,7 @@ class FolderSource:
         try:
             with warnings.catch_warnings(), Image.open(path, formats=_FOLDER_FORMATS) as image:
                 warnings.simplefilter("ignore")
-                _check_pixels(image)
+                _check_pixels(image, f"holds {name}, a picture")
                 pixels = as_rgb(ImageOps.exif_transpose(image))
         except _PICTURE_ERRORS as error:
             raise UnusableError(f"holds {name}, which cannot be decoded ({error}). Remove or replace it.") from None
@@ -160,10 +162,10 @@ def _natural(name: str) -> list[tuple[int, int | str]]:
     return [(0, int(p)) if p.isdecimal() and len(p) < 100 else (1, p.lower()) for p in re.split(r"(\d+)", name) if p]
 
 
-def _check_pixels(image: Image.Image) -> None:
+def _check_pixels(image: Image.Image, holder: str = "has frames") -> None:
     if image.width * image.height > MAX_FRAME_PIXELS:
         raise UnusableError(
-            f"has frames of {image.width} x {image.height} pixels; expected at most {MAX_FRAME_PIXELS // 10**6} "
+            f"{holder} of {image.width} x {image.height} pixels; expected at most {MAX_FRAME_PIXELS // 10**6} "
             "megapixels. Make it smaller first."
         )
 
