@@ -40,7 +40,6 @@ def originals(folder: Path) -> dict[str, bytes]:
     """One good clip of each kind."""
     paths = [
         encode(folder / "a.mp4", movflags="faststart"),
-        encode(folder / "b.mp4"),
         encode(folder / "a.webm", codec="libvpx-vp9"),
         encode(folder / "a.mov", codec="mjpeg", pix_fmt="yuvj420p"),
         animate(folder / "a.gif"),
@@ -59,7 +58,7 @@ def test_cut_off_anywhere(tmp_path: Path) -> None:
             refused += attempt(path) is not None
             if path.suffix in (".mp4", ".mov", ".webm", ".webp"):
                 assert attempt(path, frames=12) is not None  # these formats state their length
-    assert refused >= 18
+    assert refused >= 15
 
 
 def test_flipped_bits(tmp_path: Path) -> None:
@@ -107,7 +106,6 @@ BAD: dict[str, tuple[bytes, str]] = {
     "ebml.webm": (b"\x1a\x45\xdf\xa3\x84doct", "neither Matroska nor WebM"),
     "ebml-huge.webm": (b"\x1a\x45\xdf\xa3\x01\xff\xff\xff\xff\xff\xff\xf0", "no sensible size"),
     "gif-head.gif": (b"GIF89a", "damaged or cut off"),
-    "gif-wide.gif": (b"GIF89a\xff\xff\xff\xff\0\0\0;", "megapixels"),
     "gif-none.gif": (b"GIF89a\x20\0\x20\0\0\0\0;", ""),
     "webp.webp": (b"RIFF\xff\xff\xff\x7fWEBPVP8 ", "is cut off"),
     "gigapixel.png": (png_of_size(40_000, 40_000), "40000 x 40000 pixels; expected at most 40 megapixels"),
@@ -282,6 +280,11 @@ def test_results_that_would_not_fit(tmp_path: Path) -> None:
 
 
 def test_lies_about_size_and_count(tmp_path: Path) -> None:
+    gif = animate(tmp_path / "a.gif").read_bytes()
+    (tmp_path / "wide.gif").write_bytes(gif[:6] + b"\xff\xff\xff\xff" + gif[10:])
+    error = attempt(tmp_path / "wide.gif")
+    assert error is not None
+    assert "65535 x 65535 pixels; expected at most 40 megapixels" in str(error)
     data = encode(tmp_path / "a.mp4").read_bytes()
     at = data.index(b"avc1") + 4 + 24
     (tmp_path / "wide.mp4").write_bytes(data[:at] + struct.pack(">HH", 65535, 65535) + data[at + 4 :])

@@ -63,9 +63,8 @@ def test_delays_of_a_gif_count(tmp_path: Path) -> None:
     assert clip.times[-1] == pytest.approx(0.5)
     assert number_of(clip.frames) == [0, 1, 1, 3]  # every 1/6 s
     assert "variable frame rate: sampled by time" in clip.notes
-    assert animate(tmp_path / "b.gif", moving(4), duration=10) and read_clip(tmp_path / "b.gif").fps == pytest.approx(
-        10
-    )
+    animate(tmp_path / "b.gif", moving(4), duration=10)  # browsers show this at 100 ms
+    assert read_clip(tmp_path / "b.gif").fps == pytest.approx(10)
 
 
 def test_folder_in_natural_order(tmp_path: Path) -> None:

@@ -95,8 +95,8 @@ def test_foreign_folders_are_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "photos" / "mine.png").write_bytes(b"precious")
     with pytest.raises(InputError, match="was not written as a clip; it is never replaced"):
         write_clip(moving(), tmp_path / "photos", fps=8, overwrite=True)
+    (tmp_path / "b.mp4").mkdir()
     with pytest.raises(InputError, match="is a folder; expected a file"):
-        (tmp_path / "b.mp4").mkdir()
         write_clip(moving(), tmp_path / "b.mp4", fps=8, overwrite=True)
     assert (tmp_path / "photos" / "mine.png").read_bytes() == b"precious"
 

@@ -125,11 +125,12 @@ class PyavSource:
                 f"has frames of {self._decoder.width} x {self._decoder.height} pixels; expected at most "
                 f"{MAX_FRAME_PIXELS // 10**6} megapixels. Make it smaller first."
             )
+        span = until / float(base)
         shown: list[int] = []
         keys: list[int] = []
         with _damage():
             for number, packet in enumerate(self._container.demux(self._stream)):
-                if number % 256 == 0:
+                if number % 1024 == 0:
                     self._alive()
                 time = packet.pts if packet.pts is not None else packet.dts
                 if time is None or packet.size == 0 or packet.is_discard:
@@ -137,9 +138,10 @@ class PyavSource:
                 if packet.is_corrupt:
                     raise UnusableError(_DAMAGED.format(f"at {float(time * base):.2f} s"))
                 shown.append(time)
-                keys += [time] if packet.is_keyframe else []
+                if packet.is_keyframe:
+                    keys.append(time)
                 _check_count(len(shown))
-                if shown and packet.dts is not None and (packet.dts - shown[0]) * base > until:
+                if packet.dts is not None and packet.dts > shown[0] + span:
                     break
         if not shown:
             raise UnusableError("holds no frames; expected a clip. Export it again.")
