@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 Status = Literal["measured", "runs", "open"]
+_SEEDS = 3
+"""Fewer say nothing about a method."""
 _RESULTS = Path(__file__).parent.parent / "results"
 
 
@@ -32,10 +34,11 @@ class System:
 
     @property
     def status(self) -> Status:
-        """`measured`: a recipe and a result that beats its baseline; `runs`: a recipe; `open`: neither."""
+        """`measured`: a recipe and a result that beats its baseline over enough seeds; `runs`: a recipe; else `open`."""
         if not self.recipes:
             return "open"
-        return "measured" if any(beats_baseline(row) for row in self.results) else "runs"
+        enough = [row for row in self.results if row["seeds"] >= _SEEDS]
+        return "measured" if any(beats_baseline(row) for row in enough) else "runs"
 
 
 def beats_baseline(row: Mapping[str, Any]) -> bool:
@@ -83,7 +86,9 @@ def _results_by_system() -> dict[str, list[dict[str, Any]]]:
     """Rows of the committed result files; none when the package is installed without the repository."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(_RESULTS.glob("*.json")):
-        for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        for row in result["rows"]:
             if "system" in row:
-                found.setdefault(row["system"], []).append({**row, "file": path.name})
+                known = {**row, "file": path.name, "seeds": len(result["seeds"])}
+                found.setdefault(row["system"], []).append(known)
     return found
