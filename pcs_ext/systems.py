@@ -34,7 +34,7 @@ class System:
 
     @property
     def status(self) -> Status:
-        """`measured`: a recipe and a result that beats its baseline over enough seeds; `runs`: a recipe; else `open`."""
+        """`measured`: a recipe whose result beats its baseline over enough seeds; `runs`: a recipe; `open`: neither."""
         if not self.recipes:
             return "open"
         enough = [row for row in self.results if row["seeds"] >= _SEEDS]
