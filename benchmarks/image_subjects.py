@@ -161,7 +161,7 @@ def _write(work: Path, runs: list[tuple[str, int, str]], output: Path, plot: Pat
         rows += result_rows(reports(recipe), system=RECIPES[recipe].system, baseline=plain, seconds=round(mean, 1))
     seeds = sorted({seed for _, seed in pairs})
     facts = {
-        "command": f"python -m benchmarks.image_subjects --recipes {' '.join(recipes)}",
+        "command": f"python -m benchmarks.image_subjects --recipes {' '.join(recipes)} --seeds {len(seeds)}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "seeds": seeds,
         "subjects": sorted({name for name, _ in pairs}),
