@@ -52,7 +52,7 @@ def test_the_readers_are_as_good_as_the_committed_figures() -> None:
     measured = {figure.metric: figure for figure in figures}
     for metric in ("vae/psnr", *(f"oracle/{name}" for name in ("class", "color", "context", "style", "accessory"))):
         # The committed figure is over 1,000 scenes; these are 256 of them.
-        assert measured[metric].value > committed[metric]["value"] - 3 * measured[metric].spread, metric
+        assert measured[metric].value >= committed[metric]["value"] - 3 * measured[metric].spread, metric
 
 
 def test_the_base_paints_what_it_is_told() -> None:
