@@ -1,6 +1,7 @@
 """Rendered scenes on disk: rendered once, resumable.
 
-Two streams: `data` has scenes as the generators learn them, `pairs` two pictures of every toy for those who judge.
+Three streams: `data` has scenes as people ask for them, `pairs` two pictures of every toy, `moments` single frames of
+moving toys: a denoiser that never read the words for motions would have to be trained anew to draw them.
 """
 
 import dataclasses
@@ -18,10 +19,10 @@ from pcs_ext.runtime import generator_for
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.world.captions import caption
 from pcs_ext.toybox.world.render import render_rgb
-from pcs_ext.toybox.world.sampling import attributes, sample_scene, sample_toy
+from pcs_ext.toybox.world.sampling import attributes, sample_clip, sample_scene, sample_toy
 from pcs_ext.toybox.world.scene import Scene
 
-Stream = Literal["data", "pairs"]
+Stream = Literal["data", "pairs", "moments"]
 _SHARD = 1000
 _CAPTIONS = 3
 _PATTERNED = 0.6
@@ -47,16 +48,22 @@ def pairs_of(first: int, count: int, *, seed: int = 1, stream: str = "pairs") ->
     return scenes
 
 
+def moments_of(first: int, count: int, *, seed: int = 1, stream: str = "moments") -> list[Scene]:
+    """Moments `first` to `first + count` of a named stream: each of a clip of its own, at a random time."""
+    generators = [generator_for("toybox", stream, seed, index) for index in range(first, first + count)]
+    return [sample_clip(generator).at(float(torch.rand((), generator=generator))) for generator in generators]
+
+
 def render_data(settings: Settings, reporter: Reporter) -> None:
-    """Render `settings.scenes` pictures per stream in shards of 1,000 (or one smaller one).
+    """Render `settings.scenes` pictures per stream, of moments half as many, in shards of 1,000 (or one smaller one).
 
     Shards that are there are kept.
     """
     shards = max(1, settings.scenes // _SHARD)
-    missing = [
+    missing: list[tuple[Stream, int]] = [
         (stream, shard)
         for stream in get_args(Stream)
-        for shard in range(shards)
+        for shard in range(max(1, shards // 2) if stream == "moments" else shards)
         if not (settings.folder / stream / f"{shard:05d}.json").exists()
     ]
     for done, (stream, shard) in enumerate(missing):
@@ -68,6 +75,8 @@ def _shard_scenes(settings: Settings, stream: Stream, shard: int) -> list[Scene]
     count = min(_SHARD, settings.scenes)
     if stream == "pairs":
         return pairs_of(shard * _SHARD // 2, count // 2, seed=settings.data_seed)
+    if stream == "moments":
+        return moments_of(shard * _SHARD, count, seed=settings.data_seed)
     return scenes_of("train", shard * _SHARD, count, seed=settings.data_seed)
 
 
@@ -89,7 +98,7 @@ def _render_shard(settings: Settings, stream: Stream, shard: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """All rendered shards of a stream; in `pairs`, rows 2i and 2i + 1 show the same toy."""
+    """Rendered shards of one or several streams; in `pairs`, rows 2i and 2i + 1 show the same toy."""
 
     images: Tensor
     """`n 3 h w` uint8."""
@@ -102,28 +111,23 @@ class TrainingData:
         """Images of the rows, `b 3 h w` float in [-1, 1]."""
         return self.images[rows].float() / 127.5 - 1
 
-    def joined(self, other: "TrainingData") -> "TrainingData":
-        """The rows of both."""
-        return TrainingData(
-            images=torch.cat([self.images, other.images]),
-            captions=self.captions + other.captions,
-            attributes=self.attributes + other.attributes,
-        )
-
     def __len__(self) -> int:
         return len(self.captions)
 
 
-def load_data(settings: Settings, stream: Stream = "data") -> TrainingData:
-    """Read the shards.
+def load_data(settings: Settings, *streams: Stream) -> TrainingData:
+    """Read the shards of the streams, one stream after the other; `data` when none is named.
 
     Raises:
-        InputError: nothing is rendered yet.
+        InputError: a stream is not rendered yet.
     """
-    folder, side = settings.folder / stream, settings.resolution
-    paths = sorted(folder.glob("*.json"))
-    if not paths:
-        raise InputError(f"{folder} holds no rendered scenes; run `python -m pcs_ext.toybox.train data` first.")
+    side, paths = settings.resolution, []
+    for stream in streams or ("data",):
+        folder = settings.folder / stream
+        shards = sorted(folder.glob("*.json"))
+        if not shards:
+            raise InputError(f"{folder} holds no rendered scenes; run `python -m pcs_ext.toybox.train data` first.")
+        paths += shards
     records = [record for path in paths for record in json.loads(path.read_text(encoding="utf-8"))]
     images = [np.fromfile(path.with_suffix(".rgb"), dtype=np.uint8).reshape(-1, 3, side, side) for path in paths]
     return TrainingData(

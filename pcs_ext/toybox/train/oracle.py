@@ -17,7 +17,7 @@ _BATCH = 32
 
 def train_oracle(settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
     """Train and save to `models/oracle`. Pictures of two toys are left out: their attributes are ambiguous."""
-    data = load_data(settings).joined(load_data(settings, "pairs"))
+    data = load_data(settings, "data", "pairs")
     single = torch.tensor([index for index, captions in enumerate(data.captions) if " and a " not in captions[0]])
     labels = {
         name: torch.tensor([values.index(truth[name]) for truth in data.attributes]) for name, values in HEADS.items()

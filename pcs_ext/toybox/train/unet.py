@@ -14,13 +14,15 @@ from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.noise import NoiseSchedule
 from pcs_ext.image.types import LossTerms
 from pcs_ext.reporter import Reporter
-from pcs_ext.toybox.train.data import TrainingData, load_data
+from pcs_ext.toybox.train.data import Stream, TrainingData, load_data
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.stage import compile_for, rows, run_stage
 from pcs_ext.toybox.world.vocabulary import STYLES
 
 _BATCH = 16
+_STREAMS: tuple[Stream, ...] = ("data", "pairs", "moments")
 _GAMMA = 5.0
+_HEAD_WIDTH = 32
 _DROP_CAPTION = 0.1
 """Share of samples trained with the empty prompt, for guidance."""
 _EASY_SHARE = 0.2
@@ -43,6 +45,8 @@ def build_scheduler() -> DDIMScheduler:
 
 def build_unet(settings: Settings) -> Any:
     """An untrained denoiser: three levels, text attention on the upper two and in the middle."""
+    # Heads of one width at all levels, as text-to-video models grown from this one need them.
+    heads: Any = tuple(max(1, channels // _HEAD_WIDTH) for channels in settings.unet_channels)
     return UNet2DConditionModel(
         sample_size=settings.resolution // settings.vae_factor,
         in_channels=4,
@@ -52,14 +56,14 @@ def build_unet(settings: Settings) -> Any:
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         layers_per_block=1,
         cross_attention_dim=settings.text_width,
-        attention_head_dim=4,
+        attention_head_dim=heads,
         norm_num_groups=16,
     )
 
 
 def cache_latents(settings: Settings, reporter: Reporter) -> None:
     """Encode all images once (posterior means, scaled, float16) to `models/latents.safetensors`."""
-    data = load_data(settings)
+    data = load_data(settings, *_STREAMS)
     models = settings.folder / "models"
     vae: Any = AutoencoderKL.from_pretrained(models / "vae")
     vae = vae.to(settings.device, memory_format=torch.channels_last).eval()
@@ -127,13 +131,15 @@ def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: 
     """Train and save to `models/unet` and `models/scheduler`.
 
     Raises:
-        InputError: the latents are not cached yet.
+        InputError: the latents are not cached yet, or of other pictures.
     """
-    data = load_data(settings)
+    data = load_data(settings, *_STREAMS)
     models = settings.folder / "models"
     if not (models / "latents.safetensors").exists():
         raise InputError(f"{models} has no latents.safetensors; run the stages vae, clip and latents first.")
     latents = load_file(models / "latents.safetensors")["latents"].to(settings.device)
+    if len(latents) != len(data):
+        raise InputError(f"{models} has {len(latents)} latents of {len(data)} pictures; run the stage latents again.")
     texts = TextStates(settings, data)
     easy = easy_rows(data)
     torch.manual_seed(0)

@@ -37,8 +37,8 @@ def caption(scene: Scene, generator: torch.Generator | None = None) -> str:
     if say(0.92):
         words.append(scene.context)
     text = " ".join(word for word in words if word)
-    # Views mean something for one toy only: two toys face their own ways.
-    if len(scene.objects) == 1 and say(0.6):
+    # Views mean something for one toy only (two toys face their own ways), and in a clip they may change.
+    if len(scene.objects) == 1 and not scene.motion and say(0.6):
         text += f", {relative_view(scene)}"
     return text
 

@@ -9,7 +9,7 @@ from pcs_ext.toybox.world.assembly import pose
 from pcs_ext.toybox.world.captions import relative_view
 from pcs_ext.toybox.world.parts import apply, build
 from pcs_ext.toybox.world.scene import Camera, Scene, SceneObject
-from pcs_ext.toybox.world.vocabulary import ACCESSORIES, CLASSES, COLORS, CONTEXTS, PATTERNS, STYLES
+from pcs_ext.toybox.world.vocabulary import ACCESSORIES, CLASSES, COLORS, CONTEXTS, MOTIONS, PATTERNS, STYLES
 
 _PHOTO_SHARE = 0.55
 
@@ -58,6 +58,30 @@ def sample_scene(
     )
 
 
+def sample_clip(generator: torch.Generator, *, motion: str | None = None, style: str | None = None) -> Scene:
+    """A random scene of one moving toy at time 0, seen from so far away that it stays in the picture.
+
+    Args:
+        generator: the only source of randomness (CPU).
+        motion: one of `MOTIONS`; None draws one.
+        style: as in `sample_scene`.
+    """
+    draw = _Draw(generator)
+    motion = motion if motion is not None else draw.choice(MOTIONS)
+    scene = sample_scene(generator, two_objects=0.0, style=style)
+    camera = scene.camera
+    x, y, z = camera.target
+    # Zooming in ends at 0.8 of the distance it is given; a jump needs room above.
+    farther = draw.between(1.15, 1.3) if motion == "while the camera zooms in" else draw.between(1.35, 1.6)
+    camera = dataclasses.replace(
+        camera,
+        elevation=draw.between(6, 26),
+        distance=camera.distance * farther,
+        target=(x, y, z + (0.35 if motion == "jumping" else 0.0)),
+    )
+    return dataclasses.replace(scene, camera=camera, motion=motion)
+
+
 def sample_toy(generator: torch.Generator, *, accessories: float = 0.5, patterned: float = 0.4) -> SceneObject:
     """A random toy; `accessories` and `patterned` are the probabilities of wearing one and of having a pattern."""
     draw = _Draw(generator)
@@ -86,7 +110,7 @@ def frame(
 
 
 def attributes(scene: Scene) -> dict[str, str]:
-    """The truth about the first toy and the scene: class, color, pattern, accessory, context, style, view."""
+    """The truth about the first toy and the scene: class, color, pattern, accessory, context, style, view, motion."""
     toy = scene.objects[0]
     return {
         "class": toy.class_name,
@@ -96,6 +120,7 @@ def attributes(scene: Scene) -> dict[str, str]:
         "context": scene.context,
         "style": scene.style,
         "view": relative_view(scene),
+        "motion": scene.motion,
     }
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig
 
 from pcs_ext.errors import CheckpointError, InputError
 from pcs_ext.image.evaluate.encoders import load_image_encoder, load_image_text_encoder
@@ -17,12 +18,12 @@ from pcs_ext.reporter import SilentReporter
 from pcs_ext.toybox.cards import write_quality
 from pcs_ext.toybox.quality import as_result, as_table, measure
 from pcs_ext.toybox.train.__main__ import run
-from pcs_ext.toybox.train.clip import look_alikes
+from pcs_ext.toybox.train.clip import look_alikes, words_loss
 from pcs_ext.toybox.train.data import load_data, pairs_of
 from pcs_ext.toybox.train.export import export
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.tokenizer import train_tokenizer
-from pcs_ext.toybox.train.unet import build_scheduler, loss_weights
+from pcs_ext.toybox.train.unet import build_scheduler, loss_weights, train_unet
 
 TINY = Settings(resolution=32, vae_factor=4, scenes=24, text_width=48, text_layers=1, unet_channels=(16, 32, 32))
 TRAINED = ("vae", "clip", "dino", "oracle", "unet")
@@ -57,7 +58,7 @@ def fresh(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     """Another cache with the same data, tokenizer and models, but without checkpoints."""
     monkeypatch.setenv("PCS_EXT_CACHE", str(tmp_path / "other"))
     TINY.folder.mkdir(parents=True)
-    for name in ("data", "pairs", "models"):
+    for name in ("data", "pairs", "moments", "models"):
         (TINY.folder / name).symlink_to(models / name)
     return TINY.folder
 
@@ -180,15 +181,16 @@ def test_quality_names_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_look_alikes_share_place_and_colour(models: Path, fresh: Path) -> None:
-    data = load_data(TINY).joined(load_data(TINY, "pairs"))
+    data = load_data(TINY, "data", "pairs")
     for group in look_alikes(data):
         assert len(group) > 1
         assert len({(data.attributes[row]["context"], data.attributes[row]["color"]) for row in group.tolist()}) == 1
 
 
 def test_streams_join(models: Path, fresh: Path) -> None:
-    both = load_data(TINY).joined(load_data(TINY, "pairs"))
+    both = load_data(TINY, "data", "pairs")
     assert len(both) == len(both.images) == len(both.attributes) == 2 * TINY.scenes
+    assert all(truth["motion"] for truth in load_data(TINY, "moments").attributes)
     pairs = load_data(TINY, "pairs").attributes
     assert [truth["class"] for truth in pairs[::2]] == [truth["class"] for truth in pairs[1::2]]
 
@@ -210,3 +212,23 @@ def test_the_weight_of_the_loss_does_not_vanish_with_the_signal():
     weights = loss_weights(schedule, timesteps)
     assert weights[0] == schedule.min_snr_weights(timesteps, 5.0)[0]
     assert weights[1:].tolist() == [0.5, 0.5]
+
+
+def test_words_loss_reads_words_at_their_own_places() -> None:
+    config = CLIPTextConfig(bos_token_id=0, eos_token_id=1, pad_token_id=2)
+    table = torch.eye(8)
+    ids = torch.tensor([[0, 5, 6, 1, 2, 2]])
+    right = words_loss(20 * table[ids], ids, table, config)
+    assert right < 1e-6
+    marks = torch.tensor([[4, 5, 6, 4, 4, 4]])
+    assert words_loss(20 * table[marks], ids, table, config) == right, "marks do not count"
+    assert words_loss(20 * table[ids.flip(1)], ids, table, config) > 5
+
+
+def test_latents_of_other_pictures_are_refused(models: Path, fresh: Path) -> None:
+    (fresh / "models").unlink()
+    shutil.copytree(models / "models", fresh / "models")
+    path = fresh / "models" / "latents.safetensors"
+    save_file({"latents": load_file(path)["latents"][:-1].contiguous()}, path)
+    with pytest.raises(InputError, match="run the stage latents again"):
+        train_unet(TINY, 1, None, SilentReporter())

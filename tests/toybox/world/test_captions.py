@@ -3,7 +3,7 @@ import dataclasses
 import torch
 
 from pcs_ext.toybox.world.captions import caption, relative_view
-from pcs_ext.toybox.world.sampling import attributes, sample_scene
+from pcs_ext.toybox.world.sampling import attributes, sample_clip, sample_scene
 from pcs_ext.toybox.world.vocabulary import ACCESSORIES, CLASSES, COLORS, CONTEXTS, MOTIONS, PATTERNS, STYLES, VIEWS
 
 
@@ -26,7 +26,7 @@ def test_full_caption_names_every_attribute_of_the_truth():
     for seed in range(40):
         scene = single(seed)
         truth, words = attributes(scene), caption(scene)
-        assert set(truth) == {"class", "color", "pattern", "accessory", "context", "style", "view"}
+        assert set(truth) == {"class", "color", "pattern", "accessory", "context", "style", "view", "motion"}
         assert all(value in words for value in truth.values())
         assert words.startswith(scene.style)
         assert words.endswith(truth["view"])
@@ -57,6 +57,16 @@ def test_two_objects_and_motions_are_named():
     assert words.index(first.class_name) < words.index(" and ") < words.rindex(second.class_name)
     moving = dataclasses.replace(single(3), motion=MOTIONS[0])
     assert MOTIONS[0] in caption(moving)
+
+
+def test_clips_name_their_motion_and_no_view():
+    scenes = [sample_clip(torch.Generator().manual_seed(seed)) for seed in range(40)]
+    assert {scene.motion for scene in scenes} == set(MOTIONS)
+    for scene in scenes:
+        assert attributes(scene)["motion"] == scene.motion
+        assert scene.motion in caption(scene)
+        assert "view" not in caption(scene)
+    assert sample_clip(torch.Generator(), motion="swaying", style="pixel art of").motion == "swaying"
 
 
 def test_views_follow_the_heading():

@@ -11,7 +11,7 @@ from pcs_ext.toybox.world.flow import flow
 from pcs_ext.toybox.world.intersect import hit, normal
 from pcs_ext.toybox.world.parts import BOX, CONE, CYLINDER, SPHERE, part_names
 from pcs_ext.toybox.world.render import render, render_rgb
-from pcs_ext.toybox.world.sampling import frame, sample_scene
+from pcs_ext.toybox.world.sampling import frame, sample_clip, sample_scene
 from pcs_ext.toybox.world.scene import Camera, Scene, SceneObject
 from pcs_ext.toybox.world.vocabulary import CLASSES, MOTIONS
 
@@ -221,3 +221,13 @@ def test_every_class_is_large_in_the_frame():
         generator = torch.Generator().manual_seed(1)
         batch = [sample_scene(generator, toy=toy, two_objects=0.0) for _ in range(8)]
         assert render(batch, resolution=32).coverage.mean() > 0.12, name
+
+
+@pytest.mark.parametrize("motion", MOTIONS)
+def test_moving_toys_stay_in_the_picture(motion):
+    clips = [sample_clip(torch.Generator().manual_seed(seed), motion=motion) for seed in range(6)]
+    mask = render([clip.at(time) for clip in clips for time in (0.0, 0.25, 0.5, 0.75, 1.0)]).mask
+    edges = torch.stack([mask[:, 0], mask[:, -1], mask[:, :, 0], mask[:, :, -1]])
+    assert (mask.flatten(1).sum(1) > 40).all(), "never too small to be told"
+    assert edges.any(-1).any(0).float().mean() < 0.2
+    assert edges.sum(-1).max() < 0.4 * mask.shape[-1]
