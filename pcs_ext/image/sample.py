@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pcs_ext.config_io import config
 from pcs_ext.errors import UsageError
+from pcs_ext.image.adapters.layers import merged
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.guidance import combine_guidance
 from pcs_ext.image.types import Conditioning
@@ -120,13 +121,20 @@ def sample(
     negatives = list(negative_prompts) if negative_prompts is not None else [""] * len(prompts)
     noise = initial_noise(backbone, seeds, config) if hooks.initial_latents is None else hooks.initial_latents
     images = []
-    for first in range(0, len(prompts), batch_size):
-        rows = slice(first, first + batch_size)
-        with hooks.attention() if hooks.attention is not None else contextlib.nullcontext():
-            latents = _denoise(backbone, list(prompts[rows]), negatives[rows], noise[rows], config, hooks)
-            images.append((hooks.decode or backbone.decode_latents)(latents).float().cpu())
-        reporter.progress("sample", min(first + batch_size, len(prompts)), len(prompts))
+    with _prepared(backbone, hooks):
+        for first in range(0, len(prompts), batch_size):
+            rows = slice(first, first + batch_size)
+            with hooks.attention() if hooks.attention is not None else contextlib.nullcontext():
+                latents = _denoise(backbone, list(prompts[rows]), negatives[rows], noise[rows], config, hooks)
+                images.append((hooks.decode or backbone.decode_latents)(latents).float().cpu())
+            reporter.progress("sample", min(first + batch_size, len(prompts)), len(prompts))
     return torch.cat(images).clamp(-1, 1)
+
+
+def _prepared(backbone: AbstractBackbone, hooks: SampleHooks) -> contextlib.AbstractContextManager[None]:
+    """Adapters merged, unless gradients are wanted or someone may change them between steps."""
+    reached_into = hooks.predict is not None or hooks.on_step is not None or hooks.attention is not None
+    return contextlib.nullcontext() if torch.is_grad_enabled() or reached_into else merged(backbone.denoiser)
 
 
 def _denoise(

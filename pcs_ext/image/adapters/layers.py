@@ -5,6 +5,8 @@ the middle, and when the last is gone the original module object is back in its 
 """
 
 import abc
+import contextlib
+import copy
 import re
 from collections.abc import Iterator, Mapping
 
@@ -68,6 +70,45 @@ def merged_weights(root: nn.Module, prefix: str = "") -> dict[str, Tensor]:
     for name, child in root.named_children():
         merged |= merged_weights(child, f"{prefix}.{name}" if prefix else name)
     return merged
+
+
+@contextlib.contextmanager
+def merged(*roots: nn.Module, limit: int = 2 << 30) -> Iterator[None]:
+    """Plain layers of merged weights in place of all chains of stand-ins, for as long as the context lasts.
+
+    A plain layer runs in half the time of one with a low-rank adapter on every layer. Afterwards the chains are back,
+    untouched; scales that change meanwhile have no effect before that.
+
+    Args:
+        roots: modules that are not stand-ins themselves.
+        limit: bytes of merged weights beyond which nothing is merged.
+    """
+    with contextlib.ExitStack() as undo:
+        found = [entry for root in roots for entry in _chains(root)]
+        if sum(original(chain).weight.nbytes for _, _, chain in found) <= limit:  # type: ignore[union-attr]
+            for parent, leaf, chain in found:
+                undo.callback(setattr, parent, leaf, chain)
+                setattr(parent, leaf, _plain(chain))
+        yield
+
+
+def _chains(root: nn.Module) -> Iterator[tuple[nn.Module, str, AdapterLayer]]:
+    """Parent, attribute and top of every chain below `root`."""
+    for name, child in root.named_children():
+        if isinstance(child, AdapterLayer):
+            yield root, name, child
+        else:
+            yield from _chains(child)
+
+
+@torch.no_grad()
+def _plain(chain: AdapterLayer) -> nn.Module:
+    base = original(chain)
+    weight = merged_weights(chain)[""].to(base.weight.dtype)  # type: ignore[arg-type]
+    # A shallow copy shares everything with the original but the table of parameters.
+    plain = copy.copy(base)
+    plain._parameters = {**base._parameters, "weight": nn.Parameter(weight, requires_grad=False)}
+    return plain
 
 
 def attach(root: nn.Module, path: str, layer: AdapterLayer) -> None:

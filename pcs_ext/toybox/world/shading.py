@@ -5,6 +5,7 @@ from torch import Tensor
 
 from pcs_ext.toybox.world.assembly import Assembly
 from pcs_ext.toybox.world.cast import Frame, Hits, pairs, shadow_boxes
+from pcs_ext.toybox.world.parts import CYLINDER
 from pcs_ext.toybox.world.vocabulary import PATTERNS
 
 
@@ -21,25 +22,38 @@ def shade(parts: Assembly, hits: Hits, frame: Frame, lights: Tensor) -> Tensor:
 
 
 def _pattern(parts: Assembly, hits: Hits) -> Tensor:
-    """Base colours with stripes, spots, checks and zigzags laid over the patterned parts, in the part's own frame."""
+    """Base colours with stripes, spots, checks and zigzags laid over the patterned parts.
+
+    The pattern is projected along the axis of the part that the surface faces most, so that every side shows it: cut
+    out of space it would vanish on some (stripes on a flat roof, spots where the lattice misses a wall).
+    """
     base = parts.color[hits.part]
     kind = parts.pattern[hits.part]
     on = torch.nonzero(kind > 0)[:, 0]
     if len(on) == 0:
         return base
-    size = parts.size[hits.part[on]]
-    x, y, z = (hits.local[k][on] * size[:, k] for k in range(3))
+    local = torch.stack([hits.local[k][on] for k in range(3)], 1)
+    x, y, z = (local * parts.size[hits.part[on]]).unbind(1)
+    reach = local.abs()
+    # Cylinders and cones, the last of the parts, face along z at their ends only.
+    round_ = hits.part[on] >= min((first for kind, first, _ in parts.kinds if kind >= CYLINDER), default=len(parts.size))
+    reach[:, 2] = torch.where(round_, (reach[:, 2] > 0.999).to(reach.dtype) * 2, reach[:, 2])
+    facing = reach.argmax(1)
+    u, v = torch.where(facing == 0, y, x), torch.where(facing == 2, y, z)
+    # Spots in rows, every second row moved by half a spot.
+    row = torch.floor(v * 3.2)
+    across, along = torch.remainder(u * 2.8 + 0.5 * row, 1.0) - 0.5, torch.remainder(v * 3.2, 1.0) - 0.5
     marks = torch.stack(
         [
-            torch.sin(z * 21) > 0,
-            torch.sin(x * 11 + 0.8) * torch.sin(y * 11 + 1) * torch.sin(z * 11 + 0.5) > 0.22,
-            (torch.floor(x * 3.6) + torch.floor(y * 3.6) + torch.floor(z * 3.6)) % 2 > 0,
-            torch.remainder(z * 2.2 + (torch.remainder((x + y) * 1.8, 1.0) - 0.5).abs() * 1.2, 1.0) < 0.5,
+            torch.sin(v * 18 + 0.6) > 0,
+            across.square() / 2.8**2 + along.square() / 3.2**2 < 0.011,
+            (torch.floor(u * 3.6 + 0.5) + torch.floor(v * 3.6)) % 2 > 0,
+            torch.remainder(v * 2.2 + (torch.remainder(u * 1.8, 1.0) - 0.5).abs() * 1.2, 1.0) < 0.5,
         ]
     )
     chosen = marks.gather(0, (kind[on] - 1)[None])[0]
     plain = base[on]
-    light = plain.mean(1, keepdim=True) > 0.6
+    light = plain.mean(1, keepdim=True) > 0.45
     mark = torch.where(light, plain * 0.35, plain * 0.35 + 0.65)
     base[on] = torch.where(chosen[:, None], mark, plain)
     return base

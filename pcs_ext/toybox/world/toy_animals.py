@@ -11,7 +11,7 @@ def dog(b: Builder) -> Anchors:
     leg, hz = 0.28 * b.vary(0.2), 1.18 * b.vary(0.06)
     y = -length * 0.92
     b.sphere("body", (r, length, r), (0, 0.1, 2 * leg + r * 0.5), b.main, patterned=True)
-    b.sphere("head", (hr, hr * 0.95, hr * 0.95), (0, y, hz), b.main)
+    b.sphere("head", (hr, hr * 0.95, hr * 0.95), (0, y, hz), b.main, patterned=True)
     muzzle = 0.25 * b.vary(0.2)
     b.sphere("muzzle", (0.18, muzzle, 0.15), (0, y - hr, hz - 0.08), b.second)
     b.sphere("nose", 0.085, (0, y - hr - muzzle * 0.92, hz - 0.02), DARK)
@@ -30,7 +30,7 @@ def cat(b: Builder) -> Anchors:
     leg, hz = 0.27 * b.vary(0.2), 1.16 * b.vary(0.06)
     y = -length * 0.95
     b.sphere("body", (r, length, r), (0, 0.1, 2 * leg + r * 0.5), b.main, patterned=True)
-    b.sphere("head", (hr, hr * 0.85, hr * 0.85), (0, y, hz), b.main)
+    b.sphere("head", (hr, hr * 0.85, hr * 0.85), (0, y, hz), b.main, patterned=True)
     ear = 0.19 * b.vary(0.2)
     for side in (-1, 1):
         b.cone("ears", (0.16, 0.1, ear), (side * hr * 0.6, y + 0.02, hz + hr * 0.72 + ear * 0.6), b.second)
@@ -56,7 +56,7 @@ def duck(b: Builder) -> Anchors:
     hr = 0.33 * b.vary()
     y, z, hz = -length * 0.62, 0.14 + h, 0.14 + 2 * h + hr * 0.55
     b.sphere("body", (w, length, h), (0, 0.1, z), b.main, patterned=True)
-    b.sphere("head", hr, (0, y, hz), b.main)
+    b.sphere("head", hr, (0, y, hz), b.main, patterned=True)
     beak = 0.21 * b.vary(0.25)
     b.cone("beak", (0.18, 0.08, beak), (0, y - hr - beak * 0.55, hz - 0.05), b.second, rotation=rotation_x(90))
     b.cone("tail", (0.24, 0.12, 0.24), (0, 0.1 + length * 0.98, z + h * 0.45), b.main, rotation=rotation_x(-55))
@@ -74,7 +74,7 @@ def bear(b: Builder) -> Anchors:
     z, hz = 0.06 + h, 0.06 + 2 * h + hr * 0.62
     b.sphere("body", (w, 0.42, h), (0, 0, z), b.main, patterned=True)
     b.sphere("belly", (w * 0.6, 0.13, h * 0.6), (0, -0.33, z - 0.02), b.second)
-    b.sphere("head", hr, (0, -0.05, hz), b.main)
+    b.sphere("head", hr, (0, -0.05, hz), b.main, patterned=True)
     muzzle = 0.17 * b.vary(0.2)
     b.sphere("muzzle", (muzzle * 1.15, 0.15, muzzle * 0.85), (0, -0.05 - hr * 0.88, hz - 0.1), b.second)
     b.sphere("nose", 0.07, (0, -0.05 - hr * 0.88 - 0.13, hz - 0.04), DARK)

@@ -28,7 +28,7 @@ def robot(b: Builder) -> Anchors:
     b.box("panel", (0.2, 0.03, 0.13), (0, -0.34, 2 * leg + h * 1.15), WHITE)
     b.box("pack", (w * 0.6, 0.13, h * 0.6), (0, 0.44, 2 * leg + h * 1.1), b.second)
     b.cylinder("neck", 0.13, 0.08, (0, 0, z + 0.03), DARK)
-    b.box("head", (hs * 1.2, hs, hs), (0, 0, z + hs + 0.08), b.second)
+    b.box("head", (hs * 1.2, hs, hs), (0, 0, z + hs + 0.08), b.second, patterned=True)
     b.box("mouth", (hs * 0.55, 0.03, 0.045), (0, -hs, z + hs * 0.55 + 0.08), DARK)
     for side in (-1, 1):
         b.sphere("eyes", (0.11, 0.06, 0.11), (side * hs * 0.55, -hs, z + hs * 1.3 + 0.08), (0.25, 1.0, 0.95))
@@ -46,7 +46,7 @@ def car(b: Builder) -> Anchors:
     wheel, cabin = 0.25 * b.vary(0.2), 0.21 * b.vary(0.2)
     top = wheel + 2 * h
     b.box("body", (w, length, h), (0, 0, wheel + h), b.main, patterned=True)
-    b.box("cabin", (w * 0.88, length * 0.5, cabin), (0, 0.12, top + cabin), b.second)
+    b.box("cabin", (w * 0.88, length * 0.5, cabin), (0, 0.12, top + cabin), b.second, patterned=True)
     b.box("windows", (w * 0.7, length * 0.52, cabin * 0.6), (0, 0.12, top + cabin), GLASS)
     b.box("windows", (w * 0.9, length * 0.36, cabin * 0.6), (0, 0.12, top + cabin), GLASS)
     b.box("bumper", (w * 1.02, 0.06, 0.06), (0, -length, wheel + 0.02), (0.75, 0.77, 0.8))
@@ -68,7 +68,7 @@ def teapot(b: Builder) -> Anchors:
     b.sphere("pot", (r, r, h), (0, 0, h + 0.06), b.main, patterned=True)
     b.cylinder("foot", r * 0.6, 0.06, (0, 0, 0.06), b.second)
     top = 2 * h + 0.02
-    b.sphere("lid", (r * 0.58, r * 0.58, 0.13), (0, 0, top), b.second)
+    b.sphere("lid", (r * 0.58, r * 0.58, 0.13), (0, 0, top), b.second, patterned=True)
     b.sphere("knob", 0.11 * b.vary(0.2), (0, 0, top + 0.2), b.second)
     s = 0.12 * b.vary(0.2)
     b.chain("spout", [(r * 0.75, 0, h * 0.7), (r + 0.25, 0, h * 1.05), (r + 0.42, 0, h * 1.75)], s, b.second)
@@ -84,7 +84,7 @@ def house(b: Builder) -> Anchors:
     """Walls with a door and two windows in front, one window per side, a pointed roof and a chimney."""
     w, d, h, roof = 0.68 * b.vary(), 0.58 * b.vary(), 0.45 * b.vary(), 0.42 * b.vary(0.2)
     b.box("walls", (w, d, h), (0, 0, h), b.main, patterned=True)
-    b.cone("roof", (w * 1.52, d * 1.55, roof), (0, 0, 2 * h + roof), b.second)
+    b.cone("roof", (w * 1.52, d * 1.55, roof), (0, 0, 2 * h + roof), b.second, patterned=True)
     b.box("door", (0.18, 0.04, 0.29), (0, -d, 0.29), WOOD)
     b.sphere("doorknob", 0.04, (0.1, -d - 0.05, 0.3), (0.98, 0.8, 0.2))
     for side in (-1, 1):
@@ -115,15 +115,16 @@ def boat(b: Builder) -> Anchors:
     """A hull with a pointed bow, a cabin at the stern, a mast with a white sail and a flag."""
     length, w, mast = 0.95 * b.vary(0.12), 0.44 * b.vary(), 0.62 * b.vary(0.12)
     b.box("hull", (w, length * 0.68, 0.21), (0, 0.15, 0.26), b.main, patterned=True)
-    b.cone("bow", (w, 0.21, 0.35), (0, 0.15 - length * 0.68 - 0.35, 0.26), b.main, rotation=rotation_x(90))
+    at = (0, 0.15 - length * 0.68 - 0.35, 0.26)
+    b.cone("bow", (w, 0.21, 0.35), at, b.main, rotation=rotation_x(90), patterned=True)
     b.box("deck", (w * 1.06, length * 0.7, 0.04), (0, 0.15, 0.49), b.second)
     cabin = 0.2 * b.vary(0.2)
-    b.box("cabin", (w * 0.65, 0.27, cabin), (0, 0.48, 0.5 + cabin), b.second)
+    b.box("cabin", (w * 0.65, 0.27, cabin), (0, 0.48, 0.5 + cabin), b.second, patterned=True)
     for side in (-1, 1):
         b.cylinder("portholes", 0.09, 0.03, (side * w * 0.65, 0.48, 0.52 + cabin), GLASS, rotation=rotation_y(90))
     top = 0.5 + 2 * mast
     b.cylinder("mast", 0.05, mast, (0, -0.12, 0.5 + mast), WOOD)
-    b.cone("sail", (0.05, 0.42, mast * 0.8), (0, -0.08, 0.62 + mast * 0.85), WHITE)
+    b.cone("sail", (0.05, 0.42, mast * 0.8), (0, -0.08, 0.62 + mast * 0.85), WHITE, patterned=True)
     b.box("flag", (0.02, 0.16, 0.09), (0, 0.04, top - 0.05), (0.9, 0.12, 0.15))
     return Anchors((0, -0.12, top, 0.3), (0, 0.15, 0.56, w * 1.1, length * 0.72), BOX)
 
@@ -134,7 +135,7 @@ def rocket(b: Builder) -> Anchors:
     top = 0.36 + 2 * h
     b.cylinder("tube", r, h, (0, 0, 0.36 + h), b.main, patterned=True)
     b.cylinder("collar", r * 1.06, 0.05, (0, 0, top - 0.02), b.second)
-    b.cone("nose", (r, r, nose), (0, 0, top + nose), b.second)
+    b.cone("nose", (r, r, nose), (0, 0, top + nose), b.second, patterned=True)
     b.sphere("frame", (0.22, 0.06, 0.22), (0, -r, 0.36 + 1.35 * h), WHITE)
     b.sphere("window", (0.16, 0.08, 0.16), (0, -r - 0.01, 0.36 + 1.35 * h), (0.3, 0.65, 0.95))
     b.box("hatch", (0.15, 0.05, 0.24), (0, r, 0.36 + h), b.second)

@@ -16,6 +16,7 @@ from pcs_ext.image.adapters import (
     build_adapter,
     injected,
 )
+from pcs_ext.image.adapters.layers import AdapterLayer, merged
 from tests.support.tiny import tiny_backbone
 
 BOTH = ("denoiser", "text_encoder")
@@ -57,6 +58,24 @@ def test_injection_changes_nothing_until_trained_and_ejection_leaves_no_trace(ke
     adapter.eject()
     assert snapshot(backbone) == before
     assert torch.equal(run(backbone, prompt), output)
+
+
+@pytest.mark.parametrize("pair", list(itertools.pairwise(CONFIGS)), ids="+".join)
+def test_merged_layers_draw_the_same_and_the_chains_come_back(pair, backbone, run, snapshot):
+    adapters = [build(key, f"number_{index}") for index, key in enumerate(pair)]
+    with injected(backbone, *adapters):
+        for adapter in adapters:
+            disturb(adapter)
+        before, output = snapshot(backbone), run(backbone)
+        with merged(backbone.denoiser):
+            assert not any(isinstance(module, AdapterLayer) for module in backbone.denoiser.modules())
+            torch.testing.assert_close(run(backbone), output, rtol=1e-4, atol=1e-4)
+        assert snapshot(backbone) == before
+        assert torch.equal(run(backbone), output)
+        with pytest.raises(ZeroDivisionError), merged(backbone.denoiser):
+            raise ZeroDivisionError
+        with merged(backbone.denoiser, limit=10):
+            assert torch.equal(run(backbone), output), "too large: nothing is merged"
 
 
 @pytest.fixture(scope="module", params=["sd", "sdxl"])

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -13,7 +14,7 @@ from pcs_ext.toybox.world.parts import BOX, CONE, CYLINDER, SPHERE, part_names
 from pcs_ext.toybox.world.render import render, render_rgb
 from pcs_ext.toybox.world.sampling import frame, sample_clip, sample_scene
 from pcs_ext.toybox.world.scene import Camera, Scene, SceneObject
-from pcs_ext.toybox.world.vocabulary import CLASSES, MOTIONS
+from pcs_ext.toybox.world.vocabulary import CLASSES, MOTIONS, PATTERNS
 
 
 def scenes(count: int, seed: int = 0, **options) -> list[Scene]:
@@ -231,3 +232,16 @@ def test_moving_toys_stay_in_the_picture(motion):
     assert (mask.flatten(1).sum(1) > 40).all(), "never too small to be told"
     assert edges.any(-1).any(0).float().mean() < 0.2
     assert edges.sum(-1).max() < 0.4 * mask.shape[-1]
+
+
+@pytest.mark.parametrize("azimuth, elevation", [(0, 12), (90, 12), (180, 12), (30, 60)])
+def test_patterns_can_be_seen_and_told_apart_from_every_side(azimuth, elevation):
+    toy = SceneObject(class_name="dog", color="red", second_color="blue")
+    for name in CLASSES:
+        toys = [dataclasses.replace(toy, class_name=name, pattern=pattern) for pattern in PATTERNS]
+        camera = frame((toys[0],), azimuth, elevation, fill=0.9)
+        shown = render([Scene(objects=(one,), camera=camera) for one in toys])
+        differing = (shown.rgb[:, None] - shown.rgb[None]).abs().amax(2) > 0.2
+        shares = (differing & shown.mask[0]).flatten(2).sum(2) / shown.mask[0].sum()
+        least = shares[~torch.eye(len(toys), dtype=torch.bool)].min()
+        assert least > 0.05, f"{name}: only {least:.2f} of its surface tells two patterns apart"
