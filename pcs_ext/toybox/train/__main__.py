@@ -11,8 +11,31 @@ from pcs_ext.errors import PcsError
 from pcs_ext.reporter import ConsoleReporter, Reporter
 from pcs_ext.toybox.train.settings import PRESETS, Settings
 
-Stage = Literal["data", "tokenizer", "vae", "clip", "dino", "oracle", "latents", "decoder", "unet", "export"]
-STEPS: dict[str, int] = {"vae": 6000, "clip": 6000, "dino": 3000, "oracle": 6000, "decoder": 4000, "unet": 40_000}
+Stage = Literal[
+    "data",
+    "tokenizer",
+    "vae",
+    "clip",
+    "dino",
+    "oracle",
+    "latents",
+    "decoder",
+    "unet",
+    "export",
+    "clips",
+    "motion_reader",
+    "motion",
+]
+STEPS: dict[str, int] = {
+    "vae": 6000,
+    "clip": 6000,
+    "dino": 3000,
+    "oracle": 6000,
+    "decoder": 4000,
+    "unet": 40_000,
+    "motion_reader": 2000,
+    "motion": 6000,
+}
 _TRAINED = {
     "vae": ("vae", "train_vae"),
     "decoder": ("vae", "train_decoder"),
@@ -20,6 +43,8 @@ _TRAINED = {
     "dino": ("dino", "train_dino"),
     "oracle": ("oracle", "train_oracle"),
     "unet": ("unet", "train_unet"),
+    "motion_reader": ("motion_reader", "train_motion_reader"),
+    "motion": ("motion", "train_motion"),
 }
 """Stage -> module and function."""
 
@@ -35,7 +60,7 @@ def train(
 
     Args:
         stage: what to make; the order is data, tokenizer, vae, clip, dino, oracle, latents, decoder, unet,
-            export.
+            export; then, for clips, clips, motion_reader, motion, and export again.
         preset: sizes: 64 pixels for a CPU, 128 for a GPU.
         steps: optimiser steps in all; 0 takes the stage's own number.
         minutes: stop after so many minutes, to go on in a later call; 0 never.
@@ -52,7 +77,7 @@ def train(
 
 def run(stage: str, settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
     """Run one stage. Modules are imported when their stage is asked for."""
-    if stage in ("data", "latents", "export", "tokenizer"):
+    if stage not in _TRAINED:
         _run_whole(stage, settings, reporter)
     else:
         module, function = _TRAINED[stage]
@@ -66,6 +91,10 @@ def _run_whole(stage: str, settings: Settings, reporter: Reporter) -> None:
         from pcs_ext.toybox.train.data import render_data
 
         render_data(settings, reporter)
+    elif stage == "clips":
+        from pcs_ext.toybox.train.clips import render_clips
+
+        render_clips(settings, reporter)
     elif stage == "tokenizer":
         from pcs_ext.toybox.train.tokenizer import train_tokenizer
 

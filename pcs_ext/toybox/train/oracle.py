@@ -13,6 +13,8 @@ from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.stage import compile_for, rows, run_stage
 
 _BATCH = 32
+_WEIGHTS = {"pattern": 3.0, "view": 2.0}
+"""Of the heads' losses where not 1: the two attributes that are learned last."""
 
 
 def train_oracle(settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
@@ -31,7 +33,11 @@ def train_oracle(settings: Settings, steps: int, minutes: float | None, reporter
         images = damage(move(data.pixels(chosen), generator), generator).to(settings.device)
         logits = oracle(images.contiguous(memory_format=torch.channels_last))
         return LossTerms(
-            {name: F.cross_entropy(logits[name].float(), labels[name][chosen].to(images.device)) for name in HEADS}
+            {
+                name: _WEIGHTS.get(name, 1.0)
+                * F.cross_entropy(logits[name].float(), labels[name][chosen].to(images.device))
+                for name in HEADS
+            }
         )
 
     def finish() -> None:

@@ -23,6 +23,19 @@ def posed(scene: Scene) -> Scene:
     return dataclasses.replace(scene, objects=objects, camera=camera, motion="", time=0.0)
 
 
+def frames_of(scene: Scene, frames: int, *, start: float = 0.0) -> list[Scene]:
+    """The scene at so many moments, a sixteenth of its motion apart.
+
+    Raises:
+        ConfigError: the motion is over before the last frame.
+    """
+    if not 0 <= start <= 1 - (frames - 1) / 16:
+        raise ConfigError(
+            f"{frames} frames from {start:g} on end at {start + (frames - 1) / 16:g}; a motion ends at 1."
+        )
+    return [scene.at(start + index / 16) for index in range(frames)]
+
+
 def _move(toy: SceneObject, motion: str, time: float, camera: Camera) -> SceneObject:
     x, y, z = toy.position
     if motion == "spinning":

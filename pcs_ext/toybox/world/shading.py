@@ -36,7 +36,9 @@ def _pattern(parts: Assembly, hits: Hits) -> Tensor:
     x, y, z = (local * parts.size[hits.part[on]]).unbind(1)
     reach = local.abs()
     # Cylinders and cones, the last of the parts, face along z at their ends only.
-    round_ = hits.part[on] >= min((first for kind, first, _ in parts.kinds if kind >= CYLINDER), default=len(parts.size))
+    round_ = hits.part[on] >= min(
+        (first for kind, first, _ in parts.kinds if kind >= CYLINDER), default=len(parts.size)
+    )
     reach[:, 2] = torch.where(round_, (reach[:, 2] > 0.999).to(reach.dtype) * 2, reach[:, 2])
     facing = reach.argmax(1)
     u, v = torch.where(facing == 0, y, x), torch.where(facing == 2, y, z)

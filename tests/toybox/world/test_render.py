@@ -234,7 +234,7 @@ def test_moving_toys_stay_in_the_picture(motion):
     assert edges.sum(-1).max() < 0.4 * mask.shape[-1]
 
 
-@pytest.mark.parametrize("azimuth, elevation", [(0, 12), (90, 12), (180, 12), (30, 60)])
+@pytest.mark.parametrize(("azimuth", "elevation"), [(0, 12), (90, 12), (180, 12), (30, 60)])
 def test_patterns_can_be_seen_and_told_apart_from_every_side(azimuth, elevation):
     toy = SceneObject(class_name="dog", color="red", second_color="blue")
     for name in CLASSES:

@@ -1,0 +1,122 @@
+"""The motion adapter (AnimateDiff, Guo et al. 2023, arXiv 2307.04725): trained on clips, the denoiser frozen."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from pcs_ext.config_io import atomic_write_bytes
+from pcs_ext.errors import InputError
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.backbones.unet import AbstractUnetBackbone, fingerprint
+from pcs_ext.image.fit import FitConfig
+from pcs_ext.image.types import LossTerms
+from pcs_ext.reporter import Reporter
+from pcs_ext.toybox import weights_path
+from pcs_ext.toybox.train.clips import ClipData, load_clips
+from pcs_ext.toybox.train.settings import Settings
+from pcs_ext.toybox.train.stage import rows, run_stage
+from pcs_ext.toybox.train.unet import loss_weights
+from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone, identity_motion_adapter
+
+_BATCH = 2
+_MAX_FRAMES = 16
+_DROP_CAPTION = 0.1
+
+
+def train_motion(
+    settings: Settings, steps: int, minutes: float | None, reporter: Reporter, *, base: Path | None = None
+) -> None:
+    """Train on the base that ships and save to `models/motion`.
+
+    Args:
+        settings: of this generation of toybox.
+        steps: optimiser steps in all.
+        minutes: budget of this call; None: until the steps are done.
+        reporter: hears the progress.
+        base: pipeline to teach; None: the one in the package.
+
+    Raises:
+        InputError: the base draws at another resolution.
+    """
+    image = load_backbone(base or weights_path("base"), device=settings.device, precision="fp32")
+    assert isinstance(image, AbstractUnetBackbone)
+    if image.resolution != settings.resolution:
+        raise InputError(
+            f"the base draws {image.resolution} pixels, the clips have {settings.resolution}; export a base of this "
+            "generation first."
+        )
+    data = load_clips(settings)
+    latents = clip_latents(image, data, settings.folder / "models" / "clip_latents.safetensors", reporter)
+    if settings.device == "cpu":
+        image.denoiser.set_attn_processor(AttnProcessor())
+    torch.manual_seed(0)
+    motion = identity_motion_adapter(image.denoiser, max_frames=_MAX_FRAMES)
+    backbone = AnimateDiffBackbone(image, motion)
+
+    def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
+        chosen = rows(len(data), _BATCH, generator)
+        conditioning = backbone.encode_prompt(_captions(data, chosen, generator))
+        clean = latents[chosen].float().to(settings.device)
+        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+        timesteps = torch.randint(1000, (_BATCH,), generator=generator).to(clean.device)
+        noisy = backbone.schedule.add_noise(clean, noise, timesteps)
+        predicted = backbone.predict(noisy, timesteps, conditioning).float()
+        errors = (predicted - backbone.schedule.target(clean, noise, timesteps)).square().mean((1, 2, 3, 4))
+        return LossTerms({"v": (errors * loss_weights(backbone.schedule, timesteps)).mean()})
+
+    def finish() -> None:
+        backbone.motion.save_pretrained(settings.folder / "models" / "motion")
+
+    config = FitConfig(steps=steps, lr_schedule="cosine", warmup_steps=100, autocast="bf16", ema_decay=0.999)
+    run_stage(
+        "motion",
+        {"motion": backbone.motion},
+        loss,
+        settings,
+        config,
+        reporter,
+        learning_rate=5e-4,
+        weight_decay=0.01,
+        minutes=minutes,
+        finish=finish,
+    )
+
+
+def _captions(data: ClipData, chosen: Tensor, generator: torch.Generator) -> list[str]:
+    variants = torch.randint(len(data.captions[0]), (len(chosen),), generator=generator).tolist()
+    dropped = (torch.rand(len(chosen), generator=generator) < _DROP_CAPTION).tolist()
+    return [
+        "" if drop else data.captions[row][variant]
+        for row, variant, drop in zip(chosen.tolist(), variants, dropped, strict=True)
+    ]
+
+
+def clip_latents(image: AbstractBackbone, data: ClipData, path: Path, reporter: Reporter) -> Tensor:
+    """Latents of all clips, `n c f h w` float16, kept in `path` for the same autoencoder and the same clips."""
+    mark = f"{_digest(image)} {len(data)}"
+    if path.is_file():
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("made_of") == mark:
+                return file.get_tensor("latents")
+    pieces = []
+    for first in range(0, len(data), 25):
+        clips = data.pixels(torch.arange(first, min(first + 25, len(data)))).to(image.device)
+        with torch.inference_mode():
+            mean, _ = image.encode_posterior(clips.flatten(0, 1))
+        pieces.append(mean.unflatten(0, clips.shape[:2]).transpose(1, 2).half().cpu())
+        reporter.progress("latents", min(first + 25, len(data)), len(data))
+    latents = torch.cat(pieces).contiguous()
+    atomic_write_bytes(path, save({"latents": latents}, metadata={"made_of": mark}))
+    return latents
+
+
+def _digest(image: AbstractBackbone) -> str:
+    """Of the encoding half: a better decoder leaves latents valid."""
+    vae: Any = image.vae  # type: ignore[attr-defined]
+    return fingerprint([half for half in (vae.encoder, vae.quant_conv) if half is not None])
