@@ -8,13 +8,22 @@ from typing import Any
 from pcs_ext.config_io import atomic_write_text
 
 _BEGIN, _END = "<!-- quality: written by pcs_ext.toybox.quality -->", "<!-- end of quality -->"
-_METRICS = {"base": ("vae/", "generated/"), "clip": ("clip/",), "dino": ("dino/",), "oracle": ("oracle/",)}
+_METRICS = {
+    "base": ("vae/", "generated/"),
+    "clip": ("clip/",),
+    "dino": ("dino/",),
+    "oracle": ("oracle/",),
+    "motion": ("clips/",),
+    "motion_reader": ("reader/",),
+}
 
 ABOUT: Mapping[str, str] = {
     "base": "Stable Diffusion at a quarter of its scale (v-prediction) for pictures of the toy world.",
     "clip": "A CLIP pair of the toy world: measures how well pictures and prompts agree.",
     "dino": "A self-supervised image encoder (SimCLR on pairs): measures how alike two pictures of toys are.",
     "oracle": "Reads class, colour, pattern, accessory, context, style and view off a picture of one toy.",
+    "motion": "An AnimateDiff motion adapter: makes the base draw clips of moving toys.",
+    "motion_reader": "Reads off a clip which of the world's motions it shows, or that nothing moves.",
 }
 """What each shipped folder is."""
 
@@ -40,7 +49,7 @@ def write_card(folder: Path, name: str, stages: Mapping[str, int], facts: Mappin
         "## Made by",
         "",
         "```sh",
-        "python -m pcs_ext.toybox.train data",
+        f"python -m pcs_ext.toybox.train {'clips' if name.startswith('motion') else 'data'}",
         "python -m pcs_ext.toybox.train tokenizer",
         *commands,
         "python -m pcs_ext.toybox.train export",

@@ -31,6 +31,7 @@ from pcs_ext.toybox.quality_measures import (
     measure_oracle,
     measure_vae,
 )
+from pcs_ext.toybox.quality_motion import held_out_clips, measure_clips, measure_motion_reader
 from pcs_ext.toybox.quality_sheets import write_confusions, write_pairs, write_samples
 
 DATA_SEED = 1
@@ -46,22 +47,33 @@ FLOORS: dict[str, tuple[float, float]] = {
     "generated/context": (0.90, 0.98),
     "generated/view": (0.70, 0.90),
     "generated/accessory": (0.60, 0.85),
+    "clips/motion": (0.65, 0.90),
+    "clips/class": (0.70, 0.90),
+    "clips/consistency": (0.90, 0.95),
 }
 """By metric: what a release needs at least, and what it aims for."""
 
 
 def measure(
-    weights: Path, *, scenes: int, prompts: int, resolution: int, sheets: Path | None, reporter: Reporter
+    weights: Path,
+    *,
+    scenes: int,
+    prompts: int,
+    resolution: int,
+    sheets: Path | None,
+    reporter: Reporter,
+    clips: int = 64,
 ) -> tuple[list[Measured], list[str]]:
     """Measure every model found.
 
     Args:
-        weights: folder with `oracle`, `clip` and `base/...`; or a training run's `models` folder, with `vae`.
+        weights: folder with `oracle`, `clip`, `base`, `motion` and so on; or a training run's `models`, with `vae`.
         scenes: held-out pictures.
         prompts: captions to generate from; 0 generates nothing.
         resolution: of the pictures, in pixels.
         sheets: folder for the pictures of `toybox_*.png`; None writes none.
         reporter: hears the progress.
+        clips: held-out clips to read, and captions to make clips from; 0 leaves motion out.
 
     Returns:
         The figures, and the names of the models that are missing.
@@ -80,6 +92,23 @@ def measure(
     found, images = measure_generated(weights / "base", weights / "oracle", prompts, reporter, seed=DATA_SEED)
     if sheets is not None:
         write_samples(sheets / "toybox_samples.png", images[:64])
+    moving, absent = _measure_motion(weights, resolution, clips, sheets, reporter) if clips else ([], [])
+    return figures + found + moving, missing + absent
+
+
+def _measure_motion(
+    weights: Path, resolution: int, count: int, sheets: Path | None, reporter: Reporter
+) -> tuple[list[Measured], list[str]]:
+    missing = [name for name in ("motion_reader", "motion") if not (weights / name / "config.json").is_file()]
+    if "motion_reader" in missing:
+        return [], missing
+    clips, images = held_out_clips(count, resolution, seed=DATA_SEED)
+    figures = measure_motion_reader(weights / "motion_reader", clips, images)
+    if "motion" in missing:
+        return figures, missing
+    found, made = measure_clips(weights, clips, images, reporter)
+    if sheets is not None:
+        write_samples(sheets / "toybox_clips.png", made[:8].flatten(0, 1))
     return figures + found, missing
 
 
@@ -168,6 +197,7 @@ def main(
     weights: Path | None = None,
     scenes: int = 1000,
     prompts: int = 500,
+    clips: int = 64,
     resolution: int = 64,
     sheets: Path | None = None,
     output: Path | None = None,
@@ -180,6 +210,7 @@ def main(
         weights: folder of the models; the shipped ones when not given.
         scenes: held-out pictures.
         prompts: captions to generate from.
+        clips: held-out clips, and captions to make clips from.
         resolution: of the pictures, in pixels.
         sheets: folder to write contact sheets to.
         output: also write the JSON there.
@@ -191,6 +222,7 @@ def main(
             weights or weights_path("base").parent,
             scenes=scenes,
             prompts=prompts,
+            clips=clips,
             resolution=resolution,
             sheets=sheets,
             reporter=ConsoleReporter(),

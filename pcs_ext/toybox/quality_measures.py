@@ -96,7 +96,7 @@ def measure_vae(folder: Path, data: HeldOut) -> tuple[list[Measured], Tensor]:
     vae: Any = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).eval()
     pieces = [vae.decode(vae.encode(images).latent_dist.mean).sample for images in data.images.split(32)]
     decoded = ((torch.cat(pieces).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
-    return [_figure("vae/psnr", psnr(decoded, data.images), start)], decoded
+    return [figure("vae/psnr", psnr(decoded, data.images), start)], decoded
 
 
 def psnr(images: Tensor, targets: Tensor) -> list[float]:
@@ -120,7 +120,7 @@ def measure_clip(folder: Path, data: HeldOut) -> list[Measured]:
     pictures = data.images[rows].split(64)
     features = torch.cat([clip.get_image_features(pixel_values=images).pooler_output for images in pictures])
     hits = retrieval_hits(text_features, F.normalize(features, dim=1), size)
-    return [_figure(f"clip/top-1 of {size}", hits, start), *_measure_words(clip, tokenizer, data)]
+    return [figure(f"clip/top-1 of {size}", hits, start), *_measure_words(clip, tokenizer, data)]
 
 
 _WORDS: dict[str, tuple[str, ...]] = {"class": CLASSES, "color": tuple(COLORS), "context": CONTEXTS, "view": VIEWS}
@@ -143,7 +143,7 @@ def _measure_words(clip: Any, tokenizer: Any, data: HeldOut) -> list[Measured]:
             ).input_ids
             texts = F.normalize(clip.get_text_features(input_ids=ids).pooler_output, dim=1)
             hits[name].append(float(int((texts @ picture[0]).argmax()) == own))
-    return [_figure(f"clip/{name}", found, start) for name, found in hits.items()]
+    return [figure(f"clip/{name}", found, start) for name, found in hits.items()]
 
 
 @torch.inference_mode()
@@ -162,9 +162,9 @@ def measure_image_encoder(folder: Path, resolution: int, toys: int) -> list[Meas
     cosines = one @ other.T
     same, different = cosines.diagonal(), cosines[~torch.eye(toys, dtype=torch.bool)]
     return [
-        _figure(f"dino/top-1 of {size}", retrieval_hits(one, other, size), start),
-        _figure("dino/same toy", same.tolist(), start),
-        _figure("dino/other toy", different.tolist(), start),
+        figure(f"dino/top-1 of {size}", retrieval_hits(one, other, size), start),
+        figure("dino/same toy", same.tolist(), start),
+        figure("dino/other toy", different.tolist(), start),
     ]
 
 
@@ -208,10 +208,11 @@ def _readings(
     right: Callable[[str], list[float]] = lambda name: [  # noqa: E731
         float(have[name] == want[name]) for have, want in zip(read, truth, strict=True)
     ]
-    return [_figure(f"{prefix}/{name}", right(name), start) for name in names]
+    return [figure(f"{prefix}/{name}", right(name), start) for name in names]
 
 
-def _figure(metric: str, values: Sequence[float], start: float) -> Measured:
+def figure(metric: str, values: Sequence[float], start: float) -> Measured:
+    """The mean of values and half the width of its 95 % interval; `start` is when their making began."""
     n = len(values)
     mean = math.fsum(values) / n
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / max(n - 1, 1))

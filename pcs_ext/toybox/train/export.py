@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, CLIPModel, CLIPTextModel
 
@@ -25,7 +25,7 @@ def export(settings: Settings, reporter: Reporter, target: Path | None = None) -
     Args:
         settings: of this generation of toybox.
         reporter: hears what was written.
-        target: folder for `base`, `clip`, `dino` and `oracle`; None: the package's `weights` folder.
+        target: folder for `base`, `clip`, `dino`, `oracle` and the two for clips; None: the package's `weights` folder.
 
     What the commands do not tell about a training (a change of the code on the way) is read from `models/notes.json`,
     `{"base": "..."}`, into the cards.
@@ -59,6 +59,16 @@ def export(settings: Settings, reporter: Reporter, target: Path | None = None) -
             shutil.copytree(models / "oracle", folder, dirs_exist_ok=True)
             _card(settings, folder, "oracle", ("oracle",))
         reporter.event("export", "oracle written")
+    if (models / "motion_reader").exists():
+        with atomic_folder(target / "motion_reader") as folder:
+            shutil.copytree(models / "motion_reader", folder, dirs_exist_ok=True)
+            _card(settings, folder, "motion_reader", ("motion_reader",))
+        reporter.event("export", "motion reader written")
+    if (models / "motion").exists():
+        with atomic_folder(target / "motion") as folder:
+            MotionAdapter.from_pretrained(models / "motion", torch_dtype=torch.float16).save_pretrained(folder)
+            _card(settings, folder, "motion", ("motion",))
+        reporter.event("export", "motion adapter written")
 
 
 def _card(settings: Settings, folder: Path, name: str, stages: Sequence[str]) -> None:

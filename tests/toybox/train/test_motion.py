@@ -12,6 +12,7 @@ from pcs_ext.errors import ConfigError, InputError, ModelError
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.reporter import SilentReporter
 from pcs_ext.toybox.motion_reader import NONE, READINGS, MotionReader
+from pcs_ext.toybox.quality_motion import held_out_clips, measure_motion_reader
 from pcs_ext.toybox.train.__main__ import run
 from pcs_ext.toybox.train.clips import FRAMES, clips_of, load_clips
 from pcs_ext.toybox.train.motion import clip_latents, train_motion
@@ -163,3 +164,12 @@ def test_clip_latents_are_encoded_once_per_autoencoder(cache: Path, tiny_sd_path
 def test_a_base_of_another_resolution_is_refused(cache: Path, tiny_sd_path: Path) -> None:
     with pytest.raises(InputError, match="the clips have 64"):
         train_motion(Settings(resolution=64), 1, None, SilentReporter(), base=tiny_sd_path)
+
+
+def test_the_reader_is_measured_on_clips_it_has_not_seen(cache: Path) -> None:
+    run("motion_reader", TINY, 2, None, SilentReporter())
+    clips, images = held_out_clips(6, 32)
+    assert images.shape == (6, FRAMES, 3, 32, 32)
+    figures = measure_motion_reader(TINY.folder / "models" / "motion_reader", clips, images)
+    assert [figure.metric for figure in figures] == ["reader/motion", "reader/still"]
+    assert all(figure.n == 6 and 0 <= figure.value <= 1 for figure in figures)

@@ -21,6 +21,7 @@ from pcs_ext.toybox.train.__main__ import run
 from pcs_ext.toybox.train.clip import look_alikes, words_loss
 from pcs_ext.toybox.train.data import load_data, pairs_of
 from pcs_ext.toybox.train.export import export
+from pcs_ext.toybox.train.motion import train_motion
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.tokenizer import train_tokenizer
 from pcs_ext.toybox.train.unet import build_scheduler, loss_weights, train_unet
@@ -49,6 +50,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train_tokenizer(TINY, scenes=40)
         for stage in ("vae", "clip", "dino", "oracle", "latents", "unet"):
             run(stage, TINY, 3, None, SilentReporter())
+        export(TINY, SilentReporter(), TINY.folder / "shipped")
+        run("clips", TINY, 0, None, SilentReporter())
+        run("motion_reader", TINY, 3, None, SilentReporter())
+        train_motion(TINY, 1, None, SilentReporter(), base=TINY.folder / "shipped" / "base")
         export(TINY, SilentReporter(), TINY.folder / "shipped")
         return TINY.folder
 
@@ -132,12 +137,14 @@ def test_export_names_the_missing_stage(fresh: Path, tmp_path: Path) -> None:
 
 
 def test_quality_measures_everything_that_is_there(models: Path, tmp_path: Path) -> None:
-    sizes = {"scenes": 12, "prompts": 8, "resolution": 32, "reporter": SilentReporter()}
+    sizes = {"scenes": 12, "prompts": 8, "clips": 2, "resolution": 32, "reporter": SilentReporter()}
     figures, missing = measure(models / "shipped", sheets=tmp_path, **sizes)
     assert missing == []
     kinds = [figure.metric.split("/")[0] for figure in figures]
-    assert [kinds.count(kind) for kind in ("oracle", "vae", "clip", "dino", "generated")] == [7, 1, 5, 3, 5]
+    counts = {"oracle": 7, "vae": 1, "clip": 5, "dino": 3, "generated": 5, "reader": 2, "clips": 3}
+    assert {kind: kinds.count(kind) for kind in kinds} == counts
     assert {path.name for path in tmp_path.glob("*.png")} == {
+        "toybox_clips.png",
         "toybox_confusions.png",
         "toybox_samples.png",
         "toybox_vae.png",
