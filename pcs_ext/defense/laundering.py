@@ -20,6 +20,7 @@ from pcs_ext.defense.purifier import Purifier
 from pcs_ext.defense.transforms import gaussian_blur
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.data.photos import MIN_SIDE
 
 
 @config
@@ -63,7 +64,8 @@ class Smaller:
 
     kind: Literal["smaller"] = "smaller"
     share: float = 0.5
-    """Of both sides, in (0, 1); bicubic with anti-aliasing, at least one pixel is left."""
+    """Of both sides, in (0, 1); bicubic with anti-aliasing. Trainers refuse photos of fewer than 32 pixels per side, so
+    small ones are reduced less."""
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
@@ -78,7 +80,11 @@ class Smaller:
         self, photos: Sequence[Tensor], *, clean: Sequence[Tensor], backbone: AbstractBackbone, seed: int
     ) -> list[Tensor]:
         """Nothing is drawn."""
-        return [_resized(photo, [max(1, round(self.share * side)) for side in photo.shape[1:]]) for photo in photos]
+        return [self._through(photo) for photo in photos]
+
+    def _through(self, photo: Tensor) -> Tensor:
+        share = min(1.0, max(self.share, MIN_SIDE / min(photo.shape[1:])))
+        return _resized(photo, [max(1, round(share * side)) for side in photo.shape[1:]])
 
 
 @config

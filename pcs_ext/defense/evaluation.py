@@ -1,0 +1,339 @@
+"""The proof: what attackers learn from clean photos, from protected ones and from ones with random noise, as they are
+and after each laundering."""
+
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pcs_ext.config_io import (
+    atomic_write_bytes,
+    config,
+    config_hash,
+    file_sha256,
+    from_jsonable,
+    read_json,
+    to_jsonable,
+    write_json,
+)
+from pcs_ext.defense.attack import Attacker, Scene, attack, nobody
+from pcs_ext.defense.budget import Budget
+from pcs_ext.defense.canvas import Canvas
+from pcs_ext.defense.files import encode
+from pcs_ext.defense.laundering import LAUNDERINGS, JpegFile, Laundering
+from pcs_ext.defense.naturalness import NaturalModel
+from pcs_ext.defense.photos import read_own_photo
+from pcs_ext.defense.written import random_change
+from pcs_ext.errors import ConfigError, UsageError
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.class_images import ClassImages
+from pcs_ext.image.concept import fill
+from pcs_ext.image.data import read_photo
+from pcs_ext.image.evaluate import load_image_encoder, square_images
+from pcs_ext.image.evaluate.encoders import ImageEncoder
+from pcs_ext.image.evaluate.metrics import bootstrap_interval
+from pcs_ext.image.learn import preset_of
+from pcs_ext.image.recipes.presets import SAMPLING
+from pcs_ext.reporter import Reporter
+
+ARMS = ("clean", "protected", "noise")
+"""Which photos an attacker has: the originals, the protected ones, or originals with random noise of the budget."""
+UNLAUNDERED = "as shared"
+FOLDER, NAME = "attacks", "evaluation.json"
+_TOYBOX_ENCODER = Path(__file__).parents[1] / "toybox" / "weights" / "dino"
+_NATURAL_PICTURES = 32
+
+
+@config
+class Plan:
+    """Which attacks are tried."""
+
+    attackers: tuple[Attacker, ...]
+    """All of them try every condition."""
+    launderings: tuple[Laundering, ...] = ()
+    """Beside the photos as they are."""
+    noise_laundered: bool = False
+    """Whether random noise is laundered too; else it is tried as it is."""
+    seeds: tuple[int, ...] = (0,)
+    """Trainings, one per seed."""
+    prompts: tuple[str, ...] = ("a photo of {subject}",)
+    """Of the pictures that are judged."""
+    pictures: int = 4
+    """Per prompt, training and condition."""
+
+    def __post_init__(self) -> None:
+        if not self.attackers or not self.seeds or not self.prompts or self.pictures < 1:
+            raise ConfigError("an evaluation needs at least one attacker, seed, prompt and picture.")
+        names = [laundering.name for laundering in self.launderings]
+        if len(set(names)) < len(names) or len(set(self.attackers)) < len(self.attackers):
+            raise ConfigError("an evaluation names a laundering or an attacker twice; give each once.")
+
+    @property
+    def trainings(self) -> int:
+        """Models trained, at most (equal sets of photos are learned once)."""
+        conditions = 3 + len(self.launderings) * (3 if self.noise_laundered else 2)
+        return conditions * len(self.attackers) * len(self.seeds)
+
+
+_PROMPTS = ("a photo of {subject}", "a photo of {subject} on the grass")
+PLANS: dict[str, Plan] = {
+    "quick": Plan(
+        attackers=(Attacker(recipe="dreambooth-lora", share=0.5),), launderings=(JpegFile(quality=75),), pictures=8
+    ),
+    "full": Plan(
+        attackers=(
+            Attacker(recipe="dreambooth-lora"),
+            Attacker(recipe="dreambooth"),
+            Attacker(recipe="textual-inversion"),
+        ),
+        launderings=LAUNDERINGS,
+        noise_laundered=True,
+        prompts=_PROMPTS,
+        pictures=8,
+    ),
+}
+"""By name: quick (5 short trainings) and full (72 whole ones)."""
+
+
+class Pair(NamedTuple):
+    """A photo before and after."""
+
+    original: Path
+    protected: Path
+
+
+def resolve_plan(plan: str | Plan) -> Plan:
+    """The plan behind a name, a JSON file or a value.
+
+    Raises:
+        UsageError: neither a known name nor a file.
+        ConfigError: the JSON does not fit.
+    """
+    if isinstance(plan, Plan):
+        return plan
+    if plan in PLANS:
+        return PLANS[plan]
+    if not plan.endswith(".json"):
+        raise UsageError(
+            f"--attack {plan!r} is unknown; expected one of {', '.join(PLANS)}, or a plan as a .json file."
+        )
+    return from_jsonable(Plan, read_json(Path(plan)), where=plan)
+
+
+def load_judge(base: str, encoder: Path | None) -> ImageEncoder:
+    """The image encoder that judges likeness: the named folder, or what ships with the embedded base.
+
+    Raises:
+        UsageError: another base and no encoder.
+        ModelError: the folder holds none.
+    """
+    if encoder is None and base != "toybox":
+        raise UsageError(
+            f"attacks on {base} need an image encoder to judge what they get: give --encoder with a transformers "
+            "folder, such as a download of facebook/dino-vits16."
+        )
+    return load_image_encoder(_TOYBOX_ENCODER if encoder is None else encoder)
+
+
+def evaluate_protection(
+    plan: Plan,
+    pairs: Sequence[Pair],
+    output: Path,
+    *,
+    backbone: AbstractBackbone,
+    encoder: ImageEncoder,
+    noun: str,
+    budget: Budget,
+    references: Sequence[Path] = (),
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Attack and measure; writes `evaluation.json` and returns its content. Goes on after interruptions.
+
+    Args:
+        plan: what is tried.
+        pairs: photos before and after protection.
+        output: folder of the job; attackers work in its `attacks/`.
+        backbone: the base that attackers start from, without adapters.
+        encoder: judges likeness.
+        noun: of the subject.
+        budget: that random noise uses to the full.
+        references: clean photos that likeness and loss are measured on; empty: the originals.
+        reporter: hears progress.
+
+    Raises:
+        PhotoError: a photo is too small to be learned from, or unreadable.
+        Interrupted: Ctrl-C; the same call goes on.
+    """
+    place = output / FOLDER
+    scene = _scene(plan, references or [pair.original for pair in pairs], place, backbone, encoder, noun, reporter)
+    sets = _Sets(pairs, place / "photos", backbone, budget)
+    base = nobody(scene, reporter)
+    rows: list[dict[str, Any]] = []
+    conditions = list(_conditions(plan))
+    for number, (attacker, laundering, arm, seed) in enumerate(conditions):
+        label = UNLAUNDERED if laundering is None else laundering.name
+        name = f"attack {number + 1} of {len(conditions)}: {attacker.recipe} on {arm} photos, {label}"
+        outcome = attack(attacker, sets.photos(arm, laundering), scene, seed=seed, reporter=reporter, name=name)
+        rows.append(
+            {"attacker": attacker.recipe, "laundering": label, "arm": arm, "seed": seed, **to_jsonable(outcome)}
+        )
+    content = {
+        "base": backbone.name,
+        "device": str(backbone.device),
+        "encoder": encoder.id,
+        "noun": noun,
+        "plan": to_jsonable(plan),
+        "references": len(scene.references),
+        "held_out_references": bool(references),
+        "photos": {pair.protected.name: file_sha256(pair.protected) for pair in pairs},
+        "nobody": to_jsonable(base),
+        "rows": rows,
+        "summary": summarise(rows),
+    }
+    write_json(output / NAME, content)
+    return content
+
+
+def _conditions(plan: Plan) -> Iterator[tuple[Attacker, Laundering | None, str, int]]:
+    for attacker in plan.attackers:
+        for laundering in (None, *plan.launderings):
+            for arm in ARMS:
+                if arm != "noise" or laundering is None or plan.noise_laundered:
+                    for seed in plan.seeds:
+                        yield attacker, laundering, arm, seed
+
+
+def _scene(
+    plan: Plan,
+    references: Sequence[Path],
+    place: Path,
+    backbone: AbstractBackbone,
+    encoder: ImageEncoder,
+    noun: str,
+    reporter: Reporter,
+) -> Scene:
+    own = ClassImages.generate(
+        backbone,
+        prompt=fill("a photo of {subject}", noun),
+        count=_NATURAL_PICTURES,
+        config=SAMPLING[preset_of(backbone)],
+        seed=0,
+        reporter=reporter,
+    )
+    return Scene(
+        backbone=backbone,
+        noun=noun,
+        references=square_images(references, backbone.resolution),
+        encoder=encoder,
+        natural=NaturalModel.of(own.images),
+        prompts=plan.prompts,
+        seeds=tuple(range(plan.pictures)),
+        folder=place,
+    )
+
+
+class _Sets:
+    """The photos that attackers get, as PNG files in sRGB, made once."""
+
+    def __init__(self, pairs: Sequence[Pair], folder: Path, backbone: AbstractBackbone, budget: Budget) -> None:
+        self.pairs, self.folder, self.backbone, self.budget = list(pairs), folder, backbone, budget
+
+    def photos(self, arm: str, laundering: Laundering | None) -> list[Path]:
+        """Files of one condition."""
+        plain = self._filled(arm, "", [arm, self._digests, to_jsonable(self.budget)], lambda: self._plain(arm))
+        if laundering is None:
+            return plain
+        facts = [to_jsonable(laundering), self.backbone.fingerprint, [file_sha256(path) for path in plain]]
+
+        def laundered() -> list[Tensor]:
+            clean = [_levels(path) for path in self.photos("clean", None)]
+            return laundering.apply([_levels(path) for path in plain], clean=clean, backbone=self.backbone, seed=0)
+
+        return self._filled(arm, laundering.name, facts, laundered)
+
+    @property
+    def _digests(self) -> list[str]:
+        return [file_sha256(path) for pair in self.pairs for path in pair]
+
+    def _plain(self, arm: str) -> list[Tensor]:
+        if arm == "clean":
+            return [_levels(pair.original) for pair in self.pairs]
+        if arm == "protected":
+            return [_levels(pair.protected) for pair in self.pairs]
+        return [self._noisy(pair.original) for pair in self.pairs]
+
+    def _noisy(self, original: Path) -> Tensor:
+        """Random noise goes through a file in the photo's own colour space, as the perturbation did."""
+        photo = read_own_photo(original)
+        pixels = (photo.pixels + random_change(Canvas(photo, self.budget))).to(torch.uint8)
+        path = self.folder / "own colours" / f"{photo.sha256[:16]}.png"
+        atomic_write_bytes(path, encode(photo.with_pixels(pixels), "png"))
+        return _levels(path)
+
+    def _filled(self, arm: str, name: str, facts: object, make: Callable[[], list[Tensor]]) -> list[Path]:
+        folder = self.folder / (re.sub(r"\W+", "-", name).strip("-") or "as-shared") / arm
+        paths = [folder / f"{index:04d}.png" for index in range(len(self.pairs))]
+        mark, digest = folder / "made_from.json", config_hash(facts)
+        if mark.is_file() and read_json(mark) == digest and all(path.is_file() for path in paths):
+            return paths
+        mark.unlink(missing_ok=True)
+        for path, picture in zip(paths, make(), strict=True):
+            buffer = io.BytesIO()
+            Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(buffer, format="PNG")
+            atomic_write_bytes(path, buffer.getvalue())
+        write_json(mark, digest)
+        return paths
+
+
+def _levels(path: Path) -> Tensor:
+    """What a trainer reads, uint8 `3 h w`."""
+    return ((read_photo(path).image + 1) * 127.5).round().to(torch.uint8)
+
+
+def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Per attacker and laundering: likeness, artefacts and loss of each arm, the drop in likeness against clean photos
+    that were laundered alike, with its 95 % interval over pictures, and the share of the drop that the laundering left.
+
+    The share is only told where the drop before laundering is beyond its own interval: a share of nothing is nothing.
+    """
+    found: list[dict[str, Any]] = []
+    for attacker in dict.fromkeys(row["attacker"] for row in rows):
+        before: dict[str, Any] | None = None
+        own = [row for row in rows if row["attacker"] == attacker]
+        for laundering in dict.fromkeys(row["laundering"] for row in own):
+            arms = {arm: _pooled([r for r in own if (r["laundering"], r["arm"]) == (laundering, arm)]) for arm in ARMS}
+            entry: dict[str, Any] = {"attacker": attacker, "laundering": laundering, "arms": {}}
+            for arm, pooled in arms.items():
+                if pooled is None or arms["clean"] is None:
+                    continue
+                values = pooled.pop("values")
+                entry["arms"][arm] = {**pooled, "likeness": sum(values) / len(values), "n": len(values)}
+                arms[arm] = {"values": values}
+                if arm != "clean":
+                    falls = [c - v for c, v in zip(arms["clean"]["values"], values, strict=True)]
+                    drop = {"value": sum(falls) / len(falls), "interval": list(bootstrap_interval(falls))}
+                    entry["arms"][arm]["drop"] = drop
+            before = before or entry
+            entry["left"] = _left(before, entry)
+            found.append(entry)
+    return found
+
+
+def _pooled(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Means over trainings; likeness of every picture, in the order that all arms share."""
+    if not rows:
+        return None
+    means = {key: sum(row[key] for row in rows) / len(rows) for key in ("artefacts", "loss", "seconds")}
+    return {**means, "steps": rows[0]["steps"], "values": [value for row in rows for value in row["likeness"]]}
+
+
+def _left(before: dict[str, Any], entry: dict[str, Any]) -> float | None:
+    drops = [found["arms"].get("protected", {}).get("drop") for found in (before, entry)]
+    if None in drops or drops[0]["interval"][0] <= 0:
+        return None
+    return drops[1]["value"] / drops[0]["value"]
