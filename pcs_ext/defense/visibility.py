@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from pcs_ext.defense.ciede2000 import color_difference
+
 AMPLIFICATION = 16
 """Of differences in strips: one level becomes sixteen."""
 _LUMA = (0.299, 0.587, 0.114)
@@ -61,11 +63,13 @@ def _similarities(x: Tensor, y: Tensor) -> Tensor:
 
 
 def measure(original: Tensor, protected: Tensor) -> dict[str, float | None]:
-    """PSNR, SSIM, mean change in levels and the share of samples that changed, of uint8 pictures `c h w`."""
+    """PSNR, SSIM, mean CIEDE2000, mean change in levels and the share of samples that changed, of uint8 pictures
+    `c h w`; for the colour difference they are taken as sRGB."""
     delta = (protected.to(torch.int16) - original.to(torch.int16)).abs()
     return {
         "psnr_db": psnr(original, protected),
         "ssim": ssim(original, protected),
+        "ciede2000": color_difference(original, protected),
         "mean_levels": float(delta.float().mean()),
         "changed_share": float((delta > 0).float().mean()),
     }

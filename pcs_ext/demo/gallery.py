@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from pcs_ext.demo.data import DemoData, ShownPrompt, ShownSystem
-from pcs_ext.demo.pictures import data_uri
 from pcs_ext.demo.wording import count_text, display_name, esc
+from pcs_ext.page.pictures import data_uri
 
 _KINDS = {
     "context": ("Places", "one subject, other surroundings"),

@@ -9,6 +9,7 @@ from pcs_ext.demo.data import DemoData
 from pcs_ext.demo.gallery import gallery_section, mosaic, photos_section
 from pcs_ext.demo.numbers import numbers_section, seconds_text
 from pcs_ext.demo.wording import count_text, display_name, esc, machine_text, metric_of
+from pcs_ext.page import style
 
 _COLORS = {"class-word": "--plain", "dreambooth-lora": "--first", "textual-inversion": "--second"}
 
@@ -23,7 +24,7 @@ def write_page(data: DemoData, path: Path) -> Path:
     folder = path.parent
     parts = {
         "title": f"{display_name(data)}, learned from {count_text(len(data.photos))} photos",
-        "style": Template(_text("style.css")).substitute(colors=_color_rules(data)),
+        "style": style() + Template(_text("style.css")).substitute(colors=_color_rules(data)),
         "header": _header(data, folder),
         "photos": photos_section(data, folder),
         "gallery": gallery_section(data, folder),

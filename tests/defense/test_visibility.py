@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from pcs_ext.defense.ciede2000 import ciede2000, color_difference, to_lab
 from pcs_ext.defense.visibility import difference_strip, measure, psnr, ssim
 
 
@@ -39,6 +40,35 @@ def test_ssim_of_a_tall_picture_does_not_depend_on_strips() -> None:
         assert ssim(tall, other) == pytest.approx(parts, abs=1e-6)
     finally:
         visibility._BLOCK = kept
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "distance"),
+    [
+        # Of the test data published with the formula: hues near the turn, grays, large lightness steps.
+        ((50.0, 2.6772, -79.7751), (50.0, 0.0, -82.7485), 2.0425),
+        ((50.0, 2.4900, -0.0010), (50.0, -2.4900, 0.0009), 7.1792),
+        ((50.0, 2.4900, -0.0010), (50.0, -2.4900, 0.0011), 7.2195),
+        ((50.0, 0.0, 0.0), (50.0, -1.0, 2.0), 2.3669),
+        ((50.0, 2.5, 0.0), (73.0, 25.0, -18.0), 27.1492),
+        ((60.2574, -34.0099, 36.2677), (60.4626, -34.1751, 39.4387), 1.2644),
+        ((2.0776, 0.0795, -1.1350), (0.9033, -0.0636, -0.5514), 0.9082),
+    ],
+)
+def test_color_differences_are_the_published_ones(
+    first: tuple[float, ...], second: tuple[float, ...], distance: float
+) -> None:
+    pair = [torch.tensor(lab, dtype=torch.float64) for lab in (first, second)]
+    assert float(ciede2000(*pair)) == pytest.approx(distance, abs=1e-4)
+    assert float(ciede2000(*reversed(pair))) == pytest.approx(distance, abs=1e-4)
+
+
+def test_colors_are_taken_as_srgb() -> None:
+    red = torch.tensor([255, 0, 0], dtype=torch.uint8).reshape(3, 1, 1)
+    assert to_lab(red).flatten().tolist() == pytest.approx([53.24, 80.09, 67.20], abs=0.02)
+    white, black = torch.full((1, 70, 2), 255, dtype=torch.uint8), torch.zeros((1, 70, 2), dtype=torch.uint8)
+    assert color_difference(white, black) == pytest.approx(100, abs=0.01)
+    assert color_difference(noise(), noise()) == 0
 
 
 def test_measure_counts_levels() -> None:
