@@ -23,6 +23,8 @@ def protect(
     metadata: Literal["clean", "all", "none"] = "clean",
     masks: bool = False,
     clean: Path | None = None,
+    attack: str = "",
+    encoder: Path | None = None,
     seed: int = 0,
     config: Path | None = None,
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
@@ -43,7 +45,9 @@ def protect(
         quality: lowest quality of jpeg.
         metadata: clean drops places, serial numbers, owner and thumbnails; all keeps them; none keeps nothing.
         masks: change only the light parts of NAME_mask.png beside each photo.
-        clean: folder of other photos of the same subject, for surrogates to train on.
+        clean: folder of other photos of the same subject, for surrogates to train on and attacks to be judged by.
+        attack: quick, full or a plan as .json: train attackers, measure what they learn, write report.html.
+        encoder: transformers folder of the image encoder that judges attacks; toybox has its own.
         seed: of everything random.
         config: a method as JSON instead of the recipe's own values.
         device: where to run.
@@ -74,11 +78,15 @@ def protect(
         steps=steps,
         config=config,
         options=options,
+        attack=attack,
+        encoder=encoder,
         reporter=console_reporter(jsonl),
     )
     for warning in report.warnings:
         sys.stdout.write(f"{warning}\n")
     sys.stdout.write(f"{output / 'report.json'}\n")
+    if attack:
+        sys.stdout.write(f"{output / 'report.html'}\n")
 
 
 def verify(

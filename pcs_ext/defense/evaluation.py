@@ -3,7 +3,7 @@ and after each laundering."""
 
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ from pcs_ext.image.concept import fill
 from pcs_ext.image.data import read_photo
 from pcs_ext.image.evaluate import load_image_encoder, square_images
 from pcs_ext.image.evaluate.encoders import ImageEncoder
-from pcs_ext.image.evaluate.metrics import bootstrap_interval
+from pcs_ext.image.evaluate.metrics import bootstrap_interval, drift
 from pcs_ext.image.learn import preset_of
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.reporter import Reporter
@@ -191,12 +191,34 @@ def evaluate_protection(
         "references": len(scene.references),
         "held_out_references": bool(references),
         "photos": {pair.protected.name: file_sha256(pair.protected) for pair in pairs},
+        "distances": _distances(pairs, backbone.resolution, encoder),
         "nobody": to_jsonable(base),
         "rows": rows,
         "summary": summarise(rows),
     }
     write_json(output / NAME, content)
     return content
+
+
+@torch.no_grad()
+def _distances(pairs: Sequence[Pair], side: int, encoder: ImageEncoder) -> dict[str, float]:
+    """How different the encoder finds each protected photo from its original: 1 - cosine, in [0, 2]."""
+    before, after = (encoder.encode_images(square_images(paths, side)) for paths in zip(*pairs, strict=True))
+    distances = drift(before, after).clamp_min(0).tolist()
+    return dict(zip([pair.protected.name for pair in pairs], distances, strict=True))
+
+
+def drop_stale(output: Path, protected: Mapping[str, str], page: str) -> None:
+    """Take the evaluation and its page away when they are about other files than those that lie there now.
+
+    Args:
+        output: folder of the job.
+        protected: hashes of the protected photos by name.
+        page: name of the page.
+    """
+    if (output / NAME).is_file() and read_json(output / NAME).get("photos") != dict(protected):
+        (output / page).unlink(missing_ok=True)
+        (output / NAME).unlink()
 
 
 def _conditions(plan: Plan) -> Iterator[tuple[Attacker, Laundering | None, str, int]]:

@@ -12,9 +12,11 @@ from typing import Any
 from pcs_ext.config_io import config_hash, file_sha256, from_jsonable, read_json, to_jsonable
 from pcs_ext.defense.canvas import Canvas
 from pcs_ext.defense.engine import Progress, Protection
+from pcs_ext.defense.evaluation import Pair, Plan, drop_stale, evaluate_protection, load_judge, resolve_plan
 from pcs_ext.defense.files import Format, output_names
 from pcs_ext.defense.metadata import MetadataPolicy
 from pcs_ext.defense.method import Defense
+from pcs_ext.defense.page import PAGE, write_page
 from pcs_ext.defense.photos import OwnPhoto, read_own_photo
 from pcs_ext.defense.recipes import RECIPES
 from pcs_ext.defense.report import TOYBOX_WARNING, Report
@@ -27,6 +29,7 @@ from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.class_images import ClassImages
 from pcs_ext.image.concept import Concept
 from pcs_ext.image.data import photo_paths
+from pcs_ext.image.evaluate.encoders import ImageEncoder
 from pcs_ext.image.interruption import deferred_signals
 from pcs_ext.image.learn import preset_of
 from pcs_ext.image.recipes import Preset
@@ -93,6 +96,8 @@ def protect(
     steps: int = 0,
     config: Path | None = None,
     options: Options | None = None,
+    attack: str | Plan = "",
+    encoder: Path | None = None,
     reporter: Reporter | None = None,
 ) -> Report:
     """Write protected copies of photos, difference strips and `report.json`; the originals are only read.
@@ -109,6 +114,9 @@ def protect(
         steps: gradient steps in all; 0 takes the recipe's.
         config: the method as a JSON file, instead of `recipe`.
         options: the rest.
+        attack: quick, full, a JSON file or a `Plan`: then train attackers on the first base, measure what they learn
+            and write `evaluation.json` and `report.html`; empty: nobody attacks.
+        encoder: transformers folder of the image encoder that judges attacks; None: the embedded base's own.
         reporter: hears warnings, events and progress.
 
     Raises:
@@ -122,6 +130,8 @@ def protect(
     for warning in warnings:
         reporter.event("warning", warning)
     resolve_method(recipe, preset_of(bases[0]), levels=levels, steps=steps, config=config)
+    plan = resolve_plan(attack) if attack else None
+    judge = None if plan is None else load_judge(_name(bases[0]), encoder)
     paths = _checked(photo_paths(photos), output, options)
     backbones = [
         b
@@ -133,6 +143,9 @@ def protect(
     job = _Job(paths, output, method, backbones, options, warnings, reporter)
     try:
         job.run()
+        drop_stale(output, {name: entry["output_sha256"] for name, entry in job.current.items()}, PAGE)
+        if plan is not None and judge is not None:
+            job.attack(plan, judge)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; the photos done so far are in {output}. The same command goes on.") from None
     return job.report
@@ -202,6 +215,28 @@ class _Job:
                 self._group(group, wanted)
         self.report.save()
         shutil.rmtree(self.output / ".protecting", ignore_errors=True)
+
+    @property
+    def current(self) -> dict[str, dict[str, Any]]:
+        """Entries of this call's photos, by file name of the output, in the photos' order."""
+        return {self.names[path]: self.report.photos[self.names[path]] for path in self.paths}
+
+    def attack(self, plan: Plan, judge: ImageEncoder) -> None:
+        """Let attackers learn from the photos and write what came of it."""
+        clean = self.options.clean
+        found = evaluate_protection(
+            plan,
+            [Pair(path, self.output / self.names[path]) for path in self.paths],
+            self.output,
+            backbone=self.backbones[0],
+            encoder=judge,
+            noun=self.options.noun.strip(),
+            budget=self.method.budget,
+            references=[] if clean is None else photo_paths(clean),
+            reporter=self.reporter,
+        )
+        page = write_page(dataclasses.replace(self.report, photos=self.current), found, self.output / PAGE)
+        self.reporter.event("page", f"{page}", path=str(page))
 
     def _group(self, group: Sequence[Path], wanted: Sequence[Path]) -> None:
         started = time.monotonic()

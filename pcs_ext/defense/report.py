@@ -13,12 +13,14 @@ TOYBOX_WARNING = (
     "For real photos pass --base with the model to protect against."
 )
 STATEMENTS = (
-    "The numbers say what was optimised on the named model; whether other models are hindered was not tested here.",
-    "Recompression, resizing, blur or a purifier can weaken or remove the protection; check with pcs-ext verify.",
+    "The numbers hold for the named model, method, prompts and budget; other and newer models were not tested.",
+    "What counts is what attackers learn after recompression, resizing, blur and a purifier: all of them weaken the "
+    "protection or remove it. Measure it with --attack; pcs-ext verify only tells how much of a perturbation is left.",
     "Photos that are public already, face recognition and one-image identity encoders are not affected.",
     "A motivated attacker can remove it: protection is friction.",
     "Protect all photos of a person; a few clean ones undo it.",
     "Keep the originals, share the produced files unedited, and do not protect a protected file again.",
+    "Believe no percentage without its test. Opt-out tags and signed provenance complement protection, they are none.",
 )
 """What an honest tool says with every result."""
 

@@ -10,7 +10,7 @@ _QUALITY = 86
 
 
 def data_uri(path: Path, *, side: int) -> str:
-    """A WebP data URI of an image whose shorter side is `side` pixels or more.
+    """A WebP data URI of an image whose shorter side is `side` pixels or more; 0 keeps its size.
 
     Small images are enlarged by Lanczos resampling to a whole multiple here: browsers enlarge with a softer filter,
     and each with its own.
@@ -18,7 +18,7 @@ def data_uri(path: Path, *, side: int) -> str:
     with Image.open(path) as opened:
         image = ImageOps.exif_transpose(opened).convert("RGB")
     short = min(image.size)
-    scale = -(-side // short) if short < side else side / short
+    scale = 1 if side == 0 else -(-side // short) if short < side else side / short
     size = (round(image.width * scale), round(image.height * scale))
     if size != image.size:
         image = image.resize(size, Image.Resampling.LANCZOS)
