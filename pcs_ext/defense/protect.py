@@ -28,7 +28,7 @@ from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.class_images import ClassImages
 from pcs_ext.image.concept import Concept
-from pcs_ext.image.data import photo_paths
+from pcs_ext.image.data import photo_paths, read_photo
 from pcs_ext.image.evaluate.encoders import ImageEncoder
 from pcs_ext.image.interruption import deferred_signals
 from pcs_ext.image.learn import preset_of
@@ -133,6 +133,8 @@ def protect(
     plan = resolve_plan(attack) if attack else None
     judge = None if plan is None else load_judge(_name(bases[0]), encoder)
     paths = _checked(photo_paths(photos), output, options)
+    for path in paths if plan is not None else []:
+        read_photo(path)  # attackers read photos as trainers do, who refuse more of them
     backbones = [
         b
         if isinstance(b, AbstractBackbone)

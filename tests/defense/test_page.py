@@ -19,7 +19,7 @@ from pcs_ext.defense.laundering import JpegFile
 from pcs_ext.defense.page import write_page
 from pcs_ext.defense.protect import Options, protect
 from pcs_ext.defense.report import STATEMENTS, TOYBOX_WARNING, Report
-from pcs_ext.errors import UsageError
+from pcs_ext.errors import PhotoError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.recipes.presets import SAMPLING
 from tests.support.encoders import tiny_dino
@@ -86,6 +86,10 @@ def test_protect_attacks_and_writes_the_page(album: Path, tmp_path: Path, sd: Ab
     settings: dict[str, Any] = {"output": out, "recipe": "advdm", "base": sd, "steps": 2, "options": OPTIONS}
     with pytest.raises(UsageError, match="give --encoder"):
         protect(album, **settings, attack=PLAN)
+    Image.new("RGB", (20, 40)).save(album / "small.png")
+    with pytest.raises(PhotoError, match="small.png is 20 x 40 pixels; expected at least 32"):
+        protect(album, **settings, attack=PLAN, encoder=encoder)
+    (album / "small.png").unlink()
     assert not out.exists(), "refused before anything is computed"
     protect(album, **settings, attack=PLAN, encoder=encoder)
     source = (out / "report.html").read_text()
