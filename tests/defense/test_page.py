@@ -1,10 +1,10 @@
 """The page of an evaluation: self-contained, honest, and about the very files that lie beside it."""
 
-import copy
 import dataclasses
 import html.parser
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from pcs_ext.defense.page import write_page
 from pcs_ext.defense.protect import Options, protect
 from pcs_ext.defense.report import STATEMENTS, TOYBOX_WARNING, Report
 from pcs_ext.errors import PhotoError, UsageError
-from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.recipes.presets import SAMPLING
 from tests.support.encoders import tiny_dino
 
@@ -64,35 +64,44 @@ class Page(html.parser.HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.words))
 
 
-@pytest.fixture(autouse=True)
-def quick_painting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "_NATURAL_PICTURES", 4)
-    for preset, settings in SAMPLING.items():
-        monkeypatch.setitem(SAMPLING, preset, dataclasses.replace(settings, num_inference_steps=3))
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A protected and attacked album."""
+
+    album: Path
+    out: Path
+    settings: dict[str, Any]
+    encoder: Path
+    report: Report
+
+    @property
+    def found(self) -> dict[str, Any]:
+        """What is in `evaluation.json`."""
+        return json.loads((self.out / "evaluation.json").read_text())
 
 
-@pytest.fixture
-def album(tmp_path: Path) -> Path:
-    folder = tmp_path / "album"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory, tiny_sd_path: Path) -> Iterator[Job]:
+    """Made once; a test may not change what lies in it, but for the last one."""
+    folder = tmp_path_factory.mktemp("job")
+    (folder / "album").mkdir()
     for index in range(2):
         levels = np.random.default_rng(index).integers(0, 256, (40, 48 + 8 * index, 3), dtype=np.uint8)
-        Image.fromarray(levels).save(folder / f"<{index}>.png")
-    return folder
+        Image.fromarray(levels).save(folder / "album" / f"<{index}>.png")
+    base = load_backbone(str(tiny_sd_path), device="cpu", precision="fp32")
+    settings = {"output": folder / "out", "recipe": "advdm", "base": base, "steps": 2, "options": OPTIONS}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PCS_EXT_CACHE", str(folder / "cache"))
+        patch.setattr(evaluation, "_NATURAL_PICTURES", 4)
+        for preset, sampling in SAMPLING.items():
+            patch.setitem(SAMPLING, preset, dataclasses.replace(sampling, num_inference_steps=3))
+        encoder = tiny_dino(folder / "dino")
+        report = protect(folder / "album", **settings, attack=PLAN, encoder=encoder)
+        yield Job(folder / "album", folder / "out", settings, encoder, report)
 
 
-def test_protect_attacks_and_writes_the_page(album: Path, tmp_path: Path, sd: AbstractBackbone) -> None:
-    out, encoder = tmp_path / "out", tiny_dino(tmp_path / "dino")
-    settings: dict[str, Any] = {"output": out, "recipe": "advdm", "base": sd, "steps": 2, "options": OPTIONS}
-    with pytest.raises(UsageError, match="give --encoder"):
-        protect(album, **settings, attack=PLAN)
-    Image.new("RGB", (20, 40)).save(album / "small.png")
-    with pytest.raises(PhotoError, match="small.png is 20 x 40 pixels; expected at least 32"):
-        protect(album, **settings, attack=PLAN, encoder=encoder)
-    (album / "small.png").unlink()
-    assert not out.exists(), "refused before anything is computed"
-    protect(album, **settings, attack=PLAN, encoder=encoder)
-    source = (out / "report.html").read_text()
+def test_the_page_shows_what_was_measured_and_asks_for_nothing(job: Job) -> None:
+    source = (job.out / "report.html").read_text()
     page = Page(source)
     assert all(source.startswith(("data:image/", "#")) for source in page.sources)
     assert not re.search(r"url\(|@import|<script|https?://", source)
@@ -100,47 +109,56 @@ def test_protect_attacks_and_writes_the_page(album: Path, tmp_path: Path, sd: Ab
     assert page.images == 2 + 2 + 5 * 2
     assert len(STATEMENTS) == 7
     assert all(statement in page.text for statement in STATEMENTS)
-    found = json.loads((out / "evaluation.json").read_text())
-    for entry in found["summary"]:
+    for entry in job.found["summary"]:
         assert f"{entry['arms']['protected']['likeness']:.3f}" in page.text
-    for entry in json.loads((out / "report.json").read_text())["photos"]:
+    for entry in json.loads((job.out / "report.json").read_text())["photos"]:
         assert f"{entry['visibility']['psnr_db']:.1f} dB" in page.text
         assert f"{entry['visibility']['ciede2000']:.2f}" in page.text
     assert "<0>.png" in page.text
     assert "JPEG 75" in page.text
     assert "demonstration" not in page.text
-    assert set(found["distances"]) == {"<0>.png", "<1>.png"}
-    assert min(found["distances"].values()) > 0
-
-    protect(album, **settings)
-    assert (out / "report.html").read_text() == source, "nothing changed: the page is still true"
-    protect(album, **{**settings, "steps": 3})
-    assert not (out / "report.html").exists()
-    assert not (out / "evaluation.json").exists(), "it was about other files"
+    assert set(job.found["distances"]) == {"<0>.png", "<1>.png"}
+    assert min(job.found["distances"].values()) > 0
 
 
-def written(report: Report, found: dict[str, Any], place: Path) -> Page:
-    return Page(write_page(report, found, place).read_text())
+def written(job: Job, found: dict[str, Any], place: Path, *warnings: str) -> str:
+    report = dataclasses.replace(job.report, warnings=warnings)
+    return Page(write_page(report, found, place).read_text()).text
 
 
-def test_the_page_claims_no_more_than_was_measured(album: Path, tmp_path: Path, sd: AbstractBackbone) -> None:
-    out, encoder = tmp_path / "out", tiny_dino(tmp_path / "dino")
-    report = protect(album, output=out, recipe="advdm", base=sd, steps=1, options=OPTIONS, attack=PLAN, encoder=encoder)
-    found = json.loads((out / "evaluation.json").read_text())
-
+def test_the_page_claims_no_more_than_was_measured(job: Job, tmp_path: Path) -> None:
     def told(drop: float, low: float, high: float, noise: float) -> str:
-        changed = copy.deepcopy(found)
+        changed = job.found
         arms = changed["summary"][0]["arms"]
         arms["protected"]["drop"] = {"value": drop, "interval": [low, high]}
         arms["noise"]["drop"]["value"] = noise
-        return written(report, changed, tmp_path / "page.html").text
+        return written(job, changed, tmp_path / "page.html")
 
     assert "no effect could be told from chance" in told(0.01, -0.02, 0.03, 0.0)
     assert "worse from the protected photos, and by more than random noise" in told(0.2, 0.1, 0.3, 0.05)
     assert "worse from the protected photos, but random noise may do as much" in told(0.2, 0.1, 0.3, 0.15)
     assert "learned the subject better from the protected photos" in told(-0.2, -0.3, -0.1, 0.0)
-    warned = dataclasses.replace(report, warnings=(TOYBOX_WARNING,))
-    text = written(warned, found, tmp_path / "page.html").text
+    text = written(job, job.found, tmp_path / "page.html", TOYBOX_WARNING)
     # The title in the head is no line of the page.
     assert text.removeprefix("advdm: what attackers learned").strip().startswith(TOYBOX_WARNING)
     assert "protects nothing" in TOYBOX_WARNING
+
+
+def test_what_cannot_be_attacked_is_refused_before_anything_is_computed(job: Job, tmp_path: Path) -> None:
+    settings = {**job.settings, "output": tmp_path / "out"}
+    with pytest.raises(UsageError, match="give --encoder"):
+        protect(job.album, **settings, attack=PLAN)
+    small = tmp_path / "small.png"
+    Image.new("RGB", (20, 40)).save(small)
+    with pytest.raises(PhotoError, match="small.png is 20 x 40 pixels; expected at least 32"):
+        protect([small], **settings, attack=PLAN, encoder=job.encoder)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_page_about_other_files_is_taken_away(job: Job) -> None:
+    source = (job.out / "report.html").read_text()
+    protect(job.album, **job.settings)
+    assert (job.out / "report.html").read_text() == source, "nothing changed: the page is still true"
+    protect(job.album, **{**job.settings, "steps": 3})
+    assert not (job.out / "report.html").exists()
+    assert not (job.out / "evaluation.json").exists()
