@@ -66,6 +66,8 @@ class Scene:
     noun: str
     references: Tensor
     """Clean photos of the subject, `r 3 s s` in [-1, 1] at the base's training size."""
+    reference_hashes: tuple[str, ...]
+    """sha256 of their files."""
     encoder: ImageEncoder
     """Judges likeness."""
     natural: NaturalModel
@@ -79,16 +81,16 @@ class Scene:
 
     @property
     def facts(self) -> dict[str, object]:
-        """Everything here that an outcome depends on, JSON-able."""
-        references = config_hash([float(value) for value in self.references.double().mean((2, 3)).flatten()])
-        natural = config_hash(self.natural.mean.tolist())
+        """Everything here that an outcome depends on, JSON-able. Names what was put in, not what was computed from it:
+        the last bits of that depend on the number of threads."""
         return {
             "base": self.backbone.fingerprint,
             "precision": str(self.backbone.dtype),
             "noun": self.noun,
-            "references": references,
+            "references": list(self.reference_hashes),
             "encoder": self.encoder.id,
-            "natural": natural,
+            "natural_patches": self.natural.patches,
+            "sampling": to_jsonable(SAMPLING[preset_of(self.backbone)]),
             "prompts": list(self.prompts),
             "seeds": list(self.seeds),
         }

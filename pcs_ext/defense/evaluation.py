@@ -41,8 +41,9 @@ from pcs_ext.image.learn import preset_of
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.reporter import Reporter
 
-ARMS = ("clean", "protected", "noise")
-"""Which photos an attacker has: the originals, the protected ones, or originals with random noise of the budget."""
+ARMS = {"clean": "clean photos", "protected": "protected photos", "noise": "photos with random noise"}
+"""Which photos an attacker has: the originals, the protected ones, or originals with random noise of the same budget;
+in words."""
 UNLAUNDERED = "as shared"
 FOLDER, NAME = "attacks", "evaluation.json"
 _TOYBOX_ENCODER = Path(__file__).parents[1] / "toybox" / "weights" / "dino"
@@ -177,7 +178,7 @@ def evaluate_protection(
     conditions = list(_conditions(plan))
     for number, (attacker, laundering, arm, seed) in enumerate(conditions):
         label = UNLAUNDERED if laundering is None else laundering.name
-        name = f"attack {number + 1} of {len(conditions)}: {attacker.recipe} on {arm} photos, {label}"
+        name = f"attack {number + 1} of {len(conditions)}: {attacker.recipe} on {ARMS[arm]}, {label}"
         outcome = attack(attacker, sets.photos(arm, laundering), scene, seed=seed, reporter=reporter, name=name)
         rows.append(
             {"attacker": attacker.recipe, "laundering": label, "arm": arm, "seed": seed, **to_jsonable(outcome)}
@@ -251,6 +252,7 @@ def _scene(
         backbone=backbone,
         noun=noun,
         references=square_images(references, backbone.resolution),
+        reference_hashes=tuple(file_sha256(path) for path in references),
         encoder=encoder,
         natural=NaturalModel.of(own.images),
         prompts=plan.prompts,

@@ -30,12 +30,14 @@ class NaturalModel:
     """`36`, float64."""
     covariance: Tensor
     """`36 36`."""
+    patches: int
+    """How many it was fitted to."""
 
     @staticmethod
     def of(pictures: Tensor) -> "NaturalModel":
         """Fit to pictures `n 3 s s` in [-1, 1], s at least 32."""
         features = patch_features(pictures)
-        return NaturalModel(features.mean(0), torch.cov(features.T, correction=0))
+        return NaturalModel(features.mean(0), torch.cov(features.T, correction=0), len(features))
 
     def distance(self, other: "NaturalModel") -> float:
         """NIQE's distance of two sets of pictures (eq. 10): 0 when their patches are distributed alike."""

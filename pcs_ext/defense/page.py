@@ -7,14 +7,13 @@ from string import Template
 from typing import Any
 
 from pcs_ext.config_io import atomic_write_text
-from pcs_ext.defense.evaluation import FOLDER, UNLAUNDERED
+from pcs_ext.defense.evaluation import ARMS, FOLDER, UNLAUNDERED
 from pcs_ext.defense.report import STATEMENTS, Report
 from pcs_ext.defense.written import STRIPS
 from pcs_ext.page import style
 from pcs_ext.page.pictures import data_uri
 
 PAGE = "report.html"
-_ARM_NAMES = {"clean": "clean photos", "protected": "protected photos", "noise": "random noise of the same budget"}
 _STRIPS = 6
 """Difference strips on the page at most; the others lie beside it."""
 _SIDE = 128
@@ -75,14 +74,12 @@ def _sentence(entry: dict[str, Any]) -> str:
     drop, noise = arms["protected"]["drop"], arms["noise"]["drop"]
     low, high = drop["interval"]
     if low > 0:
-        verdict = "it learned the subject worse from the protected photos"
-        verdict += (
-            ", and by more than random noise does" if low > noise["value"] else ", but random noise may do as much"
-        )
+        verdict = "its pictures are less like the subject after protected photos"
+        verdict += ", by more than after random noise" if low > noise["value"] else ", but random noise may do as much"
     elif high < 0:
-        verdict = "it learned the subject <b>better</b> from the protected photos"
+        verdict = "its pictures are <b>more</b> like the subject after protected photos"
     else:
-        verdict = "<b>no effect could be told</b> from chance"
+        verdict = "<b>no effect</b> on likeness could be told from chance"
     return (
         f"<p><b>{escape(entry['attacker'])}</b>: likeness {arms['clean']['likeness']:.3f} from clean photos, "
         f"{arms['protected']['likeness']:.3f} from protected ones, {arms['noise']['likeness']:.3f} from random noise: "
@@ -167,7 +164,7 @@ def _pictures(found: dict[str, Any], folder: Path) -> str:
         panels = []
         for laundering in dict.fromkeys(row["laundering"] for row in own):
             strips = "".join(
-                _strip(f"from {_ARM_NAMES[row['arm']]}", row["pictures"], folder)
+                _strip(f"from {ARMS[row['arm']]}", row["pictures"], folder)
                 for row in own
                 if row["laundering"] == laundering
             )

@@ -134,10 +134,10 @@ def test_the_page_claims_no_more_than_was_measured(job: Job, tmp_path: Path) -> 
         arms["noise"]["drop"]["value"] = noise
         return written(job, changed, tmp_path / "page.html")
 
-    assert "no effect could be told from chance" in told(0.01, -0.02, 0.03, 0.0)
-    assert "worse from the protected photos, and by more than random noise" in told(0.2, 0.1, 0.3, 0.05)
-    assert "worse from the protected photos, but random noise may do as much" in told(0.2, 0.1, 0.3, 0.15)
-    assert "learned the subject better from the protected photos" in told(-0.2, -0.3, -0.1, 0.0)
+    assert "no effect on likeness could be told from chance" in told(0.01, -0.02, 0.03, 0.0)
+    assert "less like the subject after protected photos, by more than after random noise" in told(0.2, 0.1, 0.3, 0.05)
+    assert "less like the subject after protected photos, but random noise may do as much" in told(0.2, 0.1, 0.3, 0.15)
+    assert "are more like the subject after protected photos" in told(-0.2, -0.3, -0.1, 0.0)
     text = written(job, job.found, tmp_path / "page.html", TOYBOX_WARNING)
     # The title in the head is no line of the page.
     assert text.removeprefix("advdm: what attackers learned").strip().startswith(TOYBOX_WARNING)
