@@ -125,7 +125,7 @@ def _table(attacker: str, entries: list[dict[str, Any]]) -> str:
     return (
         f'<div class="panel" style="margin-top: 1.6rem"><h3>{escape(attacker)}</h3>'
         f'<p class="small soft">{steps} optimiser steps, {entries[0]["arms"]["clean"]["n"]} pictures per condition</p>'
-        '<div class="scroll"><table><thead><tr><th>likeness after</th>'
+        '<div class="scroll" tabindex="0"><table><thead><tr><th>likeness after</th>'
         + "".join(f"<th>{head}</th>" for head in heads)
         + f"</tr></thead><tbody>{rows}</tbody></table></div></div>"
     )
@@ -195,9 +195,9 @@ def _visible(report: Report, found: dict[str, Any]) -> str:
     rest = "" if len(photos) <= _STRIPS else f'<p class="soft">The strips of all photos lie in {STRIPS}/.</p>'
     return (
         '<h2 id="visible-title">What can be seen</h2><p class="soft">Measured on the decoded files.</p>'
-        '<div class="scroll"><table><thead><tr><th>file</th><th>largest change</th><th>mean change</th><th>PSNR</th>'
-        "<th>SSIM</th><th>colour difference<br>(mean CIEDE2000)</th><th>perceptual distance<br>(1 − cosine)</th>"
-        f"</tr></thead><tbody>{rows}</tbody></table></div>"
+        '<div class="scroll" tabindex="0"><table><thead><tr><th>file</th><th>largest change</th><th>mean change</th>'
+        "<th>PSNR</th><th>SSIM</th><th>colour difference<br>(mean CIEDE2000)</th>"
+        f"<th>perceptual distance<br>(1 − cosine)</th></tr></thead><tbody>{rows}</tbody></table></div>"
         f'<p class="small soft">A colour difference of 1 is just visible side by side on flat colours. The perceptual '
         f"distance is that of the image encoder {escape(found['encoder'])} between original and protected photo, "
         f'from 0 to 2.</p><div class="differences">{strips}</div>{rest}'
@@ -243,8 +243,8 @@ def _made(report: Report) -> str:
     )
     return (
         f'<h2 id="made-title">What was optimised</h2><dl class="facts">{items}</dl>'
-        '<div class="scroll"><table><thead><tr><th>objective, higher is what the method seeks</th><th>original</th>'
-        f"<th>protected</th><th>random noise</th></tr></thead><tbody>{gains}</tbody></table></div>"
+        '<div class="scroll" tabindex="0"><table><thead><tr><th>objective, higher is what the method seeks</th>'
+        f"<th>original</th><th>protected</th><th>random noise</th></tr></thead><tbody>{gains}</tbody></table></div>"
     )
 
 

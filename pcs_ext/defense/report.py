@@ -14,8 +14,8 @@ TOYBOX_WARNING = (
 )
 STATEMENTS = (
     "The numbers hold for the named model, method, prompts and budget; other and newer models were not tested.",
-    "What counts is what attackers learn after recompression, resizing, blur and a purifier: all of them weaken the "
-    "protection or remove it. Measure it with --attack; pcs-ext verify only tells how much of a perturbation is left.",
+    "What counts is what attackers learn after recompression, resizing, blur and a purifier: any can weaken the "
+    "protection or remove it. --attack measures that; pcs-ext verify only tells how much of a perturbation is left.",
     "Photos that are public already, face recognition and one-image identity encoders are not affected.",
     "A motivated attacker can remove it: protection is friction.",
     "Protect all photos of a person; a few clean ones undo it.",
