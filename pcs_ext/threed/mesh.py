@@ -1,0 +1,143 @@
+"""From a field to a mesh that other programs open."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pcs_ext.config_io import atomic_write_bytes, config
+from pcs_ext.errors import InputError, ResourceError, UsageError
+from pcs_ext.threed.fields import AbstractField
+
+_CHUNK = 65_536
+_Y_UP = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+"""World (z up, front at -y) to glTF (y up, front at +z)."""
+FORMATS = ("glb", "obj", "ply")
+
+
+@config
+class MeshConfig:
+    """How a surface is cut out of a field."""
+
+    resolution: int = 128
+    """Samples per side of the cube; memory and time grow with its cube."""
+    threshold: float = 10.0
+    """Density per world unit at the surface."""
+    smallest_part: float = 0.01
+    """Closed parts of less than this share of the largest part's volume are dropped as specks; 0 keeps all."""
+
+
+def extract_mesh(field: AbstractField, config: MeshConfig | None = None) -> Any:
+    """The surface where density crosses the threshold, as a `trimesh.Trimesh` with vertex colours.
+
+    World axes (z up), outward winding (positive volume). Density counts as 0 just outside the cube, so the surface is
+    closed even where the field reaches the cube's walls.
+
+    Args:
+        field: what is there.
+        config: resolution, threshold, specks.
+
+    Raises:
+        UsageError: nothing exceeds the threshold.
+        ResourceError: trimesh or scikit-image is not installed.
+    """
+    trimesh, measure = _libraries()
+    settings = config or MeshConfig()
+    density = _densities(field, settings.resolution)
+    if density.max() <= settings.threshold:
+        raise UsageError(
+            f"expected density above the threshold {settings.threshold}, the field reaches {density.max():.3g}. Lower "
+            "the threshold or train longer."
+        )
+    # Log density varies about linearly across a learned surface, so vertices land better than on density itself.
+    level = np.log(settings.threshold + 1e-3)
+    padded = np.pad(np.log(density + 1e-3), 1, constant_values=np.log(1e-3))
+    corners, faces, _, _ = measure.marching_cubes(padded, level)
+    step = 2 / (settings.resolution - 1)
+    local = (corners - 1) * step - 1
+    vertices = local * field.bounds.half + np.asarray(field.bounds.center)
+    mesh = trimesh.Trimesh(vertices=vertices, faces=faces, process=True)
+    if mesh.volume < 0:
+        mesh.invert()
+    mesh = _without_specks(mesh, settings.smallest_part)
+    mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=_vertex_colors(field, mesh.vertices))
+    return mesh
+
+
+def write_mesh(mesh: Any, path: Path) -> None:
+    """Write a mesh as GLB (turned to y up, as glTF demands), OBJ or PLY (world axes, z up), by the path's ending.
+
+    Raises:
+        UsageError: another ending.
+    """
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in FORMATS:
+        raise UsageError(f"expected a file ending in {', '.join(FORMATS)}, got {path.name!r}. Choose one of these.")
+    turned = mesh.copy()
+    if kind == "glb":
+        turned.apply_transform(_Y_UP)
+    data = turned.export(file_type=kind)
+    atomic_write_bytes(path, data.encode() if isinstance(data, str) else data)
+
+
+def read_mesh(path: Path) -> Any:
+    """A mesh in world axes (z up) from GLB, OBJ or PLY; the inverse of `write_mesh`.
+
+    Raises:
+        InputError: missing, empty or of another format.
+        ResourceError: trimesh is not installed.
+    """
+    trimesh, _ = _libraries()
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in FORMATS or not path.is_file():
+        raise InputError(f"{path}: expected an existing file ending in {', '.join(FORMATS)}. Check the path.")
+    try:
+        mesh = trimesh.load_mesh(io.BytesIO(path.read_bytes()), file_type=kind, process=False)
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise InputError(f"{path}: expected a {kind} mesh, could not read it ({error}). Export it again.") from error
+    if kind == "glb":
+        mesh.apply_transform(np.linalg.inv(_Y_UP))
+    return mesh
+
+
+def _libraries() -> tuple[Any, Any]:
+    try:
+        import trimesh
+        from skimage import measure
+    except ImportError as error:
+        raise ResourceError(
+            f"meshes need trimesh and scikit-image ({error}). Run: pip install 'pcs_ext[threed]'."
+        ) from None
+    return trimesh, measure
+
+
+@torch.no_grad()
+def _densities(field: AbstractField, resolution: int) -> np.ndarray:
+    """Densities at the corners of a regular grid over the cube, indexed x, y, z."""
+    line = torch.linspace(-1, 1, resolution) * (1 - 1e-6)
+    grid = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).view(-1, 3)
+    points = grid * field.bounds.half + torch.tensor(field.bounds.center)
+    density = torch.cat([field.query(chunk).density for chunk in points.split(_CHUNK)])
+    return density.view((resolution,) * 3).double().numpy()
+
+
+@torch.no_grad()
+def _vertex_colors(field: AbstractField, vertices: np.ndarray) -> np.ndarray:
+    points = torch.from_numpy(np.asarray(vertices)).float()
+    albedo = torch.cat([field.query(chunk).albedo for chunk in points.split(_CHUNK)])
+    rgb = (albedo.clamp(0, 1) * 255).round().byte().numpy()
+    return np.concatenate([rgb, np.full((len(rgb), 1), 255, np.uint8)], 1)
+
+
+def _without_specks(mesh: Any, smallest: float) -> Any:
+    if smallest <= 0:
+        return mesh
+    parts = mesh.split(only_watertight=False)
+    if len(parts) < 2:
+        return mesh
+    # A cavity's volume is negative; it is no speck when it is large.
+    volumes = np.array([abs(part.volume) for part in parts])
+    kept = [part for part, volume in zip(parts, volumes, strict=True) if volume >= smallest * volumes.max()]
+    return _libraries()[0].util.concatenate(kept)
