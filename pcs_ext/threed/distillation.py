@@ -99,7 +99,8 @@ def distilled_score(
         else:
             both = Conditioning.cat([negative, positive])
             parts = backbone.predict(torch.cat([noisy] * 2), torch.cat([timesteps] * 2), both)
-            prediction = combine_guidance(*parts.chunk(2), config.guidance_scale)
+            without, given = parts.chunk(2)
+            prediction = combine_guidance(without, given, config.guidance_scale)
         difference = schedule.to_epsilon(prediction, noisy, timesteps) - noise
         signal, sigma = schedule.coefficients(timesteps, latents)
         weight = {"sigma": sigma**2, "uniform": 1.0, "fantasia3d": signal * sigma**2}[config.weighting]

@@ -161,7 +161,8 @@ class HashGrid(nn.Module):
         share = scaled - low
         corner = torch.tensor([[i >> 2 & 1, i >> 1 & 1, i & 1] for i in range(8)], device=unit.device)
         index = self._index(level, low.long()[:, None] + corner)
-        weight = torch.where(corner.bool(), share[:, None], 1 - share[:, None]).prod(-1)
+        x, y, z = torch.stack([1 - share, share], -1).unbind(1)  # n 2 each
+        weight = (x[:, :, None, None] * y[:, None, :, None] * z[:, None, None, :]).flatten(1)
         rows = functional.embedding(index, self.tables[level])
         return (rows * weight[..., None]).sum(1)
 
@@ -199,8 +200,8 @@ class HashField(AbstractField):
         self.grid.open_levels = min(levels, math.ceil(levels * (0.5 + progress)))
 
     def groups(self) -> list[ParameterGroup]:
-        """Tables and network, with the learning rates of the open implementations."""
+        """Tables and network, with the learning rate of arXiv 2201.05989 for both."""
         return [
             ParameterGroup(name="tables", parameters=tuple(self.grid.parameters()), learning_rate=1e-2),
-            ParameterGroup(name="network", parameters=tuple(self.network.parameters()), learning_rate=1e-3),
+            ParameterGroup(name="network", parameters=tuple(self.network.parameters()), learning_rate=1e-2),
         ]
