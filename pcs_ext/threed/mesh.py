@@ -27,6 +27,8 @@ class MeshConfig:
     """Density per world unit at the surface."""
     smallest_part: float = 0.01
     """Closed parts of less than this share of the largest part's volume are dropped as specks; 0 keeps all."""
+    fill_cavities: bool = True
+    """Drop closed surfaces that look inward: pictures say nothing of an object's inside, so fields come out hollow."""
 
 
 def extract_mesh(field: AbstractField, config: MeshConfig | None = None) -> Any:
@@ -61,7 +63,7 @@ def extract_mesh(field: AbstractField, config: MeshConfig | None = None) -> Any:
     mesh = trimesh.Trimesh(vertices=vertices, faces=faces, process=True)
     if mesh.volume < 0:
         mesh.invert()
-    mesh = _without_specks(mesh, settings.smallest_part)
+    mesh = _tidied(mesh, settings)
     mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=_vertex_colors(field, mesh.vertices))
     return mesh
 
@@ -131,13 +133,12 @@ def _vertex_colors(field: AbstractField, vertices: np.ndarray) -> np.ndarray:
     return np.concatenate([rgb, np.full((len(rgb), 1), 255, np.uint8)], 1)
 
 
-def _without_specks(mesh: Any, smallest: float) -> Any:
-    if smallest <= 0:
-        return mesh
+def _tidied(mesh: Any, settings: MeshConfig) -> Any:
     parts = mesh.split(only_watertight=False)
     if len(parts) < 2:
         return mesh
-    # A cavity's volume is negative; it is no speck when it is large.
-    volumes = np.array([abs(part.volume) for part in parts])
-    kept = [part for part, volume in zip(parts, volumes, strict=True) if volume >= smallest * volumes.max()]
-    return _libraries()[0].util.concatenate(kept)
+    volumes = np.array([part.volume for part in parts])
+    enough = np.abs(volumes) >= settings.smallest_part * volumes.max()
+    if settings.fill_cavities:
+        enough &= volumes > 0
+    return _libraries()[0].util.concatenate([part for part, kept in zip(parts, enough, strict=True) if kept])

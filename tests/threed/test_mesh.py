@@ -62,6 +62,24 @@ def test_specks_go() -> None:
     assert cleaned.body_count == 1
 
 
+class Shell(Ball):
+    """A ball that is empty below 0.2 under its surface, as fits to pictures are."""
+
+    def query(self, points: Tensor) -> Queried:
+        """See the base class."""
+        full = super().query(points)
+        return Queried(full.density * ((points - self.center).norm(dim=-1) > 0.4), full.albedo)
+
+
+def test_cavities_are_filled() -> None:
+    hollow = extract_mesh(Shell(), MeshConfig(resolution=64, fill_cavities=False))
+    filled = extract_mesh(Shell(), MeshConfig(resolution=64))
+    assert hollow.body_count == 2
+    assert filled.body_count == 1
+    assert hollow.volume == pytest.approx(4 / 3 * math.pi * (0.6**3 - 0.4**3), rel=0.05)
+    assert filled.volume == pytest.approx(4 / 3 * math.pi * 0.6**3, rel=5e-3)
+
+
 @pytest.mark.parametrize("kind", ["glb", "obj", "ply"])
 def test_files_read_back_with_their_colours(tmp_path: Path, kind: str) -> None:
     mesh = extract_mesh(Ball(), MeshConfig(resolution=40))
