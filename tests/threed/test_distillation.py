@@ -1,9 +1,12 @@
 """Score distillation against closed forms, and on a real (tiny) backbone."""
 
+import itertools
+
 import pytest
 import torch
 
 from pcs_ext.errors import ConfigError, UsageError
+from pcs_ext.image.adapters import LowRankConfig, build_adapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.threed.cameras import orbit
 from pcs_ext.threed.distillation import (
@@ -122,6 +125,26 @@ def test_a_field_gets_a_gradient_and_the_backbone_none(sd: AbstractBackbone) -> 
         assert parameter.grad is not None
         assert 0 < parameter.grad.norm() < float("inf")
     assert all(p.grad is None for module in sd.components().values() for p in module.parameters())
+
+
+def test_an_adapter_speaks_through_the_score_and_leaves(sd: AbstractBackbone) -> None:
+    adapter = build_adapter("lora", LowRankConfig(rank=2))
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def score() -> torch.Tensor:
+        with torch.no_grad():
+            prompt = sd.encode_prompt(["a photo of the dog"])
+        config = DistillationConfig(guidance_scale=1.0)
+        return distilled_score(sd, latents, torch.tensor([500]), latents.flip(-1), prompt, prompt, config)
+
+    before = score()
+    with injected(sd, adapter):
+        with torch.no_grad():
+            for parameter in itertools.chain(*adapter.parameters().values()):
+                parameter.fill_(0.1)
+        during = score()
+    assert not torch.allclose(before, during, atol=1e-3)
+    assert torch.equal(before, score())
 
 
 def test_unequal_counts_are_refused() -> None:
