@@ -1,0 +1,299 @@
+"""SVG files as scenes. Nothing is fetched or executed, size and nesting are bounded, what is not drawn is noted."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+
+from pcs_ext.errors import InputError, UsageError
+from pcs_ext.svg.vector.geometry import (
+    IDENTITY,
+    SHAPES,
+    Matrix,
+    count_segments,
+    multiply,
+    read_length,
+    read_subpaths,
+    read_transform,
+    shape_data,
+)
+from pcs_ext.svg.vector.scene import Paint, Path, Scene, Stroke, paint
+from pcs_ext.svg.vector.style import INITIAL, UNSUPPORTED, Rgba, StyleSheet, computed, number, read_color, unit
+
+MAX_BYTES = 16 << 20
+MAX_SEGMENTS = 30_000
+MAX_PATHS = 3_000
+MAX_ELEMENTS = 30_000
+_MAX_DEPTH = 48
+_HREF = ("href", "{http://www.w3.org/1999/xlink}href")
+_SILENT = ("defs", "title", "desc", "metadata", "style", "linearGradient", "radialGradient", "symbol", "namedview")
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Document:
+    """A file that was read: its scene, and what is needed to write it back."""
+
+    scene: Scene
+    notes: tuple[str, ...]
+    """What the scene does not show as the file asks, each kind once, with its count."""
+    tree: Any
+    """The lxml tree; never changed."""
+    elements: dict[str, tuple[Any, Matrix]]
+    """Path id -> element of the tree and transform to user units of the picture."""
+
+
+def read_svg(path: FilePath) -> Document:
+    """Read an SVG file.
+
+    Raises:
+        InputError: missing, too large, not SVG, with entities, nested or long beyond the limits; says what to do.
+        UsageError: the reader's packages are not installed.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is not a file; expected an SVG.")
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError(f"{path} has {path.stat().st_size >> 20} MB; expected at most {MAX_BYTES >> 20}. Simplify it.")
+    return parse_svg(path.read_bytes(), name=str(path))
+
+
+def parse_svg(data: bytes, *, name: str = "the SVG") -> Document:
+    """The same for bytes; `name` is used in messages."""
+    try:
+        return _Reader(_parse(data, name)).read()
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def _parse(data: bytes, name: str) -> Any:
+    try:
+        import lxml.etree as etree
+    except ImportError:
+        raise UsageError("Reading SVG needs lxml and svgelements; run: pip install 'pcs_ext[svg]'.") from None
+    if data[:2] == b"\x1f\x8b":
+        raise InputError("compressed (svgz); unpack it first (gunzip).")
+    if len(data) > MAX_BYTES:
+        raise InputError(f"more than {MAX_BYTES >> 20} MB; simplify it.")
+    if b"<!ENTITY" in data or b"<\x00!\x00E\x00N\x00T" in data or b"\x00<\x00!\x00E\x00N\x00T" in data:
+        raise InputError("declares entities, which can expand without end or read files; save it as plain SVG.")
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+    try:
+        tree = etree.ElementTree(etree.fromstring(data, parser))
+    except (etree.XMLSyntaxError, ValueError) as error:
+        raise InputError(f"not well-formed XML ({error}); export it again.") from None
+    dtd = tree.docinfo.internalDTD
+    if dtd is not None and any(True for _ in dtd.iterentities()):
+        raise InputError("declares entities, which can expand without end or read files; save it as plain SVG.")
+    if _tag(tree.getroot()) != "svg":
+        raise InputError(f"its root is <{_tag(tree.getroot())}>; expected <svg>.")
+    return tree
+
+
+class _Reader:
+    def __init__(self, tree: Any) -> None:
+        self.tree, self.root = tree, tree.getroot()
+        self.noted: Counter[str] = Counter()
+        self.paths: list[Path] = []
+        self.elements: dict[str, tuple[Any, Matrix]] = {}
+        self.segments = self.visited = 0
+        self.by_id: dict[str, Any] = {}
+        styles = []
+        for element in self.root.iter():
+            if element.get("id") and element.get("id") not in self.by_id:
+                self.by_id[element.get("id")] = element
+            if _tag(element) == "style" and element.text:
+                styles.append(element.text)
+        self.sheet = StyleSheet("\n".join(styles), self.note)
+
+    def note(self, text: str) -> None:
+        self.noted[text] += 1
+
+    def read(self) -> Document:
+        view_box, size = self._frame()
+        style = computed(INITIAL, "svg", self.root.attrib, self.sheet)
+        self._children(self.root, IDENTITY, style, unit(style["opacity"], "opacity"), (), (), False)
+        notes = tuple(text if count == 1 else f"{text} ({count} times)" for text, count in self.noted.items())
+        scene = Scene(view_box=view_box, size=size, paths=tuple(self.paths))
+        return Document(scene=scene, notes=notes, tree=self.tree, elements=self.elements)
+
+    def _frame(self) -> tuple[tuple[float, float, float, float], tuple[float, float]]:
+        sides: list[float | None] = []
+        for side in ("width", "height"):
+            text = self.root.get(side, "100%")
+            sides.append(None if text.strip().endswith("%") else read_length(text, side))
+        box_text = self.root.get("viewBox", "").replace(",", " ").split()
+        box = [number(word, "viewBox") for word in box_text]
+        if len(box) != 4:
+            if None in sides:
+                raise InputError("has neither a viewBox nor a width and height; add viewBox='0 0 WIDTH HEIGHT'.")
+            box = [0.0, 0.0, float(sides[0] or 0), float(sides[1] or 0)]
+        width, height = sides[0] or box[2], sides[1] or box[3]
+        if min(box[2], box[3], width, height) <= 0:
+            raise InputError("its picture is 0 wide or high; give viewBox, width and height above 0.")
+        if "none" in self.root.get("preserveAspectRatio", "") and abs(width / height - box[2] / box[3]) > 1e-6:
+            self.note("preserveAspectRatio='none' not applied: the picture keeps its proportions")
+        return (box[0], box[1], box[2], box[3]), (width, height)
+
+    def _children(self, parent: Any, *state: Any) -> None:
+        for element in parent:
+            if isinstance(element.tag, str):
+                self._element(element, *state)
+
+    def _element(
+        self,
+        element: Any,
+        transform: Matrix,
+        parent: Mapping[str, str],
+        opacity: float,
+        groups: tuple[str, ...],
+        uses: tuple[Any, ...],
+        locked: bool,
+    ) -> None:
+        self.visited += 1
+        if self.visited > MAX_ELEMENTS or len(groups) + len(uses) > _MAX_DEPTH:
+            raise InputError(
+                f"more than {MAX_ELEMENTS} elements or {_MAX_DEPTH} levels, with <use> written out; simplify it."
+            )
+        tag = _tag(element)
+        if tag in _SILENT:
+            return
+        if tag not in (*SHAPES, "g", "a", "use", "svg"):
+            self.note(f"<{tag}> is not drawn")
+            return
+        style = computed(parent, tag, element.attrib, self.sheet)
+        if style["display"] == "none":
+            return
+        for name in UNSUPPORTED:
+            if style[name] not in ("none", ""):
+                self.note(f"{name} is not applied")
+        if style["mix-blend-mode"] != "normal":
+            self.note("mix-blend-mode is not applied")
+        own = unit(style["opacity"], "opacity")
+        if own < 1 and (tag not in SHAPES or style["stroke"] != "none"):
+            self.note("opacity of a group, or of a fill with its stroke, is applied to each part by itself")
+        transform = multiply(transform, read_transform(element.get("transform", "")))
+        state = (style, opacity * own)
+        if tag in SHAPES:
+            self._shape(element, tag, transform, *state, groups, locked)
+        elif tag == "use":
+            self._use(element, transform, *state, groups, uses)
+        else:
+            if tag == "svg":
+                self.note("a nested <svg> is drawn without its own viewBox and clipping")
+            self._children(element, transform, *state, (*groups, element.get("id", "")), uses, locked)
+
+    def _use(
+        self, element: Any, transform: Matrix, style: dict[str, str], opacity: float, groups: Any, uses: tuple[Any, ...]
+    ) -> None:
+        href = next((element.get(name) for name in _HREF if element.get(name)), "")
+        target = self.by_id.get(href[1:]) if href.startswith("#") else None
+        if target is None:
+            self.note("<use> of another file or of nothing is not drawn")
+            return
+        if target in uses or any(target is ancestor for ancestor in element.iterancestors()):
+            raise InputError(f"<use> of {href[:40]!r} contains itself; remove the circle.")
+        shift = (1.0, 0.0, 0.0, 1.0, *(read_length(element.get(name, "0"), name) for name in ("x", "y")))
+        transform, uses = multiply(transform, shift), (*uses, target)  # type: ignore[arg-type]
+        if _tag(target) == "symbol":
+            self.note("a <symbol> is drawn without its own viewBox and clipping")
+            style = computed(style, "symbol", target.attrib, self.sheet)
+            self._children(target, transform, style, opacity, (*groups, element.get("id", "")), uses, True)
+        else:
+            self._element(target, transform, style, opacity, groups, uses, True)
+
+    def _shape(
+        self,
+        element: Any,
+        tag: str,
+        transform: Matrix,
+        style: dict[str, str],
+        opacity: float,
+        groups: Any,
+        locked: bool,
+    ) -> None:
+        if style["visibility"] != "visible":
+            return
+        data = shape_data(tag, element.attrib)
+        self.segments += count_segments(data)
+        if self.segments > MAX_SEGMENTS:
+            raise InputError(f"more than {MAX_SEGMENTS} path segments, with <use> written out; simplify it.")
+        if len(self.paths) >= MAX_PATHS:
+            raise InputError(f"more than {MAX_PATHS} paths, with <use> written out; simplify it.")
+        subpaths = read_subpaths(data, transform)
+        fill = self._paint(style, "fill", opacity)
+        stroke = self._stroke(style, opacity, transform)
+        if not subpaths or (fill is None and stroke is None):
+            return
+        identifier = self._unique(element.get("id") or f"{tag}-{len(self.paths) + 1}")
+        rule = "evenodd" if style["fill-rule"] == "evenodd" else "nonzero"
+        self.elements[identifier] = (element, transform)
+        named = tuple(group for group in groups if group)
+        self.paths.append(
+            Path(id=identifier, subpaths=subpaths, fill=fill, stroke=stroke, rule=rule, groups=named, locked=locked)
+        )
+
+    def _unique(self, wanted: str) -> str:
+        name, count = wanted, 1
+        while name in self.elements:
+            count += 1
+            name = f"{wanted}~{count}"
+        return name
+
+    def _stroke(self, style: dict[str, str], opacity: float, transform: Matrix) -> Stroke | None:
+        found = self._paint(style, "stroke", opacity)
+        width = read_length(style["stroke-width"], "stroke-width")
+        if found is None or width <= 0:
+            return None
+        a, b, c, d = transform[:4]
+        scale = abs(a * d - b * c) ** 0.5
+        if abs(a * c + b * d) + abs(a * a + b * b - c * c - d * d) > 1e-3 * scale * scale:
+            self.note("a stroke under a stretching transform has the mean width everywhere")
+        cap, join = style["stroke-linecap"], style["stroke-linejoin"]
+        return Stroke(
+            paint=found,
+            width=torch.tensor(width * scale, dtype=torch.float64),
+            cap=cap if cap in ("round", "square") else "butt",
+            join=join if join in ("round", "bevel") else "miter",
+            miter_limit=max(number(style["stroke-miterlimit"], "stroke-miterlimit"), 1.0),
+        )
+
+    def _paint(self, style: dict[str, str], kind: str, opacity: float) -> Paint | None:
+        text = style[kind]
+        if text in ("none", "transparent"):
+            return None
+        color: Rgba | None
+        if text.startswith("url("):
+            reference, _, fallback = text[4:].partition(")")
+            color = self._gradient(reference.strip("'\" #"), 0) or read_color(fallback.strip() or "none")
+        else:
+            color = read_color(style["color"] if text.lower() == "currentcolor" else text)
+        if color is None:
+            self.note(f"{kind} {text[:40]!r} cannot be drawn and is left out")
+            return None
+        alpha = color[3] * opacity * unit(style[f"{kind}-opacity"], f"{kind}-opacity")
+        return paint(*color[:3], alpha)
+
+    def _gradient(self, identifier: str, depth: int) -> Rgba | None:
+        """The mean of a gradient's stops."""
+        element = self.by_id.get(identifier)
+        if element is None or _tag(element) not in ("linearGradient", "radialGradient") or depth > 8:
+            return None
+        stops = []
+        for stop in element:
+            if isinstance(stop.tag, str) and _tag(stop) == "stop":
+                style = computed(INITIAL, "stop", stop.attrib, self.sheet)
+                color = read_color(style["stop-color"])
+                if color is not None:
+                    stops.append((*color[:3], color[3] * unit(style["stop-opacity"], "stop-opacity")))
+        if not stops:
+            href = next((element.get(name) for name in _HREF if element.get(name)), "")
+            return self._gradient(href[1:], depth + 1) if href.startswith("#") else None
+        self.note("a gradient is drawn as the mean colour of its stops")
+        mean = [sum(column) / len(stops) for column in zip(*stops, strict=True)]
+        return mean[0], mean[1], mean[2], mean[3]
+
+
+def _tag(element: Any) -> str:
+    return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""

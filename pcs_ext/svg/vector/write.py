@@ -1,0 +1,165 @@
+"""Scenes as SVG files: changes are patched into the document they came from, or a new document is written."""
+
+import copy
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcs_ext.config_io import atomic_write_bytes
+from pcs_ext.errors import UsageError
+from pcs_ext.svg.vector.geometry import GEOMETRY, inverse, path_data
+from pcs_ext.svg.vector.read import Document
+from pcs_ext.svg.vector.scene import Paint, Path, Scene
+from pcs_ext.svg.vector.style import declarations
+
+_NAMESPACE = "http://www.w3.org/2000/svg"
+
+
+def patch_svg(document: Document, scene: Scene) -> bytes:
+    """The document with the changes of `scene`: elements that did not change stay as they are, and so do ids, classes,
+    groups, order, metadata and everything that is not drawn. Paths absent from `scene` are removed.
+
+    Raises:
+        UsageError: a path that is new, or a change of one that is drawn through `use`.
+    """
+    tree = copy.deepcopy(document.tree)
+    twins = dict(zip(document.tree.getroot().iter(), tree.getroot().iter(), strict=True))
+    before = {path.id: path for path in document.scene.paths}
+    after = {path.id: path for path in scene.paths}
+    if new := [name for name in after if name not in before]:
+        raise UsageError(f"{new[0]} is not a path of the document; write new scenes with new_svg().")
+    if [name for name in before if name in after] != list(after):
+        raise UsageError("The paths come in another order than in the document; keep its order.")
+    for name, old in before.items():
+        element, transform = document.elements[name]
+        if (name not in after or _changed(old, after[name])) and old.locked:
+            raise UsageError(f"{name} is drawn through <use> and shares its shape; unlink the clone first.")
+        if name not in after:
+            twins[element].getparent().remove(twins[element])
+        elif _changed(old, after[name]):
+            _patch(twins[element], old, after[name], transform)
+    return _bytes(tree)
+
+
+def new_svg(scene: Scene) -> bytes:
+    """A document of its own for a scene; nested groups are not written."""
+    import lxml.etree as etree
+
+    root = etree.Element("svg", nsmap={None: _NAMESPACE})
+    root.set("viewBox", " ".join(f"{value:g}" for value in scene.view_box))
+    root.set("width", f"{scene.size[0]:g}")
+    root.set("height", f"{scene.size[1]:g}")
+    for path in scene.paths:
+        element = etree.SubElement(root, "path", id=path.id, d=path_data(path.subpaths))
+        if path.rule == "evenodd":
+            element.set("fill-rule", "evenodd")
+        _set_paint(element, "fill", path.fill)
+        if path.stroke is not None:
+            _set_paint(element, "stroke", path.stroke.paint)
+            element.set("stroke-width", f"{float(path.stroke.width.detach()):.6g}")
+            element.set("stroke-linecap", path.stroke.cap)
+            element.set("stroke-linejoin", path.stroke.join)
+            element.set("stroke-miterlimit", f"{path.stroke.miter_limit:g}")
+    return _bytes(etree.ElementTree(root))
+
+
+def write_svg(path: FilePath, data: bytes) -> None:
+    """Put a document on disk; it appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_bytes(path, data)
+
+
+def _bytes(tree: Any) -> bytes:
+    import lxml.etree as etree
+
+    return etree.tostring(tree, xml_declaration=True, encoding="UTF-8")
+
+
+def _patch(element: Any, old: Path, new: Path, transform: tuple[float, float, float, float, float, float]) -> None:
+    if _moved(old, new):
+        back = inverse(transform)
+        if back is None:
+            raise UsageError(f"{old.id} has a transform that flattens it; remove the transform first.")
+        element.tag = element.tag.replace(element.tag.rpartition("}")[2], "path")
+        for name in GEOMETRY:
+            element.attrib.pop(name, None)
+        element.set("d", path_data(new.subpaths, back))
+    if _repainted(old.fill, new.fill):
+        _paint_over(element, "fill", old.fill, new.fill)
+    old_stroke, new_stroke = old.stroke, new.stroke
+    if _repainted(old_stroke and old_stroke.paint, new_stroke and new_stroke.paint):
+        _paint_over(element, "stroke", old_stroke and old_stroke.paint, new_stroke and new_stroke.paint)
+    if new_stroke and (old_stroke is None or not _same(old_stroke.width, new_stroke.width)):
+        a, b, c, d = transform[:4]
+        _set(element, "stroke-width", f"{float(new_stroke.width.detach()) / max(abs(a * d - b * c) ** 0.5, 1e-12):.6g}")
+
+
+def _paint_over(element: Any, kind: str, old: Paint | None, new: Paint | None) -> None:
+    if new is None:
+        _set(element, kind, "none")
+        return
+    _set(element, kind, _hex(new.color))
+    if old is None or not _same(old.opacity, new.opacity):
+        # The scene's opacity holds that of the element and its groups: keep theirs, change only our share.
+        total = 1.0 if old is None else float(old.opacity.detach())
+        own = _own_opacity(element, f"{kind}-opacity")
+        value = float(new.opacity.detach()) * own / total if total > 0 else float(new.opacity.detach())
+        _set(element, f"{kind}-opacity", f"{min(max(value, 0.0), 1.0):.5g}")
+
+
+def _own_opacity(element: Any, name: str) -> float:
+    text = declarations(element.get("style", "")).get(name) or element.get(name, "1")
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        return 1.0
+
+
+def _set(element: Any, name: str, value: str) -> None:
+    """As a style declaration: it wins over attributes and style sheets."""
+    style = declarations(element.get("style", "")) | {name: value}
+    element.set("style", ";".join(f"{key}:{text}" for key, text in style.items()))
+
+
+def _set_paint(element: Any, kind: str, found: Paint | None) -> None:
+    element.set(kind, "none" if found is None else _hex(found.color))
+    if found is not None and float(found.opacity.detach()) < 1:
+        element.set(f"{kind}-opacity", f"{max(float(found.opacity.detach()), 0.0):.5g}")
+
+
+def _hex(color: Tensor) -> str:
+    levels = (color.detach().double().cpu().clamp(0, 1) * 255).round().int().tolist()
+    return "#" + "".join(f"{level:02x}" for level in levels)
+
+
+def _changed(old: Path, new: Path) -> bool:
+    if old is new:
+        return False
+    strokes = old.stroke, new.stroke
+    widths = [stroke.width for stroke in strokes if stroke]
+    return (
+        _moved(old, new)
+        or _repainted(old.fill, new.fill)
+        or _repainted(*(stroke and stroke.paint for stroke in strokes))
+        or (len(widths) == 2 and not _same(*widths))
+    )
+
+
+def _moved(old: Path, new: Path) -> bool:
+    if len(old.subpaths) != len(new.subpaths):
+        return True
+    pairs = zip(old.subpaths, new.subpaths, strict=True)
+    return any(a.closed != b.closed or not _same(a.points, b.points) for a, b in pairs)
+
+
+def _repainted(old: Paint | None, new: Paint | None) -> bool:
+    if old is None or new is None:
+        return old is not new
+    return not (_same(old.color, new.color) and _same(old.opacity, new.opacity))
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    a, b = a.detach().double().cpu(), b.detach().double().cpu()
+    return a.shape == b.shape and bool(torch.allclose(a, b, rtol=1e-7, atol=1e-7))
