@@ -1,0 +1,89 @@
+"""`python -m benchmarks.rasterizer`: the differentiable rasteriser, forward and backward, and resvg beside it.
+
+Scenes of wobbly closed paths of four cubics (radius 5 to 17 % of the canvas), opaque; gradients to all points, colours
+and opacities. resvg parses the text and encodes a PNG in its time, ours starts from tensors. Times are CPU time of one
+thread, the median over rounds, so that other work on the machine hardly moves them.
+"""
+
+import io
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+import resvg_py
+import torch
+import tyro
+from PIL import Image
+
+from pcs_ext.svg.vector.render import render
+from pcs_ext.svg.vector.scene import Path, Scene, Subpath, paint
+from pcs_ext.svg.vector.write import new_svg
+
+T = TypeVar("T")
+
+
+def main(paths: tuple[int, ...] = (16, 64, 256, 512), side: int = 224, rounds: int = 15) -> None:
+    """Measure and print JSON.
+
+    Args:
+        paths: sizes of the scenes.
+        side: of the square canvas, pixels.
+        rounds: passes whose median counts.
+    """
+    torch.set_num_threads(1)
+    rows = [_measure(count, side, rounds) for count in paths]
+    print(json.dumps({"benchmark": "rasterizer", "side": side, "rounds": rounds, "threads": 1, "rows": rows}, indent=2))
+
+
+def _measure(count: int, side: int, rounds: int) -> dict[str, float]:
+    scene = _scene(count, side)
+    forward, backward = [], []
+    for _ in range(rounds + 2):
+        image, seconds = _timed(lambda: render(scene, side, side))
+        forward.append(seconds)
+        loss = image.square().mean()
+        backward.append(_timed(loss.backward)[1])
+    text = new_svg(scene).decode()
+    peer = [
+        _timed(lambda: resvg_py.svg_to_bytes(svg_string=text, width=side, background="#ffffff")) for _ in range(rounds)
+    ]
+    levels = np.array(Image.open(io.BytesIO(peer[0][0])).convert("RGB")).astype(np.float64)
+    ours = render(scene, side, side).detach().permute(1, 2, 0).double().numpy() * 255
+    return {
+        "paths": count,
+        "forward_ms": round(1000 * statistics.median(forward[2:]), 2),
+        "backward_ms": round(1000 * statistics.median(backward[2:]), 2),
+        "resvg_forward_ms": round(1000 * statistics.median(seconds for _, seconds in peer), 2),
+        "mean_difference_to_resvg_levels": round(float(np.abs(ours - levels).mean()), 3),
+    }
+
+
+def _timed(call: Callable[[], T]) -> tuple[T, float]:
+    start = time.process_time()
+    result = call()
+    return result, time.process_time() - start
+
+
+def _scene(count: int, side: int) -> Scene:
+    generator = torch.Generator().manual_seed(0)
+    angles = torch.arange(12) / 12 * 2 * math.pi
+    ring = torch.stack([angles.cos(), angles.sin()], 1)
+    paths = []
+    for index in range(count):
+        x, y, size, red, green, blue = torch.rand(6, generator=generator).tolist()
+        radius = (0.05 + 0.12 * size) * side
+        jitter = (torch.rand(12, 2, generator=generator) - 0.5) * 0.5
+        points = (torch.tensor([x, y]) * side + radius * (ring + jitter)).requires_grad_()
+        fill = paint(red, green, blue, dtype=torch.float32)
+        fill.color.requires_grad_()
+        fill.opacity.requires_grad_()
+        paths.append(Path(id=f"p{index}", subpaths=(Subpath(points=points, closed=True),), fill=fill))
+    return Scene(view_box=(0, 0, side, side), size=(side, side), paths=tuple(paths))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
