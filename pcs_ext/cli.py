@@ -7,12 +7,14 @@ from typing import Any
 from pcs_ext.defense import cli as defense_cli
 from pcs_ext.errors import Interrupted, PcsError
 from pcs_ext.image import cli as image_cli
+from pcs_ext.svg import cli as svg_cli
 
 DESCRIPTION = """Teach a diffusion model your subject once; use it in images, video, 3D, vector art and panoramas.
 
   pcs-ext learn PHOTOS --noun dog -o rex         learn a subject from a folder of photos
   pcs-ext image rex "a photo of {subject} on the beach"
   pcs-ext protect PHOTOS -o OUT                  copies that models learn badly
+  pcs-ext vectorize PICTURE -o OUT.svg           a picture as layers of paths
   pcs-ext COMMAND --help                         all settings of one command
 
 Exit codes: 0 done, 2 wrong usage, 3 unusable input, 4 not enough resources, 5 interrupted (run again to resume)."""
@@ -31,6 +33,7 @@ def commands() -> dict[str, Callable[..., Any]]:
         "recipes": image_cli.recipes,
         "protect": defense_cli.protect,
         "verify": defense_cli.verify,
+        "vectorize": svg_cli.vectorize,
         "systems": general.systems,
         "doctor": general.doctor,
         "demo": general.demo,
