@@ -192,6 +192,23 @@ def test_hostile_files_end_in_a_clear_error(kind: str, tmp_path: Path) -> None:
     assert file.read_text() == HOSTILE[kind]
 
 
+@pytest.mark.parametrize("piece", ["L1 2", "t1 2", "s1 2 3 4", "a1 2 3 0 1 4 5", "M1 2L3 4", "M1 2L3 4z", "h1"])
+def test_reading_time_grows_with_the_length_only(piece: str) -> None:
+    count = 29_000 // (8 if piece[0] == "a" else 4)
+    data = f'{HEAD}<path d="M0 0{piece * count}"/></svg>'
+    start = time.process_time()
+    document = parse_svg(data.encode())
+    assert time.process_time() - start < 5
+    drawn = sum(subpath.segments for subpath in document.scene.paths[0].subpaths)
+    assert count <= drawn <= 30_000
+
+
+def test_arcs_are_round() -> None:
+    data = f'{HEAD}<path d="M6 4a2 2 0 1 1 -4 0a2 2 0 1 1 4 0z"/></svg>'
+    image = render(parse_svg(data.encode()).scene, 90, 90)
+    assert float((1 - image[0]).sum()) == pytest.approx(1256.6, abs=2)
+
+
 def test_a_million_segments_stay_below_a_gibibyte(tmp_path: Path) -> None:
     file = tmp_path / "million.svg"
     file.write_text(HOSTILE["segments"])

@@ -156,7 +156,6 @@ def read_subpaths(data: str, transform: Matrix) -> tuple[Subpath, ...]:
 
     try:
         parsed = svgelements.Path(data)
-        parsed.approximate_arcs_with_cubics()
         chains = _chains(parsed, svgelements)
     except (ValueError, TypeError, IndexError, AttributeError, ZeroDivisionError, OverflowError) as error:
         raise InputError(
@@ -200,6 +199,12 @@ def _cubic(piece, start: tuple[float, float], svgelements) -> list[tuple[float, 
     if isinstance(piece, svgelements.QuadraticBezier):
         (x, y), (u, v), (s, t) = start, _xy(piece.control), _xy(piece.end)
         return [((x + 2 * u) / 3, (y + 2 * v) / 3), ((s + 2 * u) / 3, (t + 2 * v) / 3), (s, t)]
+    if isinstance(piece, svgelements.Arc):
+        # One by one: replacing all arcs of a path at once takes quadratic time in svgelements.
+        points = [
+            _xy(point) for curve in piece.as_cubic_curves() for point in (curve.control1, curve.control2, curve.end)
+        ]
+        return [*points[:-1], _xy(piece.end)] if points else _line(start, _xy(piece.end))
     return _line(start, _xy(piece.end))
 
 
