@@ -77,10 +77,11 @@ class LatentCache:
         """Latents `b c h w` of the batch's images."""
         if batch.keys is None:
             return self._encode(batch.images)
-        missing = [index for index, key in enumerate(batch.keys) if key not in self._latents]
-        if missing:
-            for index, latents in zip(missing, self._encode(batch.images[missing]), strict=True):
-                self._latents[batch.keys[index]] = latents
+        for key, image in zip(batch.keys, batch.images, strict=True):
+            if key not in self._latents:
+                # One by one: rounding depends on what is encoded together, and a resumed run meets images in an order
+                # of its own.
+                self._latents[key] = self._encode(image[None])[0]
         return torch.stack([self._latents[key] for key in batch.keys])
 
     def _encode(self, images: Tensor) -> Tensor:

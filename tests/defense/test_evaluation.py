@@ -138,13 +138,7 @@ def test_an_interrupted_evaluation_goes_on(
     assert not (tmp_path / "out" / "evaluation.json").exists()
     rest = Counting()
     resumed = run(plan, pairs, tmp_path / "out", base, judge, rest)
-    # Latents that are encoded in other batches after a resume may differ in their last bit.
-    for one, other in zip(comparable(resumed), comparable(whole), strict=True):
-        assert one["loss"] == pytest.approx(other.pop("loss"), rel=1e-6)
-        assert one["likeness"] == pytest.approx(other.pop("likeness"), abs=1e-5)
-        assert {key: one[key] for key in ("arm", "pictures", "steps")} == {
-            key: other[key] for key in ("arm", "pictures", "steps")
-        }
+    assert comparable(resumed) == comparable(whole)
     assert rest.steps < 12 - 5
 
 

@@ -116,6 +116,23 @@ def test_the_loss_falls_on_one_photo(name: str, sd: AbstractBackbone, photos: Pa
     assert touched <= declared, "a parameter outside the recipe's groups got a gradient"
 
 
+def test_latents_do_not_depend_on_what_is_encoded_beside_them(sd: AbstractBackbone) -> None:
+    from pcs_ext.image.training import LatentCache
+    from pcs_ext.image.types import Batch
+
+    images = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    keys = tuple("abcde")
+
+    def batch(rows: list[int]) -> Batch:
+        return Batch(images=images[rows], captions=("",) * len(rows), keys=tuple(keys[row] for row in rows))
+
+    one, other = LatentCache(sd), LatentCache(sd)
+    other(batch([4, 2]))
+    other(batch([1, 2]))
+    assert torch.equal(one(batch([0, 1, 2, 3, 4])), other(batch([0, 1, 2, 3, 4])))
+    assert torch.equal(one(batch([3, 3])), other(batch([0, 3]))[[1, 1]])
+
+
 def test_the_same_seed_gives_the_same_artifact_also_after_an_interruption(
     sd: AbstractBackbone, photos: Path, tmp_path: Path
 ) -> None:
