@@ -1,11 +1,11 @@
 """The command line: the one module that knows every plugin, and imports each only when its verb is called."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from pcs_ext.defense import cli as defense_cli
-from pcs_ext.errors import Interrupted, PcsError
+from pcs_ext.errors import Interrupted, PcsError, UsageError
 from pcs_ext.image import cli as image_cli
 from pcs_ext.svg import cli as svg_cli
 
@@ -21,7 +21,7 @@ Exit codes: 0 done, 2 wrong usage, 3 unusable input, 4 not enough resources, 5 i
 
 
 def commands() -> dict[str, Callable[..., Any]]:
-    """Verb -> function; the functions' signatures are the flags."""
+    """Verb -> function; the functions' signatures are the flags. "3d make" is the verb `make` of the group `3d`."""
     from pcs_ext import commands as general
 
     return {
@@ -45,11 +45,12 @@ def main(arguments: list[str] | None = None) -> None:
     import tyro
 
     try:
+        verbs = commands()
         tyro.extras.subcommand_cli_from_dict(
-            commands(),
+            verbs,
             prog="pcs-ext",
             description=DESCRIPTION,
-            args=arguments,
+            args=grouped(sys.argv[1:] if arguments is None else arguments, verbs),
             sort_subcommands=False,
             config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes),
         )
@@ -59,6 +60,21 @@ def main(arguments: list[str] | None = None) -> None:
         _fail("Interrupted; the same command goes on from what was saved.", Interrupted.exit_code)
     except BrokenPipeError:
         sys.exit(0)
+
+
+def grouped(arguments: list[str], verbs: Collection[str]) -> list[str]:
+    """Arguments with a group and its verb as one word; a group may be a verb of its own, too.
+
+    Raises:
+        UsageError: a group without a verb of it.
+    """
+    first, second = [*arguments, "", ""][:2]
+    group = [verb.split()[1] for verb in verbs if verb.startswith(f"{first} ")]
+    if second in group:
+        return [f"{first} {second}", *arguments[2:]]
+    if group and first not in verbs:
+        raise UsageError(f"{first} takes one of {', '.join(group)} next, not {second!r}.")
+    return arguments
 
 
 def _fail(message: str, code: int) -> None:

@@ -3,13 +3,15 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
 from typing import Any, Literal
 
 Status = Literal["measured", "runs", "open"]
 _SEEDS = 3
 """Fewer say nothing about a method."""
+_ROOMS = ("image", "video", "defense")
+"""Where recipes live: packages of pcs_ext with a `recipes.RECIPES` of entries, each with an `id` and a `system`."""
 _RESULTS = Path(__file__).parent.parent / "results"
 
 
@@ -72,13 +74,11 @@ def catalogue() -> tuple[System, ...]:
 
 
 def _recipes_by_system() -> dict[str, list[str]]:
-    from pcs_ext.defense.recipes import RECIPES as DEFENSES
-    from pcs_ext.image.recipes import RECIPES
-
     found: dict[str, list[str]] = {}
-    for entry in [*RECIPES.values(), *DEFENSES.values()]:
-        if entry.system is not None:  # later methods, kept for comparison, have no row in the survey
-            found.setdefault(entry.system, []).append(entry.id)
+    for room in _ROOMS:
+        for entry in import_module(f"pcs_ext.{room}.recipes").RECIPES.values():
+            if entry.system:  # later methods, kept for comparison, have no row in the survey
+                found.setdefault(entry.system, []).append(entry.id)
     return found
 
 

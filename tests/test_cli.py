@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pcs_ext.cli import main
+from pcs_ext.cli import grouped, main
+from pcs_ext.errors import UsageError
 from tests.support.encoders import tiny_clip, tiny_dino
 from tests.support.tiny import tiny_folder
 
@@ -195,3 +196,23 @@ def test_doctor_and_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(report) == {"device", "memory", "versions", "models", "optional"}
     assert "free" in run("doctor", capture=capsys)[1]
     assert "textual-inversion" in run("recipes", capture=capsys)[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["3d", "make", "rex"], ["3d make", "rex"]),
+        (["image", "swap", "a.png"], ["image swap", "a.png"]),
+        (["image", "rex", "swap"], ["image", "rex", "swap"]),
+        (["learn", "photos"], ["learn", "photos"]),
+        ([], []),
+    ],
+)
+def test_a_group_and_its_verb_are_one_word(given: list[str], expected: list[str]) -> None:
+    assert grouped(given, ["learn", "image", "image swap", "3d make", "3d render"]) == expected
+
+
+@pytest.mark.parametrize("given", [["3d"], ["3d", "--help"], ["3d", "made"]])
+def test_a_group_without_its_verb_names_the_verbs(given: list[str]) -> None:
+    with pytest.raises(UsageError, match="make, render"):
+        grouped(given, ["3d make", "3d render"])

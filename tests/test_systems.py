@@ -21,4 +21,4 @@ def test_measured_takes_a_gain_beyond_the_spread_and_three_seeds(
     monkeypatch.setattr(systems, "_RESULTS", tmp_path)
     status = {system.id: system.status for system in systems.catalogue()}
     assert status["dreambooth"] == expected
-    assert status["vmc"] == "open"
+    assert status["tip-editor"] == "open"
