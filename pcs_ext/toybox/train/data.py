@@ -71,7 +71,8 @@ def render_data(settings: Settings, reporter: Reporter) -> None:
         reporter.progress("render", done + 1, len(missing))
 
 
-def _shard_scenes(settings: Settings, stream: Stream, shard: int) -> list[Scene]:
+def shard_scenes(settings: Settings, stream: Stream, shard: int) -> list[Scene]:
+    """The scenes behind a shard's pictures."""
     count = min(_SHARD, settings.scenes)
     if stream == "pairs":
         return pairs_of(shard * _SHARD // 2, count // 2, seed=settings.data_seed)
@@ -81,7 +82,7 @@ def _shard_scenes(settings: Settings, stream: Stream, shard: int) -> list[Scene]
 
 
 def _render_shard(settings: Settings, stream: Stream, shard: int) -> None:
-    scenes = _shard_scenes(settings, stream, shard)
+    scenes = shard_scenes(settings, stream, shard)
     images = render_rgb(scenes, resolution=settings.resolution, device=settings.device)
     levels = ((images + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
     seeds = (settings.data_seed,) if stream == "data" else (stream, settings.data_seed)

@@ -1,5 +1,6 @@
 """The denoiser: diffusers' UNet2DConditionModel on cached latents and text states, v-prediction, min-SNR weights."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from pcs_ext.image.noise import NoiseSchedule
 from pcs_ext.image.types import LossTerms
 from pcs_ext.reporter import Reporter
 from pcs_ext.toybox.train.data import Stream, TrainingData, load_data
+from pcs_ext.toybox.train.geometry import WithGeometry, truth_maps
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.stage import compile_for, rows, run_stage
 from pcs_ext.toybox.world.vocabulary import STYLES
@@ -25,6 +27,10 @@ _GAMMA = 5.0
 _HEAD_WIDTH = 32
 _DROP_CAPTION = 0.1
 """Share of samples trained with the empty prompt, for guidance."""
+_TOY_WEIGHT = 5.0
+"""Of latent cells that a toy covers, where the background's is 1. Places are learned long before classes and views."""
+_MAPS_WEIGHT = 0.5
+"""Of the maps that the denoiser's features are asked for."""
 _EASY_SHARE = 0.2
 """Of the steps: a curriculum that begins with photos of one toy."""
 
@@ -62,7 +68,7 @@ def build_unet(settings: Settings) -> Any:
 
 
 def cache_latents(settings: Settings, reporter: Reporter) -> None:
-    """Encode all images once (posterior means, scaled, float16) to `models/latents.safetensors`."""
+    """Encode all images once (posterior means, scaled, float16) to `models/latents.safetensors`, with their truth."""
     data = load_data(settings, *_STREAMS)
     models = settings.folder / "models"
     vae: Any = AutoencoderKL.from_pretrained(models / "vae")
@@ -74,7 +80,9 @@ def cache_latents(settings: Settings, reporter: Reporter) -> None:
             latents = vae.encode(images.contiguous(memory_format=torch.channels_last)).latent_dist.mean
         pieces.append((latents.float() * vae.config.scaling_factor).half().cpu())
         reporter.progress("latents", min(first + 200, len(data)), len(data))
-    save_file({"latents": torch.cat(pieces).contiguous()}, models / "latents.safetensors")
+    coverage, maps = truth_maps(settings, _STREAMS, reporter)
+    tensors = {"latents": torch.cat(pieces).contiguous(), "coverage": coverage, "maps": maps}
+    save_file(tensors, models / "latents.safetensors")
 
 
 class TextStates:
@@ -127,6 +135,25 @@ def loss_weights(schedule: NoiseSchedule, timesteps: Tensor) -> Tensor:
     return torch.where(mostly_noise, 0.5, schedule.min_snr_weights(timesteps, _GAMMA))
 
 
+def cell_weights(coverage: Tensor) -> Tensor:
+    """Loss weights `n 1 h w` float16 of latent cells, 1 on average, by the share `n h w` uint8 that toys cover."""
+    weights = 1 + (_TOY_WEIGHT - 1) / 255 * coverage.float()
+    return (weights / weights.mean()).half()[:, None]
+
+
+def _cached(path: Path, count: int, device: str) -> dict[str, Tensor]:
+    if not path.exists():
+        raise InputError(f"{path} does not exist; run the stages vae, clip and latents first.")
+    cached = load_file(path, device=device)
+    found = {name: len(tensor) for name, tensor in cached.items()}
+    if found != dict.fromkeys(("latents", "coverage", "maps"), count):
+        raise InputError(
+            f"{path} holds {found}, expected latents, coverage and maps of {count} pictures; run the stage "
+            "latents again."
+        )
+    return cached
+
+
 def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
     """Train and save to `models/unet` and `models/scheduler`.
 
@@ -135,11 +162,8 @@ def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: 
     """
     data = load_data(settings, *_STREAMS)
     models = settings.folder / "models"
-    if not (models / "latents.safetensors").exists():
-        raise InputError(f"{models} has no latents.safetensors; run the stages vae, clip and latents first.")
-    latents = load_file(models / "latents.safetensors")["latents"].to(settings.device)
-    if len(latents) != len(data):
-        raise InputError(f"{models} has {len(latents)} latents of {len(data)} pictures; run the stage latents again.")
+    cached = _cached(models / "latents.safetensors", len(data), settings.device)
+    latents, maps, weights = cached["latents"], cached["maps"], cell_weights(cached["coverage"])
     texts = TextStates(settings, data)
     easy = easy_rows(data)
     torch.manual_seed(0)
@@ -147,7 +171,9 @@ def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: 
     if settings.device == "cpu":
         # Plain matrix products train a third faster there than the fused attention, whose backward pass is slow.
         unet.set_attn_processor(AttnProcessor())
-    compile_for(unet, steps)
+    model: Any = WithGeometry(unet)
+    model = model.to(settings.device, memory_format=torch.channels_last)
+    compile_for(model, steps)
     scheduler = build_scheduler()
     schedule = NoiseSchedule(alphas_cumprod=scheduler.alphas_cumprod, prediction_type="v_prediction")
 
@@ -161,9 +187,11 @@ def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: 
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         timesteps = torch.randint(schedule.num_train_timesteps, (_BATCH,), generator=generator).to(clean.device)
         noisy = schedule.add_noise(clean, noise, timesteps).contiguous(memory_format=torch.channels_last)
-        predicted = unet(noisy, timesteps, encoder_hidden_states=texts(captions)).sample.float()
-        errors = (predicted - schedule.target(clean, noise, timesteps)).square().mean((1, 2, 3))
-        return LossTerms({"v": (errors * loss_weights(schedule, timesteps)).mean()})
+        predicted, seen = model(noisy, timesteps, texts(captions))
+        errors = (predicted.float() - schedule.target(clean, noise, timesteps)).square()
+        errors = (errors * weights[chosen].float()).mean((1, 2, 3))
+        misread = (seen.float() - maps[chosen].float() / 127).square().sum(1).mean()
+        return LossTerms({"v": (errors * loss_weights(schedule, timesteps)).mean(), "maps": _MAPS_WEIGHT * misread})
 
     def finish() -> None:
         unet.save_pretrained(models / "unet")
@@ -172,7 +200,7 @@ def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: 
     config = FitConfig(steps=steps, lr_schedule="cosine", warmup_steps=300, autocast="bf16", ema_decay=0.9995)
     run_stage(
         "unet",
-        {"unet": unet},
+        {"unet": unet, "head": model.head},
         loss,
         settings,
         config,

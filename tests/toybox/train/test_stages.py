@@ -21,10 +21,13 @@ from pcs_ext.toybox.train.__main__ import run
 from pcs_ext.toybox.train.clip import look_alikes, words_loss
 from pcs_ext.toybox.train.data import load_data, pairs_of
 from pcs_ext.toybox.train.export import export
+from pcs_ext.toybox.train.geometry import scene_maps
 from pcs_ext.toybox.train.motion import train_motion
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.tokenizer import train_tokenizer
-from pcs_ext.toybox.train.unet import build_scheduler, loss_weights, train_unet
+from pcs_ext.toybox.train.unet import build_scheduler, cell_weights, loss_weights, train_unet
+from pcs_ext.toybox.world.scene import Camera, Scene, SceneObject
+from pcs_ext.toybox.world.vocabulary import CLASSES
 
 TINY = Settings(resolution=32, vae_factor=4, scenes=24, text_width=48, text_layers=1, unet_channels=(16, 32, 32))
 TRAINED = ("vae", "clip", "dino", "oracle", "unet")
@@ -236,6 +239,32 @@ def test_latents_of_other_pictures_are_refused(models: Path, fresh: Path) -> Non
     (fresh / "models").unlink()
     shutil.copytree(models / "models", fresh / "models")
     path = fresh / "models" / "latents.safetensors"
-    save_file({"latents": load_file(path)["latents"][:-1].contiguous()}, path)
+    save_file({**load_file(path), "latents": load_file(path)["latents"][:-1].contiguous()}, path)
     with pytest.raises(InputError, match="run the stage latents again"):
         train_unet(TINY, 1, None, SilentReporter())
+
+
+def test_maps_tell_where_which_toy_stands() -> None:
+    robot, cat = (SceneObject(class_name=name, color="red", second_color="blue") for name in ("robot", "cat"))
+    left, right = (dataclasses.replace(toy, position=(x, 0.0, 0.0)) for toy, x in ((robot, -0.9), (cat, 0.9)))
+    camera = Camera(distance=7.0)
+    coverage, maps = scene_maps([Scene(objects=(left, right), camera=camera), Scene(objects=(cat,), camera=camera)], 16)
+    robots, cats = maps[0, CLASSES.index("robot")], maps[0, CLASSES.index("cat")]
+    assert robots[:, :4].sum() > 1 > robots[:, 4:].sum(), "the robot is on the left"
+    assert cats[:, 4:].sum() > 1 > cats[:, :4].sum()
+    torch.testing.assert_close(maps[:, :-3].sum((1, 2, 3)) * 4, coverage.sum((1, 2)))
+    assert maps[1, :-3].sum() == maps[1, CLASSES.index("cat")].sum() > 0
+
+
+def test_front_and_back_are_other_maps() -> None:
+    toy = SceneObject(class_name="car", color="red", second_color="blue")
+    cameras = [Camera(azimuth=azimuth) for azimuth in (0.0, 180.0)]
+    maps = scene_maps([Scene(objects=(toy,), camera=camera) for camera in cameras], 16)[1]
+    depth = maps[:, -2].sum((1, 2))
+    assert depth[0] * depth[1] < 0
+
+
+def test_cell_weights_favour_toys_and_are_one_on_average() -> None:
+    weights = cell_weights(torch.tensor([[[0, 255], [0, 0]]], dtype=torch.uint8)).float()
+    assert weights[0, 0, 0, 1] == pytest.approx(5 * weights[0, 0, 0, 0].item(), rel=1e-3)
+    assert weights.mean() == pytest.approx(1, rel=1e-3)
