@@ -10,12 +10,14 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pcs_ext.config_io import atomic_write_bytes, atomic_write_text
 from pcs_ext.errors import InputError
 from pcs_ext.reporter import Reporter
 from pcs_ext.runtime import generator_for
+from pcs_ext.toybox.train.geometry import scene_maps
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.world.captions import caption
 from pcs_ext.toybox.world.render import render_rgb
@@ -57,18 +59,22 @@ def moments_of(first: int, count: int, *, seed: int = 1, stream: str = "moments"
 def render_data(settings: Settings, reporter: Reporter) -> None:
     """Render `settings.scenes` pictures per stream, of moments half as many, in shards of 1,000 (or one smaller one).
 
+    Beside every shard lies the truth that `scene_maps` tells of its pictures.
+
     Shards that are there are kept.
     """
     shards = max(1, settings.scenes // _SHARD)
-    missing: list[tuple[Stream, int]] = [
+    wanted: list[tuple[Stream, int]] = [
         (stream, shard)
         for stream in get_args(Stream)
         for shard in range(max(1, shards // 2) if stream == "moments" else shards)
-        if not (settings.folder / stream / f"{shard:05d}.json").exists()
     ]
-    for done, (stream, shard) in enumerate(missing):
-        _render_shard(settings, stream, shard)
-        reporter.progress("render", done + 1, len(missing))
+    for done, (stream, shard) in enumerate(wanted):
+        if not (settings.folder / stream / f"{shard:05d}.json").exists():
+            _render_shard(settings, stream, shard)
+        if not (settings.folder / stream / f"{shard:05d}.safetensors").exists():
+            _tell_shard(settings, stream, shard)
+        reporter.progress("render", done + 1, len(wanted))
 
 
 def shard_scenes(settings: Settings, stream: Stream, shard: int) -> list[Scene]:
@@ -95,6 +101,34 @@ def _render_shard(settings: Settings, stream: Stream, shard: int) -> None:
     atomic_write_bytes(folder / f"{shard:05d}.rgb", levels.tobytes())
     # The captions are written last: a shard exists when they do.
     atomic_write_text(folder / f"{shard:05d}.json", json.dumps(records))
+
+
+def _tell_shard(settings: Settings, stream: Stream, shard: int) -> None:
+    cells = settings.resolution // settings.vae_factor
+    coverage, maps = scene_maps(shard_scenes(settings, stream, shard), cells, settings.device)
+    levels = {"coverage": (coverage * 255).round().to(torch.uint8), "maps": (maps * 127).round().to(torch.int8)}
+    tensors = {name: level.cpu().contiguous() for name, level in levels.items()}
+    atomic_write_bytes(settings.folder / stream / f"{shard:05d}.safetensors", save(tensors))
+
+
+def load_truth(settings: Settings, *streams: Stream) -> tuple[Tensor, Tensor]:
+    """What is seen on the pictures of `load_data`, as `scene_maps` tells it.
+
+    Returns:
+        Coverage `n h w` uint8, 255 is all; maps `n 15 h/2 w/2` int8, 127 is 1.
+
+    Raises:
+        InputError: it is not told for every picture yet.
+    """
+    shards = [path for stream in streams or ("data",) for path in sorted((settings.folder / stream).glob("*.json"))]
+    missing = [path for path in shards if not path.with_suffix(".safetensors").exists()]
+    if missing or not shards:
+        raise InputError(
+            f"the truth of {len(missing)} shards is missing in {settings.folder}; run `python -m "
+            "pcs_ext.toybox.train data` again."
+        )
+    told = [load_file(path.with_suffix(".safetensors")) for path in shards]
+    return torch.cat([one["coverage"] for one in told]), torch.cat([one["maps"] for one in told])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcs_ext.reporter import Reporter
-from pcs_ext.toybox.train.data import Stream, shard_scenes
-from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.world.render import render_geometry
 from pcs_ext.toybox.world.scene import Scene
 from pcs_ext.toybox.world.vocabulary import CLASSES
@@ -25,29 +22,12 @@ _CENTRE = (0.0, 0.0, 1.0)
 """Middle of a toy in its own frame; toys reach about 1 from it."""
 
 
-def truth_maps(settings: Settings, streams: Sequence[Stream], reporter: Reporter) -> tuple[Tensor, Tensor]:
-    """Truth of all pictures in the order of `load_data`.
+def scene_maps(scenes: Sequence[Scene], cells: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    """Truth of pictures of `cells * cells` cells.
 
     Returns:
-        Share of every latent cell that toys cover, `n h w` uint8 (255 is all), and `maps` as `scene_maps` gives them,
-        `n 15 h/2 w/2` int8 (127 is 1).
-    """
-    cells = settings.resolution // settings.vae_factor
-    shards: list[tuple[Stream, int]] = [
-        (stream, int(path.stem)) for stream in streams for path in sorted((settings.folder / stream).glob("*.json"))
-    ]
-    coverage, maps = [], []
-    for done, (stream, shard) in enumerate(shards):
-        shares, found = scene_maps(shard_scenes(settings, stream, shard), cells, settings.device)
-        coverage.append((shares * 255).round().to(torch.uint8).cpu())
-        maps.append((found * 127).round().to(torch.int8).cpu())
-        reporter.progress("truth", done + 1, len(shards))
-    return torch.cat(coverage), torch.cat(maps)
-
-
-def scene_maps(scenes: Sequence[Scene], cells: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
-    """Coverage `b cells cells` in [0, 1], and at half that resolution the share of every class and the mean object
-    coordinates (from the toy's middle, 0 where no toy is) `b 15 cells/2 cells/2` in [-1, 1].
+        Share of every cell that toys cover, `b cells cells` in [0, 1]; and maps `b 15 cells/2 cells/2` in [-1, 1]: the
+        share of every class, and the mean object coordinates from the toy's middle, 0 where no toy is.
     """
     seen = render_geometry(scenes, resolution=cells * _RAYS, device=device)
     classes = torch.full((len(scenes), max(len(scene.objects) for scene in scenes) + 1), -1)
@@ -63,6 +43,13 @@ def scene_maps(scenes: Sequence[Scene], cells: int, device: str = "cpu") -> tupl
     return coverage, torch.nn.functional.avg_pool2d(maps, 2 * _RAYS)
 
 
+def mirrored_maps(maps: Tensor, flipped: Tensor) -> Tensor:
+    """Maps of pictures that are mirrored where `flipped` (`b` bool): every toy's left becomes its right."""
+    other = maps.flip(-1)
+    other[:, -3] = -other[:, -3]
+    return torch.where(flipped[:, None, None, None], other, maps)
+
+
 class WithGeometry(nn.Module):
     """A denoiser and the head that reads maps from its first upward block.
 
@@ -76,7 +63,10 @@ class WithGeometry(nn.Module):
         width = unet.config.block_out_channels[-1]
         self.head = nn.Sequential(nn.Conv2d(width, width, 1), nn.SiLU(), nn.Conv2d(width, CHANNELS, 1))
         self._features: list[Tensor] = []
-        unet.up_blocks[0].register_forward_hook(lambda module, given, result: self._features.append(result))
+        unet.up_blocks[0].register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, given: Any, features: Tensor) -> None:
+        self._features.append(features)
 
     def forward(self, noisy: Tensor, timesteps: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
         """Prediction `b 4 h w` and maps `b 15 h/2 w/2`."""

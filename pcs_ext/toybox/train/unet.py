@@ -15,8 +15,8 @@ from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.noise import NoiseSchedule
 from pcs_ext.image.types import LossTerms
 from pcs_ext.reporter import Reporter
-from pcs_ext.toybox.train.data import Stream, TrainingData, load_data
-from pcs_ext.toybox.train.geometry import WithGeometry, truth_maps
+from pcs_ext.toybox.train.data import Stream, TrainingData, load_data, load_truth
+from pcs_ext.toybox.train.geometry import WithGeometry
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.stage import compile_for, rows, run_stage
 from pcs_ext.toybox.world.vocabulary import STYLES
@@ -68,7 +68,7 @@ def build_unet(settings: Settings) -> Any:
 
 
 def cache_latents(settings: Settings, reporter: Reporter) -> None:
-    """Encode all images once (posterior means, scaled, float16) to `models/latents.safetensors`, with their truth."""
+    """Encode all images once (posterior means, scaled, float16) to `models/latents.safetensors`."""
     data = load_data(settings, *_STREAMS)
     models = settings.folder / "models"
     vae: Any = AutoencoderKL.from_pretrained(models / "vae")
@@ -80,9 +80,7 @@ def cache_latents(settings: Settings, reporter: Reporter) -> None:
             latents = vae.encode(images.contiguous(memory_format=torch.channels_last)).latent_dist.mean
         pieces.append((latents.float() * vae.config.scaling_factor).half().cpu())
         reporter.progress("latents", min(first + 200, len(data)), len(data))
-    coverage, maps = truth_maps(settings, _STREAMS, reporter)
-    tensors = {"latents": torch.cat(pieces).contiguous(), "coverage": coverage, "maps": maps}
-    save_file(tensors, models / "latents.safetensors")
+    save_file({"latents": torch.cat(pieces).contiguous()}, models / "latents.safetensors")
 
 
 class TextStates:
@@ -141,17 +139,13 @@ def cell_weights(coverage: Tensor) -> Tensor:
     return (weights / weights.mean()).half()[:, None]
 
 
-def _cached(path: Path, count: int, device: str) -> dict[str, Tensor]:
+def _load_latents(path: Path, count: int) -> Tensor:
     if not path.exists():
         raise InputError(f"{path} does not exist; run the stages vae, clip and latents first.")
-    cached = load_file(path, device=device)
-    found = {name: len(tensor) for name, tensor in cached.items()}
-    if found != dict.fromkeys(("latents", "coverage", "maps"), count):
-        raise InputError(
-            f"{path} holds {found}, expected latents, coverage and maps of {count} pictures; run the stage "
-            "latents again."
-        )
-    return cached
+    latents = load_file(path)["latents"]
+    if len(latents) != count:
+        raise InputError(f"{path} has {len(latents)} latents of {count} pictures; run the stage latents again.")
+    return latents
 
 
 def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
@@ -162,8 +156,9 @@ def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: 
     """
     data = load_data(settings, *_STREAMS)
     models = settings.folder / "models"
-    cached = _cached(models / "latents.safetensors", len(data), settings.device)
-    latents, maps, weights = cached["latents"], cached["maps"], cell_weights(cached["coverage"])
+    latents = _load_latents(models / "latents.safetensors", len(data)).to(settings.device)
+    coverage, maps = (truth.to(settings.device) for truth in load_truth(settings, *_STREAMS))
+    weights = cell_weights(coverage)
     texts = TextStates(settings, data)
     easy = easy_rows(data)
     torch.manual_seed(0)

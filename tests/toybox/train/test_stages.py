@@ -1,6 +1,7 @@
 """Every stage at a tiny size: trains, resumes exactly, and ends in folders that stock classes load."""
 
 import dataclasses
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from pcs_ext.toybox.train.__main__ import run
 from pcs_ext.toybox.train.clip import look_alikes, words_loss
 from pcs_ext.toybox.train.data import load_data, pairs_of
 from pcs_ext.toybox.train.export import export
-from pcs_ext.toybox.train.geometry import scene_maps
+from pcs_ext.toybox.train.geometry import mirrored_maps, scene_maps
 from pcs_ext.toybox.train.motion import train_motion
+from pcs_ext.toybox.train.oracle import place_loss
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.tokenizer import train_tokenizer
 from pcs_ext.toybox.train.unet import build_scheduler, cell_weights, loss_weights, train_unet
@@ -239,7 +241,7 @@ def test_latents_of_other_pictures_are_refused(models: Path, fresh: Path) -> Non
     (fresh / "models").unlink()
     shutil.copytree(models / "models", fresh / "models")
     path = fresh / "models" / "latents.safetensors"
-    save_file({**load_file(path), "latents": load_file(path)["latents"][:-1].contiguous()}, path)
+    save_file({"latents": load_file(path)["latents"][:-1].contiguous()}, path)
     with pytest.raises(InputError, match="run the stage latents again"):
         train_unet(TINY, 1, None, SilentReporter())
 
@@ -268,3 +270,23 @@ def test_cell_weights_favour_toys_and_are_one_on_average() -> None:
     weights = cell_weights(torch.tensor([[[0, 255], [0, 0]]], dtype=torch.uint8)).float()
     assert weights[0, 0, 0, 1] == pytest.approx(5 * weights[0, 0, 0, 0].item(), rel=1e-3)
     assert weights.mean() == pytest.approx(1, rel=1e-3)
+
+
+def test_mirrored_maps_are_the_maps_of_the_mirrored_view() -> None:
+    toy = SceneObject(class_name="car", color="red", second_color="blue")
+    scenes = [
+        Scene(objects=(toy,), camera=Camera(azimuth=azimuth, target=(0.0, 0.0, 0.75))) for azimuth in (40.0, -40.0)
+    ]
+    maps = scene_maps(scenes, 16)[1]
+    mirrored = mirrored_maps(maps, torch.tensor([True, False]))
+    assert (mirrored[0] - maps[1]).abs().mean() < 0.1 * (maps[0] - maps[1]).abs().mean()
+    assert torch.equal(mirrored[1], maps[1])
+
+
+def test_place_loss_counts_places_by_what_the_toy_covers() -> None:
+    logits = torch.zeros(1, 3, 1, 2)
+    logits[0, 2, 0, 0] = 100.0
+    label = torch.tensor([2])
+    assert place_loss(logits, label, torch.tensor([[[1.0, 0.0]]])) == 0
+    assert place_loss(logits, label, torch.tensor([[[0.0, 1.0]]])) == pytest.approx(math.log(3))
+    assert place_loss(logits, label, torch.tensor([[[0.3, 0.3]]])) == pytest.approx(math.log(3) / 2)
