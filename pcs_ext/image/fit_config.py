@@ -7,6 +7,8 @@ from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.optimizer import OptimizerName
 
+_COOLDOWN = 0.15
+
 
 @config
 class FitConfig:
@@ -18,8 +20,9 @@ class FitConfig:
     """Of the generators handed to the loss, and of dropout inside models."""
     gradient_accumulation: int = 1
     """Micro-batches whose gradients are averaged into one step."""
-    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Shape of the learning rate after warm-up: flat, or down to zero at the last step."""
+    lr_schedule: Literal["constant", "linear", "cosine", "cooldown"] = "constant"
+    """Shape of the learning rate after warm-up: flat, down to zero at the last step, or flat and down to zero over the
+    last 15 % of the steps, for runs whose steps may grow later (1 - sqrt; Hägele et al. 2024, arXiv 2405.18392)."""
     warmup_steps: int = 0
     """Steps of linear rise from zero."""
     max_gradient_norm: float | None = 1.0
@@ -77,4 +80,6 @@ def lr_factor(step: int, config: FitConfig) -> float:
         return 1 - progress
     if config.lr_schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * progress))
+    if config.lr_schedule == "cooldown":
+        return 1 - math.sqrt(max(0.0, progress - 1 + _COOLDOWN) / _COOLDOWN)
     return 1.0

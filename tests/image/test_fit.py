@@ -236,6 +236,9 @@ def test_schedules_by_hand() -> None:
     assert [round(lr_factor(step, config), 3) for step in (0, 1, 2, 6, 9)] == [0.5, 1.0, 1.0, 0.5, 0.125]
     assert lr_factor(9, FitConfig(steps=10)) == 1.0
     assert lr_factor(5, FitConfig(steps=10, lr_schedule="cosine")) == pytest.approx(0.5)
+    cooldown = FitConfig(steps=2000, lr_schedule="cooldown")
+    factors = [lr_factor(step, cooldown) for step in (0, 1700, 1775, 2000)]
+    assert factors == pytest.approx([1, 1, 0.5, 0])
     states = run(Problem(), FitConfig(steps=4, warmup_steps=2))
     assert [state.learning_rate for state in states] == pytest.approx([0.005, 0.01, 0.01, 0.01])
 

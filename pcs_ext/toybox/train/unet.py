@@ -29,8 +29,8 @@ _DROP_CAPTION = 0.1
 """Share of samples trained with the empty prompt, for guidance."""
 _TOY_WEIGHT = 5.0
 """Of latent cells that a toy covers, where the background's is 1. Places are learned long before classes and views."""
-_MAPS_WEIGHT = 0.5
-"""Of the maps that the denoiser's features are asked for."""
+_SURFACE_WEIGHT = 2.0
+"""Of the object coordinates among the maps that the denoiser's features are asked for, where the classes' is 1."""
 _EASY_SHARE = 0.2
 """Of the steps: a curriculum that begins with photos of one toy."""
 
@@ -185,14 +185,15 @@ def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: 
         predicted, seen = model(noisy, timesteps, texts(captions))
         errors = (predicted.float() - schedule.target(clean, noise, timesteps)).square()
         errors = (errors * weights[chosen].float()).mean((1, 2, 3))
-        misread = (seen.float() - maps[chosen].float() / 127).square().sum(1).mean()
-        return LossTerms({"v": (errors * loss_weights(schedule, timesteps)).mean(), "maps": _MAPS_WEIGHT * misread})
+        misread = (seen.float() - maps[chosen].float() / 127).square().mean((0, 2, 3))
+        misread = misread[:-3].sum() + _SURFACE_WEIGHT * misread[-3:].sum()
+        return LossTerms({"v": (errors * loss_weights(schedule, timesteps)).mean(), "maps": misread})
 
     def finish() -> None:
         unet.save_pretrained(models / "unet")
         scheduler.save_pretrained(models / "scheduler")
 
-    config = FitConfig(steps=steps, lr_schedule="cosine", warmup_steps=300, autocast="bf16", ema_decay=0.9995)
+    config = FitConfig(steps=steps, lr_schedule="cooldown", warmup_steps=300, autocast="bf16", ema_decay=0.9995)
     run_stage(
         "unet",
         {"unet": unet, "head": model.head},
@@ -200,7 +201,7 @@ def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: 
         settings,
         config,
         reporter,
-        learning_rate=6e-4,
+        learning_rate=4e-4,
         weight_decay=0.01,
         minutes=minutes,
         finish=finish,
