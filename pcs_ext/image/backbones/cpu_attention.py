@@ -30,19 +30,30 @@ class CpuAttention:
         temb: Tensor | None = None,
         **options: Any,
     ) -> Tensor:
-        half = hidden_states.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
         plain_form = attn.spatial_norm is None and attn.group_norm is None and hidden_states.dim() == 3
-        if not (half and torch.is_grad_enabled() and plain_form) or attention_mask is not None:
+        if not (_slow_backward(hidden_states) and plain_form) or attention_mask is not None:
             return self._fused(attn, hidden_states, encoder_hidden_states, attention_mask, temb, **options)
         states = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         projected = (attn.to_q(hidden_states), attn.to_k(states), attn.to_v(states))
         query, key, value = (x.unflatten(2, (attn.heads, -1)).transpose(1, 2) for x in projected)
-        mix = _written_out if query.shape[2] <= _PLAIN_TOKENS else _fused_in_float32
-        mixed = mix(query, key, value, attn.scale).transpose(1, 2).flatten(2)
+        mixed = attend(query, key, value, attn.scale).transpose(1, 2).flatten(2)
         mixed = attn.to_out[1](attn.to_out[0](mixed))
         if attn.residual_connection:
             mixed = mixed + hidden_states
         return mixed / attn.rescale_output_factor
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Attention `b heads tokens d` of queries, keys and values likewise, by whichever way is fast on their device."""
+    if not _slow_backward(query):
+        return F.scaled_dot_product_attention(query, key, value, scale=scale)
+    mix = _written_out if query.shape[2] <= _PLAIN_TOKENS else _fused_in_float32
+    return mix(query, key, value, scale)
+
+
+def _slow_backward(x: Tensor) -> bool:
+    half = x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
+    return x.device.type == "cpu" and half and torch.is_grad_enabled()
 
 
 def _written_out(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:

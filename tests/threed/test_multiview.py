@@ -1,0 +1,148 @@
+"""The view-joint UNet: exact where it must not differ, joint where it must."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from pcs_ext.errors import ModelError, UsageError
+from pcs_ext.image.adapters import LowRankConfig, build_adapter, injected
+from pcs_ext.image.backbones.unet import AbstractUnetBackbone
+from pcs_ext.threed.cameras import Cameras, ring
+from pcs_ext.threed.multiview import MultiViewAdapter, camera_numbers
+from tests.support.tiny import tiny_backbone
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> AbstractUnetBackbone:
+    return tiny_backbone(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture
+def trained(backbone: AbstractUnetBackbone) -> MultiViewAdapter:
+    """An adapter that no longer is zero anywhere."""
+    torch.manual_seed(0)
+    adapter = MultiViewAdapter.of(backbone)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    return adapter
+
+
+def predict(backbone: AbstractUnetBackbone, latents: torch.Tensor) -> torch.Tensor:
+    prompts = backbone.encode_prompt(["a photo of the dog"] * len(latents))
+    with torch.no_grad():
+        return backbone.predict(latents, torch.full((len(latents),), 500), prompts)
+
+
+def latents_of(backbone: AbstractUnetBackbone, count: int) -> torch.Tensor:
+    side = backbone.resolution // backbone.vae_factor
+    shape = (count, backbone.latent_channels, side, side)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(backbone.dtype)
+
+
+def test_one_view_is_the_base_exactly_and_leaving_restores_it(
+    backbone: AbstractUnetBackbone, trained: MultiViewAdapter
+) -> None:
+    latents = latents_of(backbone, 4)
+    before = predict(backbone, latents)
+    with trained.joined(backbone, ring(4), 1):
+        assert torch.equal(predict(backbone, latents), before)
+    with trained.joined(backbone, ring(4), 4):
+        assert not torch.allclose(predict(backbone, latents), before)
+    assert torch.equal(predict(backbone, latents), before)
+
+
+def test_a_fresh_adapter_on_equal_views_is_the_base(backbone: AbstractUnetBackbone) -> None:
+    # Attention over copies of the same tokens weighs as attention over the tokens once.
+    latents = latents_of(backbone, 1).expand(4, -1, -1, -1)
+    before = predict(backbone, latents)
+    with MultiViewAdapter.of(backbone).joined(backbone, ring(4), 4):
+        torch.testing.assert_close(predict(backbone, latents), before, rtol=1e-4, atol=1e-5)
+
+
+def test_views_of_a_thing_see_each_other_and_no_other_thing(
+    backbone: AbstractUnetBackbone, trained: MultiViewAdapter
+) -> None:
+    latents = latents_of(backbone, 8)
+    changed = latents.clone()
+    changed[0] += 1
+    cameras = Cameras(**{name: torch.cat([value, value]) for name, value in vars(ring(4)).items()})
+    with trained.joined(backbone, cameras, 4):
+        moved = (predict(backbone, changed) - predict(backbone, latents)).abs().amax((1, 2, 3))
+    assert (moved[:4] > 0).all()
+    assert (moved[4:] == 0).all()
+
+
+def test_cameras_matter_and_their_distance_does_not(backbone: AbstractUnetBackbone, trained: MultiViewAdapter) -> None:
+    latents = latents_of(backbone, 4)
+    origin = (0.0, 0.0, 0.0)
+    outputs = []
+    for cameras in (ring(4, target=origin), ring(4, target=origin, distance=9.0), ring(4, target=origin, elevation=60)):
+        with trained.joined(backbone, cameras, 4):
+            outputs.append(predict(backbone, latents))
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(outputs[0], outputs[2], rtol=1e-3, atol=1e-4)
+    assert camera_numbers(ring(3)).shape == (3, 16)
+
+
+def test_guidance_repeats_the_sets(backbone: AbstractUnetBackbone, trained: MultiViewAdapter) -> None:
+    latents = latents_of(backbone, 4)
+    with trained.joined(backbone, ring(4), 4):
+        once, twice = predict(backbone, latents), predict(backbone, torch.cat([latents, latents]))
+        torch.testing.assert_close(twice, torch.cat([once, once]), rtol=1e-4, atol=1e-5)
+        with pytest.raises(UsageError, match="multiple of 4 rows"):
+            predict(backbone, latents[:3])
+
+
+def test_a_subject_learned_on_the_base_works_in_the_joint_model(
+    backbone: AbstractUnetBackbone, trained: MultiViewAdapter
+) -> None:
+    latents = latents_of(backbone, 4)
+    adapter = build_adapter("subject", LowRankConfig(rank=2))
+    with trained.joined(backbone, ring(4), 4):
+        without = predict(backbone, latents)
+        with injected(backbone, adapter), torch.no_grad():
+            for parameter in itertools.chain(*adapter.parameters().values()):
+                parameter.fill_(0.1)
+            assert not torch.allclose(predict(backbone, latents), without)
+        assert torch.equal(predict(backbone, latents), without)
+
+
+def test_gradients_reach_the_adapter_alone(backbone: AbstractUnetBackbone) -> None:
+    adapter, latents = MultiViewAdapter.of(backbone), latents_of(backbone, 4)
+    prompts = backbone.encode_prompt(["a photo"] * 4)
+    with adapter.joined(backbone, ring(4), 4):
+        backbone.predict(latents, torch.full((4,), 500), prompts).square().sum().backward()
+    zero = [name for name, p in adapter.named_parameters() if p.grad is None or not p.grad.abs().sum()]
+    # Behind the zero output layer nothing can learn in the very first step.
+    assert all(name.startswith("camera.0") for name in zero), zero
+    assert all(parameter.grad is None for parameter in backbone.denoiser.parameters())
+
+
+def test_files_round_trip(backbone: AbstractUnetBackbone, trained: MultiViewAdapter, tmp_path: Path) -> None:
+    trained.save(tmp_path / "views")
+    again, latents = MultiViewAdapter.load(tmp_path / "views"), latents_of(backbone, 4)
+    with trained.joined(backbone, ring(4), 4):
+        first = predict(backbone, latents)
+    with again.joined(backbone, ring(4), 4):
+        torch.testing.assert_close(predict(backbone, latents), first, rtol=1e-2, atol=1e-2)
+    (tmp_path / "views" / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"config\.json missing"):
+        MultiViewAdapter.load(tmp_path / "views")
+
+
+@pytest.mark.parametrize(("count", "views"), [(3, 2), (4, 0)])
+def test_half_sets_are_refused(backbone: AbstractUnetBackbone, count: int, views: int) -> None:
+    with (
+        pytest.raises(UsageError, match="whole sets"),
+        MultiViewAdapter.of(backbone).joined(backbone, ring(count), views),
+    ):
+        pass
+
+
+def test_an_adapter_of_another_base_is_refused(backbone: AbstractUnetBackbone) -> None:
+    adapter = MultiViewAdapter({"mid_block.attn1": (8, 8)}, 16)
+    with pytest.raises(UsageError, match="base it was trained on"), adapter.joined(backbone, ring(2), 2):
+        pass
