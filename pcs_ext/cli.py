@@ -15,6 +15,7 @@ DESCRIPTION = """Teach a diffusion model your subject once; use it in images, vi
   pcs-ext image rex "a photo of {subject} on the beach"
   pcs-ext protect PHOTOS -o OUT                  copies that models learn badly
   pcs-ext vectorize PICTURE -o OUT.svg           a picture as layers of paths
+  pcs-ext panorama make PROMPT -o OUT.jpg        a 360 degree picture and a page to look around in
   pcs-ext COMMAND --help                         all settings of one command
 
 Exit codes: 0 done, 2 wrong usage, 3 unusable input, 4 not enough resources, 5 interrupted (run again to resume)."""
@@ -34,6 +35,8 @@ def commands() -> dict[str, Callable[..., Any]]:
         "protect": defense_cli.protect,
         "verify": defense_cli.verify,
         "vectorize": svg_cli.vectorize,
+        "panorama make": svg_cli.panorama_make,
+        "panorama view": svg_cli.panorama_view,
         "systems": general.systems,
         "doctor": general.doctor,
         "demo": general.demo,

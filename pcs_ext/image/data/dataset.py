@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pcs_ext.config_io import config
-from pcs_ext.errors import PhotoError
+from pcs_ext.errors import ConfigError, PhotoError
 from pcs_ext.image.concept import SUBJECT, Concept
 from pcs_ext.image.data.photos import Photo
 from pcs_ext.image.types import Batch
@@ -22,19 +22,29 @@ class Augmentation:
     flip: bool = False
     """Mirror half of the time. Off for subjects with text or a left and a right."""
     crop: Literal["center", "random"] = "center"
-    """Which square of a photo that is not square."""
+    """Which part of a photo of another shape."""
+    aspect: int = 1
+    """Width over height of what is trained on: 1, or 2 for panoramas."""
+    roll: bool = False
+    """Turn about the vertical axis by a random angle; for panoramas, whose ends meet."""
     relocate: bool = False
     """Custom Diffusion's random scale and place (arXiv 2212.04488, supplement): 2/3 of the time smaller, in
     [1/3, 1], else larger, in [1.2, 1.4]; the caption says so and the loss is limited to the photo."""
 
+    def __post_init__(self) -> None:
+        if self.aspect not in (1, 2):
+            raise ConfigError(f"aspect must be 1 (squares) or 2 (panoramas), got {self.aspect}.")
+        if self.relocate and (self.aspect != 1 or self.roll):
+            raise ConfigError("relocate moves squares; set it to false, or aspect to 1 and roll to false.")
+
 
 class SubjectDataset:
-    """A subject's photos at one square resolution.
+    """A subject's photos at one resolution.
 
     Args:
         photos: decoded photos.
         concept: gives the captions of photos that have none of their own.
-        resolution: side of the batches in pixels.
+        resolution: height of the batches in pixels; their width is that times the augmentation's aspect.
         augmentation: how they vary.
     """
 
@@ -45,7 +55,7 @@ class SubjectDataset:
             raise PhotoError("a subject needs at least one photo, got none.")
         self.photos, self.concept = list(photos), concept
         self.resolution, self.augmentation = resolution, augmentation
-        self._squares: dict[int, tuple[Tensor, Tensor | None]] = {}
+        self._crops: dict[int, tuple[Tensor, Tensor | None]] = {}
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
         """`size` photos drawn without replacement as long as there are enough; everything random from `generator`."""
@@ -55,7 +65,7 @@ class SubjectDataset:
         samples = [self._sample(index, generator) for index in order[:size]]
         masks = [mask for _, mask, _, _, _ in samples]
         has_mask = any(mask is not None for mask in masks)
-        ones = torch.ones(1, self.resolution, self.resolution)
+        ones = torch.ones(1, *samples[0][0].shape[1:])
         keys = [key for *_, key in samples]
         return Batch(
             images=torch.stack([image for image, *_ in samples]),
@@ -68,23 +78,28 @@ class SubjectDataset:
     def _sample(self, index: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor, str, str | None]:
         photo, augmentation = self.photos[index], self.augmentation
         if augmentation.crop == "center":
-            image, mask = self._square(index)
+            image, mask = self._center(index)
         else:
-            image, mask = _crop_square(photo, self.resolution, float(torch.rand((), generator=generator)))
+            place = float(torch.rand((), generator=generator))
+            image, mask = _crop(photo, self.resolution, augmentation.aspect, place)
         flipped = augmentation.flip and bool(torch.rand((), generator=generator) < 0.5)
         if flipped:
             image, mask = image.flip(-1), None if mask is None else mask.flip(-1)
+        if augmentation.roll:
+            turn = int(torch.randint(image.shape[-1], (), generator=generator))
+            image, mask = image.roll(turn, -1), None if mask is None else mask.roll(turn, -1)
         caption, valid = self._caption(photo, generator), torch.ones(1, *image.shape[1:])
-        key: str | None = f"{index}/{int(flipped)}" if augmentation.crop == "center" else None
+        fixed = augmentation.crop == "center" and not augmentation.roll
+        key: str | None = f"{index}/{int(flipped)}" if fixed else None
         if augmentation.relocate:
             image, mask, valid, prefix = relocate(image, mask, generator)
             caption, key = prefix + caption, None
         return image, mask, valid, caption, key
 
-    def _square(self, index: int) -> tuple[Tensor, Tensor | None]:
-        if index not in self._squares:
-            self._squares[index] = _crop_square(self.photos[index], self.resolution, 0.5)
-        return self._squares[index]
+    def _center(self, index: int) -> tuple[Tensor, Tensor | None]:
+        if index not in self._crops:
+            self._crops[index] = _crop(self.photos[index], self.resolution, self.augmentation.aspect, 0.5)
+        return self._crops[index]
 
     def _caption(self, photo: Photo, generator: torch.Generator) -> str:
         """The photo's own caption, or a template. A caption without `{subject}` gets the subject's name in front."""
@@ -95,15 +110,15 @@ class SubjectDataset:
         return self.concept.prompt(text)
 
 
-def _crop_square(photo: Photo, side: int, place: float) -> tuple[Tensor, Tensor | None]:
-    """The largest square at `place` in [0, 1] along the longer side, resized with anti-aliasing."""
+def _crop(photo: Photo, side: int, aspect: int, place: float) -> tuple[Tensor, Tensor | None]:
+    """The largest part of the aspect at `place` in [0, 1] along the side that is too long, resized, anti-aliased."""
     _, height, width = photo.image.shape
-    edge = min(height, width)
-    top, left = round((height - edge) * place), round((width - edge) * place)
+    edge = min(height, width // aspect)
+    top, left = round((height - edge) * place), round((width - edge * aspect) * place)
 
     def cut(values: Tensor) -> Tensor:
-        square = values[None, :, top : top + edge, left : left + edge]
-        return F.interpolate(square, size=(side, side), mode="bicubic", antialias=True, align_corners=False)[0]
+        part = values[None, :, top : top + edge, left : left + edge * aspect]
+        return F.interpolate(part, size=(side, side * aspect), mode="bicubic", antialias=True, align_corners=False)[0]
 
     mask = None if photo.mask is None else cut(photo.mask).clamp(0, 1)
     return cut(photo.image).clamp(-1, 1), mask

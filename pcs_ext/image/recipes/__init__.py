@@ -6,6 +6,7 @@ from pcs_ext.image.recipes.dreambooth import dreambooth
 from pcs_ext.image.recipes.dreambooth_lora import dreambooth_lora
 from pcs_ext.image.recipes.lycoris import loha, lokr
 from pcs_ext.image.recipes.oft import oft
+from pcs_ext.image.recipes.stitchdiffusion import stitchdiffusion
 from pcs_ext.image.recipes.textual_inversion import dvar, textual_inversion
 
 __all__ = ["RECIPES", "Phase", "Preset", "Recipe", "RecipeEntry"]
@@ -30,6 +31,7 @@ _ENTRIES = (
     ("lycoris-loha", "rare word, Hadamard-product updates", "2309.14859", "lycoris", loha),
     ("lycoris-lokr", "rare word, Kronecker-product updates", "2309.14859", "lycoris", lokr),
     ("oft", "rare word, orthogonal rotations of the weights", "2306.07280", "oft", oft),
+    ("stitchdiffusion", "how 360 degree panoramas look", "2310.18840", "stitchdiffusion", stitchdiffusion),
     ("dvar", "textual inversion that stops by itself", "2302.04841", "dvar", dvar),
 )
 RECIPES: dict[str, RecipeEntry] = {

@@ -1,0 +1,1 @@
+"""360 degree panoramas: equirectangular pictures sampled in windows, projected, marked for viewers."""

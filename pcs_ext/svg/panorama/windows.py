@@ -1,0 +1,86 @@
+"""A wide latent denoised in overlapping windows whose predictions are fused (MultiDiffusion, arXiv 2302.08113).
+
+Predictions are fused, then the scheduler steps once. For samplers that are linear in the prediction, such as DDIM, that
+equals MultiDiffusion's average of stepped windows; samplers with a memory become possible.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from pcs_ext.errors import UsageError
+from pcs_ext.image.sample import Predict
+from pcs_ext.image.types import Conditioning
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WindowPlan:
+    """Where windows lie on a latent, and how much each of their cells counts."""
+
+    width: int
+    """Of the latent, cells. Windows are as high as the latent."""
+    window: int
+    """Width of a window, cells."""
+    starts: tuple[int, ...]
+    """First column of every window; a window that reaches beyond the last column goes on at the first."""
+    weights: Tensor
+    """`window` float32, above 0."""
+    counts: tuple[float, ...] = ()
+    """How often each window counts; empty: once."""
+
+    def columns(self, start: int, device: torch.device) -> Tensor:
+        """The columns of a window, `window` int64."""
+        return torch.remainder(start + torch.arange(self.window, device=device), self.width)
+
+
+def plan_windows(width: int, window: int, stride: int, *, wrap: bool) -> WindowPlan:
+    """Windows at every `stride` cells; around the circle and feathered (`wrap`), or from edge to edge and even.
+
+    Raises:
+        UsageError: the window is wider than the latent, or the stride leaves gaps, or (`wrap`) does not divide the
+            width: then windows would lie at uneven distances.
+    """
+    if not 1 <= stride <= window <= width or (wrap and width % stride):
+        raise UsageError(
+            f"windows of {window} cells at a stride of {stride} do not fit a latent of {width} cells: expected 1 <= "
+            f"stride <= window <= width{', and a stride that divides the width' if wrap else ''}."
+        )
+    if wrap:
+        return WindowPlan(width=width, window=window, starts=tuple(range(0, width, stride)), weights=_feather(window))
+    starts = tuple(dict.fromkeys([*range(0, width - window + 1, stride), width - window]))
+    return WindowPlan(width=width, window=window, starts=starts, weights=torch.ones(window))
+
+
+def _feather(window: int) -> Tensor:
+    """A raised cosine, nowhere zero: what a window thinks of its edges, where it sees one side only, counts least."""
+    at = (torch.arange(window) + 0.5) / window
+    return 0.5 - 0.5 * torch.cos(2 * torch.pi * at) + 1e-2
+
+
+def windowed(predict: Predict, plan: WindowPlan, *, windows_per_batch: int = 4) -> Predict:
+    """A denoiser for the whole latent out of one for windows.
+
+    Args:
+        predict: as `AbstractBackbone.predict`.
+        plan: of latents `b c h plan.width`.
+        windows_per_batch: how many windows are denoised at once; bounds memory, changes nothing beyond rounding.
+    """
+
+    def fused(latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        total = torch.zeros_like(latents, dtype=torch.float32)
+        counted = torch.zeros(plan.width, device=latents.device)
+        weights = plan.weights.to(latents.device)
+        for first in range(0, len(plan.starts), windows_per_batch):
+            starts = plan.starts[first : first + windows_per_batch]
+            counts = (plan.counts or (1.0,) * len(plan.starts))[first : first + windows_per_batch]
+            columns = [plan.columns(start, latents.device) for start in starts]
+            seen = torch.cat([latents[..., at] for at in columns])
+            copies = Conditioning.cat([conditioning] * len(starts))
+            parts = predict(seen, timesteps.repeat(len(starts)), copies).float().chunk(len(starts))
+            for at, part, count in zip(columns, parts, counts, strict=True):
+                total.index_add_(-1, at, part * weights * count)
+                counted.index_add_(0, at, weights * count)
+        return total / counted
+
+    return fused
