@@ -119,9 +119,10 @@ def main(
     write_json(output, {"command": command, "machine": machine, "seeds": list(range(seeds)), "rows": rows})
     Image.fromarray(_sheet(pictures)).save(sheet)
     for row in rows:
-        baseline = row["baseline_value"]
-        sys.stdout.write(f"{row['method']:15} {row['metric']:15} {row['value']:.3f} ± {row['spread']:.3f}"
-                         f"{'' if baseline is None else f'  ({row['baseline']} {baseline:.3f})'}\n")  # fmt: skip
+        text = f"{row['method']:15} {row['metric']:15} {row['value']:.3f} ± {row['spread']:.3f}"
+        if row["baseline_value"] is not None:
+            text += f"  ({row['baseline']} {row['baseline_value']:.3f})"
+        sys.stdout.write(f"{text}\n")
 
 
 def measure(

@@ -3,8 +3,8 @@
 Wang et al., WACV 2024, arXiv 2310.18840. The canvas is A|B|C|D, each half a panorama wide. Before every step B becomes
 D and C becomes A; the block D|A, which joins the ends, counts twice beside nine windows; in the end the middle B|C is
 the panorama: its left end was denoised to the right of A, its right end to the left of D, as if they touched. The
-released listing does the copying in passing, by writing into a slice; without it the seam is as bad as MultiDiffusion's.
-It also denoises the block twice, which gives the same again: here it is denoised once and counts twice.
+released listing copies in passing, by writing into a slice; without it the seam is as bad as MultiDiffusion's. It also
+denoises the block twice, which gives the same again: here it is denoised once and counts twice.
 """
 
 import dataclasses
