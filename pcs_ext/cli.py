@@ -8,13 +8,15 @@ from pcs_ext.defense import cli as defense_cli
 from pcs_ext.errors import Interrupted, PcsError, UsageError
 from pcs_ext.image import cli as image_cli
 from pcs_ext.svg import cli as svg_cli
+from pcs_ext.svg.panorama import cli as panorama_cli
 
 DESCRIPTION = """Teach a diffusion model your subject once; use it in images, video, 3D, vector art and panoramas.
 
   pcs-ext learn PHOTOS --noun dog -o rex         learn a subject from a folder of photos
   pcs-ext image rex "a photo of {subject} on the beach"
   pcs-ext protect PHOTOS -o OUT                  copies that models learn badly
-  pcs-ext vectorize PICTURE -o OUT.svg           a picture as layers of paths
+  pcs-ext svg customize LOGO.svg "a red {subject}" --noun dog -o OUT.svg    a drawing anew, its layers kept
+  pcs-ext svg vectorize PICTURE -o OUT.svg       a picture as layers of paths
   pcs-ext panorama make PROMPT -o OUT.jpg        a 360 degree picture and a page to look around in
   pcs-ext COMMAND --help                         all settings of one command
 
@@ -34,9 +36,11 @@ def commands() -> dict[str, Callable[..., Any]]:
         "recipes": image_cli.recipes,
         "protect": defense_cli.protect,
         "verify": defense_cli.verify,
-        "vectorize": svg_cli.vectorize,
-        "panorama make": svg_cli.panorama_make,
-        "panorama view": svg_cli.panorama_view,
+        "svg customize": svg_cli.customize,
+        "svg make": svg_cli.make,
+        "svg vectorize": svg_cli.vectorize,
+        "panorama make": panorama_cli.make,
+        "panorama view": panorama_cli.view,
         "systems": general.systems,
         "doctor": general.doctor,
         "demo": general.demo,

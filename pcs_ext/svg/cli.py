@@ -1,4 +1,4 @@
-"""Commands for vector art and panoramas: parse, call, report. Heavy modules are imported inside the functions."""
+"""Commands for vector art: parse, call, report. Heavy modules are imported inside the functions."""
 
 import sys
 from pathlib import Path
@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+Device = Literal["auto", "cuda", "mps", "cpu"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Output = Annotated[Path, arg(aliases=["-o"])]
 
 
@@ -45,83 +47,108 @@ def vectorize(
     sys.stdout.write(f"{output}  {traced.paths} paths, mean difference {traced.levels:.1f} of 255 levels\n")
 
 
-def panorama_make(
+def customize(
+    exemplar: Positional[Path],
     prompt: Positional[str],
     output: Output,
+    noun: str,
+    recipe: str = "svg-customization",
+    base: str = "toybox",
     subject: Path | None = None,
-    look: Path | None = None,
-    base: str = "",
-    seeds: tuple[int, ...] = (0,),
-    method: Literal["circular", "stitch", "multidiffusion"] = "circular",
-    window: Literal["auto", "wide", "square"] = "auto",
     steps: int = 0,
-    guidance_scale: float = 0.0,
-    height: int = 0,
-    viewer: bool = True,
-    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    candidates: int = 4,
+    seed: int = 0,
+    config: Path | None = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    jsonl: Path | None = None,
 ) -> None:
-    """Make a 360 degree panorama whose ends meet, marked for viewers, with a page to look around in.
+    """Redraw an SVG after a prompt: its layers, ids, groups and order stay.
+
+    What is done so far lies in OUTPUT.work; the same command goes on from it. Edit alignment.json there (keep, drop or
+    freeze a path, move or colour it) and run the command again.
 
     Args:
-        prompt: what is around; with {subject} where a learned subject goes.
-        output: JPEG, PNG or WebP; with several seeds, each file has its seed in its name.
-        subject: folder of a subject from `pcs-ext learn`.
-        look: folder that `pcs-ext learn PANORAMAS --recipe stitchdiffusion` wrote.
-        base: model; default: what the look or the subject was learned on, else toybox.
-        seeds: one panorama each.
-        method: circular (seamless), stitch (StitchDiffusion's canvas), multidiffusion (ends do not meet).
-        window: what the model sees at once: wide (the whole panorama) or square; auto: wide with a look.
-        steps: denoising steps; 0 takes the saved or default number.
-        guidance_scale: strength of the prompt, 1 = off; 0 takes the saved or default one.
-        height: pixels; 0 takes the base's resolution. The width is twice that.
-        viewer: also write an HTML file beside the panorama in which one looks around.
+        exemplar: the SVG; it stays as it is.
+        prompt: text with {subject} where the drawing goes: "a red {subject} in the snow".
+        output: the SVG to write.
+        noun: what the drawing shows, one or two words: dog, house, coffee mug.
+        recipe: svg-customization (keys, values and a word learn) or svg-customization-lora.
+        base: toybox, a hub id, a diffusers folder or a .safetensors file.
+        subject: the exemplar as learned before (OUTPUT.work/subject of another prompt), instead of learning it.
+        steps: of learning the exemplar; 0 takes the recipe's.
+        candidates: pictures to imagine; the one that shows most of the exemplar's paths is used.
+        seed: of everything random.
+        config: a recipe as JSON instead of the recipe's own values.
         device: where to run.
-        precision: of the weights.
+        precision: of the base's weights.
+        jsonl: also write every event as a JSON line to this file.
     """
     from pcs_ext.image.cli import console_reporter
-    from pcs_ext.image.subject import Artifact
-    from pcs_ext.svg.panorama.make import default_config, make_panoramas, overridden
-    from pcs_ext.svg.panorama.viewer import write_viewer
+    from pcs_ext.svg.customize import Request, customize_svg, resolve_customization
 
-    learned = {name: Artifact.load(path) for name, path in (("look", look), ("subject", subject)) if path is not None}
-    config = overridden(
-        default_config(list(learned.values())),
-        method=method,
-        window=None if window == "auto" else window,
-        num_inference_steps=steps or None,
-        guidance_scale=guidance_scale or None,
-        height=height or None,
+    resolved = resolve_customization(recipe, noun, base, steps=steps or None, config=config)
+    request = Request(
+        exemplar=exemplar,
+        prompt=prompt,
+        output=output,
+        noun=noun,
+        recipe=resolved,
+        subject=subject,
+        seed=seed,
+        candidates=candidates,
     )
-    made = make_panoramas(
+    made = customize_svg(request, base=base, device=device, precision=precision, reporter=console_reporter(jsonl))
+    for note in made.notes:
+        sys.stdout.write(f"not drawn as the file asks: {note}\n")
+    sys.stdout.write(
+        f"{output}  {len(made.kept)} paths kept, {len(made.dropped)} dropped, {len(made.added)} added; "
+        f"mean difference to the picture {made.levels:.1f} of 255 levels\n{request.work / 'alignment.json'}\n"
+    )
+
+
+def make(
+    subject: Positional[Path],
+    prompt: Positional[str],
+    output: Output,
+    base: str = "",
+    paths: int = 0,
+    steps: int = 0,
+    seed: int = 0,
+    config: Path | None = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    jsonl: Path | None = None,
+) -> None:
+    """Draw a learned subject as an SVG of new paths (VectorFusion); interrupted, the same command goes on.
+
+    Args:
+        subject: folder written by `learn`.
+        prompt: text with {subject} where the subject goes.
+        output: the SVG to write.
+        base: another base of the same family than the one it was learned on.
+        paths: at most so many; 0 takes the recipe's.
+        steps: of score distillation; 0 takes the recipe's.
+        seed: of everything random.
+        config: a recipe as JSON instead of the flags.
+        device: where to run.
+        precision: of the base's weights.
+        jsonl: also write every event as a JSON line to this file.
+    """
+    from pcs_ext.image.cli import console_reporter
+    from pcs_ext.svg.make import make_svg
+
+    scene = make_svg(
+        subject,
         prompt,
         output,
-        subject=learned.get("subject"),
-        look=learned.get("look"),
-        base=base or None,
-        seeds=seeds,
+        base=base,
+        paths=paths or None,
+        steps=steps or None,
+        seed=seed,
         config=config,
         device=device,
         precision=precision,
-        reporter=console_reporter(None),
+        reporter=console_reporter(jsonl),
     )
-    for one in made:
-        if viewer:
-            write_viewer(one.path, one.path.with_suffix(".html"), title=one.prompt)
-        sys.stdout.write(f"{one.path}  seam {one.seam:.2f} times the difference of neighbouring columns\n")
-
-
-def panorama_view(panorama: Positional[Path], output: Annotated[Path | None, arg(aliases=["-o"])] = None) -> None:
-    """Write one HTML file in which a panorama can be looked around in, offline.
-
-    Args:
-        panorama: JPEG, PNG or WebP, twice as wide as high.
-        output: the HTML file; default: beside the panorama, with its name.
-    """
-    from pcs_ext.svg.panorama.metadata import read_properties
-    from pcs_ext.svg.panorama.viewer import write_viewer
-
-    target = output or panorama.with_suffix(".html")
-    write_viewer(panorama, target)
-    marked = "is marked" if read_properties(panorama) else "is not marked"
-    sys.stdout.write(f"{target}  ({panorama.name} {marked} as a 360 degree photo)\n")
+    sys.stdout.write(f"{output}  {len(scene.paths)} paths\n")

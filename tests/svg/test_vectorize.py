@@ -42,7 +42,7 @@ def test_more_paths_come_nearer_and_beat_the_plain_ground(scene: Scene) -> None:
 def test_the_command_writes_a_file_that_other_programs_draw_alike(picture: Path, tmp_path: Path) -> None:
     before = picture.read_bytes()
     output = tmp_path / "new" / "blobs.svg"
-    main(["vectorize", str(picture), "-o", str(output), "--paths", "8", "--steps", "25", "--side", "48"])
+    main(["svg", "vectorize", str(picture), "-o", str(output), "--paths", "8", "--steps", "25", "--side", "48"])
     assert picture.read_bytes() == before
     assert [file.name for file in output.parent.iterdir()] == ["blobs.svg"]
     document = read_svg(output)
@@ -73,7 +73,7 @@ def test_bad_input_is_refused_in_words(picture: Path, tmp_path: Path, capsys: py
         trace(tmp_path / "deep.png", tmp_path / "a.svg", SHORT)
     picture.write_bytes(picture.read_bytes()[:300])
     with pytest.raises(SystemExit, match="3"):
-        main(["vectorize", str(picture), "-o", str(tmp_path / "a.svg")])
+        main(["svg", "vectorize", str(picture), "-o", str(tmp_path / "a.svg")])
     assert "cannot be decoded" in capsys.readouterr().err
     assert not (tmp_path / "a.svg").exists()
 

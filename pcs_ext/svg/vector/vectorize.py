@@ -114,7 +114,7 @@ def vectorize(target: Tensor, settings: Vectorization, *, reporter: Reporter | N
         drawn = render(scene, height, width).detach()
         found = largest_components(drawn, target, count, settings.least_area)
         if found:
-            new = [_seed(mask, target, settings.segments, len(scene.paths) + i) for i, mask in enumerate(found)]
+            new = [seed_path(mask, target, settings.segments, len(scene.paths) + i) for i, mask in enumerate(found)]
             scene = dataclasses.replace(scene, paths=(*scene.paths, *new))
         steps = settings.steps * (2 if number == len(plan) - 1 else 1)
         scene = _optimise(scene, target, settings, steps, reporter, done, total)
@@ -146,7 +146,7 @@ def _ground(target: Tensor) -> Path:
     return Path(id="ground", subpaths=(Subpath(points=points, closed=True),), fill=fill, locked=True)
 
 
-def _seed(mask: Tensor, target: Tensor, segments: int, number: int) -> Path:
+def seed_path(mask: Tensor, target: Tensor, segments: int, number: int) -> Path:
     """An ellipse with the centre and the second moments of a region `h w`, in its mean colour."""
     places = torch.nonzero(mask).to(target.dtype).flip(1) + 0.5
     centre = places.mean(0)

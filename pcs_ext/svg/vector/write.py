@@ -1,6 +1,7 @@
 """Scenes as SVG files: changes are patched into the document they came from, or a new document is written."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -17,9 +18,14 @@ from pcs_ext.svg.vector.style import declarations
 _NAMESPACE = "http://www.w3.org/2000/svg"
 
 
-def patch_svg(document: Document, scene: Scene) -> bytes:
+def patch_svg(document: Document, scene: Scene, *, added: Sequence[Path] = ()) -> bytes:
     """The document with the changes of `scene`: elements that did not change stay as they are, and so do ids, classes,
     groups, order, metadata and everything that is not drawn. Paths absent from `scene` are removed.
+
+    Args:
+        document: as read.
+        scene: with paths of the document only, in its order.
+        added: new paths, written into a group of their own on top of everything.
 
     Raises:
         UsageError: a path that is new, or a change of one that is drawn through `use`.
@@ -40,7 +46,23 @@ def patch_svg(document: Document, scene: Scene) -> bytes:
             twins[element].getparent().remove(twins[element])
         elif _changed(old, after[name]):
             _patch(twins[element], old, after[name], transform)
+    if added:
+        _add(tree.getroot(), added)
     return _bytes(tree)
+
+
+def _add(root: Any, added: Sequence[Path]) -> None:
+    import lxml.etree as etree
+
+    space = root.tag.rpartition("}")[0]
+    prefix = f"{space}}}" if space else ""
+    taken = {element.get("id") for element in root.iter()}
+    name = "added"
+    while name in taken:
+        name += "_"
+    group = etree.SubElement(root, f"{prefix}g", id=name)
+    for path in added:
+        _fill_in(etree.SubElement(group, f"{prefix}path"), path)
 
 
 def new_svg(scene: Scene) -> bytes:
@@ -52,17 +74,22 @@ def new_svg(scene: Scene) -> bytes:
     root.set("width", f"{scene.size[0]:g}")
     root.set("height", f"{scene.size[1]:g}")
     for path in scene.paths:
-        element = etree.SubElement(root, "path", id=path.id, d=path_data(path.subpaths))
-        if path.rule == "evenodd":
-            element.set("fill-rule", "evenodd")
-        _set_paint(element, "fill", path.fill)
-        if path.stroke is not None:
-            _set_paint(element, "stroke", path.stroke.paint)
-            element.set("stroke-width", f"{float(path.stroke.width.detach()):.6g}")
-            element.set("stroke-linecap", path.stroke.cap)
-            element.set("stroke-linejoin", path.stroke.join)
-            element.set("stroke-miterlimit", f"{path.stroke.miter_limit:g}")
+        _fill_in(etree.SubElement(root, "path"), path)
     return _bytes(etree.ElementTree(root))
+
+
+def _fill_in(element: Any, path: Path) -> None:
+    element.set("id", path.id)
+    element.set("d", path_data(path.subpaths))
+    if path.rule == "evenodd":
+        element.set("fill-rule", "evenodd")
+    _set_paint(element, "fill", path.fill)
+    if path.stroke is not None:
+        _set_paint(element, "stroke", path.stroke.paint)
+        element.set("stroke-width", f"{float(path.stroke.width.detach()):.6g}")
+        element.set("stroke-linecap", path.stroke.cap)
+        element.set("stroke-linejoin", path.stroke.join)
+        element.set("stroke-miterlimit", f"{path.stroke.miter_limit:g}")
 
 
 def write_svg(path: FilePath, data: bytes) -> None:

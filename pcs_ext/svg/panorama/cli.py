@@ -1,0 +1,91 @@
+"""Commands for panoramas: parse, call, report. Heavy modules are imported inside the functions."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+Output = Annotated[Path, arg(aliases=["-o"])]
+
+
+def make(
+    prompt: Positional[str],
+    output: Output,
+    subject: Path | None = None,
+    look: Path | None = None,
+    base: str = "",
+    seeds: tuple[int, ...] = (0,),
+    method: Literal["circular", "stitch", "multidiffusion"] = "circular",
+    window: Literal["auto", "wide", "square"] = "auto",
+    steps: int = 0,
+    guidance_scale: float = 0.0,
+    height: int = 0,
+    viewer: bool = True,
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+) -> None:
+    """Make a 360 degree panorama whose ends meet, marked for viewers, with a page to look around in.
+
+    Args:
+        prompt: what is around; with {subject} where a learned subject goes.
+        output: JPEG, PNG or WebP; with several seeds, each file has its seed in its name.
+        subject: folder of a subject from `pcs-ext learn`.
+        look: folder that `pcs-ext learn PANORAMAS --recipe stitchdiffusion` wrote.
+        base: model; default: what the look or the subject was learned on, else toybox.
+        seeds: one panorama each.
+        method: circular (seamless), stitch (StitchDiffusion's canvas), multidiffusion (ends do not meet).
+        window: what the model sees at once: wide (the whole panorama) or square; auto: wide with a look.
+        steps: denoising steps; 0 takes the saved or default number.
+        guidance_scale: strength of the prompt, 1 = off; 0 takes the saved or default one.
+        height: pixels; 0 takes the base's resolution. The width is twice that.
+        viewer: also write an HTML file beside the panorama in which one looks around.
+        device: where to run.
+        precision: of the weights.
+    """
+    from pcs_ext.image.cli import console_reporter
+    from pcs_ext.image.subject import Artifact
+    from pcs_ext.svg.panorama.make import default_config, make_panoramas, overridden
+    from pcs_ext.svg.panorama.viewer import write_viewer
+
+    learned = {name: Artifact.load(path) for name, path in (("look", look), ("subject", subject)) if path is not None}
+    config = overridden(
+        default_config(list(learned.values())),
+        method=method,
+        window=None if window == "auto" else window,
+        num_inference_steps=steps or None,
+        guidance_scale=guidance_scale or None,
+        height=height or None,
+    )
+    made = make_panoramas(
+        prompt,
+        output,
+        subject=learned.get("subject"),
+        look=learned.get("look"),
+        base=base or None,
+        seeds=seeds,
+        config=config,
+        device=device,
+        precision=precision,
+        reporter=console_reporter(None),
+    )
+    for one in made:
+        if viewer:
+            write_viewer(one.path, one.path.with_suffix(".html"), title=one.prompt)
+        sys.stdout.write(f"{one.path}  seam {one.seam:.2f} times the difference of neighbouring columns\n")
+
+
+def view(panorama: Positional[Path], output: Annotated[Path | None, arg(aliases=["-o"])] = None) -> None:
+    """Write one HTML file in which a panorama can be looked around in, offline.
+
+    Args:
+        panorama: JPEG, PNG or WebP, twice as wide as high.
+        output: the HTML file; default: beside the panorama, with its name.
+    """
+    from pcs_ext.svg.panorama.metadata import read_properties
+    from pcs_ext.svg.panorama.viewer import write_viewer
+
+    target = output or panorama.with_suffix(".html")
+    write_viewer(panorama, target)
+    marked = "is marked" if read_properties(panorama) else "is not marked"
+    sys.stdout.write(f"{target}  ({panorama.name} {marked} as a 360 degree photo)\n")

@@ -1,0 +1,81 @@
+"""SVGCustomization (Zhang et al., SIGGRAPH Asia 2023, arXiv 2309.12302): an exemplar's layers, changed by a prompt.
+
+No code, steps, rates or weights of losses are published; every number here is ours.
+"""
+
+from pcs_ext.image.adapters import CrossAttentionConfig, EmbeddingConfig, LowRankConfig
+from pcs_ext.image.concept import Concept
+from pcs_ext.image.data import Augmentation
+from pcs_ext.image.fit import FitConfig
+from pcs_ext.image.recipes import Phase, Preset, Recipe
+from pcs_ext.image.recipes.presets import SAMPLING
+from pcs_ext.svg.recipes.base import CustomizationRecipe
+
+_TOKEN = "<subject>"
+_STYLE = {"toybox": "flat vector art of {subject}", "sd": "{subject}, minimal flat 2d vector"}
+
+
+def svg_customization(noun: str, preset: Preset) -> CustomizationRecipe:
+    """The paper's tuning of cross-attention only: keys, values and a new word, as in Custom Diffusion."""
+    small = preset == "toybox"
+    concept = Recipe(
+        id="svg-customization",
+        concept=Concept(
+            class_noun=noun,
+            mode="learned",
+            token=_TOKEN,
+            with_noun=True,
+            initializer=noun.split()[-1],
+            templates=(_style(preset),),
+        ),
+        adapters={
+            "word": EmbeddingConfig(placeholder=_TOKEN, initializer="random"),
+            "keys_values": CrossAttentionConfig(),
+        },
+        phases=(
+            Phase(
+                name="joint",
+                learning_rates={"word": 2e-3 if small else 2e-5, "keys_values": 5e-4 if small else 2e-5},
+                weight_decay=1e-2,
+                batch_size=4 if small else 2,
+                fit=FitConfig(steps=300 if small else 500),
+            ),
+        ),
+        augmentation=Augmentation(flip=False),
+        sampling=SAMPLING[preset],
+    )
+    return _with("svg-customization", concept, preset)
+
+
+def svg_customization_lora(noun: str, preset: Preset) -> CustomizationRecipe:
+    """The same with low-rank updates of the denoiser instead."""
+    small = preset == "toybox"
+    concept = Recipe(
+        id="svg-customization-lora",
+        concept=Concept(class_noun=noun, mode="rare", templates=(_style(preset),)),
+        adapters={
+            "denoiser": LowRankConfig(
+                method="lora", rank=8, alpha=8.0, targets="all_linear_conv" if small else "attention"
+            )
+        },
+        phases=(
+            Phase(
+                name="denoiser",
+                learning_rates={"denoiser": 3e-3 if small else 1e-4},
+                weight_decay=1e-4,
+                batch_size=4 if small else 1,
+                fit=FitConfig(steps=200 if small else 500, lr_schedule="cosine", warmup_steps=10),
+            ),
+        ),
+        augmentation=Augmentation(flip=False),
+        sampling=SAMPLING[preset],
+    )
+    return _with("svg-customization-lora", concept, preset)
+
+
+def _style(preset: Preset) -> str:
+    return _STYLE["toybox" if preset == "toybox" else "sd"]
+
+
+def _with(id: str, concept: Recipe, preset: Preset) -> CustomizationRecipe:
+    return CustomizationRecipe(id=id, concept=concept, prompt_template=_style(preset).replace("{subject}", "{prompt}"))
