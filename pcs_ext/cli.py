@@ -7,6 +7,7 @@ from typing import Any
 from pcs_ext.defense import cli as defense_cli
 from pcs_ext.errors import Interrupted, PcsError, UsageError
 from pcs_ext.image import cli as image_cli
+from pcs_ext.image import continual_cli
 from pcs_ext.svg import cli as svg_cli
 from pcs_ext.svg.panorama import cli as panorama_cli
 
@@ -32,6 +33,9 @@ def commands() -> dict[str, Callable[..., Any]]:
         "image": image_cli.image,
         "evaluate": general.evaluate,
         "export": image_cli.export,
+        "continual add": continual_cli.add,
+        "continual image": continual_cli.image,
+        "continual report": continual_cli.report,
         "tokens": image_cli.tokens,
         "recipes": image_cli.recipes,
         "protect": defense_cli.protect,

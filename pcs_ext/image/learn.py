@@ -21,6 +21,7 @@ from pcs_ext.image.class_images import ClassImages
 from pcs_ext.image.data import Photo, SubjectDataset, find_photos
 from pcs_ext.image.early_stopping import DvarStop
 from pcs_ext.image.fit import Fit, fit
+from pcs_ext.image.forgetting import Forgetting
 from pcs_ext.image.loss_log import LossLog
 from pcs_ext.image.previews import Previews
 from pcs_ext.image.rare_tokens import check_rare_token, pick_rare_tokens
@@ -92,6 +93,7 @@ def learn(
     precision: str = "auto",
     overwrite: bool = False,
     previews: int = 0,
+    after: Sequence[Artifact] = (),
     reporter: Reporter | None = None,
 ) -> Artifact:
     """Teach a diffusion model a subject.
@@ -112,6 +114,8 @@ def learn(
         precision: of frozen weights and autocast: auto, fp32, bf16, fp16.
         overwrite: replace an existing artifact.
         previews: steps between preview sheets in `OUTPUT.previews/`; 0 writes none.
+        after: subjects learned on this base before, in their order; they stay in it, frozen, while this one is learned
+            (see `Ledger`).
         reporter: hears events and progress.
 
     Raises:
@@ -135,7 +139,7 @@ def learn(
     data = SubjectDataset(found, resolved.concept, resolution=backbone.resolution, augmentation=resolved.augmentation)
     class_images = _class_images(resolved, backbone, seed, reporter)
     sheets = Previews(Path(f"{output}.previews"), previews, backbone, resolved.concept, resolved.sampling)
-    run = _Run(resolved, backbone, data, class_images, sheets, seed, Path(f"{output}.training"), reporter)
+    run = _Run(resolved, backbone, data, class_images, sheets, seed, Path(f"{output}.training"), reporter, after)
     try:
         losses = run.train()
     except KeyboardInterrupt:
@@ -164,6 +168,7 @@ def _artifact(run: "_Run", found: Sequence[Photo], losses: list[float]) -> Artif
             "resolution": run.backbone.resolution,
             "prediction_type": run.backbone.schedule.prediction_type,
             "photos": {photo.path.name: file_sha256(photo.path) for photo in found},
+            "after": run.after_hashes(),
             "final_loss": sum(losses[-50:]) / max(len(losses[-50:]), 1),
             "losses": losses,
         },
@@ -190,7 +195,9 @@ class _Run:
         seed: int,
         folder: Path,
         reporter: Reporter,
+        after: Sequence[Artifact] = (),
     ) -> None:
+        self.after = tuple(after)
         self.recipe, self.backbone, self.data, self.class_images = recipe, backbone, data, class_images
         self.previews = previews
         self.seed, self.folder, self.reporter = seed, folder, reporter
@@ -205,7 +212,11 @@ class _Run:
         torch.manual_seed(self.seed)
         done: dict[str, int] = {}
         log = LossLog(self.folder / "losses.jsonl")
-        with contextlib.closing(log), injected(self.backbone, *self.adapters.values()):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.closing(log))
+            for artifact in self.after:
+                stack.enter_context(artifact.applied(self.backbone))
+            stack.enter_context(injected(self.backbone, *self.adapters.values()))
             for phase in self.recipe.phases:
                 for state in self._phase(phase, latents, log):
                     done[phase.name] = state.step
@@ -213,16 +224,24 @@ class _Run:
             self.steps = sum(done.values())
             return log.losses(done)
 
+    def after_hashes(self) -> list[str]:
+        """Content hashes of the earlier subjects, in their order."""
+        return [artifact.data.content_hash for artifact in self.after]
+
     def _phase(self, phase: Phase, latents: LatentCache, log: LossLog) -> Iterator[Any]:
         groups = parameter_groups(phase, self.adapters)
         with only_trainable(groups, self.adapters.values()):
-            loss = PhaseLoss(phase, self.backbone, self.data, self.class_images, groups, latents)
+            forgetting = Forgetting(self.adapters.values()) if phase.objective.forgetting_weight > 0 else None
+            if forgetting is not None and forgetting.is_first:
+                forgetting = None
+            loss = PhaseLoss(phase, self.backbone, self.data, self.class_images, groups, latents, forgetting)
             stop = None if phase.dvar is None else DvarStop(phase.dvar, loss, seed=self.seed)
             # Frozen weights in half precision need trained float32 ones cast to meet them.
             autocast = phase.fit.autocast if phase.fit.autocast != "none" else _AUTOCAST[self.backbone.dtype]
             config = dataclasses.replace(phase.fit, seed=self.seed, autocast=autocast)
             checkpoints = CheckpointFolder(
-                self.folder / phase.name, config_hash=config_hash([to_jsonable(self.recipe), self.seed, phase.name])
+                self.folder / phase.name,
+                config_hash=config_hash([to_jsonable(self.recipe), self.seed, phase.name, *self.after_hashes()]),
             )
             running: list[Fit] = []
             for state in fit(loss, groups, config, checkpoints=checkpoints, stop=stop, on_start=running.append):

@@ -65,6 +65,9 @@ class ObjectiveConfig:
     """Weight of the class images' loss (DreamBooth, eq. 2); 0 uses none."""
     mask_normalisation: MaskNormalisation | None = None
     """Limit the photos' loss to the subject's masks; None ignores masks."""
+    forgetting_weight: float = 0.0
+    """Times || |sum of the earlier subjects' updates| * this update ||^2 over all layers, elementwise: C-LoRA's
+    self-regularisation (arXiv 2304.06027). Counts where `learn` is told of earlier subjects; 0 is off."""
     noise_offset: float = 0.0
     """Add this times one normal number per sample and channel to the noise, so that brightness can change."""
     timesteps: TimestepSampling = TimestepSampling()

@@ -11,6 +11,7 @@ from pcs_ext.image.adapters.base import AbstractAdapter
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.class_images import ClassImages
 from pcs_ext.image.data import SubjectDataset
+from pcs_ext.image.forgetting import Forgetting
 from pcs_ext.image.objectives import DenoisingObjective
 from pcs_ext.image.recipes.base import Phase
 from pcs_ext.image.types import Batch, Conditioning, LossTerms, ParameterGroup
@@ -118,8 +119,10 @@ class PhaseLoss:
         class_images: ClassImages | None,
         groups: Sequence[ParameterGroup],
         latents: LatentCache,
+        forgetting: Forgetting | None = None,
     ) -> None:
         self.phase = phase
+        self.forgetting = forgetting
         self.backbone = backbone
         self.photos = photos
         self.class_images = class_images if phase.objective.prior_loss_weight > 0 else None
@@ -133,7 +136,10 @@ class PhaseLoss:
         batch = self.photos.batch(self.phase.batch_size, generator)
         if self.class_images is not None:
             batch = stack(batch, self.class_images.batch(self.phase.batch_size, generator))
-        return self.objective(self.backbone, batch, self.latents(batch), self.prompts(batch.captions), generator)
+        terms = self.objective(self.backbone, batch, self.latents(batch), self.prompts(batch.captions), generator)
+        if self.forgetting is None:
+            return terms
+        return terms + LossTerms({"forgetting": self.phase.objective.forgetting_weight * self.forgetting()})
 
 
 def stack(photos: Batch, prior: Batch) -> Batch:

@@ -120,6 +120,12 @@ class LowRankAdapter(AbstractAdapter):
         self._layers, self._pending = layers, None
         self.set_scale(self._scale)
 
+    def layers(self) -> dict[str, LowRankLayer]:
+        """The injected layers by `component.path`."""
+        return {
+            f"{component}.{path}": layer for component, found in self._layers.items() for path, layer in found.items()
+        }
+
     def eject(self) -> None:
         assert self._injected, f"adapter {self.name!r} is not injected"
         for root, place, layer in self._injected:

@@ -40,9 +40,14 @@ class LowRankLayer(AdapterLayer):
     def merge(self, weight: Tensor) -> Tensor:
         weight = weight.float()
         if self._scaling is not None:
-            self.tuner.scaling[_SLOT] = self._scaling * self.scale
-            return weight + self.tuner.get_delta_weight(_SLOT)
+            return weight + self.update()
         return torch.lerp(weight, self._merged(weight), self.scale)
+
+    def update(self) -> Tensor:
+        """What is added to the weight at the present strength, float32, differentiable; for linear methods."""
+        assert self._scaling is not None, "this method's update is not linear in its factor"
+        self.tuner.scaling[_SLOT] = self._scaling * self.scale
+        return self.tuner.get_delta_weight(_SLOT)
 
     def _merged(self, weight: Tensor) -> Tensor:
         """At strength 1, where the method is not linear in its factor: DoRA, rows of W + dW at learned norms."""

@@ -1,6 +1,7 @@
 """Every way to learn a subject that the core knows, listed by hand."""
 
 from pcs_ext.image.recipes.base import Phase, Preset, Recipe, RecipeEntry
+from pcs_ext.image.recipes.c_lora import c_lora
 from pcs_ext.image.recipes.custom_diffusion import custom_diffusion
 from pcs_ext.image.recipes.dreambooth import dreambooth
 from pcs_ext.image.recipes.dreambooth_lora import dreambooth_lora
@@ -31,6 +32,13 @@ _ENTRIES = (
     ("lycoris-loha", "rare word, Hadamard-product updates", "2309.14859", "lycoris", loha),
     ("lycoris-lokr", "rare word, Kronecker-product updates", "2309.14859", "lycoris", lokr),
     ("oft", "rare word, orthogonal rotations of the weights", "2306.07280", "oft", oft),
+    (
+        "c-lora",
+        "subjects one after another, earlier ones kept",
+        "2304.06027",
+        "continual-diffusion",
+        c_lora,
+    ),
     ("stitchdiffusion", "how 360 degree panoramas look", "2310.18840", "stitchdiffusion", stitchdiffusion),
     ("dvar", "textual inversion that stops by itself", "2302.04841", "dvar", dvar),
 )
