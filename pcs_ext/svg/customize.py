@@ -6,6 +6,7 @@ customised picture, the alignment (a JSON that may be edited before the command 
 
 import dataclasses
 import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from pcs_ext.errors import ConfigError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.learn import learn, preset_of
-from pcs_ext.image.sample import sample
+from pcs_ext.image.sample import SampleConfig, SampleHooks, build_scheduler, initial_noise, sample
 from pcs_ext.image.subject import Artifact, to_pil
 from pcs_ext.reporter import Reporter, SilentReporter
+from pcs_ext.runtime import seed_for
 from pcs_ext.svg.exemplar import on_canvas, write_variants
 from pcs_ext.svg.features import denoiser_features, latent_features
 from pcs_ext.svg.recipes import RECIPES, CustomizationRecipe
@@ -217,7 +219,7 @@ def _imagined(
     if not (picture.exists() and planned.exists()):
         own = on_canvas(scene, backbone.resolution)
         # Not `artifact.generate`: the artifact is applied already.
-        images = _samples(request, artifact, backbone, reporter)
+        images = _samples(request, own, artifact, backbone, reporter)
         prompt = artifact.concept.prompt(request.recipe.prompt_template.replace("{prompt}", "{subject}"))
         features = [_features(request.recipe, backbone, image, prompt) for image in (own, *images)]
         plans = [
@@ -239,12 +241,50 @@ def recognised(plan: AlignmentPlan) -> float:
     return sum(parts) / max(sum(weights), 1e-9)
 
 
-def _samples(request: Request, artifact: Artifact, backbone: AbstractBackbone, reporter: Reporter) -> list[Tensor]:
+def _samples(
+    request: Request, own: Tensor, artifact: Artifact, backbone: AbstractBackbone, reporter: Reporter
+) -> list[Tensor]:
+    """Candidates `3 s s` in [0, 1]."""
     prompt = artifact.concept.prompt(request.recipe.prompt_template.replace("{prompt}", request.prompt))
     seeds = [request.seed + index for index in range(request.candidates)]
+    settings, hooks = artifact.sampling, None
+    if request.recipe.layout_strength < 1:
+        # The start is put in between two steps: a sampler that remembers earlier steps would mix it with them.
+        settings = dataclasses.replace(settings, scheduler="ddim")
+        hooks = SampleHooks(on_step=_starting_from(own, request.recipe.layout_strength, settings, backbone, seeds))
     with torch.no_grad():
-        images = sample(backbone, [prompt] * len(seeds), seeds=seeds, config=artifact.sampling, reporter=reporter)
+        images = sample(
+            backbone,
+            [prompt] * len(seeds),
+            seeds=seeds,
+            config=settings,
+            batch_size=len(seeds),
+            hooks=hooks,
+            reporter=reporter,
+        )
     return [(image + 1) / 2 for image in images]
+
+
+def _starting_from(
+    own: Tensor, strength: float, settings: SampleConfig, backbone: AbstractBackbone, seeds: Sequence[int]
+) -> Callable[[int, Tensor, Tensor], Tensor]:
+    """A hook that replaces the latents by the noised exemplar before the first timestep below the strength."""
+    timesteps = build_scheduler(backbone, settings).timesteps
+    below = torch.nonzero(timesteps < strength * backbone.schedule.num_train_timesteps)[:, 0]
+    # At least one step is taken, however small the strength.
+    first = int(below[0]) if len(below) else len(timesteps) - 1
+
+    def replace(step: int, timestep: Tensor, latents: Tensor) -> Tensor:
+        if step + 1 != first:
+            return latents
+        side = (latents.shape[-2] * backbone.vae_factor, latents.shape[-1] * backbone.vae_factor)
+        image = torch.nn.functional.interpolate(own[None], side, mode="bilinear", antialias=True) * 2 - 1
+        clean = backbone.encode_images(image).float().expand_as(latents)
+        noise = initial_noise(backbone, [seed_for(seed, "layout") for seed in seeds], settings).to(latents)
+        now = timesteps[first].expand(len(latents)).to(latents.device)
+        return backbone.schedule.add_noise(clean, noise, now)
+
+    return replace
 
 
 def _features(recipe: CustomizationRecipe, backbone: AbstractBackbone, image: Tensor, prompt: str) -> Tensor:

@@ -12,9 +12,9 @@ from pcs_ext.config_io import write_json
 from pcs_ext.errors import ConfigError, UsageError
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
-from pcs_ext.image.sample import SampleConfig
-from pcs_ext.svg.customize import Request, customize_svg, resolve_customization
-from pcs_ext.svg.exemplar import write_variants
+from pcs_ext.image.sample import SampleConfig, build_scheduler
+from pcs_ext.svg.customize import Request, _starting_from, customize_svg, resolve_customization
+from pcs_ext.svg.exemplar import on_canvas, write_variants
 from pcs_ext.svg.features import denoiser_features
 from pcs_ext.svg.make import resolve_text_to_vector, text_to_vector
 from pcs_ext.svg.recipes import RECIPES, CustomizationRecipe
@@ -138,6 +138,27 @@ def test_another_wish_in_the_same_folder_and_bad_input_are_refused(
     with pytest.raises(SystemExit):
         main(["svg", "customize", dog, "a {subject}", "-o", str(tmp_path / "a.svg"), *tail])
     assert "belongs to another wish" in capsys.readouterr().err
+
+
+def test_sampling_sets_in_at_the_noised_exemplar(backbone: AbstractUnetBackbone) -> None:
+    own = on_canvas(read_svg(EXAMPLES / "dog.svg").scene, 64)
+    settings = dataclasses.replace(SAMPLING, num_inference_steps=10)
+    timesteps = build_scheduler(backbone, settings).timesteps
+    hook = _starting_from(own, 0.6, settings, backbone, [0, 1])
+    noise = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        clean = backbone.encode_images(own[None] * 2 - 1)
+        changed = [index for index in range(9) if not torch.equal(hook(index, timesteps[index], noise), noise)]
+        assert len(changed) == 1
+        started = hook(changed[0], timesteps[changed[0]], noise)
+    now = timesteps[changed[0] + 1]
+    assert timesteps[changed[0]] >= 600 > now
+    signal, sigma = (float(v) for v in backbone.schedule.coefficients(now[None], clean[0]))
+    rest = started - signal * clean
+    assert float(rest.std()) == pytest.approx(sigma, rel=0.1)
+    assert not torch.equal(rest[0], rest[1])
+    with pytest.raises(ConfigError, match="layout_strength"):
+        dataclasses.replace(_small(), layout_strength=0.0).validate()
 
 
 def test_variants_repeat_and_differ(tmp_path: Path) -> None:

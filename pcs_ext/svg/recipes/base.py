@@ -25,6 +25,9 @@ class CustomizationRecipe:
     """How the base learns the exemplar: a recipe of the image core."""
     prompt_template: str = PROMPT
     """What is asked of the base: `{prompt}` is what the user wrote."""
+    layout_strength: float = 1.0
+    """Where sampling sets in, as a share of the noise schedule in (0, 1]: 1 starts at pure noise, as the paper does;
+    below, the noised exemplar is the start (SDEdit, arXiv 2108.01073) and its layout stays the more."""
     variants: int = 12
     """Drawings of the exemplar it is learned from, at other sizes, places and on other grounds."""
     least_size: float = 0.6
@@ -61,6 +64,8 @@ class CustomizationRecipe:
                 f"variants {self.variants}, least_size {self.least_size} or added_paths {self.added_paths} is out of "
                 "range; expected 1 to 256, a share in (0, 1], and 0 to 256."
             )
+        if not 0 < self.layout_strength <= 1:
+            raise ConfigError(f"layout_strength is {self.layout_strength}; expected a share in (0, 1], 1 for none.")
         if self.feature_draws < 1 or not 0 <= self.feature_timestep < 1 or self.feature_block < 0:
             raise ConfigError(
                 f"feature_block {self.feature_block}, feature_timestep {self.feature_timestep} or feature_draws "

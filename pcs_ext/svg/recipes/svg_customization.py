@@ -10,6 +10,7 @@ from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.recipes import Phase, Preset, Recipe
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.svg.recipes.base import CustomizationRecipe
+from pcs_ext.svg.vector.refine import Refinement
 
 _TOKEN = "<subject>"
 _STYLE = {"toybox": "flat vector art of {subject}", "sd": "{subject}, minimal flat 2d vector"}
@@ -78,4 +79,13 @@ def _style(preset: Preset) -> str:
 
 
 def _with(id: str, concept: Recipe, preset: Preset) -> CustomizationRecipe:
-    return CustomizationRecipe(id=id, concept=concept, prompt_template=_style(preset).replace("{subject}", "{prompt}"))
+    """`toybox`: 64 pixels need no fine canvas, and a small base keeps a layout only when it is given one."""
+    small = preset == "toybox"
+    return CustomizationRecipe(
+        id=id,
+        concept=concept,
+        prompt_template=_style(preset).replace("{subject}", "{prompt}"),
+        layout_strength=0.7 if small else 1.0,
+        refinement=Refinement(side=96, point_steps=150) if small else Refinement(side=224, point_steps=300),
+        added_paths=3 if small else 6,
+    )

@@ -95,7 +95,9 @@ def distill(
         )
     groups = [
         ParameterGroup(name="points", parameters=leaves.of_points(), learning_rate=settings.point_lr),
-        ParameterGroup(name="paint", parameters=leaves.of_paint(), learning_rate=settings.color_lr),
+        ParameterGroup(
+            name="paint", parameters=(*leaves.of_colors(), *leaves.of_opacities()), learning_rate=settings.color_lr
+        ),
     ]
     run = FitConfig(steps=settings.steps, seed=seed, optimizer="adam", lr_schedule="cosine", max_gradient_norm=None)
     reporter = reporter or SilentReporter()

@@ -60,9 +60,13 @@ class Leaves:
         """Control points `n 2` of every subpath."""
         return tuple(points for path in self.free for points in self.points[path.id])
 
-    def of_paint(self) -> tuple[nn.Parameter, ...]:
-        """Colours and opacities."""
-        return tuple(v for path in self.free for v in (*self.paints[path.id], *self.opacities[path.id]))
+    def of_colors(self) -> tuple[nn.Parameter, ...]:
+        """Colours `3` of every fill and stroke."""
+        return tuple(color for path in self.free for color in self.paints[path.id])
+
+    def of_opacities(self) -> tuple[nn.Parameter, ...]:
+        """Opacities of every fill and stroke."""
+        return tuple(opacity for path in self.free for opacity in self.opacities[path.id])
 
     def current(self) -> Scene:
         """The scene with the parameters in it; gradients flow to them."""
@@ -96,7 +100,7 @@ class Leaves:
     def clamp(self, step: int) -> None:
         """After a step of the optimiser: colours and opacities into [0, 1], strokes not thinner than visible."""
         del step
-        for value in self.of_paint():
+        for value in (*self.of_colors(), *self.of_opacities()):
             value.clamp_(0, 1)
         for width in self.widths.values():
             width.clamp_(min=_THINNEST)

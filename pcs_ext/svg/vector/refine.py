@@ -45,7 +45,7 @@ class Refinement:
     side: int = 160
     """Longer side of the canvas, 16 to 1024; stages before the last, and its beginning, work on half of it."""
     color_steps: int = 40
-    """Of the first stage: colours and opacities alone; 0 leaves it out."""
+    """Of the first stage: colours alone (opacities stay the exemplar's); 0 leaves it out."""
     placement_steps: int = 60
     """Of the second: every path shifted, turned and scaled as a whole; 0 leaves it out."""
     point_steps: int = 200
@@ -53,7 +53,7 @@ class Refinement:
     point_lr: float = 1.0
     """Adam's step for points and placements, pixels (LIVE: 1)."""
     color_lr: float = 0.01
-    """Adam's step for colours and opacities, of the range [0, 1] (LIVE: 0.01)."""
+    """Adam's step for colours, of the range [0, 1] (LIVE: 0.01)."""
     width_lr: float = 0.1
     """Adam's step for stroke widths, pixels."""
     feature_weight: float = 0.02
@@ -163,7 +163,7 @@ def _stage(
 
 
 def _groups(name: str, leaves: Leaves, settings: Refinement) -> list[ParameterGroup]:
-    paint = ParameterGroup(name="paint", parameters=leaves.of_paint(), learning_rate=settings.color_lr)
+    paint = ParameterGroup(name="paint", parameters=leaves.of_colors(), learning_rate=settings.color_lr)
     if name == "colors":
         return [paint]
     if name == "placement":
