@@ -140,6 +140,28 @@ def test_another_wish_in_the_same_folder_and_bad_input_are_refused(
     assert "belongs to another wish" in capsys.readouterr().err
 
 
+def test_the_commands_end_in_files(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_json(tmp_path / "recipe.json", _small("svg-customization-lora"))
+    output = tmp_path / "new.svg"
+    tail = ["--base", str(folder), "--device", "cpu", "--precision", "fp32", "--candidates", "1"]
+    wish = [str(EXAMPLES / "mug.svg"), "a blue {subject}", "-o", str(output), "--noun", "toy"]
+    main(["svg", "customize", *wish, "--config", str(tmp_path / "recipe.json"), *tail])
+    assert "9 paths kept, 0 dropped" in capsys.readouterr().out
+    text = dataclasses.replace(
+        resolve_text_to_vector("toybox", paths=4, steps=2),
+        sampling=SAMPLING,
+        vectorization=Vectorization(paths=4, rounds=1, steps=3, side=32),
+    )
+    write_json(tmp_path / "text.json", text)
+    subject, drawn = str(tmp_path / "new.svg.work" / "subject"), tmp_path / "drawn.svg"
+    main(["svg", "make", subject, "a {subject} on grass", "-o", str(drawn), "--config", str(tmp_path / "text.json")])
+    assert 1 <= len(read_svg(drawn).scene.paths) <= 4
+    assert not (tmp_path / "drawn.svg.work").exists()
+    with pytest.raises(SystemExit):
+        main(["svg", "make", subject, "a toy", "-o", str(drawn)])
+    assert "where the subject goes" in capsys.readouterr().err
+
+
 def test_sampling_sets_in_at_the_noised_exemplar(backbone: AbstractUnetBackbone) -> None:
     own = on_canvas(read_svg(EXAMPLES / "dog.svg").scene, 64)
     settings = dataclasses.replace(SAMPLING, num_inference_steps=10)
