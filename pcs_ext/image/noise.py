@@ -6,7 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-PredictionType = Literal["epsilon", "v_prediction"]
+PredictionType = Literal["epsilon", "v_prediction", "flow_velocity"]
+"""`flow_velocity` is what `flow.FlowSchedule` alone has."""
 
 
 def append_dims(values: Tensor, like: Tensor) -> Tensor:
@@ -32,6 +33,10 @@ class NoiseSchedule:
         """sqrt(abar_t) and sqrt(1 - abar_t) for timesteps `b`, shaped to multiply `like`, in its dtype (>= fp32)."""
         abar = self.alphas_cumprod.to(timesteps.device)[timesteps].to(torch.promote_types(like.dtype, torch.float32))
         return append_dims(abar.sqrt(), like), append_dims((1 - abar).sqrt(), like)
+
+    def draw_timesteps(self, batch: int, generator: torch.Generator) -> Tensor:
+        """`batch` timesteps that training visits, on the CPU: uniform, int64."""
+        return torch.randint(self.num_train_timesteps, (batch,), generator=generator)
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """x_t from x_0 and eps."""

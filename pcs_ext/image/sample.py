@@ -13,6 +13,7 @@ from pcs_ext.config_io import config
 from pcs_ext.errors import UsageError
 from pcs_ext.image.adapters.layers import merged
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.flow import FlowSchedule
 from pcs_ext.image.guidance import combine_guidance
 from pcs_ext.image.types import Conditioning
 from pcs_ext.reporter import Reporter, SilentReporter
@@ -26,7 +27,8 @@ class SampleConfig:
     """How to sample."""
 
     scheduler: Literal["ddim", "dpmsolver++", "euler"] = "dpmsolver++"
-    """DDIM (arXiv 2010.02502), DPM-Solver++ 2M (arXiv 2211.01095) or Euler (arXiv 2206.00364)."""
+    """DDIM (arXiv 2010.02502), DPM-Solver++ 2M (arXiv 2211.01095) or Euler (arXiv 2206.00364); flow-matching models
+    take euler alone."""
     num_inference_steps: int = 30
     """Denoiser evaluations per image (twice as many with guidance)."""
     guidance_scale: float = 7.5
@@ -54,7 +56,17 @@ class SampleHooks:
 
 
 def build_scheduler(backbone: AbstractBackbone, config: SampleConfig) -> Any:
-    """A diffusers scheduler with the backbone's betas, its timesteps set."""
+    """A diffusers scheduler with the backbone's betas or flow, its timesteps set.
+
+    Raises:
+        UsageError: a backbone that follows a flow, and a scheduler other than euler.
+    """
+    if isinstance(backbone.schedule, FlowSchedule):
+        if config.scheduler != "euler":
+            raise UsageError(
+                f"{backbone.name} follows a flow, which is sampled with scheduler 'euler'; got {config.scheduler!r}."
+            )
+        return backbone.schedule.euler(config.num_inference_steps, backbone.device)
     abar = backbone.schedule.alphas_cumprod.double()
     betas = 1 - abar / torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]])
     options: dict[str, Any] = {
