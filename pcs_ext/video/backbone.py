@@ -40,10 +40,23 @@ class AbstractVideoBackbone(AbstractBackbone, abc.ABC):
     """Frames of a clip that the temporal layers were made for; what sampling takes when not told."""
     max_frames: int | None
     """Most frames the temporal layers can take; None: any number."""
+    joint: bool = False
+    """Space and time share every layer: spatial and temporal kinds then name the same ones, and only the pass tells
+    appearance (frame by frame) from motion (whole clips)."""
+    time_factor: int = 1
+    """Frames that one latent stands for, the first of a clip excepted, which has one of its own."""
+
+    def latent_frames(self, frames: int) -> int:
+        """Latents along time of a clip of `frames` frames, those left out that `whole_frames` leaves out."""
+        return (frames - 1) // self.time_factor + 1
+
+    def whole_frames(self, frames: int) -> int:
+        """Most frames, at most `frames`, that latents stand for exactly: k times `time_factor`, and 1."""
+        return (self.latent_frames(frames) - 1) * self.time_factor + 1
 
     @abc.abstractmethod
     def targets(self, kind: LayerKind) -> Targets:
-        """The layers of a kind. Kinds that differ in a word before `_` share no layer."""
+        """The layers of a kind. Kinds that differ in a word before `_` share no layer, unless `joint`."""
 
     @abc.abstractmethod
     @contextlib.contextmanager

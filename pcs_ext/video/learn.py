@@ -185,6 +185,10 @@ class _Run:
         self.seed, self.folder, self.reporter = seed, folder, reporter
         with torch.no_grad():
             # Encoded once: no recipe changes the encoder, and none augments.
+            if backbone.time_factor > 1:
+                # A latent holds several neighbouring frames: strides must come before it.
+                clips = [clip[:, :: recipe.stride] for clip in clips]
+                clips = [clip[:, : backbone.whole_frames(clip.shape[1])] for clip in clips]
             places = [clip[None].to(backbone.device, backbone.dtype) for clip in clips]
             self.latents = [backbone.encode_clips(clip)[0].float() for clip in places]
             self.conditioning = backbone.encode_prompt(prompts)
@@ -213,8 +217,8 @@ class _Run:
             self.adapters,
             self.latents,
             self.conditioning,
-            frames=self.recipe.frames,
-            stride=self.recipe.stride,
+            frames=self.backbone.latent_frames(self.recipe.frames),
+            stride=self.recipe.stride if self.backbone.time_factor == 1 else 1,
             seed=self.seed,
         )
         groups = parameter_groups(phase, self.adapters)

@@ -52,7 +52,12 @@ def starting_noise(
     if frames < 1:
         raise UsageError(f"a clip needs at least one frame, got {frames}.")
     shape = initial_noise(backbone, seeds[:1], config).shape
-    shape = (1, shape[1], frames, *shape[2:])
+    if backbone.whole_frames(frames) != frames:
+        raise UsageError(
+            f"{backbone.name} makes clips of a multiple of {backbone.time_factor} frames and one more, got {frames}; "
+            f"take {backbone.whole_frames(frames)}."
+        )
+    shape = (1, shape[1], backbone.latent_frames(frames), *shape[2:])
     noise = torch.cat([_noise(shape, clip, torch.Generator().manual_seed(seed)) for seed in seeds])
     if clip.inverted_share == 0:
         return noise

@@ -98,7 +98,7 @@ class PassesLoss:
         clean = self._window(self.latents[which], now, generator).to(self.backbone.device)
         schedule = self.backbone.schedule
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-        timesteps = torch.randint(schedule.num_train_timesteps, (1,), generator=generator).to(clean.device)
+        timesteps = schedule.draw_timesteps(1, generator).to(clean.device)
         noisy = schedule.add_noise(clean, noise, timesteps)
         if "after_first" in now.losses:
             noisy = torch.cat([clean[:, :, :1], noisy[:, :, 1:]], 2)

@@ -101,7 +101,7 @@ def load_folder(folder: Path, *, denoiser: Any = UNet2DConditionModel) -> dict[s
     Raises:
         ModelError: a part is missing, incomplete or damaged.
     """
-    index = _read(folder, "model_index.json")
+    index = read_json(folder, "model_index.json")
     for component in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
         if not (folder / component).is_dir():
             raise ModelError(f"{folder} has no folder {component}/; expected a complete diffusers pipeline folder.")
@@ -112,23 +112,27 @@ def load_folder(folder: Path, *, denoiser: Any = UNet2DConditionModel) -> dict[s
                 "pickle weights (.bin) are not loaded."
             )
     double = index.get("text_encoder_2", [None])[0] is not None
-    encoders = [_strict(CLIPTextModel, folder / "text_encoder", dtype=torch.float32)]
+    encoders = [load_strictly(CLIPTextModel, folder / "text_encoder", dtype=torch.float32)]
     tokenizers = [read_clip_tokenizer(folder / "tokenizer")]
     if double:
-        encoders.append(_strict(CLIPTextModelWithProjection, folder / "text_encoder_2", dtype=torch.float32))
+        encoders.append(load_strictly(CLIPTextModelWithProjection, folder / "text_encoder_2", dtype=torch.float32))
         tokenizers.append(read_clip_tokenizer(folder / "tokenizer_2"))
     return {
         "family": "sdxl" if double else "sd",
-        "unet": _strict(denoiser, folder / "unet", torch_dtype=torch.float32),
-        "vae": _strict(AutoencoderKL, folder / "vae", torch_dtype=torch.float32),
+        "unet": load_strictly(denoiser, folder / "unet", torch_dtype=torch.float32),
+        "vae": load_strictly(AutoencoderKL, folder / "vae", torch_dtype=torch.float32),
         "text_encoders": encoders,
         "tokenizers": tokenizers,
-        "scheduler": _read(folder, "scheduler/scheduler_config.json"),
+        "scheduler": read_json(folder, "scheduler/scheduler_config.json"),
     }
 
 
-def _strict(model: Any, folder: Path, **options: Any) -> Any:
-    """Load a component; weights that are missing are an error here, where the libraries would make random ones up."""
+def load_strictly(model: Any, folder: Path, **options: Any) -> Any:
+    """Load a component; weights that are missing are an error here, where the libraries would make random ones up.
+
+    Raises:
+        ModelError: weights are missing.
+    """
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt"):
             pass
@@ -141,7 +145,12 @@ def _strict(model: Any, folder: Path, **options: Any) -> Any:
     return loaded
 
 
-def _read(folder: Path, name: str) -> dict[str, Any]:
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON file of a pipeline folder.
+
+    Raises:
+        ModelError: missing or damaged.
+    """
     try:
         return json.loads((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError:

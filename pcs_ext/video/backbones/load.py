@@ -15,6 +15,7 @@ from pcs_ext.video.backbone import AbstractVideoBackbone
 from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone
 from pcs_ext.video.backbones.modelscope import ModelScopeBackbone
 from pcs_ext.video.backbones.motion_files import load_motion_adapter
+from pcs_ext.video.backbones.wan_folder import load_wan
 
 
 def load_video_backbone(
@@ -28,8 +29,8 @@ def load_video_backbone(
     """Load a video model, frozen, in eval mode.
 
     Args:
-        base: a ModelScope or ZeroScope folder or hub id; or, with `motion`, any Stable Diffusion 1.x or 2.x model that
-            `load_backbone` takes.
+        base: a ModelScope, ZeroScope or Wan 2.1 text-to-video folder or hub id; or, with `motion`, any Stable
+            Diffusion 1.x or 2.x model that `load_backbone` takes.
         motion: motion adapter: a folder, or a `.safetensors` file in AnimateDiff's own layout.
         device: auto, cuda, mps or cpu.
         precision: auto, fp32, bf16 or fp16.
@@ -55,7 +56,10 @@ def load_video_backbone(
     if motion is not None:
         raise UsageError(f"{base} makes clips by itself and takes no motion adapter, got {motion}.")
     place = choose_device(device)
-    return _load_modelscope(str(base), folder, place, choose_dtype(precision, place))
+    dtype = choose_dtype(precision, place)
+    if not (folder / "unet").is_dir():
+        return load_wan(str(base), folder, place, dtype)
+    return _load_modelscope(str(base), folder, place, dtype)
 
 
 def _load_modelscope(name: str, folder: Path, device: torch.device, dtype: torch.dtype) -> ModelScopeBackbone:
@@ -79,4 +83,5 @@ def _text_to_video_folder(base: str | Path) -> Path | None:
         entries = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ModelError(f"{index} is not valid JSON ({error}); fetch the model again.") from None
-    return folder if entries.get("unet", [None, None])[1] == "UNet3DConditionModel" else None
+    video_unet = entries.get("unet", [None, None])[1] == "UNet3DConditionModel"
+    return folder if video_unet or "transformer" in entries else None
