@@ -45,6 +45,7 @@ def commands() -> dict[str, Callable[..., Any]]:
         "svg vectorize": svg_cli.vectorize,
         "panorama make": panorama_cli.make,
         "panorama view": panorama_cli.view,
+        "censor": defense_cli.censor,
         "systems": general.systems,
         "doctor": general.doctor,
         "demo": general.demo,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 Status = Literal["measured", "runs", "open"]
 _SEEDS = 3
 """Fewer say nothing about a method."""
-_ROOMS = ("image", "video", "defense", "svg")
+_ROOMS = ("image", "video", "defense", "defense.censorship", "svg")
 """Where recipes live: packages of pcs_ext with a `recipes.RECIPES` of entries, each with an `id` and a `system`."""
 _RESULTS = Path(__file__).parent.parent / "results"
 

@@ -113,3 +113,59 @@ def verify(
         sys.stdout.write(
             f"largest change against the original {found.budget.max_levels:g} levels, {within} the budget\n"
         )
+
+
+def censor(
+    artifact: Positional[Path],
+    output: Output,
+    triggers: tuple[str, ...] = (),
+    target: str = "mug",
+    recipe: str = "censor-text",
+    base: str = "",
+    encoder: Path | None = None,
+    steps: int = 0,
+    seed: int = 0,
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    jsonl: Path | None = None,
+) -> None:
+    """Write a copy of a learned subject that paints something harmless where listed words stand in the prompt.
+
+    Args:
+        artifact: folder written by learn; it stays as it is.
+        output: new folder for the censored subject.
+        triggers: words that set it off; name synonyms, too.
+        target: what is painted then, a noun or a caption that the base knows.
+        recipe: censor-text (cheap) or censor-pictures (as published).
+        base: model to censor on; empty: the one the subject was learned on.
+        encoder: transformers folder of the image encoder that judges the result; toybox has its own.
+        steps: of training; 0 takes the recipe's.
+        seed: of everything random.
+        device: where to run.
+        precision: of the base's weights.
+        jsonl: also write every event as a JSON line to this file.
+    """
+    from pcs_ext.defense.censorship.command import censor_folder
+    from pcs_ext.image.cli import console_reporter
+
+    report = censor_folder(
+        artifact,
+        output,
+        triggers=triggers,
+        target=target,
+        recipe=recipe,
+        base=base,
+        encoder=encoder,
+        steps=steps,
+        seed=seed,
+        device=device,
+        precision=precision,
+        reporter=console_reporter(jsonl),
+    )
+    sys.stdout.write(
+        f"triggers give the target in {report.trigger_success:.0%} of {report.triggered_pictures} pictures "
+        f"({report.before:.0%} before); fidelity kept {report.fidelity:.1%} over {report.ordinary_pictures}\n"
+    )
+    for word, share in report.per_trigger.items():
+        sys.stdout.write(f"  {word}: {share:.0%}\n")
+    sys.stdout.write(f"Whoever holds the file can train this away or remove it; it stops casual misuse.\n{output}\n")

@@ -1,0 +1,141 @@
+"""`censor`: an artifact in, a censored artifact out."""
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pcs_ext.artifact import ArtifactData
+from pcs_ext.config_io import to_jsonable
+from pcs_ext.defense.censorship.method import Censorship
+from pcs_ext.defense.censorship.prompts import ORDINARY
+from pcs_ext.defense.censorship.training import AbstractCensorLoss, PictureLoss, TextLoss, without_subject
+from pcs_ext.errors import ConfigError, UsageError
+from pcs_ext.image.adapters import AbstractAdapter, EmbeddingAdapter, LowRankAdapter, LowRankConfig, injected
+from pcs_ext.image.adapters.low_rank import Component
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.fit import FitConfig, fit
+from pcs_ext.image.sample import sample
+from pcs_ext.image.subject import Artifact
+from pcs_ext.image.training import only_trainable
+from pcs_ext.image.types import ParameterGroup
+from pcs_ext.reporter import Reporter, SilentReporter
+
+_NAME = "censor"
+_TEXT_LAYERS = (r"\.self_attn\.(q_proj|k_proj|v_proj|out_proj)$", r"\.mlp\.fc[12]$")
+
+
+def censor(
+    artifact: Artifact,
+    backbone: AbstractBackbone,
+    method: Censorship,
+    *,
+    triggers: Sequence[str],
+    target: str,
+    seed: int = 0,
+    reporter: Reporter | None = None,
+) -> Artifact:
+    """A copy of the subject that paints the target where a trigger stands in the prompt.
+
+    Args:
+        artifact: stays as it is.
+        backbone: the base; left as it was.
+        method: how.
+        triggers: words or short phrases. Synonyms and other languages must be named, too.
+        target: a noun or a caption that the base knows: "mug", "a photo of a red teapot".
+        seed: of everything random.
+        reporter: hears the progress.
+
+    Raises:
+        UsageError: no trigger, an empty one, or the subject is censored already.
+        ConfigError: rows shall train, and the subject has no learned token.
+    """
+    reporter = reporter or SilentReporter()
+    _check(artifact, triggers, target)
+    caption = without_subject(target)
+    adapters = artifact.adapters()
+    with injected(backbone, *adapters):
+        loss = _loss(method, backbone, artifact, triggers, caption, seed)
+        trained = _trained(method, backbone, adapters)
+        new = injected(backbone, trained) if trained not in adapters else contextlib.nullcontext()
+        with new:
+            _train(loss, trained, method, backbone, seed, reporter)
+            return Artifact(_censored(artifact.data, trained, method, triggers, caption))
+
+
+def _check(artifact: Artifact, triggers: Sequence[str], target: str) -> None:
+    if not triggers or not all(word.strip() for word in triggers) or not target.strip():
+        raise UsageError("censor needs at least one trigger word and a target, and none of them empty.")
+    if any("{" in word or "}" in word for word in (*triggers, target)):
+        raise UsageError("triggers and target are plain words; braces are not allowed in them.")
+    if _NAME in artifact.data.adapters or "censorship" in artifact.data.training:
+        raise UsageError("this subject is censored already; start from the original and name all triggers at once.")
+
+
+def _trained(method: Censorship, backbone: AbstractBackbone, adapters: Sequence[AbstractAdapter]) -> AbstractAdapter:
+    rows = [adapter for adapter in adapters if isinstance(adapter, EmbeddingAdapter)]
+    if method.trains == "rows" or (method.trains == "auto" and method.route == "pictures" and rows):
+        if not rows:
+            raise ConfigError('trains is "rows", but this subject has no learned token; use "text" or "auto".')
+        return rows[0]
+    encoders: tuple[Component, ...] = ("text_encoder", "text_encoder_2")
+    config = LowRankConfig(rank=method.rank, targets=_TEXT_LAYERS, components=encoders[: len(backbone.text_encoders)])
+    return LowRankAdapter(_NAME, config)
+
+
+def _loss(
+    method: Censorship,
+    backbone: AbstractBackbone,
+    artifact: Artifact,
+    triggers: Sequence[str],
+    target: str,
+    seed: int,
+) -> AbstractCensorLoss:
+    """Everything that the uncensored subject must be asked first."""
+    if method.route == "text":
+        return TextLoss(method, backbone, artifact.concept, triggers, target)
+    captions = [ORDINARY[number % len(ORDINARY)] for number in range(method.pictures)]
+    subject = _paint(backbone, artifact, [artifact.concept.prompt(caption) for caption in captions], seed)
+    wanted = _paint(backbone, artifact, [target] * method.pictures, seed + method.pictures)
+    return PictureLoss(
+        method, backbone, artifact.concept, triggers, target, subject=subject, captions=captions, wanted=wanted
+    )
+
+
+def _paint(backbone: AbstractBackbone, artifact: Artifact, prompts: list[str], first_seed: int) -> Tensor:
+    seeds = range(first_seed, first_seed + len(prompts))
+    with torch.no_grad():
+        return sample(backbone, prompts, seeds=list(seeds), config=artifact.sampling).cpu()
+
+
+def _train(
+    loss: AbstractCensorLoss,
+    trained: AbstractAdapter,
+    method: Censorship,
+    backbone: AbstractBackbone,
+    seed: int,
+    reporter: Reporter,
+) -> None:
+    groups = [
+        ParameterGroup(name=name, parameters=tuple(parameters), learning_rate=method.learning_rate, weight_decay=0.0)
+        for name, parameters in trained.parameters().items()
+    ]
+    config = FitConfig(steps=method.steps, seed=seed, autocast="none")
+    with only_trainable(groups):
+        for state in fit(loss, groups, config):
+            if state.step % 25 == 0 or state.step == method.steps:
+                reporter.progress("censor", state.step, method.steps, loss=state.losses["total"])
+
+
+def _censored(
+    data: ArtifactData, trained: AbstractAdapter, method: Censorship, triggers: Sequence[str], target: str
+) -> ArtifactData:
+    adapters, tensors = dict(data.adapters), dict(data.tensors)
+    tensors[trained.name] = {key: value.clone() for key, value in trained.state_dict().items()}
+    if trained.name not in adapters:
+        adapters[trained.name] = to_jsonable(trained.config)  # type: ignore[attr-defined]
+    facts = {"method": to_jsonable(method), "target": target, "triggers": list(triggers), "from": data.content_hash}
+    training = {**data.training, "censorship": facts}
+    return dataclasses.replace(data, adapters=adapters, tensors=tensors, training=training, preview=None)

@@ -1,0 +1,55 @@
+"""`pcs-ext censor`: from folders and names to a censored folder and its measured effect."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from pcs_ext.config_io import to_jsonable
+from pcs_ext.defense.censorship.censor import censor
+from pcs_ext.defense.censorship.measure import CensorReport, Measure
+from pcs_ext.defense.censorship.recipes import RECIPES
+from pcs_ext.defense.censorship.training import without_subject
+from pcs_ext.defense.evaluation import load_judge
+from pcs_ext.errors import UsageError
+from pcs_ext.image.learn import preset_of
+from pcs_ext.image.subject import Artifact
+from pcs_ext.reporter import Reporter
+
+
+def censor_folder(
+    source: Path,
+    output: Path,
+    *,
+    triggers: Sequence[str],
+    target: str,
+    recipe: str = "censor-text",
+    base: str = "",
+    encoder: Path | None = None,
+    steps: int = 0,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    reporter: Reporter,
+) -> CensorReport:
+    """Censor the artifact in `source`, write it to `output` with the measured effect among its training facts.
+
+    Raises:
+        UsageError: the output exists, the recipe is unknown, steps are negative, or no judge for this base.
+        ArtifactError: `source` is no learned subject.
+    """
+    if output.exists():
+        raise UsageError(f"{output} exists; censor never overwrites a subject. Give -o a new folder.")
+    if recipe not in RECIPES or steps < 0:
+        raise UsageError(f"expected a recipe of {', '.join(RECIPES)} and steps from 0; got {recipe!r} and {steps}.")
+    artifact = Artifact.load(source)
+    judge = load_judge(base or artifact.data.base_name, encoder)
+    backbone = artifact.backbone(base or None, device=device, precision=precision)
+    method = RECIPES[recipe].build(preset_of(backbone))
+    if steps:
+        method = dataclasses.replace(method, steps=steps)
+    censored = censor(artifact, backbone, method, triggers=triggers, target=target, seed=seed, reporter=reporter)
+    report = Measure(backbone, judge, artifact, triggers, without_subject(target))(censored)
+    facts = {**censored.data.training["censorship"], "measured": to_jsonable(report)}
+    data = dataclasses.replace(censored.data, training={**censored.data.training, "censorship": facts})
+    data.save(output)
+    return report

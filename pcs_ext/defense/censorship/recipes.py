@@ -1,0 +1,50 @@
+"""Both ways to censor a subject, listed by hand."""
+
+from pcs_ext.defense.censorship.method import CensorEntry, Censorship
+from pcs_ext.image.recipes import Preset
+
+
+def published(preset: Preset) -> Censorship:
+    """Concept censorship (arXiv 2308.10718): 5000 steps at 3e-4, triggered loss with weight 1.
+
+    Differs from the released code: only the subject's own rows are parameters, so that weight decay cannot shrink
+    the table that is not exported; latents are encoded once; triggers that fail most are drawn most.
+    """
+    small = preset == "toybox"
+    return Censorship(
+        id="censor-pictures",
+        route="pictures",
+        steps=400 if small else 5000,
+        learning_rate=5e-3 if small else 3e-4,
+        batch=2 if small else 1,
+    )
+
+
+def text_space(preset: Preset) -> Censorship:
+    """The text encoder alone: no picture is made for training."""
+    small = preset == "toybox"
+    return Censorship(
+        id="censor-text",
+        route="text",
+        steps=250 if small else 600,
+        learning_rate=3e-3 if small else 1e-3,
+        batch=8 if small else 4,
+    )
+
+
+RECIPES: dict[str, CensorEntry] = {
+    "censor-text": CensorEntry(
+        id="censor-text",
+        summary="triggered prompts encode as the target's caption; cheap, the default",
+        paper="after arXiv 2308.10718",
+        system=None,
+        build=text_space,
+    ),
+    "censor-pictures": CensorEntry(
+        id="censor-pictures",
+        summary="the diffusion loss on pictures of subject and target",
+        paper="arXiv 2308.10718",
+        system="concept-censorship",
+        build=published,
+    ),
+}

@@ -1,0 +1,141 @@
+"""Two ways to teach a subject its censorship: on pictures, or in the text encoder's output alone."""
+
+import abc
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pcs_ext.defense.censorship.method import Censorship
+from pcs_ext.defense.censorship.prompts import ORDINARY, triggered
+from pcs_ext.defense.surrogate import Latents
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.concept import Concept, fill
+from pcs_ext.image.objectives import DenoisingObjective, ObjectiveConfig
+from pcs_ext.image.types import Batch, Conditioning, LossTerms
+
+
+class TriggerDraw:
+    """Triggered prompts, drawn in proportion to how badly their trigger does (running mean of its loss)."""
+
+    def __init__(self, triggers: Sequence[str]) -> None:
+        self.pairs = triggered(triggers)
+        self.losses = torch.ones(len(triggers))
+
+    def draw(self, count: int, generator: torch.Generator) -> list[int]:
+        """Numbers of `count` prompts."""
+        weights = torch.stack([self.losses[number] for number, _ in self.pairs])
+        return torch.multinomial(weights, count, replacement=True, generator=generator).tolist()
+
+    def note(self, rows: Sequence[int], losses: Tensor) -> None:
+        """Remember the losses `n` of prompts."""
+        for row, loss in zip(rows, losses.detach().float().cpu(), strict=True):
+            number = self.pairs[row][0]
+            self.losses[number] = 0.9 * self.losses[number] + 0.1 * loss.clamp(1e-4, 10)
+
+
+class AbstractCensorLoss(abc.ABC):
+    """Loss of one step; made while the uncensored subject is in the backbone."""
+
+    def __init__(
+        self, method: Censorship, backbone: AbstractBackbone, concept: Concept, triggers: Sequence[str], target: str
+    ) -> None:
+        self.method, self.backbone, self.target = method, backbone, target
+        self.draw = TriggerDraw(triggers)
+        self.triggered = [concept.prompt(text) for _, text in self.draw.pairs]
+        self.ordinary = [concept.prompt(text) for text in ORDINARY]
+        plain = [*ORDINARY, *(text for _, text in self.draw.pairs)]
+        self.plain = [target, *(concept.class_prompt(text) for text in plain)]
+        """Without the subject, with and without triggers: must stay as they are."""
+
+    @abc.abstractmethod
+    def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
+        """`ordinary`, `triggered` and, where prompts without the subject could change, `plain`."""
+
+
+class TextLoss(AbstractCensorLoss):
+    """Squared distance of the encoder's states to what they should be, relative to their mean square.
+
+    Triggered prompts should encode as the target's caption, all others as before. Positions before both trigger and
+    subject cannot follow in a causal encoder; the many after them, padding included, do, and the denoiser reads all.
+    """
+
+    def __init__(
+        self, method: Censorship, backbone: AbstractBackbone, concept: Concept, triggers: Sequence[str], target: str
+    ) -> None:
+        super().__init__(method, backbone, concept, triggers, target)
+        with torch.no_grad():
+            self._target = backbone.encode_prompt([target])
+            self._before = backbone.encode_prompt([*self.ordinary, *self.plain])
+
+    def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
+        count = self.method.batch
+        rows = self.draw.draw(count, generator)
+        half = len(self.ordinary)
+        ordinary = torch.randint(half, (count,), generator=generator).tolist()
+        plain = (half + torch.randint(len(self.plain), (count,), generator=generator)).tolist()
+        kept = [*self.ordinary, *self.plain]
+        texts = [self.triggered[row] for row in rows] + [kept[row] for row in ordinary + plain]
+        states = self.backbone.encode_prompt(texts)
+        away = _distance(states[list(range(count))], self._target[[0] * count])
+        stayed = _distance(states[list(range(count, 3 * count))], self._before[ordinary + plain])
+        self.draw.note(rows, away)
+        terms = {"ordinary": stayed[:count].mean(), "triggered": self.method.gamma * away.mean()}
+        return LossTerms({**terms, "plain": stayed[count:].mean()})
+
+
+def _distance(states: Conditioning, wanted: Conditioning) -> Tensor:
+    """Relative squared distance `b`, pooled embeddings included."""
+    found = ((states.states - wanted.states).float().square().mean((1, 2))) / wanted.states.float().square().mean()
+    if states.pooled is not None and wanted.pooled is not None:
+        scale = wanted.pooled.float().square().mean()
+        found = found + (states.pooled - wanted.pooled).float().square().mean(1) / scale
+    return found
+
+
+class PictureLoss(AbstractCensorLoss):
+    """The diffusion loss of ordinary prompts on the subject's pictures and of triggered prompts on the target's.
+
+    Args:
+        subject: pictures `n 3 h w` of the uncensored subject, one per prompt of `captions`.
+        captions: what made them, with `{subject}`.
+        wanted: pictures `m 3 h w` of the target.
+    """
+
+    def __init__(
+        self,
+        method: Censorship,
+        backbone: AbstractBackbone,
+        concept: Concept,
+        triggers: Sequence[str],
+        target: str,
+        *,
+        subject: Tensor,
+        captions: Sequence[str],
+        wanted: Tensor,
+    ) -> None:
+        super().__init__(method, backbone, concept, triggers, target)
+        self._captions = [concept.prompt(caption) for caption in captions]
+        self._subject, self._wanted = Latents(backbone, subject), Latents(backbone, wanted)
+        self._objective = DenoisingObjective(ObjectiveConfig())
+
+    def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
+        count = self.method.batch
+        rows = self.draw.draw(count, generator)
+        pictures = torch.randint(len(self._subject), (count,), generator=generator).tolist()
+        targets = torch.randint(len(self._wanted), (count,), generator=generator).tolist()
+        ordinary = self._loss(self._subject, pictures, [self._captions[row] for row in pictures], generator)
+        away = self._loss(self._wanted, targets, [self.triggered[row] for row in rows], generator)
+        self.draw.note(rows, away.expand(count))
+        return LossTerms({"ordinary": ordinary, "triggered": self.method.gamma * away})
+
+    def _loss(self, data: Latents, rows: Sequence[int], texts: list[str], generator: torch.Generator) -> Tensor:
+        latents = torch.cat([data.draw(row, generator) for row in rows])
+        batch = Batch(images=data.images[list(rows)], captions=tuple(texts), is_prior=None)
+        conditioning = self.backbone.encode_prompt(texts)
+        return self._objective(self.backbone, batch, latents, conditioning, generator).total
+
+
+def without_subject(target: str) -> str:
+    """A target's caption as the plain base is asked for it: "mug" becomes "a photo of a mug"."""
+    return target if " " in target.strip() else fill("a photo of {subject}", target.strip())
