@@ -57,6 +57,7 @@ def customize(
     subject: Path | None = None,
     steps: int = 0,
     candidates: int = 4,
+    added: int = -1,
     seed: int = 0,
     config: Path | None = None,
     device: Device = "auto",
@@ -78,8 +79,9 @@ def customize(
         subject: the exemplar as learned before (OUTPUT.work/subject of another prompt), instead of learning it.
         steps: of learning the exemplar; 0 takes the recipe's.
         candidates: pictures to imagine; the one that shows most of the exemplar's paths is used.
+        added: at most so many new paths on top of the exemplar's; -1 takes the recipe's.
         seed: of everything random.
-        config: a recipe as JSON instead of the recipe's own values.
+        config: a recipe as JSON (OUTPUT.work/recipe.json is one) instead of the recipe's own values.
         device: where to run.
         precision: of the base's weights.
         jsonl: also write every event as a JSON line to this file.
@@ -87,7 +89,9 @@ def customize(
     from pcs_ext.image.cli import console_reporter
     from pcs_ext.svg.customize import Request, customize_svg, resolve_customization
 
-    resolved = resolve_customization(recipe, noun, base, steps=steps or None, config=config)
+    resolved = resolve_customization(
+        recipe, noun, base, steps=steps or None, added=None if added < 0 else added, config=config
+    )
     request = Request(
         exemplar=exemplar,
         prompt=prompt,

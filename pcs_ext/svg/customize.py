@@ -90,9 +90,15 @@ class Request:
 
 
 def resolve_customization(
-    recipe: str, noun: str, base: str | AbstractBackbone, *, steps: int | None = None, config: Path | None = None
+    recipe: str,
+    noun: str,
+    base: str | AbstractBackbone,
+    *,
+    steps: int | None = None,
+    added: int | None = None,
+    config: Path | None = None,
 ) -> CustomizationRecipe:
-    """The recipe behind a name or a JSON file, its tuning shortened to `steps`.
+    """The recipe behind a name or a JSON file, its tuning shortened to `steps`, with at most `added` new paths.
 
     Raises:
         UsageError: unknown name, one that takes no exemplar, or steps below 1.
@@ -112,6 +118,8 @@ def resolve_customization(
         if steps < 1:
             raise UsageError(f"--steps must be at least 1, got {steps}.")
         found = dataclasses.replace(found, concept=found.concept.with_steps(steps))
+    if added is not None:
+        found = dataclasses.replace(found, added_paths=added)
     found.validate()
     return found
 
@@ -188,6 +196,7 @@ def _claim(request: Request, base: str) -> None:
             )
         return
     request.work.mkdir(parents=True, exist_ok=True)
+    write_json(request.work / "recipe.json", request.recipe)
     write_json(path, wish)
 
 

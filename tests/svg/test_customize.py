@@ -143,10 +143,10 @@ def test_another_wish_in_the_same_folder_and_bad_input_are_refused(
 def test_the_commands_end_in_files(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_json(tmp_path / "recipe.json", _small("svg-customization-lora"))
     output = tmp_path / "new.svg"
-    tail = ["--base", str(folder), "--device", "cpu", "--precision", "fp32", "--candidates", "1"]
+    tail = ["--base", str(folder), "--device", "cpu", "--precision", "fp32", "--candidates", "1", "--added", "0"]
     wish = [str(EXAMPLES / "mug.svg"), "a blue {subject}", "-o", str(output), "--noun", "toy"]
     main(["svg", "customize", *wish, "--config", str(tmp_path / "recipe.json"), *tail])
-    assert "9 paths kept, 0 dropped" in capsys.readouterr().out
+    assert "9 paths kept, 0 dropped, 0 added" in capsys.readouterr().out
     text = dataclasses.replace(
         resolve_text_to_vector("toybox", paths=4, steps=2),
         sampling=SAMPLING,
