@@ -1,1 +1,1 @@
-"""Backbone families: Stable Diffusion 1.x/2.x, SDXL; flow-matching families get a file of their own here."""
+"""Backbone families: Stable Diffusion 1.x/2.x, SDXL. Flow matching is in `image.flow`."""
