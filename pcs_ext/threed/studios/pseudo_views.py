@@ -1,0 +1,34 @@
+"""Posed pictures of a transforms.json as tensors."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pcs_ext.errors import InputError
+from pcs_ext.threed.cameras import Cameras
+from pcs_ext.threed.transforms_json import read_transforms
+
+
+def read_pictures(path: str | Path, background: float = 1.0) -> tuple[Cameras, Tensor]:
+    """Cameras and their pictures `b 3 h w` in [0, 1]; transparent ones over a grey `background`.
+
+    Raises:
+        InputError: a picture is missing, or they differ in size.
+    """
+    cameras, files = read_transforms(Path(path))
+    pictures = []
+    for file in files:
+        place = Path(path).parent / file
+        try:
+            with Image.open(place) as image:
+                rgba = torch.from_numpy(np.array(image.convert("RGBA"))).permute(2, 0, 1) / 255
+        except OSError as error:
+            raise InputError(f"{path}: expected a picture at {place}, got: {error}.") from None
+        pictures.append(rgba[:3] * rgba[3:] + background * (1 - rgba[3:]))
+    if len({picture.shape for picture in pictures}) != 1:
+        sizes = sorted({tuple(picture.shape[1:]) for picture in pictures})
+        raise InputError(f"{path}: expected pictures of one size, got heights and widths {sizes}.")
+    return cameras, torch.stack(pictures)
