@@ -125,7 +125,7 @@ class Guide:
             progress: share of training done, in [0, 1].
             generator: on the CPU.
         """
-        pictures = (images.permute(0, 3, 1, 2) * 2 - 1).to(self.backbone.device, self.backbone.dtype)
+        pictures = (images.permute(0, 3, 1, 2) * 2 - 1).float().to(self.backbone.device)
         loss = distillation_loss(
             self.backbone, pictures, prompts, settings, progress=min(max(progress, 0.0), 1.0), generator=generator
         )
