@@ -12,6 +12,7 @@ from pcs_ext.reporter import ConsoleReporter, Reporter
 from pcs_ext.toybox.train.settings import PRESETS, Settings
 
 Stage = Literal[
+    "adopt",
     "data",
     "tokenizer",
     "vae",
@@ -21,6 +22,7 @@ Stage = Literal[
     "latents",
     "decoder",
     "unet",
+    "align",
     "export",
     "clips",
     "motion_reader",
@@ -33,6 +35,7 @@ STEPS: dict[str, int] = {
     "oracle": 6000,
     "decoder": 4000,
     "unet": 40_000,
+    "align": 2000,
     "motion_reader": 2000,
     "motion": 6000,
 }
@@ -43,6 +46,7 @@ _TRAINED = {
     "dino": ("dino", "train_dino"),
     "oracle": ("oracle", "train_oracle"),
     "unet": ("unet", "train_unet"),
+    "align": ("clip", "train_alignment"),
     "motion_reader": ("motion_reader", "train_motion_reader"),
     "motion": ("motion", "train_motion"),
 }
@@ -59,8 +63,9 @@ def train(
     """Make one of toybox's models, or go on making it.
 
     Args:
-        stage: what to make; the order is data, tokenizer, vae, clip, dino, oracle, latents, decoder, unet,
-            export; then, for clips, clips, motion_reader, motion, and export again.
+        stage: what to make; the order is data, tokenizer, vae, clip, dino, oracle, latents, decoder, unet, align,
+            export; then, for clips, clips, motion_reader, motion, and export again. `adopt` in place of the tokenizer
+            begins with the models that ship: every stage then goes on from its own.
         preset: sizes: 64 pixels for a CPU, 128 for a GPU.
         steps: optimiser steps in all; 0 takes the stage's own number.
         minutes: stop after so many minutes, to go on in a later call; 0 never.
@@ -87,7 +92,11 @@ def run(stage: str, settings: Settings, steps: int, minutes: float | None, repor
 
 def _run_whole(stage: str, settings: Settings, reporter: Reporter) -> None:
     """Stages that run to their end."""
-    if stage == "data":
+    if stage == "adopt":
+        from pcs_ext.toybox.train.adopt import adopt
+
+        adopt(settings, reporter)
+    elif stage == "data":
         from pcs_ext.toybox.train.data import render_data
 
         render_data(settings, reporter)

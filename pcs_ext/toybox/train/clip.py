@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from pcs_ext.errors import InputError
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.types import LossTerms
 from pcs_ext.reporter import Reporter
+from pcs_ext.toybox.train.adopt import begun
 from pcs_ext.toybox.train.data import TrainingData, load_data
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.stage import compile_for, rows, run_stage
@@ -64,7 +66,8 @@ def train_clip(settings: Settings, steps: int, minutes: float | None, reporter: 
     models = settings.folder / "models"
     tokenizer = CLIPTokenizer.from_pretrained(models / "tokenizer")
     torch.manual_seed(0)
-    clip = build_clip(settings, tokenizer).to(settings.device)
+    clip: Any = begun(settings, "clip", CLIPModel) or build_clip(settings, tokenizer)
+    clip = clip.to(settings.device)
     for tower in (clip.vision_model, clip.text_model):
         compile_for(tower, steps)
     groups = look_alikes(data)
@@ -104,6 +107,56 @@ def train_clip(settings: Settings, steps: int, minutes: float | None, reporter: 
         weight_decay=0.05,
         minutes=minutes,
         finish=finish,
+    )
+
+
+def train_alignment(settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
+    """Teach the picture half of `models/clip` the denoiser's text encoder, which stays as it is; save the pair.
+
+    The denoiser's training moves the text encoder that both share (a locked text tower: Zhai et al. 2022, LiT,
+    arXiv 2111.07991, with the halves exchanged).
+
+    Raises:
+        InputError: there is no pair or no text encoder yet.
+    """
+    data, models = load_data(settings, "data", "pairs", "moments"), settings.folder / "models"
+    if not ((models / "clip").is_dir() and (models / "text_encoder").is_dir()):
+        raise InputError(f"{models} holds no CLIP pair or no text encoder; run the stages clip and unet first.")
+    clip: Any = CLIPModel.from_pretrained(models / "clip")
+    shared = CLIPTextModel.from_pretrained(models / "text_encoder")
+    clip.text_model.load_state_dict(shared.state_dict())
+    clip = clip.to(settings.device)
+    compile_for(clip.vision_model, steps)
+    tokenizer = CLIPTokenizer.from_pretrained(models / "tokenizer")
+    groups = look_alikes(data)
+    ids = [_tokenize(tokenizer, [captions[k] for captions in data.captions]) for k in range(len(data.captions[0]))]
+
+    def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
+        chosen = _draw(len(data), groups, generator)
+        variant = int(torch.randint(len(ids), (), generator=generator))
+        with torch.no_grad():
+            pooled = clip.text_model(input_ids=ids[variant][chosen].to(settings.device)).pooler_output
+        text_features = F.normalize(clip.text_projection(pooled), dim=1)
+        images = data.pixels(chosen).to(settings.device)
+        image_features = F.normalize(clip.get_image_features(pixel_values=images).pooler_output, dim=1)
+        return LossTerms({"contrast": contrastive_loss(image_features, text_features, clip.logit_scale)})
+
+    modules = {
+        "vision": clip.vision_model,
+        "projections": nn.ModuleList([clip.visual_projection, clip.text_projection]),
+        "scale": nn.ParameterList([clip.logit_scale]),
+    }
+    run_stage(
+        "align",
+        modules,
+        loss,
+        settings,
+        FitConfig(steps=steps, lr_schedule="cosine", warmup_steps=100, autocast="bf16", ema_decay=0.998),
+        reporter,
+        learning_rate=5e-4,
+        weight_decay=0.05,
+        minutes=minutes,
+        finish=lambda: clip.save_pretrained(models / "clip"),
     )
 
 

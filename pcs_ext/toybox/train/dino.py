@@ -17,6 +17,7 @@ from transformers import ResNetConfig, ResNetModel
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.types import LossTerms
 from pcs_ext.reporter import Reporter
+from pcs_ext.toybox.train.adopt import begun
 from pcs_ext.toybox.train.data import load_data
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.stage import rows, run_stage
@@ -37,7 +38,8 @@ def train_dino(settings: Settings, steps: int, minutes: float | None, reporter: 
     """Train and save to `models/dino`; the projection head is thrown away, as in the paper."""
     data = load_data(settings, "pairs")
     torch.manual_seed(0)
-    encoder = build_encoder().to(settings.device)
+    encoder: Any = begun(settings, "dino", ResNetModel) or build_encoder()
+    encoder = encoder.to(settings.device)
     head = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 128)).to(settings.device)
 
     def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:

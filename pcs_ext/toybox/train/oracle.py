@@ -14,6 +14,7 @@ from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.types import LossTerms
 from pcs_ext.reporter import Reporter
 from pcs_ext.toybox.oracle import HEADS, Oracle
+from pcs_ext.toybox.train.adopt import adopted
 from pcs_ext.toybox.train.data import load_data, load_truth
 from pcs_ext.toybox.train.geometry import CHANNELS, mirrored_maps
 from pcs_ext.toybox.train.settings import Settings
@@ -58,7 +59,7 @@ def train_oracle(settings: Settings, steps: int, minutes: float | None, reporter
     }
     coverage, maps = load_truth(settings, "data", "pairs")
     torch.manual_seed(0)
-    oracle = Oracle()
+    oracle = Oracle.load(settings.folder / "models" / "oracle") if adopted(settings) else Oracle()
     model: Any = WithPlaces(oracle)
     model = model.to(settings.device, memory_format=torch.channels_last)
     compile_for(model, steps)

@@ -1,4 +1,4 @@
-"""The denoiser: diffusers' UNet2DConditionModel on cached latents and text states, v-prediction, min-SNR weights."""
+"""The denoiser and its text encoder: UNet2DConditionModel on cached latents, v-prediction, min-SNR weights."""
 
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.noise import NoiseSchedule
 from pcs_ext.image.types import LossTerms
 from pcs_ext.reporter import Reporter
+from pcs_ext.toybox.train.adopt import adopted, begun
 from pcs_ext.toybox.train.data import Stream, TrainingData, load_data, load_truth
 from pcs_ext.toybox.train.geometry import WithGeometry
 from pcs_ext.toybox.train.settings import Settings
@@ -22,7 +23,7 @@ from pcs_ext.toybox.train.stage import compile_for, rows, run_stage
 from pcs_ext.toybox.world.vocabulary import STYLES
 
 _BATCH = 16
-_STREAMS: tuple[Stream, ...] = ("data", "pairs", "moments")
+_STREAMS: tuple[Stream, ...] = ("data", "moments")
 _GAMMA = 5.0
 _HEAD_WIDTH = 32
 _DROP_CAPTION = 0.1
@@ -32,7 +33,11 @@ _TOY_WEIGHT = 5.0
 _SURFACE_WEIGHT = 2.0
 """Of the object coordinates among the maps that the denoiser's features are asked for, where the classes' is 1."""
 _EASY_SHARE = 0.2
-"""Of the steps: a curriculum that begins with photos of one toy."""
+"""Of the steps: an untrained denoiser's curriculum begins with photos of one toy."""
+_DECIDING = (300, 900)
+"""Timesteps that half of the samples visit: below, little but the latents' grain is left to learn."""
+_TEXT_RATE = 0.5
+"""Learning rate of the text encoder, relative to the denoiser's."""
 
 
 def build_scheduler() -> DDIMScheduler:
@@ -83,34 +88,22 @@ def cache_latents(settings: Settings, reporter: Reporter) -> None:
     save_file({"latents": torch.cat(pieces).contiguous()}, models / "latents.safetensors")
 
 
-class TextStates:
-    """States of every distinct caption, encoded once, kept in bfloat16."""
+class Captions:
+    """Token ids of every distinct caption of a data set."""
 
-    @torch.inference_mode()
     def __init__(self, settings: Settings, data: TrainingData) -> None:
-        models = settings.folder / "models"
-        tokenizer = CLIPTokenizer.from_pretrained(models / "tokenizer")
-        encoder: Any = CLIPTextModel.from_pretrained(models / "text_encoder")
-        encoder = encoder.to(settings.device).eval()
+        tokenizer = CLIPTokenizer.from_pretrained(settings.folder / "models" / "tokenizer")
         captions = ["", *sorted({caption for captions in data.captions for caption in captions})]
         number = {caption: index for index, caption in enumerate(captions)}
-        self.index = torch.tensor([[number[caption] for caption in captions] for captions in data.captions])
+        self._index = torch.tensor([[number[caption] for caption in captions] for captions in data.captions])
         ids = tokenizer(captions, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
-        self.ids, self.encoder, self.device = ids.input_ids.to(torch.int16), encoder, settings.device
-        self.known: dict[int, Tensor] = {}
+        self._ids = ids.input_ids.to(torch.int16)
 
-    @torch.no_grad()
-    def __call__(self, captions: Tensor) -> Tensor:
-        """States `b 77 d` float32 of captions by number; 0 is the empty prompt."""
-        numbers = captions.tolist()
-        missing = [n for n in dict.fromkeys(numbers) if n not in self.known]
-        if missing:
-            with torch.autocast(torch.device(self.device).type, torch.bfloat16):
-                states = self.encoder(self.ids[missing].long().to(self.device)).last_hidden_state
-            self.known.update(zip(missing, states.bfloat16(), strict=True))
-        # Outside autocast: on the CPU it refuses to stack float16.
-        with torch.autocast(torch.device(self.device).type, enabled=False):
-            return torch.stack([self.known[n] for n in numbers]).float()
+    def draw(self, chosen: Tensor, generator: torch.Generator) -> Tensor:
+        """Ids `b 77` int64 of one caption of every chosen row, sometimes of the empty one."""
+        variants = torch.randint(self._index.shape[1], chosen.shape, generator=generator)
+        dropped = torch.rand(chosen.shape, generator=generator) < _DROP_CAPTION
+        return self._ids[torch.where(dropped, 0, self._index[chosen, variants])].long()
 
 
 def easy_rows(data: TrainingData) -> Tensor:
@@ -148,8 +141,29 @@ def _load_latents(path: Path, count: int) -> Tensor:
     return latents
 
 
+def draw_timesteps(batch: int, generator: torch.Generator) -> Tensor:
+    """Half of them anywhere, half where the picture's content is decided; int64, on the CPU."""
+    anywhere = torch.randint(1000, (batch,), generator=generator)
+    deciding = torch.randint(*_DECIDING, (batch,), generator=generator)
+    return torch.where(torch.rand(batch, generator=generator) < 0.5, anywhere, deciding)
+
+
+def _denoiser(settings: Settings) -> Any:
+    """The one that lies in `models/`, its attention heads as of now, or an untrained one; channels last."""
+    torch.manual_seed(0)
+    fresh = build_unet(settings)
+    heads = fresh.config.attention_head_dim
+    unet = begun(settings, "unet", UNet2DConditionModel, attention_head_dim=heads) or fresh
+    if settings.device == "cpu":
+        # Plain matrix products train a third faster there than the fused attention, whose backward pass is slow.
+        unet.set_attn_processor(AttnProcessor())
+    return unet.to(settings.device, memory_format=torch.channels_last)
+
+
 def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
-    """Train and save to `models/unet` and `models/scheduler`.
+    """Train with its text encoder; save to `models/unet`, `models/text_encoder` and `models/scheduler`.
+
+    The text encoder goes on from CLIP's: what tells captions apart is not yet what tells how to draw them.
 
     Raises:
         InputError: the latents are not cached yet, or of other pictures.
@@ -159,30 +173,27 @@ def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: 
     latents = _load_latents(models / "latents.safetensors", len(data)).to(settings.device)
     coverage, maps = (truth.to(settings.device) for truth in load_truth(settings, *_STREAMS))
     weights = cell_weights(coverage)
-    texts = TextStates(settings, data)
-    easy = easy_rows(data)
-    torch.manual_seed(0)
-    unet = build_unet(settings).to(settings.device, memory_format=torch.channels_last)
-    if settings.device == "cpu":
-        # Plain matrix products train a third faster there than the fused attention, whose backward pass is slow.
-        unet.set_attn_processor(AttnProcessor())
+    captions, easy = Captions(settings, data), easy_rows(data)
+    easy_steps = 0 if adopted(settings) else _EASY_SHARE * steps
+    unet = _denoiser(settings)
     model: Any = WithGeometry(unet)
     model = model.to(settings.device, memory_format=torch.channels_last)
-    compile_for(model, steps)
+    text_encoder: Any = CLIPTextModel.from_pretrained(models / "text_encoder")
+    text_encoder = text_encoder.to(settings.device)
+    for module in (model, text_encoder):
+        compile_for(module, steps)
     scheduler = build_scheduler()
     schedule = NoiseSchedule(alphas_cumprod=scheduler.alphas_cumprod, prediction_type="v_prediction")
 
     def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
-        chosen = easy[rows(len(easy), _BATCH, generator)] if step < _EASY_SHARE * steps else None
+        chosen = easy[rows(len(easy), _BATCH, generator)] if step < easy_steps else None
         chosen = rows(len(latents), _BATCH, generator) if chosen is None else chosen
-        variants = torch.randint(texts.index.shape[1], (_BATCH,), generator=generator)
-        captions = texts.index[chosen, variants]
-        captions = torch.where(torch.rand(_BATCH, generator=generator) < _DROP_CAPTION, 0, captions)
+        states = text_encoder(input_ids=captions.draw(chosen, generator).to(latents.device)).last_hidden_state
         clean = latents[chosen].float()
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-        timesteps = torch.randint(schedule.num_train_timesteps, (_BATCH,), generator=generator).to(clean.device)
+        timesteps = draw_timesteps(_BATCH, generator).to(clean.device)
         noisy = schedule.add_noise(clean, noise, timesteps).contiguous(memory_format=torch.channels_last)
-        predicted, seen = model(noisy, timesteps, texts(captions))
+        predicted, seen = model(noisy, timesteps, states)
         errors = (predicted.float() - schedule.target(clean, noise, timesteps)).square()
         errors = (errors * weights[chosen].float()).mean((1, 2, 3))
         misread = (seen.float() - maps[chosen].float() / 127).square().mean((0, 2, 3))
@@ -191,17 +202,19 @@ def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: 
 
     def finish() -> None:
         unet.save_pretrained(models / "unet")
+        text_encoder.save_pretrained(models / "text_encoder")
         scheduler.save_pretrained(models / "scheduler")
 
     config = FitConfig(steps=steps, lr_schedule="cooldown", warmup_steps=300, autocast="bf16", ema_decay=0.9995)
     run_stage(
         "unet",
-        {"unet": unet, "head": model.head},
+        {"unet": unet, "head": model.head, "text_encoder": text_encoder},
         loss,
         settings,
         config,
         reporter,
         learning_rate=4e-4,
+        slower={"text_encoder": _TEXT_RATE},
         weight_decay=0.01,
         minutes=minutes,
         finish=finish,

@@ -19,6 +19,7 @@ from pcs_ext.errors import InputError
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.types import LossTerms
 from pcs_ext.reporter import Reporter
+from pcs_ext.toybox.train.adopt import adopted, begun
 from pcs_ext.toybox.train.data import TrainingData, load_data
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.stage import rows, run_stage
@@ -26,6 +27,8 @@ from pcs_ext.toybox.train.stage import rows, run_stage
 _BATCH = 8
 _KL_WEIGHT = 1e-6
 _EQUIVARIANCE_WEIGHT = 0.5
+_CONTINUED_RATE = 5e-4
+"""Peak learning rate of an autoencoder that goes on from a trained one."""
 _LATENT_NOISE = 0.03
 """Standard deviation, of latents scaled to unit variance."""
 
@@ -54,7 +57,8 @@ def train_vae(settings: Settings, steps: int, minutes: float | None, reporter: R
     """Train and save to `models/vae`; the latents' scale is measured and stored as `scaling_factor`."""
     data = load_data(settings)
     torch.manual_seed(0)
-    vae = build_vae(settings).to(settings.device, memory_format=torch.channels_last)
+    vae: Any = begun(settings, "vae", AutoencoderKL) or build_vae(settings)
+    vae = vae.to(settings.device, memory_format=torch.channels_last)
 
     def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         images = _batch(data, settings, generator)
@@ -82,7 +86,8 @@ def train_vae(settings: Settings, steps: int, minutes: float | None, reporter: R
     config = FitConfig(
         steps=steps, lr_schedule="cosine", warmup_steps=100, autocast="bf16", ema_decay=0.999, betas=(0.9, 0.99)
     )
-    run_stage("vae", {"vae": vae}, loss, settings, config, reporter, learning_rate=1e-3, minutes=minutes, finish=finish)
+    rate = _CONTINUED_RATE if adopted(settings) else 1e-3
+    run_stage("vae", {"vae": vae}, loss, settings, config, reporter, learning_rate=rate, minutes=minutes, finish=finish)
 
 
 def train_decoder(settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:

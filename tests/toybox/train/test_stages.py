@@ -16,6 +16,7 @@ from pcs_ext.errors import CheckpointError, InputError
 from pcs_ext.image.evaluate.encoders import load_image_encoder, load_image_text_encoder
 from pcs_ext.image.noise import NoiseSchedule
 from pcs_ext.reporter import SilentReporter
+from pcs_ext.toybox import weights_path
 from pcs_ext.toybox.cards import write_quality
 from pcs_ext.toybox.quality import as_result, as_table, measure
 from pcs_ext.toybox.train.__main__ import run
@@ -32,7 +33,7 @@ from pcs_ext.toybox.world.scene import Camera, Scene, SceneObject
 from pcs_ext.toybox.world.vocabulary import CLASSES
 
 TINY = Settings(resolution=32, vae_factor=4, scenes=24, text_width=48, text_layers=1, unet_channels=(16, 32, 32))
-TRAINED = ("vae", "clip", "dino", "oracle", "unet")
+TRAINED = ("vae", "clip", "dino", "oracle", "unet", "align")
 
 
 class Record(SilentReporter):
@@ -53,7 +54,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("PCS_EXT_CACHE", str(tmp_path_factory.mktemp("cache")))
         run("data", TINY, 0, None, SilentReporter())
         train_tokenizer(TINY, scenes=40)
-        for stage in ("vae", "clip", "dino", "oracle", "latents", "unet"):
+        for stage in ("vae", "clip", "dino", "oracle", "latents"):
+            run(stage, TINY, 3, None, SilentReporter())
+        for name in ("text_encoder", "clip"):
+            shutil.copytree(TINY.folder / "models" / name, TINY.folder / f"{name} at first")
+        for stage in ("unet", "align"):
             run(stage, TINY, 3, None, SilentReporter())
         export(TINY, SilentReporter(), TINY.folder / "shipped")
         run("clips", TINY, 0, None, SilentReporter())
@@ -65,12 +70,20 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fresh(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Another cache with the same data, tokenizer and models, but without checkpoints."""
+    """Another cache with the same data and a copy of the models, but without checkpoints."""
     monkeypatch.setenv("PCS_EXT_CACHE", str(tmp_path / "other"))
     TINY.folder.mkdir(parents=True)
-    for name in ("data", "pairs", "moments", "models"):
+    for name in ("data", "pairs", "moments"):
         (TINY.folder / name).symlink_to(models / name)
+    shutil.copytree(models / "models", TINY.folder / "models")
     return TINY.folder
+
+
+def _as_at_first(stage: str, models: Path, fresh: Path) -> None:
+    """The models that the stage met when it ran first."""
+    for name in {"unet": ["text_encoder"], "align": ["clip"]}.get(stage, []):
+        shutil.rmtree(fresh / "models" / name)
+        shutil.copytree(models / f"{name} at first", fresh / "models" / name)
 
 
 def _newest(folder: Path, stage: str) -> dict[str, torch.Tensor]:
@@ -79,6 +92,7 @@ def _newest(folder: Path, stage: str) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("stage", TRAINED)
 def test_an_interrupted_stage_ends_where_a_straight_one_does(models: Path, fresh: Path, stage: str) -> None:
+    _as_at_first(stage, models, fresh)
     run(stage, TINY, 3, 1e-9, SilentReporter())  # out of time after one step
     assert [path.name for path in (fresh / stage).glob("step-*")] == ["step-00000001"]
     run(stage, TINY, 3, None, SilentReporter())
@@ -88,15 +102,13 @@ def test_an_interrupted_stage_ends_where_a_straight_one_does(models: Path, fresh
 
 
 def test_the_autoencoder_learns(fresh: Path) -> None:
-    (fresh / "models").unlink()  # its own models folder: finishing must not touch the others'
+    shutil.rmtree(fresh / "models" / "vae")
     record = Record()
     run("vae", TINY, 60, None, record)
     assert sum(record.losses[-5:]) < 0.75 * sum(record.losses[:5])
 
 
 def test_the_decoder_goes_on_alone(models: Path, fresh: Path) -> None:
-    (fresh / "models").unlink()
-    shutil.copytree(models / "models" / "vae", fresh / "models" / "vae")
     weights = fresh / "models" / "vae" / "diffusion_pytorch_model.safetensors"
     before = load_file(weights)
     run("decoder", TINY, 3, None, SilentReporter())
@@ -106,9 +118,39 @@ def test_the_decoder_goes_on_alone(models: Path, fresh: Path) -> None:
 
 
 def test_the_decoder_needs_an_autoencoder(fresh: Path) -> None:
-    (fresh / "models").unlink()
+    shutil.rmtree(fresh / "models" / "vae")
     with pytest.raises(InputError, match="Run the stage vae first"):
         run("decoder", TINY, 3, None, SilentReporter())
+
+
+def test_the_denoiser_teaches_its_text_encoder_and_clip_follows(models: Path) -> None:
+    first = load_file(models / "text_encoder at first" / "model.safetensors")
+    now = load_file(models / "models" / "text_encoder" / "model.safetensors")
+    assert not any(torch.equal(first[name], now[name]) for name in first if name.endswith("q_proj.weight"))
+    pair = load_file(models / "models" / "clip" / "model.safetensors")
+    shared = {name: value for name, value in pair.items() if name in now}
+    assert shared.keys() == now.keys()
+    assert all(torch.equal(now[name], value) for name, value in shared.items())
+
+
+def test_stages_go_on_from_what_ships(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PCS_EXT_CACHE", str(tmp_path))
+    few = Settings(scenes=16)
+    run("adopt", few, 0, None, SilentReporter())
+    shipped = load_file(weights_path("base") / "vae" / "diffusion_pytorch_model.safetensors")
+    run("data", few, 0, None, SilentReporter())
+    run("vae", few, 1, None, SilentReporter())
+    now = load_file(few.folder / "models" / "vae" / "diffusion_pytorch_model.safetensors")
+    # One step of Adam, at the rate of the first step of its warm-up: random weights would differ by far more.
+    assert 0 < max(float((now[name] - shipped[name].float()).abs().max()) for name in shipped) < 1e-4
+    with pytest.raises(InputError, match="exists already"):
+        run("adopt", few, 0, None, SilentReporter())
+
+
+def test_what_ships_has_one_resolution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PCS_EXT_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match="expected 8"):
+        run("adopt", TINY, 0, None, SilentReporter())
 
 
 def test_other_sizes_do_not_resume(models: Path, fresh: Path) -> None:
