@@ -1,27 +1,31 @@
 """The command line: the one module that knows every plugin, and imports each only when its verb is called."""
 
+import errno
+import os
+import shutil
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 from pcs_ext.defense import cli as defense_cli
-from pcs_ext.errors import Interrupted, PcsError, UsageError
+from pcs_ext.errors import InputError, Interrupted, PcsError, ResourceError, UsageError
 from pcs_ext.image import cli as image_cli
 from pcs_ext.image import continual_cli
 from pcs_ext.svg import cli as svg_cli
 from pcs_ext.svg.panorama import cli as panorama_cli
+from pcs_ext.verbs import chosen, group, group_overview, overview
 
-DESCRIPTION = """Teach a diffusion model your subject once; use it in images, video, 3D, vector art and panoramas.
-
-  pcs-ext learn PHOTOS --noun dog -o rex         learn a subject from a folder of photos
+EXAMPLES = """
+Examples
+  pcs-ext learn PHOTOS --noun dog -o rex
   pcs-ext image rex "a photo of {subject} on the beach"
-  pcs-ext protect PHOTOS -o OUT                  copies that models learn badly
-  pcs-ext svg customize LOGO.svg "a red {subject}" --noun dog -o OUT.svg    a drawing anew, its layers kept
-  pcs-ext svg vectorize PICTURE -o OUT.svg       a picture as layers of paths
-  pcs-ext panorama make PROMPT -o OUT.jpg        a 360 degree picture and a page to look around in
-  pcs-ext COMMAND --help                         all settings of one command
+  pcs-ext svg customize LOGO.svg "a red {subject}" --noun dog -o OUT.svg
+  pcs-ext protect PHOTOS --noun person -o OUT
 
-Exit codes: 0 done, 2 wrong usage, 3 unusable input, 4 not enough resources, 5 interrupted (run again to resume)."""
+pcs-ext COMMAND --help shows all settings of a command.
+Exit codes: 0 done, 2 wrong usage, 3 unusable input, 4 not enough resources,
+5 interrupted (the same command goes on)."""
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENOMEM)
 
 
 def commands() -> dict[str, Callable[..., Any]]:
@@ -54,39 +58,65 @@ def commands() -> dict[str, Callable[..., Any]]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `pcs-ext`. Users' mistakes end in one message and an exit code, never in a traceback."""
-    import tyro
-
     try:
-        verbs = commands()
-        tyro.extras.subcommand_cli_from_dict(
-            verbs,
-            prog="pcs-ext",
-            description=DESCRIPTION,
-            args=grouped(sys.argv[1:] if arguments is None else arguments, verbs),
-            sort_subcommands=False,
-            config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes),
-        )
+        _run(sys.argv[1:] if arguments is None else arguments)
     except PcsError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         _fail("Interrupted; the same command goes on from what was saved.", Interrupted.exit_code)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:
+        if error.filename is None and error.errno not in _NO_ROOM:
+            raise
+        _fail(*_of_system(error))
 
 
-def grouped(arguments: list[str], verbs: Collection[str]) -> list[str]:
-    """Arguments with a group and its verb as one word; a group may be a verb of its own, too.
+def _run(arguments: list[str]) -> None:
+    verbs = commands()
+    first = arguments[0] if arguments else ""
+    width = min(shutil.get_terminal_size().columns, 100)
+    if first == "help":
+        arguments = [*arguments[1:], "--help"]
+        first = arguments[0]
+    if first in ("", "-h", "--help"):
+        bold = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        return _show(overview(verbs, EXAMPLES, width=width, bold=bold), asked=bool(first))
+    if first in ("-V", "--version"):
+        return _show(_version(), asked=True)
+    if first not in verbs and group(first, verbs) and arguments[1:] in ([], ["-h"], ["--help"]):
+        return _show(group_overview(first, verbs, width=width), asked=len(arguments) > 1)
+    verb, rest = chosen(arguments, verbs)
+    import tyro
 
-    Raises:
-        UsageError: a group without a verb of it.
-    """
-    first, second = [*arguments, "", ""][:2]
-    group = [verb.split()[1] for verb in verbs if verb.startswith(f"{first} ")]
-    if second in group:
-        return [f"{first} {second}", *arguments[2:]]
-    if group and first not in verbs:
-        raise UsageError(f"{first} takes one of {', '.join(group)} next, not {second!r}.")
-    return arguments
+    tyro.cli(
+        verbs[verb],
+        prog=f"pcs-ext {verb}",
+        args=rest,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName),
+    )
+
+
+def _show(text: str, *, asked: bool) -> None:
+    """Help that was asked for is output; help for a command that is not whole is a mistake's message."""
+    if asked:
+        sys.stdout.write(text)
+        return
+    sys.stderr.write(text)
+    sys.exit(UsageError.exit_code)
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    return f"pcs-ext {metadata.version('pcs_ext')}\n"
+
+
+def _of_system(error: OSError) -> tuple[str, int]:
+    """What the system refused, in words, and whose fault it is."""
+    where = f" {error.filename}" if error.filename is not None else ""
+    code = ResourceError.exit_code if error.errno in _NO_ROOM else InputError.exit_code
+    return f"cannot use{where}: {(error.strerror or str(error)).lower()}. Nothing there was changed.", code
 
 
 def _fail(message: str, code: int) -> None:

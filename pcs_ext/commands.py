@@ -25,7 +25,9 @@ def evaluate(
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     json: bool = False,
 ) -> None:
-    """Measure how faithful a learned subject is and how well prompts still work, against the plain class word.
+    """Measure likeness to the subject and how well prompts work.
+
+    Both beside what the plain class word gives from the same seeds.
 
     Args:
         subject: folder written by `learn`.
@@ -78,7 +80,7 @@ def demo(
     seed: int = 0,
     steps: int = 0,
 ) -> None:
-    """Learn a bundled toy from its photos and write a page that shows what came of it.
+    """Learn a bundled toy and write a page that shows it.
 
     Args:
         output: folder of the page; run again after an interruption, it goes on from what is there.
@@ -97,7 +99,7 @@ def demo(
 
 
 def systems(status: Literal["all", "measured", "runs", "open"] = "all", json: bool = False) -> None:
-    """List the survey's 176 systems and what this suite can do with each.
+    """List the survey's 176 systems and which of them run.
 
     Args:
         status: only systems of this status (measured: beats its baseline in results/; runs: has a recipe).
@@ -119,7 +121,7 @@ def systems(status: Literal["all", "measured", "runs", "open"] = "all", json: bo
 
 
 def doctor(json: bool = False) -> None:
-    """Say what this machine has: device, memory, versions, models found, and what is missing.
+    """Say what this machine has and what is missing.
 
     Args:
         json: print JSON instead of lines.

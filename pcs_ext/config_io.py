@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
-from pcs_ext.errors import ConfigError
+from pcs_ext.errors import ConfigError, InputError
 
 T = TypeVar("T")
 
@@ -85,6 +85,19 @@ def read_json(path: Path) -> Any:
         raise ConfigError(f"{path} does not exist; expected a JSON file there.") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"{path} is not valid JSON ({error}).") from None
+
+
+def check_place(path: Path) -> None:
+    """See, before long work, that `path` can be written: its nearest folder is a folder, and one to write into.
+
+    Raises:
+        InputError: it is a file, or cannot be written to.
+    """
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise InputError(f"{path} cannot be written: {folder} is a file, expected a folder; choose another --output.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{path} cannot be written: {folder} is read-only for you; choose another --output.")
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:

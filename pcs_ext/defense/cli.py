@@ -31,7 +31,9 @@ def protect(
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     jsonl: Path | None = None,
 ) -> None:
-    """Write copies of photos that diffusion models learn badly; the originals stay as they are.
+    """Write copies of photos that diffusion models learn badly.
+
+    The originals stay as they are.
 
     Args:
         photos: photo files, or one folder of them.
@@ -92,7 +94,7 @@ def protect(
 def verify(
     file: Positional[Path], report: Path | None = None, original: Path | None = None, json: bool = False
 ) -> None:
-    """Tell whether a file still carries the perturbation that protect put into it.
+    """Tell whether a file still carries its protection.
 
     Args:
         file: the photo as it is now; it may have been renamed, recompressed or resized.
@@ -129,7 +131,9 @@ def censor(
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     jsonl: Path | None = None,
 ) -> None:
-    """Write a copy of a learned subject that paints something harmless where listed words stand in the prompt.
+    """Make a learned subject vanish where listed words are asked.
+
+    Writes a copy that paints something harmless where a trigger stands in the prompt.
 
     Args:
         artifact: folder written by learn; it stays as it is.

@@ -140,7 +140,7 @@ def export(
         output: file, or folder for the formats that are one.
         format: kohya (ComfyUI, A1111, Forge, InvokeAI), diffusers, peft, textual-inversion, or the merged model.
         precision: of the weights in the file.
-        training_metadata: tell in the file how it was trained.
+        training_metadata: how it was trained, told in the file; --no-training-metadata leaves it out.
         title: name that tools show; empty takes the file's.
         overwrite: replace what is there.
     """
@@ -172,7 +172,9 @@ def recipes(json: bool = False) -> None:
 
 
 def tokens(base: str = "toybox", count: int = 10) -> None:
-    """List rare words that are one token of a base, with what the base takes them for.
+    """List rare words that are one token of a base.
+
+    With the words that the base takes them for.
 
     Args:
         base: toybox, a hub id, a diffusers folder or a .safetensors file.

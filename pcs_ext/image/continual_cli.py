@@ -23,7 +23,9 @@ def add(
     precision: Precision = "auto",
     jsonl: Path | None = None,
 ) -> None:
-    """Learn one more subject without spoiling those learned before (C-LoRA); interrupted, run it again to go on.
+    """Learn one more subject without spoiling earlier ones.
+
+    By C-LoRA; interrupted, the same command goes on.
 
     Args:
         ledger: folder of the subjects; made for the first one.
@@ -75,7 +77,9 @@ def image(
 
 
 def report(ledger: Positional[Path], device: Device = "auto") -> None:
-    """Say how much each subject of a ledger changed the weights, and whether it made way for earlier ones.
+    """Say how much each subject of a ledger changed the weights.
+
+    And whether it made way for earlier ones.
 
     Args:
         ledger: folder of the subjects.

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from pcs_ext.artifact import ArtifactData
-from pcs_ext.config_io import config_hash, file_sha256, from_jsonable, read_json, to_jsonable
+from pcs_ext.config_io import check_place, config_hash, file_sha256, from_jsonable, read_json, to_jsonable
 from pcs_ext.errors import ArtifactError, Interrupted, UsageError
 from pcs_ext.image.adapters import build_adapter
 from pcs_ext.image.adapters.base import AbstractAdapter, injected
@@ -257,6 +257,7 @@ class _Run:
 def _check_output(output: Path, overwrite: bool) -> None:
     if output.exists() and not overwrite:
         raise ArtifactError(f"{output} exists already; choose another --output or pass --overwrite to replace it.")
+    check_place(output)
 
 
 def _with_request(recipe: Recipe, token: str, steps: int | None) -> Recipe:

@@ -20,6 +20,7 @@ from pcs_ext.image.adapters.low_rank import LowRankAdapter
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.concept import fill
+from pcs_ext.image.data import find_photos
 from pcs_ext.image.learn import learn, preset_of
 from pcs_ext.image.recipes.base import Recipe
 from pcs_ext.image.recipes.c_lora import c_lora
@@ -116,10 +117,14 @@ class Ledger:
             device, precision, reporter: as for `learn`.
 
         Raises:
-            UsageError: the name is taken or unusable, or another base than the first subject's.
+            UsageError: the name is taken or unusable, another base than the first subject's, or the photos' own folder.
+            PhotoError: a photo that cannot be used; before the base is loaded.
         """
         earlier = self.artifacts()
         self._check_name(name)
+        found = find_photos(photos)
+        if any(photo.path.resolve().parent == self.folder.resolve() for photo in found):
+            raise UsageError(f"{self.folder} is where {found[0].path.name} lies; expected a folder of its own.")
         chosen = base or (earlier[0].data.base_name if earlier else "toybox")
         loaded = isinstance(chosen, AbstractBackbone)
         backbone = chosen if loaded else load_backbone(chosen, device=device, precision=precision)
@@ -132,7 +137,7 @@ class Ledger:
             artifact = Artifact(ArtifactData.load(target))
         else:
             artifact = learn(
-                photos,
+                [photo.path for photo in found],
                 noun=noun,
                 output=target,
                 recipe=_own_names(value, name),
@@ -167,10 +172,13 @@ class Ledger:
         Raises:
             ArtifactError: there is no subject yet.
         """
+        return load_backbone(self._some()[0].data.base_name, device=device, precision=precision)
+
+    def _some(self) -> list[Artifact]:
         artifacts = self.artifacts()
         if not artifacts:
             raise ArtifactError(f"{self.folder} holds no subjects; expected a ledger. Add one with `continual add`.")
-        return load_backbone(artifacts[0].data.base_name, device=device, precision=precision)
+        return artifacts
 
     @contextlib.contextmanager
     def applied(self, backbone: AbstractBackbone) -> Iterator[AbstractBackbone]:
@@ -185,14 +193,15 @@ class Ledger:
 
         Raises:
             UsageError: no subject is named, or one that is not there.
+            ArtifactError: there is no subject yet.
         """
         asked = re.findall(r"{([^{}]*)}", text)
-        known = dict(zip(self.names, self.artifacts(), strict=True))
+        known = dict(zip(self.names, self._some(), strict=True))
         unknown = [name for name in asked if name not in known]
         if unknown or not asked:
             raise UsageError(
                 f"prompt {text!r} names {', '.join(unknown) or 'no subject'}; expected one or more of "
-                f"{', '.join(f'{{{name}}}' for name in known) or '(the ledger is empty)'}."
+                f"{', '.join(f'{{{name}}}' for name in known)}."
             )
         for name in dict.fromkeys(asked):
             text = fill(text.replace(f"{{{name}}}", "{subject}"), known[name].concept.name)

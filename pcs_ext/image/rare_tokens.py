@@ -35,8 +35,10 @@ def pick_rare_tokens(
         neighbours: how many per word.
 
     Raises:
-        UsageError: the vocabulary has no such word.
+        UsageError: the vocabulary has no such word, or the count is below 1.
     """
+    if count < 1:
+        raise UsageError(f"--count must be at least 1, got {count}.")
     found = []
     for piece, token_id in sorted(tokenizer.get_vocab().items(), key=lambda item: -item[1]):
         word = piece.removesuffix("</w>")

@@ -82,15 +82,24 @@ def build_scheduler(backbone: AbstractBackbone, config: SampleConfig) -> Any:
     return scheduler
 
 
+def check_side(name: str, side: int, backbone: AbstractBackbone) -> None:
+    """See that images of this base can have a height or width of `side` pixels.
+
+    Raises:
+        UsageError: not a multiple of the VAE's factor, or too small.
+    """
+    if side < 8 * backbone.vae_factor or side % backbone.vae_factor:
+        raise UsageError(
+            f"{name} {side} does not fit: expected a multiple of {backbone.vae_factor}, at least "
+            f"{8 * backbone.vae_factor} (the base was trained at {backbone.resolution})."
+        )
+
+
 def initial_noise(backbone: AbstractBackbone, seeds: Sequence[int], config: SampleConfig) -> Tensor:
     """Unit normal latents, one CPU generator per seed: an image depends on its own seed alone."""
     height, width = (side or backbone.resolution for side in (config.height, config.width))
     for name, side in (("height", height), ("width", width)):
-        if side < 8 * backbone.vae_factor or side % backbone.vae_factor:
-            raise UsageError(
-                f"{name} {side} does not fit: expected a multiple of {backbone.vae_factor}, at least "
-                f"{8 * backbone.vae_factor} (the base was trained at {backbone.resolution})."
-            )
+        check_side(name, side, backbone)
     shape = (backbone.latent_channels, height // backbone.vae_factor, width // backbone.vae_factor)
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 

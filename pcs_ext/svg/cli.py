@@ -22,7 +22,9 @@ def vectorize(
     config: Path | None = None,
     jsonl: Path | None = None,
 ) -> None:
-    """Turn a picture into an SVG of layered, filled paths; the picture stays as it is.
+    """Turn a picture into an SVG of layered, filled paths.
+
+    The picture stays as it is.
 
     Args:
         picture: photo or drawing in any readable format; transparent parts count as white.
@@ -64,7 +66,7 @@ def customize(
     precision: Precision = "auto",
     jsonl: Path | None = None,
 ) -> None:
-    """Redraw an SVG after a prompt: its layers, ids, groups and order stay.
+    """Redraw an SVG after a prompt; layers, ids and order stay.
 
     What is done so far lies in OUTPUT.work; the same command goes on from it. Edit alignment.json there (keep, drop or
     freeze a path, move or colour it) and run the command again.
@@ -124,7 +126,9 @@ def make(
     precision: Precision = "auto",
     jsonl: Path | None = None,
 ) -> None:
-    """Draw a learned subject as an SVG of new paths (VectorFusion); interrupted, the same command goes on.
+    """Draw a learned subject as an SVG of new paths.
+
+    By VectorFusion; interrupted, the same command goes on.
 
     Args:
         subject: folder written by `learn`.

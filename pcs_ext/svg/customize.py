@@ -25,7 +25,7 @@ from pcs_ext.config_io import (
     to_jsonable,
     write_json,
 )
-from pcs_ext.errors import ConfigError, UsageError
+from pcs_ext.errors import ConfigError, InputError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.learn import learn, preset_of
@@ -166,7 +166,7 @@ def _checked(request: Request) -> Document:
     request.recipe.concept.concept.class_prompt(request.prompt)
     document = read_svg(request.exemplar)
     if not any(not path.locked for path in document.scene.paths):
-        raise UsageError(
+        raise InputError(
             f"{request.exemplar} draws no path that may change (found {len(document.scene.paths)} in all); convert "
             "text to paths and unlink clones first."
         )

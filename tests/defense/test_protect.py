@@ -286,7 +286,7 @@ def test_the_command_line_warns_first(tmp_path: Path, capsys: pytest.CaptureFixt
     shown = capsys.readouterr()
     assert shown.out.splitlines()[0] == shown.err.splitlines()[0] == TOYBOX_WARNING
     assert json.loads((tmp_path / "out" / "report.json").read_text())["warnings"] == [TOYBOX_WARNING]
-    main(["verify", str(tmp_path / "out" / "1.png"), "--json", "True"])
+    main(["verify", str(tmp_path / "out" / "1.png"), "--json"])
     assert json.loads(capsys.readouterr().out)["verdict"] == "intact"
     with pytest.raises(SystemExit) as stop:
         main(["verify", str(photo)])

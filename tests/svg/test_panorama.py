@@ -288,7 +288,7 @@ def test_the_viewer_holds_the_very_bytes_and_asks_nobody(tmp_path: Path) -> None
     assert "&lt;script&gt;" in text
     assert text.count("<script>") == 1
     Image.new("RGB", (8, 8)).save(tmp_path / "square.png")
-    with pytest.raises(UsageError, match="twice as wide"):
+    with pytest.raises(InputError, match="twice as wide"):
         write_viewer(tmp_path / "square.png", page)
     with pytest.raises(InputError, match="cannot be read"):
         write_viewer(page, tmp_path / "q.html")

@@ -25,7 +25,9 @@ def make(
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
 ) -> None:
-    """Make a 360 degree panorama whose ends meet, marked for viewers, with a page to look around in.
+    """Make a 360 degree panorama and a page to look around in.
+
+    Its ends meet, and it is marked for photo viewers.
 
     Args:
         prompt: what is around; with {subject} where a learned subject goes.
@@ -39,7 +41,7 @@ def make(
         steps: denoising steps; 0 takes the saved or default number.
         guidance_scale: strength of the prompt, 1 = off; 0 takes the saved or default one.
         height: pixels; 0 takes the base's resolution. The width is twice that.
-        viewer: also write an HTML file beside the panorama in which one looks around.
+        viewer: an HTML file beside the panorama in which one looks around; --no-viewer leaves it out.
         device: where to run.
         precision: of the weights.
     """
@@ -76,7 +78,7 @@ def make(
 
 
 def view(panorama: Positional[Path], output: Annotated[Path | None, arg(aliases=["-o"])] = None) -> None:
-    """Write one HTML file in which a panorama can be looked around in, offline.
+    """Write a page to look around in a panorama, offline.
 
     Args:
         panorama: JPEG, PNG or WebP, twice as wide as high.

@@ -10,7 +10,7 @@ from torch import Tensor
 from pcs_ext.config_io import config
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.sample import Predict, SampleConfig, SampleHooks, build_scheduler, initial_noise, sample
+from pcs_ext.image.sample import Predict, SampleConfig, SampleHooks, build_scheduler, check_side, initial_noise, sample
 from pcs_ext.reporter import Reporter
 from pcs_ext.svg.panorama.circular import decode_circular
 from pcs_ext.svg.panorama.stitch import middle, periodic, stitch_plan
@@ -57,13 +57,15 @@ def sample_panoramas(
         reporter: hears the progress.
 
     Raises:
-        UsageError: unequal counts, a width of another proportion, or strides that do not fit.
+        UsageError: unequal counts, a height the base cannot have, a width of another proportion, or strides that
+            do not fit.
     """
     height = config.sampling.height or backbone.resolution
     if config.sampling.width not in (None, 2 * height):
         raise UsageError(
             f"a panorama is twice as wide as high: expected width {2 * height}, got {config.sampling.width}."
         )
+    check_side("height", height, backbone)
     if config.strides < 1:
         raise UsageError(f"strides must be at least 1, got {config.strides}.")
     stitched = config.method == "stitch"

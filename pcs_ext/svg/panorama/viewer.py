@@ -9,7 +9,7 @@ from string import Template
 from PIL import Image
 
 from pcs_ext.config_io import atomic_write_text
-from pcs_ext.errors import InputError, UsageError
+from pcs_ext.errors import InputError
 
 _KINDS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
@@ -25,8 +25,7 @@ def write_viewer(panorama: Path, output: Path, *, title: str = "") -> None:
         title: for the browser's tab and for screen readers; the file's name when empty.
 
     Raises:
-        InputError: the file cannot be read, or is of another format.
-        UsageError: it is not twice as wide as high.
+        InputError: the file cannot be read, is of another format, or not twice as wide as high.
     """
     try:
         with Image.open(panorama) as image:
@@ -37,7 +36,7 @@ def write_viewer(panorama: Path, output: Path, *, title: str = "") -> None:
     if kind is None:
         raise InputError(f"{panorama} is of a format that not every browser shows; expected JPEG, PNG or WebP.")
     if size[0] != 2 * size[1]:
-        raise UsageError(f"{panorama} has {size[0]} x {size[1]} pixels; a whole panorama is twice as wide as high.")
+        raise InputError(f"{panorama} has {size[0]} x {size[1]} pixels; a whole panorama is twice as wide as high.")
     template = Template(resources.files("pcs_ext.svg.panorama").joinpath("viewer.html").read_text(encoding="utf-8"))
     page = template.safe_substitute(
         title=html.escape(title or panorama.stem, quote=True),

@@ -1,0 +1,108 @@
+"""Verbs of the command line: which one is meant, and the lists of them that help shows."""
+
+import difflib
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pcs_ext.errors import UsageError
+
+Verbs = Mapping[str, Callable[..., Any]]
+"""Verb -> function. "svg make" is the verb `make` of the group `svg`."""
+
+_PROMISE = "Teach a diffusion model your subject once; use it in images, video, 3D, vector art and panoramas."
+_SECTIONS = {
+    "Learn a subject, make pictures": ("learn", "image", "evaluate", "export", "continual"),
+    "Videos, 3D, vector art, panoramas": ("video", "3d", "svg", "panorama"),
+    "Protect": ("protect", "verify", "censor"),
+    "Find out": ("demo", "doctor", "recipes", "systems", "tokens"),
+}
+"""Heading -> first words of its verbs; whatever stands in none of them comes last, under `More`."""
+_ELSEWHERE = {
+    "train": "learn",
+    "personalize": "learn",
+    "generate": "image",
+    "sample": "image",
+    "cloak": "protect",
+    "pano": "panorama",
+}
+"""What other tools call it."""
+
+
+def chosen(arguments: list[str], verbs: Verbs) -> tuple[str, list[str]]:
+    """The verb that arguments begin with, and the rest of them; a group may be a verb of its own, too.
+
+    Raises:
+        UsageError: no such verb, or a group without a verb of it; the message names the nearest.
+    """
+    first, second = [*arguments, "", ""][:2]
+    if f"{first} {second}" in verbs:
+        return f"{first} {second}", arguments[2:]
+    if first in verbs:
+        return first, arguments[1:]
+    members = group(first, verbs)
+    if not members:
+        raise UsageError(f"there is no command {first!r}. {_nearest(first, verbs)}pcs-ext --help lists them all.")
+    names = ", ".join(verb.split()[1] for verb in members)
+    raise UsageError(f"{first} has no command {second!r}. {_nearest(second, members)}It has {names}.")
+
+
+def _nearest(word: str, verbs: Verbs) -> str:
+    """ "Did you mean learn? ", or nothing. The second word of a verb alone counts, too."""
+    names = {verb.split()[-1]: verb for verb in verbs} | {verb.split()[0]: verb.split()[0] for verb in verbs}
+    names |= {other: name for other, name in _ELSEWHERE.items() if name in names}
+    close = difflib.get_close_matches(word.lower(), names, n=1)
+    return f"Did you mean {names[close[0]]}? " if close else ""
+
+
+def group(name: str, verbs: Verbs) -> Verbs:
+    """The verbs of a group; empty when there is no such group."""
+    return {verb: run for verb, run in verbs.items() if verb.startswith(f"{name} ")}
+
+
+def overview(verbs: Verbs, examples: str, *, width: int, bold: bool) -> str:
+    """All verbs under their headings, one line each where they fit.
+
+    Args:
+        verbs: all.
+        examples: a text to close with.
+        width: columns.
+        bold: mark headings for a terminal.
+    """
+    lines = ["usage: pcs-ext COMMAND ...", "", *textwrap.wrap(_PROMISE, width)]
+    for heading, members in _by_section(verbs).items():
+        lines += ["", f"\x1b[1m{heading}\x1b[0m" if bold else heading, *listed(members, width=width)]
+    return "\n".join([*lines, "", examples.strip("\n")]) + "\n"
+
+
+def _by_section(verbs: Verbs) -> dict[str, Verbs]:
+    """Heading -> its verbs, in the order of the section's words; headings without verbs are left out."""
+    placed = {
+        heading: {verb: run for word in words for verb, run in verbs.items() if verb.split()[0] == word}
+        for heading, words in _SECTIONS.items()
+    }
+    seen = {verb for members in placed.values() for verb in members}
+    placed["More"] = {verb: run for verb, run in verbs.items() if verb not in seen}
+    return {heading: members for heading, members in placed.items() if members}
+
+
+def group_overview(name: str, verbs: Verbs, *, width: int) -> str:
+    """A group's verbs, and how to ask for more."""
+    members = group(name, verbs)
+    ask = f"pcs-ext {name} COMMAND --help shows the settings of one."
+    return "\n".join([f"usage: pcs-ext {name} COMMAND ...", "", *listed(members, width=width), "", ask]) + "\n"
+
+
+def listed(verbs: Verbs, *, width: int, column: int = 20) -> list[str]:
+    """Lines of verbs and the first sentences of their docstrings."""
+    lines = []
+    for verb, run in verbs.items():
+        text = textwrap.wrap(summary(run), max(width - column, 24)) or [""]
+        lines += [f"  {verb:{column - 3}} {text[0]}", *(" " * column + line for line in text[1:])]
+    return lines
+
+
+def summary(run: Callable[..., Any]) -> str:
+    """First paragraph of a docstring, without its full stop."""
+    return (inspect.getdoc(run) or "").split("\n\n")[0].replace("\n", " ").rstrip(".")
