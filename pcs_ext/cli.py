@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from pcs_ext import __version__
 from pcs_ext.defense import cli as defense_cli
 from pcs_ext.errors import InputError, Interrupted, PcsError, ResourceError, UsageError
 from pcs_ext.image import cli as image_cli
@@ -83,7 +84,7 @@ def _run(arguments: list[str]) -> None:
         bold = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         return _show(overview(verbs, EXAMPLES, width=width, bold=bold), asked=bool(first))
     if first in ("-V", "--version"):
-        return _show(_version(), asked=True)
+        return _show(f"pcs-ext {__version__}\n", asked=True)
     if first not in verbs and group(first, verbs) and arguments[1:] in ([], ["-h"], ["--help"]):
         return _show(group_overview(first, verbs, width=width), asked=len(arguments) > 1)
     verb, rest = chosen(arguments, verbs)
@@ -104,12 +105,6 @@ def _show(text: str, *, asked: bool) -> None:
         return
     sys.stderr.write(text)
     sys.exit(UsageError.exit_code)
-
-
-def _version() -> str:
-    from importlib import metadata
-
-    return f"pcs-ext {metadata.version('pcs_ext')}\n"
 
 
 def _of_system(error: OSError) -> tuple[str, int]:

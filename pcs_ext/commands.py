@@ -98,26 +98,32 @@ def demo(
     sys.stdout.write(f"{page}\n")
 
 
-def systems(status: Literal["all", "measured", "runs", "open"] = "all", json: bool = False) -> None:
+def systems(
+    names: Positional[tuple[str, ...]] = (),
+    status: Literal["all", "measured", "runs", "open"] = "all",
+    json: bool = False,
+) -> None:
     """List the survey's 176 systems and which of them run.
 
     Args:
+        names: show only systems whose name, id or scope has one of these words, and all that is known of each.
         status: only systems of this status (measured: beats its baseline in results/; runs: has a recipe).
-        json: print JSON instead of a table.
+        json: print JSON instead of text.
     """
-    from pcs_ext.systems import catalogue
+    from pcs_ext.errors import UsageError
+    from pcs_ext.systems import catalogue, found, listing, portrait
 
-    chosen = [system for system in catalogue() if status in ("all", system.status)]
+    everything = catalogue()
+    chosen = [system for system in found(everything, names) if status in ("all", system.status)]
+    if names and not chosen:
+        raise UsageError(f"none of the {len(everything)} systems has {' or '.join(names)} in its name, id or scope.")
     if json:
-        _print_json([{**_fields(system), "status": system.status} for system in chosen])
-        return
-    for system in chosen:
-        recipes = ", ".join(system.recipes)
-        sys.stdout.write(
-            f"[{system.reference:3}] {system.name:34.34}  {system.scope:22.22}  {system.status:9} {recipes}\n"
-        )
-    counts = {key: sum(system.status == key for system in chosen) for key in ("measured", "runs", "open")}
-    sys.stdout.write("  ".join(f"{key} {count}" for key, count in counts.items()) + f"  of {len(chosen)}\n")
+        facts = ("status", "reason")
+        _print_json([{**_fields(system), **{fact: getattr(system, fact) for fact in facts}} for system in chosen])
+    elif names:
+        sys.stdout.write("\n".join(map(portrait, chosen)))
+    else:
+        sys.stdout.write(listing(chosen))
 
 
 def doctor(json: bool = False) -> None:
@@ -135,7 +141,7 @@ def doctor(json: bool = False) -> None:
     for section, facts in report.items():
         sys.stdout.write(f"{section}\n")
         for key, value in facts.items():
-            sys.stdout.write(f"  {key:22} {value}\n")
+            sys.stdout.write(f"  {key:13} {value}\n")
 
 
 def _judges(base: str, clip: Path | None, dino: Path | None) -> Any:

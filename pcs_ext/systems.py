@@ -2,16 +2,21 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from importlib import import_module, resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Status = Literal["measured", "runs", "open"]
 _SEEDS = 3
 """Fewer say nothing about a method."""
 _ROOMS = ("image", "video", "defense", "defense.censorship", "svg")
 """Where recipes live: packages of pcs_ext with a `recipes.RECIPES` of entries, each with an `id` and a `system`."""
+_MEANING = (
+    "measured: beats its baseline over enough seeds; runs: has a recipe; open: neither.\n"
+    "pcs-ext systems NAME shows all that is known of one."
+)
 _RESULTS = Path(__file__).parent.parent / "results"
 
 
@@ -39,13 +44,32 @@ class System:
         """`measured`: a recipe whose result beats its baseline over enough seeds; `runs`: a recipe; `open`: neither."""
         if not self.recipes:
             return "open"
-        enough = [row for row in self.results if row["seeds"] >= _SEEDS]
-        return "measured" if any(beats_baseline(row) for row in enough) else "runs"
+        return "measured" if self.claims else "runs"
+
+    @property
+    def claims(self) -> tuple[dict[str, Any], ...]:
+        """The result rows that make it `measured`."""
+        return tuple(row for row in self.results if row["seeds"] >= _SEEDS and beats_baseline(row))
+
+    @property
+    def reason(self) -> str:
+        """Why the status is what it is, in a few words."""
+        if not self.recipes:
+            return "no recipe yet"
+        if self.claims:
+            return f"better than its baseline in {', '.join(sorted({row['file'] for row in self.claims}))}"
+        against = [row for row in self.results if row.get("baseline_value") is not None]
+        if not against:
+            return "not measured against a baseline yet"
+        seeds = max(row["seeds"] for row in against)
+        if seeds < _SEEDS:
+            return f"measured over {seeds} seed{'s' if seeds > 1 else ''}, {_SEEDS} are needed"
+        return "no measure beats its baseline by more than its spread"
 
 
 def beats_baseline(row: Mapping[str, Any]) -> bool:
     """Whether a result row's value is better than its baseline by more than the row's spread."""
-    if row.get("baseline_value") is None:
+    if row.get("baseline_value") is None or row["higher_is_better"] is None:
         return False
     gain = row["value"] - row["baseline_value"]
     return (gain if row["higher_is_better"] else -gain) > (row.get("spread") or 0.0)
@@ -71,6 +95,52 @@ def catalogue() -> tuple[System, ...]:
         )
         for row in sorted(rows, key=lambda row: row["ref"])
     )
+
+
+def found(systems: Sequence[System], words: Sequence[str]) -> list[System]:
+    """Systems with one of the words as id, else in their name, id or scope, whatever the case; all without words."""
+    exact = [system for system in systems if system.id in words]
+    return exact or [
+        system
+        for system in systems
+        if not words or any(word.lower() in f"{system.name} {system.id} {system.scope}".lower() for word in words)
+    ]
+
+
+def listing(systems: Sequence[System]) -> str:
+    """A line per system, and how many there are of each status."""
+    lines = [f"{'ref':>4}  {'system':<34}  {'scope':<20}  {'status':<8}  recipes"]
+    for system in systems:
+        recipes = textwrap.shorten(", ".join(system.recipes), 60, placeholder=" ...")
+        name, scope = (_cut(text, width) for text, width in ((system.name, 34), (system.scope, 20)))
+        lines.append(f"{system.reference:4}  {name:<34}  {scope:<20}  {system.status:<8}  {recipes}".rstrip())
+    counts = [f"{sum(system.status == key for system in systems)} {key}" for key in get_args(Status)]
+    return "\n".join([*lines, "", f"{', '.join(counts)}; {len(systems)} in all. {_MEANING}"]) + "\n"
+
+
+def portrait(system: System) -> str:
+    """Everything about one system."""
+    lines = [
+        f"{system.name}  [{system.reference}]  {system.id}",
+        *textwrap.wrap(system.one_line, 96, initial_indent="  ", subsequent_indent="  "),
+        f"  scope     {system.scope}, on {system.backbone}"
+        + (", with weights pretrained for it" if system.needs_pretraining else ""),
+        f"  status    {system.status}: {system.reason}",
+    ]
+    if system.recipes:
+        lines += textwrap.wrap(", ".join(system.recipes), 96, initial_indent="  recipes   ", subsequent_indent=" " * 12)
+    for row in system.results:
+        against = "" if row.get("baseline_value") is None else f", {row['baseline']} {row['baseline_value']:.3f}"
+        better = {True: " (higher is better)", False: " (lower is better)", None: ""}[row["higher_is_better"]]
+        lines.append(
+            f"  {row['file']}: {row.get('recipe') or system.id} {row['metric']} {row['value']:.3f} "
+            f"± {row.get('spread') or 0.0:.3f}{against}{better}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def _recipes_by_system() -> dict[str, list[str]]:

@@ -102,13 +102,26 @@ def test_systems_lists_all_rows_with_a_computed_status(capsys: pytest.CaptureFix
     assert rows["dreambooth"]["recipes"] == ["dreambooth-lora", "dreambooth"]
     assert rows["dreambooth"]["status"] in ("runs", "measured")
     assert rows["elite"]["status"] == "open"
+    assert rows["elite"]["reason"] == "no recipe yet"
     code, out, _ = run("systems", capture=capsys)
-    assert "of 176" in out
+    assert "176 in all" in out
+    assert len(out.splitlines()) == 176 + 4
 
 
 def test_doctor_and_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads(run("doctor", "--json", capture=capsys)[1])
     assert report["versions"]["torch"]
-    assert set(report) == {"device", "memory", "versions", "models", "optional"}
-    assert "free" in run("doctor", capture=capsys)[1]
+    assert set(report) == {"device", "memory", "disk", "versions", "models", "extras", "missing"}
+    assert report["models"]["toybox"].startswith("bundled: base ")
+    assert "GiB free" in run("doctor", capture=capsys)[1]
     assert "textual-inversion" in run("recipes", capture=capsys)[1]
+
+
+def test_systems_shows_one_by_id_and_several_by_words(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run("systems", "dvar", capture=capsys)
+    assert (code, out.count("status")) == (0, 1)
+    assert "variance becomes small" in " ".join(out.split())
+    assert run("systems", "dreambooth3d", "videobooth", capture=capsys)[1].count("status") == 2
+    assert run("systems", "STITCH", capture=capsys)[1].startswith("StitchDiffusion")
+    code, _, err = run("systems", "nosuch", capture=capsys)
+    assert (code, "none of the 176 systems has nosuch" in err) == (2, True)

@@ -110,7 +110,7 @@ def _libraries() -> tuple[Any, Any]:
         from skimage import measure
     except ImportError as error:
         raise ResourceError(
-            f"meshes need trimesh and scikit-image ({error}). Run: pip install 'pcs_ext[threed]'."
+            f"meshes need trimesh and scikit-image ({error}). Run: pip install trimesh scikit-image"
         ) from None
     return trimesh, measure
 

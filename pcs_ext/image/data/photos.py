@@ -157,9 +157,7 @@ def _register_heif(path: Path) -> None:
     try:
         import pillow_heif  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise PhotoError(
-            f"{path} is HEIC; install pillow-heif (pip install 'pcs_ext[heif]') or save it as JPEG."
-        ) from None
+        raise PhotoError(f"{path} is HEIC; run: pip install pillow-heif, or save it as JPEG.") from None
     pillow_heif.register_heif_opener()
 
 

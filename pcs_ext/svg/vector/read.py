@@ -71,7 +71,7 @@ def _parse(data: bytes, name: str) -> Any:
     try:
         import lxml.etree as etree
     except ImportError:
-        raise UsageError("Reading SVG needs lxml and svgelements; run: pip install 'pcs_ext[svg]'.") from None
+        raise UsageError("Reading SVG needs lxml and svgelements; run: pip install lxml svgelements") from None
     if data[:2] == b"\x1f\x8b":
         raise InputError("compressed (svgz); unpack it first (gunzip).")
     if len(data) > MAX_BYTES:

@@ -53,6 +53,18 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     torch.testing.assert_close(image, torch.from_numpy(np.array(upright)).permute(2, 0, 1) / 127.5 - 1)
 
 
+def test_photos_of_phones_are_read_upright(tmp_path: Path) -> None:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    left_red().transpose(Image.Transpose.ROTATE_90).save(tmp_path / "IMG_0001.HEIC", quality=95, exif=exif.tobytes())
+    image = find_photos(tmp_path)[0].image
+    assert image.shape == (3, 40, 48)
+    assert (image[:, 20, 8] - (torch.tensor(RED) / 127.5 - 1)).abs().max() < 0.12
+
+
 def test_modes_without_colour_or_with_more(tmp_path: Path) -> None:
     for mode in ("L", "P", "1", "LA", "RGBA", "CMYK"):
         suffix = ".tif" if mode == "CMYK" else ".png"

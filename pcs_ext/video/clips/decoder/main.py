@@ -80,7 +80,7 @@ def _open_video(request: Request, kind: str, until: float) -> Source:
         from .decord_reader import DecordSource
 
         return DecordSource(request.path, _alive)
-    raise UnusableError("is a video, and no reader is installed; expected PyAV. pip install 'pcs_ext[video]'")
+    raise UnusableError("is a video, and no reader is installed; expected PyAV; run: pip install av")
 
 
 def _last_second(request: Request) -> float:
