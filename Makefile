@@ -24,8 +24,10 @@ demo: $(READY)   ## learn a bundled toy and write demo/index.html
 test: $(READY)   ## run the tests that take minutes, not hours
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
-truth: $(READY)  ## run the slow truth tests
+NAMES ?=
+truth: $(READY)  ## run the slow tests and measure results/*.json again, hours; NAMES="svg_systems" takes some
 	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m benchmarks.truth $(NAMES)
 
 check: $(READY)  ## lint, types, import contracts
 	$(BIN)/ruff check .

@@ -6,8 +6,6 @@ gives. Runs are kept in a work folder: an interrupted call goes on, and `--part 
 shares the work between two processes. The last call to finish writes `results/image_subjects.json` and its plot.
 """
 
-import os
-import platform
 import sys
 import time
 from pathlib import Path
@@ -38,6 +36,7 @@ from pcs_ext.image.learn import learn
 from pcs_ext.image.recipes import RECIPES
 from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import ConsoleReporter, Reporter
+from pcs_ext.results import as_result
 from pcs_ext.runtime import cache_folder, generator_for
 from pcs_ext.toybox.judges import toybox_judges
 from pcs_ext.toybox.world.subjects import SUBJECTS, class_noun, novel_views
@@ -160,13 +159,8 @@ def _write(work: Path, runs: list[tuple[str, int, str]], output: Path, plot: Pat
         mean = sum(times) / len(times)
         rows += result_rows(reports(recipe), system=RECIPES[recipe].system, baseline=plain, seconds=round(mean, 1))
     seeds = sorted({seed for _, seed in pairs})
-    facts = {
-        "command": f"python -m benchmarks.image_subjects --recipes {' '.join(recipes)} --seeds {len(seeds)}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "seeds": seeds,
-        "subjects": sorted({name for name, _ in pairs}),
-    }
-    write_json(output, {**facts, "rows": rows})
+    command = f"python -m benchmarks.image_subjects --recipes {' '.join(recipes)} --seeds {len(seeds)}"
+    write_json(output, as_result(rows, command=command, seeds=seeds, subjects=sorted({name for name, _ in pairs})))
     place = standing_of_rows(rows)
     atomic_write_text(plot, standalone_scatter(place.points, place.ceiling))
     sys.stdout.write(results_table(rows, SHOWN) + f"\n{output}\n{plot}\n")

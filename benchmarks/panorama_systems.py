@@ -8,7 +8,6 @@ inside, how even the poles are, and seconds. Writes `results/panorama_systems.js
 import dataclasses
 import math
 import os
-import platform
 import statistics
 import sys
 import time
@@ -25,6 +24,7 @@ from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.learn import learn
 from pcs_ext.image.subject import Artifact, to_pil
 from pcs_ext.reporter import ConsoleReporter
+from pcs_ext.results import as_result
 from pcs_ext.runtime import cache_folder, generator_for
 from pcs_ext.svg.panorama.projection import perspective
 from pcs_ext.svg.panorama.sample import Method, PanoramaConfig, sample_panoramas
@@ -115,8 +115,7 @@ def main(
     truth = figures(render_rgb(scenes_around("held-out panoramas", 24), resolution=backbone.resolution))
     rows = [row for method in METHODS for row in result_rows(method, measured, truth)]
     command = " ".join(["python -m benchmarks.panorama_systems", *sys.argv[1:]])
-    machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    write_json(output, {"command": command, "machine": machine, "seeds": list(range(seeds)), "rows": rows})
+    write_json(output, as_result(rows, command=command, seeds=range(seeds)))
     Image.fromarray(_sheet(pictures)).save(sheet)
     for row in rows:
         text = f"{row['method']:15} {row['metric']:15} {row['value']:.3f} ± {row['spread']:.3f}"
@@ -167,6 +166,7 @@ def result_rows(
             "n": len(values),
             "baseline": "multidiffusion" if method != "multidiffusion" else "true panoramas",
             "baseline_value": statistics.fmean(baseline[name]) if name in baseline else None,
+            "seconds": round(statistics.fmean(measured[method]["seconds"]), 2),
         }
         rows.append({"system": "stitchdiffusion", **row} if method == "stitch" else row)
     return rows

@@ -5,8 +5,6 @@ each: share of the exemplar's ids in the output, paths, control points, roughnes
 customised picture, to the exemplar, and to the prompt. Runs are kept in a work folder; an interrupted call goes on.
 """
 
-import os
-import platform
 import statistics
 import sys
 import time
@@ -23,6 +21,7 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.evaluate import Judges
 from pcs_ext.reporter import ConsoleReporter
+from pcs_ext.results import as_result
 from pcs_ext.runtime import cache_folder
 from pcs_ext.svg.customize import Request, customize_svg, resolve_customization
 from pcs_ext.svg.exemplar import on_canvas
@@ -82,14 +81,9 @@ def main(
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
     command = f"python -m benchmarks.svg_systems --exemplars {len(names)} --seeds {seeds} --recipe {recipe}"
-    facts = {
-        "command": command + (f" --steps {steps}" if steps else ""),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "seeds": list(range(seeds)),
-        "subjects": names,
-    }
+    command += f" --steps {steps}" if steps else ""
     rows = _rows(runs, judges)
-    write_json(output, {**facts, "rows": rows})
+    write_json(output, as_result(rows, command=command, seeds=range(seeds), subjects=names))
     for row in rows:
         against = "" if row["baseline"] is None else f"  {row['baseline']} {row['baseline_value']:.3f}"
         sys.stdout.write(f"{row['system']:18} {row['metric']:16} {row['value']:.3f}{against}\n")

@@ -5,8 +5,9 @@ import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from importlib import import_module, resources
-from pathlib import Path
 from typing import Any, Literal, get_args
+
+from pcs_ext import results
 
 Status = Literal["measured", "runs", "open"]
 _SEEDS = 3
@@ -17,7 +18,6 @@ _MEANING = (
     "measured: beats its baseline over enough seeds; runs: has a recipe; open: neither.\n"
     "pcs-ext systems NAME shows all that is known of one."
 )
-_RESULTS = Path(__file__).parent.parent / "results"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ def catalogue() -> tuple[System, ...]:
     """All 176 systems in the order of the survey's bibliography."""
     rows = json.loads(resources.files("pcs_ext").joinpath("systems.json").read_text(encoding="utf-8"))
     recipes = _recipes_by_system()
-    results = _results_by_system()
+    measured = _results_by_system()
     return tuple(
         System(
             id=row["id"],
@@ -91,7 +91,7 @@ def catalogue() -> tuple[System, ...]:
             needs_pretraining=row["needs_pretraining"],
             one_line=row["one_line"],
             recipes=tuple(recipes.get(row["id"], ())),
-            results=tuple(results.get(row["id"], ())),
+            results=tuple(measured.get(row["id"], ())),
         )
         for row in sorted(rows, key=lambda row: row["ref"])
     )
@@ -154,11 +154,11 @@ def _recipes_by_system() -> dict[str, list[str]]:
 
 def _results_by_system() -> dict[str, list[dict[str, Any]]]:
     """Rows of the committed result files; none when the package is installed without the repository."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(_RESULTS.glob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(results.FOLDER.glob("*.json")):
+        result = results.read_results(path)
         for row in result["rows"]:
             if "system" in row:
                 known = {**row, "file": path.name, "seeds": len(result["seeds"])}
-                found.setdefault(row["system"], []).append(known)
-    return found
+                rows.setdefault(row["system"], []).append(known)
+    return rows

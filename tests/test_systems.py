@@ -5,20 +5,48 @@ from pathlib import Path
 
 import pytest
 
-import pcs_ext.systems as systems
+from pcs_ext import results, systems
 
-ROW = {"system": "dreambooth", "metric": "likeness", "higher_is_better": True, "value": 0.8, "spread": 0.1}
+ROW = {
+    "baseline": "plain",
+    "seconds": 1.0,
+    "system": "dreambooth",
+    "metric": "likeness",
+    "higher_is_better": True,
+    "value": 0.8,
+    "spread": 0.1,
+    "n": 3,
+}
 
 
 @pytest.mark.parametrize(
-    ("seeds", "baseline", "expected"),
-    [([0, 1, 2], 0.5, "measured"), ([0], 0.5, "runs"), ([0, 1, 2], 0.75, "runs"), ([0, 1, 2], None, "runs")],
+    ("seeds", "baseline", "expected", "reason"),
+    [
+        ([0, 1, 2], 0.5, "measured", "better than its baseline in some.json"),
+        ([0], 0.5, "runs", "over 1 seed, 3 are needed"),
+        ([0, 1, 2], 0.75, "runs", "by more than its spread"),
+        ([0, 1, 2], None, "runs", "not measured against a baseline"),
+    ],
 )
 def test_measured_takes_a_gain_beyond_the_spread_and_three_seeds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: list[int], baseline: float | None, expected: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seeds: list[int],
+    baseline: float | None,
+    expected: str,
+    reason: str,
 ) -> None:
-    (tmp_path / "some.json").write_text(json.dumps({"seeds": seeds, "rows": [{**ROW, "baseline_value": baseline}]}))
-    monkeypatch.setattr(systems, "_RESULTS", tmp_path)
-    status = {system.id: system.status for system in systems.catalogue()}
-    assert status["dreambooth"] == expected
-    assert status["tip-editor"] == "open"
+    head = {"command": "python -m some", "commit": "abc", "machine": "one"}
+    rows = [{**ROW, "baseline_value": baseline}]
+    (tmp_path / "some.json").write_text(json.dumps({**head, "seeds": seeds, "rows": rows}))
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    found = {system.id: system for system in systems.catalogue()}
+    assert found["dreambooth"].status == expected
+    assert reason in found["dreambooth"].reason
+    assert found["tip-editor"].status == "open"
+
+
+def test_a_figure_that_is_neither_better_nor_worse_is_no_gain() -> None:
+    row = {"value": 0.1, "spread": 0.0, "baseline_value": 0.5}
+    assert systems.beats_baseline({**row, "higher_is_better": False})
+    assert not systems.beats_baseline({**row, "higher_is_better": None})

@@ -4,10 +4,7 @@ A model that is not there is named as missing; the others are measured all the s
 """
 
 import json as jsonlib
-import os
-import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +15,7 @@ import tyro
 from pcs_ext.config_io import write_json
 from pcs_ext.errors import PcsError
 from pcs_ext.reporter import ConsoleReporter, Reporter
+from pcs_ext.results import as_result
 from pcs_ext.toybox import weights_path
 from pcs_ext.toybox.cards import write_quality
 from pcs_ext.toybox.quality_measures import (
@@ -137,9 +135,9 @@ def _measure_readers(weights: Path, data: HeldOut, sheets: Path | None) -> tuple
     return figures, missing
 
 
-def as_result(figures: Sequence[Measured], missing: Sequence[str], command: str) -> dict[str, Any]:
-    """The layout of `results/NAME.json`."""
-    rows = [
+def as_rows(figures: Sequence[Measured]) -> list[dict[str, Any]]:
+    """The rows of `results/toybox_quality.json`."""
+    return [
         {
             "metric": figure.metric,
             "higher_is_better": figure.metric != "dino/other toy",
@@ -153,14 +151,6 @@ def as_result(figures: Sequence[Measured], missing: Sequence[str], command: str)
         }
         for figure in figures
     ]
-    return {
-        "command": command,
-        "commit": _commit(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "seeds": [DATA_SEED],
-        "missing": list(missing),
-        "rows": rows,
-    }
 
 
 def as_table(figures: Sequence[Measured], missing: Sequence[str]) -> str:
@@ -182,15 +172,6 @@ def _verdict(value: float, floor: float, aim: float) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}" if value > 1.5 else f"{value:.3f}"
-
-
-def _commit() -> str:
-    try:
-        command = ["git", "rev-parse", "--short", "HEAD"]
-        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "not a checkout"
-    return found.stdout.strip()
 
 
 def main(
@@ -231,7 +212,8 @@ def main(
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
     arguments = shlex.join(argument for argument in sys.argv[1:] if argument != str(weights))
-    result = as_result(figures, missing, f"python -m pcs_ext.toybox.quality {arguments}".strip())
+    command = f"python -m pcs_ext.toybox.quality {arguments}".strip()
+    result = as_result(as_rows(figures), command=command, seeds=[DATA_SEED], missing=missing)
     if output is not None:
         write_json(output, result)
     if cards:

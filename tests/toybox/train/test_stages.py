@@ -18,7 +18,7 @@ from pcs_ext.image.noise import NoiseSchedule
 from pcs_ext.reporter import SilentReporter
 from pcs_ext.toybox import weights_path
 from pcs_ext.toybox.cards import write_quality
-from pcs_ext.toybox.quality import as_result, as_table, measure
+from pcs_ext.toybox.quality import as_rows, as_table, measure
 from pcs_ext.toybox.train.__main__ import run
 from pcs_ext.toybox.train.clip import look_alikes, words_loss
 from pcs_ext.toybox.train.data import load_data, pairs_of
@@ -198,7 +198,7 @@ def test_quality_measures_everything_that_is_there(models: Path, tmp_path: Path)
     }
     again, _ = measure(models / "shipped", sheets=None, **sizes)
     assert [figure.value for figure in again] == [figure.value for figure in figures]
-    rows = as_result(figures, missing, "command")["rows"]
+    rows = as_rows(figures)
     assert rows[0]["metric"] == "oracle/class"
     assert rows[0]["baseline_value"] == 0.93
     assert "below the floor" in as_table(figures, missing)

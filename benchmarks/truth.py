@@ -1,0 +1,71 @@
+"""`python -m benchmarks.truth [NAME ...]`: measure again what `results/NAME.json` say, or list what that would be.
+
+One command per file, listed by hand below. They take minutes to hours on two cores; each keeps what it has done in the
+cache folder, so an interrupted call goes on.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import tyro
+from tyro.conf import Positional
+
+from pcs_ext.errors import ConfigError
+from pcs_ext.results import FOLDER, read_results
+
+COMMANDS: Mapping[str, tuple[str, ...]] = {
+    "toybox_quality": (
+        "pcs_ext.toybox.quality", "--sheets", "docs/images", "--output", "results/toybox_quality.json", "--cards",
+    ),
+    "panorama_systems": ("benchmarks.panorama_systems",),
+    "svg_systems": ("benchmarks.svg_systems", "--seeds", "3"),
+    "image_subjects": ("benchmarks.image_subjects",),
+}  # fmt: skip
+"""Name of the file -> module and arguments, cheapest first."""
+
+
+def main(names: Positional[tuple[str, ...]] = (), list: bool = False) -> None:
+    """Run the measurements, or list them.
+
+    Args:
+        names: which; none: all.
+        list: only say what would run, and what the committed files say of themselves.
+    """
+    unknown = [name for name in names if name not in COMMANDS]
+    if unknown:
+        sys.stderr.write(f"no such measurement: {', '.join(unknown)}; expected some of {', '.join(COMMANDS)}.\n")
+        sys.exit(2)
+    for name in names or COMMANDS:
+        path = FOLDER / f"{name}.json"
+        if list:
+            sys.stdout.write(f"{name}: python -m {' '.join(COMMANDS[name])}\n    {_state(path)}\n")
+        else:
+            _measure(name, path)
+
+
+def _measure(name: str, path: Path) -> None:
+    sys.stdout.write(f"{name}: python -m {' '.join(COMMANDS[name])}\n")
+    sys.stdout.flush()
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-m", *COMMANDS[name]], cwd=FOLDER.parent)
+    if done.returncode:
+        sys.stderr.write(f"{name} ended with {done.returncode}; the same command goes on.\n")
+        sys.exit(done.returncode)
+    sys.stdout.write(f"{_state(path)}; {time.monotonic() - start:.0f} s\n")
+
+
+def _state(path: Path) -> str:
+    if not path.is_file():
+        return "not measured yet"
+    try:
+        result = read_results(path)
+    except ConfigError as error:
+        return str(error)
+    return f"{len(result['rows'])} rows over {len(result['seeds'])} seeds at {result['commit']} by {result['command']}"
+
+
+if __name__ == "__main__":
+    tyro.cli(main, config=(tyro.conf.FlagCreatePairsOff,))
