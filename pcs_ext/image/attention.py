@@ -1,79 +1,133 @@
-"""Programs on attention: read or change the probabilities of chosen attention modules, and leave no trace."""
+"""Programs on attention: read or change what chosen attention modules compute, and leave no trace."""
 
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 
 AttentionProgram = Callable[[str, Tensor], Tensor]
-"""`(module path, probabilities b heads queries keys) -> probabilities`, each row summing to 1. Differentiable."""
+"""`(module path, what is there) -> what goes on from there`, of the same shape. Differentiable. By place:
+
+scores          `b heads queries keys`, before the softmax
+probabilities   `b heads queries keys`, each row summing to 1
+queries, keys, values   `b tokens d`, all heads side by side
+output          `b queries d`, after the output projection, before the residual sum"""
+Place = Literal["scores", "probabilities", "queries", "keys", "values", "output"]
+_PROJECTIONS = {"queries": "to_q", "keys": "to_k", "values": "to_v"}
 
 
 @contextlib.contextmanager
 def attention_program(
-    backbone: AbstractBackbone, program: AttentionProgram, paths: Sequence[str] | None = None
+    backbone: AbstractBackbone,
+    program: AttentionProgram,
+    paths: Sequence[str] | None = None,
+    *,
+    at: Place = "probabilities",
 ) -> Iterator[None]:
-    """Inside, the probabilities of the chosen attentions pass through `program`; afterwards all is as before.
+    """Inside, what the chosen attentions compute passes through `program`; afterwards all is as before.
 
-    Programs nest: the inner one receives what the outer one made.
+    Programs nest: the inner one receives what the outer one made. On scores and probabilities the attention is
+    written out in plain matrix products, which differs from the fused kernel by rounding; elsewhere the fused kernel
+    stays, and a program that returns its input changes no bit.
 
     Args:
         backbone: its denoiser's attentions are meant.
-        program: reads the probabilities, or returns others.
-        paths: of the attentions; None: all text cross-attentions.
+        program: reads, or returns something else.
+        paths: of the attentions; None: all text cross-attentions (`self_attention_paths` has the others).
+        at: where in the attention.
 
     Raises:
         UsageError: a path is no attention of the denoiser.
     """
-    modules = {}
-    for path in backbone.cross_attention_paths() if paths is None else paths:
-        try:
-            modules[path] = backbone.denoiser.get_submodule(path)
-        except AttributeError:
-            known = ", ".join(backbone.cross_attention_paths()[:2])
-            raise UsageError(f"{path!r} is no module of {backbone.name}; expected one like {known}.") from None
-    before = {path: module.processor for path, module in modules.items()}
+    modules = {
+        path: _attention(backbone, path) for path in (backbone.cross_attention_paths() if paths is None else paths)
+    }
+    if at in ("scores", "probabilities"):
+        with _written_out(modules, program, at):
+            yield
+        return
+    handles: list[RemovableHandle] = []
     try:
         for path, module in modules.items():
-            outer = before[path].programs if isinstance(before[path], _Programmed) else ()
-            module.processor = _Programmed(path, (*outer, program))
+            seen = module.get_submodule(_PROJECTIONS[at]) if at in _PROJECTIONS else module
+            handles.append(seen.register_forward_hook(_passing(program, path)))
         yield
     finally:
-        for path, module in modules.items():
-            module.processor = before[path]
+        for handle in handles:
+            handle.remove()
+
+
+def self_attention_paths(backbone: AbstractBackbone) -> tuple[str, ...]:
+    """Module paths of the self-attentions that stand before the text cross-attentions, in forward order."""
+    return tuple(path.removesuffix("attn2") + "attn1" for path in backbone.cross_attention_paths())
+
+
+def decoder_paths(paths: Sequence[str]) -> tuple[str, ...]:
+    """Those of the paths that lie in the decoder half."""
+    return tuple(path for path in paths if path.startswith("up_blocks."))
+
+
+def path_grid(backbone: AbstractBackbone, path: str, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of cells that an attention sees, for latents of `size` (rows, columns)."""
+    levels = len(backbone.denoiser.config["block_out_channels"])
+    block = path.split(".")
+    level = {"down_blocks": int(block[1]) if block[1].isdigit() else 0, "mid_block": levels - 1}.get(
+        block[0], levels - 1 - (int(block[1]) if block[1].isdigit() else 0)
+    )
+    return tuple(math.ceil(side / 2**level) for side in size)  # type: ignore[return-value]
+
+
+def token_grid(queries: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns behind `queries` cells of latents of `size`: halved, rounded up, as often as it takes.
+
+    Raises:
+        UsageError: no number of halvings gives so many cells.
+    """
+    rows, columns = size
+    while rows * columns > queries:
+        rows, columns = math.ceil(rows / 2), math.ceil(columns / 2)
+    if rows * columns != queries:
+        raise UsageError(f"an attention over {queries} cells does not belong to latents of {size[0]} x {size[1]}.")
+    return rows, columns
 
 
 class AttentionMaps:
     """A program that keeps where each word looks: text cross-attention averaged over heads, modules and calls.
 
     Args:
-        side: maps are resized to this many cells per side before they are averaged.
+        side: maps are resized to this many cells along the shorter side before they are averaged.
         rows: which of the batch to keep, for instance the conditional half under guidance; None keeps all.
+        size: rows and columns of the latents; None: square ones.
     """
 
-    def __init__(self, side: int = 16, rows: slice | None = None) -> None:
-        self.side, self.rows = side, rows or slice(None)
+    def __init__(self, side: int = 16, rows: slice | None = None, size: tuple[int, int] | None = None) -> None:
+        self.side, self.rows, self.size = side, rows or slice(None), size
         self.calls = 0
         self._sum: Tensor | None = None
 
     def __call__(self, path: str, probabilities: Tensor) -> Tensor:
         b, _, queries, keys = probabilities.shape
-        cells = math.isqrt(queries)
-        assert cells * cells == queries, f"{path} attends over {queries} cells: only square pictures have maps"
-        maps = probabilities.mean(1).transpose(1, 2).reshape(b, keys, cells, cells)[self.rows].float()
-        resized = torch.nn.functional.interpolate(maps, size=(self.side, self.side), mode="bilinear")
+        cells = token_grid(queries, self.size or _square(path, queries))
+        maps = probabilities.mean(1).transpose(1, 2).reshape(b, keys, *cells)[self.rows].float()
+        resized = torch.nn.functional.interpolate(maps, size=self._shape(), mode="bilinear")
         self._sum = resized if self._sum is None else self._sum + resized
         self.calls += 1
         return probabilities
 
+    def _shape(self) -> tuple[int, int]:
+        rows, columns = self.size or (1, 1)
+        short = min(rows, columns)
+        return round(self.side * rows / short), round(self.side * columns / short)
+
     def maps(self) -> Tensor:
-        """Mean maps `b tokens side side`; over tokens they sum to 1 in every cell. Differentiable.
+        """Mean maps `b tokens rows columns`; over tokens they sum to 1 in every cell. Differentiable.
 
         Raises:
             UsageError: nothing was denoised inside the program.
@@ -83,10 +137,47 @@ class AttentionMaps:
         return self._sum / self.calls
 
 
-class _Programmed:
-    """Attention in plain matrix products (as diffusers' AttnProcessor) with programs on its probabilities."""
+def _square(path: str, queries: int) -> tuple[int, int]:
+    side = math.isqrt(queries)
+    assert side * side == queries, f"{path} attends over {queries} cells: give the size of latents that are not square"
+    return side, side
 
-    def __init__(self, path: str, programs: tuple[AttentionProgram, ...]) -> None:
+
+def _attention(backbone: AbstractBackbone, path: str) -> Any:
+    try:
+        module = backbone.denoiser.get_submodule(path)
+    except AttributeError:
+        module = None
+    if not hasattr(module, "to_q"):
+        known = ", ".join(backbone.cross_attention_paths()[:2])
+        raise UsageError(f"{path!r} is no module of {backbone.name} that attends; expected one like {known}.") from None
+    return module
+
+
+def _passing(program: AttentionProgram, path: str):
+    def hook(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return program(path, output)
+
+    return hook
+
+
+@contextlib.contextmanager
+def _written_out(modules: dict[str, Any], program: AttentionProgram, at: Place) -> Iterator[None]:
+    before = {path: module.processor for path, module in modules.items()}
+    try:
+        for path, module in modules.items():
+            outer = before[path].programs if isinstance(before[path], _Programmed) else ()
+            module.processor = _Programmed(path, (*outer, (at, program)))
+        yield
+    finally:
+        for path, module in modules.items():
+            module.processor = before[path]
+
+
+class _Programmed:
+    """Attention in plain matrix products (as diffusers' AttnProcessor) with programs on scores and probabilities."""
+
+    def __init__(self, path: str, programs: tuple[tuple[Place, AttentionProgram], ...]) -> None:
         self.path, self.programs = path, programs
 
     def __call__(
@@ -103,12 +194,29 @@ class _Programmed:
         query = attention.head_to_batch_dim(attention.to_q(hidden_states))
         key = attention.head_to_batch_dim(attention.to_k(states))
         value = attention.head_to_batch_dim(attention.to_v(states))
-        scores = attention.get_attention_scores(query, key, mask)
-        probabilities = scores.unflatten(0, (hidden_states.shape[0], attention.heads))
-        for program in self.programs:
-            probabilities = program(self.path, probabilities)
+        probabilities = self._probabilities(attention, query, key, mask, hidden_states.shape[0])
         mixed = attention.batch_to_head_dim(torch.bmm(probabilities.flatten(0, 1).to(value.dtype), value))
         mixed = attention.to_out[1](attention.to_out[0](mixed))
         if attention.residual_connection:
             mixed = mixed + hidden_states
         return mixed / attention.rescale_output_factor
+
+    def _probabilities(self, attention: Any, query: Tensor, key: Tensor, mask: Tensor | None, batch: int) -> Tensor:
+        """`b heads queries keys`."""
+        scored = self._at("scores")
+        if not scored:
+            probabilities = attention.get_attention_scores(query, key, mask)
+            probabilities = probabilities.unflatten(0, (batch, attention.heads))
+        else:
+            # In float32: a score that a program moved far would overflow in half precision.
+            scores = attention.scale * (query.float() @ key.float().transpose(-1, -2))
+            scores = (scores if mask is None else scores + mask).unflatten(0, (batch, attention.heads))
+            for program in scored:
+                scores = program(self.path, scores)
+            probabilities = scores.softmax(-1).to(query.dtype)
+        for program in self._at("probabilities"):
+            probabilities = program(self.path, probabilities)
+        return probabilities
+
+    def _at(self, at: Place) -> list[AttentionProgram]:
+        return [program for place, program in self.programs if place == at]

@@ -45,6 +45,8 @@ class SampleHooks:
 
     predict: Callable[[Predict], Predict] | None = None
     """Wraps the denoiser: receives `backbone.predict`, returns what is called instead."""
+    before_step: Callable[[int, Tensor, Tensor], Tensor] | None = None
+    """`(step, timestep, latents) -> latents` before the denoiser sees them: guidance by gradients works here."""
     on_step: Callable[[int, Tensor, Tensor], Tensor] | None = None
     """`(step, timestep, latents) -> latents` after every step."""
     attention: Callable[[], contextlib.AbstractContextManager[Any]] | None = None
@@ -154,7 +156,8 @@ def sample(
 
 def _prepared(backbone: AbstractBackbone, hooks: SampleHooks) -> contextlib.AbstractContextManager[None]:
     """Adapters merged, unless gradients are wanted or someone may change them between steps."""
-    reached_into = hooks.predict is not None or hooks.on_step is not None or hooks.attention is not None
+    reaching = (hooks.predict, hooks.before_step, hooks.on_step, hooks.attention)
+    reached_into = any(hook is not None for hook in reaching)
     return contextlib.nullcontext() if torch.is_grad_enabled() or reached_into else merged(backbone.denoiser)
 
 
@@ -177,6 +180,8 @@ def _denoise(
     if hooks.initial_latents is None:
         latents = latents * scheduler.init_noise_sigma
     for step, timestep in enumerate(scheduler.timesteps):
+        if hooks.before_step is not None:
+            latents = hooks.before_step(step, timestep, latents)
         scaled = scheduler.scale_model_input(latents, timestep)
         doubled = torch.cat([scaled, scaled]) if guided else scaled
         # Euler visits fractional timesteps; the denoiser's own time embedding takes them as they are.
