@@ -11,7 +11,7 @@ from pcs_ext import __version__
 from pcs_ext.defense import cli as defense_cli
 from pcs_ext.errors import InputError, Interrupted, PcsError, ResourceError, UsageError
 from pcs_ext.image import cli as image_cli
-from pcs_ext.image import continual_cli
+from pcs_ext.image import continual_cli, edits_cli
 from pcs_ext.svg import cli as svg_cli
 from pcs_ext.svg.panorama import cli as panorama_cli
 from pcs_ext.verbs import chosen, group, group_overview, overview
@@ -36,6 +36,8 @@ def commands() -> dict[str, Callable[..., Any]]:
     return {
         "learn": image_cli.learn,
         "image": image_cli.image,
+        "image swap": edits_cli.swap,
+        "image layout": edits_cli.layout,
         "evaluate": general.evaluate,
         "export": image_cli.export,
         "continual add": continual_cli.add,

@@ -107,7 +107,7 @@ def systems(
 
     Args:
         names: show only systems whose name, id or scope has one of these words, and all that is known of each.
-        status: only systems of this status (measured: beats its baseline in results/; runs: has a recipe).
+        status: only systems of this status (measured: beats its baseline in results/; runs: has a recipe or an edit).
         json: print JSON instead of text.
     """
     from pcs_ext.errors import UsageError

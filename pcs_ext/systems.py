@@ -15,9 +15,11 @@ _SEEDS = 3
 _ROOMS = ("image", "video", "defense", "defense.censorship", "svg")
 """Where recipes live: packages of pcs_ext with a `recipes.RECIPES` of entries, each with an `id` and a `system`."""
 _MEANING = (
-    "measured: beats its baseline over enough seeds; runs: has a recipe; open: neither.\n"
+    "measured: beats its baseline over enough seeds; runs: has a recipe or an edit; open: neither.\n"
     "pcs-ext systems NAME shows all that is known of one."
 )
+_EDITED = ("image.edits",)
+"""Where edits live, ways to sample that train nothing: packages of pcs_ext with `EDITS`, entries like the recipes'."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,13 +38,15 @@ class System:
     one_line: str
     recipes: tuple[str, ...]
     """Recipes of this suite that implement it."""
+    edits: tuple[str, ...]
+    """Edits of this suite that implement it: they guide sampling and train nothing."""
     results: tuple[dict[str, Any], ...]
     """Rows of `results/*.json` that measure it."""
 
     @property
     def status(self) -> Status:
-        """`measured`: a recipe whose result beats its baseline over enough seeds; `runs`: a recipe; `open`: neither."""
-        if not self.recipes:
+        """`measured`: a recipe or edit whose result beats its baseline over enough seeds; `runs`: one; `open`: none."""
+        if not self.recipes and not self.edits:
             return "open"
         return "measured" if self.claims else "runs"
 
@@ -54,7 +58,7 @@ class System:
     @property
     def reason(self) -> str:
         """Why the status is what it is, in a few words."""
-        if not self.recipes:
+        if not self.recipes and not self.edits:
             return "no recipe yet"
         if self.claims:
             return f"better than its baseline in {', '.join(sorted({row['file'] for row in self.claims}))}"
@@ -78,7 +82,8 @@ def beats_baseline(row: Mapping[str, Any]) -> bool:
 def catalogue() -> tuple[System, ...]:
     """All 176 systems in the order of the survey's bibliography."""
     rows = json.loads(resources.files("pcs_ext").joinpath("systems.json").read_text(encoding="utf-8"))
-    recipes = _recipes_by_system()
+    recipes = _entries_by_system(_ROOMS, "recipes", "RECIPES")
+    edits = _entries_by_system(_EDITED, "", "EDITS")
     measured = _results_by_system()
     return tuple(
         System(
@@ -91,6 +96,7 @@ def catalogue() -> tuple[System, ...]:
             needs_pretraining=row["needs_pretraining"],
             one_line=row["one_line"],
             recipes=tuple(recipes.get(row["id"], ())),
+            edits=tuple(edits.get(row["id"], ())),
             results=tuple(measured.get(row["id"], ())),
         )
         for row in sorted(rows, key=lambda row: row["ref"])
@@ -111,7 +117,7 @@ def listing(systems: Sequence[System]) -> str:
     """A line per system, and how many there are of each status."""
     lines = [f"{'ref':>4}  {'system':<34}  {'scope':<20}  {'status':<8}  recipes"]
     for system in systems:
-        recipes = textwrap.shorten(", ".join(system.recipes), 60, placeholder=" ...")
+        recipes = textwrap.shorten(", ".join((*system.recipes, *system.edits)), 60, placeholder=" ...")
         name, scope = (_cut(text, width) for text, width in ((system.name, 34), (system.scope, 20)))
         lines.append(f"{system.reference:4}  {name:<34}  {scope:<20}  {system.status:<8}  {recipes}".rstrip())
     counts = [f"{sum(system.status == key for system in systems)} {key}" for key in get_args(Status)]
@@ -129,6 +135,8 @@ def portrait(system: System) -> str:
     ]
     if system.recipes:
         lines += textwrap.wrap(", ".join(system.recipes), 96, initial_indent="  recipes   ", subsequent_indent=" " * 12)
+    if system.edits:
+        lines += textwrap.wrap(", ".join(system.edits), 96, initial_indent="  edits     ", subsequent_indent=" " * 12)
     for row in system.results:
         against = "" if row.get("baseline_value") is None else f", {row['baseline']} {row['baseline_value']:.3f}"
         better = {True: " (higher is better)", False: " (lower is better)", None: ""}[row["higher_is_better"]]
@@ -143,10 +151,12 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def _recipes_by_system() -> dict[str, list[str]]:
+def _entries_by_system(rooms: Sequence[str], package: str, name: str) -> dict[str, list[str]]:
+    """Ids of the entries of every room's dictionary, by the row of the survey that they implement."""
     found: dict[str, list[str]] = {}
-    for room in _ROOMS:
-        for entry in import_module(f"pcs_ext.{room}.recipes").RECIPES.values():
+    for room in rooms:
+        where = ".".join(part for part in ("pcs_ext", room, package) if part)
+        for entry in getattr(import_module(where), name).values():
             if entry.system:  # later methods, kept for comparison, have no row in the survey
                 found.setdefault(entry.system, []).append(entry.id)
     return found

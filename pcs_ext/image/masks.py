@@ -42,17 +42,27 @@ def feathered(mask: Tensor, radius: int) -> Tensor:
     return soft / peak if peak > 0 else mask
 
 
-def attended(maps: Tensor, positions: Sequence[int], threshold: float) -> Tensor:
+def attended(maps: Tensor, positions: Sequence[int], threshold: float | None = None) -> Tensor:
     """Where the tokens at `positions` look: `1 1 h w` of zeros and ones, from maps `1 tokens h w`.
 
-    The mean over the tokens, spread to the neighbours by a 3 x 3 maximum, scaled to [0, 1] and cut at `threshold`, as
-    Prompt-to-Prompt's local blend does (there 0.3; its maps are divided by their maximum alone, which leaves the
-    level that every cell has in the map).
+    The mean over the tokens, scaled to [0, 1], cut at `threshold` (None: Otsu's), spread to the neighbours by a 3 x 3
+    maximum. Prompt-to-Prompt's local blend spreads first and cuts at 0.3 of the maximum; its maps keep the level that
+    every cell has, which depends on the length of the prompt.
     """
     seen = maps[:, list(positions)].mean(1, keepdim=True)
-    seen = F.max_pool2d(seen, 3, stride=1, padding=1)
     low, high = seen.amin(), seen.amax()
-    return ((seen - low) / (high - low).clamp_min(1e-12) > threshold).float()
+    scaled = (seen - low) / (high - low).clamp_min(1e-12)
+    return grown((scaled > (otsu(scaled) if threshold is None else threshold)).float(), 1)
+
+
+def otsu(values: Tensor) -> float:
+    """The threshold that parts values best in two: the largest variance between the parts (Otsu 1979)."""
+    ordered = values.flatten().double().sort().values
+    count = torch.arange(1, len(ordered), dtype=torch.float64, device=ordered.device)
+    sums = ordered.cumsum(0)
+    below, above = sums[:-1] / count, (sums[-1] - sums[:-1]) / (len(ordered) - count)
+    best = int((count * (len(ordered) - count) * (above - below).square()).argmax())
+    return float((ordered[best] + ordered[best + 1]) / 2)
 
 
 def bounding_box(mask: Tensor) -> tuple[int, int, int, int]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,8 +36,6 @@ class GeneratedImage:
 
     def save(self, path: str | Path) -> None:
         """Write a PNG whose text chunks `prompt` and `pcs_ext` hold the facts."""
-        import io
-
         info = PngInfo()
         info.add_itxt("prompt", self.prompt)
         info.add_itxt("pcs_ext", json.dumps(self.facts))
@@ -158,6 +157,13 @@ def to_pil(image: torch.Tensor) -> Image.Image:
     """An image `3 h w` in [-1, 1] as 8-bit RGB, rounded to nearest."""
     levels = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+
+
+def save_mask(mask: torch.Tensor, path: Path) -> None:
+    """Write a mask `1 h w` in [0, 1] as a gray PNG, 1 white."""
+    buffer = io.BytesIO()
+    Image.fromarray((mask[0].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()).save(buffer, format="PNG")
+    atomic_write_bytes(path, buffer.getvalue())
 
 
 def save_images(images: Sequence[GeneratedImage], folder: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 import torch
 
-from pcs_ext.image.masks import attended, bounding_box, cells_of, feathered, grown, inside_only
+from pcs_ext.image.masks import attended, bounding_box, cells_of, feathered, grown, inside_only, otsu
 
 
 def test_outside_is_bit_exact_and_edges_mix() -> None:
@@ -41,7 +41,12 @@ def test_feathers_lie_inside() -> None:
 def test_where_a_word_looks() -> None:
     maps = torch.full((1, 3, 8, 8), 0.2)
     maps[0, 1, 2:4, 2:4] = 0.6
-    found = attended(maps, [1], 0.3)
     expected = torch.zeros(8, 8)
     expected[1:5, 1:5] = 1
-    assert torch.equal(found[0, 0], expected)
+    for threshold in (0.3, None):
+        assert torch.equal(attended(maps, [1], threshold)[0, 0], expected)
+
+
+def test_otsu_parts_two_clusters() -> None:
+    values = torch.tensor([0.0, 0.1, 0.12, 0.9, 1.0, 0.05])
+    assert 0.12 < otsu(values) < 0.9

@@ -1,6 +1,15 @@
 """Photos in: reading, checking, augmenting, batching."""
 
 from pcs_ext.image.data.dataset import Augmentation, SubjectDataset
-from pcs_ext.image.data.photos import Photo, find_photos, open_image, photo_paths, read_photo
+from pcs_ext.image.data.photos import Photo, find_photos, open_image, photo_paths, read_mask, read_photo
 
-__all__ = ["Augmentation", "Photo", "SubjectDataset", "find_photos", "open_image", "photo_paths", "read_photo"]
+__all__ = [
+    "Augmentation",
+    "Photo",
+    "SubjectDataset",
+    "find_photos",
+    "open_image",
+    "photo_paths",
+    "read_mask",
+    "read_photo",
+]

@@ -86,7 +86,7 @@ def _with_companions(path: Path) -> Photo:
     masks = [
         m for m in sorted(path.parent.glob(f"{_escape(path.stem)}{_MASK_SUFFIX}.*")) if m.suffix.lower() in SUFFIXES
     ]
-    mask = _read_mask(masks[0], photo) if masks else photo.mask
+    mask = read_mask(masks[0], photo) if masks else photo.mask
     text = path.with_suffix(".txt")
     caption = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else None
     return dataclasses.replace(photo, mask=mask, caption=caption or None)
@@ -197,7 +197,12 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     return converted if converted is not None else image
 
 
-def _read_mask(path: Path, photo: Photo) -> Tensor:
+def read_mask(path: Path, photo: Photo) -> Tensor:
+    """A mask for a photo, `1 h w` in [0, 1], white 1, brought to the photo's size.
+
+    Raises:
+        PhotoError: unreadable, or of another shape than the photo.
+    """
     mask = ImageOps.exif_transpose(open_image(path)).convert("L")
     height, width = photo.image.shape[1:]
     if abs(mask.width / mask.height - width / height) > 0.02 * width / height:

@@ -1,0 +1,21 @@
+"""Every way to edit or guide a picture that trains nothing itself, listed by hand."""
+
+from pcs_ext.image.edits.base import EditEntry
+from pcs_ext.image.edits.layout import layout_control
+from pcs_ext.image.edits.photoswap import photoswap
+from pcs_ext.image.edits.swapanything import swapanything
+
+__all__ = ["EDITS", "EditEntry"]
+
+_ENTRIES = (
+    ("photoswap", "another subject in a photo: attention of the photo for the first steps",
+     "2305.18286", "photoswap", "image swap", photoswap),
+    ("swapanything", "the same within a mask alone, in a crop around it",
+     "2404.05717", "swapanything", "image swap", swapanything),
+    ("layout-control", "words of a prompt in boxes, by gradients on where they look",
+     "2304.03373", "layout-control", "image layout", layout_control),
+)  # fmt: skip
+EDITS: dict[str, EditEntry] = {
+    id: EditEntry(id=id, summary=summary, paper=f"arXiv {paper}", system=system, command=command, build=build)
+    for id, summary, paper, system, command, build in _ENTRIES
+}

@@ -1,0 +1,69 @@
+"""The contract of every edit: a value with a row of the survey, exact as JSON, and no trace left in the base."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from pcs_ext.cli import commands
+from pcs_ext.config_io import from_jsonable, to_jsonable
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.edits import EDITS
+from pcs_ext.image.edits.boxes import parse_box
+from pcs_ext.image.edits.layout import LayoutConfig, sample_layout
+from pcs_ext.image.edits.settings import resolve_edit
+from pcs_ext.image.edits.swap import SwapConfig, swap
+from pcs_ext.systems import catalogue
+
+PICTURE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+MASK = torch.zeros(1, 1, 32, 32)
+MASK[..., 8:24, 8:24] = 1
+
+
+def _swap(backbone: AbstractBackbone, config: SwapConfig) -> torch.Tensor:
+    return swap(backbone, PICTURE, MASK, source_prompt="a cat", target_prompt="a red dog", config=config)
+
+
+def _layout(backbone: AbstractBackbone, config: LayoutConfig) -> torch.Tensor:
+    return sample_layout(backbone, "a red dog", [parse_box("dog: 0 0 0.5 1")], seeds=[0], config=config)
+
+
+RUNS: dict[type, Callable[[AbstractBackbone, Any], torch.Tensor]] = {SwapConfig: _swap, LayoutConfig: _layout}
+
+
+def quick(name: str) -> Any:
+    built = EDITS[name].build("toybox")
+    return resolve_edit(name, type(built), "toybox", steps=3, guidance_scale=2.0)
+
+
+@pytest.mark.parametrize("name", EDITS)
+@pytest.mark.parametrize("preset", ["toybox", "sd", "sdxl"])
+def test_edits_are_values(name: str, preset: str) -> None:
+    entry = EDITS[name]
+    config = entry.build(preset)  # type: ignore[arg-type]
+    assert config.id == name
+    assert from_jsonable(type(config), to_jsonable(config)) == config
+    assert not entry.system or name in {system.id: system for system in catalogue()}[entry.system].edits
+    assert entry.command in commands()
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_contract(name: str, sd: AbstractBackbone) -> None:
+    config = quick(name)
+    before = {key: value.clone() for key, value in sd.denoiser.state_dict().items()}
+    processors, hooks = dict(sd.denoiser.attn_processors), _hooks(sd)
+    first, second = (RUNS[type(config)](sd, config) for _ in range(2))
+    assert first.shape == (1, 3, 32, 32)
+    assert first.dtype == torch.float32
+    assert first.isfinite().all()
+    assert first.abs().max() <= 1
+    assert torch.equal(first, second), "the same seed gave another picture"
+    assert all(torch.equal(value, before[key]) for key, value in sd.denoiser.state_dict().items())
+    assert dict(sd.denoiser.attn_processors) == processors
+    assert _hooks(sd) == hooks
+    assert all(parameter.grad is None for parameter in sd.denoiser.parameters())
+
+
+def _hooks(backbone: AbstractBackbone) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in backbone.denoiser.modules())
