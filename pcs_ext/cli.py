@@ -10,8 +10,8 @@ from typing import Any
 from pcs_ext import __version__
 from pcs_ext.defense import cli as defense_cli
 from pcs_ext.errors import InputError, Interrupted, PcsError, ResourceError, UsageError
+from pcs_ext.image import classes_cli, continual_cli, edits_cli
 from pcs_ext.image import cli as image_cli
-from pcs_ext.image import continual_cli, edits_cli
 from pcs_ext.svg import cli as svg_cli
 from pcs_ext.svg.panorama import cli as panorama_cli
 from pcs_ext.verbs import chosen, group, group_overview, overview
@@ -38,11 +38,16 @@ def commands() -> dict[str, Callable[..., Any]]:
         "image": image_cli.image,
         "image swap": edits_cli.swap,
         "image layout": edits_cli.layout,
+        "image insert": edits_cli.insert,
+        "image follow": edits_cli.follow,
         "evaluate": general.evaluate,
         "export": image_cli.export,
         "continual add": continual_cli.add,
         "continual image": continual_cli.image,
         "continual report": continual_cli.report,
+        "classes learn": classes_cli.learn,
+        "classes read": classes_cli.read,
+        "classes report": classes_cli.report,
         "tokens": image_cli.tokens,
         "recipes": image_cli.recipes,
         "protect": defense_cli.protect,

@@ -134,6 +134,121 @@ def layout(
         sys.stdout.write(f"{path}\n")
 
 
+def insert(
+    scene: Positional[Path],
+    picture: Positional[Path],
+    prompt: Positional[str],
+    box: str,
+    scene_prompt: str,
+    output: Output,
+    mask: Path | None = None,
+    method: Literal["tigic"] = "tigic",
+    base: str = "toybox",
+    steps: int = 0,
+    guidance_scale: float = 0.0,
+    config: Path | None = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: bool = False,
+) -> None:
+    """Place a subject of another picture into a scene and change it by a prompt, without learning it.
+
+    Args:
+        scene: the picture to place it into; it stays as it is.
+        picture: shows the subject.
+        prompt: describes what shall come out: "a photo of a red dog on the beach".
+        box: where the subject goes, "LEFT TOP RIGHT BOTTOM" in shares of the scene.
+        scene_prompt: describes the scene as it is: "a photo of a beach".
+        output: the PNG to write, as large as the scene; what is not near the subject keeps its pixels.
+        mask: white where the subject is in its picture; by default PICTURE_mask.png or the alpha channel.
+        method: how it is placed.
+        base: toybox, a hub id, a diffusers folder or a .safetensors file.
+        steps: of inversion and of sampling; 0 takes the method's.
+        guidance_scale: strength of the prompt, 1 = off; 0 takes the method's.
+        config: the method's settings as JSON.
+        device: where to run.
+        precision: of the weights.
+        overwrite: replace an existing output.
+    """
+    from pcs_ext.errors import InputError
+    from pcs_ext.image.backbones.load import load_backbone
+    from pcs_ext.image.data import find_photos, read_mask, read_photo
+    from pcs_ext.image.edits.boxes import parse_box
+    from pcs_ext.image.edits.insert import InsertConfig
+    from pcs_ext.image.edits.insert_picture import insert_picture
+    from pcs_ext.image.edits.settings import resolve_edit
+
+    _check_output(output, scene, overwrite)
+    place = parse_box(f"subject: {box}")
+    settings = resolve_edit(method, InsertConfig, base, config, steps=steps, guidance_scale=guidance_scale)
+    shown = find_photos([picture])[0]
+    outline = read_mask(mask, shown) if mask is not None else shown.mask
+    if outline is None:
+        raise InputError(f"{picture} has no mask; give --mask, or put {picture.stem}_mask.png beside it.")
+    photo = read_photo(scene)
+    made = insert_picture(
+        photo.image, shown.image, outline, place, scene_prompt=scene_prompt, prompt=prompt, config=settings,
+        base=load_backbone(base, device=device, precision=precision), reporter=console_reporter(None),
+    )  # fmt: skip
+    made.save(output)
+    sys.stdout.write(f"{output}\n")
+
+
+def follow(
+    picture: Positional[Path],
+    prompts: Positional[tuple[str, ...]],
+    noun: str,
+    picture_prompt: str = "",
+    class_noun: str = "",
+    subject: Path | None = None,
+    output: Output = Path("images"),
+    seeds: tuple[int, ...] = (0, 1, 2, 3),
+    method: Literal["freecontrol"] = "freecontrol",
+    base: str = "",
+    steps: int = 0,
+    guidance_scale: float = 0.0,
+    config: Path | None = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Generate images with the structure of a picture: a photo, a sketch, a rendering.
+
+    Args:
+        picture: whose structure; the largest square in its middle is used.
+        prompts: texts; with --subject, {subject} stands for it.
+        noun: what the picture shows: dog.
+        picture_prompt: describes the picture; empty: "a photo of a NOUN".
+        class_noun: what the result shows, in plain words; empty: NOUN. Pictures of it are made to learn its parts.
+        subject: folder written by `learn`, or a ledger of `continual add`.
+        output: folder for the PNG files; existing files are kept, new ones get the next number.
+        seeds: one image per prompt and seed.
+        method: how the structure is followed.
+        base: without --subject: toybox (default), a hub id, a diffusers folder or a .safetensors file.
+        steps: denoising steps; 0 takes the method's.
+        guidance_scale: strength of the prompt, 1 = off; 0 takes the method's.
+        config: the method's settings as JSON.
+        device: where to run.
+        precision: of the weights.
+    """
+    from pcs_ext.image.data import read_photo
+    from pcs_ext.image.edits.follow_pictures import follow_pictures
+    from pcs_ext.image.edits.freecontrol import FreeControlConfig
+    from pcs_ext.image.edits.layout_pictures import open_cast
+    from pcs_ext.image.edits.settings import resolve_edit
+    from pcs_ext.image.subject import save_images
+
+    cast = open_cast(subject, base)
+    settings = resolve_edit(
+        method, FreeControlConfig, cast.base_name, config, steps=steps, guidance_scale=guidance_scale
+    )
+    made = follow_pictures(
+        cast, read_photo(picture).image, prompts, noun=noun, picture_prompt=picture_prompt, class_noun=class_noun,
+        seeds=seeds, config=settings, device=device, precision=precision, reporter=console_reporter(None),
+    )  # fmt: skip
+    for path in save_images(made, output):
+        sys.stdout.write(f"{path}\n")
+
+
 def _check_output(output: Path, picture: Path, overwrite: bool) -> None:
     from pcs_ext.errors import UsageError
 

@@ -18,6 +18,7 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.class_images import ClassImages
+from pcs_ext.image.contrast import Contrast, PromptReader, Rivals, photo_features
 from pcs_ext.image.data import Photo, SubjectDataset, find_photos
 from pcs_ext.image.early_stopping import DvarStop
 from pcs_ext.image.fit import Fit, fit
@@ -94,6 +95,7 @@ def learn(
     overwrite: bool = False,
     previews: int = 0,
     after: Sequence[Artifact] = (),
+    rivals: Rivals | None = None,
     reporter: Reporter | None = None,
 ) -> Artifact:
     """Teach a diffusion model a subject.
@@ -116,6 +118,7 @@ def learn(
         previews: steps between preview sheets in `OUTPUT.previews/`; 0 writes none.
         after: subjects learned on this base before, in their order; they stay in it, frozen, while this one is learned
             (see `Ledger`).
+        rivals: photos of other classes that the subject's word shall be told from; counts where the recipe weighs it.
         reporter: hears events and progress.
 
     Raises:
@@ -139,7 +142,8 @@ def learn(
     data = SubjectDataset(found, resolved.concept, resolution=backbone.resolution, augmentation=resolved.augmentation)
     class_images = _class_images(resolved, backbone, seed, reporter)
     sheets = Previews(Path(f"{output}.previews"), previews, backbone, resolved.concept, resolved.sampling)
-    run = _Run(resolved, backbone, data, class_images, sheets, seed, Path(f"{output}.training"), reporter, after)
+    run = _Run(resolved, backbone, data, class_images, sheets, seed, Path(f"{output}.training"), reporter, after,
+               rivals)  # fmt: skip
     try:
         losses = run.train()
     except KeyboardInterrupt:
@@ -169,6 +173,7 @@ def _artifact(run: "_Run", found: Sequence[Photo], losses: list[float]) -> Artif
             "prediction_type": run.backbone.schedule.prediction_type,
             "photos": {photo.path.name: file_sha256(photo.path) for photo in found},
             "after": run.after_hashes(),
+            "rivals": None if run.rivals is None else run.rivals.digest,
             "final_loss": sum(losses[-50:]) / max(len(losses[-50:]), 1),
             "losses": losses,
         },
@@ -196,8 +201,9 @@ class _Run:
         folder: Path,
         reporter: Reporter,
         after: Sequence[Artifact] = (),
+        rivals: Rivals | None = None,
     ) -> None:
-        self.after = tuple(after)
+        self.after, self.rivals = tuple(after), rivals
         self.recipe, self.backbone, self.data, self.class_images = recipe, backbone, data, class_images
         self.previews = previews
         self.seed, self.folder, self.reporter = seed, folder, reporter
@@ -228,20 +234,33 @@ class _Run:
         """Content hashes of the earlier subjects, in their order."""
         return [artifact.data.content_hash for artifact in self.after]
 
+    def _company(self) -> list[str]:
+        """Digests of what a run that goes on must meet again beside its own settings."""
+        return [*self.after_hashes(), *([] if self.rivals is None else [self.rivals.digest])]
+
+    def _contrast(self, phase: Phase) -> Contrast | None:
+        if self.rivals is None or phase.objective.classification_weight <= 0:
+            return None
+        reader, clip = PromptReader(self.backbone, self.rivals.clip), self.rivals.clip
+        own = photo_features(clip, self.data.photos)
+        return Contrast(reader, own, self.rivals.features, phase.objective.classification_scale)
+
     def _phase(self, phase: Phase, latents: LatentCache, log: LossLog) -> Iterator[Any]:
         groups = parameter_groups(phase, self.adapters)
         with only_trainable(groups, self.adapters.values()):
             forgetting = Forgetting(self.adapters.values()) if phase.objective.forgetting_weight > 0 else None
             if forgetting is not None and forgetting.is_first:
                 forgetting = None
-            loss = PhaseLoss(phase, self.backbone, self.data, self.class_images, groups, latents, forgetting)
+            loss = PhaseLoss(
+                phase, self.backbone, self.data, self.class_images, groups, latents, forgetting, self._contrast(phase)
+            )
             stop = None if phase.dvar is None else DvarStop(phase.dvar, loss, seed=self.seed)
             # Frozen weights in half precision need trained float32 ones cast to meet them.
             autocast = phase.fit.autocast if phase.fit.autocast != "none" else _AUTOCAST[self.backbone.dtype]
             config = dataclasses.replace(phase.fit, seed=self.seed, autocast=autocast)
             checkpoints = CheckpointFolder(
                 self.folder / phase.name,
-                config_hash=config_hash([to_jsonable(self.recipe), self.seed, phase.name, *self.after_hashes()]),
+                config_hash=config_hash([to_jsonable(self.recipe), self.seed, phase.name, *self._company()]),
             )
             running: list[Fit] = []
             for state in fit(loss, groups, config, checkpoints=checkpoints, stop=stop, on_start=running.append):

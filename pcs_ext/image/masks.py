@@ -50,9 +50,14 @@ def attended(maps: Tensor, positions: Sequence[int], threshold: float | None = N
     every cell has, which depends on the length of the prompt.
     """
     seen = maps[:, list(positions)].mean(1, keepdim=True)
-    low, high = seen.amin(), seen.amax()
-    scaled = (seen - low) / (high - low).clamp_min(1e-12)
+    scaled = on_range(seen)
     return grown((scaled > (otsu(scaled) if threshold is None else threshold)).float(), 1)
+
+
+def on_range(values: Tensor) -> Tensor:
+    """Values brought to [0, 1]: their smallest to 0, their largest to 1."""
+    low, high = values.amin(), values.amax()
+    return (values - low) / (high - low).clamp_min(1e-12)
 
 
 def otsu(values: Tensor) -> float:

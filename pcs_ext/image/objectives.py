@@ -68,6 +68,11 @@ class ObjectiveConfig:
     forgetting_weight: float = 0.0
     """Times || |sum of the earlier subjects' updates| * this update ||^2 over all layers, elementwise: C-LoRA's
     self-regularisation (arXiv 2304.06027). Counts where `learn` is told of earlier subjects; 0 is off."""
+    classification_weight: float = 0.0
+    """Weight of telling the learned word from pictures of other classes (MC-TI, arXiv 2410.22317). Counts where `learn`
+    is told of other classes; 0 is off."""
+    classification_scale: float = 10.0
+    """Times the cosines in that term."""
     noise_offset: float = 0.0
     """Add this times one normal number per sample and channel to the noise, so that brightness can change."""
     timesteps: TimestepSampling = TimestepSampling()

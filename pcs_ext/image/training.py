@@ -10,6 +10,7 @@ from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters.base import AbstractAdapter
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.class_images import ClassImages
+from pcs_ext.image.contrast import Contrast
 from pcs_ext.image.data import SubjectDataset
 from pcs_ext.image.forgetting import Forgetting
 from pcs_ext.image.objectives import DenoisingObjective
@@ -120,9 +121,11 @@ class PhaseLoss:
         groups: Sequence[ParameterGroup],
         latents: LatentCache,
         forgetting: Forgetting | None = None,
+        contrast: Contrast | None = None,
     ) -> None:
         self.phase = phase
         self.forgetting = forgetting
+        self.contrast = contrast
         self.backbone = backbone
         self.photos = photos
         self.class_images = class_images if phase.objective.prior_loss_weight > 0 else None
@@ -137,9 +140,12 @@ class PhaseLoss:
         if self.class_images is not None:
             batch = stack(batch, self.class_images.batch(self.phase.batch_size, generator))
         terms = self.objective(self.backbone, batch, self.latents(batch), self.prompts(batch.captions), generator)
-        if self.forgetting is None:
-            return terms
-        return terms + LossTerms({"forgetting": self.phase.objective.forgetting_weight * self.forgetting()})
+        if self.forgetting is not None:
+            terms += LossTerms({"forgetting": self.phase.objective.forgetting_weight * self.forgetting()})
+        if self.contrast is not None:
+            told_apart = self.contrast(batch.captions[0], generator)
+            terms += LossTerms({"classification": self.phase.objective.classification_weight * told_apart})
+        return terms
 
 
 def stack(photos: Batch, prior: Batch) -> Batch:

@@ -36,9 +36,9 @@ def _save(model: PreTrainedModel, folder: Path) -> Path:
     return folder
 
 
-def tiny_clip(folder: Path) -> Path:
+def tiny_clip(folder: Path, width: int = 32) -> Path:
     """A CLIP pair of 32 px with a tokenizer of single letters."""
-    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tower = {"hidden_size": width, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     letters = [chr(code) for code in range(97, 123)]
     words = [*letters, *[letter + "</w>" for letter in letters], "<|startoftext|>", "<|endoftext|>"]
     text = {"vocab_size": len(words), "max_position_embeddings": 20, "bos_token_id": 52, "eos_token_id": 53, **tower}

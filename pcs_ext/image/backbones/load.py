@@ -19,7 +19,9 @@ from pcs_ext.image.noise import NoiseSchedule
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import choose_device, choose_dtype
 
-_TOYBOX = Path(__file__).parents[2] / "toybox" / "weights" / "base"
+TOYBOX_WEIGHTS = Path(__file__).parents[2] / "toybox" / "weights"
+"""Folder of the embedded models: `base`, `clip`, `dino`..."""
+_TOYBOX = TOYBOX_WEIGHTS / "base"
 _PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
 _NOTE = (
     "base: toybox, the small demonstration model that ships with pcs_ext (64 px toys). "

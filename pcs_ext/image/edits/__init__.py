@@ -1,6 +1,8 @@
 """Every way to edit or guide a picture that trains nothing itself, listed by hand."""
 
 from pcs_ext.image.edits.base import EditEntry
+from pcs_ext.image.edits.freecontrol import freecontrol
+from pcs_ext.image.edits.insert import tigic
 from pcs_ext.image.edits.layout import layout_control
 from pcs_ext.image.edits.photoswap import photoswap
 from pcs_ext.image.edits.swapanything import swapanything
@@ -14,6 +16,10 @@ _ENTRIES = (
      "2404.05717", "swapanything", "image swap", swapanything),
     ("layout-control", "words of a prompt in boxes, by gradients on where they look",
      "2304.03373", "layout-control", "image layout", layout_control),
+    ("tigic", "a subject of another picture placed into a scene and changed by a prompt",
+     "2403.12658", "tigic", "image insert", tigic),
+    ("freecontrol", "the structure of a picture for any prompt, by components of self-attention",
+     "2312.07536", "freecontrol", "image follow", freecontrol),
 )  # fmt: skip
 EDITS: dict[str, EditEntry] = {
     id: EditEntry(id=id, summary=summary, paper=f"arXiv {paper}", system=system, command=command, build=build)

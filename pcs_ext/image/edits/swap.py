@@ -60,7 +60,8 @@ class SwapConfig:
     growth: int = 0
     """Latent cells by which the mask is grown, for subjects larger than what they replace."""
     feather: float = 0.02
-    """Width of the soft edge where the edit is put back, inside the mask, as a share of the region's shorter side."""
+    """Width of the soft edge where the edit is put back, inside a mask that was found, as a share of the region's
+    shorter side. A mask that was given often ends where the old subject does: a soft edge would leave its outline."""
     locate: LocateConfig = dataclasses.field(default_factory=LocateConfig)
     """How a mask is found when none is given."""
 

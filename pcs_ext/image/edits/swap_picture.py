@@ -76,8 +76,7 @@ def swap_picture(
             config=config,
             reporter=reporter,
         )
-    # Grown cells may have changed beyond the mask; a mask that was given is the user's word.
-    result = region.paste(image, edited, given, config.feather)
+    result = region.paste(image, edited, given, config.feather if mask is None else 0.0)
     facts: dict[str, Any] = {
         "edit": config.id, "noun": noun.strip(), "base": backbone.name, "artifact": artifact.data.content_hash,
         **dataclasses.asdict(config.sampling),

@@ -6,6 +6,7 @@ from pcs_ext.image.recipes.custom_diffusion import custom_diffusion
 from pcs_ext.image.recipes.dreambooth import dreambooth
 from pcs_ext.image.recipes.dreambooth_lora import dreambooth_lora
 from pcs_ext.image.recipes.lycoris import loha, lokr
+from pcs_ext.image.recipes.mc_ti import mc_ti
 from pcs_ext.image.recipes.oft import oft
 from pcs_ext.image.recipes.stitchdiffusion import stitchdiffusion
 from pcs_ext.image.recipes.textual_inversion import dvar, textual_inversion
@@ -40,6 +41,7 @@ _ENTRIES = (
         c_lora,
     ),
     ("stitchdiffusion", "how 360 degree panoramas look", "2310.18840", "stitchdiffusion", stitchdiffusion),
+    ("mc-ti", "a new word that also tells its class from others", "2410.22317", "mc-ti", mc_ti),
     ("dvar", "textual inversion that stops by itself", "2302.04841", "dvar", dvar),
 )
 RECIPES: dict[str, RecipeEntry] = {

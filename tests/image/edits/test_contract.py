@@ -1,5 +1,6 @@
 """The contract of every edit: a value with a row of the survey, exact as JSON, and no trace left in the base."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ from pcs_ext.config_io import from_jsonable, to_jsonable
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.edits import EDITS
 from pcs_ext.image.edits.boxes import parse_box
+from pcs_ext.image.edits.freecontrol import FreeControlConfig, follow_structure
+from pcs_ext.image.edits.insert import InsertConfig, insert
 from pcs_ext.image.edits.layout import LayoutConfig, sample_layout
 from pcs_ext.image.edits.settings import resolve_edit
 from pcs_ext.image.edits.swap import SwapConfig, swap
@@ -29,12 +32,30 @@ def _layout(backbone: AbstractBackbone, config: LayoutConfig) -> torch.Tensor:
     return sample_layout(backbone, "a red dog", [parse_box("dog: 0 0 0.5 1")], seeds=[0], config=config)
 
 
-RUNS: dict[type, Callable[[AbstractBackbone, Any], torch.Tensor]] = {SwapConfig: _swap, LayoutConfig: _layout}
+def _insert(backbone: AbstractBackbone, config: InsertConfig) -> torch.Tensor:
+    beach, dog = "a photo of the beach", "a red dog on the beach"
+    return insert(backbone, PICTURE, PICTURE.flip(-1), MASK, scene_prompt=beach, prompt=dog, config=config)
+
+
+def _follow(backbone: AbstractBackbone, config: FreeControlConfig) -> torch.Tensor:
+    return follow_structure(
+        backbone, PICTURE, picture_prompt="a photo of a cat", phrase="cat", class_prompt="a dog", prompt="a red dog",
+        seeds=[0], config=config,
+    )  # fmt: skip
+
+
+RUNS: dict[type, Callable[[AbstractBackbone, Any], torch.Tensor]] = {
+    SwapConfig: _swap,
+    LayoutConfig: _layout,
+    InsertConfig: _insert,
+    FreeControlConfig: _follow,
+}
 
 
 def quick(name: str) -> Any:
     built = EDITS[name].build("toybox")
-    return resolve_edit(name, type(built), "toybox", steps=3, guidance_scale=2.0)
+    small = resolve_edit(name, type(built), "toybox", steps=3, guidance_scale=2.0)
+    return dataclasses.replace(small, class_images=3) if isinstance(small, FreeControlConfig) else small
 
 
 @pytest.mark.parametrize("name", EDITS)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from pcs_ext.image.subject import Artifact
 from pcs_ext.image.types import Conditioning
 
 SAMPLING = SampleConfig(scheduler="ddim", num_inference_steps=4, guidance_scale=2.0)
-PROMPTS = {"source_prompt": "a photo of a cat", "target_prompt": "a photo of a red dog in the snow"}
+PROMPTS: dict[str, Any] = {"source_prompt": "a photo of a cat", "target_prompt": "a photo of a red dog in the snow"}
 
 
 def quick(name: str, **changes) -> SwapConfig:
@@ -90,7 +91,7 @@ def test_the_pictures_own_prompt_gives_the_picture_back(sd: AbstractBackbone) ->
     config = quick("photoswap", inversion_iterations=12)
     config = dataclasses.replace(config, sampling=dataclasses.replace(SAMPLING, guidance_scale=1.0))
     start = latents(sd)
-    same = {"source_prompt": "a photo of a cat", "target_prompt": "a photo of a cat"}
+    same: dict[str, Any] = {"source_prompt": "a photo of a cat", "target_prompt": "a photo of a cat"}
     result = swap_latents(sd, start, torch.ones(1, 1, 8, 8), config=config, **same)
     torch.testing.assert_close(result, start, atol=2e-3, rtol=0)
 

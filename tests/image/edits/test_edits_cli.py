@@ -1,0 +1,97 @@
+"""The edits' commands as users type them: files appear where asked, originals stay, mistakes get one message."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pcs_ext.cli import main
+from pcs_ext.image.learn import learn
+from pcs_ext.image.recipes import RECIPES
+
+
+def run(*arguments: str, capture: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    code = 0
+    try:
+        main(list(arguments))
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    output = capture.readouterr()
+    return code, output.out, output.err
+
+
+def read(path: Path) -> tuple[np.ndarray, dict[Any, Any]]:
+    with Image.open(path) as image:
+        return np.array(image), dict(image.info)
+
+
+@pytest.fixture
+def rex(tiny_sd_path: Path, photos: Path, tmp_path: Path) -> str:
+    recipe = RECIPES["textual-inversion"].build("dog", "toybox").with_steps(1)
+    learn(photos, noun="dog", output=tmp_path / "rex", recipe=recipe, base=str(tiny_sd_path), device="cpu")
+    return str(tmp_path / "rex")
+
+
+@pytest.fixture
+def street(tmp_path: Path) -> Path:
+    Image.effect_noise((60, 44), 60).convert("RGB").save(tmp_path / "street.png")
+    mask = np.zeros((44, 60), dtype=np.uint8)
+    mask[10:34, 20:40] = 255
+    Image.fromarray(mask).save(tmp_path / "given.png")
+    return tmp_path / "street.png"
+
+
+def test_swap(rex: str, street: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    original, output = street.read_bytes(), tmp_path / "out" / "new.png"
+    command = ("image", "swap", str(street), rex, "--noun", "cat", "-o", str(output), "--steps", "2")
+    code, out, err = run(*command, "--mask", str(tmp_path / "given.png"), capture=capsys)
+    assert (code, out.split()) == (0, [str(output)]), err
+    (before, _), (after, info), (mask, _) = (read(path) for path in (street, output, tmp_path / "given.png"))
+    mask = mask > 0
+    assert (before[~mask] == after[~mask]).all()
+    assert (before[mask] != after[mask]).any()
+    assert json.loads(info["pcs_ext"])["edit"] == "swapanything"
+    code, out, err = run(*command, "--method", "photoswap", "--overwrite", "True", capture=capsys)
+    assert (code, (tmp_path / "out" / "new_mask.png").is_file()) == (0, True), err
+    assert street.read_bytes() == original
+    for wrong, message, expected in (
+        ((), "exists already", 2),
+        (("--overwrite", "True", "--output", str(street)), "originals are never touched", 2),
+        (("--output", str(tmp_path / "x.jpg")), "ends in .png", 2),
+        (("--output", str(tmp_path / "x.png"), "--mask", str(tmp_path / "none.png")), "none.png", 3),
+        (("--output", str(tmp_path / "x.png"), "--prompt", "a cat"), "where the subject goes", 2),
+    ):
+        code, _, err = run(*command, *wrong, capture=capsys)
+        assert (code, message in err) == (expected, True), err
+
+
+def test_layout_insert_and_follow(
+    rex: str, street: Path, tiny_sd_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps({"{subject}": [0, 0, 0.5, 1]}))
+    made, small = str(tmp_path / "made"), ("--seeds", "0", "--steps", "2")
+    code, out, err = run(
+        "image", "layout", "{subject} and a cat", "--subject", rex, "--boxes", str(boxes), "--box", "cat: 0.5 0 1 1",
+        "-o", made, *small, capture=capsys,
+    )  # fmt: skip
+    assert (code, out.strip()) == (0, str(Path(made) / "00000.png")), err
+    base = str(tiny_sd_path)
+    code, _, err = run("image", "layout", "a cat", "--box", "dog: 0 0 1 1", "--base", base, "-o", made, capture=capsys)
+    assert (code, "'dog' does not stand in the prompt" in err) == (2, True), err
+    code, _, err = run("image", "layout", "a cat", "--base", base, "-o", made, capture=capsys)
+    assert (code, "needs boxes of different phrases, got none" in err) == (2, True), err
+    place = ("--box", "0.2 0.2 0.8 0.9", "--scene-prompt", "a photo of the beach", "--base", base, "--steps", "2")
+    insert = ("image", "insert", str(street), str(street), "a red dog on the beach", *place)
+    code, _, err = run(*insert, "-o", str(tmp_path / "a.png"), capture=capsys)
+    assert (code, "has no mask" in err) == (3, True), err
+    code, out, err = run(*insert, "-o", str(tmp_path / "a.png"), "--mask", str(tmp_path / "given.png"), capture=capsys)
+    assert (code, read(tmp_path / "a.png")[0].shape) == (0, (44, 60, 3)), err
+    code, out, err = run(
+        "image", "follow", str(street), "a photo of {subject}", "--subject", rex, "--noun", "cat", "--class-noun",
+        "dog", "-o", made, *small, capture=capsys,
+    )  # fmt: skip
+    assert (code, out.strip()) == (0, str(Path(made) / "00001.png")), err
