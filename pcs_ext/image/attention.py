@@ -105,16 +105,21 @@ class AttentionMaps:
         side: maps are resized to this many cells along the shorter side before they are averaged.
         rows: which of the batch to keep, for instance the conditional half under guidance; None keeps all.
         size: rows and columns of the latents; None: square ones.
+        exact: keep the maps that have this side already, and pass over the others.
     """
 
-    def __init__(self, side: int = 16, rows: slice | None = None, size: tuple[int, int] | None = None) -> None:
-        self.side, self.rows, self.size = side, rows or slice(None), size
+    def __init__(
+        self, side: int = 16, rows: slice | None = None, size: tuple[int, int] | None = None, *, exact: bool = False
+    ) -> None:
+        self.side, self.rows, self.size, self.exact = side, rows or slice(None), size, exact
         self.calls = 0
         self._sum: Tensor | None = None
 
     def __call__(self, path: str, probabilities: Tensor) -> Tensor:
         b, _, queries, keys = probabilities.shape
         cells = token_grid(queries, self.size or _square(path, queries))
+        if self.exact and cells != self._shape():
+            return probabilities
         maps = probabilities.mean(1).transpose(1, 2).reshape(b, keys, *cells)[self.rows].float()
         resized = torch.nn.functional.interpolate(maps, size=self._shape(), mode="bilinear")
         self._sum = resized if self._sum is None else self._sum + resized
@@ -133,7 +138,11 @@ class AttentionMaps:
             UsageError: nothing was denoised inside the program.
         """
         if self._sum is None:
-            raise UsageError("no attention was recorded: run the denoiser inside attention_program first.")
+            raise UsageError(
+                f"no attention of {self.side} x {self.side} cells was recorded; choose a side that the denoiser has."
+                if self.exact
+                else "no attention was recorded: run the denoiser inside attention_program first."
+            )
         return self._sum / self.calls
 
 

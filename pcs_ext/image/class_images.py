@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,26 @@ _CHUNK = 16
 
 
 class ClassImages:
-    """A set of images of the plain class word, and batches of them."""
+    """A set of images of the plain class word, and batches of them.
 
-    def __init__(self, images: Tensor, prompt: str) -> None:
-        self.images, self.prompt = images, prompt
+    Args:
+        images: `n 3 h w` in [-1, 1].
+        prompts: what made each, `n` texts, or one for all.
+    """
+
+    def __init__(self, images: Tensor, prompts: str | Sequence[str]) -> None:
+        self.images = images
+        self.prompts = [prompts] * len(images) if isinstance(prompts, str) else list(prompts)
+
+    @property
+    def prompt(self) -> str:
+        """Of the first image: of all of them, unless sets were joined."""
+        return self.prompts[0]
+
+    @staticmethod
+    def joined(sets: Sequence["ClassImages"]) -> "ClassImages":
+        """All images of several sets, one at least, with their own prompts."""
+        return ClassImages(torch.cat([s.images for s in sets]), [prompt for s in sets for prompt in s.prompts])
 
     @staticmethod
     def generate(
@@ -69,11 +86,11 @@ class ClassImages:
         return ClassImages(torch.stack([_read(place / f"{index:05d}.png") for index in range(count)]), prompt)
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
-        """`size` class images with the class prompt, drawn with replacement."""
+        """`size` class images with their prompts, drawn with replacement."""
         rows = torch.randint(len(self.images), (size,), generator=generator).tolist()
         return Batch(
             images=self.images[rows],
-            captions=(self.prompt,) * size,
+            captions=tuple(self.prompts[row] for row in rows),
             is_prior=torch.ones(size, dtype=torch.bool),
             keys=tuple(f"class/{row}" for row in rows),
         )

@@ -1,5 +1,6 @@
 """Commands of the image core: parse, call, report. Heavy modules are imported inside the functions."""
 
+import itertools
 import json as json_module
 import sys
 from pathlib import Path
@@ -163,12 +164,14 @@ def recipes(json: bool = False) -> None:
     from pcs_ext.image.recipes import RECIPES
 
     if json:
-        _print_json(
-            [{"id": e.id, "summary": e.summary, "paper": e.paper, "system": e.system} for e in RECIPES.values()]
-        )
+        fields = ("id", "summary", "paper", "system", "scope")
+        _print_json([{name: getattr(entry, name) for name in fields} for entry in RECIPES.values()])
         return
-    for entry in RECIPES.values():
-        sys.stdout.write(f"{entry.id:20} {entry.summary}  ({entry.paper})\n")
+    width = max(map(len, RECIPES))
+    for scope, entries in itertools.groupby(RECIPES.values(), lambda entry: entry.scope):
+        sys.stdout.write(f"{scope}\n")
+        for entry in entries:
+            sys.stdout.write(f"  {entry.id:{width}}  {entry.summary}  ({entry.paper})\n")
 
 
 def tokens(base: str = "toybox", count: int = 10) -> None:

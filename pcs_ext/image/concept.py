@@ -4,7 +4,7 @@ import re
 from typing import Literal
 
 from pcs_ext.config_io import config
-from pcs_ext.errors import UsageError
+from pcs_ext.errors import ConfigError, UsageError
 
 SUBJECT = "{subject}"
 OBJECT_TEMPLATES = (
@@ -57,10 +57,23 @@ class Concept:
     """Learned tokens only: the word the vector starts at."""
     templates: tuple[str, ...] = ("a photo of {subject}",)
     """Captions for training; one is drawn per photo and step."""
+    parts: tuple[str, ...] = ()
+    """Learned tokens of several subjects that are seen together, in the order of their masks; empty: there is one.
+    `{subject}` stands for all of them; prompts may also write one of them as it is."""
+    negative: str = ""
+    """A second learned token, for the negative prompt (DreamArtist); empty: there is none."""
+    article: bool = True
+    """Whether an article is put before the subject's words; relations ("cat <R> box") have none."""
+
+    def __post_init__(self) -> None:
+        if self.parts and (self.mode != "learned" or len(set(self.parts)) < max(2, len(self.parts))):
+            raise ConfigError(f"parts are two or more different learned tokens, got {list(self.parts)} ({self.mode}).")
 
     @property
     def name(self) -> str:
-        """The subject's words without an article: "sks dog", "<rex>"."""
+        """The subject's words without an article: "sks dog", "<rex>", "<rex> and a <mug>"."""
+        if self.parts:
+            return " and a ".join(self.parts)
         if self.mode == "plain" or not self.token:
             return self.class_noun
         return f"{self.token} {self.class_noun}" if self.mode == "rare" or self.with_noun else self.token
@@ -74,15 +87,27 @@ class Concept:
         Raises:
             UsageError: there is no `{subject}` in the text.
         """
-        return fill(text, self.name)
+        if SUBJECT not in text and any(part in text for part in self.parts):
+            return text
+        return fill(text, self.name, article=self.article)
+
+    def negative_prompt(self, text: str = "") -> str:
+        """What guidance goes away from: the learned negative word, if there is one, and `text`."""
+        return ", ".join(part for part in (self.negative, text) if part)
+
+    def caption(self, text: str, parts: tuple[str, ...]) -> str:
+        """`text` about some of the parts."""
+        return fill(text, " and a ".join(parts))
 
     def class_prompt(self, text: str) -> str:
         """`text` with the plain noun in place of `{subject}`: what the base is asked without the subject."""
-        return fill(text, self.class_noun)
+        return fill(text, self.class_noun, article=self.article)
 
 
-def fill(text: str, name: str) -> str:
+def fill(text: str, name: str, *, article: bool = True) -> str:
     """`text` with "a NAME" (or "an", or no article after a determiner) in place of every `{subject}`.
+
+    Without `article`, the name alone is put there.
 
     Raises:
         UsageError: no `{subject}`.
@@ -92,6 +117,8 @@ def fill(text: str, name: str) -> str:
             f"prompt {text!r} does not say where the subject goes; write {SUBJECT} there, "
             'for example "a photo of {subject} on the beach".'
         )
+    if not article:
+        return text.replace(SUBJECT, name)
     pieces = text.split(SUBJECT)
     result = pieces[0]
     for piece in pieces[1:]:

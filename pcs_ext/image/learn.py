@@ -11,7 +11,7 @@ import torch
 
 from pcs_ext.artifact import ArtifactData
 from pcs_ext.config_io import check_place, config_hash, file_sha256, from_jsonable, read_json, to_jsonable
-from pcs_ext.errors import ArtifactError, Interrupted, UsageError
+from pcs_ext.errors import ArtifactError, Interrupted, PhotoError, UsageError
 from pcs_ext.image.adapters import build_adapter
 from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
@@ -132,6 +132,7 @@ def learn(
         raise UsageError(f"--previews must be 0 or a number of steps, got {previews}.")
     _with_request(resolve_recipe(recipe, noun, preset_of(base), config=config), token, steps)
     found = find_photos(photos)
+    _check_masks(resolve_recipe(recipe, noun, preset_of(base), config=config), found)
     loaded = isinstance(base, AbstractBackbone)
     backbone = base if loaded else load_backbone(base, device=device, precision=precision, reporter=reporter)
     resolved = resolve_recipe(recipe, noun, preset_of(backbone), config=config)
@@ -252,7 +253,15 @@ class _Run:
             if forgetting is not None and forgetting.is_first:
                 forgetting = None
             loss = PhaseLoss(
-                phase, self.backbone, self.data, self.class_images, groups, latents, forgetting, self._contrast(phase)
+                phase,
+                self.backbone,
+                self.data,
+                self.class_images,
+                groups,
+                latents,
+                forgetting,
+                self._contrast(phase),
+                self.adapters,
             )
             stop = None if phase.dvar is None else DvarStop(phase.dvar, loss, seed=self.seed)
             # Frozen weights in half precision need trained float32 ones cast to meet them.
@@ -279,14 +288,34 @@ def _check_output(output: Path, overwrite: bool) -> None:
     check_place(output)
 
 
+def _check_masks(recipe: Recipe, found: Sequence[Photo]) -> None:
+    bare = [photo.path.name for photo in found if photo.mask is None]
+    if recipe.needs_masks and bare:
+        raise PhotoError(
+            f"{recipe.id} looks at the subject alone and needs a mask beside every photo; none was found for "
+            f"{', '.join(bare[:5])}. Put a black and white {Path(bare[0]).stem}_mask.png there, or an alpha channel "
+            "into the photo."
+        )
+
+
 def _with_request(recipe: Recipe, token: str, steps: int | None) -> Recipe:
     if steps is not None:
         if steps < 1:
             raise UsageError(f"--steps must be at least 1, got {steps}.")
         recipe = recipe.with_steps(steps)
-    if token:
-        recipe = dataclasses.replace(recipe, concept=dataclasses.replace(recipe.concept, token=token))
-    return recipe
+    return _renamed(recipe, token) if token else recipe
+
+
+def _renamed(recipe: Recipe, token: str) -> Recipe:
+    """The recipe with another word for the subject, also in the adapters that learn it."""
+    old, concept = recipe.concept.token, dataclasses.replace(recipe.concept, token=token)
+    adapters = {
+        name: dataclasses.replace(config, placeholder=token)  # type: ignore[call-arg]
+        if old and getattr(config, "placeholder", None) == old
+        else config
+        for name, config in recipe.adapters.items()
+    }
+    return dataclasses.replace(recipe, concept=concept, adapters=adapters)
 
 
 def _with_token(recipe: Recipe, backbone: AbstractBackbone) -> Recipe:
@@ -309,11 +338,22 @@ def _class_images(recipe: Recipe, backbone: AbstractBackbone, seed: int, reporte
         for p in recipe.phases
         if p.objective.prior_loss_weight > 0
     )
-    return ClassImages.generate(
-        backbone,
-        prompt=recipe.concept.class_prompt(recipe.class_template),
-        count=min(recipe.class_images, needed),
-        config=recipe.sampling,
-        seed=seed,
-        reporter=reporter,
-    )
+    templates = recipe.class_templates or (recipe.class_template,)
+    sets = [
+        ClassImages.generate(
+            backbone,
+            prompt=recipe.concept.class_prompt(template),
+            count=count,
+            config=recipe.sampling,
+            seed=seed,
+            reporter=reporter,
+        )
+        for template, count in zip(templates, shares(min(recipe.class_images, needed), len(templates)), strict=True)
+        if count > 0
+    ]
+    return ClassImages.joined(sets)
+
+
+def shares(total: int, parts: int) -> list[int]:
+    """`total` in `parts` whole numbers that differ by one at most, the larger ones first."""
+    return [total // parts + (index < total % parts) for index in range(parts)]

@@ -1,13 +1,20 @@
 """Losses as pure functions, and the denoising objective that combines them."""
 
+import contextlib
 import enum
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from pcs_ext.config_io import config
+from pcs_ext.errors import ConfigError
+from pcs_ext.image.adapters.base import AbstractAdapter
+from pcs_ext.image.attention import AttentionMaps, attention_program
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.guidance import combine_guidance
 from pcs_ext.image.noise import append_dims
+from pcs_ext.image.terms import Step, TermConfig, build_term
 from pcs_ext.image.timesteps import TimestepSampling
 from pcs_ext.image.types import Batch, Conditioning, LossTerms
 
@@ -77,16 +84,34 @@ class ObjectiveConfig:
     """Add this times one normal number per sample and channel to the noise, so that brightness can change."""
     timesteps: TimestepSampling = TimestepSampling()
     """Which noise levels are visited."""
+    train_guidance: float = 1.0
+    """Predictions in training are guided from the concept's negative word to its positive one by this scale, as in
+    sampling (DreamArtist, arXiv 2211.11337); 1: the plain prediction."""
+    terms: tuple[TermConfig, ...] = ()
+    """What is added to the loss, at most one of each kind."""
+
+    def __post_init__(self) -> None:
+        if self.train_guidance != 1 and any(term.kind == "attention" for term in self.terms):
+            raise ConfigError("attention terms read the plain prediction's maps; set train_guidance to 1.")
+        kinds = [term.kind for term in self.terms]
+        if len(set(kinds)) < len(kinds):
+            raise ConfigError(f"the objective's terms are {kinds}; expected each kind at most once.")
 
 
 class DenoisingObjective:
     """The loss of one batch: `denoising`, and `prior` for its class images.
 
-    With class images the total is mean(photos) + weight * mean(class images), as DreamBooth's two halves.
+    With class images the total is mean(photos) + weight * mean(class images), as DreamBooth's two halves. The
+    configured terms are added to them.
+
+    Args:
+        config: what counts.
+        adapters: that train, by name; terms ask for them.
     """
 
-    def __init__(self, config: ObjectiveConfig) -> None:
-        self.config = config
+    def __init__(self, config: ObjectiveConfig, adapters: Mapping[str, AbstractAdapter] | None = None) -> None:
+        self.config, self.adapters = config, adapters or {}
+        self.terms = [build_term(term) for term in config.terms]
 
     def __call__(
         self,
@@ -95,6 +120,7 @@ class DenoisingObjective:
         latents: Tensor,
         conditioning: Conditioning,
         generator: torch.Generator,
+        negative: Conditioning | None = None,
     ) -> LossTerms:
         """Loss terms of a batch, differentiable with respect to whatever of the backbone requires it.
 
@@ -104,22 +130,72 @@ class DenoisingObjective:
             latents: of the batch's images, `b c h w` (or `b c f h w`).
             conditioning: of the batch's captions.
             generator: of timesteps and noise, on the CPU: the same numbers on every device.
+            negative: of what guidance in training goes away from; needed where `train_guidance` is not 1.
         """
         schedule, device = backbone.schedule, backbone.device
         noise = self._noise(latents.shape, generator).to(device)
         timesteps = self.config.timesteps.draw(len(latents), schedule.alphas_cumprod, generator).to(device)
         latents = latents.to(device)
-        prediction = backbone.predict(schedule.add_noise(latents, noise, timesteps), timesteps, conditioning)
+        recorded: dict[int, AttentionMaps] = {}
+        with self._recording(backbone, recorded):
+            noisy = schedule.add_noise(latents, noise, timesteps)
+            prediction = self._predict(backbone, noisy, timesteps, conditioning, negative)
+        terms = self._terms(backbone, batch, conditioning, recorded, generator)
         errors = denoising_errors(prediction, schedule.target(latents, noise, timesteps))
         if self.config.snr_gamma is not None:
             errors = errors * append_dims(schedule.min_snr_weights(timesteps, self.config.snr_gamma), errors)
         losses = masked_mean(errors, *self._mask(batch, errors))
         if batch.is_prior is None:
-            return LossTerms({"denoising": losses.mean()})
+            return LossTerms({"denoising": losses.mean()}) + terms
         prior = batch.is_prior.to(device)
-        return LossTerms(
-            {"denoising": losses[~prior].mean(), "prior": self.config.prior_loss_weight * losses[prior].mean()}
-        )
+        own = {"denoising": losses[~prior].mean(), "prior": self.config.prior_loss_weight * losses[prior].mean()}
+        return LossTerms(own) + terms
+
+    def _predict(
+        self,
+        backbone: AbstractBackbone,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        negative: Conditioning | None,
+    ) -> Tensor:
+        if self.config.train_guidance == 1:
+            return backbone.predict(noisy, timesteps, conditioning)
+        assert negative is not None, "guidance in training needs the negative conditioning"
+        both = Conditioning.cat([negative, conditioning])
+        without, with_it = backbone.predict(torch.cat([noisy, noisy]), timesteps.repeat(2), both).chunk(2)
+        return combine_guidance(without, with_it, self.config.train_guidance)
+
+    @contextlib.contextmanager
+    def _recording(self, backbone: AbstractBackbone, recorded: dict[int, AttentionMaps]) -> Iterator[None]:
+        """Inside, attention maps are kept, by the sides that terms ask for."""
+        with contextlib.ExitStack() as stack:
+            for side in {term.maps_side for term in self.terms if term.maps_side is not None}:
+                recorded[side] = AttentionMaps(side, exact=True)
+                stack.enter_context(attention_program(backbone, recorded[side]))
+            yield
+
+    def _terms(
+        self,
+        backbone: AbstractBackbone,
+        batch: Batch,
+        conditioning: Conditioning,
+        recorded: Mapping[int, AttentionMaps],
+        generator: torch.Generator,
+    ) -> LossTerms:
+        values: dict[str, Tensor] = {}
+        for term in self.terms:
+            maps = None if term.maps_side is None else recorded[term.maps_side]
+            step = Step(
+                backbone=backbone,
+                batch=batch,
+                conditioning=conditioning,
+                adapters=self.adapters,
+                maps=maps,
+                generator=generator,
+            )
+            values[term.name] = term(step)
+        return LossTerms(values)
 
     def _noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
         noise = torch.randn(shape, generator=generator)

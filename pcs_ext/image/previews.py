@@ -44,6 +44,7 @@ class Previews:
     ) -> None:
         self.folder, self.every, self.backbone, self.sampling = folder, every, backbone, sampling
         self.texts = [concept.prompt(prompt) for prompt in prompts for _ in seeds]
+        self.negatives = [concept.negative_prompt()] * len(self.texts)
         self.seeds = list(seeds)
 
     def is_due(self, step: int) -> bool:
@@ -54,7 +55,9 @@ class Previews:
         """Sample with the averaged weights (the raw ones where nothing is averaged) and write the sheet."""
         with run.averaged(), torch.no_grad():
             seeds = self.seeds * (len(self.texts) // len(self.seeds))
-            images = sample(self.backbone, self.texts, seeds=seeds, config=self.sampling)
+            images = sample(
+                self.backbone, self.texts, seeds=seeds, config=self.sampling, negative_prompts=self.negatives
+            )
         path = self.folder / f"{phase}-{step:06d}.png"
         buffer = io.BytesIO()
         _sheet(images, columns=len(self.seeds)).save(buffer, format="PNG")

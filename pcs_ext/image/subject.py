@@ -129,6 +129,7 @@ class Artifact:
         if not prompts or not seeds:
             raise UsageError("generate needs at least one prompt and one seed, got none.")
         texts = [self.concept.prompt(prompt) for prompt in prompts]
+        negative = self.concept.negative_prompt(negative_prompt)
         config = _override(self.sampling, num_inference_steps=steps, guidance_scale=guidance_scale)
         backbone = (
             base if isinstance(base, AbstractBackbone) else self.backbone(base, device=device, precision=precision)
@@ -139,7 +140,7 @@ class Artifact:
                 [text for text in texts for _ in seeds],
                 seeds=[seed for _ in texts for seed in seeds],
                 config=config,
-                negative_prompts=[negative_prompt] * (len(texts) * len(seeds)) if negative_prompt else None,
+                negative_prompts=[negative] * (len(texts) * len(seeds)) if negative else None,
                 reporter=reporter or SilentReporter(),
             )
         common = {"base": backbone.name, "artifact": self.data.content_hash, **dataclasses.asdict(config)}

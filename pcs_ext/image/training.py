@@ -122,6 +122,7 @@ class PhaseLoss:
         latents: LatentCache,
         forgetting: Forgetting | None = None,
         contrast: Contrast | None = None,
+        adapters: Mapping[str, AbstractAdapter] | None = None,
     ) -> None:
         self.phase = phase
         self.forgetting = forgetting
@@ -132,20 +133,28 @@ class PhaseLoss:
         self.latents = latents
         text_trains = any(group.name.split("/")[1] != "denoiser" for group in groups)
         self.prompts = PromptCache(backbone, enabled=not text_trains)
-        self.objective = DenoisingObjective(phase.objective)
+        self.objective = DenoisingObjective(phase.objective, adapters)
 
     def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         """Loss terms of one micro-batch; everything random comes from `generator`."""
         batch = self.photos.batch(self.phase.batch_size, generator)
         if self.class_images is not None:
             batch = stack(batch, self.class_images.batch(self.phase.batch_size, generator))
-        terms = self.objective(self.backbone, batch, self.latents(batch), self.prompts(batch.captions), generator)
+        conditioning, negative = self.prompts(batch.captions), self._negative(batch)
+        terms = self.objective(self.backbone, batch, self.latents(batch), conditioning, generator, negative)
         if self.forgetting is not None:
             terms += LossTerms({"forgetting": self.phase.objective.forgetting_weight * self.forgetting()})
         if self.contrast is not None:
             told_apart = self.contrast(batch.captions[0], generator)
             terms += LossTerms({"classification": self.phase.objective.classification_weight * told_apart})
         return terms
+
+    def _negative(self, batch: Batch) -> Conditioning | None:
+        """Of the captions with the negative word in place of the subject's."""
+        if self.phase.objective.train_guidance == 1:
+            return None
+        concept = self.photos.concept
+        return self.prompts([caption.replace(concept.name, concept.negative) for caption in batch.captions])
 
 
 def stack(photos: Batch, prior: Batch) -> Batch:
@@ -157,6 +166,9 @@ def stack(photos: Batch, prior: Batch) -> Batch:
         images=torch.cat([photos.images, prior.images]),
         captions=photos.captions + prior.captions,
         masks=None if photos.masks is None else torch.cat([photos.masks, ones]),
+        part_masks=None
+        if photos.part_masks is None
+        else torch.cat([photos.part_masks, torch.zeros(count[1], *photos.part_masks.shape[1:])]),
         valid=None if photos.valid is None else torch.cat([photos.valid, ones]),
         is_prior=is_prior,
         keys=None if photos.keys is None or prior.keys is None else photos.keys + prior.keys,

@@ -96,6 +96,9 @@ class Batch:
     """`b` captions, placeholders already replaced by the concept's words."""
     masks: Tensor | None = None
     """Where the subject is, `b 1 h w` in [0, 1]; None: everywhere."""
+    part_masks: Tensor | None = None
+    """Where each of several subjects is, `b k h w` in [0, 1], in the order of the concept's parts; None: there is one.
+    """
     valid: Tensor | None = None
     """Which pixels are photo and not padding, `b 1 h w` in {0, 1}; None: all."""
     is_prior: Tensor | None = None

@@ -5,23 +5,45 @@ from typing import Annotated, TypeAlias
 from pydantic import Discriminator
 
 from pcs_ext.image.adapters.base import AbstractAdapter, injected
+from pcs_ext.image.adapters.bottleneck import BottleneckAdapter, BottleneckConfig
 from pcs_ext.image.adapters.cross_attention import CrossAttentionAdapter, CrossAttentionConfig
 from pcs_ext.image.adapters.embedding import EmbeddingAdapter, EmbeddingConfig
 from pcs_ext.image.adapters.full import FullAdapter, FullConfig
 from pcs_ext.image.adapters.low_rank import LowRankAdapter, LowRankConfig
+from pcs_ext.image.adapters.neti import NetiAdapter, NetiConfig
+from pcs_ext.image.adapters.spectral_shift import SpectralShiftAdapter, SpectralShiftConfig
+from pcs_ext.image.adapters.spectrum import SpectrumAdapter, SpectrumConfig
+from pcs_ext.image.adapters.tail import TailAdapter, TailConfig
 
 AdapterConfig: TypeAlias = Annotated[
-    EmbeddingConfig | LowRankConfig | CrossAttentionConfig | FullConfig,
+    EmbeddingConfig
+    | SpectrumConfig
+    | NetiConfig
+    | TailConfig
+    | LowRankConfig
+    | SpectralShiftConfig
+    | BottleneckConfig
+    | CrossAttentionConfig
+    | FullConfig,
     Discriminator("kind"),
 ]
 """Every adapter's configuration; the field `kind` says which one a JSON object is."""
 
 _CLASSES = {
     EmbeddingConfig: EmbeddingAdapter,
+    SpectrumConfig: SpectrumAdapter,
+    NetiConfig: NetiAdapter,
+    TailConfig: TailAdapter,
     LowRankConfig: LowRankAdapter,
+    BottleneckConfig: BottleneckAdapter,
+    SpectralShiftConfig: SpectralShiftAdapter,
     CrossAttentionConfig: CrossAttentionAdapter,
     FullConfig: FullAdapter,
 }
+
+
+PROMPT_ADAPTERS = (SpectrumConfig, NetiConfig, TailConfig)
+"""Configurations of adapters that change what prompts say by more than rows of the token table."""
 
 
 def build_adapter(name: str, config: AdapterConfig) -> AbstractAdapter:
@@ -34,8 +56,11 @@ def build_adapter(name: str, config: AdapterConfig) -> AbstractAdapter:
 
 
 __all__ = [
+    "PROMPT_ADAPTERS",
     "AbstractAdapter",
     "AdapterConfig",
+    "BottleneckAdapter",
+    "BottleneckConfig",
     "CrossAttentionAdapter",
     "CrossAttentionConfig",
     "EmbeddingAdapter",
@@ -44,6 +69,14 @@ __all__ = [
     "FullConfig",
     "LowRankAdapter",
     "LowRankConfig",
+    "NetiAdapter",
+    "NetiConfig",
+    "SpectralShiftAdapter",
+    "SpectralShiftConfig",
+    "SpectrumAdapter",
+    "SpectrumConfig",
+    "TailAdapter",
+    "TailConfig",
     "build_adapter",
     "injected",
 ]

@@ -19,6 +19,9 @@ from pcs_ext.errors import ArtifactError, UsageError
 class AdapterLayer(nn.Module, abc.ABC):
     """A module that replaces a leaf of the backbone and calls what it replaced."""
 
+    mergeable = True
+    """Whether a weight of the original layer could have the same effect."""
+
     @abc.abstractmethod
     def below(self) -> nn.Module:
         """What this layer replaced: the original module or another adapter's layer."""
@@ -77,14 +80,15 @@ def merged(*roots: nn.Module, limit: int = 2 << 30) -> Iterator[None]:
     """Plain layers of merged weights in place of all chains of stand-ins, for as long as the context lasts.
 
     A plain layer runs in half the time of one with a low-rank adapter on every layer. Afterwards the chains are back,
-    untouched; scales that change meanwhile have no effect before that.
+    untouched; scales that change meanwhile have no effect before that. Chains with a layer that no weight can stand for
+    stay.
 
     Args:
         roots: modules that are not stand-ins themselves.
         limit: bytes of merged weights beyond which nothing is merged.
     """
     with contextlib.ExitStack() as undo:
-        found = [entry for root in roots for entry in _chains(root)]
+        found = [entry for root in roots for entry in _chains(root) if _mergeable(entry[2])]
         if sum(original(chain).weight.nbytes for _, _, chain in found) <= limit:  # type: ignore[union-attr]
             for parent, leaf, chain in found:
                 undo.callback(setattr, parent, leaf, chain)
@@ -99,6 +103,15 @@ def _chains(root: nn.Module) -> Iterator[tuple[nn.Module, str, AdapterLayer]]:
             yield root, name, child
         else:
             yield from _chains(child)
+
+
+def _mergeable(chain: AdapterLayer) -> bool:
+    node: nn.Module = chain
+    while isinstance(node, AdapterLayer):
+        if not node.mergeable:
+            return False
+        node = node.below()
+    return True
 
 
 @torch.no_grad()

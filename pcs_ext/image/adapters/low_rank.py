@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
-from pcs_ext.image.adapters.base import AbstractAdapter
-from pcs_ext.image.adapters.layers import attach, check_name, check_state, copy_into, detach, to_storage
+from pcs_ext.image.adapters.layer_adapter import Found, LayerAdapter, pick_components
 from pcs_ext.image.adapters.low_rank_layers import LowRankLayer, build_layers
 from pcs_ext.image.adapters.targets import TargetPreset, check_patterns, matching_layers
 from pcs_ext.image.backbone import AbstractBackbone
@@ -74,113 +73,23 @@ class LowRankConfig:
         return alpha / self.rank**0.5 if self.use_rslora else alpha / self.rank
 
 
-class LowRankAdapter(AbstractAdapter):
+class LowRankAdapter(LayerAdapter[LowRankLayer]):
     """peft's layers in front of the targets.
 
     Each layer is built alone by peft around the original module and then chained by this class: peft's own injection
     into a whole model leaves traces (`peft_config`, gradient flags) and cannot stack different methods. At scale s a
-    layer computes with W + s (W' - W), whatever the method.
+    layer computes with W + s (W' - W), whatever the method. State: `<component>.<module path>.<peft's tensor name>`,
+    float32: `denoiser.mid_block...to_q.lora_A.weight`.
     """
 
     def __init__(self, name: str, config: LowRankConfig) -> None:
-        self.name = check_name(name)
+        super().__init__(name)
         self.config = config
-        self._layers: dict[str, dict[str, LowRankLayer]] = {}
-        self._injected: list[tuple[nn.Module, str, LowRankLayer]] = []
-        self._pending: dict[str, Tensor] | None = None
-        self._scale = 1.0
 
-    def inject(self, backbone: AbstractBackbone) -> None:
-        """Attach. The backbone's outputs do not change until the adapter is trained.
-
-        Raises:
-            NoMatchingModulesError: the targets match nothing in one of the components.
-            ConfigError: the backbone has no such component.
-            ArtifactError: loaded tensors do not fit this backbone.
-        """
-        assert not self._injected, f"adapter {self.name!r} is injected already"
+    def _find(self, backbone: AbstractBackbone) -> Found:
         modules = pick_components(backbone, self.config.components)
-        found = {name: matching_layers(name, module, self.config.targets) for name, module in modules.items()}
-        if not self._layers:
-            self._build(found)
-        for component, targets in found.items():
-            assert targets.keys() == self._layers[component].keys(), "injected into a backbone of another layout"
-            for path, (place, base) in targets.items():
-                layer = self._layers[component][path]
-                layer.to(device=base.weight.device)
-                attach(modules[component], place, layer)
-                self._injected.append((modules[component], place, layer))
+        return {name: matching_layers(name, module, self.config.targets) for name, module in modules.items()}
 
-    def _build(self, found: Mapping[str, Mapping[str, tuple[str, nn.Linear | nn.Conv2d]]]) -> None:
-        flat = {f"{component}.{path}": base for component, t in found.items() for path, (_, base) in t.items()}
-        built = build_layers(self.config, flat)
-        layers = {component: {p: built[f"{component}.{p}"] for p in targets} for component, targets in found.items()}
-        if self._pending is not None:
-            _load(self.name, layers, self._pending)
-        self._layers, self._pending = layers, None
-        self.set_scale(self._scale)
-
-    def layers(self) -> dict[str, LowRankLayer]:
-        """The injected layers by `component.path`."""
-        return {
-            f"{component}.{path}": layer for component, found in self._layers.items() for path, layer in found.items()
-        }
-
-    def eject(self) -> None:
-        assert self._injected, f"adapter {self.name!r} is not injected"
-        for root, place, layer in self._injected:
-            detach(root, place, layer)
-        self._injected = []
-
-    def parameters(self) -> Mapping[str, tuple[nn.Parameter, ...]]:
-        assert self._layers, f"adapter {self.name!r} has no parameters before it is injected"
-        return {
-            component: tuple(parameter for layer in layers.values() for parameter in layer.tensors().values())
-            for component, layers in self._layers.items()
-        }
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """`<component>.<module path>.<peft's tensor name>`, float32: `denoiser.mid_block...to_q.lora_A.weight`."""
-        if self._pending is not None:
-            return dict(self._pending)
-        return {key: to_storage(tensor) for key, tensor in _tensors(self._layers).items()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        if self._layers:
-            _load(self.name, self._layers, state)
-        else:
-            self._pending = {key: to_storage(tensor) for key, tensor in state.items()}
-
-    def set_scale(self, scale: float) -> None:
-        self._scale = scale
-        for layers in self._layers.values():
-            for layer in layers.values():
-                layer.scale = scale
-
-
-def pick_components(backbone: AbstractBackbone, names: tuple[str, ...]) -> dict[str, nn.Module]:
-    """The named parts of a backbone.
-
-    Raises:
-        ConfigError: it has no such part.
-    """
-    there = backbone.components()
-    missing = [name for name in names if name not in there]
-    if missing:
-        raise ConfigError(f"backbone {backbone.name} has no component {', '.join(missing)}; it has {sorted(there)}.")
-    return {name: there[name] for name in names}
-
-
-def _tensors(layers: Mapping[str, Mapping[str, LowRankLayer]]) -> dict[str, nn.Parameter]:
-    return {
-        f"{component}.{path}.{key}": parameter
-        for component, by_path in layers.items()
-        for path, layer in by_path.items()
-        for key, parameter in layer.tensors().items()
-    }
-
-
-def _load(name: str, layers: Mapping[str, Mapping[str, LowRankLayer]], state: Mapping[str, Tensor]) -> None:
-    tensors = _tensors(layers)
-    check_state(name, tensors, state)
-    copy_into(tensors, state)
+    def _make(self, bases: Mapping[str, nn.Module]) -> dict[str, LowRankLayer]:
+        layers = {path: base for path, base in bases.items() if isinstance(base, (nn.Linear, nn.Conv2d))}
+        return build_layers(self.config, layers)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pcs_ext.image.adapters.layers import AdapterLayer
+from pcs_ext.image.adapters.layer_adapter import TrainedLayer
 
 if TYPE_CHECKING:
     from pcs_ext.image.adapters.low_rank import LowRankConfig
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _SLOT = "default"
 
 
-class LowRankLayer(AdapterLayer):
+class LowRankLayer(TrainedLayer):
     """A peft layer at strength `scale`: base + scale (adapted - base), linear in the weight for every method."""
 
     def __init__(self, tuner: Any, scaling: float | None) -> None:

@@ -4,6 +4,7 @@ Both keep the words in groups, one per adapter. Ids follow the order of the grou
 the same groups are added and removed in the same order.
 """
 
+import abc
 import copy
 import re
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from transformers import AddedToken
 
 from pcs_ext.errors import UsageError
 from pcs_ext.image.adapters.layers import AdapterLayer
+from pcs_ext.image.backbone import AbstractBackbone
 
 
 def vector_tokens(placeholder: str, num_vectors: int) -> tuple[str, ...]:
@@ -108,18 +110,35 @@ def without_group(tokenizer: ExtendedTokenizer, name: str) -> Any:
     return ExtendedTokenizer(tokenizer.base, groups) if groups else tokenizer.base
 
 
-class TokenRows(nn.Module):
-    """The rows of one adapter's new tokens.
+class Rows(nn.Module, abc.ABC):
+    """Where the rows of one adapter's new tokens come from, in one text encoder."""
+
+    def __init__(self, initial: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("initial", initial.detach().clone())
+        self.initial: Tensor
+        """`n d`, float32: the rows at scale 0."""
+        self.scale = 1.0
+        """1 as trained."""
+
+    @abc.abstractmethod
+    def forward(self) -> Tensor:
+        """Rows `n d`, or `b n d` for the `b` sequences that are being encoded, float32."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is stored, live."""
+        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
+
+
+class TokenRows(Rows):
+    """Trained rows, the same for every prompt.
 
     At scale s the encoder reads `initial + s (weight - initial)`: 1 as trained, 0 the word the rows started from.
     """
 
     def __init__(self, initial: Tensor) -> None:
-        super().__init__()
+        super().__init__(initial)
         self.weight = nn.Parameter(initial.detach().clone())
-        self.register_buffer("initial", initial.detach().clone())
-        self.initial: Tensor
-        self.scale = 1.0
 
     def forward(self) -> Tensor:
         """Rows `n d`, float32."""
@@ -139,7 +158,7 @@ class ExtendedEmbedding(AdapterLayer):
         self.first_id = first_id
         """New ids start here; the tokenizer decides it (a table may have unused rows above)."""
         self.groups = nn.ModuleDict()
-        """Adapter name -> TokenRows, in the tokenizer's order."""
+        """Adapter name -> Rows, in the tokenizer's order."""
         self.eos_token_ids: list[tuple[nn.Module, int]] = []
         """Modules whose end mark was set, with what they had before."""
 
@@ -158,12 +177,25 @@ class ExtendedEmbedding(AdapterLayer):
         """Token ids `...` -> rows `... d` in the dtype of the original table."""
         is_new = input_ids >= self.first_id
         old = self.base_layer(input_ids.masked_fill(is_new, 0))
-        rows = torch.cat([group() for group in self.groups.values()])
-        new = F.embedding((input_ids - self.first_id).clamp_min(0), rows)
+        new = _look_up([group() for group in self.groups.values()], (input_ids - self.first_id).clamp_min(0))
         return torch.where(is_new.unsqueeze(-1), new.to(old.dtype), old)
 
 
-def extend_encoder(encoder: nn.Module, tokenizer: ExtendedTokenizer, name: str, rows: TokenRows) -> None:
+def _look_up(groups: Sequence[Tensor], places: Tensor) -> Tensor:
+    """Rows at `places` in the groups laid end to end.
+
+    Args:
+        groups: `n d`, or `b n d` where each of the `b` sequences has rows of its own.
+        places: `b tokens`, or `tokens`.
+    """
+    if all(rows.dim() == 2 for rows in groups):
+        return F.embedding(places, torch.cat(list(groups)))
+    each = [rows if rows.dim() == 3 else rows.expand(len(places), -1, -1) for rows in groups]
+    rows = torch.cat(each, dim=1)
+    return rows.gather(1, places.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
+
+
+def extend_encoder(encoder: nn.Module, tokenizer: ExtendedTokenizer, name: str, rows: Rows) -> None:
     """Give a text encoder the rows of the tokenizer's newest group."""
     table = encoder.get_input_embeddings()  # type: ignore[operator]
     if not isinstance(table, ExtendedEmbedding):
@@ -187,3 +219,14 @@ def restore_encoder(encoder: nn.Module, name: str) -> None:
         for module, eos_token_id in table.eos_token_ids:
             module.eos_token_id = eos_token_id  # type: ignore[assignment]
         encoder.set_input_embeddings(table.below())  # type: ignore[operator]
+
+
+def token_positions(backbone: AbstractBackbone, tokens: Sequence[str], prompts: Sequence[str]) -> Tensor:
+    """Where words that are one token each stand in padded prompts, `b n` bool, on the backbone's device."""
+    tokenizer = backbone.tokenizers[0]
+    length = tokenizer.model_max_length
+    ids = tokenizer(
+        list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+    ).input_ids
+    own = torch.tensor([tokenizer.convert_tokens_to_ids(token) for token in tokens])
+    return torch.isin(ids, own).to(backbone.device)

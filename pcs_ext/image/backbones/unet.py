@@ -4,11 +4,12 @@ import contextlib
 import hashlib
 import re
 from abc import ABC
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.cpu_attention import CpuAttention
@@ -130,21 +131,52 @@ def _to_channels_last(module: nn.Module) -> None:
 def per_layer_states(
     denoiser: nn.Module, paths: Sequence[str], timesteps: Tensor, conditioning: Conditioning, dtype: torch.dtype
 ) -> Iterator[None]:
-    """Inside, each cross-attention module reads its own key and value states."""
+    """Inside, each cross-attention module reads its own key and value states.
+
+    Also in what activation checkpointing computes again after the context is left.
+    """
     if conditioning.per_layer is None:
         yield
         return
+    states = {path: tuple(s.to(dtype) for s in conditioning.at(timesteps, path)) for path in paths}
+    with _recomputing_inside(denoiser, lambda: _reading(denoiser, states)), _reading(denoiser, states):
+        yield
+
+
+@contextlib.contextmanager
+def _reading(denoiser: nn.Module, states: Mapping[str, tuple[Tensor, ...]]) -> Iterator[None]:
+    """Inside, `to_k` and `to_v` of the modules get these states, whatever they are called with."""
     handles = []
     try:
-        for path in paths:
-            keys, values = (states.to(dtype) for states in conditioning.at(timesteps, path))
+        for path, pair in states.items():
             attention = denoiser.get_submodule(path)
-            handles.append(attention.get_submodule("to_k").register_forward_pre_hook(_replacing(keys)))
-            handles.append(attention.get_submodule("to_v").register_forward_pre_hook(_replacing(values)))
+            for name, replacement in zip(("to_k", "to_v"), pair, strict=True):
+                handles.append(attention.get_submodule(name).register_forward_pre_hook(_replacing(replacement)))
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextlib.contextmanager
+def _recomputing_inside(
+    denoiser: nn.Module, context: Callable[[], contextlib.AbstractContextManager[None]]
+) -> Iterator[None]:
+    """Inside, blocks that will be computed again in the backward pass are computed again within `context`."""
+
+    def checkpointed(block: Callable[..., Any], *inputs: Any) -> Any:
+        contexts = lambda: (contextlib.nullcontext(), context())  # noqa: E731
+        return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
+
+    blocks: list[Any] = [module for module in denoiser.modules() if getattr(module, "gradient_checkpointing", False)]
+    before = [block._gradient_checkpointing_func for block in blocks]
+    try:
+        for block in blocks:
+            block._gradient_checkpointing_func = checkpointed
+        yield
+    finally:
+        for block, function in zip(blocks, before, strict=True):
+            block._gradient_checkpointing_func = function
 
 
 def _replacing(states: Tensor):

@@ -53,6 +53,13 @@ class SubjectDataset:
     ) -> None:
         if not photos:
             raise PhotoError("a subject needs at least one photo, got none.")
+        for photo in photos if concept.parts else ():
+            count = 0 if photo.parts is None else len(photo.parts)
+            if count != len(concept.parts):
+                raise PhotoError(
+                    f"{photo.path} has {count} numbered masks, but there are {len(concept.parts)} subjects "
+                    f"({', '.join(concept.parts)}); expected {photo.path.stem}_mask1.png and so on, one for each."
+                )
         self.photos, self.concept = list(photos), concept
         self.resolution, self.augmentation = resolution, augmentation
         self._crops: dict[int, tuple[Tensor, Tensor | None]] = {}
@@ -63,17 +70,30 @@ class SubjectDataset:
         while len(order) < size:
             order += torch.randperm(len(self.photos), generator=generator).tolist()
         samples = [self._sample(index, generator) for index in order[:size]]
-        masks = [mask for _, mask, _, _, _ in samples]
+        masks = [mask for _, mask, *_ in samples]
+        parts = self.concept.parts
         has_mask = any(mask is not None for mask in masks)
         ones = torch.ones(1, *samples[0][0].shape[1:])
         keys = [key for *_, key in samples]
         return Batch(
             images=torch.stack([image for image, *_ in samples]),
             captions=tuple(caption for _, _, _, caption, _ in samples),
-            masks=torch.stack([ones if mask is None else mask for mask in masks]) if has_mask else None,
+            masks=torch.stack(
+                [ones if m is None else self._shown(m, s[3]) for m, s in zip(masks, samples, strict=True)]
+            )
+            if has_mask
+            else None,
+            part_masks=torch.stack([mask for mask in masks if mask is not None]) if parts and has_mask else None,
             valid=torch.stack([valid for _, _, valid, _, _ in samples]) if self.augmentation.relocate else None,
             keys=None if any(key is None for key in keys) else tuple(str(key) for key in keys),
         )
+
+    def _shown(self, masks: Tensor, caption: str) -> Tensor:
+        """Where any of the subjects is that the caption names, `1 h w`."""
+        if not self.concept.parts:
+            return masks.amax(0, keepdim=True)
+        named = [index for index, part in enumerate(self.concept.parts) if part in caption]
+        return masks[named].amax(0, keepdim=True)
 
     def _sample(self, index: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor, str, str | None]:
         photo, augmentation = self.photos[index], self.augmentation
@@ -105,9 +125,19 @@ class SubjectDataset:
         """The photo's own caption, or a template. A caption without `{subject}` gets the subject's name in front."""
         if photo.caption is None:
             chosen = int(torch.randint(len(self.concept.templates), (), generator=generator))
-            return self.concept.prompt(self.concept.templates[chosen])
+            template = self.concept.templates[chosen]
+            if self.concept.parts:
+                return self.concept.caption(template, self._some_parts(generator))
+            return self.concept.prompt(template)
         text = photo.caption if SUBJECT in photo.caption else f"{SUBJECT}, {photo.caption}"
         return self.concept.prompt(text)
+
+    def _some_parts(self, generator: torch.Generator) -> tuple[str, ...]:
+        """Union sampling (Break-A-Scene, arXiv 2305.16311, section 3.2): a random number of random parts."""
+        parts = self.concept.parts
+        count = 1 + int(torch.randint(len(parts), (), generator=generator))
+        chosen = torch.randperm(len(parts), generator=generator)[:count].sort().values
+        return tuple(parts[index] for index in chosen.tolist())
 
 
 def _crop(photo: Photo, side: int, aspect: int, place: float) -> tuple[Tensor, Tensor | None]:
@@ -120,7 +150,8 @@ def _crop(photo: Photo, side: int, aspect: int, place: float) -> tuple[Tensor, T
         part = values[None, :, top : top + edge, left : left + edge * aspect]
         return F.interpolate(part, size=(side, side * aspect), mode="bicubic", antialias=True, align_corners=False)[0]
 
-    mask = None if photo.mask is None else cut(photo.mask).clamp(0, 1)
+    masks = photo.mask if photo.parts is None else photo.parts
+    mask = None if masks is None else cut(masks).clamp(0, 1)
     return cut(photo.image).clamp(-1, 1), mask
 
 
@@ -131,7 +162,7 @@ def relocate(
 
     Args:
         image: `3 s s`.
-        mask: `1 s s` or None.
+        mask: `k s s` or None.
         generator: of scale and place.
 
     Returns:

@@ -19,7 +19,7 @@ MIN_SIDE = 32
 MAX_PIXELS = 200_000_000
 _BACKGROUND = 0.5
 """Gray behind transparent pixels, in [0, 1]."""
-_MASK_SUFFIX = "_mask"
+_MASK = re.compile(r"_mask\d*$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +33,16 @@ class Photo:
     """`1 h w` in [0, 1]: where the subject is, from `NAME_mask.png` or the alpha channel."""
     caption: str | None = None
     """Text of `NAME.txt`."""
+    parts: Tensor | None = None
+    """`k h w` in [0, 1]: where each of several subjects is, from `NAME_mask1.png`, `NAME_mask2.png`, ...; `mask` is
+    then where any of them is."""
 
 
 def find_photos(source: Iterable[Path | str] | Path | str) -> list[Photo]:
     """All photos of a folder (not of its subfolders), or the given files, decoded, in natural order.
 
-    Files named `NAME_mask.*` are masks, `NAME.txt` captions; hidden files and other types are passed over.
+    Files named `NAME_mask.*` or `NAME_mask1.*` are masks, `NAME.txt` captions; hidden files and other types are passed
+    over.
 
     Raises:
         PhotoError: nothing usable is there, or a file is missing, empty, corrupt, tiny or too large.
@@ -68,7 +72,7 @@ def photo_paths(source: Iterable[Path | str] | Path | str) -> list[Path]:
 
 def _photos_in(folder: Path) -> list[Path]:
     files = sorted((f for f in folder.iterdir() if f.is_file() and not f.name.startswith(".")), key=_natural)
-    photos = [f for f in files if f.suffix.lower() in SUFFIXES and not f.stem.endswith(_MASK_SUFFIX)]
+    photos = [f for f in files if f.suffix.lower() in SUFFIXES and not _MASK.search(f.stem)]
     if not photos:
         seen = ", ".join(f.name for f in files[:5]) or "nothing"
         raise PhotoError(
@@ -83,13 +87,15 @@ def _natural(path: Path) -> list[tuple[int, int | str]]:
 
 def _with_companions(path: Path) -> Photo:
     photo = read_photo(path)
-    masks = [
-        m for m in sorted(path.parent.glob(f"{_escape(path.stem)}{_MASK_SUFFIX}.*")) if m.suffix.lower() in SUFFIXES
-    ]
-    mask = read_mask(masks[0], photo) if masks else photo.mask
+    beside = sorted(path.parent.glob(f"{_escape(path.stem)}_mask*"), key=_natural)
+    files = [file for file in beside if file.suffix.lower() in SUFFIXES and _MASK.sub("", file.stem) == path.stem]
+    numbered = [read_mask(file, photo) for file in files if file.stem[-1].isdigit()]
+    whole = [read_mask(file, photo) for file in files if not file.stem[-1].isdigit()]
+    parts = torch.cat(numbered) if numbered else None
+    mask = whole[0] if whole else (photo.mask if parts is None else parts.amax(0, keepdim=True))
     text = path.with_suffix(".txt")
     caption = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else None
-    return dataclasses.replace(photo, mask=mask, caption=caption or None)
+    return dataclasses.replace(photo, mask=mask, caption=caption or None, parts=parts)
 
 
 def _escape(stem: str) -> str:

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from pcs_ext.artifact import ArtifactData
 from pcs_ext.config_io import atomic_folder
 from pcs_ext.errors import UsageError
-from pcs_ext.image.adapters import AbstractAdapter, CrossAttentionConfig, EmbeddingConfig, build_adapter, injected
+from pcs_ext.image.adapters import AbstractAdapter, EmbeddingConfig, build_adapter, injected
 from pcs_ext.image.adapters.layers import canonical_path, merged_weights, original_modules
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.export.diffusers_lora import PREFIXES
 from pcs_ext.image.export.files import ExportOptions
-from pcs_ext.image.export.modules import adapter_configs
+from pcs_ext.image.export.modules import EXPRESSIBLE, adapter_configs, cannot_express, method_of
 
 
 def export_diffusers_model(
@@ -67,10 +67,12 @@ def _weight_adapters(data: ArtifactData) -> tuple[list[AbstractAdapter], set[str
     for name, config in adapter_configs(data).items():
         if isinstance(config, EmbeddingConfig):
             continue
+        if method_of(config) not in EXPRESSIBLE["diffusers-model"].split(", "):
+            raise UsageError(cannot_express(method_of(config), "diffusers-model"))
         adapter = build_adapter(name, config)
         adapter.load_state_dict(data.tensors_of(name))
         adapters.append(adapter)
-        components |= {"denoiser"} if isinstance(config, CrossAttentionConfig) else set(config.components)
+        components |= set(getattr(config, "components", ("denoiser",)))
     if not adapters:
         raise UsageError("this subject changed no weights, it learned tokens only; export it as textual-inversion.")
     return adapters, components

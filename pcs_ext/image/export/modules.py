@@ -13,7 +13,6 @@ from pcs_ext.image.adapters import (
     AdapterConfig,
     CrossAttentionConfig,
     EmbeddingConfig,
-    FullConfig,
     LowRankConfig,
 )
 
@@ -26,7 +25,7 @@ EXPRESSIBLE = {
     "peft": "lora, dora, loha, lokr, oft",
     "kohya": "lora, dora, loha, lokr, cross_attention",
     "textual-inversion": "embedding",
-    "diffusers-model": "lora, dora, loha, lokr, oft, cross_attention, full",
+    "diffusers-model": "lora, dora, loha, lokr, oft, svd, cross_attention, full",
 }
 """Format -> the adapters it can hold."""
 
@@ -95,10 +94,10 @@ def trained_modules(data: ArtifactData, *, target: str, allowed: Iterable[str]) 
     for name, config in adapter_configs(data).items():
         if isinstance(config, EmbeddingConfig):
             continue
-        method = config.method if isinstance(config, LowRankConfig) else config.kind
+        method = method_of(config)
         if method not in allowed:
             raise UsageError(cannot_express(method, target))
-        assert not isinstance(config, FullConfig)
+        assert isinstance(config, (LowRankConfig, CrossAttentionConfig))
         modules += _split(data, name, config, method)
     if not modules:
         raise UsageError(
@@ -109,13 +108,19 @@ def trained_modules(data: ArtifactData, *, target: str, allowed: Iterable[str]) 
     return modules
 
 
+def method_of(config: AdapterConfig) -> str:
+    """How formats call what an adapter does."""
+    return config.method if isinstance(config, LowRankConfig) else config.kind
+
+
 def cannot_express(method: str, target: str) -> str:
     """Which formats can hold what this one cannot."""
     able = [name for name, methods in EXPRESSIBLE.items() if method in methods.split(", ")]
-    return (
-        f"the {target} format cannot hold {method} adapters, it holds {EXPRESSIBLE[target]}; "
-        f"formats that can: {', '.join(able)}."
-    )
+    if able:
+        way_out = f"formats that can: {', '.join(able)}."
+    else:
+        way_out = "no format of other tools can. Use the subject with pcs-ext, which applies it while it generates."
+    return f"the {target} format cannot hold {method} adapters, it holds {EXPRESSIBLE[target]}; {way_out}"
 
 
 def learned_tokens(data: ArtifactData) -> list[LearnedToken]:

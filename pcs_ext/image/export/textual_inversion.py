@@ -12,9 +12,10 @@ from torch import Tensor
 
 from pcs_ext.artifact import ArtifactData
 from pcs_ext.errors import UsageError
+from pcs_ext.image.adapters import PROMPT_ADAPTERS
 from pcs_ext.image.export.files import ExportOptions, check_free, write_safetensors
 from pcs_ext.image.export.metadata import model_spec, token_width, with_hashes
-from pcs_ext.image.export.modules import LearnedToken, learned_tokens
+from pcs_ext.image.export.modules import LearnedToken, adapter_configs, cannot_express, learned_tokens
 
 _SDXL_KEYS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 
@@ -36,6 +37,9 @@ def export_textual_inversion(data: ArtifactData, output: Path, options: ExportOp
         UsageError: the artifact has no learned token, or a file exists.
     """
     options = options or ExportOptions()
+    for config in adapter_configs(data).values():
+        if isinstance(config, PROMPT_ADAPTERS):
+            raise UsageError(cannot_express(config.kind, "textual-inversion"))
     tokens = learned_tokens(data)
     if not tokens:
         raise UsageError(

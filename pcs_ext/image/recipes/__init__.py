@@ -1,19 +1,34 @@
 """Every way to learn a subject that the core knows, listed by hand."""
 
 from pcs_ext.image.recipes.base import Phase, Preset, Recipe, RecipeEntry
+from pcs_ext.image.recipes.break_a_scene import break_a_scene
 from pcs_ext.image.recipes.c_lora import c_lora
+from pcs_ext.image.recipes.cross_initialization import cross_initialization
 from pcs_ext.image.recipes.custom_diffusion import custom_diffusion
+from pcs_ext.image.recipes.dreamartist import dreamartist
 from pcs_ext.image.recipes.dreambooth import dreambooth
 from pcs_ext.image.recipes.dreambooth_lora import dreambooth_lora
+from pcs_ext.image.recipes.he_data import he_data
+from pcs_ext.image.recipes.hiper import hiper
 from pcs_ext.image.recipes.lycoris import loha, lokr
 from pcs_ext.image.recipes.mc_ti import mc_ti
-from pcs_ext.image.recipes.oft import oft
+from pcs_ext.image.recipes.mix_of_show import mix_of_show
+from pcs_ext.image.recipes.neti import neti
+from pcs_ext.image.recipes.oft import coft, oft
+from pcs_ext.image.recipes.p_plus import p_plus
+from pcs_ext.image.recipes.persam import persam
+from pcs_ext.image.recipes.prospect import prospect
+from pcs_ext.image.recipes.reversion import reversion
 from pcs_ext.image.recipes.stitchdiffusion import stitchdiffusion
+from pcs_ext.image.recipes.style_friendly import style_friendly
+from pcs_ext.image.recipes.styledrop import styledrop
+from pcs_ext.image.recipes.svdiff import svdiff
 from pcs_ext.image.recipes.textual_inversion import dvar, textual_inversion
+from pcs_ext.image.recipes.unet_finetune import unet_finetune
 
 __all__ = ["RECIPES", "Phase", "Preset", "Recipe", "RecipeEntry"]
 
-_ENTRIES = (
+_WEIGHTS = (
     (
         "dreambooth-lora",
         "rare word, LoRA on attention, prior preservation; the default",
@@ -22,7 +37,14 @@ _ENTRIES = (
         dreambooth_lora,
     ),
     ("dreambooth", "rare word, all denoiser weights, prior preservation", "2208.12242", "dreambooth", dreambooth),
-    ("textual-inversion", "one new word vector, nothing else", "2208.01618", "textual-inversion", textual_inversion),
+    (
+        "he-data-perspective",
+        "dreambooth beside class images with detailed captions of one form",
+        "2311.04315",
+        "he-data-perspective",
+        he_data,
+    ),
+    ("persam", "dreambooth that looks at masked subjects alone", "2305.03048", "persam", persam),
     (
         "custom-diffusion",
         "a new word and the cross-attention keys and values",
@@ -33,18 +55,67 @@ _ENTRIES = (
     ("lycoris-loha", "rare word, Hadamard-product updates", "2309.14859", "lycoris", loha),
     ("lycoris-lokr", "rare word, Kronecker-product updates", "2309.14859", "lycoris", lokr),
     ("oft", "rare word, orthogonal rotations of the weights", "2306.07280", "oft", oft),
-    (
-        "c-lora",
-        "subjects one after another, earlier ones kept",
-        "2304.06027",
-        "continual-diffusion",
-        c_lora,
-    ),
-    ("stitchdiffusion", "how 360 degree panoramas look", "2310.18840", "stitchdiffusion", stitchdiffusion),
-    ("mc-ti", "a new word that also tells its class from others", "2410.22317", "mc-ti", mc_ti),
-    ("dvar", "textual inversion that stops by itself", "2302.04841", "dvar", dvar),
+    ("coft", "oft whose rotations stay small", "2306.07280", "oft", coft),
+    ("unet-finetune", "rare word, bottlenecks behind cross-attention", "2303.18181", "unet-finetune", unet_finetune),
+    ("svdiff", "rare word, shifts of the weights' singular values", "2303.11305", "svdiff", svdiff),
 )
+_WORDS = (
+    ("textual-inversion", "one new word vector, nothing else", "2208.01618", "textual-inversion", textual_inversion),
+    ("dvar", "textual inversion that stops by itself", "2302.04841", "dvar", dvar),
+    ("p-plus", "a word vector per cross-attention layer", "2303.09522", "p-plus", p_plus),
+    ("prospect", "a word vector per stage of denoising", "2305.16225", "prospect", prospect),
+    ("neti", "a small network of timestep and layer gives the word vector", "2305.15391", "neti", neti),
+    (
+        "dreamartist",
+        "a word and a word for the negative prompt, from one photo",
+        "2211.11337",
+        "dreamartist",
+        dreamartist,
+    ),
+    ("hiper", "vectors behind the prompt's text, from one photo", "2303.08767", "hiper", hiper),
+    (
+        "cross-initialization",
+        "two word vectors that start as the text encoder's output and stay near it",
+        "2312.15905",
+        "cross-initialization",
+        cross_initialization,
+    ),
+)
+_SEVERAL = (
+    (
+        "break-a-scene",
+        "words, then all weights, from masks; several subjects of one photo",
+        "2305.16311",
+        "break-a-scene",
+        break_a_scene,
+    ),
+    ("mix-of-show", "layer-wise words and a LoRA, to be fused with others", "2305.18292", "mix-of-show", mix_of_show),
+)
+_STYLES = (
+    (
+        "styledrop",
+        "one picture in bottlenecks; a port from another kind of model",
+        "2306.00983",
+        "styledrop",
+        styledrop,
+    ),
+    ("style-friendly", "LoRA trained at the noise levels of style", "2411.14793", "style-friendly", style_friendly),
+)
+_OTHERS = (
+    ("mc-ti", "a new word that also tells its class from others", "2410.22317", "mc-ti", mc_ti),
+    ("reversion", "a word for a relation between two things", "2303.13495", "reversion", reversion),
+    ("c-lora", "subjects one after another, earlier ones kept", "2304.06027", "continual-diffusion", c_lora),
+    ("stitchdiffusion", "how 360 degree panoramas look", "2310.18840", "stitchdiffusion", stitchdiffusion),
+)
+_SCOPES = {
+    "a subject, in weights": _WEIGHTS,
+    "a subject, in words alone": _WORDS,
+    "several subjects": _SEVERAL,
+    "a style": _STYLES,
+    "other": _OTHERS,
+}
 RECIPES: dict[str, RecipeEntry] = {
-    id: RecipeEntry(id=id, summary=summary, paper=f"arXiv {paper}", system=system, build=build)
-    for id, summary, paper, system, build in _ENTRIES
+    id: RecipeEntry(id=id, summary=summary, paper=f"arXiv {paper}", system=system, scope=scope, build=build)
+    for scope, entries in _SCOPES.items()
+    for id, summary, paper, system, build in entries
 }

@@ -9,7 +9,7 @@ from pcs_ext.image.recipes.base import Phase, Preset, Recipe
 from pcs_ext.image.recipes.presets import SAMPLING
 
 
-def dreambooth(noun: str, preset: Preset) -> Recipe:
+def dreambooth(noun: str, preset: Preset, *, id: str = "dreambooth") -> Recipe:
     """Full fine-tuning of the denoiser.
 
     `sd`: 800 steps at 5e-6, 200 class images, prior weight 1 (the values the survey's comparison used). The paper's
@@ -17,7 +17,7 @@ def dreambooth(noun: str, preset: Preset) -> Recipe:
     """
     small = preset == "toybox"
     return Recipe(
-        id="dreambooth",
+        id=id,
         concept=Concept(class_noun=noun, mode="rare", templates=("a photo of {subject}",)),
         adapters={"denoiser": FullConfig(components=("denoiser",))},
         phases=(

@@ -9,10 +9,15 @@ from pcs_ext.config_io import from_jsonable, to_jsonable
 from pcs_ext.errors import ArtifactError, ConfigError, NoMatchingModulesError, UsageError
 from pcs_ext.image.adapters import (
     AdapterConfig,
+    BottleneckConfig,
     CrossAttentionConfig,
     EmbeddingConfig,
     FullConfig,
     LowRankConfig,
+    NetiConfig,
+    SpectralShiftConfig,
+    SpectrumConfig,
+    TailConfig,
     build_adapter,
     injected,
 )
@@ -28,9 +33,15 @@ CONFIGS = {
     "loha": LowRankConfig(method="loha", rank=2, alpha=1.0, targets="all_linear_conv", components=BOTH),
     "lokr": LowRankConfig(method="lokr", rank=2, alpha=1.0, targets="all_linear_conv", components=BOTH),
     "oft": LowRankConfig(method="oft", rank=4, targets="all_linear_conv", components=BOTH),
+    "bottleneck": BottleneckConfig(width=4),
+    "tail": TailConfig(placeholder="<rex>", num_vectors=3, initializer="a photo of the dog"),
+    "svd": SpectralShiftConfig(components=BOTH),
+    "neti": NetiConfig(placeholder="<rex>", initializer="dog", frequencies=16, anchors=4, width=8, nested_dropout=0.0),
     "cross_attention": CrossAttentionConfig(),
     "full": FullConfig(components=BOTH),
+    "spectrum": SpectrumConfig(placeholder="<rex>", num_vectors=2, initializer="dog"),
 }
+TOKENS = ("embedding", "spectrum", "neti", "tail")
 ADAPTERS = pytest.mark.parametrize("key", CONFIGS)
 
 
@@ -48,7 +59,7 @@ def disturb(adapter, seed=0, size=0.05):
 
 @ADAPTERS
 def test_injection_changes_nothing_until_trained_and_ejection_leaves_no_trace(key, backbone, run, snapshot):
-    prompt = "a photo of <rex>" if key != "embedding" else "a photo of the dog"
+    prompt = "a photo of <rex>" if key not in TOKENS else "a photo of the dog"
     before, output = snapshot(backbone), run(backbone, prompt)
     adapter = build(key)
     adapter.inject(backbone)
@@ -68,7 +79,8 @@ def test_merged_layers_draw_the_same_and_the_chains_come_back(pair, backbone, ru
             disturb(adapter)
         before, output = snapshot(backbone), run(backbone)
         with merged(backbone.denoiser):
-            assert not any(isinstance(module, AdapterLayer) for module in backbone.denoiser.modules())
+            left = [module for module in backbone.denoiser.modules() if isinstance(module, AdapterLayer)]
+            assert bool(left) == ("bottleneck" in pair), "only what no weight can stand for stays"
             torch.testing.assert_close(run(backbone), output, rtol=1e-4, atol=1e-4)
         assert snapshot(backbone) == before
         assert torch.equal(run(backbone), output)
@@ -171,9 +183,11 @@ def test_injecting_again_keeps_parameters_and_output(key, backbone, run):
 @torch.no_grad()
 def test_scale_zero_is_the_base_and_scales_are_continuous(key, sd, run):
     adapter, prompt = build(key), "a photo of <rex>"
-    if key == "embedding":  # at 0 the tokens are what they started as
+    if key in TOKENS:  # at 0 the tokens are what they started as
         with injected(sd, adapter):
+            adapter.set_scale(0.0)
             base = run(sd, prompt)
+            adapter.set_scale(1.0)
     else:
         base = run(sd, prompt)
     with injected(sd, adapter):

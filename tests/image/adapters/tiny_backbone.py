@@ -7,6 +7,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.unet import per_layer_states
 from pcs_ext.image.noise import NoiseSchedule
 from pcs_ext.image.types import Conditioning
 
@@ -120,7 +121,8 @@ class TinyBackbone(AbstractBackbone):
         more = None
         if conditioning.pooled is not None:
             more = {"text_embeds": conditioning.pooled, "time_ids": conditioning.time_ids}
-        return self.denoiser(noisy_latents, timesteps, conditioning.states, added_cond_kwargs=more).sample
+        with per_layer_states(self.denoiser, self.cross_attention_paths(), timesteps, conditioning, self.dtype):
+            return self.denoiser(noisy_latents, timesteps, conditioning.states, added_cond_kwargs=more).sample
 
     def token_count(self, prompt):
         return len(self.tokenizers[0](prompt).input_ids) - 2
@@ -154,6 +156,7 @@ def snapshot_of(backbone):
             name: [*sorted(vars(module)), vars(module).get("eos_token_id"), module.training]
             for name, module in modules.items()
         },
+        "backbone": sorted(vars(backbone)),
         "tokenizer ids": [id(tokenizer) for tokenizer in backbone.tokenizers],
         "words": [len(tokenizer) for tokenizer in backbone.tokenizers],
     }

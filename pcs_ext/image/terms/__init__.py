@@ -1,0 +1,31 @@
+"""Terms that recipes add to the denoising loss, one file each."""
+
+from typing import Annotated, TypeAlias
+
+from pydantic import Discriminator
+
+from pcs_ext.image.terms.anchor import AnchorConfig, AnchorTerm
+from pcs_ext.image.terms.attention import AttentionConfig, AttentionTerm
+from pcs_ext.image.terms.base import AbstractTerm, Step
+from pcs_ext.image.terms.steering import SteeringConfig, SteeringTerm
+
+TermConfig: TypeAlias = Annotated[AnchorConfig | AttentionConfig | SteeringConfig, Discriminator("kind")]
+"""Every term's configuration; the field `kind` says which one a JSON object is."""
+
+_CLASSES = {AnchorConfig: AnchorTerm, AttentionConfig: AttentionTerm, SteeringConfig: SteeringTerm}
+
+
+def build_term(config: TermConfig) -> AbstractTerm:
+    """The term a configuration describes."""
+    return _CLASSES[type(config)](config)  # type: ignore[arg-type]
+
+
+__all__ = [
+    "AbstractTerm",
+    "AnchorConfig",
+    "AttentionConfig",
+    "SteeringConfig",
+    "Step",
+    "TermConfig",
+    "build_term",
+]

@@ -1,0 +1,99 @@
+"""A learned word for a relation, pulled towards prepositions (ReVersion, Huang et al. 2023, arXiv 2303.13495)."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pcs_ext.config_io import config
+from pcs_ext.errors import ConfigError
+from pcs_ext.image.adapters.layers import original
+from pcs_ext.image.adapters.vocabulary import ExtendedTokenizer, TokenRows
+from pcs_ext.image.terms.base import AbstractTerm, Step
+
+PREPOSITIONS = tuple(
+    "aboard about above across after against along among around as at before behind below beneath beside between "  # noqa: SIM905
+    "beyond by down following for from in inside into like near of off on onto out over past to toward under "
+    "underneath up upon with within without".split()
+)
+
+
+@config
+class SteeringConfig:
+    """InfoNCE between the learned row, prepositions as positives, and the caption's other words as negatives."""
+
+    kind: Literal["steering"] = "steering"
+    """Tag of this term in JSON."""
+    positives: int = 4
+    """Prepositions drawn per caption."""
+    temperature: float = 0.07
+    """Divides the cosines."""
+    weight: float = 0.01
+    """Of the term."""
+
+
+class SteeringTerm(AbstractTerm):
+    """-log(sum over positives / sum over positives and negatives) of exp(cosine / temperature), mean over captions.
+
+    Differs from the paper: its list of prepositions is not known here, the list is ours, and of it those that are one
+    token of the model are used.
+    """
+
+    name = "steering"
+
+    def __init__(self, config: SteeringConfig) -> None:
+        self.config = config
+
+    def __call__(self, step: Step) -> Tensor:
+        losses: list[Tensor] = []
+        for adapter in step.words().values():
+            for index, rows in enumerate(adapter.rows()):
+                if not isinstance(rows, TokenRows):
+                    raise ConfigError("steering works on rows of adapters of kind embedding.")
+                losses += self._of_encoder(step, index, rows.weight, adapter.tokens[0])
+        return self.config.weight * torch.stack(losses).mean() if losses else torch.zeros(())
+
+    def _of_encoder(self, step: Step, index: int, learned: Tensor, placeholder: str) -> list[Tensor]:
+        tokenizer = step.backbone.tokenizers[index]
+        assert isinstance(tokenizer, ExtendedTokenizer)
+        embedding = original(step.backbone.text_encoders[index].get_input_embeddings())
+        assert isinstance(embedding, nn.Embedding)
+        prepositions = single_tokens(tokenizer.base, PREPOSITIONS)
+        losses = []
+        for caption in step.batch.captions:
+            if placeholder not in caption:
+                continue
+            picked = torch.randperm(len(prepositions), generator=step.generator)[: self.config.positives].tolist()
+            text = caption.replace(placeholder, " ")
+            others = tokenizer.base(text, add_special_tokens=False).input_ids
+            positives = embedding.weight[[prepositions[i] for i in picked]]
+            negatives = embedding.weight[others]
+            losses.append(info_nce(learned.mean(0), positives, negatives, self.config.temperature))
+        return losses
+
+
+def single_tokens(tokenizer: object, words: tuple[str, ...]) -> list[int]:
+    """Ids of the words that are one token.
+
+    Raises:
+        ConfigError: none is.
+    """
+    pieces = [tokenizer(word, add_special_tokens=False).input_ids for word in words]  # type: ignore[operator]
+    ids = [ids[0] for ids in pieces if len(ids) == 1]
+    if not ids:
+        raise ConfigError("none of the prepositions is one token of this base, so there is nothing to steer towards.")
+    return ids
+
+
+def info_nce(anchor: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """InfoNCE with several positives, 0-d.
+
+    Args:
+        anchor: `d`.
+        positives, negatives: `p d` and `n d`; n may be 0.
+        temperature: divides the cosines.
+    """
+    cosines = F.normalize(torch.cat([positives, negatives]).float(), dim=-1) @ F.normalize(anchor.float(), dim=-1)
+    logits = cosines / temperature
+    return logits.logsumexp(0) - logits[: len(positives)].logsumexp(0)
