@@ -13,7 +13,7 @@ Verbs = Mapping[str, Callable[..., Any]]
 
 _PROMISE = "Teach a diffusion model your subject once; use it in images, video, 3D, vector art and panoramas."
 _SECTIONS = {
-    "Learn a subject, make pictures": ("learn", "image", "evaluate", "export", "continual"),
+    "Learn a subject, make pictures": ("learn", "image", "evaluate", "export", "merge", "continual", "classes"),
     "Videos, 3D, vector art, panoramas": ("video", "3d", "svg", "panorama"),
     "Protect": ("protect", "verify", "censor"),
     "Find out": ("demo", "doctor", "recipes", "systems", "tokens"),

@@ -27,6 +27,7 @@ def test_help_names_the_verbs_and_imports_no_torch() -> None:
         "doctor",
         "tokens",
         "recipes",
+        "merge",
         "demo",
         "protect",
         "verify",

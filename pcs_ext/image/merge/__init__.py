@@ -1,0 +1,5 @@
+"""Several learned subjects in one artifact."""
+
+from pcs_ext.image.merge.combine import Method, merge
+
+__all__ = ["Method", "merge"]
