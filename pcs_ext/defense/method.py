@@ -87,7 +87,11 @@ class Defense:
         """About `steps` gradient steps in all: fewer rounds first, then shorter ones; training shrinks with them."""
         if self.rounds > 1:
             rounds = max(1, round(steps / self.steps))
-            return dataclasses.replace(self, rounds=rounds, steps=min(self.steps, steps))
+            training = self.training
+            if training is not None and training.pool > 1:  # every state of the pool keeps its turns
+                turn = max(1, round(training.turn * rounds / self.rounds))
+                training = dataclasses.replace(training, turn=turn)
+            return dataclasses.replace(self, rounds=rounds, steps=min(self.steps, steps), training=training)
         training = self.training
         if training is not None and training.first_steps:
             first = max(1, round(training.first_steps * steps / self.steps))

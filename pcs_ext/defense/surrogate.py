@@ -42,6 +42,11 @@ class Training:
     """On clean photos at the start of each round, forgotten at its end (ASPL, step a)."""
     protected_steps: int = 0
     """On the photos protected so far, at the end of each round (ASPL, step c)."""
+    pool: int = 1
+    """States of the first training that take turns as the surrogate, evenly spread from none of its steps to all
+    (MetaCloak, arXiv 2311.13127); 1: the last one alone."""
+    turn: int = 1
+    """Rounds that a state of the pool serves, training on as it does; then the next one comes, as it was stored."""
     prior_loss_weight: float = 1.0
     """Of the class images' loss; 0 uses none."""
     class_images: int = 0
@@ -60,6 +65,11 @@ class Training:
     def __post_init__(self) -> None:
         if self.prior_loss_weight > 0 and self.class_images < 1:
             raise ConfigError("a surrogate with prior_loss_weight above 0 needs class_images of at least 1.")
+        if self.pool < 1 or self.turn < 1 or (self.pool > 1 and self.first_steps < self.pool - 1):
+            raise ConfigError(
+                "pool and turn of a surrogate must be at least 1, and a pool needs a first training of a step for each "
+                f"state but the first; got {self.pool}, {self.turn} and first_steps {self.first_steps}."
+            )
 
     @property
     def alternates(self) -> bool:
@@ -117,6 +127,7 @@ class Surrogate:
         self._prior: Latents | None = None
         self._fit: Fit | None = None
         self._before: dict[str, Tensor] | None = None
+        self._pool: list[dict[str, Tensor]] = []
         self._conditioning: Conditioning | None = None
 
     @contextlib.contextmanager
@@ -150,10 +161,25 @@ class Surrogate:
         if self._clean is None:
             self._clean = Latents(self.backbone, clean)
         if number == 0 and self.training.first_steps:
-            self._train(self._clean, self.training.first_steps)
+            self._train_first(self._clean)
+        if self._pool and number % self.training.turn == 0:
+            self._restore(self._pool[number // self.training.turn % len(self._pool)])
         if self.training.clean_steps:
             self._before = self._snapshot()
             self._train(self._clean, self.training.clean_steps)
+
+    def _train_first(self, clean: Latents) -> None:
+        """All steps at once, or in parts with a state of the pool stored before each and after the last."""
+        assert self.training is not None
+        parts = self.training.pool - 1
+        if not parts:
+            self._train(clean, self.training.first_steps)
+            return
+        self._pool = [self._snapshot()]
+        for part in range(1, parts + 1):
+            done = round(self.training.first_steps * (part - 1) / parts)
+            self._train(clean, round(self.training.first_steps * part / parts) - done)
+            self._pool.append(self._snapshot())
 
     def after_round(self, protected: Tensor) -> None:
         """Forget the clean steps and train on what the photos are now; `protected` are views `n 3 h w`."""
@@ -166,14 +192,23 @@ class Surrogate:
             self._train(Latents(self.backbone, protected), self.training.protected_steps)
 
     def state(self) -> dict[str, Tensor]:
-        """Weights and averages between rounds, copied to the CPU."""
-        return {} if self._fit is None else {k: v.detach().cpu() for k, v in self._snapshot().items()}
+        """Weights and averages between rounds, and those of the pool, copied to the CPU."""
+        if self._fit is None:
+            return {}
+        states = {"": self._snapshot()} | {f"pool/{index}/": state for index, state in enumerate(self._pool)}
+        return {prefix + key: value.detach().cpu() for prefix, state in states.items() for key, value in state.items()}
 
     def load_state(self, state: dict[str, Tensor], trained_steps: int) -> None:
         """Go on from `state`; inside `active`."""
         self.trained_steps = trained_steps
-        if self._fit is not None:
-            self._restore(state)
+        if self._fit is None:
+            return
+        self._pool = [
+            {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            for prefix in (f"pool/{index}/" for index in range(self.training.pool if self.training else 0))
+            if any(key.startswith(prefix) for key in state)
+        ]
+        self._restore({key: value for key, value in state.items() if not key.startswith("pool/")})
 
     @property
     def _text_trains(self) -> bool:

@@ -165,6 +165,29 @@ def test_a_fixed_surrogate_really_moves(sd: AbstractBackbone) -> None:
     assert surrogate.trained_steps == 6
 
 
+def test_the_states_of_a_pool_take_turns_and_come_back_as_they_were_stored(sd: AbstractBackbone) -> None:
+    training = RECIPES["metacloak"].build("sd").training
+    assert training is not None
+    training = dataclasses.replace(training, prior_loss_weight=0.0, first_steps=4, pool=3, turn=2)
+    surrogate = Surrogate(sd, [PROMPT], training=training, seed=SEED)
+    views = torch.stack([photo.pixels.float() / 127.5 - 1 for photo in noise_photos(2)])
+    seen = []
+    with surrogate.active():
+        for number in range(8):
+            surrogate.before_round(number, views)
+            state = surrogate.state()
+            seen.append({k: v for k, v in state.items() if k.startswith("parameter")})
+            surrogate.after_round(views)
+    same = [all(torch.equal(seen[0][key], state[key]) for key in state) for state in seen]
+    assert same == [True, False, False, False, False, False, True, False], "the first state comes again after 3 turns"
+    assert surrogate.trained_steps == 4 + 8 * training.protected_steps
+    assert training.first_steps == 4
+    method = RECIPES["metacloak"].build("sd").with_steps(144)
+    assert method.rounds == 24
+    assert method.training is not None
+    assert method.training.turn == 1, "all six states still take part, four times"
+
+
 def frozen(**changes: Any) -> Defense:
     method = Defense(id="frozen", budget=Budget(levels=8), rule=StepRule(size=1.0), steps=6, objective=DenoisingGain())
     return dataclasses.replace(method, **changes)
@@ -208,12 +231,16 @@ def test_the_gradient_is_the_plain_one(sd: AbstractBackbone) -> None:
     assert F.mse_loss(ours * 127.5, leaf.grad[0]).sqrt() < 1e-6 * leaf.grad.abs().max() + 1e-9
 
 
-@pytest.mark.parametrize("kind", ["frozen", "fsmg", "aspl", "simac"])
+@pytest.mark.parametrize("kind", ["frozen", "fsmg", "aspl", "simac", "metacloak"])
 def test_a_resumed_run_is_the_uninterrupted_one(kind: str, sd: AbstractBackbone) -> None:
     method = frozen(start="random") if kind == "frozen" else RECIPES[kind].build("sd")
     if method.training is not None:
         training = dataclasses.replace(
-            method.training, prior_loss_weight=0.0, first_steps=method.training.first_steps and 2
+            method.training,
+            prior_loss_weight=0.0,
+            first_steps=method.training.first_steps and 2,
+            pool=min(3, method.training.pool),
+            turn=1,
         )
         method = dataclasses.replace(
             method, training=training, rounds=min(3, method.rounds), steps=2 if method.rounds > 1 else 4

@@ -40,6 +40,7 @@ def short(name: str, steps: int = 3) -> Defense:
             training,
             prior_loss_weight=0.0,
             first_steps=min(2, training.first_steps),
+            pool=min(3, training.pool),
             clean_steps=min(2, training.clean_steps),
             protected_steps=min(1, training.protected_steps),
         )
@@ -110,13 +111,14 @@ def test_recipes_survive_json_and_name_their_system(name: str) -> None:
 
 def test_budgets_are_those_that_the_scripts_print() -> None:
     expected = {"fsmg-compat": "fsmg", "aspl-compat": "aspl", "simac": "simac", "advdm": "advdm", "mist": "mist",
-                "sds": "sds", "photoguard": "photoguard", "pid": "pid"}  # fmt: skip
+                "sds": "sds", "photoguard": "photoguard", "pid": "pid", "metacloak": "metacloak"}  # fmt: skip
     for name, convention in expected.items():
         method = RECIPES[name].build("sd")
         assert method.budget.levels == pytest.approx(CONVENTIONS[convention].budget_levels), name
         assert method.rule.size == pytest.approx(CONVENTIONS[convention].step_levels), name
     assert RECIPES["aspl-compat"].build("sd").gradient_steps == 300
     assert RECIPES["fsmg-compat"].build("sd").gradient_steps == 100
+    assert RECIPES["metacloak"].build("sd").gradient_steps == 14_400
     assert RECIPES["photoguard"].build("sd").rule.at(999, 1000) == pytest.approx(2.55 / 100)
 
 

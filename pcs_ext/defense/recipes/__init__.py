@@ -5,6 +5,7 @@ from pcs_ext.defense.recipes.advdm import advdm
 from pcs_ext.defense.recipes.aspl import aspl, aspl_compat, e_aspl, e_aspl_compat, t_aspl, t_aspl_compat
 from pcs_ext.defense.recipes.caat import caat
 from pcs_ext.defense.recipes.fsmg import fsmg, fsmg_compat, t_fsmg, t_fsmg_compat
+from pcs_ext.defense.recipes.metacloak import metacloak
 from pcs_ext.defense.recipes.mist import mist
 from pcs_ext.defense.recipes.photoguard import photoguard
 from pcs_ext.defense.recipes.pid import pid
@@ -27,6 +28,7 @@ _ENTRIES = (
     ("t-fsmg-compat", "the same as released", *_ANTI, t_fsmg_compat),
     ("simac", "ASPL at chosen timesteps", "2312.07865", None, simac),
     ("caat", "photos and cross-attention keys and values move in turn", "CVPR 2024", None, caat),
+    ("metacloak", "surrogates from all of a training take turns; transforms; slow", "2311.13127", None, metacloak),
     ("advdm", "the frozen base's loss", "2302.04578", None, advdm),
     ("mist", "the frozen base's loss and a moire target in latents", "2305.12683", None, mist),
     ("sds", "score distillation through the encoder, downhill", "2311.12832", None, sds),
