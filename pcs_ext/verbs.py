@@ -15,7 +15,7 @@ _PROMISE = "Teach a diffusion model your subject once; use it in images, video, 
 _SECTIONS = {
     "Learn a subject, make pictures": ("learn", "image", "evaluate", "export", "merge", "continual", "classes"),
     "Videos, 3D, vector art, panoramas": ("video", "3d", "svg", "panorama"),
-    "Protect": ("protect", "verify", "censor"),
+    "Protect": ("protect", "verify", "censor", "audit"),
     "Find out": ("demo", "doctor", "recipes", "systems", "tokens"),
 }
 """Heading -> first words of its verbs; whatever stands in none of them comes last, under `More`."""
