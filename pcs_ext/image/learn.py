@@ -96,6 +96,7 @@ def learn(
     previews: int = 0,
     after: Sequence[Artifact] = (),
     rivals: Rivals | None = None,
+    start: Artifact | None = None,
     reporter: Reporter | None = None,
 ) -> Artifact:
     """Teach a diffusion model a subject.
@@ -119,6 +120,8 @@ def learn(
         after: subjects learned on this base before, in their order; they stay in it, frozen, while this one is learned
             (see `Ledger`).
         rivals: photos of other classes that the subject's word shall be told from; counts where the recipe weighs it.
+        start: go on from this subject's weights instead of from fresh adapters; its words are kept, its adapters must
+            be the recipe's.
         reporter: hears events and progress.
 
     Raises:
@@ -136,7 +139,7 @@ def learn(
     loaded = isinstance(base, AbstractBackbone)
     backbone = base if loaded else load_backbone(base, device=device, precision=precision, reporter=reporter)
     resolved = resolve_recipe(recipe, noun, preset_of(backbone), config=config)
-    resolved = _with_token(_with_request(resolved, token, steps), backbone)
+    resolved = _with_token(_with_start(_with_request(resolved, token, steps), start, backbone), backbone)
     reporter.event(
         "learn", f"{resolved.id}: {len(found)} photos, {resolved.steps} steps, on {backbone.device}", photos=len(found)
     )
@@ -144,7 +147,7 @@ def learn(
     class_images = _class_images(resolved, backbone, seed, reporter)
     sheets = Previews(Path(f"{output}.previews"), previews, backbone, resolved.concept, resolved.sampling)
     run = _Run(resolved, backbone, data, class_images, sheets, seed, Path(f"{output}.training"), reporter, after,
-               rivals)  # fmt: skip
+               rivals, start)  # fmt: skip
     try:
         losses = run.train()
     except KeyboardInterrupt:
@@ -175,6 +178,7 @@ def _artifact(run: "_Run", found: Sequence[Photo], losses: list[float]) -> Artif
             "photos": {photo.path.name: file_sha256(photo.path) for photo in found},
             "after": run.after_hashes(),
             "rivals": None if run.rivals is None else run.rivals.digest,
+            "start": run.start_hashes(),
             "final_loss": sum(losses[-50:]) / max(len(losses[-50:]), 1),
             "losses": losses,
         },
@@ -203,8 +207,9 @@ class _Run:
         reporter: Reporter,
         after: Sequence[Artifact] = (),
         rivals: Rivals | None = None,
+        start: Artifact | None = None,
     ) -> None:
-        self.after, self.rivals = tuple(after), rivals
+        self.after, self.rivals, self.start = tuple(after), rivals, start
         self.recipe, self.backbone, self.data, self.class_images = recipe, backbone, data, class_images
         self.previews = previews
         self.seed, self.folder, self.reporter = seed, folder, reporter
@@ -212,6 +217,9 @@ class _Run:
         self.adapters: Mapping[str, AbstractAdapter] = {
             name: build_adapter(name, config) for name, config in recipe.adapters.items()
         }
+        if start is not None:
+            for name, adapter in self.adapters.items():
+                adapter.load_state_dict(start.data.tensors_of(name))
 
     def train(self) -> list[float]:
         """Run all phases; returns the total loss of every step, those before an interruption included."""
@@ -237,7 +245,7 @@ class _Run:
 
     def _company(self) -> list[str]:
         """Digests of what a run that goes on must meet again beside its own settings."""
-        return [*self.after_hashes(), *([] if self.rivals is None else [self.rivals.digest])]
+        return [*self.after_hashes(), *([] if self.rivals is None else [self.rivals.digest]), *self.start_hashes()]
 
     def _contrast(self, phase: Phase) -> Contrast | None:
         if self.rivals is None or phase.objective.classification_weight <= 0:
@@ -245,6 +253,10 @@ class _Run:
         reader, clip = PromptReader(self.backbone, self.rivals.clip), self.rivals.clip
         own = photo_features(clip, self.data.photos)
         return Contrast(reader, own, self.rivals.features, phase.objective.classification_scale)
+
+    def start_hashes(self) -> list[str]:
+        """Content hash of the subject this run goes on from; empty when it starts anew."""
+        return [] if self.start is None else [f"start {self.start.data.content_hash}"]
 
     def _phase(self, phase: Phase, latents: LatentCache, log: LossLog) -> Iterator[Any]:
         groups = parameter_groups(phase, self.adapters)
@@ -316,6 +328,18 @@ def _renamed(recipe: Recipe, token: str) -> Recipe:
         for name, config in recipe.adapters.items()
     }
     return dataclasses.replace(recipe, concept=concept, adapters=adapters)
+
+
+def _with_start(recipe: Recipe, start: Artifact | None, backbone: AbstractBackbone) -> Recipe:
+    """The recipe under the words of the subject it goes on from."""
+    if start is None:
+        return recipe
+    if start.data.adapters != to_jsonable(recipe.adapters) or start.data.base_fingerprint != backbone.fingerprint:
+        raise ArtifactError(
+            f"the subject to go on from has adapters {sorted(start.data.adapters)} on {start.data.base_name}; expected "
+            f"those of recipe {recipe.id} on {backbone.name}, with the same settings. Learn it with this recipe."
+        )
+    return dataclasses.replace(recipe, concept=start.concept)
 
 
 def _with_token(recipe: Recipe, backbone: AbstractBackbone) -> Recipe:

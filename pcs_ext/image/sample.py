@@ -54,7 +54,9 @@ class SampleHooks:
     decode: Callable[[Tensor], Tensor] | None = None
     """Replaces `backbone.decode_latents`."""
     initial_latents: Tensor | None = None
-    """Start here instead of at noise, `n c h w` at the schedule's highest noise level."""
+    """Start here instead of at noise, `n c h w` at the noise level of step `first_step`, in the scheduler's scale."""
+    first_step: int = 0
+    """Leave out the steps before this one; needs `initial_latents`."""
 
 
 def build_scheduler(backbone: AbstractBackbone, config: SampleConfig) -> Any:
@@ -135,6 +137,7 @@ def sample(
         UsageError: unequal counts, or sizes the base cannot make.
     """
     hooks, reporter = hooks or SampleHooks(), reporter or SilentReporter()
+    assert hooks.initial_latents is not None or not hooks.first_step, "noise is where the first step starts"
     if not prompts or len(prompts) != len(seeds):
         raise UsageError(
             f"sample needs as many seeds as prompts and at least one, got {len(prompts)} and {len(seeds)}."
@@ -179,7 +182,7 @@ def _denoise(
     latents = noise.to(backbone.device, torch.float32)
     if hooks.initial_latents is None:
         latents = latents * scheduler.init_noise_sigma
-    for step, timestep in enumerate(scheduler.timesteps):
+    for step, timestep in list(enumerate(scheduler.timesteps))[hooks.first_step :]:
         if hooks.before_step is not None:
             latents = hooks.before_step(step, timestep, latents)
         scaled = scheduler.scale_model_input(latents, timestep)

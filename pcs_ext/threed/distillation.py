@@ -1,6 +1,8 @@
 """Score distillation: what a diffusion model's denoiser says about a rendered picture, as a gradient."""
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -9,7 +11,8 @@ from torch import Tensor
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.guidance import combine_guidance
+from pcs_ext.image.guidance import combine_guidance, rescale_guidance
+from pcs_ext.image.noise import append_dims
 from pcs_ext.image.types import Conditioning
 
 
@@ -49,18 +52,56 @@ class TimestepLaw:
 
 @config
 class DistillationConfig:
-    """How the score is taken."""
+    """How the score is taken. The defaults are DreamFusion's SDS; `SJC` and `RECONSTRUCTION` are other named values."""
 
+    kind: Literal["score"] = "score"
+    """Tag of this guidance in JSON."""
     guidance_scale: float = 50.0
     """Standard form, 1 = off. DreamFusion's open versions write s for what is s + 1 here."""
     timesteps: TimestepLaw = TimestepLaw()
     """Which noise levels."""
-    weighting: Literal["sigma", "uniform", "fantasia3d"] = "sigma"
-    """w(t): 1 - abar (DreamFusion); 1; or sqrt(abar) (1 - abar)."""
+    weighting: Literal["sigma", "uniform", "fantasia3d", "x0"] = "sigma"
+    """w(t): 1 - abar (DreamFusion); 1; sqrt(abar) (1 - abar); or sqrt((1 - abar) / abar), which makes the score the
+    difference to the denoised picture (MVDream's x0 reconstruction, arXiv 2308.16512)."""
+    subtract_noise: bool = True
+    """False keeps the noise in the score: the same mean, more variance (Score Jacobian Chaining, arXiv 2212.00774,
+    without its variance reduction)."""
+    rescale: float = 0.0
+    """Pull the guided x0's spread back to the unguided one's, over the views of a thing together, in [0, 1]
+    (arXiv 2305.08891; MVDream: 0.5)."""
+    perp_neg: bool = False
+    """Repel the other views' prompts across the wanted direction only (Perp-Neg, arXiv 2304.04968)."""
     shared_timestep: bool = False
     """One level for the whole batch, as multi-view sets want."""
     max_gradient: float | None = None
     """Clamp each latent's gradient to +- this; None does not."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rescale <= 1:
+            raise ConfigError(f"rescale is a share in [0, 1], got {self.rescale}.")
+
+
+SJC = DistillationConfig(weighting="uniform", subtract_noise=False, guidance_scale=101.0)
+"""Score Jacobian Chaining. On a variance-preserving base its perturb-and-average score is the noise prediction
+itself, times a constant (arXiv 2212.00774, with x scaled); the guidance scale is recalled, not read."""
+RECONSTRUCTION = DistillationConfig(
+    weighting="x0",
+    rescale=0.5,
+    shared_timestep=True,
+    guidance_scale=50.0,
+    timesteps=TimestepLaw(low=(0.98, 0.02), high=(0.98, 0.5), until=0.8),
+)
+"""MVDream's x0 reconstruction with its annealed, shared timestep."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Repelled:
+    """Prompts to stay away from, of `b` pictures."""
+
+    conditionings: tuple[Conditioning, ...]
+    """Of `b` rows each."""
+    weights: Tensor
+    """`b r`, 0 or more: how strongly each is repelled."""
 
 
 def draw_timesteps(
@@ -80,6 +121,9 @@ def distilled_score(
     negative: Conditioning,
     positive: Conditioning,
     config: DistillationConfig,
+    *,
+    repelled: Repelled | None = None,
+    views: int = 1,
 ) -> Tensor:
     """w(t) (eps_hat - eps), `b c h w`, without a graph (DreamFusion, arXiv 2209.14988, eq. 3).
 
@@ -90,22 +134,80 @@ def distilled_score(
         noise: eps, `b c h w`.
         negative, positive: conditioning of batch `b`; negative is not read at guidance scale 1.
         config: guidance, weighting and clamping.
+        repelled: what Perp-Neg stays away from; not read at guidance scale 1.
+        views: so many consecutive rows show one thing and are rescaled together.
     """
-    schedule = backbone.schedule
     with torch.no_grad():
-        noisy = schedule.add_noise(latents, noise, timesteps)
-        if config.guidance_scale == 1:
-            prediction = backbone.predict(noisy, timesteps, positive)
-        else:
-            both = Conditioning.cat([negative, positive])
-            parts = backbone.predict(torch.cat([noisy] * 2), torch.cat([timesteps] * 2), both)
-            without, given = parts.chunk(2)
-            prediction = combine_guidance(without, given, config.guidance_scale)
-        difference = schedule.to_epsilon(prediction, noisy, timesteps) - noise
-        signal, sigma = schedule.coefficients(timesteps, latents)
-        weight = {"sigma": sigma**2, "uniform": 1.0, "fantasia3d": signal * sigma**2}[config.weighting]
-        score = weight * difference
+        noisy = backbone.schedule.add_noise(latents, noise, timesteps)
+        epsilon = guided_epsilon(backbone, noisy, timesteps, negative, positive, config, repelled, views)
+        score = weight_of(backbone, timesteps, latents, config.weighting) * (
+            epsilon - noise if config.subtract_noise else epsilon
+        )
         return score if config.max_gradient is None else score.clamp(-config.max_gradient, config.max_gradient)
+
+
+def weight_of(backbone: AbstractBackbone, timesteps: Tensor, like: Tensor, weighting: str) -> Tensor:
+    """w(t) of `DistillationConfig.weighting`, shaped to multiply `like`."""
+    signal, sigma = backbone.schedule.coefficients(timesteps, like)
+    weights = {"sigma": sigma**2, "uniform": torch.ones_like(sigma), "fantasia3d": signal * sigma**2}
+    return weights[weighting] if weighting in weights else sigma / signal
+
+
+def guided_epsilon(
+    backbone: AbstractBackbone,
+    noisy: Tensor,
+    timesteps: Tensor,
+    negative: Conditioning,
+    positive: Conditioning,
+    config: DistillationConfig,
+    repelled: Repelled | None = None,
+    views: int = 1,
+) -> Tensor:
+    """The noise that a guided model sees in `noisy`, `b c h w`. Arguments as for `distilled_score`."""
+    schedule = backbone.schedule
+    if config.guidance_scale == 1:
+        return schedule.to_epsilon(backbone.predict(noisy, timesteps, positive), noisy, timesteps)
+    others = () if repelled is None else repelled.conditionings
+    count = 2 + len(others)
+    together = Conditioning.cat([negative, positive, *others])
+    parts = backbone.predict(torch.cat([noisy] * count), torch.cat([timesteps] * count), together)
+    without, given, *rest = (schedule.to_epsilon(part, noisy, timesteps) for part in parts.chunk(count))
+    if repelled is None:
+        guided = combine_guidance(without, given, config.guidance_scale)
+    else:
+        guided = perp_neg(without, given, rest, repelled.weights, config.guidance_scale)
+    if config.rescale == 0:
+        return guided
+    signal, sigma = schedule.coefficients(timesteps, noisy)
+    clean, plain = ((noisy - sigma * epsilon) / signal for epsilon in (guided, given))
+    return (noisy - signal * rescaled(clean, plain, config.rescale, views)) / sigma
+
+
+def perp_neg(without: Tensor, given: Tensor, others: Sequence[Tensor], weights: Tensor, scale: float) -> Tensor:
+    """Guidance away from other prompts, only by what of them is perpendicular to the wanted direction.
+
+    without + scale (d - sum_i w_i d_i_perp), d = given - without, d_i likewise (Perp-Neg, arXiv 2304.04968).
+
+    Args:
+        without, given: noise predictions `b c h w` without and with the wanted prompt.
+        others: predictions under the repelled prompts.
+        weights: `b r`, 0 or more.
+        scale: guidance scale, standard form.
+    """
+    wanted = given - without
+    direction = wanted
+    axes = tuple(range(1, wanted.dim()))
+    for index, other in enumerate(others):
+        away = other - without
+        share = (away * wanted).sum(axes, keepdim=True) / wanted.square().sum(axes, keepdim=True).clamp_min(1e-12)
+        direction = direction - append_dims(weights[:, index].to(wanted), wanted) * (away - share * wanted)
+    return without + scale * direction
+
+
+def rescaled(guided: Tensor, plain: Tensor, amount: float, views: int) -> Tensor:
+    """`guided` with its spread moved by `amount` to that of `plain`, `b c h w`, over `views` rows together."""
+    shape = (len(guided) // views, views, *guided.shape[1:])
+    return rescale_guidance(guided.reshape(shape), plain.reshape(shape), amount).reshape(guided.shape)
 
 
 def surrogate_loss(latents: Tensor, score: Tensor) -> Tensor:
@@ -121,6 +223,8 @@ def distillation_loss(
     *,
     progress: float,
     generator: torch.Generator,
+    repelled: Repelled | None = None,
+    views: int = 1,
 ) -> Tensor:
     """The SDS loss of rendered pictures, 0-d; its value means nothing, its gradient is the pulled-back score.
 
@@ -133,6 +237,8 @@ def distillation_loss(
         config: how.
         progress: share of training done, in [0, 1].
         generator: on the CPU; draws timesteps, then noise.
+        repelled: see `distilled_score`.
+        views: see `distilled_score`.
 
     Raises:
         UsageError: pictures and prompts of unequal number.
@@ -140,18 +246,33 @@ def distillation_loss(
     negative, positive = prompts
     if positive.batch_size != len(images):
         raise UsageError(f"expected one prompt per picture, got {positive.batch_size} for {len(images)}.")
+    latents = encode_views(backbone, images)
+    timesteps, noise = draw_noise(backbone, latents, config, progress, generator)
+    score = distilled_score(
+        backbone, latents.detach(), timesteps, noise, negative, positive, config, repelled=repelled, views=views
+    )
+    return surrogate_loss(latents, score)
+
+
+def encode_views(backbone: AbstractBackbone, images: Tensor) -> Tensor:
+    """Latents of pictures `b 3 h w` in [-1, 1], resized to the backbone's resolution. Differentiable."""
     size = (backbone.resolution, backbone.resolution)
     if images.shape[2:] != size:
         images = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
-    latents = backbone.encode_images(images)
+    return backbone.encode_images(images)
+
+
+def draw_noise(
+    backbone: AbstractBackbone,
+    latents: Tensor,
+    config: DistillationConfig,
+    progress: float,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Timesteps `b` and then noise like the latents, on their device, the same on every device."""
+    total = backbone.schedule.num_train_timesteps
     timesteps = draw_timesteps(
-        config.timesteps,
-        progress,
-        len(latents),
-        backbone.schedule.num_train_timesteps,
-        generator,
-        shared=config.shared_timestep,
-    ).to(latents.device)
+        config.timesteps, progress, len(latents), total, generator, shared=config.shared_timestep
+    )
     noise = torch.randn(latents.shape, generator=generator, dtype=torch.float64).to(latents)
-    score = distilled_score(backbone, latents.detach(), timesteps, noise, negative, positive, config)
-    return surrogate_loss(latents, score)
+    return timesteps.to(latents.device), noise

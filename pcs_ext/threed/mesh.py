@@ -1,6 +1,5 @@
 """From a field to a mesh that other programs open."""
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -71,17 +70,38 @@ def extract_mesh(field: AbstractField, config: MeshConfig | None = None) -> Any:
 def write_mesh(mesh: Any, path: Path) -> None:
     """Write a mesh as GLB (turned to y up, as glTF demands), OBJ or PLY (world axes, z up), by the path's ending.
 
+    A texture goes into the GLB; beside an OBJ it is written as `NAME.png` with `NAME.mtl`.
+
     Raises:
-        UsageError: another ending.
+        UsageError: another ending, or a texture in a PLY, which has colours at vertices alone.
     """
     kind = path.suffix.lower().lstrip(".")
     if kind not in FORMATS:
         raise UsageError(f"expected a file ending in {', '.join(FORMATS)}, got {path.name!r}. Choose one of these.")
+    textured = mesh.visual.kind == "texture"
+    if textured and kind == "ply":
+        raise UsageError(f"{path.name} would lose the texture: a ply has colours at vertices. Choose glb or obj.")
     turned = mesh.copy()
     if kind == "glb":
         turned.apply_transform(_Y_UP)
+    if textured and kind == "obj":
+        _write_textured_obj(turned, path)
+        return
     data = turned.export(file_type=kind)
     atomic_write_bytes(path, data.encode() if isinstance(data, str) else data)
+
+
+def _write_textured_obj(mesh: Any, path: Path) -> None:
+    from trimesh.exchange.obj import export_obj
+
+    material = mesh.visual.material.to_simple()
+    material.name = path.stem
+    mesh.visual.material = material
+    text, files = export_obj(mesh, return_texture=True, mtl_name=f"{path.stem}.mtl")
+    # The OBJ last: when it is there, what it refers to is there.
+    for name, data in files.items():
+        atomic_write_bytes(path.with_name(name), data)
+    atomic_write_bytes(path, text.encode())
 
 
 def read_mesh(path: Path) -> Any:
@@ -96,7 +116,8 @@ def read_mesh(path: Path) -> Any:
     if kind not in FORMATS or not path.is_file():
         raise InputError(f"{path}: expected an existing file ending in {', '.join(FORMATS)}. Check the path.")
     try:
-        mesh = trimesh.load_mesh(io.BytesIO(path.read_bytes()), file_type=kind, process=False)
+        # By path: an OBJ's material and texture lie beside it.
+        mesh = trimesh.load_mesh(path, file_type=kind, process=False)
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise InputError(f"{path}: expected a {kind} mesh, could not read it ({error}). Export it again.") from error
     if kind == "glb":

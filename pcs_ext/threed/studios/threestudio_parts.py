@@ -11,8 +11,8 @@ from pcs_ext.errors import UsageError
 from pcs_ext.image.types import Conditioning
 from pcs_ext.threed.cameras import orbit, rays
 from pcs_ext.threed.distillation import DistillationConfig, TimestepLaw
+from pcs_ext.threed.posed_pictures import read_pictures
 from pcs_ext.threed.studios.guide import Guide, SourceFields, source_of
-from pcs_ext.threed.studios.pseudo_views import read_pictures
 from pcs_ext.threed.view_prompts import DIRECTIONS, ViewWords, directions
 
 

@@ -12,8 +12,13 @@ from pcs_ext.threed.cameras import Cameras
 from pcs_ext.threed.transforms_json import read_transforms
 
 
-def read_pictures(path: str | Path, background: float = 1.0) -> tuple[Cameras, Tensor]:
+def read_pictures(path: str | Path, background: float = 1.0, *, suffix: str = "") -> tuple[Cameras, Tensor]:
     """Cameras and their pictures `b 3 h w` in [0, 1]; transparent ones over a grey `background`.
+
+    Args:
+        path: of the transforms.json.
+        background: grey in [0, 1].
+        suffix: reads the pictures of these names with it before the ending instead: `_mask`.
 
     Raises:
         InputError: a picture is missing, or they differ in size.
@@ -22,6 +27,7 @@ def read_pictures(path: str | Path, background: float = 1.0) -> tuple[Cameras, T
     pictures = []
     for file in files:
         place = Path(path).parent / file
+        place = place.with_name(f"{place.stem}{suffix}{place.suffix}")
         try:
             with Image.open(place) as image:
                 rgba = torch.from_numpy(np.array(image.convert("RGBA"))).permute(2, 0, 1) / 255

@@ -1,0 +1,246 @@
+"""One stage of a recipe: a field learns from a guidance, and from posed pictures where there are some."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pcs_ext.config_io import config
+from pcs_ext.errors import ConfigError, UsageError
+from pcs_ext.image.checkpoint import CheckpointFolder
+from pcs_ext.image.fit import FitConfig, fit
+from pcs_ext.image.types import FitState, LossTerms
+from pcs_ext.reporter import Reporter
+from pcs_ext.threed.camera_laws import CameraLaw, draw_cameras
+from pcs_ext.threed.cameras import Cameras, rays
+from pcs_ext.threed.distillation import DistillationConfig
+from pcs_ext.threed.field_config import FieldConfig
+from pcs_ext.threed.fields import AbstractField, VoxelField
+from pcs_ext.threed.guidance import AbstractGuidance, GuidanceConfig
+from pcs_ext.threed.lighting import Lighting
+from pcs_ext.threed.occupancy import Occupancy
+from pcs_ext.threed.regularizers import (
+    distortion_loss,
+    entropy_loss,
+    opacity_loss,
+    orientation_loss,
+    total_variation,
+)
+from pcs_ext.threed.render import RenderConfig, RenderedRays, render_rays
+
+
+@config
+class Penalties:
+    """Weights of the regularisers. The score's term is a sum over a view's latent cells, so these are larger than
+    beside a mean."""
+
+    opacity: float = 0.0
+    """Of `opacity_loss` (DreamFusion: 1e-3 beside a mean; threestudio: 1)."""
+    entropy: float = 0.0
+    """Of `entropy_loss`."""
+    orientation: float = 0.0
+    """Of `orientation_loss`, reached halfway; needs shaded views, counts in those alone."""
+    distortion: float = 0.0
+    """Of `distortion_loss`."""
+    variation: float = 0.0
+    """Of `total_variation`, voxel fields alone."""
+
+
+@config
+class Reconstruction:
+    """How much posed pictures count beside the guidance."""
+
+    weight: float = 0.0
+    """Of the summed error of one view's pixels, as the score is a sum over one view's latent cells; 0: not at all."""
+    norm: Literal[1, 2] = 1
+    """p of |render - picture|^p."""
+    rays_per_step: int = 1024
+    """Drawn from all pixels of all pictures."""
+
+
+@config
+class FieldStage:
+    """How a field learns in one stage."""
+
+    field: FieldConfig = FieldConfig()
+    """What it starts as, unless a field is handed on."""
+    fit: FitConfig
+    """Steps and optimiser."""
+    guidance: GuidanceConfig = DistillationConfig()
+    """What the model's score does."""
+    cameras: CameraLaw = CameraLaw()
+    """Where views come from."""
+    views_per_step: int = 1
+    """A multiple of `cameras.views`."""
+    side: int = 64
+    """Of a rendered view, pixels."""
+    samples: int = 64
+    """Intervals per ray."""
+    lighting: Lighting = Lighting()
+    """Shading and background of each step."""
+    penalties: Penalties = Penalties()
+    """Weights of the regularisers."""
+    reconstruction: Reconstruction = Reconstruction()
+    """Where posed pictures are handed in."""
+    occupancy_every: int = 25
+    """Steps between looks at which cells are empty; 0 asks the field everywhere."""
+
+    def __post_init__(self) -> None:
+        if self.views_per_step < 1 or self.views_per_step % self.cameras.views:
+            raise ConfigError(
+                f"views_per_step must be a positive multiple of {self.cameras.views} views, got {self.views_per_step}."
+            )
+        if self.side < 8 or self.samples < 4:
+            raise ConfigError(f"expected views of at least 8 pixels and 4 samples, got {self.side}, {self.samples}.")
+
+    def with_steps(self, steps: int) -> "FieldStage":
+        """The same stage in other steps.
+
+        Raises:
+            ConfigError: fewer than one.
+        """
+        return dataclasses.replace(self, fit=dataclasses.replace(self.fit, steps=steps))
+
+
+@dataclasses.dataclass(frozen=True)
+class PosedPictures:
+    """Pictures with their cameras."""
+
+    cameras: Cameras
+    images: Tensor
+    """`b 3 h w` in [0, 1], over white."""
+    background: float = 1.0
+    """What is behind the object in them."""
+
+
+class FieldLoss:
+    """The terms of one step: a `Loss` for `fit`. Its state is which cells are occupied.
+
+    Args:
+        field: what trains.
+        stage: how.
+        guidance: the teacher.
+        pictures: to reconstruct weakly; None: none.
+    """
+
+    def __init__(
+        self, field: AbstractField, stage: FieldStage, guidance: AbstractGuidance, pictures: PosedPictures | None = None
+    ) -> None:
+        self.field, self.stage, self.guidance = field, stage, guidance
+        self.occupancy = Occupancy(field) if stage.occupancy_every else None
+        self.pictures = pictures if stage.reconstruction.weight > 0 else None
+        if self.pictures is not None:
+            images = self.pictures.images
+            if images.dim() != 4 or len(images) != len(self.pictures.cameras):
+                raise UsageError(
+                    f"expected one picture per camera, got {len(images)} for {len(self.pictures.cameras)} cameras."
+                )
+            self.bundle = rays(self.pictures.cameras, *images.shape[2:])
+            self.colors = images.permute(0, 2, 3, 1).reshape(-1, 3)
+
+    def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
+        """Terms of one draw of cameras, light, timesteps, noise and rays."""
+        stage, progress = self.stage, step / self.stage.fit.steps
+        self.field.advance(progress)
+        if self.occupancy is not None and step and micro_step == 0 and step % stage.occupancy_every == 0:
+            self.occupancy.update()
+        cameras = draw_cameras(stage.cameras, stage.views_per_step, generator)
+        rendered, shaded = self._render(cameras, progress, generator)
+        images = rendered.rgb.view(len(cameras), stage.side, stage.side, 3).permute(0, 3, 1, 2) * 2 - 1
+        terms = self.guidance.terms(images, cameras, progress=progress, generator=generator)
+        terms = terms + LossTerms(self._penalties(rendered, shaded, progress))
+        return terms if self.pictures is None else terms + LossTerms({"pictures": self._reconstruct(generator)})
+
+    def _render(self, cameras: Cameras, progress: float, generator: torch.Generator) -> tuple[RenderedRays, bool]:
+        stage, pixels = self.stage, self.stage.side**2
+        drawn = stage.lighting.draw(cameras, progress, generator)
+        rendered = render_rays(
+            self.field,
+            rays(cameras, stage.side, stage.side),
+            RenderConfig(samples=stage.samples, shading=drawn.shading, ambient=stage.lighting.ambient),
+            background=drawn.background.repeat_interleave(pixels, 0),
+            light=drawn.light.repeat_interleave(pixels, 0),
+            occupancy=self.occupancy,
+            generator=generator,
+        )
+        return rendered, drawn.shading != "albedo"
+
+    def _penalties(self, rendered: RenderedRays, shaded: bool, progress: float) -> dict[str, Tensor]:
+        weights, terms = self.stage.penalties, {}
+        if weights.opacity:
+            terms["opacity"] = weights.opacity * opacity_loss(rendered.opacity)
+        if weights.entropy:
+            terms["entropy"] = weights.entropy * entropy_loss(rendered.opacity)
+        if weights.orientation and shaded:
+            terms["orientation"] = weights.orientation * min(2 * progress, 1.0) * orientation_loss(rendered)
+        if weights.distortion:
+            spread = distortion_loss(rendered.weights, rendered.distances, rendered.widths)
+            terms["distortion"] = weights.distortion * spread
+        if weights.variation and isinstance(self.field, VoxelField):
+            variation = total_variation(self.field.density_grid) + total_variation(self.field.albedo_grid)
+            terms["variation"] = weights.variation * variation
+        return terms
+
+    def _reconstruct(self, generator: torch.Generator) -> Tensor:
+        assert self.pictures is not None
+        settings = self.stage.reconstruction
+        index = torch.randint(len(self.bundle), (settings.rays_per_step,), generator=generator)
+        rendered = render_rays(
+            self.field,
+            self.bundle[index],
+            RenderConfig(samples=self.stage.samples),
+            background=self.pictures.background,
+            occupancy=self.occupancy,
+            generator=generator,
+        )
+        error = (rendered.rgb - self.colors[index]).abs()
+        summed = (error if settings.norm == 1 else error.square()).sum(-1).mean()
+        return settings.weight * summed * (len(self.bundle) / len(self.pictures.cameras))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The occupied cells, so that a resumed run skips the same space."""
+        return {} if self.occupancy is None else {"cells": self.occupancy.cells}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        if self.occupancy is not None:
+            self.occupancy.cells = state["cells"].bool()
+
+
+def distil_field(
+    field: AbstractField,
+    stage: FieldStage,
+    guidance: AbstractGuidance,
+    *,
+    pictures: PosedPictures | None = None,
+    checkpoints: CheckpointFolder | None = None,
+    reporter: Reporter | None = None,
+) -> Iterator[FitState]:
+    """Let a guidance teach a field; yields after every step, like the core's `fit`.
+
+    Args:
+        field: changed in place.
+        stage: how.
+        guidance: a frozen model and a prompt.
+        pictures: reconstructed weakly beside it.
+        checkpoints: where to save and resume; None keeps nothing.
+        reporter: hears of a resume.
+
+    Raises:
+        UsageError: pictures and cameras that do not match.
+        DivergedError, CheckpointError, Interrupted: as `fit`.
+    """
+    loss = FieldLoss(field, stage, guidance, pictures)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(guidance.applied())
+        yield from fit(
+            loss,
+            [*field.groups(), *guidance.groups()],
+            stage.fit,
+            checkpoints=checkpoints,
+            extra_state={"occupancy": loss},
+            reporter=reporter,
+        )

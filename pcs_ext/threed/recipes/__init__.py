@@ -1,0 +1,22 @@
+"""Every way to make a 3D object of a learned subject, listed by hand."""
+
+from pcs_ext.threed.recipes.base import Effort, PhotosTo3dRecipe, Recipe3d, RecipeEntry3d, TextTo3dRecipe
+from pcs_ext.threed.recipes.dreambooth3d import dreambooth3d
+from pcs_ext.threed.recipes.dreamfusion import dreamfusion
+
+__all__ = ["RECIPES", "Effort", "PhotosTo3dRecipe", "Recipe3d", "RecipeEntry3d", "TextTo3dRecipe"]
+
+_ENTRIES = (
+    ("dreamfusion", "score distillation of the learned subject, the baseline", "2209.14988", "", dreamfusion),
+    (
+        "dreambooth3d",
+        "partial, full and multi-view model in turn, with pseudo views",
+        "2303.13508",
+        "dreambooth3d",
+        dreambooth3d,
+    ),
+)
+RECIPES: dict[str, RecipeEntry3d] = {
+    id: RecipeEntry3d(id=id, summary=summary, paper=f"arXiv {paper}", system=system, build=build)
+    for id, summary, paper, system, build in _ENTRIES
+}

@@ -1,0 +1,120 @@
+"""A 3D recipe is a value: which stages, which guidance, which fields, and the mesh at the end."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Discriminator
+
+from pcs_ext.config_io import config
+from pcs_ext.errors import ConfigError
+from pcs_ext.image.recipes import Preset
+from pcs_ext.threed.field_stage import FieldStage
+from pcs_ext.threed.mesh import MeshConfig
+from pcs_ext.threed.pseudo_views import PseudoViewConfig
+from pcs_ext.threed.view_prompts import ViewWords
+
+Effort = Literal["fast", "balanced", "paper"]
+"""fast: to see that it works; balanced: what two CPU cores do in minutes; paper: the paper's numbers of steps."""
+
+
+@config
+class TextTo3dRecipe:
+    """From a prompt to a mesh: one field, one score."""
+
+    kind: Literal["text"] = "text"
+    """Tag of this recipe in JSON."""
+    id: str
+    """Key in `RECIPES`."""
+    words: ViewWords = ViewWords()
+    """How prompts say where the camera stands."""
+    negative_prompt: str = ""
+    """What to stay away from."""
+    joint: bool = False
+    """Views of a set are judged together by a multi-view adapter, which the caller names."""
+    field: FieldStage
+    """The optimisation."""
+    mesh: MeshConfig = MeshConfig()
+    """How the surface is cut out."""
+
+    def validate(self) -> None:
+        """Check what types cannot say.
+
+        Raises:
+            ConfigError: a joint score of single views.
+        """
+        if self.joint and self.field.cameras.views < 2:
+            raise ConfigError("a joint score needs sets of views; set field.cameras.views to 4.")
+
+    def with_steps(self, steps: int) -> "TextTo3dRecipe":
+        """The same recipe with so many steps of its field."""
+        return dataclasses.replace(self, field=self.field.with_steps(steps))
+
+
+@config
+class PhotosTo3dRecipe:
+    """From photos to a mesh in DreamBooth3D's three stages."""
+
+    kind: Literal["photos"] = "photos"
+    """Tag of this recipe in JSON."""
+    id: str
+    """Key in `RECIPES`."""
+    words: ViewWords = ViewWords()
+    """How prompts say where the camera stands."""
+    negative_prompt: str = ""
+    """What to stay away from."""
+    partial_share: float = 150 / 800
+    """Of the learned subject's steps, what the partial model gets (the paper: 150 of 800)."""
+    initial: FieldStage
+    """Stage 1: a field from the partial model."""
+    pseudo: PseudoViewConfig = PseudoViewConfig()
+    """Stage 2: its renders, made to look like the subject by the full model."""
+    multiview_share: float = 150 / 800
+    """Of the learned subject's steps, what the partial model gets on photos and pseudo views (the paper: 150)."""
+    final: FieldStage
+    """Stage 3: a field from that model, close to the pseudo views."""
+    final_start: Literal["initial", "blank"] = "initial"
+    """Where it starts: at stage 1's field or anew. The paper's choice was not read."""
+    mesh: MeshConfig = MeshConfig()
+    """How the surface is cut out."""
+
+    def validate(self) -> None:
+        """Check what types cannot say.
+
+        Raises:
+            ConfigError: shares out of range, or a field that cannot be handed on.
+        """
+        if not (0 < self.partial_share <= 1 and 0 < self.multiview_share <= 4):
+            raise ConfigError(
+                f"partial_share {self.partial_share} or multiview_share {self.multiview_share} is out of range; "
+                "expected shares of the subject's steps in (0, 1] and (0, 4]."
+            )
+        if self.final_start == "initial" and self.final.field != self.initial.field:
+            raise ConfigError("final.field must be initial.field when the final stage starts there; copy it.")
+
+    def with_steps(self, steps: int) -> "PhotosTo3dRecipe":
+        """The same recipe with so many steps of both fields together."""
+        scale = steps / (self.initial.fit.steps + self.final.fit.steps)
+        initial, final = (
+            stage.with_steps(max(1, round(stage.fit.steps * scale))) for stage in (self.initial, self.final)
+        )
+        return dataclasses.replace(self, initial=initial, final=final)
+
+
+Recipe3d: TypeAlias = Annotated[TextTo3dRecipe | PhotosTo3dRecipe, Discriminator("kind")]
+"""Every 3D recipe; the field `kind` says which one a JSON object is."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecipeEntry3d:
+    """What `RECIPES` holds."""
+
+    id: str
+    summary: str
+    """One line for lists."""
+    paper: str
+    """Where it is described."""
+    system: str
+    """Row of the survey: an id of `systems.json`; empty for baselines without one."""
+    build: Callable[[Preset, Effort], TextTo3dRecipe | PhotosTo3dRecipe]
+    """`(preset of the base, effort) -> recipe`."""

@@ -1,0 +1,170 @@
+"""Colours of a field baked into a texture: a mesh laid out in a square, every texel asked of the field."""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from pcs_ext.config_io import config
+from pcs_ext.errors import ConfigError, ResourceError
+from pcs_ext.threed.fields import AbstractField
+from pcs_ext.threed.rasterize import Fragments, rasterize
+
+_CHUNK = 65_536
+
+
+@config
+class TextureConfig:
+    """How a texture is baked."""
+
+    size: int = 1024
+    """Texels per side."""
+    layout: Literal["grid", "xatlas"] = "grid"
+    """grid: every two faces share a square cell, needs nothing, has a seam at every edge; xatlas: charts of many faces,
+    which people can paint on."""
+    padding: int = 4
+    """Texels around charts that repeat their colours, so that no seam shows."""
+    depth: float = 0.0
+    """Ask the field this far below the surface, world units; colours of a soft field lie inside it."""
+
+    def __post_init__(self) -> None:
+        if not 16 <= self.size <= 8192 or not 0 <= self.padding <= 64:
+            raise ConfigError(f"expected a texture of 16 to 8192 texels and padding to 64, got {self.size}, "
+                              f"{self.padding}.")  # fmt: skip
+
+
+def bake_texture(mesh: Any, field: AbstractField, config: TextureConfig | None = None) -> Any:
+    """A copy of a mesh with texture coordinates and the field's albedo as its base colour.
+
+    Vertices on seams are doubled, as every format wants it; faces keep their number and order.
+
+    Args:
+        mesh: `trimesh.Trimesh` in world axes.
+        field: gives the colours.
+        config: size and padding.
+
+    Raises:
+        ResourceError: xatlas is asked for and not installed.
+        ConfigError: more faces than the grid has cells of four texels.
+    """
+    import trimesh
+
+    settings = config or TextureConfig()
+    made = grid_layout(mesh, settings.size) if settings.layout == "grid" else _xatlas_layout(mesh, settings.size)
+    vertices = np.asarray(mesh.vertices)[made.origin]
+    normals = np.asarray(mesh.vertex_normals)[made.origin]
+    inner = torch.from_numpy(vertices - settings.depth * normals).float()
+    image = _baked(field, made.seen.interpolate(inner, torch.from_numpy(made.faces)), made.seen.face >= 0, settings)
+    material = trimesh.visual.material.PBRMaterial(
+        baseColorTexture=Image.fromarray(image), metallicFactor=0.0, roughnessFactor=0.9
+    )
+    visual = trimesh.visual.TextureVisuals(uv=made.uv, material=material)
+    return trimesh.Trimesh(
+        vertices=vertices, faces=made.faces, vertex_normals=normals, visual=visual, process=False, validate=False
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A mesh laid out in the unit square."""
+
+    origin: np.ndarray
+    """For every new vertex the one it copies, `n`."""
+    faces: np.ndarray
+    """`m 3` of new vertices, in the old order."""
+    uv: np.ndarray
+    """`n 2`, origin at the bottom left."""
+    seen: Fragments
+    """What the texels' centres lie on, first row at v = 1."""
+
+
+def grid_layout(mesh: Any, size: int) -> Layout:
+    """Two faces per cell of a square grid, each a right triangle with a texel of its own colours around it.
+
+    Raises:
+        ConfigError: the cells would be smaller than five texels.
+    """
+    count = len(mesh.faces)
+    cells = max(1, math.ceil(math.sqrt(math.ceil(count / 2))))
+    side = size // cells
+    if side < 5:
+        raise ConfigError(
+            f"{count} faces need a texture of at least {5 * cells} texels per side, got {size}. Raise the size, or "
+            "lower the mesh's resolution."
+        )
+    index = np.arange(count)
+    corner = np.stack([index // 2 % cells, index // 2 // cells], -1)[:, None] * side
+    near, far = 0.5, side - 2.0
+    lower = np.array([[near, near], [far, near], [near, far]])
+    places = corner + np.stack([lower, side - lower])[index % 2]
+    uv = places.reshape(-1, 2) / size
+    uv[:, 1] = 1 - uv[:, 1]
+    faces = np.arange(3 * count).reshape(-1, 3)
+    return Layout(np.asarray(mesh.faces).reshape(-1), faces, uv, _cells(count, cells, side, size))
+
+
+def _cells(count: int, cells: int, side: int, size: int) -> Fragments:
+    """Texels of the grid: every one of a cell belongs to the triangle on its side of the diagonal, at the triangle's
+    nearest point, so that lookups beside an edge meet no other face's colours."""
+    row, column = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    cell = row // side * cells + column // side
+    x, y = column % side + 0.5, row % side + 0.5
+    upper = x + y >= side
+    face = 2 * cell + upper
+    used = (row // side < cells) & (column // side < cells) & (face < count)
+    x, y = torch.where(upper, side - x, x), torch.where(upper, side - y, y)
+    shares = (torch.stack([x, y], -1) - 0.5).clamp_min(0) / (side - 2.5)
+    shares = shares / shares.sum(-1, keepdim=True).clamp_min(1)
+    weights = torch.cat([1 - shares.sum(-1, keepdim=True), shares], -1)
+    return Fragments(face=torch.where(used, face, -1), barycentric=weights * used[..., None])
+
+
+def _xatlas_layout(mesh: Any, size: int) -> Layout:
+    try:
+        import xatlas
+    except ImportError as error:
+        raise ResourceError(f"layout xatlas needs xatlas ({error}). Run: pip install 'pcs_ext[threed]'.") from None
+    atlas = xatlas.Atlas()
+    atlas.add_mesh(np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.uint32))
+    pack = xatlas.PackOptions()
+    pack.resolution, pack.padding = size, 2
+    atlas.generate(pack_options=pack)
+    origin, faces, uv = (np.asarray(part) for part in atlas[0])
+    faces, flat = faces.astype(np.int64), torch.from_numpy(uv.astype(np.float64))
+    points = torch.stack([flat[:, 0] * size, (1 - flat[:, 1]) * size, torch.ones(len(flat))], -1)
+    return Layout(origin.astype(np.int64), faces, flat.numpy(), rasterize(points, torch.from_numpy(faces), size, size))
+
+
+@torch.no_grad()
+def _baked(field: AbstractField, places: Tensor, covered: Tensor, settings: TextureConfig) -> np.ndarray:
+    """The field's colours at world points `s s 3` where covered, as 8-bit `s s 3`."""
+    size = settings.size
+    texels = torch.nonzero(covered.view(-1))[:, 0]
+    color, points = torch.zeros(size * size, 3), places.view(-1, 3)
+    for chunk in texels.split(_CHUNK):
+        color[chunk] = field.query(points[chunk]).albedo
+    filled = pad_charts(color.view(size, size, 3).permute(2, 0, 1), covered, settings.padding)
+    return (filled.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+def pad_charts(image: Tensor, covered: Tensor, rounds: int) -> Tensor:
+    """Let colours grow over empty texels, one texel a round, as the mean of the covered neighbours.
+
+    Args:
+        image: `3 h w`.
+        covered: `h w` bool.
+        rounds: how far.
+    """
+    known, mask = image[None] * covered, covered[None, None].to(image)
+    kernel = torch.ones(1, 1, 3, 3)
+    for _ in range(rounds):
+        count = functional.conv2d(mask, kernel, padding=1)
+        summed = functional.conv2d(known.transpose(0, 1), kernel, padding=1).transpose(0, 1)
+        grown = torch.where(mask > 0, known, summed / count.clamp_min(1))
+        known, mask = grown, (count > 0).to(image)
+    return known[0]

@@ -1,0 +1,72 @@
+"""The folder a 3D job lives in: what was asked, which stages are done, what came out."""
+
+from pathlib import Path
+from typing import Any
+
+from pcs_ext.config_io import config, config_hash, from_jsonable, read_json, to_jsonable, write_json
+from pcs_ext.errors import CheckpointError, ConfigError, InputError
+from pcs_ext.threed.field_config import load_field
+from pcs_ext.threed.fields import AbstractField
+from pcs_ext.threed.mesh import MeshConfig
+
+_REQUEST, _RESULT = "request.json", "result.json"
+
+
+@config
+class Result:
+    """What a finished job says of itself."""
+
+    field: str
+    """Folder of the last field, inside the work folder."""
+    mesh: MeshConfig
+    """How the surface was cut out."""
+    prompt: str
+    """With the subject's words in place."""
+
+
+class WorkFolder:
+    """A job's folder, claimed for one request: another request in it is refused.
+
+    Args:
+        path: made when it is missing.
+        request: everything that decides what comes out, as JSON data.
+
+    Raises:
+        CheckpointError: the folder belongs to another request.
+    """
+
+    def __init__(self, path: Path, request: dict[str, Any]) -> None:
+        self.path, self.hash = path, config_hash(request)
+        wanted = to_jsonable(request)
+        if not (path / _REQUEST).is_file():
+            if path.exists() and any(path.iterdir()):
+                raise CheckpointError(f"{path} exists and is not a 3D job's folder; choose another output.")
+            write_json(path / _REQUEST, wanted)
+            return
+        found = read_json(path / _REQUEST)
+        differing = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+        if differing:
+            raise CheckpointError(
+                f"{path} holds a job with another {', '.join(differing)}. Give the settings it was begun with to go "
+                "on, choose another output, or move the folder away to start over."
+            )
+
+    def finish(self, result: Result) -> None:
+        """Note what came out."""
+        write_json(self.path / _RESULT, result)
+
+
+def finished_field(path: Path) -> tuple[AbstractField, Result]:
+    """The field of a finished job.
+
+    Raises:
+        InputError: the folder is none, or its job has not finished.
+    """
+    if not (path / _RESULT).is_file():
+        state = "has not finished: run `3d make` again" if (path / _REQUEST).is_file() else "is no 3D job's folder"
+        raise InputError(f"{path} {state}; expected what `3d make` left, OUTPUT.work.")
+    try:
+        result: Result = from_jsonable(Result, read_json(path / _RESULT), where=str(path / _RESULT))
+    except ConfigError as error:
+        raise InputError(str(error)) from None
+    return load_field(path / result.field), result
