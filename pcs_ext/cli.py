@@ -14,12 +14,14 @@ from pcs_ext.image import classes_cli, continual_cli, edits_cli, merge_cli
 from pcs_ext.image import cli as image_cli
 from pcs_ext.svg import cli as svg_cli
 from pcs_ext.svg.panorama import cli as panorama_cli
+from pcs_ext.threed import cli as threed_cli
 from pcs_ext.verbs import chosen, group, group_overview, overview
 
 EXAMPLES = """
 Examples
   pcs-ext learn PHOTOS --noun dog -o rex
   pcs-ext image rex "a photo of {subject} on the beach"
+  pcs-ext 3d make rex "a photo of {subject}" --photos PHOTOS -o rex.glb
   pcs-ext svg customize LOGO.svg "a red {subject}" --noun dog -o OUT.svg
   pcs-ext protect PHOTOS --noun person -o OUT
 
@@ -58,6 +60,9 @@ def commands() -> dict[str, Callable[..., Any]]:
         "svg vectorize": svg_cli.vectorize,
         "panorama make": panorama_cli.make,
         "panorama view": panorama_cli.view,
+        "3d make": threed_cli.make,
+        "3d render": threed_cli.render,
+        "3d export": threed_cli.export,
         "censor": defense_cli.censor,
         "systems": general.systems,
         "doctor": general.doctor,

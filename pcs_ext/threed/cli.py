@@ -24,6 +24,7 @@ def make(
     seed: int = 0,
     config: Path | None = None,
     previews: int = 0,
+    colors: Literal["auto", "vertex", "grid", "xatlas"] = "auto",
     viewer: bool = True,
     overwrite: bool = False,
     device: Device = "auto",
@@ -45,8 +46,10 @@ def make(
         base: another base of the same family than the one it was learned on.
         steps: of the fields in all; 0 takes the preset's.
         seed: of everything random.
-        config: a recipe as JSON instead of a method's own values (`recipe` in OUTPUT.work/request.json).
+        config: a recipe as JSON instead of a method's own values (OUTPUT.work/recipe.json is one).
         previews: write a sheet of views to OUTPUT.work/previews every so many steps; 0 writes none.
+        colors: at the vertices, or in a texture (grid needs nothing, xatlas makes charts one can paint on); auto: a
+            texture where the format holds one.
         viewer: also write an HTML page beside a GLB in which one turns the object, offline.
         overwrite: replace the output (the work folder is never replaced).
         device: where the base runs.
@@ -69,9 +72,88 @@ def make(
         seed=seed,
         config=config,
         previews=previews,
+        colors=colors,
+        viewer=viewer,
         overwrite=overwrite,
         device=device,
         precision=precision,
         reporter=console_reporter(jsonl),
     )
-    sys.stdout.write(f"{output}  {len(made.mesh.faces)} faces\n{made.work}\n")
+    sys.stdout.write(f"{output}  {len(made.mesh.faces)} faces\n")
+    for path in (*made.files[1:], made.work):
+        sys.stdout.write(f"{path}\n")
+
+
+def render(
+    source: Positional[Path],
+    output: Output,
+    frames: int = 60,
+    side: int = 256,
+    elevation: float = 15.0,
+    fps: float = 20.0,
+    background: float = 1.0,
+    overwrite: bool = False,
+) -> None:
+    """Film a turn around a 3D object.
+
+    Args:
+        source: OUTPUT.work of `3d make` (the field itself), or a .glb, .obj or .ply file.
+        output: .mp4, .webp or .gif; .png for a sheet of all views.
+        frames: views, evenly spaced from the front on.
+        side: of a view, pixels.
+        elevation: degrees above the horizon.
+        fps: frames per second.
+        background: grey behind the object, 0 to 1.
+        overwrite: replace what is there.
+    """
+    from pcs_ext.threed.export import render_3d
+
+    render_3d(
+        source,
+        output,
+        frames=frames,
+        side=side,
+        elevation=elevation,
+        frames_per_second=fps,
+        background=background,
+        overwrite=overwrite,
+    )
+    sys.stdout.write(f"{output}\n")
+
+
+def export(
+    source: Positional[Path],
+    output: Output,
+    colors: Literal["auto", "vertex", "grid", "xatlas"] = "auto",
+    texture_size: int = 1024,
+    resolution: int = 0,
+    threshold: float = 0.0,
+    viewer: bool = True,
+    overwrite: bool = False,
+) -> None:
+    """Write a 3D object as another file: GLB, OBJ (with MTL and PNG) or PLY.
+
+    Args:
+        source: OUTPUT.work of `3d make`, whose mesh is cut anew, or a .glb, .obj or .ply file to convert.
+        output: the file to write.
+        colors: at the vertices, or in a texture (grid or xatlas); auto: a texture where the format holds one.
+        texture_size: texels per side.
+        resolution: samples per side of the cut; 0 takes the recipe's.
+        threshold: density at the surface; 0 takes the recipe's.
+        viewer: also write an HTML page beside a GLB in which one turns the object, offline.
+        overwrite: replace what is there.
+    """
+    from pcs_ext.threed.export import export_3d
+
+    written = export_3d(
+        source,
+        output,
+        colors=colors,
+        texture_size=texture_size,
+        resolution=resolution or None,
+        threshold=threshold or None,
+        viewer=viewer,
+        overwrite=overwrite,
+    )
+    for path in written:
+        sys.stdout.write(f"{path}\n")

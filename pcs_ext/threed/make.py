@@ -4,9 +4,9 @@ import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pcs_ext.config_io import atomic_write_bytes, file_sha256, from_jsonable, read_json, to_jsonable
+from pcs_ext.config_io import atomic_write_bytes, file_sha256, from_jsonable, read_json, to_jsonable, write_json
 from pcs_ext.errors import ArtifactError, InputError, Interrupted, UsageError
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
@@ -17,14 +17,16 @@ from pcs_ext.image.recipes import Recipe
 from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import seed_for
+from pcs_ext.threed.export import Colors, check_free, colors_for, finished_mesh, write_with_page
 from pcs_ext.threed.field_config import load_field, save_field
 from pcs_ext.threed.field_stage import FieldStage, PosedPictures, distil_field
 from pcs_ext.threed.fields import AbstractField
 from pcs_ext.threed.guidance import build_guidance
-from pcs_ext.threed.mesh import FORMATS, extract_mesh, write_mesh
+from pcs_ext.threed.mesh import FORMATS
 from pcs_ext.threed.multiview import MultiViewAdapter
 from pcs_ext.threed.pseudo_views import make_pseudo_views, read_pseudo_views
 from pcs_ext.threed.recipes import RECIPES, Effort, PhotosTo3dRecipe, Recipe3d, TextTo3dRecipe
+from pcs_ext.threed.texture import TextureConfig
 from pcs_ext.threed.turntable import contact_sheet
 from pcs_ext.threed.work import Result, WorkFolder
 
@@ -37,6 +39,8 @@ class Made:
     """The `trimesh.Trimesh` that was written."""
     field: AbstractField
     """What it was cut out of."""
+    files: tuple[Path, ...]
+    """The mesh and, where wanted, the page that shows it."""
     work: Path
     """The job's folder."""
 
@@ -80,6 +84,8 @@ def make_3d(
     device: str = "auto",
     precision: str = "auto",
     previews: int = 0,
+    colors: Colors | Literal["auto"] = "auto",
+    viewer: bool = False,
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> Made:
@@ -103,6 +109,8 @@ def make_3d(
         device: auto, cuda, mps or cpu; fields are rendered on the CPU.
         precision: of the base's weights.
         previews: steps between contact sheets in `OUTPUT.work/previews/`; 0 writes none.
+        colors: at the vertices or in a texture; auto: a texture where the format holds one.
+        viewer: write a page that shows the object beside a GLB.
         overwrite: replace the output (never the work folder).
         reporter: hears events and progress.
 
@@ -113,7 +121,7 @@ def make_3d(
         Interrupted: Ctrl-C; what was done is saved.
     """
     reporter = reporter or SilentReporter()
-    _check_output(output, overwrite)
+    check_free(output, FORMATS, overwrite)
     artifact = Artifact.load(subject)
     text = artifact.concept.prompt(prompt)
     named = base or artifact.data.base_name
@@ -134,17 +142,19 @@ def make_3d(
         "seed": seed,
     }
     work = WorkFolder(output.with_name(f"{output.name}.work"), request)
+    write_json(work.path / "recipe.json", recipe)
     job = Job(recipe, artifact, backbone, work, prompt, paths, joint, seed, previews, reporter)
     try:
         name, field = job.run()
-        mesh = extract_mesh(field, recipe.mesh)
+        mesh = finished_mesh(field, recipe.mesh, colors_for(output, colors), TextureConfig().size)
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; what was done is in {work.path}. The same command goes on from there."
         ) from None
     work.finish(Result(field=name, mesh=recipe.mesh, prompt=text))
-    write_mesh(mesh, output)
-    return Made(mesh=mesh, field=field, work=work.path)
+    page = output.with_suffix(".html") if viewer and output.suffix.lower() == ".glb" else None
+    files = write_with_page(mesh, output, page)
+    return Made(mesh=mesh, field=field, files=tuple(files), work=work.path)
 
 
 class Job:
@@ -215,7 +225,11 @@ class Job:
         return self._field("final", recipe.final, multiview, start, PosedPictures(cameras, images, background))
 
     def _learned(self, name: str, share: float, photos: Sequence[Path], start: Artifact | None) -> Artifact:
-        """The subject learned in a share of its steps, anew or from another one; done only once."""
+        """The subject learned in a share of its steps, anew or from another one; done only once.
+
+        With the subject's own seed: the partial model then sees what the full one saw first, and the class images of
+        prior preservation are those made before.
+        """
         output = self.work.path / name
         if output.exists():
             return Artifact.load(output)
@@ -227,7 +241,7 @@ class Job:
             output=output,
             recipe=whole.with_steps(max(1, round(whole.steps * share))),
             base=self.backbone,
-            seed=seed_for(self.seed, name) % 2**31,
+            seed=self.artifact.data.training["seed"],
             start=start,
             reporter=self.reporter,
         )
@@ -278,14 +292,6 @@ class Job:
         path = self.work.path / "previews" / f"{name}-{step:06d}.png"
         atomic_write_bytes(path, contact_sheet(field, side=stage.side, samples=stage.samples))
         self.reporter.event("preview", f"preview {path}", path=str(path))
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    kind = output.suffix.lower().lstrip(".")
-    if kind not in FORMATS or output.is_dir():
-        raise UsageError(f"the output is {output}; expected a file name that ends in {', '.join(FORMATS)}.")
-    if output.exists() and not overwrite:
-        raise UsageError(f"{output} exists already; choose another --output, or pass --overwrite to replace it.")
 
 
 def _checked_photos(

@@ -11,6 +11,8 @@ from pcs_ext.errors import InputError, ResourceError, UsageError
 from pcs_ext.threed.fields import AbstractField
 
 _CHUNK = 65_536
+_EMPTY = 0.2
+"""A field nowhere denser lets half of the light through: it holds nothing."""
 _Y_UP = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 """World (z up, front at -y) to glTF (y up, front at +z)."""
 FORMATS = ("glb", "obj", "ply")
@@ -24,6 +26,9 @@ class MeshConfig:
     """Samples per side of the cube; memory and time grow with its cube."""
     threshold: float = 10.0
     """Density per world unit at the surface."""
+    relative: float = 0.0
+    """Where this share of the densest point is lower, the surface lies there instead, in [0, 1): distilled fields may
+    stay soft. 0: never."""
     smallest_part: float = 0.01
     """Closed parts of less than this share of the largest part's volume are dropped as specks; 0 keeps all."""
     fill_cavities: bool = True
@@ -47,13 +52,16 @@ def extract_mesh(field: AbstractField, config: MeshConfig | None = None) -> Any:
     trimesh, measure = _libraries()
     settings = config or MeshConfig()
     density = _densities(field, settings.resolution)
-    if density.max() <= settings.threshold:
+    densest, threshold = float(density.max()), settings.threshold
+    if settings.relative and densest > _EMPTY:
+        threshold = min(threshold, settings.relative * densest)
+    if densest <= threshold:
         raise UsageError(
-            f"expected density above the threshold {settings.threshold}, the field reaches {density.max():.3g}. Lower "
-            "the threshold or train longer."
+            f"expected density above the threshold {threshold:.3g}, the field reaches {densest:.3g}. Lower the "
+            "threshold or train longer."
         )
     # Log density varies about linearly across a learned surface, so vertices land better than on density itself.
-    level = np.log(settings.threshold + 1e-3)
+    level = np.log(threshold + 1e-3)
     padded = np.pad(np.log(density + 1e-3), 1, constant_values=np.log(1e-3))
     corners, faces, _, _ = measure.marching_cubes(padded, level)
     step = 2 / (settings.resolution - 1)

@@ -53,6 +53,8 @@ def bake_texture(mesh: Any, field: AbstractField, config: TextureConfig | None =
         ConfigError: more faces than the grid has cells of four texels.
     """
     import trimesh
+    from trimesh.visual import TextureVisuals
+    from trimesh.visual.material import PBRMaterial
 
     settings = config or TextureConfig()
     made = grid_layout(mesh, settings.size) if settings.layout == "grid" else _xatlas_layout(mesh, settings.size)
@@ -60,10 +62,8 @@ def bake_texture(mesh: Any, field: AbstractField, config: TextureConfig | None =
     normals = np.asarray(mesh.vertex_normals)[made.origin]
     inner = torch.from_numpy(vertices - settings.depth * normals).float()
     image = _baked(field, made.seen.interpolate(inner, torch.from_numpy(made.faces)), made.seen.face >= 0, settings)
-    material = trimesh.visual.material.PBRMaterial(
-        baseColorTexture=Image.fromarray(image), metallicFactor=0.0, roughnessFactor=0.9
-    )
-    visual = trimesh.visual.TextureVisuals(uv=made.uv, material=material)
+    material = PBRMaterial(baseColorTexture=Image.fromarray(image), metallicFactor=0.0, roughnessFactor=0.9)
+    visual = TextureVisuals(uv=made.uv, material=material)
     return trimesh.Trimesh(
         vertices=vertices, faces=made.faces, vertex_normals=normals, visual=visual, process=False, validate=False
     )
@@ -126,7 +126,7 @@ def _cells(count: int, cells: int, side: int, size: int) -> Fragments:
 
 def _xatlas_layout(mesh: Any, size: int) -> Layout:
     try:
-        import xatlas
+        import xatlas  # pyright: ignore[reportMissingImports] (optional)
     except ImportError as error:
         raise ResourceError(f"layout xatlas needs xatlas ({error}). Run: pip install 'pcs_ext[threed]'.") from None
     atlas = xatlas.Atlas()

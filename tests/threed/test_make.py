@@ -75,7 +75,7 @@ def stage(steps: int, **changes: Any) -> FieldStage:
     )
 
 
-MESH = MeshConfig(resolution=24)
+MESH = MeshConfig(resolution=24, relative=0.5)
 
 
 def small(method: str, tmp_path: Path) -> Path:
@@ -121,12 +121,12 @@ def test_dreambooth3d_leaves_a_mesh_and_all_stages(learned: Learned, tmp_path: P
     work = tmp_path / "rex.glb.work"
     names = {path.name for path in work.iterdir()}
     assert names == {
-        "request.json", "result.json", "partial", "initial", "pseudo_views", "multiview", "final", "previews"
-    }  # fmt: skip
+        *("request.json", "recipe.json", "result.json", "partial", "initial"),
+        *("pseudo_views", "multiview", "final", "previews"),
+    }
     assert (work / "pseudo_views" / "02.txt").read_text().startswith(PROMPT + ", ")
-    assert {path.name for path in (work / "previews").iterdir()} == {
-        "initial-000003.png", "final-000003.png", "final-000006.png"
-    }  # fmt: skip
+    previews = {path.name for path in (work / "previews").iterdir()}
+    assert previews == {"initial-000003.png", "final-000003.png", "final-000006.png"}
     partial, multiview = (load_file(work / name / "adapter.safetensors") for name in ("partial", "multiview"))
     assert partial.keys() == multiview.keys()
     assert any(not torch.equal(partial[key], multiview[key]) for key in partial)
@@ -139,7 +139,7 @@ def test_dreambooth3d_leaves_a_mesh_and_all_stages(learned: Learned, tmp_path: P
 
 @pytest.mark.parametrize("method", ["dreamfusion", "vsd"])
 def test_text_recipes_leave_a_mesh(learned: Learned, tmp_path: Path, method: str) -> None:
-    made = make(learned, tmp_path, method)
+    made = make(learned, tmp_path, method, colors="vertex")
     assert made.mesh.is_watertight
     assert not (made.work / "field" / "checkpoints").exists()
 
@@ -149,7 +149,7 @@ def killed(learned: Learned, tmp_path: Path, sign: Path) -> None:
     command = [
         sys.executable, "-m", "pcs_ext.cli", "3d", "make", str(learned.subject), PROMPT, "-o",
         str(tmp_path / "rex.glb"), "--config", str(small("dreambooth3d", tmp_path)), "--photos", str(learned.photos),
-        "--device", "cpu", "--precision", "fp32", "--no-viewer",
+        "--device", "cpu", "--precision", "fp32", "--viewer", "False",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)

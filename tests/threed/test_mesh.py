@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pcs_ext.errors import InputError, UsageError
 from pcs_ext.image.types import ParameterGroup
-from pcs_ext.threed.fields import AbstractField, Bounds, Queried
+from pcs_ext.threed.fields import AbstractField, Bounds, Queried, VoxelField
 from pcs_ext.threed.mesh import MeshConfig, extract_mesh, read_mesh, write_mesh
 
 
@@ -47,6 +47,17 @@ def test_a_ball_is_a_closed_ball() -> None:
     assert mesh.center_mass.tolist() == pytest.approx([0, 0, 0.75], abs=1e-3)
     outward = ((mesh.face_normals * (mesh.triangles_center - [0, 0, 0.75])).sum(1) > 0).mean()
     assert outward == 1
+
+
+def test_a_soft_field_is_cut_at_its_own_share_and_an_empty_one_is_refused() -> None:
+    plain = extract_mesh(Ball(), MeshConfig(resolution=40, threshold=300))
+    soft = extract_mesh(Ball(), MeshConfig(resolution=40, threshold=1e9, relative=300 / 1484.1))  # 10 exp(5) at most
+    assert soft.volume == pytest.approx(plain.volume, rel=1e-3)
+    empty = VoxelField(8)
+    with torch.no_grad():
+        empty.density_grid.fill_(-4.0)
+    with pytest.raises(UsageError, match="Lower the threshold or train longer"):
+        extract_mesh(empty, MeshConfig(resolution=16, relative=0.5))
 
 
 def test_a_surface_at_the_wall_is_closed() -> None:

@@ -8,6 +8,8 @@ import pytest
 import torch
 import trimesh
 from PIL import Image
+from trimesh.visual import TextureVisuals
+from trimesh.visual.material import SimpleMaterial
 
 from pcs_ext.errors import ConfigError
 from pcs_ext.threed.cameras import orbit, rays, ring
@@ -142,8 +144,8 @@ def test_colours_grow_over_empty_texels() -> None:
 
 def test_a_missing_texture_reader_is_not_needed(tmp_path: Path) -> None:
     mesh = trimesh.creation.box()
-    mesh.visual = trimesh.visual.TextureVisuals(
+    mesh.visual = TextureVisuals(
         uv=np.zeros((8, 2)),
-        material=trimesh.visual.material.SimpleMaterial(image=Image.new("RGB", (2, 2), (0, 255, 0))),
+        material=SimpleMaterial(image=Image.new("RGB", (2, 2), (0, 255, 0))),
     )
     assert render_mesh(mesh, ring(1), 16, 16, lit=False)[0, 1].max() == 1

@@ -34,7 +34,7 @@ class TextTo3dRecipe:
     """Views of a set are judged together by a multi-view adapter, which the caller names."""
     field: FieldStage
     """The optimisation."""
-    mesh: MeshConfig = MeshConfig()
+    mesh: MeshConfig = MeshConfig(resolution=96, relative=0.5)
     """How the surface is cut out."""
 
     def validate(self) -> None:
@@ -75,7 +75,7 @@ class PhotosTo3dRecipe:
     """Stage 3: a field from that model, close to the pseudo views."""
     final_start: Literal["initial", "blank"] = "initial"
     """Where it starts: at stage 1's field or anew. The paper's choice was not read."""
-    mesh: MeshConfig = MeshConfig()
+    mesh: MeshConfig = MeshConfig(resolution=96, relative=0.5)
     """How the surface is cut out."""
 
     def validate(self) -> None:

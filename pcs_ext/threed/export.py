@@ -1,0 +1,170 @@
+"""`3d export` and `3d render`: what a job left, or a mesh file, as other files."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from pcs_ext.config_io import atomic_write_bytes
+from pcs_ext.errors import InputError, UsageError
+from pcs_ext.threed.cameras import Cameras, ring
+from pcs_ext.threed.fields import AbstractField
+from pcs_ext.threed.mesh import FORMATS, MeshConfig, extract_mesh, read_mesh, write_mesh
+from pcs_ext.threed.mesh_views import render_mesh
+from pcs_ext.threed.render import RenderConfig, render_views
+from pcs_ext.threed.texture import TextureConfig, bake_texture
+from pcs_ext.threed.turntable import KINDS, sheet, write_turntable
+from pcs_ext.threed.viewer import write_viewer
+from pcs_ext.threed.work import finished_field
+
+Colors = Literal["vertex", "grid", "xatlas"]
+"""Where colours go: to the vertices, or into a texture of one of `TextureConfig`'s layouts."""
+_SHEET_COLUMNS = 4
+
+
+def finished_mesh(field: AbstractField, settings: MeshConfig, colors: Colors, texture_size: int) -> Any:
+    """A field's surface with its colours.
+
+    Raises:
+        UsageError: nothing exceeds the threshold.
+        ConfigError: the texture is too small.
+        ResourceError: a library is missing.
+    """
+    mesh = extract_mesh(field, settings)
+    if colors == "vertex":
+        return mesh
+    return bake_texture(mesh, field, TextureConfig(size=texture_size, layout=colors))
+
+
+def colors_for(output: Path, wanted: Colors | Literal["auto"]) -> Colors:
+    """auto: a texture where the format holds one. Vertices for PLY."""
+    if wanted != "auto":
+        return wanted
+    return "vertex" if output.suffix.lower() == ".ply" else "grid"
+
+
+def export_3d(
+    source: Path,
+    output: Path,
+    *,
+    colors: Colors | Literal["auto"] = "auto",
+    texture_size: int = 1024,
+    resolution: int | None = None,
+    threshold: float | None = None,
+    viewer: bool = True,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Cut the mesh out of a job's field once more, or write a mesh file in another format.
+
+    Args:
+        source: OUTPUT.work of `3d make`, or a GLB, OBJ or PLY.
+        output: ends in .glb, .obj or .ply.
+        colors: of a field's mesh; a file's mesh keeps its own (textures become vertex colours in a PLY).
+        texture_size: texels per side.
+        resolution: of the cut; None takes the recipe's.
+        threshold: density at the surface; None takes the recipe's.
+        viewer: write a page beside a GLB.
+        overwrite: replace what is there.
+
+    Returns:
+        What was written, the mesh first.
+
+    Raises:
+        UsageError, ConfigError: settings that do not fit each other or the source.
+        InputError: a source that cannot be read.
+    """
+    page = output.with_suffix(".html") if viewer and output.suffix.lower() == ".glb" else None
+    check_free(output, FORMATS, overwrite)
+    if source.is_dir():
+        field, result = finished_field(source)
+        changes = {"resolution": resolution, "threshold": threshold}
+        settings = dataclasses.replace(result.mesh, **{k: v for k, v in changes.items() if v is not None})
+        mesh = finished_mesh(field, settings, colors_for(output, colors), texture_size)
+    else:
+        if colors != "auto" or resolution is not None or threshold is not None:
+            raise UsageError(
+                f"{source} is a file: its mesh keeps its colours and shape. Give the folder OUTPUT.work of `3d make` "
+                "to choose colours, resolution or threshold."
+            )
+        mesh = read_mesh(source)
+        if output.suffix.lower() == ".ply" and mesh.visual.kind == "texture":
+            mesh.visual = mesh.visual.to_color()
+    return write_with_page(mesh, output, page)
+
+
+def write_with_page(mesh: Any, output: Path, page: Path | None) -> list[Path]:
+    """Write a mesh and, where wanted, the page that shows it."""
+    write_mesh(mesh, output)
+    if page is None:
+        return [output]
+    write_viewer(output, page)
+    return [output, page]
+
+
+def render_3d(
+    source: Path,
+    output: Path,
+    *,
+    frames: int = 60,
+    side: int = 256,
+    elevation: float = 15.0,
+    frames_per_second: float = 20.0,
+    background: float = 1.0,
+    overwrite: bool = False,
+) -> None:
+    """A turn around a job's field (volume rendered) or a mesh file (rasterised).
+
+    Args:
+        source: OUTPUT.work of `3d make`, or a GLB, OBJ or PLY.
+        output: .mp4, .webp or .gif; .png for a sheet of all views.
+        frames: views, at least 1.
+        side: of a view, pixels.
+        elevation: degrees above the horizon.
+        frames_per_second: of an animation.
+        background: grey behind the object, in [0, 1].
+        overwrite: replace what is there.
+
+    Raises:
+        UsageError: settings out of range.
+        InputError: a source that cannot be read.
+    """
+    check_free(output, (*KINDS, "png"), overwrite)
+    if frames < 1 or not 16 <= side <= 2048 or not 0 <= background <= 1 or not -90 <= elevation <= 90:
+        raise UsageError(
+            "expected at least 1 frame of 16 to 2048 pixels, a background in [0, 1] and an elevation in [-90, 90], "
+            f"got {frames}, {side}, {background}, {elevation}."
+        )
+    if source.is_dir():
+        field, _ = finished_field(source)
+        cameras = ring(frames, elevation=elevation, target=field.bounds.center)
+        seen = render_views(field, cameras, side, side, RenderConfig(samples=128), background=background).rgb
+    else:
+        mesh = read_mesh(source)
+        seen = render_mesh(mesh, _around(mesh, frames, elevation, source), side, side, background=background)
+    if output.suffix.lower() == ".png":
+        atomic_write_bytes(output, sheet(seen, columns=min(frames, _SHEET_COLUMNS)))
+    else:
+        write_turntable(output, seen, frames_per_second)
+
+
+def _around(mesh: Any, frames: int, elevation: float, source: Path) -> Cameras:
+    """A ring that just holds the mesh, wherever and however large it is."""
+    if not len(mesh.vertices):
+        raise InputError(f"{source} holds no faces; expected a mesh.")
+    low, high = np.asarray(mesh.bounds)
+    middle, radius = (low + high) / 2, float(np.linalg.norm(high - low)) / 2
+    distance = 1.05 * radius / np.sin(np.radians(16.0))
+    return ring(frames, elevation=elevation, distance=float(distance), fov=32.0, target=tuple(middle.tolist()))
+
+
+def check_free(output: Path, endings: tuple[str, ...], overwrite: bool) -> None:
+    """Refuse outputs of another ending, and those that are there already.
+
+    Raises:
+        UsageError: says which.
+    """
+    if output.suffix.lower().lstrip(".") not in endings or output.is_dir():
+        raise UsageError(f"the output is {output}; expected a file name that ends in {', '.join(endings)}.")
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output} exists already; choose another --output, or pass --overwrite to replace it.")
