@@ -125,7 +125,7 @@ def export(
     source: Positional[Path],
     output: Output,
     colors: Literal["auto", "vertex", "grid", "xatlas"] = "auto",
-    texture_size: int = 1024,
+    texture_size: int = 0,
     resolution: int = 0,
     threshold: float = 0.0,
     viewer: bool = True,
@@ -137,7 +137,7 @@ def export(
         source: OUTPUT.work of `3d make`, whose mesh is cut anew, or a .glb, .obj or .ply file to convert.
         output: the file to write.
         colors: at the vertices, or in a texture (grid or xatlas); auto: a texture where the format holds one.
-        texture_size: texels per side.
+        texture_size: texels per side; 0: enough for the mesh.
         resolution: samples per side of the cut; 0 takes the recipe's.
         threshold: density at the surface; 0 takes the recipe's.
         viewer: also write an HTML page beside a GLB in which one turns the object, offline.
@@ -149,7 +149,7 @@ def export(
         source,
         output,
         colors=colors,
-        texture_size=texture_size,
+        texture_size=texture_size or None,
         resolution=resolution or None,
         threshold=threshold or None,
         viewer=viewer,

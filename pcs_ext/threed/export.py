@@ -23,7 +23,7 @@ Colors = Literal["vertex", "grid", "xatlas"]
 _SHEET_COLUMNS = 4
 
 
-def finished_mesh(field: AbstractField, settings: MeshConfig, colors: Colors, texture_size: int) -> Any:
+def finished_mesh(field: AbstractField, settings: MeshConfig, colors: Colors, texture_size: int | None = None) -> Any:
     """A field's surface with its colours.
 
     Raises:
@@ -49,7 +49,7 @@ def export_3d(
     output: Path,
     *,
     colors: Colors | Literal["auto"] = "auto",
-    texture_size: int = 1024,
+    texture_size: int | None = None,
     resolution: int | None = None,
     threshold: float | None = None,
     viewer: bool = True,
@@ -61,7 +61,7 @@ def export_3d(
         source: OUTPUT.work of `3d make`, or a GLB, OBJ or PLY.
         output: ends in .glb, .obj or .ply.
         colors: of a field's mesh; a file's mesh keeps its own (textures become vertex colours in a PLY).
-        texture_size: texels per side.
+        texture_size: texels per side; None: enough for the mesh.
         resolution: of the cut; None takes the recipe's.
         threshold: density at the surface; None takes the recipe's.
         viewer: write a page beside a GLB.

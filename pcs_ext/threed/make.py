@@ -26,7 +26,6 @@ from pcs_ext.threed.mesh import FORMATS
 from pcs_ext.threed.multiview import MultiViewAdapter
 from pcs_ext.threed.pseudo_views import make_pseudo_views, read_pseudo_views
 from pcs_ext.threed.recipes import RECIPES, Effort, PhotosTo3dRecipe, Recipe3d, TextTo3dRecipe
-from pcs_ext.threed.texture import TextureConfig
 from pcs_ext.threed.turntable import contact_sheet
 from pcs_ext.threed.work import Result, WorkFolder
 
@@ -146,7 +145,7 @@ def make_3d(
     job = Job(recipe, artifact, backbone, work, prompt, paths, joint, seed, previews, reporter)
     try:
         name, field = job.run()
-        mesh = finished_mesh(field, recipe.mesh, colors_for(output, colors), TextureConfig().size)
+        mesh = finished_mesh(field, recipe.mesh, colors_for(output, colors))
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; what was done is in {work.path}. The same command goes on from there."

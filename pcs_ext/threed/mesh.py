@@ -9,6 +9,7 @@ import torch
 from pcs_ext.config_io import atomic_write_bytes, config
 from pcs_ext.errors import InputError, ResourceError, UsageError
 from pcs_ext.threed.fields import AbstractField
+from pcs_ext.threed.surface_colors import surface_colors
 
 _CHUNK = 65_536
 _EMPTY = 0.2
@@ -71,7 +72,7 @@ def extract_mesh(field: AbstractField, config: MeshConfig | None = None) -> Any:
     if mesh.volume < 0:
         mesh.invert()
     mesh = _tidied(mesh, settings)
-    mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=_vertex_colors(field, mesh.vertices))
+    mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=_vertex_colors(field, mesh))
     return mesh
 
 
@@ -95,14 +96,17 @@ def write_mesh(mesh: Any, path: Path) -> None:
     if textured and kind == "obj":
         _write_textured_obj(turned, path)
         return
-    data = turned.export(file_type=kind)
+    # Without normals, readers shade a mesh whose vertices are doubled on seams as if it had facets.
+    options = {"include_normals": True} if kind == "glb" else {}
+    data = turned.export(file_type=kind, **options)
     atomic_write_bytes(path, data.encode() if isinstance(data, str) else data)
 
 
 def _write_textured_obj(mesh: Any, path: Path) -> None:
     from trimesh.exchange.obj import export_obj
 
-    material = mesh.visual.material.to_simple()
+    material = mesh.visual.material
+    material = material.to_simple() if hasattr(material, "to_simple") else material
     material.name = path.stem
     mesh.visual.material = material
     text, files = export_obj(mesh, return_texture=True, mtl_name=f"{path.stem}.mtl")
@@ -126,7 +130,7 @@ def read_mesh(path: Path) -> Any:
     try:
         # By path: an OBJ's material and texture lie beside it.
         mesh = trimesh.load_mesh(path, file_type=kind, process=False)
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, NotImplementedError) as error:
         raise InputError(f"{path}: expected a {kind} mesh, could not read it ({error}). Export it again.") from error
     if kind == "glb":
         mesh.apply_transform(np.linalg.inv(_Y_UP))
@@ -154,11 +158,9 @@ def _densities(field: AbstractField, resolution: int) -> np.ndarray:
     return density.view((resolution,) * 3).double().numpy()
 
 
-@torch.no_grad()
-def _vertex_colors(field: AbstractField, vertices: np.ndarray) -> np.ndarray:
-    points = torch.from_numpy(np.asarray(vertices)).float()
-    albedo = torch.cat([field.query(chunk).albedo for chunk in points.split(_CHUNK)])
-    rgb = (albedo.clamp(0, 1) * 255).round().byte().numpy()
+def _vertex_colors(field: AbstractField, mesh: Any) -> np.ndarray:
+    points, normals = (torch.from_numpy(np.array(part)).float() for part in (mesh.vertices, mesh.vertex_normals))
+    rgb = (surface_colors(field, points, normals).clamp(0, 1) * 255).round().byte().numpy()
     return np.concatenate([rgb, np.full((len(rgb), 1), 255, np.uint8)], 1)
 
 

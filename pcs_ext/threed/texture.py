@@ -14,28 +14,31 @@ from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError, ResourceError
 from pcs_ext.threed.fields import AbstractField
 from pcs_ext.threed.rasterize import Fragments, rasterize
+from pcs_ext.threed.surface_colors import surface_colors
 
-_CHUNK = 65_536
+_MARGIN = 1.5
+"""Texels of its own colours around a face of the grid: graphics cards look that far beyond an edge."""
+_LEAST_CELL = 8
+_CELL = 10
 
 
 @config
 class TextureConfig:
     """How a texture is baked."""
 
-    size: int = 1024
-    """Texels per side."""
+    size: int | None = None
+    """Texels per side; None: a power of two that gives every face of a grid a cell of ten texels, 1024 for xatlas."""
     layout: Literal["grid", "xatlas"] = "grid"
     """grid: every two faces share a square cell, needs nothing, has a seam at every edge; xatlas: charts of many faces,
     which people can paint on."""
     padding: int = 4
     """Texels around charts that repeat their colours, so that no seam shows."""
-    depth: float = 0.0
-    """Ask the field this far below the surface, world units; colours of a soft field lie inside it."""
 
     def __post_init__(self) -> None:
-        if not 16 <= self.size <= 8192 or not 0 <= self.padding <= 64:
-            raise ConfigError(f"expected a texture of 16 to 8192 texels and padding to 64, got {self.size}, "
-                              f"{self.padding}.")  # fmt: skip
+        if not (self.size is None or 16 <= self.size <= 8192) or not 0 <= self.padding <= 64:
+            raise ConfigError(
+                f"expected a texture of 16 to 8192 texels and padding to 64, got {self.size}, {self.padding}."
+            )
 
 
 def bake_texture(mesh: Any, field: AbstractField, config: TextureConfig | None = None) -> Any:
@@ -50,18 +53,18 @@ def bake_texture(mesh: Any, field: AbstractField, config: TextureConfig | None =
 
     Raises:
         ResourceError: xatlas is asked for and not installed.
-        ConfigError: more faces than the grid has cells of four texels.
+        ConfigError: more faces than the grid has cells of eight texels.
     """
     import trimesh
     from trimesh.visual import TextureVisuals
     from trimesh.visual.material import PBRMaterial
 
     settings = config or TextureConfig()
-    made = grid_layout(mesh, settings.size) if settings.layout == "grid" else _xatlas_layout(mesh, settings.size)
+    size = settings.size or (fitting_size(len(mesh.faces)) if settings.layout == "grid" else 1024)
+    made = grid_layout(mesh, size) if settings.layout == "grid" else _xatlas_layout(mesh, size)
     vertices = np.asarray(mesh.vertices)[made.origin]
     normals = np.asarray(mesh.vertex_normals)[made.origin]
-    inner = torch.from_numpy(vertices - settings.depth * normals).float()
-    image = _baked(field, made.seen.interpolate(inner, torch.from_numpy(made.faces)), made.seen.face >= 0, settings)
+    image = _baked(field, made, torch.from_numpy(vertices).float(), torch.from_numpy(normals).float(), settings.padding)
     material = PBRMaterial(baseColorTexture=Image.fromarray(image), metallicFactor=0.0, roughnessFactor=0.9)
     visual = TextureVisuals(uv=made.uv, material=material)
     return trimesh.Trimesh(
@@ -87,25 +90,34 @@ def grid_layout(mesh: Any, size: int) -> Layout:
     """Two faces per cell of a square grid, each a right triangle with a texel of its own colours around it.
 
     Raises:
-        ConfigError: the cells would be smaller than five texels.
+        ConfigError: the cells would be smaller than eight texels.
     """
     count = len(mesh.faces)
-    cells = max(1, math.ceil(math.sqrt(math.ceil(count / 2))))
+    cells = _cells_per_side(count)
     side = size // cells
-    if side < 5:
+    if side < _LEAST_CELL:
         raise ConfigError(
-            f"{count} faces need a texture of at least {5 * cells} texels per side, got {size}. Raise the size, or "
-            "lower the mesh's resolution."
+            f"{count} faces need a texture of at least {_LEAST_CELL * cells} texels per side, got {size}. Raise the "
+            "size, or lower the mesh's resolution."
         )
     index = np.arange(count)
     corner = np.stack([index // 2 % cells, index // 2 // cells], -1)[:, None] * side
-    near, far = 0.5, side - 2.0
+    near, far = _MARGIN, side - _MARGIN - 2.5
     lower = np.array([[near, near], [far, near], [near, far]])
     places = corner + np.stack([lower, side - lower])[index % 2]
     uv = places.reshape(-1, 2) / size
     uv[:, 1] = 1 - uv[:, 1]
     faces = np.arange(3 * count).reshape(-1, 3)
     return Layout(np.asarray(mesh.faces).reshape(-1), faces, uv, _cells(count, cells, side, size))
+
+
+def fitting_size(count: int) -> int:
+    """Texels per side, a power of two, with which a grid gives `count` faces cells of ten texels or more."""
+    return max(256, 2 ** math.ceil(math.log2(_CELL * _cells_per_side(count))))
+
+
+def _cells_per_side(count: int) -> int:
+    return max(1, math.ceil(math.sqrt(math.ceil(count / 2))))
 
 
 def _cells(count: int, cells: int, side: int, size: int) -> Fragments:
@@ -118,7 +130,7 @@ def _cells(count: int, cells: int, side: int, size: int) -> Fragments:
     face = 2 * cell + upper
     used = (row // side < cells) & (column // side < cells) & (face < count)
     x, y = torch.where(upper, side - x, x), torch.where(upper, side - y, y)
-    shares = (torch.stack([x, y], -1) - 0.5).clamp_min(0) / (side - 2.5)
+    shares = (torch.stack([x, y], -1) - _MARGIN).clamp_min(0) / (side - 2 * _MARGIN - 2.5)
     shares = shares / shares.sum(-1, keepdim=True).clamp_min(1)
     weights = torch.cat([1 - shares.sum(-1, keepdim=True), shares], -1)
     return Fragments(face=torch.where(used, face, -1), barycentric=weights * used[..., None])
@@ -140,15 +152,13 @@ def _xatlas_layout(mesh: Any, size: int) -> Layout:
     return Layout(origin.astype(np.int64), faces, flat.numpy(), rasterize(points, torch.from_numpy(faces), size, size))
 
 
-@torch.no_grad()
-def _baked(field: AbstractField, places: Tensor, covered: Tensor, settings: TextureConfig) -> np.ndarray:
-    """The field's colours at world points `s s 3` where covered, as 8-bit `s s 3`."""
-    size = settings.size
-    texels = torch.nonzero(covered.view(-1))[:, 0]
-    color, points = torch.zeros(size * size, 3), places.view(-1, 3)
-    for chunk in texels.split(_CHUNK):
-        color[chunk] = field.query(points[chunk]).albedo
-    filled = pad_charts(color.view(size, size, 3).permute(2, 0, 1), covered, settings.padding)
+def _baked(field: AbstractField, made: Layout, vertices: Tensor, normals: Tensor, padding: int) -> np.ndarray:
+    """The field's colours on the surface, as 8-bit `s s 3`."""
+    covered, faces = made.seen.face >= 0, torch.from_numpy(made.faces)
+    places, outward = (made.seen.interpolate(values, faces)[covered] for values in (vertices, normals))
+    color = torch.zeros(*covered.shape, 3)
+    color[covered] = surface_colors(field, places, functional.normalize(outward, dim=-1))
+    filled = pad_charts(color.permute(2, 0, 1), covered, padding)
     return (filled.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
 
 

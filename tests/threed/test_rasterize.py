@@ -83,7 +83,7 @@ def test_depth_decides_whatever_the_order() -> None:
 def test_a_baked_texture_comes_back_right_side_up(tmp_path: Path, kind: str, layout: str) -> None:
     ball = Ball()  # red above, blue below
     plain = extract_mesh(ball, MeshConfig(resolution=28))
-    baked = bake_texture(plain, ball, TextureConfig(size=512, layout=layout))  # pyright: ignore[reportArgumentType]
+    baked = bake_texture(plain, ball, TextureConfig(layout=layout))  # pyright: ignore[reportArgumentType]
     assert len(baked.faces) == len(plain.faces)
     write_mesh(baked, tmp_path / f"ball.{kind}")
     found = read_mesh(tmp_path / f"ball.{kind}")
@@ -130,8 +130,8 @@ def test_the_grid_holds_every_face_once_and_texels_know_their_place() -> None:
     torch.testing.assert_close(found[inside], torch.stack([column, row], -1)[inside], rtol=0, atol=1e-3)
     drawn = rasterize(torch.cat([flat, torch.ones(len(flat), 1)], 1), torch.from_numpy(made.faces), 130, 130)
     assert (drawn.face[inside] == made.seen.face[inside]).all()
-    with pytest.raises(ConfigError, match="at least 65 texels"):
-        grid_layout(mesh, 64)
+    with pytest.raises(ConfigError, match="at least 104 texels"):
+        grid_layout(mesh, 103)
 
 
 def test_colours_grow_over_empty_texels() -> None:

@@ -37,6 +37,6 @@ def sds_stage(preset: Preset, steps: int, **changes: Any) -> FieldStage:
         "guidance": DistillationConfig(guidance_scale=20.0 if small else 101.0),
         "cameras": CameraLaw(elevation=(0.0, 45.0) if small else (-10.0, 45.0)),
         "lighting": Lighting(shaded=0.0) if small else Lighting(),
-        "penalties": Penalties(opacity=20.0, entropy=5.0, variation=5.0, orientation=0.0 if small else 10.0),
+        "penalties": Penalties(opacity=100.0, entropy=20.0, variation=20.0, orientation=0.0 if small else 10.0),
     }
     return FieldStage(**{**settings, **changes})
