@@ -28,7 +28,7 @@ from pcs_ext.toybox.train.motion import train_motion
 from pcs_ext.toybox.train.oracle import place_loss
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.tokenizer import train_tokenizer
-from pcs_ext.toybox.train.unet import build_scheduler, cell_weights, loss_weights, train_unet
+from pcs_ext.toybox.train.unet import build_scheduler, cell_weights, draw_timesteps, loss_weights, train_unet
 from pcs_ext.toybox.world.scene import Camera, Scene, SceneObject
 from pcs_ext.toybox.world.vocabulary import CLASSES
 
@@ -123,12 +123,20 @@ def test_the_decoder_needs_an_autoencoder(fresh: Path) -> None:
         run("decoder", TINY, 3, None, SilentReporter())
 
 
+def test_half_of_the_timesteps_lie_where_the_content_is_decided() -> None:
+    timesteps = draw_timesteps(40_000, torch.Generator().manual_seed(0))
+    assert timesteps.min() < 20 < 980 < timesteps.max() < 1000
+    share = float(((timesteps >= 300) & (timesteps < 900)).float().mean())
+    assert share == pytest.approx(0.5 + 0.5 * 0.6, abs=0.01)
+
+
 def test_the_denoiser_teaches_its_text_encoder_and_clip_follows(models: Path) -> None:
     first = load_file(models / "text_encoder at first" / "model.safetensors")
     now = load_file(models / "models" / "text_encoder" / "model.safetensors")
     assert not any(torch.equal(first[name], now[name]) for name in first if name.endswith("q_proj.weight"))
     pair = load_file(models / "models" / "clip" / "model.safetensors")
-    shared = {name: value for name, value in pair.items() if name in now}
+    tower = "text_model."
+    shared = {name.removeprefix(tower): value for name, value in pair.items() if name.startswith(tower)}
     assert shared.keys() == now.keys()
     assert all(torch.equal(now[name], value) for name, value in shared.items())
 
