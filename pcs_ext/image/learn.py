@@ -80,7 +80,7 @@ def plan(
 
 
 def learn(
-    photos: Sequence[Path] | Path | str,
+    photos: Sequence[Path] | Sequence[Photo] | Path | str,
     *,
     noun: str,
     output: Path | str,
@@ -104,7 +104,7 @@ def learn(
     While it runs, checkpoints live in `OUTPUT.training/`; the same call goes on from there after an interruption.
 
     Args:
-        photos: a folder, or photo files.
+        photos: a folder, photo files, or photos that were read already.
         noun: what the subject is: "dog".
         output: folder of the artifact.
         recipe: name in `RECIPES`, or a `Recipe`.
@@ -134,7 +134,7 @@ def learn(
     if previews < 0:
         raise UsageError(f"--previews must be 0 or a number of steps, got {previews}.")
     _with_request(resolve_recipe(recipe, noun, preset_of(base), config=config), token, steps)
-    found = find_photos(photos)
+    found = _photos(photos)
     _check_masks(resolve_recipe(recipe, noun, preset_of(base), config=config), found)
     loaded = isinstance(base, AbstractBackbone)
     backbone = base if loaded else load_backbone(base, device=device, precision=precision, reporter=reporter)
@@ -292,6 +292,13 @@ class _Run:
                     path = self.previews.write(running[0], phase.name, state.step)
                     self.reporter.event("preview", f"preview {path}", path=str(path))
                 yield state
+
+
+def _photos(photos: Sequence[Path] | Sequence[Photo] | Path | str) -> list[Photo]:
+    if isinstance(photos, (str, Path)):
+        return find_photos(photos)
+    read = [photo for photo in photos if isinstance(photo, Photo)]
+    return read or find_photos([photo for photo in photos if not isinstance(photo, Photo)])
 
 
 def _check_output(output: Path, overwrite: bool) -> None:

@@ -13,8 +13,10 @@ from pcs_ext.config_io import config
 class TimestepSampling:
     """A distribution over timesteps."""
 
-    kind: Literal["uniform", "importance", "log_snr"] = "uniform"
-    """`importance`: p(t) ~ 1 - a cos(pi t / T) (ReVersion, arXiv 2303.13495, eq. 8); `log_snr`: normal log-SNR."""
+    kind: Literal["uniform", "importance", "log_snr", "cubic"] = "uniform"
+    """`importance`: p(t) ~ 1 - a cos(pi t / T) (ReVersion, arXiv 2303.13495, eq. 8); `log_snr`: normal log-SNR;
+    `cubic`: t = (1 - u^3) T with u uniform, mostly coarse noise (recalled as T2I-Adapter's, arXiv
+    2302.08453, section 3.5; not looked up)."""
     low: float = 0.0
     """Smallest t / T."""
     high: float = 1.0
@@ -32,6 +34,10 @@ class TimestepSampling:
         first, last = math.floor(self.low * total), max(math.ceil(self.high * total), math.floor(self.low * total) + 1)
         if self.kind == "uniform":
             return torch.randint(first, min(last, total), (batch,), generator=generator)
+        if self.kind == "cubic":
+            shares = 1 - torch.rand(batch, generator=generator).pow(3)
+            end = min(last, total)
+            return (first + shares * (end - first)).long().clamp(max=end - 1)
         if self.kind == "log_snr":
             wanted = self.mean + self.std * torch.randn(batch, generator=generator)
             log_snr = (alphas_cumprod / (1 - alphas_cumprod)).log()

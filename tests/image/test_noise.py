@@ -51,7 +51,16 @@ def test_importance_sampling_has_the_published_moments() -> None:
     assert float(weights[500:].sum()) == pytest.approx(0.6592, abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["uniform", "importance", "log_snr"])
+def test_cubic_timesteps_are_mostly_coarse() -> None:
+    schedule, _ = make("epsilon")
+    drawn = TimestepSampling(kind="cubic").draw(20_000, schedule.alphas_cumprod, torch.Generator().manual_seed(0))
+    total = schedule.num_train_timesteps
+    # E[1 - u^3] = 3/4; P(1 - u^3 > 1/2) = (1/2)^(1/3).
+    assert float(drawn.double().mean()) / total == pytest.approx(0.75, abs=0.005)
+    assert float((drawn >= total / 2).double().mean()) == pytest.approx(0.5 ** (1 / 3), abs=0.01)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "importance", "log_snr", "cubic"])
 def test_samplers_stay_in_their_range_and_repeat(kind: str) -> None:
     schedule, _ = make("epsilon")
     sampling = TimestepSampling(kind=kind, low=0.2, high=0.7)  # type: ignore[arg-type]

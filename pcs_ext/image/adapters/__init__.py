@@ -1,4 +1,4 @@
-"""What trains: learned tokens, low-rank weight adapters, cross-attention projections, singular values, full weights."""
+"""What trains: learned tokens, low-rank weights, cross-attention projections, full weights, networks beside modules."""
 
 from typing import Annotated, TypeAlias
 
@@ -11,6 +11,7 @@ from pcs_ext.image.adapters.embedding import EmbeddingAdapter, EmbeddingConfig
 from pcs_ext.image.adapters.full import FullAdapter, FullConfig
 from pcs_ext.image.adapters.low_rank import LowRankAdapter, LowRankConfig
 from pcs_ext.image.adapters.neti import NetiAdapter, NetiConfig
+from pcs_ext.image.adapters.side_network import SideNetworkAdapter, SideNetworkConfig
 from pcs_ext.image.adapters.spectral_shift import SpectralShiftAdapter, SpectralShiftConfig
 from pcs_ext.image.adapters.spectrum import SpectrumAdapter, SpectrumConfig
 from pcs_ext.image.adapters.tail import TailAdapter, TailConfig
@@ -24,6 +25,7 @@ AdapterConfig: TypeAlias = Annotated[
     | SpectralShiftConfig
     | BottleneckConfig
     | CrossAttentionConfig
+    | SideNetworkConfig
     | FullConfig,
     Discriminator("kind"),
 ]
@@ -39,6 +41,7 @@ _CLASSES = {
     SpectralShiftConfig: SpectralShiftAdapter,
     CrossAttentionConfig: CrossAttentionAdapter,
     FullConfig: FullAdapter,
+    SideNetworkConfig: SideNetworkAdapter,
 }
 
 
@@ -71,6 +74,8 @@ __all__ = [
     "LowRankConfig",
     "NetiAdapter",
     "NetiConfig",
+    "SideNetworkAdapter",
+    "SideNetworkConfig",
     "SpectralShiftAdapter",
     "SpectralShiftConfig",
     "SpectrumAdapter",

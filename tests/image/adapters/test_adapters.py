@@ -15,6 +15,7 @@ from pcs_ext.image.adapters import (
     FullConfig,
     LowRankConfig,
     NetiConfig,
+    SideNetworkConfig,
     SpectralShiftConfig,
     SpectrumConfig,
     TailConfig,
@@ -27,6 +28,7 @@ from tests.support.tiny import tiny_backbone
 BOTH = ("denoiser", "text_encoder")
 CONFIGS = {
     "embedding": EmbeddingConfig(placeholder="<rex>", num_vectors=2, initializer="dog"),
+    "side_network": SideNetworkConfig(targets=(r"\.attn2$", r"\.ff$")),
     "lora": LowRankConfig(rank=4, alpha=2.0, components=BOTH),
     "lora-conv": LowRankConfig(rank=4, targets="all_linear_conv", components=BOTH),
     "dora": LowRankConfig(method="dora", rank=4, targets="all_linear_conv", components=BOTH),
