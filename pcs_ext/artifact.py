@@ -27,7 +27,7 @@ PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 Kind = Literal["image-subject", "motion"]
 _WORDS: dict[str, str] = {
     "image-subject": "a learned subject (`pcs-ext learn`)",
-    "motion": "a learned motion (`pcs-ext video learn-motion`)",
+    "motion": "a learned motion (`pcs-ext video learn`)",
 }
 _MAX_JSON_BYTES = 16 << 20
 _MAX_PREVIEW_BYTES = 16 << 20
@@ -140,7 +140,7 @@ class ArtifactData:
             ArtifactError: it is missing, foreign, of another version, incomplete, changed or corrupt.
         """
         path = Path(path)
-        _check_folder(path)
+        _check_folder(path, "pcs-ext learn" if kind == "image-subject" else "pcs-ext video learn")
         stored = _read_config(path, kind)
         for name, sha256 in stored.files.items():
             _verify(path, name, sha256)
@@ -170,13 +170,13 @@ def _check_replaceable(path: Path) -> None:
         raise ArtifactError(f"{path} exists and is not a learned subject, so it is not replaced; choose another name.")
 
 
-def _check_folder(path: Path) -> None:
+def _check_folder(path: Path, command: str) -> None:
     if not path.exists():
-        raise ArtifactError(f"{path} does not exist; expected the folder that `pcs-ext learn` wrote.")
+        raise ArtifactError(f"{path} does not exist; expected the folder that `{command}` wrote.")
     if path.is_file() and path.suffix.lower() in PICKLE_SUFFIXES:
         raise ArtifactError(refuse_pickle(path))
     if path.is_file():
-        raise ArtifactError(f"{path} is a file; expected the folder that `pcs-ext learn` wrote.")
+        raise ArtifactError(f"{path} is a file; expected the folder that `{command}` wrote.")
     pickles = [file.name for file in path.iterdir() if file.suffix.lower() in PICKLE_SUFFIXES]
     if pickles and not (path / CONFIG).exists():
         raise ArtifactError(refuse_pickle(path / sorted(pickles)[0]))
@@ -184,7 +184,7 @@ def _check_folder(path: Path) -> None:
         if not (path / name).is_file():
             raise ArtifactError(
                 f"{path} has no {name}, so it is not a learned subject, or not all of one; "
-                "expected the folder that `pcs-ext learn` wrote."
+                f"expected the folder that `{command}` wrote."
             )
 
 

@@ -16,11 +16,13 @@ from pcs_ext.svg import cli as svg_cli
 from pcs_ext.svg.panorama import cli as panorama_cli
 from pcs_ext.threed import cli as threed_cli
 from pcs_ext.verbs import chosen, group, group_overview, overview
+from pcs_ext.video import cli as video_cli
 
 EXAMPLES = """
 Examples
   pcs-ext learn PHOTOS --noun dog -o rex
   pcs-ext image rex "a photo of {subject} on the beach"
+  pcs-ext video make "a {subject} spins" --subject rex --motion spin -o OUT.mp4
   pcs-ext 3d make rex "a photo of {subject}" --photos PHOTOS -o rex.glb
   pcs-ext svg customize LOGO.svg "a red {subject}" --noun dog -o OUT.svg
   pcs-ext protect PHOTOS --noun person -o OUT
@@ -63,6 +65,9 @@ def commands() -> dict[str, Callable[..., Any]]:
         "3d make": threed_cli.make,
         "3d render": threed_cli.render,
         "3d export": threed_cli.export,
+        "video learn": video_cli.learn,
+        "video make": video_cli.make,
+        "video recipes": video_cli.recipes,
         "censor": defense_cli.censor,
         "systems": general.systems,
         "doctor": general.doctor,

@@ -13,10 +13,11 @@ from pcs_ext.image.adapters.low_rank import Component
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.types import Conditioning
 
-LayerKind = Literal["spatial", "spatial_self", "cross_attention", "temporal", "temporal_attention"]
+LayerKind = Literal["spatial", "spatial_self", "cross_attention", "temporal", "temporal_attention", "temporal_weights"]
 """spatial: self-attention and feed-forward of the picture's own layers (MotionDirector's spatial set); spatial_self:
 its self-attention alone; cross_attention: attention to the text; temporal: attention and feed-forward over frames;
-temporal_attention: without the feed-forward."""
+temporal_attention: without the feed-forward; temporal_weights: everything over frames, convolutions too where there
+are any."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,9 @@ class Targets:
     component: Component
     """A key of the backbone's `components()`."""
     patterns: tuple[str, ...]
-    """Regular expressions searched in module paths."""
+    """Regular expressions searched in paths of linear layers and convolutions."""
+    modules: tuple[str, ...] = ()
+    """The same for the attention and feed-forward modules these lie in; of kinds `temporal` and `cross_attention`."""
 
 
 class AbstractVideoBackbone(AbstractBackbone, abc.ABC):
@@ -45,6 +48,21 @@ class AbstractVideoBackbone(AbstractBackbone, abc.ABC):
     appearance (frame by frame) from motion (whole clips)."""
     time_factor: int = 1
     """Frames that one latent stands for, the first of a clip excepted, which has one of its own."""
+
+    @property
+    def origin(self) -> dict[str, str | None]:
+        """`base` and `motion_module` as `load_video_backbone` takes them, to find the same model again."""
+        return {"base": self.name, "motion_module": None}
+
+    @property
+    def subject_families(self) -> tuple[str, ...]:
+        """Families of bases whose learned subjects fit into the spatial layers."""
+        return (self.family,)
+
+    @property
+    def spatial_fingerprint(self) -> str:
+        """Of the weights that a subject is learned on."""
+        return self.fingerprint
 
     def latent_frames(self, frames: int) -> int:
         """Latents along time of a clip of `frames` frames, those left out that `whole_frames` leaves out."""

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,69 +11,26 @@ import torch
 from torch import Tensor
 
 from pcs_ext.artifact import ArtifactData
-from pcs_ext.config_io import config_hash, from_jsonable, to_jsonable
+from pcs_ext.config_io import config_hash, to_jsonable
 from pcs_ext.errors import ArtifactError, InputError, Interrupted, UsageError
-from pcs_ext.image.adapters import AdapterConfig, build_adapter
+from pcs_ext.image.adapters import build_adapter
 from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.checkpoint import CheckpointFolder
+from pcs_ext.image.evaluate.encoders import load_image_encoder
 from pcs_ext.image.fit import fit
 from pcs_ext.image.loss_log import LossLog
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.video.backbone import AbstractVideoBackbone
-from pcs_ext.video.recipes import RECIPES
+from pcs_ext.video.motion import Motion, check_inflation
+from pcs_ext.video.recipes import MOTIONS
 from pcs_ext.video.recipes.base import MotionPhase, MotionRecipe
-from pcs_ext.video.training import PassesLoss, parameter_groups
+from pcs_ext.video.training import EncodedClips, PassesLoss, parameter_groups
 
 _AUTOCAST: dict[torch.dtype, Literal["none", "bf16", "fp16"]] = {
     torch.float32: "none",
     torch.bfloat16: "bf16",
     torch.float16: "fp16",
 }
-
-
-class Motion:
-    """A learned motion on disk or in memory."""
-
-    def __init__(self, data: ArtifactData) -> None:
-        self.data = data
-        self.recipe: MotionRecipe = from_jsonable(MotionRecipe, data.recipe, where="the motion's recipe")
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Motion":
-        """Read a folder written by `learn_motion`.
-
-        Raises:
-            ArtifactError: missing, corrupt, something else, or of an unknown version.
-        """
-        return cls(ArtifactData.load(Path(path), kind="motion"))
-
-    @contextlib.contextmanager
-    def applied(self, backbone: AbstractVideoBackbone, *, scale: float = 1.0) -> Iterator[AbstractVideoBackbone]:
-        """The backbone with this motion in it; on exit the backbone is as before, bit for bit.
-
-        Subjects of the core may be applied at the same time: they go into other layers, or stack.
-
-        Args:
-            backbone: of the kind the motion was learned on.
-            scale: strength, 1 as trained.
-
-        Raises:
-            ArtifactError: the motion was learned on a backbone of another kind.
-        """
-        if type(backbone).__name__ != self.data.concept["backbone"]:
-            raise ArtifactError(
-                f"this motion was learned on {self.data.concept['backbone']} ({self.data.base_name}), "
-                f"{backbone.name} is {type(backbone).__name__}; learn it again there."
-            )
-        adapters = []
-        for name in self.recipe.plays:
-            adapter = build_adapter(name, from_jsonable(AdapterConfig, self.data.adapters[name], where=name))
-            adapter.load_state_dict(self.data.tensors_of(name))
-            adapters.append(adapter)
-        with injected(backbone, *adapters):
-            for adapter in adapters:
-                adapter.set_scale(scale)
-            yield backbone
 
 
 def learn_motion(
@@ -83,6 +40,8 @@ def learn_motion(
     *,
     backbone: AbstractVideoBackbone,
     recipe: str | MotionRecipe = "motion-director",
+    prior: tuple[Sequence[Tensor], Sequence[str]] | None = None,
+    image_encoder: Path | None = None,
     steps: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
@@ -94,8 +53,11 @@ def learn_motion(
         clips: `3 f h w` each in [-1, 1]; sides are multiples of the backbone's `vae_factor`.
         prompts: what each clip shows.
         output: folder to write.
-        backbone: what learns.
-        recipe: id in `RECIPES`, or a recipe.
+        backbone: what learns; inflated as the recipe asks.
+        recipe: id in `MOTIONS`, with the values of its paper, or a recipe.
+        prior: clips of something else and their prompts, for recipes that keep what the model knows by them.
+        image_encoder: transformers folder of a CLIP or another image encoder, for recipes that tell their networks what
+            a clip looks like.
         steps: in all; None: the recipe's.
         seed: of everything random.
         overwrite: replace an artifact that is there.
@@ -110,16 +72,27 @@ def learn_motion(
     output, reporter = Path(output), reporter or SilentReporter()
     chosen = _recipe(recipe, steps)
     _check_clips(clips, prompts, chosen, backbone)
+    _check_prior(prior, chosen, backbone)
+    texts = [chosen.fill(prompt) for prompt in prompts]
+    check_inflation(chosen, backbone)
     if output.exists() and not overwrite:
         raise ArtifactError(f"{output} exists already; choose another --output or pass --overwrite to replace it.")
     folder = output.with_name(output.name + ".training")
+    looks = _looks(clips, chosen, image_encoder, backbone)
+    if looks is not None:
+        chosen = chosen.with_width_told(looks[0].shape[1])
     configs = {name: layers.adapter(backbone) for name, layers in chosen.adapters.items()}
     adapters = {name: build_adapter(name, settings) for name, settings in configs.items()}
-    run = _Run(chosen, backbone, adapters, list(clips), list(prompts), seed, folder, reporter)
+    run = _Run(chosen, backbone, adapters, (clips, texts), prior, looks, seed, folder, reporter)
     losses = run.train()
     data = ArtifactData(
         recipe=to_jsonable(chosen),
-        concept={"backbone": type(backbone).__name__, "prompts": list(prompts)},
+        concept={
+            "backbone": type(backbone).__name__,
+            "prompts": list(prompts),
+            "image_encoder": None if image_encoder is None else str(image_encoder),
+            **backbone.origin,
+        },
         adapters={name: to_jsonable(settings) for name, settings in configs.items()},
         tensors={name: adapter.state_dict() for name, adapter in adapters.items()},
         base_name=backbone.name,
@@ -136,9 +109,9 @@ def learn_motion(
 
 def _recipe(recipe: str | MotionRecipe, steps: int | None) -> MotionRecipe:
     if isinstance(recipe, str):
-        if recipe not in RECIPES:
-            raise UsageError(f"motion recipe {recipe!r} is unknown; expected one of {', '.join(RECIPES)}.")
-        recipe = RECIPES[recipe].build()
+        if recipe not in MOTIONS:
+            raise UsageError(f"motion recipe {recipe!r} is unknown; expected one of {', '.join(MOTIONS)}.")
+        recipe = MOTIONS[recipe].build("sd")
     if steps is not None:
         if steps < 1:
             raise UsageError(f"--steps must be at least 1, got {steps}.")
@@ -163,8 +136,39 @@ def _check_clips(
         if clip.shape[1] < span:
             raise InputError(
                 f"clip {number} has {clip.shape[1]} frames; {recipe.id} takes {recipe.frames} frames, {recipe.stride} "
-                f"apart, so at least {span}. Give a longer clip, or set frames in the recipe."
+                f"apart, so at least {span}. Give a longer clip, or fewer --frames."
             )
+
+
+def _check_prior(
+    prior: tuple[Sequence[Tensor], Sequence[str]] | None, recipe: MotionRecipe, backbone: AbstractVideoBackbone
+) -> None:
+    if recipe.needs_prior != (prior is not None):
+        raise UsageError(
+            f"{recipe.id} keeps what the model knows by real clips of the same kind of actors that do something else: "
+            "give some with --prior."
+            if prior is None
+            else f"{recipe.id} learns from the motion's own clips alone; leave out --prior."
+        )
+    if prior is not None:
+        _check_clips(*prior, recipe, backbone)
+
+
+@torch.no_grad()
+def _looks(
+    clips: Sequence[Tensor], recipe: MotionRecipe, image_encoder: Path | None, backbone: AbstractVideoBackbone
+) -> list[Tensor] | None:
+    """Embeddings of all frames by clip, `f d` each, where the recipe tells them to its networks."""
+    if recipe.told != (image_encoder is not None):
+        raise UsageError(
+            f"{recipe.id} tells its networks what a clip looks like; give --image-encoder, a folder of CLIP."
+            if recipe.told
+            else f"{recipe.id} needs no image encoder; leave out --image-encoder."
+        )
+    if image_encoder is None:
+        return None
+    encoder = load_image_encoder(image_encoder, backbone.device)
+    return [torch.cat([encoder.encode_images(part) for part in clip.transpose(0, 1).split(16)]) for clip in clips]
 
 
 class _Run:
@@ -175,24 +179,31 @@ class _Run:
         recipe: MotionRecipe,
         backbone: AbstractVideoBackbone,
         adapters: Mapping[str, AbstractAdapter],
-        clips: list[Tensor],
-        prompts: list[str],
+        clips: tuple[Sequence[Tensor], Sequence[str]],
+        prior: tuple[Sequence[Tensor], Sequence[str]] | None,
+        looks: list[Tensor] | None,
         seed: int,
         folder: Path,
         reporter: Reporter,
     ) -> None:
         self.recipe, self.backbone, self.adapters = recipe, backbone, adapters
         self.seed, self.folder, self.reporter = seed, folder, reporter
-        with torch.no_grad():
-            # Encoded once: no recipe changes the encoder, and none augments.
-            if backbone.time_factor > 1:
-                # A latent holds several neighbouring frames: strides must come before it.
-                clips = [clip[:, :: recipe.stride] for clip in clips]
-                clips = [clip[:, : backbone.whole_frames(clip.shape[1])] for clip in clips]
-            places = [clip[None].to(backbone.device, backbone.dtype) for clip in clips]
-            self.latents = [backbone.encode_clips(clip)[0].float() for clip in places]
-            self.conditioning = backbone.encode_prompt(prompts)
-        self.identity = config_hash([to_jsonable(recipe), seed, prompts, [float(x.sum()) for x in self.latents]])
+        # Encoded once: no recipe changes the autoencoder, and none augments.
+        own = EncodedClips.encode(backbone, self._whole(clips[0]), clips[1], words=bool(recipe.word))
+        self.clips = dataclasses.replace(own, looks=looks)
+        self.prior = None if prior is None else EncodedClips.encode(backbone, self._whole(prior[0]), prior[1])
+        known = self.clips.latents if self.prior is None else [*self.clips.latents, *self.prior.latents]
+        sums = [float(latents.sum()) for latents in known]
+        said = [*clips[1], *(prior[1] if prior else ())]
+        self.identity = config_hash([to_jsonable(recipe), seed, said, sums])
+
+    def _whole(self, clips: Sequence[Tensor]) -> list[Tensor]:
+        """Clips of frames that latents stand for exactly."""
+        if self.backbone.time_factor == 1:
+            return list(clips)
+        # A latent holds several neighbouring frames: strides must come before it.
+        strided = [clip[:, :: self.recipe.stride] for clip in clips]
+        return [clip[:, : self.backbone.whole_frames(clip.shape[1])] for clip in strided]
 
     def train(self) -> list[float]:
         """Run all phases; returns the loss of every step."""
@@ -215,8 +226,8 @@ class _Run:
             phase,
             self.backbone,
             self.adapters,
-            self.latents,
-            self.conditioning,
+            self.clips,
+            self.prior,
             frames=self.backbone.latent_frames(self.recipe.frames),
             stride=self.recipe.stride if self.backbone.time_factor == 1 else 1,
             seed=self.seed,

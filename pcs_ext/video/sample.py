@@ -12,6 +12,7 @@ from pcs_ext.errors import UsageError
 from pcs_ext.image.sample import SampleConfig, SampleHooks, build_scheduler, initial_noise, sample
 from pcs_ext.reporter import Reporter
 from pcs_ext.video.backbone import AbstractVideoBackbone
+from pcs_ext.video.first_frame import after_first_frame
 from pcs_ext.video.noise import blended_noise, correlated_noise, shared_noise
 
 
@@ -27,6 +28,8 @@ class ClipConfig:
     """correlated: covariance of neighbours; shared: weight of the common noise; independent: not read. In [0, 1]."""
     inverted_share: float = 0.0
     """Share of a reference clip's inverted noise in the start, in [0, 1]; above 0 needs such a clip."""
+    first_frame: bool = False
+    """Whether the first frame is given, stays clean, and lends its colours to the others (LAMP)."""
 
 
 def starting_noise(
@@ -85,6 +88,7 @@ def sample_clips(
     config: SampleConfig,
     clip: ClipConfig | None = None,
     inverted: Tensor | None = None,
+    first: Tensor | None = None,
     negative_prompts: Sequence[str] | None = None,
     batch_size: int = 1,
     hooks: SampleHooks | None = None,
@@ -101,6 +105,7 @@ def sample_clips(
         config: scheduler, steps, guidance, size.
         clip: frames and starting noise.
         inverted: see `starting_noise`.
+        first: clean latents of the first frame of the one clip, `1 c h w`, for `ClipConfig.first_frame`.
         negative_prompts: `n` texts to stay away from; None: empty ones.
         batch_size: clips sampled together; does not change them beyond rounding.
         hooks: as in the core's `sample`; `decode` gets latents `b c f h w`; `initial_latents` goes before `clip`.
@@ -109,12 +114,20 @@ def sample_clips(
     Raises:
         UsageError: unequal counts, sizes the base cannot make, or starting noise that does not fit.
     """
-    hooks = hooks or SampleHooks()
+    hooks, clip = hooks or SampleHooks(), clip or ClipConfig()
     if hooks.initial_latents is None and prompts and len(prompts) == len(seeds):
-        noise = starting_noise(backbone, seeds, config, clip or ClipConfig(), inverted)
+        noise = starting_noise(backbone, seeds, config, clip, inverted)
         # The loop takes latents at the scheduler's highest level, which is no unit deviation for Euler's.
         sigma = build_scheduler(backbone, config).init_noise_sigma
         hooks = dataclasses.replace(hooks, initial_latents=noise * sigma)
+    hooks = dataclasses.replace(hooks, decode=hooks.decode or backbone.decode_clips)
+    if clip.first_frame != (first is not None) or (first is not None and len(prompts) != 1):
+        raise UsageError(
+            f"a first frame is given exactly when first_frame is set, for one clip at a time; it is "
+            f"{clip.first_frame}, got {'none' if first is None else 'one'} for {len(prompts)} clips."
+        )
+    if first is not None:
+        hooks = after_first_frame(first, hooks)
     return sample(
         backbone,
         prompts,
@@ -122,6 +135,6 @@ def sample_clips(
         config=config,
         negative_prompts=negative_prompts,
         batch_size=batch_size,
-        hooks=dataclasses.replace(hooks, decode=hooks.decode or backbone.decode_clips),
+        hooks=hooks,
         reporter=reporter,
     )

@@ -1,12 +1,15 @@
 """From a motion recipe's phase to the loss that `fit` minimises: passes, clips, activation sets."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from pcs_ext.image.adapters import SideNetworkAdapter
 from pcs_ext.image.adapters.base import AbstractAdapter
+from pcs_ext.image.flow import FlowSchedule
 from pcs_ext.image.types import Conditioning, LossTerms, ParameterGroup
 from pcs_ext.runtime import generator_for
 from pcs_ext.video.backbone import AbstractVideoBackbone
@@ -21,6 +24,36 @@ from pcs_ext.video.objectives import (
 from pcs_ext.video.recipes.base import LossName, MotionPass, MotionPhase
 
 
+@dataclasses.dataclass(frozen=True)
+class EncodedClips:
+    """Clips as a phase learns from them."""
+
+    latents: Sequence[Tensor]
+    """`c f h w` each, of at least the frames that a window spans."""
+    prompts: Sequence[str]
+    """What each shows."""
+    conditioning: Conditioning | None
+    """Of the prompts, one row each; None: a word in them trains, so they are encoded in every step."""
+    looks: Sequence[Tensor] | None = None
+    """Of each clip what an image encoder makes of its frames, `f d`, for networks that are told."""
+
+    @classmethod
+    def encode(
+        cls, backbone: AbstractVideoBackbone, clips: Sequence[Tensor], prompts: Sequence[str], *, words: bool = False
+    ) -> "EncodedClips":
+        """Encode clips `3 f h w` once, and their prompts too unless `words` among them train."""
+        with torch.no_grad():
+            places = [clip[None].to(backbone.device, backbone.dtype) for clip in clips]
+            latents = [backbone.encode_clips(clip)[0].float() for clip in places]
+            return cls(latents, list(prompts), None if words else backbone.encode_prompt(prompts))
+
+    def conditioning_of(self, backbone: AbstractVideoBackbone, which: int) -> Conditioning:
+        """Of one clip's prompt."""
+        if self.conditioning is None:
+            return backbone.encode_prompt([self.prompts[which]])
+        return self.conditioning[[which]]
+
+
 class PassesLoss:
     """The loss of one phase as `fit` wants it, a pass per micro-batch.
 
@@ -31,8 +64,8 @@ class PassesLoss:
         phase: its passes are the micro-batches of a step.
         backbone: with all adapters injected.
         adapters: all of the recipe, by name.
-        latents: training clips, `c f h w` each, of at least `span` frames.
-        conditioning: of the clips' prompts, one row each.
+        clips: what is learned.
+        prior: clips of something else, for the passes that ask for them.
         frames, stride: of a training clip.
         seed: of the passes that are skipped.
     """
@@ -42,15 +75,15 @@ class PassesLoss:
         phase: MotionPhase,
         backbone: AbstractVideoBackbone,
         adapters: Mapping[str, AbstractAdapter],
-        latents: Sequence[Tensor],
-        conditioning: Conditioning,
+        clips: EncodedClips,
+        prior: EncodedClips | None = None,
         *,
         frames: int,
         stride: int = 1,
         seed: int = 0,
     ) -> None:
         self.phase, self.backbone, self.adapters = phase, backbone, adapters
-        self.latents, self.conditioning = list(latents), conditioning
+        self.clips, self.prior = clips, prior
         self.frames, self.stride, self.seed = frames, stride, seed
         self._mode = contextlib.ExitStack()
 
@@ -67,6 +100,7 @@ class PassesLoss:
     def close(self) -> None:
         """Put the backbone and the adapters back as they were."""
         self._mode.close()
+        tell(self.adapters.values(), None)
         for adapter in self.adapters.values():
             adapter.set_scale(1.0)
 
@@ -94,18 +128,50 @@ class PassesLoss:
         return dict.fromkeys(now.losses, zero / len(now.losses))
 
     def _terms(self, now: MotionPass, generator: torch.Generator) -> dict[str, Tensor]:
-        which = int(torch.randint(len(self.latents), (), generator=generator))
-        clean = self._window(self.latents[which], now, generator).to(self.backbone.device)
+        clips = self.clips if now.clips == "own" else self.prior
+        assert clips is not None, "a pass on prior clips needs some"
+        which = int(torch.randint(len(clips.latents), (), generator=generator))
+        clean = self._window(clips.latents[which], now, generator).to(self.backbone.device)
         schedule = self.backbone.schedule
-        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-        timesteps = schedule.draw_timesteps(1, generator).to(clean.device)
+        noise = self._noise(clean.shape, generator).to(clean.device)
+        timesteps = self._timesteps(generator).to(clean.device)
         noisy = schedule.add_noise(clean, noise, timesteps)
         if "after_first" in now.losses:
             noisy = torch.cat([clean[:, :, :1], noisy[:, :, 1:]], 2)
-        prediction = self.backbone.predict(noisy, timesteps, self.conditioning[[which]])
+        conditioning = self._conditioning(clips, which, now, generator)
+        self._tell(clips, which, now, generator)
+        prediction = self.backbone.predict(noisy, timesteps, conditioning)
         target = schedule.target(clean, noise, timesteps)
         anchors = random_anchors(clean, generator)
         return {name: weight * _loss(name, prediction, target, anchors) for name, weight in now.losses.items()}
+
+    def _noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(shape, generator=generator)
+        if self.phase.noise_offset:
+            noise = noise + self.phase.noise_offset * torch.randn(*shape[:2], 1, 1, 1, generator=generator)
+        return noise
+
+    def _conditioning(
+        self, clips: EncodedClips, which: int, now: MotionPass, generator: torch.Generator
+    ) -> Conditioning:
+        if now.textless and float(torch.rand((), generator=generator)) < now.textless:
+            with torch.no_grad():
+                return self.backbone.encode_prompt([""])
+        return clips.conditioning_of(self.backbone, which)
+
+    def _tell(self, clips: EncodedClips, which: int, now: MotionPass, generator: torch.Generator) -> None:
+        """Tell networks what the clip looks like, by any of its frames; it holds until the next pass."""
+        look = None
+        if clips.looks is not None and float(torch.rand((), generator=generator)) >= now.untold:
+            frames = clips.looks[which]
+            look = frames[[int(torch.randint(len(frames), (), generator=generator))]].to(self.backbone.device)
+        tell(self.adapters.values(), look)
+
+    def _timesteps(self, generator: torch.Generator) -> Tensor:
+        schedule = self.backbone.schedule
+        if isinstance(schedule, FlowSchedule):
+            return schedule.draw_timesteps(1, generator)
+        return self.phase.timesteps.draw(1, schedule.alphas_cumprod, generator)
 
     def _window(self, latents: Tensor, now: MotionPass, generator: torch.Generator) -> Tensor:
         """A random stretch of the clip, `1 c f h w`; of a pass on one frame, that frame."""
@@ -116,6 +182,13 @@ class PassesLoss:
             index = int(torch.randint(self.frames, (), generator=generator))
             window = window[:, :, index : index + 1]
         return window
+
+
+def tell(adapters: Iterable[AbstractAdapter], look: Tensor | None) -> None:
+    """Tell networks beside modules what clips look like, `1 d`; None tells them nothing."""
+    for adapter in adapters:
+        if isinstance(adapter, SideNetworkAdapter):
+            adapter.condition = look
 
 
 def _loss(name: LossName, prediction: Tensor, target: Tensor, anchors: Tensor) -> Tensor:
@@ -139,7 +212,7 @@ def parameter_groups(phase: MotionPhase, adapters: Mapping[str, AbstractAdapter]
             name=name,
             parameters=tuple(p for group in adapters[name].parameters().values() for p in group),
             learning_rate=rate,
-            weight_decay=phase.weight_decay,
+            weight_decay=0.0 if "embedding" in adapters[name].parameters() else phase.weight_decay,
         )
         for name, rate in phase.learning_rates.items()
     ]

@@ -13,14 +13,26 @@ from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import SilentReporter
 from pcs_ext.video.backbone import AbstractVideoBackbone
 from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone
+from pcs_ext.video.backbones.inflated import InflatedBackbone
 from pcs_ext.video.backbones.load import load_video_backbone
-from pcs_ext.video.learn import Motion, learn_motion
-from pcs_ext.video.recipes import RECIPES, LayersConfig, MotionPass, MotionPhase, MotionRecipe
-from pcs_ext.video.training import PassesLoss
+from pcs_ext.video.learn import learn_motion
+from pcs_ext.video.motion import Motion
+from pcs_ext.video.recipes import MOTIONS, LayersConfig, MotionPass, MotionPhase, MotionRecipe
+from pcs_ext.video.training import EncodedClips, PassesLoss
+from tests.support.encoders import tiny_clip
 from tests.support.tiny_video import tiny_motion_adapter, tiny_text_to_video
 
 FRAMES = 4
+STEPS = 80
 PROMPT = "a red dog"
+
+
+# An inflating recipe runs on an image model alone, every other one on both families of video models.
+RUNS = [
+    (id, family)
+    for id, entry in MOTIONS.items()
+    for family in (["inflated"] if entry.build("sd").inflation else ["animatediff", "modelscope"])
+]
 
 
 @pytest.fixture(params=["animatediff", "modelscope"])
@@ -29,6 +41,10 @@ def video(
 ) -> AbstractVideoBackbone:
     if request.param == "animatediff":
         return AnimateDiffBackbone(sd, tiny_motion_adapter())
+    if request.param != "modelscope":
+        recipe = MOTIONS[request.param].build("sd")
+        assert recipe.inflation is not None
+        return InflatedBackbone(sd, attention=recipe.inflation)
     return load_video_backbone(tiny_text_to_video(tiny_sd_path, tmp_path / "t2v"), device="cpu", precision="fp32")
 
 
@@ -41,8 +57,22 @@ def clip(frames: int = 6) -> torch.Tensor:
 
 
 def short(id: str) -> MotionRecipe:
-    recipe = RECIPES[id].build()
-    return MotionRecipe(**{**vars(recipe), "frames": FRAMES})
+    recipe = MOTIONS[id].build("sd")
+    return MotionRecipe(**{**vars(recipe), "frames": FRAMES, "stride": 1})
+
+
+def asked(recipe: MotionRecipe) -> tuple[list[torch.Tensor], list[str]]:
+    """The clip with a prompt as the recipe wants it."""
+    return [clip()], [f"{PROMPT} {{motion}}" if recipe.word else PROMPT]
+
+
+def beside(id: str, tmp_path: Path) -> dict[str, Any]:
+    """What a recipe wants beside the clips: the clip backwards as one of something else, an image encoder."""
+    recipe = short(id)
+    return {
+        "prior": ([clip().flip(1)], ["a blue dog"]) if recipe.needs_prior else None,
+        "image_encoder": tiny_clip(tmp_path / "clip") if recipe.told else None,
+    }
 
 
 def prediction(video: AbstractVideoBackbone) -> torch.Tensor:
@@ -51,10 +81,14 @@ def prediction(video: AbstractVideoBackbone) -> torch.Tensor:
         return video.predict(noisy, torch.tensor([400]), video.encode_prompt([PROMPT]))
 
 
-@pytest.mark.parametrize("id", list(RECIPES))
+@pytest.mark.parametrize(
+    ("id", "video"), [(id, id if family == "inflated" else family) for id, family in RUNS], indirect=["video"]
+)
 def test_a_recipe_learns_saves_loads_and_leaves(id: str, video: AbstractVideoBackbone, tmp_path: Path) -> None:
     before = prediction(video)
-    motion = learn_motion([clip()], [PROMPT], tmp_path / "motion", backbone=video, recipe=short(id), steps=4)
+    motion = learn_motion(
+        *asked(short(id)), tmp_path / "motion", backbone=video, recipe=short(id), steps=4, **beside(id, tmp_path)
+    )
     assert torch.equal(prediction(video), before)
     assert len(motion.data.training["losses"]) == 4
     assert all(torch.isfinite(torch.tensor(motion.data.training["losses"])))
@@ -79,14 +113,13 @@ def error_of(video: AbstractVideoBackbone, recipe: MotionRecipe) -> float:
             MotionPhase(name="all", passes=(bare,), learning_rates={}, fit=FitConfig(steps=1)),
             video,
             {},
-            latents,
-            video.encode_prompt([PROMPT]),
+            EncodedClips(latents, [PROMPT], video.encode_prompt([PROMPT])),
             frames=FRAMES,
         )
         return sum(float(loss(0, 0, torch.Generator().manual_seed(seed)).total) for seed in range(40))
 
 
-@pytest.mark.parametrize("id", list(RECIPES))
+@pytest.mark.parametrize("id", list(MOTIONS))
 def test_the_motion_loss_of_the_clip_falls(id: str, sd: AbstractUnetBackbone, tmp_path: Path) -> None:
     recipe = short(id)
     phases = []
@@ -94,9 +127,15 @@ def test_the_motion_loss_of_the_clip_falls(id: str, sd: AbstractUnetBackbone, tm
         rates = dict.fromkeys(phase.learning_rates, 3e-3)
         phases.append(MotionPhase(**{**vars(phase), "learning_rates": rates}))
     recipe = MotionRecipe(**{**vars(recipe), "phases": tuple(phases)})
-    video = AnimateDiffBackbone(sd, tiny_motion_adapter())
+    video = (
+        AnimateDiffBackbone(sd, tiny_motion_adapter())
+        if recipe.inflation is None
+        else InflatedBackbone(sd, attention=recipe.inflation)
+    )
     before = error_of(video, recipe)
-    motion = learn_motion([clip()], [PROMPT], tmp_path / "motion", backbone=video, recipe=recipe, steps=120)
+    motion = learn_motion(
+        *asked(recipe), tmp_path / "motion", backbone=video, recipe=recipe, steps=STEPS, **beside(id, tmp_path)
+    )
     with motion.applied(video):
         assert error_of(video, recipe) < before
 

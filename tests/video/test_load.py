@@ -40,7 +40,7 @@ def test_a_text_to_video_folder_is_known_by_its_index(tiny_sd_path: Path, tmp_pa
 
 
 def test_an_image_model_alone_is_named(tiny_sd_path: Path) -> None:
-    with pytest.raises(UsageError, match="makes pictures; for clips name a motion adapter too"):
+    with pytest.raises(UsageError, match="makes pictures; for clips name a motion adapter too .--motion-module"):
         load_video_backbone(tiny_sd_path, **OPTIONS)
 
 

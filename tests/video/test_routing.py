@@ -12,6 +12,7 @@ from torch import nn
 from pcs_ext.video.backbone import LayerKind
 from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone, _places
 from pcs_ext.video.backbones.modelscope import ModelScopeBackbone
+from pcs_ext.video.recipes import LayersConfig
 
 ATTENTION_OR_FF = re.compile(r"\.(attn[12]\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2))$")
 
@@ -58,7 +59,7 @@ def test_kinds_share_no_layer_and_name_all(family: str, counts: dict[str, int]) 
     }
     assert set.union(*(sets[kind] for kind in counts)) == everything
     assert sets["spatial_self"] < sets["spatial"]
-    assert sets["temporal_attention"] < sets["temporal"]
+    assert sets["temporal_attention"] < sets["temporal"] == sets["temporal_weights"]
     words = r"temp_attentions|transformer_in|motion_modules"
     assert all(re.search(words, path) for path in sets["temporal"])
     assert not any(re.search(words, path) for path in sets["spatial"] | sets["cross_attention"])
@@ -69,3 +70,16 @@ def test_full_size_motion_modules_find_their_places() -> None:
     places = _places(components["denoiser"], components["motion"])
     assert len(places) == 8 + 12 + 1
     assert len({id(layer) for layer, _ in places}) == len({id(module) for _, module in places}) == 21
+
+
+def test_all_weights_over_frames_are_those_of_temporal_layers() -> None:
+    """NewMove's set: attention, feed-forward and convolutions over frames, and no norm or projection around them."""
+    unet = full_size("modelscope")["denoiser"]
+    config: Any = LayersConfig(layers="temporal_weights", method="full").adapter(
+        ModelScopeBackbone.__new__(ModelScopeBackbone)
+    )
+    chosen = {name for name, _ in unet.named_parameters() if any(re.search(p, name) for p in config.include)}
+    convolutions = {name for name, _ in unet.named_parameters() if ".temp_convs." in name}
+    assert convolutions <= chosen
+    assert {name for name in chosen - convolutions if not re.search(r"temp_attentions|transformer_in", name)} == set()
+    assert len(chosen - convolutions) == 17 * (2 * 5 + 4)  # to_q, to_k, to_v without bias, to_out with; feed-forward

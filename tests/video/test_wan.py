@@ -21,7 +21,7 @@ from pcs_ext.video.backbones.load import load_video_backbone
 from pcs_ext.video.backbones.wan import WanBackbone
 from pcs_ext.video.learn import learn_motion
 from pcs_ext.video.objectives import clip_loss
-from pcs_ext.video.recipes import RECIPES, LayersConfig
+from pcs_ext.video.recipes import MOTIONS, LayersConfig
 from pcs_ext.video.sample import ClipConfig, sample_clips, starting_noise
 from tests.support.tiny_wan import TOKENS, tiny_wan
 
@@ -34,6 +34,7 @@ KINDS = {
     "spatial_self": r"blocks\.\d+\.attn1\.",
     "cross_attention": r"blocks\.\d+\.attn2\.",
     "temporal": r"blocks\.\d+\.(attn1|ffn)\.",
+    "temporal_weights": r"blocks\.\d+\.(attn1|ffn)\.",
     "temporal_attention": r"blocks\.\d+\.attn1\.",
 }
 
@@ -188,6 +189,7 @@ def test_full_size_layers_are_counted() -> None:
         "cross_attention": 120,
         "temporal": 180,
         "temporal_attention": 120,
+        "temporal_weights": 180,
     }
 
 
@@ -214,7 +216,7 @@ def test_a_motion_lora_lowers_the_error_of_its_clip(wan: WanBackbone, tmp_path: 
                 errors.append(clip_loss(prediction, wan.schedule.target(clean, noise, level)))
         return float(torch.stack(errors).mean())
 
-    before, recipe = error(), RECIPES["temporal-lora"].build()
+    before, recipe = error(), MOTIONS["temporal-lora"].build("sd")
     motion = learn_motion([moving_square()], [PROMPT], tmp_path / "motion", backbone=wan, recipe=recipe, steps=80)
     with motion.applied(wan):
         after = error()

@@ -32,28 +32,40 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
     Args:
         image: Stable Diffusion 1.x or 2.x, toybox among them.
         motion: of matching widths; moved to the image model's device and precision.
-        name: what the user typed.
+        name: of both together.
+        module: where the motion adapter is from; None: it comes with the base.
 
     Raises:
         ModelError: the adapter does not fit the UNet.
     """
 
-    def __init__(self, image: AbstractUnetBackbone, motion: Any, *, name: str = "") -> None:
-        self.image = image
+    def __init__(self, image: AbstractUnetBackbone, motion: Any, *, name: str = "", module: str | None = None) -> None:
+        self.image, self.module = image, module
         self.motion: Any = nn.Module.to(motion, image.device, image.dtype)
         self.motion.requires_grad_(False).eval()
         self.name = name or f"{image.name} with motion"
         self.family, self.schedule, self.resolution = image.family, image.schedule, image.resolution
         self.vae_factor, self.latent_channels = image.vae_factor, image.latent_channels
         self.device, self.dtype = image.device, image.dtype
-        self.max_frames: int = self.motion.config["motion_max_seq_length"]
-        self.frames = min(16, self.max_frames)
+        self.max_frames = self._most_frames()
+        self.frames = 16 if self.max_frames is None else min(16, self.max_frames)
         # Kept until the next `predict`, so that a backward pass that computes activations again finds the same.
         self._frames: int | None = None
         self._bypassed = False
-        self._handles = [
-            layer.register_forward_hook(self._after(module)) for layer, module in _places(image.denoiser, self.motion)
-        ]
+        self._handles = [layer.register_forward_hook(self._after(module)) for layer, module in self._module_places()]
+
+    def _most_frames(self) -> int | None:
+        """Positions of the motion modules."""
+        return self.motion.config["motion_max_seq_length"]
+
+    def _module_places(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Pairs (layer of the image model, module called after it)."""
+        return _places(self.image.denoiser, self.motion)
+
+    @property
+    def origin(self) -> dict[str, str | None]:
+        """See `AbstractVideoBackbone.origin`."""
+        return {"base": self.image.name, "motion_module": self.module}
 
     @property
     def denoiser(self) -> Any:
@@ -83,6 +95,11 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
     def fingerprint(self) -> str:
         """16 hex digits of both parts' weights."""
         return hashlib.sha256(f"{self.image.fingerprint}{fingerprint([self.motion])}".encode()).hexdigest()[:16]
+
+    @property
+    def spatial_fingerprint(self) -> str:
+        """The image model's own: its subjects are at home here."""
+        return self.image.fingerprint
 
     def components(self) -> dict[str, nn.Module]:
         """Those of the image model, and `motion`."""
@@ -127,7 +144,7 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
             self._frames = None
             return self.image.predict(noisy_latents, timesteps, conditioning)
         clips, frames = noisy_latents.shape[0], noisy_latents.shape[2]
-        if frames > self.max_frames and not self._bypassed:
+        if self.max_frames is not None and frames > self.max_frames and not self._bypassed:
             raise UsageError(
                 f"{self.name} has positions for {self.max_frames} frames, got a clip of {frames}; "
                 "take fewer frames, or windows of a longer clip."
@@ -151,9 +168,10 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
         return {
             "spatial": Targets("denoiser", (_SPATIAL_SELF, _SPATIAL_FF)),
             "spatial_self": Targets("denoiser", (_SPATIAL_SELF,)),
-            "cross_attention": Targets("denoiser", (_CROSS,)),
-            "temporal": Targets("motion", (_TEMPORAL, _TEMPORAL_FF)),
+            "cross_attention": Targets("denoiser", (_CROSS,), (r"\.transformer_blocks\.\d+\.attn2$",)),
+            "temporal": Targets("motion", (_TEMPORAL, _TEMPORAL_FF), (r"\.transformer_blocks\.\d+\.(attn[12]|ff)$",)),
             "temporal_attention": Targets("motion", (_TEMPORAL,)),
+            "temporal_weights": Targets("motion", (_TEMPORAL, _TEMPORAL_FF)),
         }[kind]
 
     def remove(self) -> None:
@@ -166,11 +184,17 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
         def hook(layer: nn.Module, inputs: Any, output: Any) -> Any:
             if self._frames is None:
                 return None
-            if isinstance(output, tuple):
-                return (module(output[0], num_frames=self._frames), *output[1:])
-            return module(output, num_frames=self._frames)
+            states = output[0] if isinstance(output, tuple) else output
+            with self._precision_of(module):
+                moved = module(states, num_frames=self._frames).to(states.dtype)
+            return (moved, *output[1:]) if isinstance(output, tuple) else moved
 
         return hook
+
+    def _precision_of(self, module: nn.Module) -> contextlib.AbstractContextManager[Any]:
+        """Weights that train stay in float32 on a base of less; such a module runs under autocast."""
+        mixed = self.dtype != torch.float32 and any(p.dtype == torch.float32 for p in module.parameters())
+        return torch.autocast(self.device.type, dtype=self.dtype) if mixed else contextlib.nullcontext()
 
 
 def _places(unet: Any, motion: Any) -> list[tuple[nn.Module, nn.Module]]:

@@ -13,15 +13,19 @@ from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import choose_device, choose_dtype
 from pcs_ext.video.backbone import AbstractVideoBackbone
 from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone
+from pcs_ext.video.backbones.inflated import CrossFrame, InflatedBackbone
 from pcs_ext.video.backbones.modelscope import ModelScopeBackbone
 from pcs_ext.video.backbones.motion_files import load_motion_adapter
 from pcs_ext.video.backbones.wan_folder import load_wan
+
+_TOYBOX_MOTION = Path(__file__).parents[2] / "toybox" / "weights" / "motion"
 
 
 def load_video_backbone(
     base: str | Path,
     motion: str | Path | None = None,
     *,
+    inflation: CrossFrame | None = None,
     device: str = "auto",
     precision: str = "auto",
     reporter: Reporter | None = None,
@@ -31,28 +35,35 @@ def load_video_backbone(
     Args:
         base: a ModelScope, ZeroScope or Wan 2.1 text-to-video folder or hub id; or, with `motion`, any Stable
             Diffusion 1.x or 2.x model that `load_backbone` takes.
-        motion: motion adapter: a folder, or a `.safetensors` file in AnimateDiff's own layout.
+        motion: motion adapter: a folder, or a `.safetensors` file in AnimateDiff's own layout. None: toybox takes its
+            own as soon as one ships with it.
+        inflation: inflate an image model instead (Tune-A-Video, LAMP); then there is no motion adapter.
         device: auto, cuda, mps or cpu.
         precision: auto, fp32, bf16 or fp16.
         reporter: told what was chosen.
 
     Raises:
         ModelError: a model is missing, incomplete, damaged or a pickle, or the two do not fit.
-        UsageError: an image model without a motion adapter, or a video model with one.
+        UsageError: an image model without a motion adapter, a video model with one, or inflation of a video model.
     """
     reporter = reporter or SilentReporter()
     folder = _text_to_video_folder(base)
     if folder is None:
-        if motion is None:
-            raise UsageError(
-                f"{base} makes pictures; for clips name a motion adapter too (a folder or a .safetensors file), or "
-                "take a text-to-video model such as a ModelScope folder."
-            )
+        where = None if inflation is not None else _motion_adapter(base, motion)
         image = load_backbone(base, device=device, precision=precision, reporter=reporter)
         if image.family != "sd":
-            raise UsageError(f"motion adapters here are for Stable Diffusion 1.x and 2.x, {base} is {image.family}.")
-        groups = image.denoiser.config["norm_num_groups"]
-        return AnimateDiffBackbone(image, load_motion_adapter(motion, norm_groups=groups), name=f"{base} + {motion}")
+            raise UsageError(f"clips are made with Stable Diffusion 1.x and 2.x here, {base} is {image.family}.")
+        if inflation is not None:
+            if motion is not None:
+                raise UsageError(f"an inflated image model brings its own temporal layers; leave out {motion}.")
+            return InflatedBackbone(image, attention=inflation)
+        assert where is not None
+        adapter = load_motion_adapter(where, norm_groups=image.denoiser.config["norm_num_groups"])
+        if motion is None:
+            return AnimateDiffBackbone(image, adapter, name=str(base))
+        return AnimateDiffBackbone(image, adapter, name=f"{base} + {motion}", module=str(motion))
+    if inflation is not None:
+        raise UsageError(f"{base} makes clips already; this method inflates an image model. Take one, or toybox.")
     if motion is not None:
         raise UsageError(f"{base} makes clips by itself and takes no motion adapter, got {motion}.")
     place = choose_device(device)
@@ -60,6 +71,29 @@ def load_video_backbone(
     if not (folder / "unet").is_dir():
         return load_wan(str(base), folder, place, dtype)
     return _load_modelscope(str(base), folder, place, dtype)
+
+
+def _motion_adapter(base: str | Path, motion: str | Path | None) -> str | Path:
+    """Where the motion adapter for an image model is.
+
+    Raises:
+        UsageError: none was named, and toybox has none.
+    """
+    if motion is not None:
+        return motion
+    if str(base) != "toybox":
+        raise UsageError(
+            f"{base} makes pictures; for clips name a motion adapter too (--motion-module with a folder or a "
+            ".safetensors file), or take a text-to-video model such as a ModelScope folder."
+        )
+    if not _TOYBOX_MOTION.is_dir():
+        raise UsageError(
+            "toybox has no motion adapter yet: it makes pictures, no clips of its own. Learn with a recipe that brings "
+            "temporal layers along (--recipe tune-a-video), or take another base: a text-to-video folder, or "
+            "a Stable Diffusion 1.5 model with --motion-module. Training one for toybox: `python -m "
+            "pcs_ext.toybox.train motion`, then `export`."
+        )
+    return _TOYBOX_MOTION
 
 
 def _load_modelscope(name: str, folder: Path, device: torch.device, dtype: torch.dtype) -> ModelScopeBackbone:
@@ -70,6 +104,15 @@ def _load_modelscope(name: str, folder: Path, device: torch.device, dtype: torch
     backbone = assemble(name, parts, device, dtype, kind=ModelScopeBackbone)
     assert isinstance(backbone, ModelScopeBackbone)
     return backbone
+
+
+def is_text_to_video(base: str | Path) -> bool:
+    """Whether a base is a text-to-video folder or hub id, and no image model.
+
+    Raises:
+        ModelError: its index is damaged, or the name is no model at all.
+    """
+    return _text_to_video_folder(base) is not None
 
 
 def _text_to_video_folder(base: str | Path) -> Path | None:

@@ -20,6 +20,7 @@ from pcs_ext.video.backbone import AbstractVideoBackbone, LayerKind, Targets, pe
 _SPATIAL = r"\.attentions\.\d+\.transformer_blocks\.\d+"
 _OVER_FRAMES = r"(\.temp_attentions\.\d+|^transformer_in)\.transformer_blocks\.\d+"
 _PROJECTIONS = r"\.(to_q|to_k|to_v|to_out\.0)$"
+_CONVOLUTION = r"\.temp_convs\.\d+\.conv[1-4]\.\d+$"
 _FF = r"\.ff\.net\.(0\.proj|2)$"
 
 
@@ -65,6 +66,11 @@ class ModelScopeBackbone(StableDiffusionBackbone, AbstractVideoBackbone):
             return self.denoiser(noisy.to(self.dtype), timesteps, encoder_hidden_states=states).sample
 
     @property
+    def subject_families(self) -> tuple[str, ...]:
+        """Its own, and Stable Diffusion's of the same layout (2.x, which it was grown from)."""
+        return (self.family, "sd")
+
+    @property
     def _bypassed(self) -> bool:
         return "forward" in vars(self.denoiser.transformer_in)
 
@@ -93,8 +99,13 @@ class ModelScopeBackbone(StableDiffusionBackbone, AbstractVideoBackbone):
             "cross_attention": (_SPATIAL + r"\.attn2" + _PROJECTIONS,),
             "temporal": (_OVER_FRAMES + r"\.attn[12]" + _PROJECTIONS, _OVER_FRAMES + _FF),
             "temporal_attention": (_OVER_FRAMES + r"\.attn[12]" + _PROJECTIONS,),
+            "temporal_weights": (_OVER_FRAMES + r"\.attn[12]" + _PROJECTIONS, _OVER_FRAMES + _FF, _CONVOLUTION),
         }
-        return Targets("denoiser", patterns[kind])
+        modules = {
+            "cross_attention": (_SPATIAL + r"\.attn2$",),
+            "temporal": (_OVER_FRAMES + r"\.(attn[12]|ff)$",),
+        }
+        return Targets("denoiser", patterns[kind], modules.get(kind, ()))
 
 
 def _first(hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor]:

@@ -233,8 +233,10 @@ class WanBackbone(AbstractVideoBackbone):
             "cross_attention": (_CROSS,),
             "temporal": (_JOINT, _FF),
             "temporal_attention": (_JOINT,),
+            "temporal_weights": (_JOINT, _FF),
         }
-        return Targets("denoiser", patterns[kind])
+        modules = {"cross_attention": (r"^blocks\.\d+\.attn2$",), "temporal": (r"^blocks\.\d+\.(attn1|ffn)$",)}
+        return Targets("denoiser", patterns[kind], modules.get(kind, ()))
 
 
 def _clean(prompt: str) -> str:

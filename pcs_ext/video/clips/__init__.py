@@ -1,6 +1,7 @@
 """Clips in and out: reading, writing, looking at and cutting training windows from videos."""
 
 from pcs_ext.video.clips.clip import Clip, to_frames, to_video
+from pcs_ext.video.clips.folder import ClipFolder
 from pcs_ext.video.clips.read import read_clip
 from pcs_ext.video.clips.sheet import contact_sheet
 from pcs_ext.video.clips.windows import ClipBatch, ClipDataset
@@ -10,6 +11,7 @@ __all__ = [
     "Clip",
     "ClipBatch",
     "ClipDataset",
+    "ClipFolder",
     "contact_sheet",
     "read_clip",
     "sidecar",
