@@ -193,7 +193,7 @@ class _Run:
         self.clips = dataclasses.replace(own, looks=looks)
         self.prior = None if prior is None else EncodedClips.encode(backbone, self._whole(prior[0]), prior[1])
         known = self.clips.latents if self.prior is None else [*self.clips.latents, *self.prior.latents]
-        sums = [float(latents.sum()) for latents in known]
+        sums = [float(values.sum()) for values in (*known, *(looks or ()))]
         said = [*clips[1], *(prior[1] if prior else ())]
         self.identity = config_hash([to_jsonable(recipe), seed, said, sums])
 
@@ -238,7 +238,7 @@ class _Run:
         config = dataclasses.replace(phase.fit, gradient_accumulation=len(phase.passes), **changes)
         checkpoints = CheckpointFolder(self.folder / phase.name, config_hash=self.identity)
         try:
-            for state in fit(loss, groups, config, checkpoints=checkpoints):
+            for state in fit(loss, groups, config, checkpoints=checkpoints, reporter=self.reporter):
                 total = state.losses["total"]
                 log.add(phase.name, state.step, total)
                 self.reporter.progress(f"motion {phase.name}", state.step, state.total_steps, loss=total)

@@ -12,7 +12,7 @@ from torch import Tensor
 from pcs_ext.config_io import to_jsonable
 from pcs_ext.errors import UsageError
 from pcs_ext.image.concept import SUBJECT
-from pcs_ext.image.evaluate.encoders import load_image_encoder
+from pcs_ext.image.evaluate.encoders import ImageEncoder, load_image_encoder
 from pcs_ext.image.flow import FlowSchedule
 from pcs_ext.image.inversion import invert
 from pcs_ext.image.recipes.presets import SAMPLING
@@ -20,7 +20,7 @@ from pcs_ext.image.sample import SampleConfig, sample
 from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import Reporter
 from pcs_ext.video.backbone import AbstractVideoBackbone
-from pcs_ext.video.backbones.load import load_video_backbone
+from pcs_ext.video.backbones.load import is_text_to_video, load_video_backbone
 from pcs_ext.video.clips import ClipFolder, read_clip
 from pcs_ext.video.motion import Motion
 from pcs_ext.video.recipes import SUBJECTS
@@ -99,6 +99,7 @@ def make_clips(request: MakeRequest, output: Path, *, overwrite: bool, reporter:
     with artifacts.subject_in(request, backbone), torch.inference_mode():
         # Without the motion: it is a picture of the base.
         picture = _picture(request, backbone, config, wanted=clip.first_frame or artifacts.told)
+        encoder = artifacts.encoder(backbone)
         with artifacts.motion_in(request, backbone):
             inverted = _inverted(request, backbone, config, clip, reporter)
         for number, (prompt, text, seed) in enumerate(jobs):
@@ -106,7 +107,8 @@ def make_clips(request: MakeRequest, output: Path, *, overwrite: bool, reporter:
             path = folder.made(made_by)
             if path is None:
                 start = picture(text, seed)
-                with artifacts.motion_in(request, backbone, picture=start):
+                look = None if encoder is None or start is None else encoder.encode_images(start)
+                with artifacts.motion_in(request, backbone, look=look):
                     frames = sample_clips(
                         backbone,
                         [text],
@@ -154,9 +156,11 @@ class _Artifacts:
         """The model that everything was learned on, or the one that is asked for."""
         origin: dict[str, str | None] = {} if self.motion is None else self.motion.origin
         home = origin.get("base") or (None if self.subject is None else self.subject.data.base_name)
+        base = request.base or home or "toybox"
+        module = request.motion_module or (None if is_text_to_video(base) else origin.get("motion_module"))
         return load_video_backbone(
-            request.base or home or "toybox",
-            request.motion_module or origin.get("motion_module"),
+            base,
+            module,
             inflation=None if self.motion is None else self.motion.recipe.inflation,
             device=request.device,
             precision=request.precision,
@@ -234,15 +238,18 @@ class _Artifacts:
         return subject_applied(self.subject, backbone, scale=request.subject_scale)
 
     def motion_in(
-        self, request: MakeRequest, backbone: AbstractVideoBackbone, *, picture: Tensor | None = None
+        self, request: MakeRequest, backbone: AbstractVideoBackbone, *, look: Tensor | None = None
     ) -> contextlib.AbstractContextManager[Any]:
-        """The backbone with the motion in it, if there is one, told what a picture looks like."""
+        """The backbone with the motion in it, if there is one, told what clips should look like."""
         if self.motion is None:
             return contextlib.nullcontext()
-        look = None
-        if self.motion.recipe.told and picture is not None:
-            look = load_image_encoder(Path(self.motion.data.concept["image_encoder"])).encode_images(picture)
         return self.motion.applied(backbone, scale=request.motion_scale, look=look)
+
+    def encoder(self, backbone: AbstractVideoBackbone) -> ImageEncoder | None:
+        """The image encoder that the motion was learned with, if its networks are told anything."""
+        if self.motion is None or not self.motion.recipe.told:
+            return None
+        return load_image_encoder(Path(self.motion.data.concept["image_encoder"]), backbone.device)
 
 
 def _check(request: MakeRequest) -> None:

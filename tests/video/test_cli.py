@@ -77,6 +77,9 @@ def test_a_motion_and_a_subject_meet_in_one_clip(
     assert record["motion_module"] == str(module)
     with Image.open(tmp_path / "rex.preview.webp") as preview, Image.open(tmp_path / "rex.sheet.png") as sheet:
         assert (getattr(preview, "n_frames", 1), sheet.size) == (4, (4 * 100 + 4, 104))
+    other = tiny_text_to_video(base, tmp_path / "t2v")
+    code, _, err = run(*both, "-o", tmp_path / "new.mp4", "--base", other, capture=capsys)
+    assert (code, "learned on AnimateDiffBackbone" in err) == (3, True), err
     code, _, err = run(*both, "-o", tmp_path / "rex.mp4", capture=capsys)
     assert (code, "is there already; choose another name, or pass --overwrite" in err) == (3, True), err
 

@@ -44,8 +44,6 @@ SUBJECTS: dict[str, AdapterConfig] = {
     "word": EmbeddingConfig(placeholder="<subject>", initializer="dog", num_vectors=2, init_noise=0.1),
     "lora": LowRankConfig(rank=2, targets="attention+ff", components=("denoiser", "text_encoder")),
     "all layers": LowRankConfig(rank=2, targets="all_linear_conv"),
-    "dora": LowRankConfig(method="dora", rank=2),
-    "loha": LowRankConfig(method="loha", rank=2),
     "keys and values": CrossAttentionConfig(),
     "side_network": SideNetworkConfig(targets=(r"\.attn2$",)),
     "weights": FullConfig(components=("denoiser", "text_encoder")),
