@@ -39,7 +39,7 @@ def make(
         subject: folder written by `learn`.
         prompt: text with {subject} where the subject goes; words for the view are appended.
         output: the mesh to write: .glb, .obj or .ply.
-        method: dreambooth3d (needs --photos) or dreamfusion.
+        method: dreambooth3d (needs --photos), dreamfusion, prolificdreamer, or mvdream (needs --multiview).
         preset: fast, to see that it works; balanced; or the steps of the paper.
         photos: what the subject was learned from: one folder, or files.
         multiview: folder of a multi-view adapter, for recipes that judge views together.

