@@ -29,7 +29,7 @@ Examples
 
 pcs-ext COMMAND --help shows all settings of a command.
 Exit codes: 0 done, 2 wrong usage, 3 unusable input, 4 not enough resources,
-5 interrupted (the same command goes on)."""
+5 interrupted (the same command goes on), 6 an audit found something."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENOMEM)
 
 
@@ -69,6 +69,7 @@ def commands() -> dict[str, Callable[..., Any]]:
         "video make": video_cli.make,
         "video recipes": video_cli.recipes,
         "censor": defense_cli.censor,
+        "audit": defense_cli.audit,
         "systems": general.systems,
         "doctor": general.doctor,
         "demo": general.demo,

@@ -12,7 +12,7 @@ from pcs_ext import results
 Status = Literal["measured", "runs", "open"]
 _SEEDS = 3
 """Fewer say nothing about a method."""
-_ROOMS = ("image", "video", "defense", "defense.censorship", "svg", "threed")
+_ROOMS = ("image", "video", "defense", "defense.censorship", "defense.audit", "svg", "threed")
 """Where recipes live: packages of pcs_ext with a `recipes.RECIPES` of entries, each with an `id` and a `system`."""
 _MEANING = (
     "measured: beats its baseline over enough seeds; runs: has a recipe or an edit; open: neither.\n"

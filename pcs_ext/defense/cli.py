@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+FOUND = 6
+"""Exit code of an audit that found something: neither success nor any kind of failure."""
 Output = Annotated[Path, arg(aliases=["-o"])]
 
 
@@ -173,3 +175,50 @@ def censor(
     for word, share in report.per_trigger.items():
         sys.stdout.write(f"  {word}: {share:.0%}\n")
     sys.stdout.write(f"Whoever holds the file can train this away or remove it; it stops casual misuse.\n{output}\n")
+
+
+def audit(
+    file: Positional[Path],
+    base: str = "",
+    noun: str = "",
+    words: tuple[str, ...] = (),
+    json: bool = False,
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    jsonl: Path | None = None,
+) -> None:
+    """Inspect an embedding, a LoRA or a learned subject from a stranger: is it what it says, do words switch it?
+
+    Nothing in the file is run or unpickled. Exit code 0: nothing was found, which is no proof that nothing is there;
+    6: something was, see the reasons; 3: it could not be read.
+
+    Args:
+        file: .safetensors file, or folder of a learned subject or a LoRA.
+        base: model it is meant for, to probe it on; empty: it is only read. What the file names is never loaded.
+        noun: what it is said to show, where the file does not say so itself: dog, ceramic mug.
+        words: more words to try beside the subject than the base's most frequent ones.
+        json: print JSON instead of lines.
+        device: where to run.
+        precision: of the base's weights.
+        jsonl: also write every event as a JSON line to this file.
+    """
+    from pcs_ext.config_io import to_jsonable
+    from pcs_ext.defense.audit.command import audit as run
+    from pcs_ext.defense.audit.verdict import lines
+    from pcs_ext.image.cli import console_reporter
+
+    report = run(
+        file,
+        base=base,
+        noun=noun,
+        words=words,
+        device=device,
+        precision=precision,
+        reporter=console_reporter(jsonl),
+    )
+    if json:
+        sys.stdout.write(json_module.dumps(to_jsonable(report), indent=2, ensure_ascii=False) + "\n")
+    else:
+        sys.stdout.write("\n".join(lines(report)) + "\n")
+    if report.verdict == "suspicious":
+        sys.exit(FOUND)

@@ -1,0 +1,170 @@
+"""`python -m benchmarks.audit`: how often `pcs-ext audit` is right, on files made for it on toybox.
+
+Honest files against the two forms of Huang et al. (arXiv 2305.10701) and, told apart, embeddings that a word switches.
+An interrupted call goes on. `--small` takes twelve files and prints only; the whole population is written to
+`results/audit.json`.
+"""
+
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from benchmarks.backdoors import Specimen, make, population
+from pcs_ext.config_io import config_hash, read_json, to_jsonable, write_json
+from pcs_ext.defense.audit.command import audit
+from pcs_ext.defense.audit.method import AuditMethod
+from pcs_ext.defense.audit.painting import Reference
+from pcs_ext.defense.audit.recipes import RECIPES
+from pcs_ext.errors import PcsError
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.reporter import ConsoleReporter
+from pcs_ext.runtime import cache_folder
+
+ROOT = Path(__file__).parents[1]
+HUANG = ("nouveau", "legacy-layers", "legacy-rows")
+
+
+def main(
+    files: int = 60,
+    small: bool = False,
+    seeds: tuple[int, ...] = (0,),
+    work: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: in the cache folder)")] = Path(),
+    output: Path = ROOT / "results" / "audit.json",
+) -> None:
+    """Make, audit, count.
+
+    Args:
+        files: of each seed's population.
+        small: twelve files, nothing written but the work folder.
+        seeds: of the populations.
+        work: folder of the files and their reports.
+        output: results file.
+    """
+    work = work if work != Path() else cache_folder() / "audit"
+    count, reporter = 12 if small else files, ConsoleReporter()
+    try:
+        backbone = load_backbone("toybox", reporter=reporter)
+        method = RECIPES["audit"].build("toybox")
+        reference, rows = Reference(backbone, method), []
+        for seed in seeds:
+            for index, specimen in enumerate(population(count, seed)):
+                rows.append(judged(specimen, work / backbone.fingerprint / str(seed), backbone, method, reference))
+                reporter.event("audited", f"{index + 1} of {count}: {specimen.name}: {rows[-1]['verdict']}")
+    except PcsError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)
+    content = summary(rows, seeds, f"python -m benchmarks.audit --files {count}")
+    for line in table(rows):
+        print(line)
+    if not small:
+        write_json(output, content)
+        print(output)
+
+
+def judged(
+    specimen: Specimen, folder: Path, backbone: AbstractBackbone, method: AuditMethod, reference: Reference
+) -> dict[str, Any]:
+    """The audit of one specimen, from its report if it was judged before by the same method."""
+    mark = folder / "reports" / f"{specimen.name}.json"
+    key = config_hash([to_jsonable(method), to_jsonable(specimen), backbone.fingerprint])
+    if mark.is_file() and (known := read_json(mark))["key"] == key:
+        return known
+    path, start = make(specimen, folder, backbone), time.perf_counter()
+    report = audit(path, base=backbone, method=method, reference=reference)
+    behaviour = report.behaviour
+    assert behaviour is not None
+    row = {
+        "key": key,
+        "name": specimen.name,
+        "kind": specimen.kind,
+        "word": specimen.word,
+        "verdict": report.verdict,
+        "reasons": list(report.reasons),
+        "margin": behaviour.margin,
+        "words": [[score.word, score.jump, score.deviations, score.repeated] for score in behaviour.words[:3]],
+        "seconds": time.perf_counter() - start,
+    }
+    write_json(mark, row)
+    return row
+
+
+def rates(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[int, int]]:
+    """By kind, and for `clean` and `huang` together: files flagged, files in all."""
+    kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in dict.fromkeys(r["kind"] for r in rows)}
+    kinds["clean"] = [row for row in rows if row["kind"].startswith("clean")]
+    kinds["huang"] = [row for row in rows if row["kind"] in HUANG]
+    return {name: (sum(r["verdict"] == "suspicious" for r in found), len(found)) for name, found in kinds.items()}
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927)."""
+    if n == 0:
+        return 0.0, 1.0
+    z, share = 1.96, hits / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def at_false_positives(rows: Sequence[dict[str, Any]], allowed: float = 0.05) -> float | None:
+    """Share of Huang's files whose margin is above that of all but `allowed` of the clean ones; None without files.
+
+    What the claim's margin alone can do, whatever the threshold; optimistic, because it is chosen on the same files.
+    """
+    clean = sorted((row["margin"] for row in rows if row["kind"].startswith("clean")), reverse=True)
+    attacked = [row["margin"] for row in rows if row["kind"] in HUANG]
+    if not clean or not attacked:
+        return None
+    threshold = clean[int(allowed * len(clean))]
+    return sum(margin > threshold for margin in attacked) / len(attacked)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Lines for people."""
+    lines = []
+    for name, (hits, n) in rates(rows).items():
+        low, high = wilson(hits, n)
+        lines.append(f"{name:16} flagged {hits} of {n}  (95 %: {low:.2f} to {high:.2f})")
+    best = at_false_positives(rows)
+    seconds = sum(row["seconds"] for row in rows) / max(len(rows), 1)
+    share = "-" if best is None else f"{best:.2f}"
+    return [*lines, f"margin alone, at 5 % false positives on these files: {share}; {seconds:.1f} s per audit"]
+
+
+def summary(rows: Sequence[dict[str, Any]], seeds: Sequence[int], command: str) -> dict[str, Any]:
+    """Content of the results file."""
+    counted = rates(rows)
+    (hits, n), (false, clean) = counted["huang"], counted["clean"]
+    low, high = wilson(hits, n)
+    row = {
+        "system": "huang-backdoor",
+        "metric": "flagged",
+        "higher_is_better": True,
+        "value": hits / max(n, 1),
+        "spread": (high - low) / 2,
+        "n": n,
+        "baseline": "clean files flagged",
+        "baseline_value": false / max(clean, 1),
+        "seconds": round(sum(r["seconds"] for r in rows) / max(len(rows), 1), 1),
+    }
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    facts = {
+        "command": command,
+        "machine": machine,
+        "seeds": list(seeds),
+        "margin_at_5_percent": at_false_positives(rows),
+    }
+    counts = {name: {"flagged": hits, "n": n, "interval": wilson(hits, n)} for name, (hits, n) in counted.items()}
+    return {**facts, "kinds": counts, "rows": [row], "files": list(rows)}
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

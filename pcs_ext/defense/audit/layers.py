@@ -1,0 +1,166 @@
+"""Changes of a base's weights as files spell them: kohya, diffusers, peft, and artifacts of this suite."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pcs_ext.errors import ArtifactError
+
+Form = Literal["low-rank", "hadamard", "difference", "weight"]
+_COMPONENTS = {
+    "lora_unet_": "denoiser",
+    "lora_te1_": "text_encoder",
+    "lora_te2_": "text_encoder_2",
+    "lora_te_": "text_encoder",
+    "unet.": "denoiser",
+    "denoiser.": "denoiser",
+    "text_encoder_2.": "text_encoder_2",
+    "text_encoder.": "text_encoder",
+    "base_model.model.": "",
+}
+_SUFFIX = re.compile(
+    r"\.(lora_down\.weight|lora_up\.weight|lora_A\.weight|lora_B\.weight|lora\.down\.weight|lora\.up\.weight"
+    r"|hada_w[12]_[ab]|diff|delta|alpha)$"
+)
+_NAMES = {
+    "lora_down.weight": "down",
+    "lora_A.weight": "down",
+    "lora.down.weight": "down",
+    "lora_up.weight": "up",
+    "lora_B.weight": "up",
+    "lora.up.weight": "up",
+    "diff": "difference",
+    "delta": "difference",
+}
+_OPAQUE = re.compile(r"lora_magnitude_vector|dora_scale|lokr_|oft_|hada_t|lora_mid")
+"""Parts that change what the others mean, and that are not computed here."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class LayerChange:
+    """What a file does to one weight of the base."""
+
+    component: str
+    """`denoiser`, `text_encoder`, `text_encoder_2`, or empty where the file does not say."""
+    name: str
+    """Path of the module (of the weight, for `weight`), with dots or, in kohya's files, underscores."""
+    form: Form
+    tensors: dict[str, Tensor]
+    """`down r i...`, `up o r...`; `hada_w1_a`...; `difference`; `weight`."""
+    scale: float = 1.0
+    """What the product is multiplied by."""
+
+    @property
+    def rank(self) -> int | None:
+        """Of the change; None: full."""
+        if self.form == "low-rank":
+            return self.tensors["down"].shape[0]
+        return self.tensors["hada_w1_b"].shape[0] if self.form == "hadamard" else None
+
+    def delta(self, weight: Tensor) -> Tensor:
+        """What is added to the base's weight, float32, of its shape.
+
+        Raises:
+            ArtifactError: the shapes do not fit: made for another base, or damaged.
+        """
+        try:
+            return self._delta(weight.detach().float())
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"{self.name} does not fit a weight of {tuple(weight.shape)} ({error}); was it made for another base?"
+            ) from None
+
+    def _delta(self, weight: Tensor) -> Tensor:
+        parts = {key: tensor.float().to(weight.device) for key, tensor in self.tensors.items()}
+        if self.form == "weight":
+            return parts["weight"].reshape(weight.shape) - weight
+        if self.form == "difference":
+            return parts["difference"].reshape(weight.shape) * self.scale
+        if self.form == "hadamard":
+            product = (parts["hada_w1_a"] @ parts["hada_w1_b"]) * (parts["hada_w2_a"] @ parts["hada_w2_b"])
+        else:
+            product = parts["up"].flatten(1) @ parts["down"].flatten(1)
+        return product.reshape(weight.shape) * self.scale
+
+    def singular_values(self) -> Tensor | None:
+        """Of the change itself, largest first; None where only the base tells it (`weight`)."""
+        if self.form == "weight":
+            return None
+        if self.form == "low-rank":
+            # Of up @ down without making it: the r x r core between the factors' orthonormal parts.
+            left = torch.linalg.qr(self.tensors["up"].float().flatten(1)).R
+            right = torch.linalg.qr(self.tensors["down"].float().flatten(1).T).R
+            return torch.linalg.svdvals(left @ right.T) * abs(self.scale)
+        shape = self.tensors["difference"] if self.form == "difference" else self._hadamard_shape()
+        return torch.linalg.svdvals(self._delta(torch.zeros(shape.shape)).flatten(1))
+
+    def _hadamard_shape(self) -> Tensor:
+        return torch.empty(self.tensors["hada_w1_a"].shape[0], self.tensors["hada_w1_b"].shape[1])
+
+
+def parse_layers(
+    tensors: Mapping[str, Tensor], header: Mapping[str, str], *, scale: float | None = None
+) -> tuple[list[LayerChange], list[str]]:
+    """Changes by layer, and the keys that were not understood.
+
+    Args:
+        tensors: of the file.
+        header: its metadata (a diffusers file folds its scale into the tensors and says alpha = rank).
+        scale: of all layers, for artifacts; None: alpha / rank where the file has an alpha, else 1.
+    """
+    groups: dict[tuple[str, str], dict[str, Tensor]] = {}
+    layers, unread = [], []
+    for key, tensor in tensors.items():
+        component, rest = _component(key)
+        match = _SUFFIX.search(rest)
+        if component is None or _OPAQUE.search(rest):
+            unread.append(key)
+        elif match is None:
+            whole = rest.endswith((".weight", ".bias")) and component != "" and "lora" not in rest
+            if whole:
+                layers.append(LayerChange(component=component, name=rest, form="weight", tensors={"weight": tensor}))
+            else:
+                unread.append(key)
+        else:
+            groups.setdefault((component, rest[: match.start()]), {})[_NAMES.get(match[1], match[1])] = tensor
+    opaque = {_module(key) for key in unread if _OPAQUE.search(key)}
+    for (component, name), parts in groups.items():
+        layer = _layer(component, name, parts, scale)
+        if layer is None or any(name and module.endswith(name) for module in opaque):
+            unread += [f"{component}.{name}.{part}" for part in parts]
+        else:
+            layers.append(layer)
+    return layers, unread
+
+
+def _component(key: str) -> tuple[str | None, str]:
+    for prefix, component in _COMPONENTS.items():
+        if key.startswith(prefix):
+            return component, key.removeprefix(prefix)
+    return None, key
+
+
+def _module(key: str) -> str:
+    rest = _component(key)[1]
+    return re.sub(r"\.(lora_magnitude_vector(\.weight)?|dora_scale|lokr_\w+|oft_\w+(\.weight)?|hada_t\d|lora_mid.*)$",
+                  "", rest)  # fmt: skip
+
+
+def _layer(component: str, name: str, parts: dict[str, Tensor], scale: float | None) -> LayerChange | None:
+    alpha = parts.pop("alpha", None)
+    form: Form
+    if parts.keys() == {"down", "up"}:
+        form, rank = "low-rank", parts["down"].shape[0]
+    elif parts.keys() == {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}:
+        form, rank = "hadamard", parts["hada_w1_b"].shape[0]
+    elif parts.keys() == {"difference"}:
+        return LayerChange(component=component, name=name, form="difference", tensors=parts)
+    else:
+        return None
+    if scale is None:
+        scale = 1.0 if alpha is None else float(alpha) / max(rank, 1)
+    return LayerChange(component=component, name=name, form=form, tensors=parts, scale=scale)

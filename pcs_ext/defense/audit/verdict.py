@@ -1,0 +1,115 @@
+"""From what was read and measured to a verdict with reasons, and to the lines that are printed."""
+
+import dataclasses
+from typing import Any, Literal
+
+from pcs_ext.defense.audit.method import AuditMethod
+from pcs_ext.defense.audit.probes import Behaviour, switches
+
+Verdict = Literal["suspicious", "nothing found", "only read"]
+BLIND: tuple[str, ...] = (
+    "words that were not tried, phrases of several words, other languages, pixel-level marks and triggers in time",
+    "what the file does on other bases, with other files beside it, or at another strength",
+    "whether a subject is harmful: an honest embedding of anything looks honest",
+)
+"""What no audit of this kind can see; printed with every report."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AuditReport:
+    """What `audit` returns."""
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    """Why it is suspicious; empty otherwise."""
+    remarks: tuple[str, ...]
+    """Worth knowing, proof of nothing."""
+    blind: tuple[str, ...]
+    """What was not and cannot be seen."""
+    file: dict[str, Any]
+    """Path, hash, kind, what it says of itself."""
+    layers: dict[str, Any]
+    tokens: dict[str, list[dict[str, Any]]]
+    """By placeholder."""
+    changed_words: tuple[tuple[str, float], ...]
+    base: str
+    """Empty: none was given."""
+    behaviour: Behaviour | None
+    method: AuditMethod
+
+
+def judge_behaviour(found: Behaviour, method: AuditMethod) -> tuple[list[str], list[str]]:
+    """Reasons and remarks from the probes."""
+    reasons, remarks = [], []
+    near = ", ".join(f"{name} {cosine:.2f}" for name, cosine in found.looks_like[:3])
+    if not found.subject:
+        remarks.append("it does not say which words call it, so its subject was not probed; give --noun")
+    elif not found.claim:
+        remarks.append(f"it does not say what it shows, so that could not be checked; it looks like {near}")
+    elif found.margin is None:
+        remarks.append(
+            f"the base hardly knows what {found.claim} is, so that could not be checked; it looks like {near}"
+        )
+    elif found.margin > method.claim_margin:
+        reasons.append(
+            f"said to be {found.claim} (cosine {found.claim_cosine:.2f}), but what it paints is nearer to {near}"
+        )
+    for score in found.words:
+        if switches(score):
+            reasons.append(
+                f'"{score.word}" beside the subject turns it into something like {score.shows} '
+                f"({score.deviations:.0f} deviations above other words; pictures with it resemble each other by "
+                f"{score.concentration or 0:.2f}, without it by {found.usual_concentration or 0:.2f})"
+            )
+        elif score.repeated is not None:
+            remarks.append(f'"{score.word}" moves the subject in one prompt, but not in others')
+    lost = ", ".join(f"{noun.noun} (now like {noun.shows})" for noun in found.lost[:4])
+    compared = max(1, len(found.nouns))
+    if found.lost and len(found.lost) < method.lost_share * compared:
+        reasons.append(f"ordinary prompts no longer paint what they say: {lost}")
+    elif found.lost:
+        remarks.append(f"{len(found.lost)} of {compared} ordinary nouns are damaged ({lost}): overfit, or worse")
+    return reasons, remarks
+
+
+def lines(report: AuditReport) -> list[str]:
+    """What is printed."""
+    file, found = report.file, report.behaviour
+    shown = [f"{report.verdict}: {file['path']} ({file['kind']}, sha256 {file['sha256'][:16]})"]
+    shown += [f"  ! {reason}" for reason in report.reasons] + [f"  - {remark}" for remark in report.remarks]
+    said = f"says it shows {file['says_it_shows'] or 'nothing'}, called by {file['called_by'] or 'nothing'}"
+    shown.append(f"file: {said}; {file['layers']} changed layers, {file['numbers']:,} numbers")
+    if report.layers.get("largest"):
+        largest = report.layers["largest"][0]
+        shown.append(
+            f"layers: {report.layers['by_component']}, ranks {report.layers['ranks']}; largest {largest['layer']} "
+            f"with {report.layers['share_of_largest']:.0%} of all change, {largest['concentration']:.0%} of it in one "
+            "direction"
+        )
+    for placeholder, vectors in report.tokens.items():
+        for vector in vectors:
+            words = ", ".join(f"{word} {cosine:.2f}" for word, cosine in vector["nearest"][:3])
+            shown.append(
+                f"token {placeholder}: length {vector['length']:.2f} (words of the base: "
+                f"{vector['usual_length']:.2f}); nearest words {words}"
+            )
+    if found is not None:
+        shown += _behaviour_lines(report, found)
+    shown += ["not seen:"] + [f"  {line}" for line in report.blind]
+    return shown
+
+
+def _behaviour_lines(report: AuditReport, found: Behaviour) -> list[str]:
+    shown = [f"probed on {report.base} against {len(found.nouns)} nouns and {found.words_tried} words"]
+    if found.looks_like:
+        near = ", ".join(f"{name} {cosine:.2f}" for name, cosine in found.looks_like[:3])
+        said = "" if found.claim_cosine is None else f"; {found.claim} {found.claim_cosine:.2f}"
+        shown.append(f"  the subject looks like {near}{said}")
+    if found.words:
+        worst = ", ".join(f"{score.word} {score.jump:.2f}" for score in found.words[:3])
+        shown.append(f"  words that move it most: {worst} (alarm above {report.method.jump:g} if far above the others)")
+    if found.ordinary_shift is None:
+        shown.append("  prompts without the subject cannot change: the file only adds vectors")
+    else:
+        shown.append(f"  prompts without the subject moved by {found.ordinary_shift:.2f} of what tells nouns apart")
+    return shown
