@@ -91,6 +91,7 @@ class Ascent:
             clean=torch.cat(clean).to(backbone.device),
             timesteps=torch.stack(timesteps),
             conditioning=self.surrogate.conditioning(prompts),
+            words=torch.tensor([backbone.token_count(self.surrogate.prompts[prompt]) for prompt in prompts]),
             generators=generators,
         )
         half = backbone.dtype != torch.float32

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pcs_ext.config_io import config
 from pcs_ext.defense.targets import target_image
+from pcs_ext.image.attention import attention_program
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.noise import append_dims
 from pcs_ext.image.objectives import denoising_errors
@@ -33,6 +34,8 @@ class Sample:
     """`b k` integers: noise levels for each photo."""
     conditioning: Conditioning
     """Of the photos' prompts, batch `b`."""
+    words: Tensor
+    """`b` integers: tokens of each prompt between start and end mark."""
     generators: Sequence[torch.Generator]
     """One per photo, so that a photo's noise does not depend on its neighbours."""
 
@@ -242,8 +245,40 @@ class FusedGain:
         return self.denoising_weight * denoising_loss(sample, denoise(sample, latents)) - textural
 
 
+@config
+class AttentionGain:
+    """Cross-attention erasure: the photo no longer makes the denoiser look at the prompt's words, so that training
+    cannot bind them to it (after DisDiff, MM 2024, whose code is not released).
+
+    Differs from DisDiff, as far as it was described to us: the share of attention on all words of the prompt falls, and
+    not that on the class word alone; the rest goes to the start mark and the padding.
+    """
+
+    kind: Literal["attention"] = "attention"
+    denoising_weight: float = 0.0
+    """Of the denoising loss, which is raised beside it."""
+
+    def __call__(self, sample: Sample) -> Tensor:
+        """Minus the words' mean share of attention, in [-1, 0], plus the weighted denoising loss, `b`."""
+        shares: list[Tensor] = []
+        per_photo = sample.timesteps.shape[1]
+        last = sample.words.repeat_interleave(per_photo)[:, None]
+
+        def watch(path: str, probabilities: Tensor) -> Tensor:
+            keys = torch.arange(probabilities.shape[-1])
+            on_words = ((keys >= 1) & (keys <= last)).to(probabilities)
+            shares.append(torch.einsum("bhqk,bk->bhq", probabilities, on_words).mean((1, 2)))
+            return probabilities
+
+        with attention_program(sample.backbone, watch):
+            result = denoise(sample, sample.latents())
+        gain = -result.mean(torch.stack(shares).mean(0).float())
+        return gain + self.denoising_weight * denoising_loss(sample, result) if self.denoising_weight else gain
+
+
 Objective: TypeAlias = Annotated[
-    DenoisingGain | TargetShiftGain | LatentGain | PosteriorGain | ScoreGain | FusedGain, Discriminator("kind")
+    DenoisingGain | TargetShiftGain | LatentGain | PosteriorGain | ScoreGain | FusedGain | AttentionGain,
+    Discriminator("kind"),
 ]
 """Every objective; the field `kind` says which one a JSON object is."""
 

@@ -8,6 +8,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from pcs_ext.defense.objectives import (
+    AttentionGain,
     Denoised,
     DenoisingGain,
     FusedGain,
@@ -19,6 +20,7 @@ from pcs_ext.defense.objectives import (
     previous_step,
 )
 from pcs_ext.defense.targets import pattern, target_image
+from pcs_ext.image.attention import attention_program
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.runtime import generator_for
 
@@ -34,12 +36,14 @@ def sample(backbone: AbstractBackbone, *, timesteps: Tensor | None = None, seed:
         clean=clean,
         timesteps=torch.tensor([[100], [700]]) if timesteps is None else timesteps,
         conditioning=conditioning,
+        words=torch.tensor([2, 2]),
         generators=[generator_for(seed, row) for row in range(2)],
     )
 
 
 ALL = [DenoisingGain(), TargetShiftGain(), TargetShiftGain(quirks=True), LatentGain(), LatentGain(target="pattern"),
-       PosteriorGain(), ScoreGain(), ScoreGain(ascend=True), FusedGain(), FusedGain(denoising_weight=0)]  # fmt: skip
+       PosteriorGain(), ScoreGain(), ScoreGain(ascend=True), FusedGain(), FusedGain(denoising_weight=0),
+       AttentionGain(), AttentionGain(denoising_weight=1)]  # fmt: skip
 
 
 @pytest.mark.parametrize("objective", ALL, ids=lambda o: o.kind)
@@ -65,6 +69,25 @@ def test_several_timesteps_share_one_encoding_and_average(sd: AbstractBackbone) 
         noisy = sd.schedule.add_noise(latents, noise[:, index], t)
         singles.append((sd.predict(noisy, t, made.conditioning) - noise[:, index]).square().mean((1, 2, 3)))
     assert torch.allclose(both, (singles[0] + singles[1]) / 2, atol=1e-6)
+
+
+def test_attention_erasure_counts_the_words_alone(sd: AbstractBackbone) -> None:
+    none, two, all_of_them = (
+        AttentionGain()(dataclasses.replace(sample(sd), words=torch.full((2,), count)))
+        for count in (0, 2, sd.tokenizers[0].model_max_length - 1)
+    )
+    assert torch.equal(none, torch.zeros(2))
+    seen: list[Tensor] = []
+
+    def watch(path: str, probabilities: Tensor) -> Tensor:
+        seen.append(probabilities[..., 1:3].sum(-1).mean((1, 2)))
+        return probabilities
+
+    with attention_program(sd, watch), torch.no_grad():
+        DenoisingGain()(sample(sd))
+    torch.testing.assert_close(-two.detach(), torch.stack(seen).mean(0), rtol=1e-5, atol=1e-6)
+    assert (all_of_them < two).all()
+    assert (all_of_them > -1).all(), "the start mark keeps its share"
 
 
 def test_score_distillation_pushes_the_denoisers_error(sd: AbstractBackbone) -> None:
