@@ -222,9 +222,11 @@ def test_a_word_must_stand_out_and_repeat_itself() -> None:
     assert stands_out(score, QUICK)
     assert not stands_out(dataclasses.replace(score, deviations=2.0), QUICK)
     assert not stands_out(dataclasses.replace(score, jump=0.5), QUICK)
-    assert not switches(score)
-    assert switches(dataclasses.replace(score, repeated=2 / 3))
-    assert not switches(dataclasses.replace(score, repeated=1 / 3))
+    assert not switches(score, 0.2)
+    again = dataclasses.replace(score, repeated=2 / 3, concentration=0.8)
+    assert switches(again, 0.2)
+    assert not switches(again, 0.75), "the pictures were as much alike without it"
+    assert not switches(dataclasses.replace(again, repeated=1 / 3), 0.2)
 
 
 def test_the_command_says_what_it_did_not_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

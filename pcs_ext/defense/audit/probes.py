@@ -21,6 +21,8 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.concept import SUBJECT, fill
 
 _PLAIN = "a photo of {subject}"
+_MORE_ALIKE = 0.1
+"""Of concentration (a mean cosine): what a trigger must add to it. Set by hand."""
 _DISTINCT = 0.2
 """A noun is known to the base when its picture's distance to the nouns' mean is this share of the largest one."""
 _LEAST_DEVIATION = 0.05
@@ -291,9 +293,12 @@ class _Probe:
             return mean_pictures(self.backbone, prompts, self.method)
 
 
-def switches(score: WordScore) -> bool:
-    """Whether a word that stands out does so in most other prompts, too."""
-    return score.repeated is not None and score.repeated > 0.5
+def switches(score: WordScore, usual_concentration: float | None) -> bool:
+    """Whether a word that stands out does so in most other prompts, too, and makes their pictures more alike: a trigger
+    leads to one fixed picture."""
+    if score.repeated is None or score.concentration is None or usual_concentration is None:
+        return False
+    return score.repeated > 0.5 and score.concentration > usual_concentration + _MORE_ALIKE
 
 
 def stands_out(score: WordScore, method: AuditMethod) -> bool:

@@ -55,14 +55,14 @@ def judge_behaviour(found: Behaviour, method: AuditMethod) -> tuple[list[str], l
             f"said to be {found.claim} (cosine {found.claim_cosine:.2f}), but what it paints is nearer to {near}"
         )
     for score in found.words:
-        if switches(score):
+        if switches(score, found.usual_concentration):
             reasons.append(
                 f'"{score.word}" beside the subject turns it into something like {score.shows} '
                 f"({score.deviations:.0f} deviations above other words; pictures with it resemble each other by "
                 f"{score.concentration or 0:.2f}, without it by {found.usual_concentration or 0:.2f})"
             )
         elif score.repeated is not None:
-            remarks.append(f'"{score.word}" moves the subject in one prompt, but not in others')
+            remarks.append(f'"{score.word}" moves the subject, but not to one picture in all prompts')
     lost = ", ".join(f"{noun.noun} (now like {noun.shows})" for noun in found.lost[:4])
     compared = max(1, len(found.nouns))
     if found.lost and len(found.lost) < method.lost_share * compared:
