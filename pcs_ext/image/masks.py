@@ -45,13 +45,12 @@ def feathered(mask: Tensor, radius: int) -> Tensor:
 def attended(maps: Tensor, positions: Sequence[int], threshold: float | None = None) -> Tensor:
     """Where the tokens at `positions` look: `1 1 h w` of zeros and ones, from maps `1 tokens h w`.
 
-    The mean over the tokens, scaled to [0, 1], cut at `threshold` (None: Otsu's), spread to the neighbours by a 3 x 3
-    maximum. Prompt-to-Prompt's local blend spreads first and cuts at 0.3 of the maximum; its maps keep the level that
-    every cell has, which depends on the length of the prompt.
+    The mean over the tokens, scaled to [0, 1] and cut at `threshold` (None: Otsu's). Prompt-to-Prompt's local blend
+    cuts at 0.3 of the maximum; its maps keep the level that every cell has, which depends on the length of the prompt.
     """
     seen = maps[:, list(positions)].mean(1, keepdim=True)
     scaled = on_range(seen)
-    return grown((scaled > (otsu(scaled) if threshold is None else threshold)).float(), 1)
+    return (scaled > (otsu(scaled) if threshold is None else threshold)).float()
 
 
 def on_range(values: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def test_where_a_word_looks() -> None:
     maps = torch.full((1, 3, 8, 8), 0.2)
     maps[0, 1, 2:4, 2:4] = 0.6
     expected = torch.zeros(8, 8)
-    expected[1:5, 1:5] = 1
+    expected[2:4, 2:4] = 1
     for threshold in (0.3, None):
         assert torch.equal(attended(maps, [1], threshold)[0, 0], expected)
 

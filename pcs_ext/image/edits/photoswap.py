@@ -1,5 +1,6 @@
 """PhotoSwap (Gu et al., NeurIPS 2023, arXiv 2305.18286): another subject in a photo, by swapping attention."""
 
+from pcs_ext.image.edits.locate import LocateConfig
 from pcs_ext.image.edits.swap import SwapConfig
 from pcs_ext.image.recipes import Preset
 from pcs_ext.image.sample import SampleConfig
@@ -22,4 +23,5 @@ def photoswap(preset: Preset) -> SwapConfig:
         self_maps=0.5,
         self_outputs=0.2,
         growth=1,
+        locate=LocateConfig(growth=1),
     )

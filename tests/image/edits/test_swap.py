@@ -13,7 +13,7 @@ from pcs_ext.image.attention import attention_program, self_attention_paths
 from pcs_ext.image.attention_edits import Capture, edited
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.edits import EDITS
-from pcs_ext.image.edits.locate import LocateConfig
+from pcs_ext.image.edits.locate import LocateConfig, word_maps
 from pcs_ext.image.edits.region import around, edit_size, whole
 from pcs_ext.image.edits.swap import RegionMaps, SwapConfig, swap_edits, swap_latents, with_statistics
 from pcs_ext.image.edits.swap_picture import swap_picture
@@ -150,6 +150,19 @@ def test_pixels_outside_the_mask_are_the_pictures(name: str, rex: Artifact, sd: 
     assert (after[~outside] != before[~outside]).any()
     assert torch.equal(made.mask, mask)
     assert made.picture.facts["edit"] == name
+
+
+@torch.no_grad()
+def test_maps_are_spread_by_self_attention(sd: AbstractBackbone) -> None:
+    start, prompt = latents(sd, (8, 12)), "a photo of a cat"
+    plain, twice = (word_maps(sd, start, prompt, LocateConfig(spread=times)) for times in (0, 2))
+    assert plain.shape == twice.shape == (1, 24, 8, 12)
+    for maps in (plain, twice):  # rows of self-attention sum to 1: spreading keeps what the words share in a cell
+        torch.testing.assert_close(maps.sum(1), torch.ones(1, 8, 12), atol=1e-3, rtol=0)
+    assert twice.std() < plain.std()
+    coarse = word_maps(sd, start, prompt, LocateConfig(spread=1, cells=30))
+    assert coarse.shape == plain.shape
+    assert torch.equal(word_maps(sd, start, prompt, LocateConfig(cells=1)), plain), "no layer is coarse enough"
 
 
 def test_a_mask_is_found_where_none_is_given(rex: Artifact, sd: AbstractBackbone) -> None:
