@@ -33,6 +33,7 @@ STYLE_TEMPLATES = (
     "a drawing in the style of {subject}",
 )
 """Captions for learning a style."""
+_NOUNS = ("dog", "cat", "car", "house", "tree", "flower", "person", "cup", "chair", "bird", "boat", "bottle")
 _DETERMINERS = frozenset(
     "a an the one my your his her its our their this that these those some any each every no".split()  # noqa: SIM905
 )
@@ -102,6 +103,11 @@ class Concept:
     def class_prompt(self, text: str) -> str:
         """`text` with the plain noun in place of `{subject}`: what the base is asked without the subject."""
         return fill(text, self.class_noun, article=self.article)
+
+
+def neutral_captions() -> list[str]:
+    """180 captions about nothing in particular: what a text encoder usually has before it."""
+    return [fill(template, noun) for template in OBJECT_TEMPLATES for noun in _NOUNS]
 
 
 def fill(text: str, name: str, *, article: bool = True) -> str:

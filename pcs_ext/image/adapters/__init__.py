@@ -11,6 +11,7 @@ from pcs_ext.image.adapters.embedding import EmbeddingAdapter, EmbeddingConfig
 from pcs_ext.image.adapters.full import FullAdapter, FullConfig
 from pcs_ext.image.adapters.low_rank import LowRankAdapter, LowRankConfig
 from pcs_ext.image.adapters.neti import NetiAdapter, NetiConfig
+from pcs_ext.image.adapters.rank_one import RankOneAdapter, RankOneConfig
 from pcs_ext.image.adapters.side_network import SideNetworkAdapter, SideNetworkConfig
 from pcs_ext.image.adapters.spectral_shift import SpectralShiftAdapter, SpectralShiftConfig
 from pcs_ext.image.adapters.spectrum import SpectrumAdapter, SpectrumConfig
@@ -24,6 +25,7 @@ AdapterConfig: TypeAlias = Annotated[
     | LowRankConfig
     | SpectralShiftConfig
     | BottleneckConfig
+    | RankOneConfig
     | CrossAttentionConfig
     | SideNetworkConfig
     | FullConfig,
@@ -38,6 +40,7 @@ _CLASSES = {
     TailConfig: TailAdapter,
     LowRankConfig: LowRankAdapter,
     BottleneckConfig: BottleneckAdapter,
+    RankOneConfig: RankOneAdapter,
     SpectralShiftConfig: SpectralShiftAdapter,
     CrossAttentionConfig: CrossAttentionAdapter,
     FullConfig: FullAdapter,
@@ -74,6 +77,8 @@ __all__ = [
     "LowRankConfig",
     "NetiAdapter",
     "NetiConfig",
+    "RankOneAdapter",
+    "RankOneConfig",
     "SideNetworkAdapter",
     "SideNetworkConfig",
     "SpectralShiftAdapter",

@@ -24,7 +24,7 @@ from pcs_ext.image.adapters import (
 )
 from pcs_ext.image.adapters.layers import canonical_path, merged_weights, original
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.concept import OBJECT_TEMPLATES, fill
+from pcs_ext.image.concept import fill, neutral_captions
 from pcs_ext.image.merge.activations import input_grams
 from pcs_ext.image.merge.least_squares import constrained, fused
 from pcs_ext.image.merge.words import WORD_ADAPTERS, NamedSubject, joint_concept, named_subjects
@@ -34,8 +34,6 @@ from pcs_ext.reporter import Reporter, SilentReporter
 
 Method = Literal["auto", "kv", "fusion"]
 _LAYERED = (LowRankConfig, CrossAttentionConfig, SpectralShiftConfig)
-_NOUNS = ("dog", "cat", "car", "house", "tree", "flower", "person", "cup", "chair", "bird", "boat", "bottle")
-"""With the neutral captions, 180 texts about anything: what other words should go on meaning."""
 _PROMPTS = ("a photo of {subject}", "a photo of {subject} on the beach", "a close-up photo of {subject}")
 
 
@@ -129,8 +127,7 @@ def _constrained(
 ) -> tuple[AdapterConfig, dict[str, Tensor]]:
     paths = [f"{path}.{name}" for path in backbone.cross_attention_paths() for name in ("to_k", "to_v")]
     base = {path: _weight(backbone.denoiser, path).float() for path in paths}
-    captions = [fill(template, noun) for template in OBJECT_TEMPLATES for noun in _NOUNS]
-    context = _features(backbone, captions, after="")
+    context = _features(backbone, neutral_captions(), after="")
     inputs: list[Tensor] = []
     outputs: dict[str, list[Tensor]] = {path: [] for path in paths}
     for subject in subjects:

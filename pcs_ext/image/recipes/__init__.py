@@ -16,6 +16,7 @@ from pcs_ext.image.recipes.mix_of_show import mix_of_show
 from pcs_ext.image.recipes.neti import neti
 from pcs_ext.image.recipes.oft import coft, oft
 from pcs_ext.image.recipes.p_plus import p_plus
+from pcs_ext.image.recipes.perfusion import perfusion
 from pcs_ext.image.recipes.persam import persam
 from pcs_ext.image.recipes.prospect import prospect
 from pcs_ext.image.recipes.reversion import reversion
@@ -57,6 +58,7 @@ _WEIGHTS = (
     ("oft", "rare word, orthogonal rotations of the weights", "2306.07280", "oft", oft),
     ("coft", "oft whose rotations stay small", "2306.07280", "oft", coft),
     ("unet-finetune", "rare word, bottlenecks behind cross-attention", "2303.18181", "unet-finetune", unet_finetune),
+    ("perfusion", "a new word with its class word's keys and learned values", "2305.01644", "perfusion", perfusion),
     ("svdiff", "rare word, shifts of the weights' singular values", "2303.11305", "svdiff", svdiff),
 )
 _WORDS = (
