@@ -229,7 +229,7 @@ def test_an_artifact_of_another_family_is_refused(
         artifact.generate("a dog", base=sd)
 
 
-@pytest.mark.parametrize("name", ["dreambooth-lora", "textual-inversion", "custom-diffusion"])
+@pytest.mark.parametrize("name", ["dreambooth-lora", "textual-inversion", "custom-diffusion", "neti"])
 def test_sdxl_learns_too(name: str, sdxl: AbstractBackbone, photos: Path, tmp_path: Path) -> None:
     artifact = learn(photos, noun="dog", output=tmp_path / "rex", recipe=quick(name, 2), base=sdxl)
     assert len(artifact.generate(PROMPT, seeds=[0, 1], base=sdxl)) == 2
