@@ -14,11 +14,11 @@ from pcs_ext.config_io import to_jsonable
 from pcs_ext.errors import ArtifactError
 from pcs_ext.image.adapters import (
     AdapterConfig,
-    SideNetworkConfig,
     CrossAttentionConfig,
     EmbeddingConfig,
     FullConfig,
     LowRankConfig,
+    SideNetworkConfig,
     build_adapter,
 )
 from pcs_ext.image.adapters.base import injected

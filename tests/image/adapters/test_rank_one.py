@@ -52,7 +52,8 @@ def test_keys_are_locked_to_the_class_word_and_values_train(sd, run, snapshot) -
             torch.testing.assert_close(locked, 0.92414 * own, atol=1e-4, rtol=1e-4)
         run(sd, "a photo of a <rex>").square().sum().backward()
         assert all(p.grad is not None and p.grad.any() for p in edit.parameters()["denoiser"])
-        assert word.parameters()["embedding"][0].grad.any()
+        learned = word.parameters()["embedding"][0].grad
+        assert learned is not None and learned.any()
         edit.set_scale(0.0)
         assert torch.equal(run(sd, "a photo of dog"), output)
     assert snapshot(sd) == before

@@ -13,7 +13,7 @@ def shifted(base: nn.Linear | nn.Conv2d, delta: torch.Tensor | float) -> Spectra
     layer = SpectralShiftLayer(base)
     layer.set_below(base)
     with torch.no_grad():
-        layer.delta += delta
+        layer.delta.add_(delta)
     return layer
 
 

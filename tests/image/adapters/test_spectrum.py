@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pcs_ext.errors import ConfigError
-from pcs_ext.image.adapters import NetiConfig, SpectrumConfig, build_adapter, injected
+from pcs_ext.image.adapters import NetiAdapter, NetiConfig, SpectrumAdapter, SpectrumConfig, injected
 from pcs_ext.image.adapters.neti import NetiMapper
 from pcs_ext.image.adapters.spectrum import stage_of
 from pcs_ext.image.types import Conditioning
@@ -23,7 +23,7 @@ def noise(width: int) -> torch.Tensor:
 
 @torch.no_grad()
 def test_each_layer_reads_the_prompt_with_its_own_row(backbone) -> None:
-    adapter = build_adapter("word", SpectrumConfig(placeholder="<rex>", initializer="dog"))
+    adapter = SpectrumAdapter("word", SpectrumConfig(placeholder="<rex>", initializer="dog"))
     with injected(backbone, adapter):
         (first, *_) = adapter.rows()
         first.weight[0, 1, 0] += noise(16)
@@ -44,7 +44,7 @@ def test_each_layer_reads_the_prompt_with_its_own_row(backbone) -> None:
 
 @torch.no_grad()
 def test_equal_rows_are_textual_inversion(sd, run) -> None:
-    word = build_adapter("word", SpectrumConfig(placeholder="<rex>", initializer="dog", stages=3))
+    word = SpectrumAdapter("word", SpectrumConfig(placeholder="<rex>", initializer="dog", stages=3))
     with injected(sd, word):
         torch.testing.assert_close(run(sd, PROMPT), run(sd, PROMPT.replace("<rex>", "dog")))
 
@@ -53,7 +53,9 @@ def test_equal_rows_are_textual_inversion(sd, run) -> None:
 def test_stages_split_the_timesteps_and_rows_of_a_batch_differ(sd) -> None:
     edges = stage_of(torch.tensor([0, 99, 100, 899, 900, 999]), 10, 1000)
     assert edges.tolist() == [0, 0, 1, 8, 9, 9]
-    adapter = build_adapter("word", SpectrumConfig(placeholder="<rex>", initializer="dog", per_layer=False, stages=10))
+    adapter = SpectrumAdapter(
+        "word", SpectrumConfig(placeholder="<rex>", initializer="dog", per_layer=False, stages=10)
+    )
     with injected(sd, adapter):
         adapter.rows()[0].weight[9] += noise(16)  # of timesteps 90 to 99 of this schedule's 100
         conditioning = sd.encode_prompt([PROMPT, PROMPT])
@@ -70,8 +72,8 @@ def test_stages_split_the_timesteps_and_rows_of_a_batch_differ(sd) -> None:
 
 @torch.no_grad()
 def test_two_spectra_in_one_prompt(sd) -> None:
-    layered = build_adapter("a", SpectrumConfig(placeholder="<rex>", initializer="dog"))
-    staged = build_adapter("b", SpectrumConfig(placeholder="<tom>", initializer="cat", per_layer=False, stages=2))
+    layered = SpectrumAdapter("a", SpectrumConfig(placeholder="<rex>", initializer="dog"))
+    staged = SpectrumAdapter("b", SpectrumConfig(placeholder="<tom>", initializer="cat", per_layer=False, stages=2))
     with injected(sd, layered, staged):
         layered.rows()[0].weight[0, 0] += noise(16)
         staged.rows()[0].weight[1] -= noise(16)
@@ -84,7 +86,7 @@ def test_two_spectra_in_one_prompt(sd) -> None:
 
 @torch.no_grad()
 def test_neti_depends_on_timestep_and_layer_and_speaks_to_values_apart(sd) -> None:
-    adapter = build_adapter("word", NetiConfig(placeholder="<rex>", initializer="dog", frequencies=32, width=16))
+    adapter = NetiAdapter("word", NetiConfig(placeholder="<rex>", initializer="dog", frequencies=32, width=16))
     with injected(sd, adapter):
         early, late = (states(sd, sd.encode_prompt([PROMPT]), t) for t in (5, 90))
         (key, value), other_layer, other_time = early[0], early[1], late[0]
@@ -109,7 +111,7 @@ def test_numbers_at_full_size() -> None:
 
 def test_neti_features_are_unit_vectors_and_start_the_first_layer() -> None:
     mapper = NetiMapper(NetiConfig(frequencies=64), layers=4, total=1000, out=8)
-    anchors = mapper.net[0].weight
+    anchors = next(mapper.net.parameters())
     assert anchors.shape == (40, 128)
     torch.testing.assert_close(anchors.norm(dim=1), torch.ones(40))
     torch.testing.assert_close(anchors[4 * 3 + 2], mapper.features(torch.tensor([300]), torch.tensor([2]))[0])

@@ -1,5 +1,7 @@
 """Attention terms have their hand-computed values, and gradients that move attention to where the mask is."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -43,7 +45,7 @@ def test_several_tokens_of_one_word_are_averaged() -> None:
     torch.testing.assert_close(attention_errors(maps, both, MASK, "match"), torch.tensor([expected]))
 
 
-def batch_of(captions: tuple[str, ...], masks: torch.Tensor, **more: torch.Tensor) -> Batch:
+def batch_of(captions: tuple[str, ...], masks: torch.Tensor, **more: Any) -> Batch:
     return Batch(images=torch.zeros(len(captions), 3, 32, 32), captions=captions, masks=masks, **more)
 
 
