@@ -47,6 +47,7 @@ def evaluate(
     from pcs_ext.image.evaluate import UNRELATED_PROMPTS, evaluate_artifact, prompt_set, result_rows, results_table
     from pcs_ext.image.subject import Artifact
 
+    reporter = _reporter()
     artifact = Artifact.load(subject)
     found = find_photos(photos)
     judges = _judges(base or artifact.data.base_name, clip, dino)
@@ -62,7 +63,7 @@ def evaluate(
         seeds=seeds,
         judges=judges,
         backbone=backbone,
-        reporter=_reporter(),
+        reporter=reporter,
     )
     if json:
         _print_json(to_jsonable({"subject": report, "class-word": baseline}))
@@ -79,6 +80,7 @@ def demo(
     seeds: int = 4,
     seed: int = 0,
     steps: int = 0,
+    parts: tuple[Literal["panorama", "drawing", "protection"], ...] = ("panorama",),
 ) -> None:
     """Learn a bundled toy and write a page that shows it.
 
@@ -88,12 +90,21 @@ def demo(
         prompts: how many situations to put it in, at most 20.
         seeds: images of each.
         seed: of everything random.
-        steps: optimiser steps of each recipe; 0 takes the recipe's.
+        steps: optimiser steps of everything that learns; 0 takes what each part is made for.
+        parts: what else to show: a panorama (seconds), an SVG redrawn with its layers kept (a minute), protected photos
+            and what an attacker gets (minutes). Asked for later, they are added to what is there.
     """
     from pcs_ext.demo.job import run_demo
 
     page = run_demo(
-        output, subject=subject, prompts=prompts, seeds=seeds, seed=seed, steps=steps or None, reporter=_reporter()
+        output,
+        subject=subject,
+        prompts=prompts,
+        seeds=seeds,
+        seed=seed,
+        steps=steps or None,
+        parts=parts,
+        reporter=_reporter(),
     )
     sys.stdout.write(f"{page}\n")
 

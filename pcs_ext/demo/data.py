@@ -59,6 +59,110 @@ class PlotPoint:
 
 
 @config
+class ShownPanorama:
+    """The subject, all around."""
+
+    picture: str
+    """Relative path of the panorama."""
+    viewer: str
+    """Relative path of the page to look around in."""
+    text: str
+    """The prompt, with `{subject}`."""
+    seam: float
+    """Difference across the ends over that of neighbouring columns; 1 is seamless."""
+    seconds: float
+    """Time to make it."""
+
+
+@config
+class ShownDrawing:
+    """An SVG exemplar redrawn."""
+
+    exemplar: str
+    """Relative path of the SVG before."""
+    picture: str
+    """Relative path of what the base imagined."""
+    redrawn: str
+    """Relative path of the SVG after."""
+    outlines: str
+    """Relative path of its outlines alone."""
+    noun: str
+    """What the exemplar shows."""
+    text: str
+    """The prompt, with `{subject}`."""
+    kept: tuple[str, ...]
+    """Ids of the exemplar's paths that are still there."""
+    dropped: tuple[str, ...]
+    """Ids of those that are not."""
+    added: tuple[str, ...]
+    """Ids of new ones."""
+    seconds: float
+    """Time to make it."""
+
+
+@config
+class ShownProtected:
+    """A photo before and after."""
+
+    original: str
+    """Relative path."""
+    protected: str
+    """Relative path."""
+    difference: str
+    """Relative path of the strip: before, after, the change amplified."""
+    levels: float
+    """Largest change, 8-bit levels."""
+    ssim: float
+    """Structural similarity to the original."""
+
+
+@config
+class ShownArm:
+    """What the attacker got from one set of photos."""
+
+    id: str
+    """clean, protected, noise."""
+    label: str
+    """For people: "clean photos"."""
+    pictures: tuple[str, ...]
+    """Relative paths."""
+    likeness: float
+    """Mean, to the photos."""
+
+
+@config
+class ShownProtection:
+    """The photos protected, and an attack on them."""
+
+    recipe: str
+    """Of the protection."""
+    noun: str
+    """What the photos show."""
+    levels: float
+    """Budget, 8-bit levels."""
+    steps: int
+    """Gradient steps."""
+    photos: tuple[ShownProtected, ...]
+    """All of them."""
+    arms: tuple[ShownArm, ...]
+    """Clean photos first."""
+    attacker: str
+    """Recipe of the attack."""
+    attacker_steps: int
+    """Its optimiser steps."""
+    drop: float
+    """Likeness from clean photos minus that from protected ones."""
+    drop_interval: tuple[float, float]
+    """Its 95 % interval over pictures."""
+    noise_drop: float
+    """The same for random noise."""
+    report: str
+    """Relative path of the whole report."""
+    seconds: float
+    """Time for all of it."""
+
+
+@config
 class DemoData:
     """The whole page."""
 
@@ -90,6 +194,12 @@ class DemoData:
     """CPU threads that were used."""
     device: str
     """Where it ran."""
+    panorama: ShownPanorama | None = None
+    """Where that part was asked for."""
+    drawing: ShownDrawing | None = None
+    """Where that part was asked for."""
+    protection: ShownProtection | None = None
+    """Where that part was asked for."""
 
     @staticmethod
     def load(path: Path) -> "DemoData":

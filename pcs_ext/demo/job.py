@@ -4,12 +4,16 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 import torch
 
 from pcs_ext.config_io import atomic_write_bytes, file_sha256, to_jsonable, write_json
 from pcs_ext.demo.data import DemoData, ShownPrompt, ShownSystem
+from pcs_ext.demo.drawing import drawing_recipe, make_drawing
 from pcs_ext.demo.page import write_page
+from pcs_ext.demo.panorama import make_panorama
+from pcs_ext.demo.protection import make_protection
 from pcs_ext.demo.sheet import write_sheet
 from pcs_ext.demo.standing import LABELS, standing
 from pcs_ext.errors import Interrupted, UsageError
@@ -36,6 +40,8 @@ from pcs_ext.toybox.world.export_examples import ROTATED, SIZES, photo_bytes
 from pcs_ext.toybox.world.subjects import class_noun, novel_views, reference_photos
 from pcs_ext.toybox.world.subjects import subject as toy_named
 
+Part = Literal["panorama", "drawing", "protection"]
+"""What the page may show beside the subject, its pictures and their measures."""
 _TRUE_VIEWS = 64
 _DRIFT_SEEDS = 2
 _OWN_ATTRIBUTES = ("class", "pattern")
@@ -52,6 +58,7 @@ class _Job:
     prompts: tuple[Prompt, ...]
     seeds: tuple[int, ...]
     steps: int | None
+    parts: tuple[Part, ...]
     backbone: AbstractBackbone
     reporter: Reporter
 
@@ -65,6 +72,7 @@ def run_demo(
     seeds: int = 4,
     seed: int = 0,
     steps: int | None = None,
+    parts: Sequence[Part] = (),
     base: str | AbstractBackbone = "toybox",
     judges: Judges | None = None,
     reporter: Reporter | None = None,
@@ -78,7 +86,8 @@ def run_demo(
         prompts: how many of the toybox prompts, spread over the set.
         seeds: images per prompt.
         seed: of training, and the first of sampling.
-        steps: optimiser steps of each recipe; None takes the recipe's own.
+        steps: optimiser steps of everything that learns; None takes what each part is made for.
+        parts: what else to show; asked for later, they are added to what is there.
         base: toybox, or a loaded backbone.
         judges: who measures; None takes toybox's.
         reporter: hears events and progress.
@@ -87,7 +96,7 @@ def run_demo(
         Path of the page.
 
     Raises:
-        UsageError: unknown subject or recipe, no prompt, no seed.
+        UsageError: unknown subject, recipe or part, no prompt, no seed.
         ModelError: a model that is needed is not there.
         Interrupted: Ctrl-C; what was done is kept.
     """
@@ -96,6 +105,8 @@ def run_demo(
     chosen = _spread(prompt_set("toybox"), prompts)
     if not recipes or seeds < 1:
         raise UsageError(f"the demo needs at least one recipe and one seed, got {len(recipes)} and {seeds}.")
+    if unknown := set(parts) - set(get_args(Part)):
+        raise UsageError(f"the demo has no part {', '.join(sorted(unknown))}; expected {', '.join(get_args(Part))}.")
     backbone = base if isinstance(base, AbstractBackbone) else load_backbone(base, reporter=reporter)
     judges = judges or toybox_judges()
     job = _Job(
@@ -106,13 +117,14 @@ def run_demo(
         prompts=chosen,
         seeds=tuple(range(seed, seed + seeds)),
         steps=steps,
+        parts=tuple(parts),
         backbone=backbone,
         reporter=reporter,
     )
     try:
         photos = _write_photos(job)
         artifacts = {recipe: _learned(job, recipe, photos) for recipe in recipes}
-        return _write(job, photos, artifacts, judges)
+        return _write(job, photos, artifacts, judges, _made_parts(job, photos, artifacts))
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; what is done is kept in {output}. The same command goes on from there."
@@ -182,7 +194,25 @@ def _is_of(artifact: Artifact, job: _Job, recipe: str, photos: Sequence[Path]) -
     )
 
 
-def _write(job: _Job, photos: list[Path], artifacts: dict[str, Artifact], judges: Judges) -> Path:
+def _made_parts(job: _Job, photos: Sequence[Path], artifacts: dict[str, Artifact]) -> dict[str, Any]:
+    """The parts that were asked for, as fields of `DemoData`."""
+    shared: dict[str, Any] = {"seed": job.seed, "reporter": job.reporter}
+    first = next(iter(artifacts.values()))
+    makers = {
+        "panorama": lambda: make_panorama(job.output, first, job.backbone, name=job.subject.capitalize(), **shared),
+        "drawing": lambda: make_drawing(
+            job.output, job.backbone, recipe=drawing_recipe(job.backbone, job.steps), **shared
+        ),
+        "protection": lambda: make_protection(
+            job.output, photos, job.backbone, noun=job.noun, steps=job.steps, **shared
+        ),
+    }
+    return {name: make() for name, make in makers.items() if name in job.parts}
+
+
+def _write(
+    job: _Job, photos: list[Path], artifacts: dict[str, Artifact], judges: Judges, parts: dict[str, Any]
+) -> Path:
     images, drifts = _generate(job, artifacts)
     started = time.monotonic()
     job.reporter.event("measure", "measuring")
@@ -208,6 +238,7 @@ def _write(job: _Job, photos: list[Path], artifacts: dict[str, Artifact], judges
         measure_seconds=time.monotonic() - started,
         cores=torch.get_num_threads(),
         device=str(job.backbone.device),
+        **parts,
     )
     write_json(job.output / "numbers.json", data)
     write_sheet(data, job.output, job.output / "sheet.png")

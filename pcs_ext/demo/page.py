@@ -6,8 +6,11 @@ from string import Template
 
 from pcs_ext.config_io import atomic_write_text
 from pcs_ext.demo.data import DemoData
+from pcs_ext.demo.drawing import drawing_section
 from pcs_ext.demo.gallery import gallery_section, mosaic, photos_section
 from pcs_ext.demo.numbers import numbers_section, seconds_text
+from pcs_ext.demo.panorama import panorama_section
+from pcs_ext.demo.protection import protection_section
 from pcs_ext.demo.wording import count_text, display_name, esc, machine_text, metric_of
 from pcs_ext.page import style
 
@@ -28,12 +31,28 @@ def write_page(data: DemoData, path: Path) -> Path:
         "header": _header(data, folder),
         "photos": photos_section(data, folder),
         "gallery": gallery_section(data, folder),
+        "parts": _parts(data, folder),
         "numbers": numbers_section(data),
         "own": _own_section(data),
         "footer": _footer(data),
     }
     atomic_write_text(path, Template(_text("template.html")).substitute(parts))
     return path
+
+
+def _parts(data: DemoData, folder: Path) -> str:
+    """A section for each part that was made."""
+    name, sections = display_name(data), {}
+    if data.panorama is not None:
+        sections["panorama"] = panorama_section(data.panorama, folder, name)
+    if data.drawing is not None:
+        sections["drawing"] = drawing_section(data.drawing, folder)
+    if data.protection is not None:
+        sections["protection"] = protection_section(data.protection, folder, name)
+    return "".join(
+        f'<section class="wide" aria-labelledby="{part}-title">\n{text}\n</section>\n'
+        for part, text in sections.items()
+    )
 
 
 def _text(name: str) -> str:

@@ -1,5 +1,6 @@
 """Words and small formats that several sections of the page share."""
 
+import shlex
 from html import escape
 
 from pcs_ext.demo.data import DemoData
@@ -10,6 +11,16 @@ _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight"
 def esc(text: str) -> str:
     """Text for HTML."""
     return escape(text)
+
+
+def quoted(text: str) -> str:
+    """Text as one argument of a shell."""
+    return shlex.quote(text) if '"' in text or "$" in text else f'"{text}"'
+
+
+def command(text: str) -> str:
+    """A command to copy, as HTML."""
+    return f'<pre tabindex="0"><code>{esc(text)}</code></pre>'
 
 
 def display_name(data: DemoData) -> str:

@@ -186,19 +186,25 @@ def tokens(base: str = "toybox", count: int = 10) -> None:
     from pcs_ext.image.backbones.load import load_backbone
     from pcs_ext.image.rare_tokens import pick_rare_tokens
 
+    hush_libraries()
     backbone = load_backbone(base)
     table = backbone.text_encoders[0].get_input_embeddings().weight
     for token in pick_rare_tokens(backbone.tokenizers[0], table, count=count):
         sys.stdout.write(f"{token.word:8} id {token.token_id:6}  near {', '.join(token.neighbours)}\n")
 
 
-def console_reporter(jsonl: Path | None):
-    """A console reporter; the libraries' own progress bars would only stand in its way."""
+def hush_libraries() -> None:
+    """Keep the libraries' own progress bars off the terminal."""
     import diffusers.utils.logging
     import transformers.utils.logging
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
+
+
+def console_reporter(jsonl: Path | None):
+    """A console reporter; the libraries' own progress bars would only stand in its way."""
+    hush_libraries()
     from pcs_ext.reporter import ConsoleReporter, JsonlReporter, TeeReporter
 
     console = ConsoleReporter()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from pcs_ext.image.cli import Device, Precision, console_reporter
+from pcs_ext.image.cli import Device, Precision, console_reporter, hush_libraries
 
 Output = Annotated[Path, arg(aliases=["-o"])]
 
@@ -87,6 +87,7 @@ def report(ledger: Positional[Path], device: Device = "auto") -> None:
     """
     from pcs_ext.image.ledger import Ledger
 
+    hush_libraries()
     book = Ledger(ledger)
     backbone = book.base(device=device)
     sys.stdout.write("subject           size of update  share where earlier updates are large (0.50 is chance)\n")

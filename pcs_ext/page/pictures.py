@@ -9,6 +9,11 @@ from PIL import Image, ImageOps
 _QUALITY = 86
 
 
+def svg_uri(path: Path) -> str:
+    """A data URI of an SVG file; as the source of an `img` it runs no script and fetches nothing."""
+    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
 def data_uri(path: Path, *, side: int) -> str:
     """A WebP data URI of an image whose shorter side is `side` pixels or more; 0 keeps its size.
 

@@ -1,11 +1,22 @@
 """A small demonstration as data and images, without any model."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from pcs_ext.demo.data import DemoData, PlotPoint, ShownPrompt, ShownSystem
+from pcs_ext.demo.data import (
+    DemoData,
+    PlotPoint,
+    ShownArm,
+    ShownDrawing,
+    ShownPanorama,
+    ShownPrompt,
+    ShownProtected,
+    ShownProtection,
+    ShownSystem,
+)
 from pcs_ext.image.evaluate import Figure, Report
 
 SEEDS = (3, 4)
@@ -83,3 +94,68 @@ def demo(tmp_path: Path) -> tuple[DemoData, Path]:
         device="cpu",
     )
     return data, tmp_path
+
+
+def noise(path: Path, size: tuple[int, int] = (64, 64)) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise(size, 40).convert("RGB").save(path)
+    return str(path.relative_to(path.parents[1]))
+
+
+@pytest.fixture
+def whole(demo: tuple[DemoData, Path]) -> tuple[DemoData, Path]:
+    """The same with all its parts."""
+    data, folder = demo
+    panorama = noise(folder / "panorama" / "panorama.png", (64, 32))
+    (folder / "panorama" / "panorama.html").write_text('<!doctype html><p id="hint">"Drag" & look</p>')
+    drawing = {"picture": noise(folder / "drawing" / "customized.png")}
+    for name in ("exemplar", "redrawn", "outlines"):
+        (folder / "drawing" / f"{name}.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+        drawing[name] = f"drawing/{name}.svg"
+    arms = tuple(
+        ShownArm(
+            id=arm,
+            label=f"{arm} photos",
+            pictures=tuple(noise(folder / "protection" / f"{arm}{index}.png") for index in range(2)),
+            likeness=0.8,
+        )
+        for arm in ("clean", "protected", "noise")
+    )
+    photo = ShownProtected(
+        original="1.jpg",
+        protected=noise(folder / "protection" / "1.png"),
+        difference=noise(folder / "protection" / "strip.png"),
+        levels=8.0,
+        ssim=0.97,
+    )
+    protection = ShownProtection(
+        recipe="aspl",
+        noun="dog",
+        levels=8.0,
+        steps=60,
+        photos=(photo,),
+        arms=arms,
+        attacker="dreambooth-lora",
+        attacker_steps=100,
+        drop=0.05,
+        drop_interval=(0.02, 0.08),
+        noise_drop=0.01,
+        report="protection/report.html",
+        seconds=90.0,
+    )
+    parts = {
+        "panorama": ShownPanorama(
+            picture=panorama, viewer="panorama/panorama.html", text="a photo of {subject}", seam=1.0, seconds=9.0
+        ),
+        "drawing": ShownDrawing(
+            **drawing,
+            noun="house",
+            text="a red {subject}",
+            kept=("roof", "door"),
+            dropped=("sun",),
+            added=("added-1",),
+            seconds=60.0,
+        ),
+        "protection": protection,
+    }
+    return dataclasses.replace(data, **parts), folder

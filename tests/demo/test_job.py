@@ -155,3 +155,16 @@ def test_what_cannot_be_done_is_said_first(tmp_path, run, changes, message):
 def test_the_photos_are_those_of_the_examples_folder(camera_roll):
     for photo in sorted(camera_roll.iterdir()):
         assert photo.read_bytes() == (EXAMPLES / "rex" / photo.name).read_bytes()
+
+
+def test_a_part_that_is_asked_for_later_is_added(tmp_path, run):
+    run(tmp_path)
+    before = _stamps(tmp_path)
+    assert DemoData.load(tmp_path / "numbers.json").panorama is None
+    page = run(tmp_path, parts=("panorama",)).read_text(encoding="utf-8")
+    shown = DemoData.load(tmp_path / "numbers.json").panorama
+    assert shown is not None
+    with Image.open(tmp_path / shown.picture) as picture:
+        assert picture.width == 2 * picture.height
+    assert "Look around Rex" in page
+    assert before.items() <= _stamps(tmp_path).items()

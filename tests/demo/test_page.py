@@ -50,7 +50,15 @@ def page(demo):
     return write_page(data, folder / "index.html").read_text(encoding="utf-8")
 
 
-def test_every_tag_is_closed_and_every_id_is_unique(page):
+@pytest.fixture
+def whole_page(whole):
+    data, folder = whole
+    return write_page(data, folder / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["page", "whole_page"])
+def test_every_tag_is_closed_and_every_id_is_unique(request, name):
+    page = request.getfixturevalue(name)
     outline = _Outline(page)
     ids = [attributes["id"] for _, attributes in outline.tags if "id" in attributes]
     assert len(set(ids)) == len(ids)
@@ -59,12 +67,18 @@ def test_every_tag_is_closed_and_every_id_is_unique(page):
     assert set(targets) <= set(ids)
 
 
-def test_nothing_is_asked_for_from_outside(page):
+@pytest.mark.parametrize("name", ["page", "whole_page"])
+def test_nothing_is_asked_for_from_outside(request, name):
+    page = request.getfixturevalue(name)
     outline = _Outline(page)
     for tag, attributes in outline.tags:
         for name in ("src", "href", "srcset", "action", "poster"):
             value = attributes.get(name)
-            assert value is None or value.startswith(("data:image/webp;base64,", "#")), (tag, name, value)
+            assert value is None or value.startswith(("data:image/webp;base64,", "data:image/svg+xml;base64,", "#")), (
+                tag,
+                name,
+                value,
+            )
     assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|import\(", page)
     assert "link" not in {tag for tag, _ in outline.tags}
 
@@ -125,3 +139,50 @@ def test_the_page_is_made_from_the_numbers_on_disk(demo, page):
     loaded = DemoData.load(folder / "numbers.json")
     assert loaded == data
     assert write_page(loaded, folder / "index.html").read_text(encoding="utf-8") == page
+
+
+def test_the_parts_are_shown_and_the_viewer_travels_inside(whole_page):
+    outline = _Outline(whole_page)
+    frame = outline.of("iframe")
+    assert len(frame) == 1
+    assert frame[0]["srcdoc"] == '<!doctype html><p id="hint">"Drag" & look</p>'
+    assert "src" not in frame[0]
+    opener = next(button for button in outline.of("button") if "data-opens" in button)
+    assert "hidden" in opener, "without a script there is nothing to press"
+    assert opener["data-opens"] in {dialog["id"] for dialog in outline.of("dialog")}
+    assert "Layers: 2 kept, 1 gone, 1 new" in outline.text
+    assert "at most 8 of 255 levels" in outline.text
+    assert "Here it learns less from protected photos" in outline.text
+    assert "Protect and attack" in outline.text
+    assert sum((image["src"] or "").startswith("data:image/svg+xml") for image in outline.of("img")) == 3
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "noise", "verdict"),
+    [
+        (0.02, 0.08, 0.01, "Here it learns less"),
+        (0.02, 0.08, 0.05, "random noise may do as much"),
+        (-0.02, 0.08, 0.0, "No effect that could be told from chance"),
+        (-0.08, -0.02, 0.0, "Here it learns more"),
+    ],
+)
+def test_the_verdict_claims_no_more_than_was_measured(whole, low, high, noise, verdict):
+    data, folder = whole
+    shown = dataclasses.replace(data.protection, drop_interval=(low, high), noise_drop=noise)
+    page = write_page(dataclasses.replace(data, protection=shown), folder / "index.html").read_text(encoding="utf-8")
+    assert verdict in _Outline(page).text
+    assert "protects nothing against public models" in _Outline(page).text
+
+
+def test_hostile_names_in_the_parts_cannot_break_the_page(whole):
+    data, folder = whole
+    drawing = dataclasses.replace(data.drawing, kept=("<script>",), noun='"><script>')
+    hostile = dataclasses.replace(data, subject="<script>", drawing=drawing)
+    outline = _Outline(write_page(hostile, folder / "index.html").read_text(encoding="utf-8"))
+    assert len(outline.of("script")) == 1
+
+
+def test_the_parts_are_kept_in_the_numbers(whole):
+    data, folder = whole
+    write_json(folder / "numbers.json", data)
+    assert DemoData.load(folder / "numbers.json") == data

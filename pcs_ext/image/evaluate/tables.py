@@ -86,4 +86,8 @@ def _conditions(metric: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _units(row: Mapping[str, Any]) -> str:
     prompts = f", {row['prompts']} prompts" if row.get("prompts") else ""
-    return prompts + (f", {row['units']} {row['unit']}s" if row.get("units") else "")
+    return prompts + (f", {_count(row['units'], row['unit'])}" if row.get("units") else "")
+
+
+def _count(count: int, unit: str) -> str:
+    return f"{count} {unit}" + ("" if count == 1 else "s")

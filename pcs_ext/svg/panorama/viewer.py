@@ -14,7 +14,7 @@ from pcs_ext.errors import InputError
 _KINDS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
 
-def write_viewer(panorama: Path, output: Path, *, title: str = "") -> None:
+def write_viewer(panorama: Path, output: Path, *, title: str = "", fov: float = 80.0) -> None:
     """Write a page in which one looks around. The panorama's own bytes are put in: nothing is encoded again.
 
     `#azimuth=90&elevation=0&fov=80` behind the page's address chooses where it looks at first.
@@ -23,6 +23,7 @@ def write_viewer(panorama: Path, output: Path, *, title: str = "") -> None:
         panorama: JPEG, PNG or WebP, twice as wide as high.
         output: the HTML file.
         title: for the browser's tab and for screen readers; the file's name when empty.
+        fov: degrees across that are seen at first, 25 to 120; small pictures look better from wider.
 
     Raises:
         InputError: the file cannot be read, is of another format, or not twice as wide as high.
@@ -40,6 +41,7 @@ def write_viewer(panorama: Path, output: Path, *, title: str = "") -> None:
     template = Template(resources.files("pcs_ext.svg.panorama").joinpath("viewer.html").read_text(encoding="utf-8"))
     page = template.safe_substitute(
         title=html.escape(title or panorama.stem, quote=True),
+        fov=f"{fov:g}",
         picture=f"data:{kind};base64,{base64.b64encode(content).decode()}",
     )
     atomic_write_text(output, page)

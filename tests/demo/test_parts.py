@@ -1,0 +1,84 @@
+"""The page's parts on tiny models: made once, kept, and made anew when what they are made from differs."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pcs_ext.defense import evaluation
+from pcs_ext.defense.attack import Attacker
+from pcs_ext.defense.evaluation import Plan
+from pcs_ext.demo.drawing import drawing_recipe, make_drawing
+from pcs_ext.demo.job import run_demo
+from pcs_ext.demo.part import part, part_seconds
+from pcs_ext.demo.protection import make_protection
+from pcs_ext.errors import UsageError
+from pcs_ext.image.recipes.presets import SAMPLING
+from pcs_ext.reporter import SilentReporter
+from pcs_ext.svg.vector.read import read_svg
+from pcs_ext.svg.vector.refine import Refinement
+from tests.support.encoders import tiny_dino
+
+
+def test_a_part_keeps_what_is_its_own_and_drops_what_is_not(tmp_path: Path) -> None:
+    folder = tmp_path / "part"
+    for facts, kept in (({"seed": 1}, False), ({"seed": 1}, True), ({"seed": 2}, False)):
+        with part(folder, facts, SilentReporter()) as watch:
+            assert (folder / "made.txt").exists() == kept
+            watch.progress("making", 1, 1)
+            (folder / "made.txt").write_text("made")
+    assert part_seconds(folder) > 0
+
+
+def test_an_exemplar_is_redrawn_with_its_layers(tmp_path: Path, sd) -> None:
+    whole = drawing_recipe(sd, 2)
+    recipe = dataclasses.replace(
+        whole,
+        variants=2,
+        feature_draws=1,
+        alignment=dataclasses.replace(whole.alignment, grid=16, agreement_steps=2, least_confidence=0.0),
+        added_paths=1,
+        refinement=Refinement(side=32, color_steps=1, placement_steps=1, point_steps=1),
+        concept=dataclasses.replace(
+            whole.concept, sampling=dataclasses.replace(whole.concept.sampling, num_inference_steps=2)
+        ),
+    )
+    shown = make_drawing(tmp_path, sd, recipe=recipe, seed=0, reporter=SilentReporter())
+    ids = {path.id for path in read_svg(tmp_path / shown.redrawn).scene.paths}
+    assert ids == {*shown.kept, *shown.added}
+    lines = read_svg(tmp_path / shown.outlines).scene.paths
+    assert {path.id for path in lines} == ids
+    assert all(path.fill is None and path.stroke is not None for path in lines)
+    before = (tmp_path / shown.redrawn).stat().st_mtime_ns
+    again = make_drawing(tmp_path, sd, recipe=recipe, seed=0, reporter=SilentReporter())
+    assert dataclasses.replace(again, seconds=0) == dataclasses.replace(shown, seconds=0)
+    assert (tmp_path / shown.redrawn).stat().st_mtime_ns == before
+
+
+def test_photos_are_protected_and_attacked(tmp_path: Path, photos: Path, sd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "_NATURAL_PICTURES", 2)
+    for preset, settings in SAMPLING.items():
+        monkeypatch.setitem(SAMPLING, preset, dataclasses.replace(settings, num_inference_steps=2))
+    before = {path: path.read_bytes() for path in photos.iterdir()}
+    found = sorted(photos.iterdir())
+    plan = Plan(attackers=(Attacker(recipe="textual-inversion", share=1 / 3000),), pictures=1)
+    dino = tiny_dino(tmp_path / "dino")
+    shown = make_protection(
+        tmp_path, found, sd, noun="dog", steps=1, seed=0, reporter=SilentReporter(), plan=plan, encoder=dino
+    )
+    assert [arm.id for arm in shown.arms] == ["clean", "protected", "noise"]
+    for one, photo in zip(shown.photos, found, strict=True):
+        assert tmp_path / one.original == photo
+        with Image.open(photo) as original, Image.open(tmp_path / one.protected) as protected:
+            assert original.size == protected.size
+        assert 0 < one.levels <= shown.levels
+    assert all((tmp_path / path).is_file() for arm in shown.arms for path in arm.pictures)
+    assert (tmp_path / shown.report).is_file()
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_an_unknown_part_is_named_before_anything_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no part opera; expected panorama, drawing, protection"):
+        run_demo(tmp_path, parts=["opera"])  # type: ignore[list-item]
+    assert not list(tmp_path.iterdir())
