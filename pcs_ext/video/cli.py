@@ -52,7 +52,7 @@ def learn(
         size: side in pixels that clips are learned at; 0 takes the base's.
         steps: optimiser steps in all; 0 takes the recipe's.
         seed: of everything random.
-        config: a recipe as JSON (`--dry-run True` prints one) instead of the recipe's own values.
+        config: a recipe as JSON (`--dry-run` prints one) instead of the recipe's own values.
         device: where to run.
         precision: of the frozen weights and of autocast.
         dry_run: print the resolved recipe and what would be learned from, then stop.

@@ -180,7 +180,7 @@ def killed(learned: Learned, tmp_path: Path, sign: Path) -> None:
     command = [
         sys.executable, "-m", "pcs_ext.cli", "3d", "make", str(learned.subject), PROMPT, "-o",
         str(tmp_path / "rex.glb"), "--config", str(small("dreambooth3d", tmp_path)), "--photos", str(learned.photos),
-        "--device", "cpu", "--precision", "fp32", "--viewer", "False",
+        "--device", "cpu", "--precision", "fp32", "--no-viewer",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)

@@ -16,7 +16,7 @@ def cross_initialization(noun: str, preset: Preset) -> Recipe:
     """Two vectors, held to their beginning with 1e-5; 6.25e-4 scaled by 8 to 5e-3, batch 8, 320 steps.
 
     Differs from the paper: it begins at the mean of celebrities' names, which need a list of people; this begins at the
-    class noun. Put names into the adapter's `initializer` (in the JSON of `--dry-run True`) to have theirs. `toybox`:
+    class noun. Put names into the adapter's `initializer` (in the JSON of `--dry-run`) to have theirs. `toybox`:
     not measured yet.
     """
     small = preset == "toybox"

@@ -52,7 +52,7 @@ class ClipFolder:
             )
         taken = [path for path in _files(self.output) if path is not None and os.path.lexists(path)]
         if taken and not self.overwrite:
-            raise InputError(f"{taken[0]} is there already; choose another name, or pass --overwrite True.")
+            raise InputError(f"{taken[0]} is there already; choose another name, or pass --overwrite.")
 
     def made(self, made_by: dict[str, Any]) -> Path | None:
         """The clip of a folder that was made just so, if there is one."""

@@ -6,7 +6,7 @@ import torch
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters import NetiAdapter, NetiConfig, SpectrumAdapter, SpectrumConfig, injected
 from pcs_ext.image.adapters.neti import NetiMapper
-from pcs_ext.image.adapters.spectrum import stage_of
+from pcs_ext.image.adapters.spectrum import TableRows, stage_of
 from pcs_ext.image.types import Conditioning
 
 PROMPT = "a photo of <rex> on the beach"
@@ -17,6 +17,12 @@ def states(backbone, conditioning: Conditioning, timestep: int = 30) -> list[tup
     return [conditioning.at(times, path) for path in backbone.cross_attention_paths()]
 
 
+def table(adapter: SpectrumAdapter) -> torch.Tensor:
+    rows = adapter.rows()[0]
+    assert isinstance(rows, TableRows)
+    return rows.weight
+
+
 def noise(width: int) -> torch.Tensor:
     return torch.randn(width, generator=torch.Generator().manual_seed(0))
 
@@ -25,8 +31,7 @@ def noise(width: int) -> torch.Tensor:
 def test_each_layer_reads_the_prompt_with_its_own_row(backbone) -> None:
     adapter = SpectrumAdapter("word", SpectrumConfig(placeholder="<rex>", initializer="dog"))
     with injected(backbone, adapter):
-        (first, *_) = adapter.rows()
-        first.weight[0, 1, 0] += noise(16)
+        table(adapter)[0, 1, 0] += noise(16)
         of_layers = states(backbone, backbone.encode_prompt([PROMPT, "a cat", PROMPT]))
         assert len(of_layers) == len(backbone.cross_attention_paths())
         plain = of_layers[0][0]
@@ -57,7 +62,7 @@ def test_stages_split_the_timesteps_and_rows_of_a_batch_differ(sd) -> None:
         "word", SpectrumConfig(placeholder="<rex>", initializer="dog", per_layer=False, stages=10)
     )
     with injected(sd, adapter):
-        adapter.rows()[0].weight[9] += noise(16)  # of timesteps 90 to 99 of this schedule's 100
+        table(adapter)[9] += noise(16)  # of timesteps 90 to 99 of this schedule's 100
         conditioning = sd.encode_prompt([PROMPT, PROMPT])
         path = sd.cross_attention_paths()[-1]
         low, high = conditioning.at(torch.tensor([5, 95]), path)[0]
@@ -75,8 +80,8 @@ def test_two_spectra_in_one_prompt(sd) -> None:
     layered = SpectrumAdapter("a", SpectrumConfig(placeholder="<rex>", initializer="dog"))
     staged = SpectrumAdapter("b", SpectrumConfig(placeholder="<tom>", initializer="cat", per_layer=False, stages=2))
     with injected(sd, layered, staged):
-        layered.rows()[0].weight[0, 0] += noise(16)
-        staged.rows()[0].weight[1] -= noise(16)
+        table(layered)[0, 0] += noise(16)
+        table(staged)[1] -= noise(16)
         conditioning = sd.encode_prompt(["<rex> and <tom>"])
         seen = [keys for t in (10, 90) for keys, _ in states(sd, conditioning, t)]
         pairs = [(i, j) for i in range(len(seen)) for j in range(i) if not torch.allclose(seen[i], seen[j], atol=1e-4)]

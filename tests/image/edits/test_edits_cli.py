@@ -54,12 +54,14 @@ def test_swap(rex: str, street: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert (before[~mask] == after[~mask]).all()
     assert (before[mask] != after[mask]).any()
     assert json.loads(info["pcs_ext"])["edit"] == "swapanything"
-    code, out, err = run(*command, "--method", "photoswap", "--overwrite", "True", capture=capsys)
-    assert (code, (tmp_path / "out" / "new_mask.png").is_file()) == (0, True), err
+    code, out, err = run(*command, "--method", "photoswap", "--overwrite", capture=capsys)
+    # An untrained base looks everywhere alike: it must say so rather than change the whole picture.
+    assert (code, (tmp_path / "out" / "new_mask.png").exists()) == (3, False), err
+    assert "give a mask of it" in err
     assert street.read_bytes() == original
     for wrong, message, expected in (
         ((), "exists already", 2),
-        (("--overwrite", "True", "--output", str(street)), "originals are never touched", 2),
+        (("--overwrite", "--output", str(street)), "originals are never touched", 2),
         (("--output", str(tmp_path / "x.jpg")), "ends in .png", 2),
         (("--output", str(tmp_path / "x.png"), "--mask", str(tmp_path / "none.png")), "none.png", 3),
         (("--output", str(tmp_path / "x.png"), "--prompt", "a cat"), "where the subject goes", 2),

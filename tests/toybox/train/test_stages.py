@@ -186,7 +186,7 @@ def test_the_metric_encoders_load(models: Path) -> None:
 
 
 def test_export_names_the_missing_stage(fresh: Path, tmp_path: Path) -> None:
-    (fresh / "models").unlink()
+    shutil.rmtree(fresh / "models")
     with pytest.raises(InputError, match="Run the stage tokenizer first"):
         export(TINY, SilentReporter(), tmp_path / "shipped")
 
@@ -288,8 +288,6 @@ def test_words_loss_reads_words_at_their_own_places() -> None:
 
 
 def test_latents_of_other_pictures_are_refused(models: Path, fresh: Path) -> None:
-    (fresh / "models").unlink()
-    shutil.copytree(models / "models", fresh / "models")
     path = fresh / "models" / "latents.safetensors"
     save_file({"latents": load_file(path)["latents"][:-1].contiguous()}, path)
     with pytest.raises(InputError, match="run the stage latents again"):
