@@ -21,6 +21,7 @@ Stage = Literal[
     "oracle",
     "latents",
     "decoder",
+    "words",
     "unet",
     "align",
     "export",
@@ -34,6 +35,7 @@ STEPS: dict[str, int] = {
     "dino": 3000,
     "oracle": 6000,
     "decoder": 4000,
+    "words": 800,
     "unet": 40_000,
     "align": 2000,
     "motion_reader": 2000,
@@ -45,6 +47,7 @@ _TRAINED = {
     "clip": ("clip", "train_clip"),
     "dino": ("dino", "train_dino"),
     "oracle": ("oracle", "train_oracle"),
+    "words": ("words", "train_words"),
     "unet": ("unet", "train_unet"),
     "align": ("clip", "train_alignment"),
     "motion_reader": ("motion_reader", "train_motion_reader"),
@@ -63,8 +66,8 @@ def train(
     """Make one of toybox's models, or go on making it.
 
     Args:
-        stage: what to make; the order is data, tokenizer, vae, clip, dino, oracle, latents, decoder, unet, align,
-            export; then, for clips, clips, motion_reader, motion, and export again. `adopt` in place of the tokenizer
+        stage: what to make; the order is data, tokenizer, vae, clip, dino, oracle, latents, decoder, words, unet,
+            align, export; then, for clips, clips, motion_reader, motion, and export again. `adopt` in place of the tokenizer
             begins with the models that ship: every stage then goes on from its own.
         preset: sizes: 64 pixels for a CPU, 128 for a GPU.
         steps: optimiser steps in all; 0 takes the stage's own number.

@@ -3,7 +3,6 @@
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +27,6 @@ def run_stage(
     reporter: Reporter,
     *,
     learning_rate: float,
-    slower: Mapping[str, float] = MappingProxyType({}),
     weight_decay: float = 0.0,
     minutes: float | None = None,
     finish: Callable[[], None],
@@ -43,15 +41,11 @@ def run_stage(
         config: as in `fit`; its steps may grow from call to call.
         reporter: hears the progress.
         learning_rate: peak.
-        slower: names of modules whose rate is another, with the factor.
         weight_decay: AdamW's, on matrices and kernels only.
         minutes: budget of this call; None: until the steps are done.
         finish: called once at the end, with the averaged weights in the modules: saves the stage's models.
     """
-    usual = {key: module for key, module in modules.items() if key not in slower}
-    groups = parameter_groups(usual, learning_rate, weight_decay)
-    for key, factor in slower.items():
-        groups += parameter_groups({key: modules[key]}, factor * learning_rate, weight_decay, prefix=f"{key} ")
+    groups = parameter_groups(modules, learning_rate, weight_decay)
     for module in modules.values():
         module.train().requires_grad_(True)
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
@@ -71,19 +65,19 @@ def run_stage(
 
 
 def parameter_groups(
-    modules: Mapping[str, nn.Module], learning_rate: float, weight_decay: float, prefix: str = ""
+    modules: Mapping[str, nn.Module], learning_rate: float, weight_decay: float
 ) -> list[ParameterGroup]:
     """Matrices with decay, vectors and scalars without."""
     parameters = [p for module in modules.values() for p in module.parameters()]
     matrices, vectors = [p for p in parameters if p.dim() > 1], [p for p in parameters if p.dim() <= 1]
     return [
         ParameterGroup(
-            name=f"{prefix}matrices",
+            name="matrices",
             parameters=tuple(matrices),
             learning_rate=learning_rate,
             weight_decay=weight_decay,
         ),
-        ParameterGroup(name=f"{prefix}vectors", parameters=tuple(vectors), learning_rate=learning_rate),
+        ParameterGroup(name="vectors", parameters=tuple(vectors), learning_rate=learning_rate),
     ]
 
 
