@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     ),
     "panorama_systems": ("benchmarks.panorama_systems",),
     "svg_systems": ("benchmarks.svg_systems", "--seeds", "3"),
+    "token_classes": ("benchmarks.token_classes",),
     "continual": ("benchmarks.continual",),
     "image_subjects": ("benchmarks.image_subjects",),
 }  # fmt: skip
