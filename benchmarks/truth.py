@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "svg_systems": ("benchmarks.svg_systems", "--seeds", "3"),
     "token_classes": ("benchmarks.token_classes",),
     "continual": ("benchmarks.continual",),
+    "defense_systems": ("benchmarks.defense_systems",),
     "image_subjects": ("benchmarks.image_subjects",),
 }  # fmt: skip
 """Name of the file -> module and arguments, cheapest first."""

@@ -151,6 +151,7 @@ def evaluate_protection(
     noun: str,
     budget: Budget,
     references: Sequence[Path] = (),
+    attacks: Path | None = None,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Attack and measure; writes `evaluation.json` and returns its content. Goes on after interruptions.
@@ -164,14 +165,16 @@ def evaluate_protection(
         noun: of the subject.
         budget: that random noise uses to the full.
         references: clean photos that likeness and loss are measured on; empty: the originals.
+        attacks: where attackers work, instead of in the job's own folder: several jobs on the same photos may share
+            it, so that what all of them compare with is attacked once.
         reporter: hears progress.
 
     Raises:
         PhotoError: a photo is too small to be learned from, or unreadable.
         Interrupted: Ctrl-C; the same call goes on.
     """
-    place = output / FOLDER
-    scene = _scene(plan, references or [pair.original for pair in pairs], place, backbone, encoder, noun, reporter)
+    place, shared = output / FOLDER, attacks or output / FOLDER
+    scene = _scene(plan, references or [pair.original for pair in pairs], shared, backbone, encoder, noun, reporter)
     sets = _Sets(pairs, place / "photos", backbone, budget)
     base = nobody(scene, reporter)
     rows: list[dict[str, Any]] = []
