@@ -67,8 +67,8 @@ def train(
 
     Args:
         stage: what to make; the order is data, tokenizer, vae, clip, dino, oracle, latents, decoder, words, unet,
-            align, export; then, for clips, clips, motion_reader, motion, and export again. `adopt` in place of the tokenizer
-            begins with the models that ship: every stage then goes on from its own.
+            align, export; then, for clips, clips, motion_reader, motion, and export again. `adopt` in place of the
+            tokenizer begins with the models that ship: every stage then goes on from its own.
         preset: sizes: 64 pixels for a CPU, 128 for a GPU.
         steps: optimiser steps in all; 0 takes the stage's own number.
         minutes: stop after so many minutes, to go on in a later call; 0 never.
