@@ -1,11 +1,10 @@
-"""What trains: learned tokens, low-rank weights, cross-attention projections, full weights, networks beside modules."""
+"""What trains: learned tokens, low-rank weights, cross-attention projections, full weights, networks at modules."""
 
 from typing import Annotated, TypeAlias
 
 from pydantic import Discriminator
 
 from pcs_ext.image.adapters.base import AbstractAdapter, injected
-from pcs_ext.image.adapters.bottleneck import BottleneckAdapter, BottleneckConfig
 from pcs_ext.image.adapters.cross_attention import CrossAttentionAdapter, CrossAttentionConfig
 from pcs_ext.image.adapters.embedding import EmbeddingAdapter, EmbeddingConfig
 from pcs_ext.image.adapters.full import FullAdapter, FullConfig
@@ -24,7 +23,6 @@ AdapterConfig: TypeAlias = Annotated[
     | TailConfig
     | LowRankConfig
     | SpectralShiftConfig
-    | BottleneckConfig
     | RankOneConfig
     | CrossAttentionConfig
     | SideNetworkConfig
@@ -39,7 +37,6 @@ _CLASSES = {
     NetiConfig: NetiAdapter,
     TailConfig: TailAdapter,
     LowRankConfig: LowRankAdapter,
-    BottleneckConfig: BottleneckAdapter,
     RankOneConfig: RankOneAdapter,
     SpectralShiftConfig: SpectralShiftAdapter,
     CrossAttentionConfig: CrossAttentionAdapter,
@@ -65,8 +62,6 @@ __all__ = [
     "PROMPT_ADAPTERS",
     "AbstractAdapter",
     "AdapterConfig",
-    "BottleneckAdapter",
-    "BottleneckConfig",
     "CrossAttentionAdapter",
     "CrossAttentionConfig",
     "EmbeddingAdapter",

@@ -1,4 +1,7 @@
-"""Small networks beside attention and feed-forward modules (Houlsby et al. 2019, arXiv 1902.00751; DreamVideo)."""
+"""Small networks at attention and feed-forward modules (Houlsby et al. 2019, arXiv 1902.00751).
+
+On diffusion models: behind the text cross-attentions (Xiang et al. 2023, arXiv 2303.18181), beside them (DreamVideo).
+"""
 
 import re
 from collections.abc import Callable, Mapping
@@ -26,7 +29,7 @@ from pcs_ext.image.backbone import AbstractBackbone
 
 @config
 class SideNetworkConfig:
-    """y = module(x) + up(gelu(down(x))): a network of two layers in parallel to whole modules."""
+    """y = module(x) + up(act(down(x))), or y' = y + up(act(down(y))): a network of two layers at whole modules."""
 
     kind: Literal["side_network"] = "side_network"
     """Tag of this adapter in JSON."""
@@ -34,10 +37,16 @@ class SideNetworkConfig:
     """Regular expressions searched in paths of attention or feed-forward modules (`\\.attn2$`)."""
     components: tuple[Component, ...] = ("denoiser",)
     """Parts of the backbone."""
+    reads: Literal["input", "output"] = "input"
+    """`input`: the network stands beside the module; `output`: behind it, a bottleneck."""
+    activation: Literal["gelu", "relu"] = "gelu"
+    """Between the layers."""
     reduction: int = 2
     """Width of the module over that between the layers (DreamVideo: 2)."""
+    width: int | None = None
+    """Between the layers, instead of the reduction; None: by the reduction."""
     condition_width: int = 0
-    """Width of an embedding that a third layer adds to x; 0: there is none."""
+    """Width of an embedding that a third layer adds to what is read; 0: there is none."""
     init_seed: int = 0
     """Seed of the first layer; the second starts at zero, weight and bias."""
 
@@ -48,6 +57,11 @@ class SideNetworkConfig:
                 f"reduction must be at least 1 and condition_width not negative, got {self.reduction} and "
                 f"{self.condition_width}."
             )
+        if self.width is not None and self.width < 1:
+            raise ConfigError(f"width must be at least 1, or null for the reduction's; got {self.width}.")
+
+
+_ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
 
 
 class SideNetwork(nn.Module):
@@ -55,9 +69,12 @@ class SideNetwork(nn.Module):
 
     def __init__(self, width: int, config: SideNetworkConfig) -> None:
         super().__init__()
-        inner = max(1, width // config.reduction)
+        inner = config.width or max(1, width // config.reduction)
+        self.activation = _ACTIVATIONS[config.activation]
         self.down, self.up = nn.Linear(width, inner), nn.Linear(inner, width)
         self.condition = nn.Linear(config.condition_width, width) if config.condition_width else None
+        if config.activation == "relu":
+            nn.init.zeros_(self.down.bias)  # else units that see small inputs may be off for good
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
@@ -67,7 +84,7 @@ class SideNetwork(nn.Module):
             told = x.new_zeros(1, self.condition.in_features) if condition is None else condition.to(x)
             rows = self.condition(told).repeat_interleave(len(x) // len(told), 0)
             x = x + rows.reshape(len(x), *[1] * (x.dim() - 2), -1)
-        return self.up(F.gelu(self.down(x)))
+        return self.up(self.activation(self.down(x)))
 
 
 class SideNetworkAdapter(AbstractAdapter):
@@ -102,7 +119,7 @@ class SideNetworkAdapter(AbstractAdapter):
         assert modules.keys() == self._networks.keys(), "injected into a backbone of another layout"
         for key, module in modules.items():
             self._networks[key].to(backbone.device)
-            self._handles.append(module.register_forward_hook(self._beside(self._networks[key])))
+            self._handles.append(module.register_forward_hook(self._at(self._networks[key])))
 
     def _find(self, backbone: AbstractBackbone) -> dict[str, nn.Module]:
         found = {
@@ -126,11 +143,11 @@ class SideNetworkAdapter(AbstractAdapter):
             _load(self.name, networks, self._pending)
         self._networks, self._pending = networks, None
 
-    def _beside(self, network: SideNetwork) -> Callable[..., Any]:
+    def _at(self, network: SideNetwork) -> Callable[..., Any]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
             if self._scale == 0:
                 return None
-            states = inputs[0]
+            states = inputs[0] if self.config.reads == "input" else output
             # The networks stay in float32; under autocast the products pick their own precision.
             added = network(states if torch.is_autocast_enabled(states.device.type) else states.float(), self.condition)
             return output + (self._scale * added).to(output.dtype)
@@ -166,7 +183,7 @@ class SideNetworkAdapter(AbstractAdapter):
 
 
 def _width(key: str, module: Any) -> int:
-    """Channels of a module's input: diffusers' Attention or FeedForward.
+    """Channels of a module's input and output: diffusers' Attention or FeedForward.
 
     Raises:
         UsageError: it is something else.
@@ -175,7 +192,7 @@ def _width(key: str, module: Any) -> int:
         return module.query_dim
     if hasattr(module, "net") and hasattr(module.net[0], "proj"):
         return module.net[0].proj.weight.shape[1]
-    raise UsageError(f"{key} is {type(module).__name__}; side networks stand beside attention or feed-forward modules.")
+    raise UsageError(f"{key} is {type(module).__name__}; side networks stand at attention or feed-forward modules.")
 
 
 def _tensors(networks: Mapping[str, SideNetwork]) -> dict[str, nn.Parameter]:

@@ -1,6 +1,6 @@
 """StyleDrop (Sohn et al. 2023, arXiv 2306.00983) on a diffusion model: one picture of a style in small adapters."""
 
-from pcs_ext.image.adapters import BottleneckConfig
+from pcs_ext.image.adapters import SideNetworkConfig
 from pcs_ext.image.concept import Concept
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.recipes.base import Phase, Preset, Recipe
@@ -23,7 +23,11 @@ def styledrop(noun: str, preset: Preset) -> Recipe:
     return Recipe(
         id="styledrop",
         concept=Concept(class_noun=noun, mode="plain", templates=("a picture {subject}",), article=False),
-        adapters={"bottlenecks": BottleneckConfig(width=16 if small else 32, targets=(r"\.attn[12]\.to_out\.0$",))},
+        adapters={
+            "bottlenecks": SideNetworkConfig(
+                targets=(r"\.attn[12]$",), reads="output", activation="relu", width=16 if small else 32
+            )
+        },
         phases=(
             Phase(
                 name="bottlenecks",

@@ -1,6 +1,6 @@
 """Adapters in the UNet (Xiang et al. 2023, arXiv 2303.18181): DreamBooth with small bottlenecks as what trains."""
 
-from pcs_ext.image.adapters import BottleneckConfig
+from pcs_ext.image.adapters import SideNetworkConfig
 from pcs_ext.image.concept import Concept
 from pcs_ext.image.data import Augmentation
 from pcs_ext.image.fit import FitConfig
@@ -19,7 +19,11 @@ def unet_finetune(noun: str, preset: Preset) -> Recipe:
     return Recipe(
         id="unet-finetune",
         concept=Concept(class_noun=noun, mode="rare", templates=("a photo of {subject}",)),
-        adapters={"bottlenecks": BottleneckConfig(width=16 if small else 64)},
+        adapters={
+            "bottlenecks": SideNetworkConfig(
+                targets=(r"\.attn2$",), reads="output", activation="relu", width=16 if small else 64
+            )
+        },
         phases=(
             Phase(
                 name="bottlenecks",

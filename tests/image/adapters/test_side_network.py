@@ -1,4 +1,4 @@
-"""Networks beside modules: what they are told reaches the right rows, and formats that cannot hold them say so."""
+"""Networks at modules: what they are told reaches the right rows, and formats that cannot hold them say so."""
 
 from pathlib import Path
 
@@ -24,6 +24,25 @@ def test_what_it_is_told_reaches_the_rows_it_is_meant_for() -> None:
     assert torch.equal(both[3:], network(x[3:], told[1:]))
     assert not torch.equal(both[0], both[3])
     assert torch.equal(network(x, None), network(x, torch.zeros(1, 3)))
+
+
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_behind_a_module_it_reads_what_comes_out(sd: AbstractBackbone, activation: str) -> None:
+    path = sd.cross_attention_paths()[0]
+    pattern = f"^{path}$".replace(".", r"\.")
+    config = SideNetworkConfig(targets=(pattern,), reads="output", activation=activation, width=3)  # type: ignore[arg-type]
+    module, generator = sd.denoiser.get_submodule(path), torch.Generator().manual_seed(0)
+    x = torch.randn(2, 5, module.query_dim, generator=generator)
+    text = torch.randn(2, 7, module.cross_attention_dim, generator=generator)
+    adapter = build_adapter("a", config)
+    before = module(x, encoder_hidden_states=text)
+    with injected(sd, adapter), torch.no_grad():
+        down, down_bias, up, up_bias = adapter.parameters()["denoiser"]
+        assert tuple(down.shape) == (3, module.query_dim)
+        up += torch.randn(up.shape, generator=generator)
+        act = getattr(torch.nn.functional, activation)
+        expected = before + act(before @ down.T + down_bias) @ up.T + up_bias
+        torch.testing.assert_close(module(x, encoder_hidden_states=text), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_it_has_the_papers_sizes_and_starts_at_nothing() -> None:
@@ -60,9 +79,11 @@ def test_no_export_format_drops_it_silently(sd: AbstractBackbone, tmp_path: Path
 
 
 def test_what_it_cannot_stand_beside_is_named(sd: AbstractBackbone) -> None:
-    with pytest.raises(UsageError, match="side networks stand beside attention or feed-forward modules"):
+    with pytest.raises(UsageError, match="side networks stand at attention or feed-forward modules"):
         SideNetworkAdapter("a", SideNetworkConfig(targets=(r"\.to_q$",))).inject(sd)
     with pytest.raises(NoMatchingModulesError, match="match no module"):
         SideNetworkAdapter("a", SideNetworkConfig(targets=("nowhere",))).inject(sd)
     with pytest.raises(ConfigError, match="reduction must be at least 1"):
         SideNetworkConfig(targets=("a",), reduction=0)
+    with pytest.raises(ConfigError, match="width must be at least 1"):
+        SideNetworkConfig(targets=("a",), width=0)
