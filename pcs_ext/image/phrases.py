@@ -10,6 +10,7 @@ from torch import Tensor
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.unet import tokenize
+from pcs_ext.image.prompt_programs import read_text
 
 
 def phrase_positions(backbone: AbstractBackbone, prompt: str, phrase: str) -> tuple[int, ...]:
@@ -21,9 +22,13 @@ def phrase_positions(backbone: AbstractBackbone, prompt: str, phrase: str) -> tu
         UsageError: the phrase is empty, does not stand in the prompt, or lies behind the encoder's limit.
     """
     tokenizer = backbone.tokenizers[0]
-    wanted = tokenizer(phrase, add_special_tokens=False).input_ids
-    whole = tokenizer(prompt, add_special_tokens=False).input_ids
-    for start in range(len(whole) - len(wanted) + 1) if wanted else ():
+    wanted = tokenizer(read_text(backbone, phrase), add_special_tokens=False).input_ids
+    whole = tokenizer(read_text(backbone, prompt), add_special_tokens=False).input_ids
+    # A phrase with a mark means the noun behind that mark, not the first one that reads alike.
+    marked = read_text(backbone, phrase) != phrase and phrase in prompt
+    before = read_text(backbone, prompt[: prompt.find(phrase)]) if marked else ""
+    first = len(tokenizer(before, add_special_tokens=False).input_ids)
+    for start in range(first, len(whole) - len(wanted) + 1) if wanted else ():
         if whole[start : start + len(wanted)] == wanted:
             if start + len(wanted) + 2 > tokenizer.model_max_length:
                 raise UsageError(
@@ -62,7 +67,7 @@ def align(backbone: AbstractBackbone, source: str, target: str) -> Alignment:
     Differs from Prompt-to-Prompt (Hertz et al. 2022, arXiv 2208.01626), where new words keep their own attention: here
     they take part in that of the word they stand before, so that rows keep their sums. Padding belongs to padding.
     """
-    rows = tokenize(backbone.tokenizers[0], [source, target])
+    rows = tokenize(backbone.tokenizers[0], [read_text(backbone, source), read_text(backbone, target)])
     ends = [_end(ids, backbone.tokenizers[0].eos_token_id) for ids in rows.tolist()]
     cut = [ids[: end + 1] for ids, end in zip(rows.tolist(), ends, strict=True)]
     groups = torch.zeros_like(rows)

@@ -1,6 +1,6 @@
 """Programs on prompts: change what a backbone's `encode_prompt` returns, and leave no trace."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from pcs_ext.image.backbone import AbstractBackbone
@@ -21,13 +21,16 @@ class PromptProgram(Protocol):
         ...
 
 
-def add_program(backbone: AbstractBackbone, name: str, program: PromptProgram) -> None:
+def add_program(
+    backbone: AbstractBackbone, name: str, program: PromptProgram, *, reads: Callable[[str], str] | None = None
+) -> None:
     """Put a program around `backbone.encode_prompt`, outside of those that are there.
 
     Args:
         backbone: any.
         name: by which it is removed; unique.
         program: what to put.
+        reads: `text -> what of it is encoded`, for programs that take marks out of prompts; None: all of it.
     """
     encoder = vars(backbone).get("encode_prompt")
     if not isinstance(encoder, _Programmed):
@@ -35,6 +38,8 @@ def add_program(backbone: AbstractBackbone, name: str, program: PromptProgram) -
         vars(backbone)["encode_prompt"] = encoder
     assert name not in encoder.programs, f"a prompt program named {name!r} is there already"
     encoder.programs[name] = program
+    if reads is not None:
+        encoder.reads[name] = reads
 
 
 def remove_program(backbone: AbstractBackbone, name: str) -> None:
@@ -42,6 +47,7 @@ def remove_program(backbone: AbstractBackbone, name: str) -> None:
     encoder = vars(backbone)["encode_prompt"]
     assert isinstance(encoder, _Programmed), "encode_prompt was replaced behind the programs' back"
     del encoder.programs[name]
+    encoder.reads.pop(name, None)
     if encoder.programs:
         return
     del vars(backbone)["encode_prompt"]
@@ -55,12 +61,21 @@ def find_program(backbone: AbstractBackbone, name: str) -> PromptProgram | None:
     return encoder.programs.get(name) if isinstance(encoder, _Programmed) else None
 
 
+def read_text(backbone: AbstractBackbone, text: str) -> str:
+    """What the text encoder reads of a prompt: without the marks that programs take out of it."""
+    encoder = vars(backbone).get("encode_prompt")
+    for reads in reversed(encoder.reads.values()) if isinstance(encoder, _Programmed) else ():
+        text = reads(text)
+    return text
+
+
 class _Programmed:
     """`encode_prompt` with programs around it, the first one innermost."""
 
     def __init__(self, original: Encode, *, shadowed: Encode | None) -> None:
         self.original, self.shadowed = original, shadowed
         self.programs: dict[str, PromptProgram] = {}
+        self.reads: dict[str, Callable[[str], str]] = {}
 
     def __call__(self, prompts: Sequence[str], *, size: tuple[int, int] | None = None) -> Conditioning:
         encode = self.original

@@ -59,6 +59,17 @@ class Conditioning:
             per_layer=None if per_layer is None else picked,
         )
 
+    def with_states(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
+        """The same with `change` (`b n d` to the same) done to all text states, those of single layers too."""
+        inner = self.per_layer
+
+        def changed(timesteps: Tensor, module_path: str) -> tuple[Tensor, Tensor]:
+            assert inner is not None
+            keys, values = inner(timesteps, module_path)
+            return change(keys), change(values)
+
+        return dataclasses.replace(self, states=change(self.states), per_layer=None if inner is None else changed)
+
     @staticmethod
     def cat(parts: "list[Conditioning]") -> "Conditioning":
         """Stack several conditionings along the batch (guidance runs them in one pass)."""

@@ -11,6 +11,7 @@ from pcs_ext.image.adapters.full import FullAdapter, FullConfig
 from pcs_ext.image.adapters.low_rank import LowRankAdapter, LowRankConfig
 from pcs_ext.image.adapters.neti import NetiAdapter, NetiConfig
 from pcs_ext.image.adapters.rank_one import RankOneAdapter, RankOneConfig
+from pcs_ext.image.adapters.residual import ResidualAdapter, ResidualConfig
 from pcs_ext.image.adapters.side_network import SideNetworkAdapter, SideNetworkConfig
 from pcs_ext.image.adapters.spectral_shift import SpectralShiftAdapter, SpectralShiftConfig
 from pcs_ext.image.adapters.spectrum import SpectrumAdapter, SpectrumConfig
@@ -21,6 +22,7 @@ AdapterConfig: TypeAlias = Annotated[
     | SpectrumConfig
     | NetiConfig
     | TailConfig
+    | ResidualConfig
     | LowRankConfig
     | SpectralShiftConfig
     | RankOneConfig
@@ -36,6 +38,7 @@ _CLASSES = {
     SpectrumConfig: SpectrumAdapter,
     NetiConfig: NetiAdapter,
     TailConfig: TailAdapter,
+    ResidualConfig: ResidualAdapter,
     LowRankConfig: LowRankAdapter,
     RankOneConfig: RankOneAdapter,
     SpectralShiftConfig: SpectralShiftAdapter,
@@ -45,7 +48,7 @@ _CLASSES = {
 }
 
 
-PROMPT_ADAPTERS = (SpectrumConfig, NetiConfig, TailConfig)
+PROMPT_ADAPTERS = (SpectrumConfig, NetiConfig, TailConfig, ResidualConfig)
 """Configurations of adapters that change what prompts say by more than rows of the token table."""
 
 
@@ -74,6 +77,8 @@ __all__ = [
     "NetiConfig",
     "RankOneAdapter",
     "RankOneConfig",
+    "ResidualAdapter",
+    "ResidualConfig",
     "SideNetworkAdapter",
     "SideNetworkConfig",
     "SpectralShiftAdapter",

@@ -72,7 +72,7 @@ class TailAdapter(AbstractAdapter):
                 self._load(self._pending)
             self._pending = None
         self._weight.data = self._weight.data.to(backbone.device)
-        add_program(backbone, self._key, self._program)
+        add_program(backbone, self._key, self._program, reads=self._reads)
         self._backbone = backbone
 
     def eject(self) -> None:
@@ -85,24 +85,14 @@ class TailAdapter(AbstractAdapter):
         return f"tail {self.name}"
 
     def _program(self, encode: Encode, prompts: Sequence[str], size: tuple[int, int] | None) -> Conditioning:
+        marked = torch.tensor([self.config.placeholder in prompt for prompt in prompts])
+        plain = encode([self._reads(prompt) for prompt in prompts], size=size)
+        return plain.with_states(lambda states: self._replace(states, marked)) if marked.any() else plain
+
+    def _reads(self, text: str) -> str:
+        """The text without the placeholder."""
         word = self.config.placeholder
-        marked = torch.tensor([word in prompt for prompt in prompts])
-        plain = encode([" ".join(prompt.replace(word, " ").split()) for prompt in prompts], size=size)
-        if not marked.any():
-            return plain
-        inner = plain.per_layer
-
-        def replaced(timesteps: Tensor, path: str) -> tuple[Tensor, Tensor]:
-            assert inner is not None
-            keys, values = inner(timesteps, path)
-            return self._replace(keys, marked), self._replace(values, marked)
-
-        return Conditioning(
-            states=self._replace(plain.states, marked),
-            pooled=plain.pooled,
-            time_ids=plain.time_ids,
-            per_layer=None if inner is None else replaced,
-        )
+        return " ".join(text.replace(word, " ").split()) if word in text else text
 
     def _replace(self, states: Tensor, marked: Tensor) -> Tensor:
         assert self._weight is not None

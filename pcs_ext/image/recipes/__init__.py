@@ -3,6 +3,8 @@
 from pcs_ext.image.recipes.base import Phase, Preset, Recipe, RecipeEntry
 from pcs_ext.image.recipes.break_a_scene import break_a_scene
 from pcs_ext.image.recipes.c_lora import c_lora
+from pcs_ext.image.recipes.compositional_inversion import compositional_inversion
+from pcs_ext.image.recipes.cones_2 import cones_2
 from pcs_ext.image.recipes.cross_initialization import cross_initialization
 from pcs_ext.image.recipes.custom_diffusion import custom_diffusion
 from pcs_ext.image.recipes.dreamartist import dreamartist
@@ -84,6 +86,20 @@ _WORDS = (
     ),
 )
 _SEVERAL = (
+    (
+        "cones-2",
+        "a tuned text encoder, kept as a residual of the noun; goes with others",
+        "2305.19327",
+        "cones-2",
+        cones_2,
+    ),
+    (
+        "compositional-inversion",
+        "a word held near its class word, so that prompts compose it",
+        "2312.08048",
+        "compositional-inversion",
+        compositional_inversion,
+    ),
     (
         "break-a-scene",
         "words, then all weights, from masks; several subjects of one photo",

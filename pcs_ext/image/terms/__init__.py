@@ -8,11 +8,19 @@ from pcs_ext.image.terms.anchor import AnchorConfig, AnchorTerm
 from pcs_ext.image.terms.attention import AttentionConfig, AttentionTerm
 from pcs_ext.image.terms.base import AbstractTerm, Step
 from pcs_ext.image.terms.steering import SteeringConfig, SteeringTerm
+from pcs_ext.image.terms.text_preserve import TextPreserveConfig, TextPreserveTerm
 
-TermConfig: TypeAlias = Annotated[AnchorConfig | AttentionConfig | SteeringConfig, Discriminator("kind")]
+TermConfig: TypeAlias = Annotated[
+    AnchorConfig | AttentionConfig | SteeringConfig | TextPreserveConfig, Discriminator("kind")
+]
 """Every term's configuration; the field `kind` says which one a JSON object is."""
 
-_CLASSES = {AnchorConfig: AnchorTerm, AttentionConfig: AttentionTerm, SteeringConfig: SteeringTerm}
+_CLASSES = {
+    AnchorConfig: AnchorTerm,
+    AttentionConfig: AttentionTerm,
+    SteeringConfig: SteeringTerm,
+    TextPreserveConfig: TextPreserveTerm,
+}
 
 
 def build_term(config: TermConfig) -> AbstractTerm:
@@ -27,5 +35,6 @@ __all__ = [
     "SteeringConfig",
     "Step",
     "TermConfig",
+    "TextPreserveConfig",
     "build_term",
 ]
