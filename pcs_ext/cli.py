@@ -40,6 +40,7 @@ def commands() -> dict[str, Callable[..., Any]]:
     return {
         "learn": image_cli.learn,
         "image": image_cli.image,
+        "image together": image_cli.together,
         "image swap": edits_cli.swap,
         "image layout": edits_cli.layout,
         "image insert": edits_cli.insert,

@@ -1,16 +1,41 @@
 """Commands of the image core: parse, call, report. Heavy modules are imported inside the functions."""
 
+import dataclasses
 import itertools
-import json as json_module
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
-Device = Literal["auto", "cuda", "mps", "cpu"]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Output = Annotated[Path, arg(aliases=["-o"])]
+from pcs_ext.command_options import (
+    MACHINE,
+    PICTURES,
+    SAMPLING,
+    Device,
+    Machine,
+    Output,
+    Pictures,
+    Precision,
+    Sampling,
+    console_reporter,
+    hush_libraries,
+    print_json,
+    print_paths,
+)
+
+__all__ = [
+    "Device",
+    "Precision",
+    "console_reporter",
+    "export",
+    "hush_libraries",
+    "image",
+    "learn",
+    "recipes",
+    "together",
+    "tokens",
+]
 
 
 def learn(
@@ -23,8 +48,7 @@ def learn(
     steps: int = 0,
     seed: int = 0,
     config: Path | None = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
+    machine: Machine = MACHINE,
     dry_run: bool = False,
     overwrite: bool = False,
     previews: int = 0,
@@ -42,8 +66,6 @@ def learn(
         steps: optimiser steps in all; 0 takes the recipe's.
         seed: of everything random.
         config: a recipe as JSON (`--dry-run` prints one) instead of the recipe's own values.
-        device: where to run.
-        precision: of the frozen weights and of autocast.
         dry_run: print the resolved recipe and what would be trained, then stop.
         overwrite: replace an existing learned subject at the output path.
         previews: write a sheet of preview images to OUTPUT.previews/ every so many steps; 0 writes none.
@@ -54,7 +76,7 @@ def learn(
 
     if dry_run:
         request = {"noun": noun, "recipe": recipe, "base": base, "token": token}
-        _print_json(plan(photos, **request, steps=steps or None, config=config))
+        print_json(plan(photos, **request, steps=steps or None, config=config))
         return
     run(
         photos,
@@ -66,63 +88,109 @@ def learn(
         config=config,
         output=output,
         seed=seed,
-        device=device,
-        precision=precision,
+        **machine.loading,
         overwrite=overwrite,
         previews=previews,
         reporter=console_reporter(jsonl),
     )
-    sys.stdout.write(f"{output}\n")
+    print_paths([output])
 
 
 def image(
     subject: Positional[Path],
     prompts: Positional[tuple[str, ...]],
-    output: Output = Path("images"),
-    seeds: tuple[int, ...] = (0, 1, 2, 3),
+    pictures: Pictures = PICTURES,
     negative_prompt: str = "",
     steps: int = 0,
     guidance_scale: float = 0.0,
     scale: float = 1.0,
     base: str = "",
-    device: Device = "auto",
-    precision: Precision = "auto",
+    machine: Machine = MACHINE,
 ) -> None:
-    """Generate images of a learned subject.
+    """Generate images of a learned subject, or of several in one picture.
+
+    With more folders before the prompts, {rex} and {pip} stand for them; `image together` has the settings of that.
 
     Args:
         subject: folder written by `learn`.
         prompts: texts with {subject} where the subject goes.
-        output: folder for the PNG files; existing files are kept, new ones get the next number.
-        seeds: one image per prompt and seed.
         negative_prompt: what to stay away from.
         steps: denoising steps; 0 takes the recipe's.
         guidance_scale: strength of the prompt, 1 = off; 0 takes the recipe's.
         scale: strength of the learned subject, 1 as trained.
         base: generate with another base of the same family than the one it was learned on.
-        device: where to run.
-        precision: of the weights.
     """
     from pcs_ext.errors import UsageError
     from pcs_ext.image.subject import Artifact, save_images
 
     if not prompts:
         raise UsageError('image needs prompts after the subject, got none: "a photo of {subject} on the beach".')
+    if "{" not in prompts[0] and Path(prompts[0]).is_dir():
+        if base or scale != 1.0:
+            raise UsageError("--base and --scale are for one subject; see `pcs-ext image together --help`.")
+        together((str(subject), *prompts), pictures=pictures, negative_prompt=negative_prompt, machine=machine,
+                 sampling=dataclasses.replace(SAMPLING, steps=steps, guidance_scale=guidance_scale))  # fmt: skip
+        return
     artifact = Artifact.load(subject)
     images = artifact.generate(
         prompts,
-        seeds=seeds,
+        seeds=pictures.seeds,
         negative_prompt=negative_prompt,
         steps=steps or None,
         guidance_scale=guidance_scale or None,
         scale=scale,
         base=base or None,
-        device=device,
-        precision=precision,
-        reporter=console_reporter(None),
+        **machine.loading,
+        reporter=console_reporter(),
     )
-    for path in save_images(images, output):
-        sys.stdout.write(f"{path}\n")
+    print_paths(save_images(images, pictures.output))
+
+
+def together(
+    arguments: Positional[tuple[str, ...]],
+    names: tuple[str, ...] = (),
+    box: tuple[str, ...] = (),
+    pictures: Pictures = PICTURES,
+    negative_prompt: str = "",
+    method: Literal["auto", "cones-2", "omg"] = "auto",
+    sampling: Sampling = SAMPLING,
+    config: Path | None = None,
+    machine: Machine = MACHINE,
+) -> None:
+    """Generate images of several learned subjects, each with its own words and weights in its own region.
+
+    `pcs-ext image rex pip "a photo of {rex} and {pip} on the beach"` is short for this one.
+
+    Args:
+        arguments: folders written by `learn`, two or more; then texts with {rex}, {pip} (the folders' names) where
+            subjects go, or {subject} for all of them.
+        names: other names than the folders', in their order.
+        box: "NAME: LEFT TOP RIGHT BOTTOM" in shares of the picture, as "rex: 0.05 0.2 0.5 0.9"; without boxes omg keeps
+            the base's own arrangement, and cones-2 goes from left to right.
+        negative_prompt: what to stay away from.
+        method: omg draws each subject by its own weights where the base drew its noun; cones-2 draws subjects that are
+            words alone (recipe cones-2 and other words) in one pass; auto takes what fits.
+        config: the method's settings as JSON.
+    """
+    from pcs_ext.image.edits.boxes import parse_box
+    from pcs_ext.image.edits.cast import open_cast, split_subjects
+    from pcs_ext.image.edits.cones_2 import Cones2Config
+    from pcs_ext.image.edits.omg import OmgConfig
+    from pcs_ext.image.edits.settings import resolve_edit
+    from pcs_ext.image.edits.together import draw_together, usual_method
+    from pcs_ext.image.subject import save_images
+
+    folders, prompts = split_subjects(arguments)
+    cast = open_cast(folders, names=names)
+    settings = resolve_edit(
+        usual_method(cast) if method == "auto" else method, (OmgConfig, Cones2Config), cast.base_name, config,
+        **sampling.asked,
+    )  # fmt: skip
+    made = draw_together(
+        cast, prompts, seeds=pictures.seeds, config=settings, boxes=[parse_box(text) for text in box],
+        negative_prompt=negative_prompt, **machine.loading, reporter=console_reporter(),
+    )  # fmt: skip
+    print_paths(save_images(made, pictures.output))
 
 
 def export(
@@ -165,7 +233,7 @@ def recipes(json: bool = False) -> None:
 
     if json:
         fields = ("id", "summary", "paper", "system", "scope")
-        _print_json([{name: getattr(entry, name) for name in fields} for entry in RECIPES.values()])
+        print_json([{name: getattr(entry, name) for name in fields} for entry in RECIPES.values()])
         return
     width = max(map(len, RECIPES))
     for scope, entries in itertools.groupby(RECIPES.values(), lambda entry: entry.scope):
@@ -191,25 +259,3 @@ def tokens(base: str = "toybox", count: int = 10) -> None:
     table = backbone.text_encoders[0].get_input_embeddings().weight
     for token in pick_rare_tokens(backbone.tokenizers[0], table, count=count):
         sys.stdout.write(f"{token.word:8} id {token.token_id:6}  near {', '.join(token.neighbours)}\n")
-
-
-def hush_libraries() -> None:
-    """Keep the libraries' own progress bars off the terminal."""
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-
-
-def console_reporter(jsonl: Path | None):
-    """A console reporter; the libraries' own progress bars would only stand in its way."""
-    hush_libraries()
-    from pcs_ext.reporter import ConsoleReporter, JsonlReporter, TeeReporter
-
-    console = ConsoleReporter()
-    return console if jsonl is None else TeeReporter(console, JsonlReporter(jsonl))
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json_module.dumps(value, indent=2, ensure_ascii=False) + "\n")

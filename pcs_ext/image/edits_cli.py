@@ -2,29 +2,34 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
-from pcs_ext.image.cli import Device, Precision, console_reporter
-
-Output = Annotated[Path, arg(aliases=["-o"])]
+from pcs_ext.command_options import (
+    MACHINE,
+    PICTURES,
+    SAMPLING,
+    Machine,
+    Picture,
+    Pictures,
+    Sampling,
+    console_reporter,
+    print_paths,
+)
 
 
 def swap(
     picture: Positional[Path],
     subject: Positional[Path],
     noun: str,
-    output: Output,
+    written: Picture,
     method: Literal["photoswap", "swapanything"] = "swapanything",
     prompt: str = "a photo of {subject}",
     mask: Path | None = None,
-    steps: int = 0,
-    guidance_scale: float = 0.0,
+    sampling: Sampling = SAMPLING,
     config: Path | None = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    overwrite: bool = False,
+    machine: Machine = MACHINE,
 ) -> None:
     """Put a learned subject where something else is in a picture; the rest of the picture keeps its pixels.
 
@@ -34,16 +39,10 @@ def swap(
         picture: photo in any readable format; it stays as it is.
         subject: folder written by `learn`.
         noun: what shall go: cat, toy car.
-        output: the PNG to write, as large as the picture.
         method: photoswap takes the whole picture's attention for the first steps; swapanything works in the mask alone.
         prompt: describes the picture, with {subject} where the thing to swap stands; more words find better masks.
         mask: white where the picture may change; by default NOUN is looked for by the base's attention.
-        steps: of inversion and of sampling; 0 takes the method's.
-        guidance_scale: strength of the prompt, 1 = off; 0 takes the method's.
         config: the method's settings as JSON.
-        device: where to run.
-        precision: of the weights.
-        overwrite: replace an existing output.
     """
     from pcs_ext.image.data import read_mask, read_photo
     from pcs_ext.image.edits.settings import resolve_edit
@@ -51,10 +50,15 @@ def swap(
     from pcs_ext.image.edits.swap_picture import swap_picture
     from pcs_ext.image.subject import Artifact, save_mask
 
-    _check_output(output, picture, overwrite)
+    written.check(picture)
     artifact = Artifact.load(subject)
     settings = resolve_edit(
-        method, SwapConfig, artifact.data.base_name, config, steps=steps, guidance_scale=guidance_scale
+        method,
+        SwapConfig,
+        artifact.data.base_name,
+        config,
+        steps=sampling.steps,
+        guidance_scale=sampling.guidance_scale,
     )
     photo = read_photo(picture)
     made = swap_picture(
@@ -64,14 +68,13 @@ def swap(
         config=settings,
         prompt=prompt,
         mask=read_mask(mask, photo) if mask is not None else None,
-        device=device,
-        precision=precision,
-        reporter=console_reporter(None),
+        **machine.loading,
+        reporter=console_reporter(),
     )
-    made.picture.save(output)
-    sys.stdout.write(f"{output}\n")
+    made.picture.save(written.output)
+    print_paths([written.output])
     if mask is None:
-        found = output.with_name(f"{output.stem}_mask.png")
+        found = written.output.with_name(f"{written.output.stem}_mask.png")
         save_mask(made.mask, found)
         sys.stdout.write(f"{found}  where {noun} was found\n")
 
@@ -80,58 +83,56 @@ def layout(
     prompts: Positional[tuple[str, ...]],
     box: tuple[str, ...] = (),
     boxes: Path | None = None,
-    subject: Path | None = None,
-    output: Output = Path("images"),
-    seeds: tuple[int, ...] = (0, 1, 2, 3),
+    subject: tuple[Path, ...] = (),
+    pictures: Pictures = PICTURES,
     negative_prompt: str = "",
-    method: Literal["layout-control"] = "layout-control",
-    steps: int = 0,
-    guidance_scale: float = 0.0,
+    method: Literal["layout-control", "cones-2"] = "layout-control",
+    sampling: Sampling = SAMPLING,
     base: str = "",
     config: Path | None = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
+    machine: Machine = MACHINE,
 ) -> None:
     """Generate images with words of the prompt in boxes.
 
     Args:
-        prompts: texts; with --subject, {subject} stands for it, or {name} for each subject of a ledger.
+        prompts: texts; with --subject, {subject} stands for it, or {name} for each of several.
         box: "PHRASE: LEFT TOP RIGHT BOTTOM" in shares of the picture, as "robot: 0.1 0.2 0.5 0.9".
         boxes: the same as a JSON file, {"robot": [0.1, 0.2, 0.5, 0.9]}.
-        subject: folder written by `learn`, or a ledger of `continual add`.
-        output: folder for the PNG files; existing files are kept, new ones get the next number.
-        seeds: one image per prompt and seed.
+        subject: folder written by `learn`, a ledger of `continual add`, or several subjects that are words alone.
         negative_prompt: what to stay away from.
-        method: how boxes are kept.
-        steps: denoising steps; 0 takes the method's.
-        guidance_scale: strength of the prompt, 1 = off; 0 takes the method's.
+        method: how boxes are kept: layout-control moves the latents, cones-2 biases attention.
         base: without --subject: toybox (default), a hub id, a diffusers folder or a .safetensors file.
         config: the method's settings as JSON.
-        device: where to run.
-        precision: of the weights.
     """
     from pcs_ext.image.edits.boxes import parse_box, read_boxes
+    from pcs_ext.image.edits.cast import open_cast
+    from pcs_ext.image.edits.cones_2 import Cones2Config
     from pcs_ext.image.edits.layout import LayoutConfig
-    from pcs_ext.image.edits.layout_pictures import draw_layouts, open_cast
+    from pcs_ext.image.edits.layout_pictures import draw_layouts
     from pcs_ext.image.edits.settings import resolve_edit
     from pcs_ext.image.subject import save_images
 
     asked = [*(read_boxes(boxes) if boxes is not None else []), *(parse_box(text) for text in box)]
     cast = open_cast(subject, base)
-    settings = resolve_edit(method, LayoutConfig, cast.base_name, config, steps=steps, guidance_scale=guidance_scale)
+    settings = resolve_edit(
+        method,
+        (LayoutConfig, Cones2Config),
+        cast.base_name,
+        config,
+        steps=sampling.steps,
+        guidance_scale=sampling.guidance_scale,
+    )
     made = draw_layouts(
         cast,
         prompts,
         asked,
-        seeds=seeds,
+        seeds=pictures.seeds,
         config=settings,
         negative_prompt=negative_prompt,
-        device=device,
-        precision=precision,
-        reporter=console_reporter(None),
+        **machine.loading,
+        reporter=console_reporter(),
     )
-    for path in save_images(made, output):
-        sys.stdout.write(f"{path}\n")
+    print_paths(save_images(made, pictures.output))
 
 
 def insert(
@@ -140,16 +141,13 @@ def insert(
     prompt: Positional[str],
     box: str,
     scene_prompt: str,
-    output: Output,
+    written: Picture,
     mask: Path | None = None,
     method: Literal["tigic"] = "tigic",
     base: str = "toybox",
-    steps: int = 0,
-    guidance_scale: float = 0.0,
+    sampling: Sampling = SAMPLING,
     config: Path | None = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    overwrite: bool = False,
+    machine: Machine = MACHINE,
 ) -> None:
     """Place a subject of another picture into a scene and change it by a prompt, without learning it.
 
@@ -159,16 +157,10 @@ def insert(
         prompt: describes what shall come out: "a photo of a red dog on the beach".
         box: where the subject goes, "LEFT TOP RIGHT BOTTOM" in shares of the scene.
         scene_prompt: describes the scene as it is: "a photo of a beach".
-        output: the PNG to write, as large as the scene; what is not near the subject keeps its pixels.
         mask: white where the subject is in its picture; by default PICTURE_mask.png or the alpha channel.
         method: how it is placed.
         base: toybox, a hub id, a diffusers folder or a .safetensors file.
-        steps: of inversion and of sampling; 0 takes the method's.
-        guidance_scale: strength of the prompt, 1 = off; 0 takes the method's.
         config: the method's settings as JSON.
-        device: where to run.
-        precision: of the weights.
-        overwrite: replace an existing output.
     """
     from pcs_ext.errors import InputError
     from pcs_ext.image.backbones.load import load_backbone
@@ -178,9 +170,9 @@ def insert(
     from pcs_ext.image.edits.insert_picture import insert_picture
     from pcs_ext.image.edits.settings import resolve_edit
 
-    _check_output(output, scene, overwrite)
+    written.check(scene)
     place = parse_box(f"subject: {box}")
-    settings = resolve_edit(method, InsertConfig, base, config, steps=steps, guidance_scale=guidance_scale)
+    settings = resolve_edit(method, InsertConfig, base, config, **sampling.asked)
     shown = find_photos([picture])[0]
     outline = read_mask(mask, shown) if mask is not None else shown.mask
     if outline is None:
@@ -188,10 +180,10 @@ def insert(
     photo = read_photo(scene)
     made = insert_picture(
         photo.image, shown.image, outline, place, scene_prompt=scene_prompt, prompt=prompt, config=settings,
-        base=load_backbone(base, device=device, precision=precision), reporter=console_reporter(None),
+        base=load_backbone(base, **machine.loading), reporter=console_reporter(),
     )  # fmt: skip
-    made.save(output)
-    sys.stdout.write(f"{output}\n")
+    made.save(written.output)
+    print_paths([written.output])
 
 
 def follow(
@@ -200,16 +192,13 @@ def follow(
     noun: str,
     picture_prompt: str = "",
     class_noun: str = "",
-    subject: Path | None = None,
-    output: Output = Path("images"),
-    seeds: tuple[int, ...] = (0, 1, 2, 3),
+    subject: tuple[Path, ...] = (),
+    pictures: Pictures = PICTURES,
     method: Literal["freecontrol"] = "freecontrol",
     base: str = "",
-    steps: int = 0,
-    guidance_scale: float = 0.0,
+    sampling: Sampling = SAMPLING,
     config: Path | None = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
+    machine: Machine = MACHINE,
 ) -> None:
     """Generate images with the structure of a picture: a photo, a sketch, a rendering.
 
@@ -219,42 +208,22 @@ def follow(
         noun: what the picture shows: dog.
         picture_prompt: describes the picture; empty: "a photo of a NOUN".
         class_noun: what the result shows, in plain words; empty: NOUN. Pictures of it are made to learn its parts.
-        subject: folder written by `learn`, or a ledger of `continual add`.
-        output: folder for the PNG files; existing files are kept, new ones get the next number.
-        seeds: one image per prompt and seed.
+        subject: folder written by `learn`, a ledger of `continual add`, or several subjects that are words alone.
         method: how the structure is followed.
         base: without --subject: toybox (default), a hub id, a diffusers folder or a .safetensors file.
-        steps: denoising steps; 0 takes the method's.
-        guidance_scale: strength of the prompt, 1 = off; 0 takes the method's.
         config: the method's settings as JSON.
-        device: where to run.
-        precision: of the weights.
     """
     from pcs_ext.image.data import read_photo
+    from pcs_ext.image.edits.cast import open_cast
     from pcs_ext.image.edits.follow_pictures import follow_pictures
     from pcs_ext.image.edits.freecontrol import FreeControlConfig
-    from pcs_ext.image.edits.layout_pictures import open_cast
     from pcs_ext.image.edits.settings import resolve_edit
     from pcs_ext.image.subject import save_images
 
     cast = open_cast(subject, base)
-    settings = resolve_edit(
-        method, FreeControlConfig, cast.base_name, config, steps=steps, guidance_scale=guidance_scale
-    )
+    settings = resolve_edit(method, FreeControlConfig, cast.base_name, config, **sampling.asked)
     made = follow_pictures(
         cast, read_photo(picture).image, prompts, noun=noun, picture_prompt=picture_prompt, class_noun=class_noun,
-        seeds=seeds, config=settings, device=device, precision=precision, reporter=console_reporter(None),
+        seeds=pictures.seeds, config=settings, **machine.loading, reporter=console_reporter(),
     )  # fmt: skip
-    for path in save_images(made, output):
-        sys.stdout.write(f"{path}\n")
-
-
-def _check_output(output: Path, picture: Path, overwrite: bool) -> None:
-    from pcs_ext.errors import UsageError
-
-    if output.suffix.lower() != ".png":
-        raise UsageError(f"--output is {output}; expected a name that ends in .png, which keeps every pixel.")
-    if output.resolve() == picture.resolve():
-        raise UsageError(f"--output {output} is the picture itself; originals are never touched, choose another name.")
-    if output.exists() and not overwrite:
-        raise UsageError(f"{output} exists already; choose another --output or pass --overwrite to replace it.")
+    print_paths(save_images(made, pictures.output))

@@ -47,6 +47,9 @@ class SampleHooks:
     """Wraps the denoiser: receives `backbone.predict`, returns what is called instead."""
     before_step: Callable[[int, Tensor, Tensor], Tensor] | None = None
     """`(step, timestep, latents) -> latents` before the denoiser sees them: guidance by gradients works here."""
+    recur: Callable[[int, Tensor, Tensor], Tensor | None] | None = None
+    """`(step, timestep, latents after the step) -> latents noised up to before it`: the step is then taken once more
+    from there (self-recurrence); None goes on. Only with ddim, whose steps remember nothing."""
     on_step: Callable[[int, Tensor, Tensor], Tensor] | None = None
     """`(step, timestep, latents) -> latents` after every step."""
     attention: Callable[[], contextlib.AbstractContextManager[Any]] | None = None
@@ -138,6 +141,7 @@ def sample(
     """
     hooks, reporter = hooks or SampleHooks(), reporter or SilentReporter()
     assert hooks.initial_latents is not None or not hooks.first_step, "noise is where the first step starts"
+    assert hooks.recur is None or config.scheduler == "ddim", "only a sampler without memory can take a step again"
     if not prompts or len(prompts) != len(seeds):
         raise UsageError(
             f"sample needs as many seeds as prompts and at least one, got {len(prompts)} and {len(seeds)}."
@@ -159,7 +163,7 @@ def sample(
 
 def _prepared(backbone: AbstractBackbone, hooks: SampleHooks) -> contextlib.AbstractContextManager[None]:
     """Adapters merged, unless gradients are wanted or someone may change them between steps."""
-    reaching = (hooks.predict, hooks.before_step, hooks.on_step, hooks.attention)
+    reaching = (hooks.predict, hooks.before_step, hooks.recur, hooks.on_step, hooks.attention)
     reached_into = any(hook is not None for hook in reaching)
     return contextlib.nullcontext() if torch.is_grad_enabled() or reached_into else merged(backbone.denoiser)
 
@@ -182,16 +186,23 @@ def _denoise(
     latents = noise.to(backbone.device, torch.float32)
     if hooks.initial_latents is None:
         latents = latents * scheduler.init_noise_sigma
-    for step, timestep in list(enumerate(scheduler.timesteps))[hooks.first_step :]:
-        if hooks.before_step is not None:
-            latents = hooks.before_step(step, timestep, latents)
+
+    def advanced(timestep: Tensor, latents: Tensor) -> Tensor:
         scaled = scheduler.scale_model_input(latents, timestep)
         doubled = torch.cat([scaled, scaled]) if guided else scaled
         # Euler visits fractional timesteps; the denoiser's own time embedding takes them as they are.
         prediction = predict(doubled, timestep.expand(len(doubled)), conditioning).float()
         if guided:
-            prediction = combine_guidance(*prediction.chunk(2), config.guidance_scale)
-        latents = scheduler.step(prediction, timestep, latents).prev_sample
+            negative, positive = prediction.chunk(2)
+            prediction = combine_guidance(negative, positive, config.guidance_scale)
+        return scheduler.step(prediction, timestep, latents).prev_sample
+
+    for step, timestep in list(enumerate(scheduler.timesteps))[hooks.first_step :]:
+        if hooks.before_step is not None:
+            latents = hooks.before_step(step, timestep, latents)
+        latents = advanced(timestep, latents)
+        again = hooks.recur(step, timestep, latents) if hooks.recur is not None else None
+        latents = latents if again is None else advanced(timestep, again)
         if hooks.on_step is not None:
             latents = hooks.on_step(step, timestep, latents)
     return latents

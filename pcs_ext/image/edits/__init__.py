@@ -1,9 +1,11 @@
 """Every way to edit or guide a picture that trains nothing itself, listed by hand."""
 
 from pcs_ext.image.edits.base import EditEntry
+from pcs_ext.image.edits.cones_2 import cones_2_layout
 from pcs_ext.image.edits.freecontrol import freecontrol
 from pcs_ext.image.edits.insert import tigic
 from pcs_ext.image.edits.layout import layout_control
+from pcs_ext.image.edits.omg import omg
 from pcs_ext.image.edits.photoswap import photoswap
 from pcs_ext.image.edits.swapanything import swapanything
 
@@ -16,6 +18,10 @@ _ENTRIES = (
      "2404.05717", "swapanything", "image swap", swapanything),
     ("layout-control", "words of a prompt in boxes, by gradients on where they look",
      "2304.03373", "layout-control", "image layout", layout_control),
+    ("cones-2", "subjects that are words in boxes, by a bias on where they are looked for",
+     "2305.19327", "cones-2", "image together", cones_2_layout),
+    ("omg", "subjects of any kind where the base draws their nouns, each by its own weights",
+     "2403.10983", "omg", "image together", omg),
     ("tigic", "a subject of another picture placed into a scene and changed by a prompt",
      "2403.12658", "tigic", "image insert", tigic),
     ("freecontrol", "the structure of a picture for any prompt, by components of self-attention",

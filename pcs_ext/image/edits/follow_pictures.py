@@ -11,8 +11,8 @@ from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.concept import fill
+from pcs_ext.image.edits.cast import Cast
 from pcs_ext.image.edits.freecontrol import FreeControlConfig, follow_structure
-from pcs_ext.image.edits.layout_pictures import Cast
 from pcs_ext.image.subject import GeneratedImage, to_pil
 from pcs_ext.reporter import Reporter
 

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 def resolve_edit(
     method: str,
-    kind: type[T],
+    kind: type[T] | tuple[type[T], ...],
     base: Any,
     config: Path | None = None,
     *,
@@ -25,9 +25,9 @@ def resolve_edit(
 
     Args:
         method: a key of `EDITS` whose settings are of `kind`.
-        kind: the settings' class; all have a field `sampling`.
+        kind: the settings' class, or those of several methods; all have a field `sampling`.
         base: a name or a loaded backbone: which preset fits.
-        config: JSON instead of the method's own values.
+        config: JSON of the method's class instead of its own values.
         steps: 0 keeps the method's.
         guidance_scale: 0 keeps the method's.
 
@@ -35,12 +35,9 @@ def resolve_edit(
         UsageError: unknown method, or a number out of range.
         ConfigError: the JSON does not fit.
     """
-    if config is not None:
-        settings: Any = from_jsonable(kind, read_json(config), where=str(config))
-    elif method in EDITS and isinstance(built := EDITS[method].build(preset_of(base)), kind):
-        settings = built
-    else:
+    if method not in EDITS or not isinstance(built := EDITS[method].build(preset_of(base)), kind):
         raise UsageError(f"method {method!r} is unknown; expected one of {', '.join(_of_kind(kind))}.")
+    settings: Any = built if config is None else from_jsonable(type(built), read_json(config), where=str(config))
     if steps < 0 or guidance_scale < 0:
         raise UsageError(f"--steps and --guidance-scale must be 0 or more, got {steps} and {guidance_scale}.")
     changes = {"num_inference_steps": steps or None, "guidance_scale": guidance_scale or None}
@@ -48,5 +45,5 @@ def resolve_edit(
     return dataclasses.replace(settings, sampling=sampling)
 
 
-def _of_kind(kind: type) -> list[str]:
+def _of_kind(kind: type | tuple[type, ...]) -> list[str]:
     return [entry.id for entry in EDITS.values() if isinstance(entry.build("sd"), kind)]

@@ -9,12 +9,15 @@ import torch
 
 from pcs_ext.cli import commands
 from pcs_ext.config_io import from_jsonable, to_jsonable
+from pcs_ext.image.adapters import LowRankConfig, build_adapter
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.edits import EDITS
 from pcs_ext.image.edits.boxes import parse_box
+from pcs_ext.image.edits.cones_2 import Cones2Config, sample_cones_2
 from pcs_ext.image.edits.freecontrol import FreeControlConfig, follow_structure
 from pcs_ext.image.edits.insert import InsertConfig, insert
 from pcs_ext.image.edits.layout import LayoutConfig, sample_layout
+from pcs_ext.image.edits.omg import Member, OmgConfig, compose
 from pcs_ext.image.edits.settings import resolve_edit
 from pcs_ext.image.edits.swap import SwapConfig, swap
 from pcs_ext.systems import catalogue
@@ -44,9 +47,24 @@ def _follow(backbone: AbstractBackbone, config: FreeControlConfig) -> torch.Tens
     )  # fmt: skip
 
 
+def _cones_2(backbone: AbstractBackbone, config: Cones2Config) -> torch.Tensor:
+    return sample_cones_2(backbone, "a red dog", [parse_box("dog: 0 0 0.5 1")], seeds=[0], config=config)
+
+
+def _omg(backbone: AbstractBackbone, config: OmgConfig) -> torch.Tensor:
+    boxes = [parse_box("x: 0 0 0.5 1"), parse_box("x: 0.5 0 1 1")]
+    members = [
+        Member([build_adapter(f"lora_{at}", LowRankConfig())], "a red dog on cat", [5], [at], box)
+        for at, box in zip((3, 5), boxes, strict=True)
+    ]
+    return compose(backbone, "a red dog on cat", members, seed=0, config=config).picture
+
+
 RUNS: dict[type, Callable[[AbstractBackbone, Any], torch.Tensor]] = {
     SwapConfig: _swap,
     LayoutConfig: _layout,
+    Cones2Config: _cones_2,
+    OmgConfig: _omg,
     InsertConfig: _insert,
     FreeControlConfig: _follow,
 }

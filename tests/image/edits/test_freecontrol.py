@@ -8,6 +8,7 @@ import torch
 
 from pcs_ext.errors import ConfigError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.edits.cast import open_cast
 from pcs_ext.image.edits.follow_pictures import follow_pictures
 from pcs_ext.image.edits.freecontrol import (
     Basis,
@@ -18,7 +19,6 @@ from pcs_ext.image.edits.freecontrol import (
     principal,
     structure_energy,
 )
-from pcs_ext.image.edits.layout_pictures import open_cast
 from pcs_ext.image.sample import SampleConfig, sample
 
 WORDS: dict[str, Any] = {"picture_prompt": "a photo of a cat", "phrase": "cat", "class_prompt": "a photo of a dog"}
@@ -78,13 +78,11 @@ def test_control_changes_what_it_should(family: str, request: pytest.FixtureRequ
 
 def test_pictures_of_any_shape_are_followed(sd: AbstractBackbone) -> None:
     picture = torch.rand(3, 40, 70, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    made = follow_pictures(
-        open_cast(None), picture, ["a red dog", "a cat"], noun="cat", seeds=[0], config=quick(), base=sd
-    )
+    made = follow_pictures(open_cast(), picture, ["a red dog", "a cat"], noun="cat", seeds=[0], config=quick(), base=sd)
     assert [image.prompt for image in made] == ["a red dog", "a cat"]
     assert made[0].facts["class_prompt"] == "a photo of a cat"
     with pytest.raises(UsageError, match="one is missing"):
-        follow_pictures(open_cast(None), picture, ["a dog"], noun="", seeds=[0], config=quick(), base=sd)
+        follow_pictures(open_cast(), picture, ["a dog"], noun="", seeds=[0], config=quick(), base=sd)
     with pytest.raises(UsageError, match="'fox' does not stand in the prompt"):
         follow_structure(sd, PICTURE, **{**WORDS, "phrase": "fox"}, prompt="a dog", seeds=[0], config=quick())
     with pytest.raises(ConfigError, match="expected at least 2"):

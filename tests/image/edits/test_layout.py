@@ -10,6 +10,7 @@ import torch
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.edits.boxes import Box, parse_box, read_boxes
+from pcs_ext.image.edits.cast import open_cast
 from pcs_ext.image.edits.layout import (
     LayoutConfig,
     LayoutGuide,
@@ -18,7 +19,7 @@ from pcs_ext.image.edits.layout import (
     layout_energy,
     sample_layout,
 )
-from pcs_ext.image.edits.layout_pictures import draw_layouts, open_cast
+from pcs_ext.image.edits.layout_pictures import draw_layouts
 from pcs_ext.image.learn import learn
 from pcs_ext.image.ledger import Ledger
 from pcs_ext.image.recipes import RECIPES
@@ -106,20 +107,20 @@ def test_boxes_are_read_as_written(tmp_path: Path) -> None:
 def test_learned_subjects_stand_in_boxes(sd: AbstractBackbone, photos: Path, tmp_path: Path) -> None:
     recipe = RECIPES["textual-inversion"].build("dog", "toybox").with_steps(1)
     learn(photos, noun="dog", output=tmp_path / "rex", recipe=recipe, base=sd)
-    cast, boxes = open_cast(tmp_path / "rex"), [parse_box("{subject}: 0 0 0.5 1")]
+    cast, boxes = open_cast([tmp_path / "rex"]), [parse_box("{subject}: 0 0 0.5 1")]
     made = draw_layouts(cast, ["{subject} in the snow"], boxes, seeds=[0], config=quick(), base=sd)
     assert made[0].prompt == "{subject} in the snow"
     assert made[0].facts["boxes"][0]["phrase"] == "{subject}"
     book = Ledger(tmp_path / "toys")
     tiny = dataclasses.replace(c_lora("dog", "toybox", token="<rex>"), sampling=SAMPLING).with_steps(1)
     book.add(photos, name="rex", noun="dog", base=sd, recipe=tiny)
-    many = open_cast(tmp_path / "toys")
+    many = open_cast([tmp_path / "toys"])
     boxes = [parse_box("{rex}: 0 0 0.5 1"), parse_box("cat: 0.5 0 1 1")]
     assert len(draw_layouts(many, ["{rex} and a cat"], boxes, seeds=[0, 1], config=quick(), base=sd)) == 2
     with pytest.raises(UsageError, match="add --subject FOLDER"):
-        draw_layouts(open_cast(None), ["{subject}"], boxes, seeds=[0], config=quick(), base=sd)
+        draw_layouts(open_cast(), ["{subject}"], boxes, seeds=[0], config=quick(), base=sd)
     with pytest.raises(UsageError, match="brings its own base"):
-        open_cast(tmp_path / "rex", "toybox")
+        open_cast([tmp_path / "rex"], "toybox")
     wrong = [parse_box("horse: 0 0 1 1")]
     with pytest.raises(UsageError, match="'horse' does not stand in the prompt"):
         draw_layouts(cast, ["a dog"], wrong, seeds=[0], config=quick(), base=sd)

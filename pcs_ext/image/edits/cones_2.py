@@ -1,0 +1,225 @@
+"""Cones 2's layout guidance: attention to subjects is raised inside their boxes and shut off outside.
+
+Liu et al. 2023, arXiv 2305.19327; the numbers are the released code's. The other half, a subject as a residual of its
+noun, is the recipe `cones-2`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pcs_ext.config_io import config
+from pcs_ext.errors import ConfigError
+from pcs_ext.image.attention import AttentionProgram, attention_program, token_grid
+from pcs_ext.image.attention_edits import progress_at
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.edits.boxes import Box, check_boxes
+from pcs_ext.image.phrases import phrase_positions
+from pcs_ext.image.recipes import Preset
+from pcs_ext.image.sample import Predict, SampleConfig, SampleHooks, build_scheduler, initial_noise, sample
+from pcs_ext.image.types import Conditioning
+from pcs_ext.reporter import Reporter
+from pcs_ext.runtime import generator_for
+
+_LARGEST_SIGMA = 14.6
+"""Where the paper's schedule begins; schedules that begin at purer noise would make the bias there without bound."""
+
+
+@config
+class Cones2Config:
+    """How boxes are kept."""
+
+    id: str
+    """Key in `EDITS`."""
+    sampling: SampleConfig
+    """Scheduler ddim: steps are taken twice."""
+    scale: float = 0.08
+    """Strength of the bias (the paper's guidance weight; 0.05 to 0.10 are recommended)."""
+    inside: float = 2.5
+    """Weight of a phrase's own box."""
+    outside: float = -1e8
+    """Weight of all that lies outside of it; so low a number shuts attention off."""
+    last: float = 1.0
+    """Share of the sampling for which the layout is kept, in [0, 1]."""
+    recurrence: bool = True
+    """Take each guided step twice, with fresh noise in between (the paper's self-recurrence, for harmony)."""
+
+    def __post_init__(self) -> None:
+        if self.sampling.scheduler != "ddim":
+            raise ConfigError(
+                f"Cones 2 takes steps twice, which needs scheduler 'ddim'; got {self.sampling.scheduler!r}."
+            )
+        if not (self.scale >= 0 and self.inside >= 0 >= self.outside and 0 <= self.last <= 1):
+            raise ConfigError(
+                f"scale {self.scale}, inside {self.inside}, outside {self.outside} or last {self.last} is out of "
+                "range; expected 0 or more, 0 or more, 0 or less, and a share in [0, 1]."
+            )
+
+
+def cones_2_layout(preset: Preset) -> Cones2Config:
+    """0.08, +2.5 and -1e8, all 50 steps."""
+    small = preset == "toybox"
+    return Cones2Config(
+        id="cones-2",
+        sampling=SampleConfig(
+            scheduler="ddim", num_inference_steps=25 if small else 50, guidance_scale=5.0 if small else 7.5
+        ),
+    )
+
+
+def sample_cones_2(
+    backbone: AbstractBackbone,
+    prompt: str,
+    boxes: Sequence[Box],
+    *,
+    seeds: Sequence[int],
+    config: Cones2Config,
+    negative_prompt: str = "",
+    reporter: Reporter | None = None,
+) -> Tensor:
+    """Images of a prompt with its phrases in their boxes, `n 3 h w` in [-1, 1], float32 on the CPU; one per seed.
+
+    Args:
+        backbone: with adapters already injected.
+        prompt: the text.
+        boxes: of phrases of it.
+        seeds: of the noise.
+        config: how; scale 0 without recurrence is plain sampling.
+        negative_prompt: what to stay away from; it has no layout.
+        reporter: hears the progress.
+
+    Raises:
+        UsageError: a phrase does not stand in the prompt, none or one twice is given, or wrong sizes.
+    """
+    check_boxes(boxes)
+    positions = [phrase_positions(backbone, prompt, box.phrase) for box in boxes]
+    images = []
+    with torch.no_grad():
+        noise = initial_noise(backbone, seeds, config.sampling)
+        size = (noise.shape[-2], noise.shape[-1])
+        row = 1 if config.sampling.guidance_scale != 1.0 else 0
+        bias = LayoutBias(backbone, boxes, positions, size, config, rows=[row])
+        for index, seed in enumerate(seeds):
+            hooks = SampleHooks(
+                predict=biased(backbone, bias),
+                recur=Recurrence(backbone, seed, config) if config.recurrence else None,
+            )
+            images.append(
+                sample(backbone, [prompt], seeds=[seed], config=config.sampling, negative_prompts=[negative_prompt],
+                       hooks=hooks)
+            )  # fmt: skip
+            if reporter is not None:
+                reporter.progress("layout", index + 1, len(seeds))
+    return torch.cat(images)
+
+
+def biased(backbone: AbstractBackbone, bias: "LayoutBias"):
+    """A `SampleHooks.predict` under a layout bias, for its share of the steps; then the fused kernels are back."""
+    paths = backbone.cross_attention_paths()
+
+    def wrap(predict: Predict) -> Predict:
+        def biased_predict(latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+            timestep = float(timesteps.flatten()[0])
+            if not bias.config.scale or progress_at(backbone, timestep) >= bias.config.last:
+                return predict(latents, timesteps, conditioning)
+            with attention_program(backbone, bias.at(timestep), paths, at="scores"):
+                return predict(latents, timesteps, conditioning)
+
+        return biased_predict
+
+    return wrap
+
+
+class LayoutBias:
+    """Adds scale * w * log(1 + sigma^2) * std(scores) to cross-attention scores (eq. 8 of the paper, as released).
+
+    w is `inside` for a phrase's tokens in its box, `outside` for them elsewhere, 0 for all other tokens. log(1 +
+    sigma^2) is -log(abar_t). Differs from the released code, where a cell that touches the outside counts as outside:
+    a cell belongs to a box when half of it does, and every box has one cell at least.
+
+    Args:
+        backbone: whose schedule has sigma.
+        boxes: as `positions`.
+        positions: tokens of the boxes' phrases.
+        size: rows and columns of the latents.
+        config: the numbers.
+        rows: of the batch that get the bias.
+    """
+
+    def __init__(
+        self,
+        backbone: AbstractBackbone,
+        boxes: Sequence[Box],
+        positions: Sequence[Sequence[int]],
+        size: tuple[int, int],
+        config: Cones2Config,
+        *,
+        rows: Sequence[int],
+    ) -> None:
+        self.backbone, self.boxes, self.positions, self.size = backbone, boxes, positions, size
+        self.config, self.rows = config, list(rows)
+        self._weights: dict[tuple[int, int], Tensor] = {}
+
+    def at(self, timestep: float) -> AttentionProgram:
+        """The program for one timestep."""
+        strength = self.config.scale * noise_level(self.backbone, timestep)
+
+        def raised(path: str, scores: Tensor) -> Tensor:
+            weights = self.weights(scores.shape[-2], scores.shape[-1]).to(scores)
+            rows = scores[self.rows]
+            moved = rows + strength * weights * rows.std()
+            return scores.index_copy(0, torch.tensor(self.rows, device=scores.device), moved)
+
+        return raised
+
+    def weights(self, queries: int, keys: int) -> Tensor:
+        """w, `queries keys`."""
+        if (queries, keys) not in self._weights:
+            made = torch.zeros(queries, keys)
+            for box, tokens in zip(self.boxes, self.positions, strict=True):
+                inside = box_cells(box, token_grid(queries, self.size)).flatten()
+                made[:, list(tokens)] += torch.where(inside, self.config.inside, self.config.outside)[:, None]
+            self._weights[queries, keys] = made
+        return self._weights[queries, keys]
+
+
+def box_cells(box: Box, grid: tuple[int, int]) -> Tensor:
+    """Which cells of a grid belong to a box, `rows columns` bool: at least half of them, else the fullest one."""
+    share = box.coverage(*grid)
+    return share >= min(0.5, float(share.max()))
+
+
+def noise_level(backbone: AbstractBackbone, timestep: float) -> float:
+    """log(1 + sigma_t^2) with sigma_t = sqrt((1 - abar_t) / abar_t), as samplers in units of the clean picture have it.
+
+    Sigma is held to what the paper's schedule begins at.
+    """
+    abar = torch.as_tensor(float(backbone.schedule.alphas_cumprod[round(timestep)]))
+    return float(torch.log1p(torch.clamp((1 - abar) / abar, max=_LARGEST_SIGMA**2)))
+
+
+class Recurrence:
+    """`SampleHooks.recur`: latents after a guided step, noised up again to where it began.
+
+    x_t = sqrt(abar_t / abar_s) x_s + sqrt(1 - abar_t / abar_s) noise, which is the released code's addition of
+    sqrt(sigma_t^2 - sigma_s^2) noise in latents that keep their variance.
+
+    Args:
+        backbone: whose schedule it is.
+        seed: of the picture; every step has its own noise.
+        config: for how long.
+    """
+
+    def __init__(self, backbone: AbstractBackbone, seed: int, config: Cones2Config) -> None:
+        self.backbone, self.seed, self.config = backbone, seed, config
+        self.timesteps = [int(t) for t in build_scheduler(backbone, config.sampling).timesteps]
+
+    def __call__(self, step: int, timestep: Tensor, latents: Tensor) -> Tensor | None:
+        if progress_at(self.backbone, timestep) >= self.config.last:
+            return None
+        abar = self.backbone.schedule.alphas_cumprod
+        stride = self.backbone.schedule.num_train_timesteps // len(self.timesteps)
+        ratio = float(abar[int(timestep)] / abar[max(int(timestep) - stride, 0)])
+        noise = torch.randn(latents.shape, generator=generator_for(self.seed, "recurrence", step)).to(latents)
+        return ratio**0.5 * latents + (1 - ratio) ** 0.5 * noise
