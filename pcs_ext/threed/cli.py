@@ -58,11 +58,9 @@ def make(
     """
     from pcs_ext.image.cli import console_reporter
     from pcs_ext.threed.make import make_3d
+    from pcs_ext.threed.request import MakeOptions
 
-    made = make_3d(
-        subject,
-        prompt,
-        output,
+    options = MakeOptions(
         method=method,
         effort=preset,
         photos=photos,
@@ -77,8 +75,8 @@ def make(
         overwrite=overwrite,
         device=device,
         precision=precision,
-        reporter=console_reporter(jsonl),
     )
+    made = make_3d(subject, prompt, output, options, reporter=console_reporter(jsonl))
     sys.stdout.write(f"{output}  {len(made.mesh.faces)} faces\n")
     for path in (*made.files[1:], made.work):
         sys.stdout.write(f"{path}\n")

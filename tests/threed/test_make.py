@@ -26,11 +26,12 @@ from pcs_ext.threed.distillation import RECONSTRUCTION
 from pcs_ext.threed.field_config import FieldConfig
 from pcs_ext.threed.field_stage import FieldStage, Penalties, Reconstruction
 from pcs_ext.threed.lighting import Lighting
-from pcs_ext.threed.make import Made, make_3d, resolve_recipe_3d
+from pcs_ext.threed.make import Made, make_3d
 from pcs_ext.threed.mesh import MeshConfig, read_mesh
 from pcs_ext.threed.multiview import MultiViewAdapter
 from pcs_ext.threed.pseudo_views import PseudoViewConfig
 from pcs_ext.threed.recipes import RECIPES, PhotosTo3dRecipe, TextTo3dRecipe
+from pcs_ext.threed.request import MakeOptions, resolve_recipe_3d
 from pcs_ext.threed.variational import VariationalConfig
 from tests.support.tiny import tiny_folder
 
@@ -106,10 +107,11 @@ def small(method: str, tmp_path: Path) -> Path:
 
 def make(learned: Learned, tmp_path: Path, method: str, **changes: Any) -> Made:
     """`make_3d` of the small recipe."""
-    settings = {"output": tmp_path / "rex.glb", "config": small(method, tmp_path), "device": "cpu", **changes}
+    settings = {"config": small(method, tmp_path), "device": "cpu", "precision": "fp32", **changes}
+    prompt, output = settings.pop("prompt", PROMPT), settings.pop("output", tmp_path / "rex.glb")
     if method == "dreambooth3d":
         settings.setdefault("photos", learned.photos)
-    return make_3d(learned.subject, settings.pop("prompt", PROMPT), precision="fp32", **settings)
+    return make_3d(learned.subject, prompt, output, MakeOptions(**settings))
 
 
 @pytest.mark.parametrize("effort", ["fast", "balanced", "paper"])
@@ -222,7 +224,7 @@ def test_wrong_requests_are_refused_before_anything_is_made(learned: Learned, tm
     with pytest.raises(UsageError, match="takes no multi-view adapter"):
         make(learned, tmp_path, "dreamfusion", multiview=tmp_path)
     with pytest.raises(UsageError, match="expected one of dreamfusion, dreambooth3d, prolificdreamer, mvdream"):
-        make_3d(learned.subject, PROMPT, tmp_path / "a.glb", method="nerf")
+        make_3d(learned.subject, PROMPT, tmp_path / "a.glb", MakeOptions(method="nerf"))
     assert not list(tmp_path.glob("*.work"))
     with pytest.raises(ConfigError, match="initial.field when the final stage starts there"):
         PhotosTo3dRecipe(

@@ -1,12 +1,12 @@
 """Every way to make a 3D object of a learned subject, listed by hand."""
 
-from pcs_ext.threed.recipes.base import Effort, PhotosTo3dRecipe, Recipe3d, RecipeEntry3d, TextTo3dRecipe
+from pcs_ext.threed.recipes.base import AnyRecipe3d, Effort, PhotosTo3dRecipe, Recipe3d, RecipeEntry3d, TextTo3dRecipe
 from pcs_ext.threed.recipes.dreambooth3d import dreambooth3d
 from pcs_ext.threed.recipes.dreamfusion import dreamfusion
 from pcs_ext.threed.recipes.mvdream import mvdream
 from pcs_ext.threed.recipes.prolificdreamer import prolificdreamer
 
-__all__ = ["RECIPES", "Effort", "PhotosTo3dRecipe", "Recipe3d", "RecipeEntry3d", "TextTo3dRecipe"]
+__all__ = ["RECIPES", "AnyRecipe3d", "Effort", "PhotosTo3dRecipe", "Recipe3d", "RecipeEntry3d", "TextTo3dRecipe"]
 
 _ENTRIES = (
     ("dreamfusion", "score distillation of the learned subject, the baseline", "2209.14988", "", dreamfusion),

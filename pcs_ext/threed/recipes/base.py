@@ -101,7 +101,9 @@ class PhotosTo3dRecipe:
         return dataclasses.replace(self, initial=initial, final=final)
 
 
-Recipe3d: TypeAlias = Annotated[TextTo3dRecipe | PhotosTo3dRecipe, Discriminator("kind")]
+AnyRecipe3d: TypeAlias = TextTo3dRecipe | PhotosTo3dRecipe
+"""A recipe of `3d make`."""
+Recipe3d: TypeAlias = Annotated[AnyRecipe3d, Discriminator("kind")]
 """Every 3D recipe; the field `kind` says which one a JSON object is."""
 
 
@@ -116,5 +118,5 @@ class RecipeEntry3d:
     """Where it is described."""
     system: str
     """Row of the survey: an id of `systems.json`; empty for baselines without one."""
-    build: Callable[[Preset, Effort], TextTo3dRecipe | PhotosTo3dRecipe]
+    build: Callable[[Preset, Effort], AnyRecipe3d]
     """`(preset of the base, effort) -> recipe`."""
