@@ -146,6 +146,25 @@ class AttentionMaps:
         return self._sum / self.calls
 
 
+class TokenMeans:
+    """A program that keeps how much each word is looked at: attention averaged over heads, cells and modules."""
+
+    def __init__(self) -> None:
+        self._sum: Tensor | None = None
+        self._count = 0
+
+    def __call__(self, path: str, probabilities: Tensor) -> Tensor:
+        total = probabilities.float().sum((1, 2))
+        self._sum = total if self._sum is None else self._sum + total
+        self._count += probabilities.shape[1] * probabilities.shape[2]
+        return probabilities
+
+    def means(self) -> Tensor:
+        """`b tokens`, summing to 1 over tokens. Differentiable."""
+        assert self._sum is not None, "run the denoiser inside attention_program first"
+        return self._sum / self._count
+
+
 def _square(path: str, queries: int) -> tuple[int, int]:
     side = math.isqrt(queries)
     assert side * side == queries, f"{path} attends over {queries} cells: give the size of latents that are not square"

@@ -28,6 +28,7 @@ from pcs_ext.image.previews import Previews
 from pcs_ext.image.rare_tokens import check_rare_token, pick_rare_tokens
 from pcs_ext.image.recipes import RECIPES, Phase, Preset, Recipe
 from pcs_ext.image.subject import Artifact
+from pcs_ext.image.token_norms import kept_norms
 from pcs_ext.image.training import LatentCache, PhaseLoss, only_trainable, parameter_groups
 from pcs_ext.reporter import Reporter, SilentReporter
 
@@ -284,7 +285,9 @@ class _Run:
                 config_hash=config_hash([to_jsonable(self.recipe), self.seed, phase.name, *self._company()]),
             )
             running: list[Fit] = []
-            for state in fit(loss, groups, config, checkpoints=checkpoints, stop=stop, on_start=running.append):
+            norms = kept_norms(phase, groups)
+            for state in fit(loss, groups, config, checkpoints=checkpoints, extra_state=norms, stop=stop,
+                             after_step=tuple(norms.values()), on_start=running.append):  # fmt: skip
                 total = state.losses["total"]
                 log.add(phase.name, state.step, total)
                 self.reporter.progress(f"learn {phase.name}", state.step, state.total_steps, loss=total)

@@ -10,17 +10,18 @@ from torch import Tensor
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters.base import AbstractAdapter
+from pcs_ext.image.adapters.image_residual import ImageResidualAdapter
 from pcs_ext.image.attention import AttentionMaps, attention_program
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.guidance import combine_guidance
 from pcs_ext.image.noise import append_dims
-from pcs_ext.image.terms import Step, TermConfig, build_term
+from pcs_ext.image.terms import Noised, Step, TermConfig, build_term
 from pcs_ext.image.timesteps import TimestepSampling
 from pcs_ext.image.types import Batch, Conditioning, LossTerms
 
 
 class MaskNormalisation(enum.StrEnum):
-    """Five incompatible ways in use to turn masked squared errors into a number.
+    """Six incompatible ways in use to turn masked squared errors into a number.
 
     `e` are squared errors `b c h w`, `m` the mask `b 1 h w` resized by area to the latents.
     """
@@ -31,6 +32,8 @@ class MaskNormalisation(enum.StrEnum):
     """sum(m e) / sum(m) per sample, m counted once although e has c channels: c times a mean. Mix-of-Show."""
     PER_SAMPLE_MEAN = "per-sample-mean"
     """sum(m e) / (c sum(m)) per sample: the mean over the masked area. Custom Diffusion."""
+    SOFT = "soft"
+    """MULTIPLY_BOTH with (1 + m) / 2 in place of m: what is around counts half. CLiC."""
     FLOOR = "floor"
     """m raised to a floor (0.1), mean over everything: the background still counts a little. OneTrainer."""
     PLAIN = "plain"
@@ -48,6 +51,8 @@ def masked_mean(errors: Tensor, mask: Tensor | None, normalisation: MaskNormalis
     mask = mask.to(errors.dtype)
     if normalisation is MaskNormalisation.MULTIPLY_BOTH:
         return (mask.square() * errors).mean(axes)
+    if normalisation is MaskNormalisation.SOFT:
+        return (((1 + mask) / 2).square() * errors).mean(axes)
     if normalisation is MaskNormalisation.FLOOR:
         return (mask.clamp_min(MASK_FLOOR) * errors).mean(axes)
     if normalisation is MaskNormalisation.PLAIN:
@@ -137,11 +142,15 @@ class DenoisingObjective:
         timesteps = self.config.timesteps.draw(len(latents), schedule.alphas_cumprod, generator).to(device)
         latents = latents.to(device)
         recorded: dict[int, AttentionMaps] = {}
+        noised = Noised(
+            latents=schedule.add_noise(latents, noise, timesteps),
+            timesteps=timesteps,
+            target=schedule.target(latents, noise, timesteps),
+        )
         with self._recording(backbone, recorded):
-            noisy = schedule.add_noise(latents, noise, timesteps)
-            prediction = self._predict(backbone, noisy, timesteps, conditioning, negative)
-        terms = self._terms(backbone, batch, conditioning, recorded, generator)
-        errors = denoising_errors(prediction, schedule.target(latents, noise, timesteps))
+            prediction = self._predict(backbone, noised, self._told(conditioning, batch, generator), negative)
+        terms = self._terms(backbone, batch, conditioning, recorded, generator, noised)
+        errors = denoising_errors(prediction, noised.target)
         if self.config.snr_gamma is not None:
             errors = errors * append_dims(schedule.min_snr_weights(timesteps, self.config.snr_gamma), errors)
         losses = masked_mean(errors, *self._mask(batch, errors))
@@ -151,14 +160,19 @@ class DenoisingObjective:
         own = {"denoising": losses[~prior].mean(), "prior": self.config.prior_loss_weight * losses[prior].mean()}
         return LossTerms(own) + terms
 
+    def _told(self, conditioning: Conditioning, batch: Batch, generator: torch.Generator) -> Conditioning:
+        """What the denoiser is told: a draw where prompts are distributions, and what adapters see in the photos."""
+        if conditioning.deviation is not None:
+            conditioning = conditioning.drawn(torch.randn(conditioning.states.shape, generator=generator))
+        for adapter in self.adapters.values():
+            if isinstance(adapter, ImageResidualAdapter):
+                conditioning = adapter.told(conditioning, batch)
+        return conditioning
+
     def _predict(
-        self,
-        backbone: AbstractBackbone,
-        noisy: Tensor,
-        timesteps: Tensor,
-        conditioning: Conditioning,
-        negative: Conditioning | None,
+        self, backbone: AbstractBackbone, noised: Noised, conditioning: Conditioning, negative: Conditioning | None
     ) -> Tensor:
+        noisy, timesteps = noised.latents, noised.timesteps
         if self.config.train_guidance == 1:
             return backbone.predict(noisy, timesteps, conditioning)
         assert negative is not None, "guidance in training needs the negative conditioning"
@@ -182,6 +196,7 @@ class DenoisingObjective:
         conditioning: Conditioning,
         recorded: Mapping[int, AttentionMaps],
         generator: torch.Generator,
+        noised: Noised,
     ) -> LossTerms:
         values: dict[str, Tensor] = {}
         for term in self.terms:
@@ -193,6 +208,7 @@ class DenoisingObjective:
                 adapters=self.adapters,
                 maps=maps,
                 generator=generator,
+                noised=noised,
             )
             values[term.name] = term(step)
         return LossTerms(values)

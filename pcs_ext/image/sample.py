@@ -17,6 +17,7 @@ from pcs_ext.image.flow import FlowSchedule
 from pcs_ext.image.guidance import combine_guidance
 from pcs_ext.image.types import Conditioning
 from pcs_ext.reporter import Reporter, SilentReporter
+from pcs_ext.runtime import generator_for
 
 Predict = Callable[[Tensor, Tensor, Conditioning], Tensor]
 _SCHEDULERS = {"ddim": DDIMScheduler, "dpmsolver++": DPMSolverMultistepScheduler, "euler": EulerDiscreteScheduler}
@@ -155,7 +156,9 @@ def sample(
         for first in range(0, len(prompts), batch_size):
             rows = slice(first, first + batch_size)
             with hooks.attention() if hooks.attention is not None else contextlib.nullcontext():
-                latents = _denoise(backbone, list(prompts[rows]), negatives[rows], noise[rows], config, hooks)
+                latents = _denoise(
+                    backbone, list(prompts[rows]), negatives[rows], noise[rows], config, hooks, seeds[rows]
+                )
                 images.append((hooks.decode or backbone.decode_latents)(latents).float().cpu())
             reporter.progress("sample", min(first + batch_size, len(prompts)), len(prompts))
     return torch.cat(images).clamp(-1, 1)
@@ -168,6 +171,15 @@ def _prepared(backbone: AbstractBackbone, hooks: SampleHooks) -> contextlib.Abst
     return contextlib.nullcontext() if torch.is_grad_enabled() or reached_into else merged(backbone.denoiser)
 
 
+def _drawn(conditioning: Conditioning, seeds: Sequence[int]) -> Conditioning:
+    """Where prompts are distributions, a draw for each image from its own seed."""
+    if conditioning.deviation is None:
+        return conditioning
+    shape = conditioning.states.shape[1:]
+    draws = [torch.randn(shape, generator=generator_for(seed, "prompt")) for seed in seeds]
+    return conditioning.drawn(torch.stack(draws))
+
+
 def _denoise(
     backbone: AbstractBackbone,
     prompts: list[str],
@@ -175,12 +187,13 @@ def _denoise(
     noise: Tensor,
     config: SampleConfig,
     hooks: SampleHooks,
+    seeds: Sequence[int],
 ) -> Tensor:
     scheduler = build_scheduler(backbone, config)
     predict = hooks.predict(backbone.predict) if hooks.predict is not None else backbone.predict
     size = noise.shape[-2] * backbone.vae_factor, noise.shape[-1] * backbone.vae_factor
     guided = config.guidance_scale != 1.0
-    conditioning = backbone.encode_prompt(prompts, size=size)
+    conditioning = _drawn(backbone.encode_prompt(prompts, size=size), seeds)
     if guided:
         conditioning = Conditioning.cat([backbone.encode_prompt(negatives, size=size), conditioning])
     latents = noise.to(backbone.device, torch.float32)

@@ -1,6 +1,7 @@
 """From a recipe's phase to the loss function that `fit` minimises: batches, caches, parameter groups."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
@@ -14,6 +15,7 @@ from pcs_ext.image.contrast import Contrast
 from pcs_ext.image.data import SubjectDataset
 from pcs_ext.image.forgetting import Forgetting
 from pcs_ext.image.objectives import DenoisingObjective
+from pcs_ext.image.photo_reader import reader_for
 from pcs_ext.image.recipes.base import Phase
 from pcs_ext.image.types import Batch, Conditioning, LossTerms, ParameterGroup
 
@@ -131,15 +133,18 @@ class PhaseLoss:
         self.photos = photos
         self.class_images = class_images if phase.objective.prior_loss_weight > 0 else None
         self.latents = latents
-        text_trains = any(group.name.split("/")[1] != "denoiser" for group in groups)
+        text_trains = any(group.name.split("/")[1] not in ("denoiser", "image") for group in groups)
         self.prompts = PromptCache(backbone, enabled=not text_trains)
         self.objective = DenoisingObjective(phase.objective, adapters)
+        self.reader = reader_for((adapters or {}).values(), backbone.device)
 
     def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         """Loss terms of one micro-batch; everything random comes from `generator`."""
         batch = self.photos.batch(self.phase.batch_size, generator)
         if self.class_images is not None:
             batch = stack(batch, self.class_images.batch(self.phase.batch_size, generator))
+        if self.reader is not None:
+            batch = dataclasses.replace(batch, features=self.reader(batch))
         conditioning, negative = self.prompts(batch.captions), self._negative(batch)
         terms = self.objective(self.backbone, batch, self.latents(batch), conditioning, generator, negative)
         if self.forgetting is not None:

@@ -27,6 +27,9 @@ class Conditioning:
     """Size conditioning, `b 6`: original height, width, crop top, left, target height, width in pixels (SDXL)."""
     per_layer: LayerStates | None = None
     """`(timesteps b, module path) -> (key states b n d, value states b n d)`; None: `states` everywhere."""
+    deviation: Tensor | None = None
+    """`b n d`: prompts are normal distributions around `states` with this standard deviation, 0 for those that are
+    not (DreamDistribution); None: none is. Who does not draw uses their means."""
 
     @property
     def batch_size(self) -> int:
@@ -38,6 +41,17 @@ class Conditioning:
         if self.per_layer is None:
             return self.states, self.states
         return self.per_layer(timesteps, module_path)
+
+    def drawn(self, noise: Tensor) -> "Conditioning":
+        """One prompt of each distribution.
+
+        Args:
+            noise: unit normal numbers, `b n d`.
+        """
+        assert self.deviation is not None, "these prompts are no distributions"
+        assert self.per_layer is None, "a distribution of prompts has one state for all layers and timesteps"
+        states = self.states + self.deviation * noise.to(self.states)
+        return dataclasses.replace(self, states=states, deviation=None)
 
     def __getitem__(self, index: slice | Tensor | list[int]) -> "Conditioning":
         """The same conditioning for some rows of the batch."""
@@ -57,6 +71,7 @@ class Conditioning:
             pooled=None if self.pooled is None else self.pooled[rows.to(self.pooled.device)],
             time_ids=None if self.time_ids is None else self.time_ids[rows.to(self.time_ids.device)],
             per_layer=None if per_layer is None else picked,
+            deviation=None if self.deviation is None else self.deviation[rows.to(self.deviation.device)],
         )
 
     def with_states(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
@@ -88,6 +103,11 @@ class Conditioning:
             pooled=_cat_optional([part.pooled for part in parts]),
             time_ids=_cat_optional([part.time_ids for part in parts]),
             per_layer=stacked if any(part.per_layer is not None for part in parts) else None,
+            deviation=torch.cat(
+                [p.states.new_zeros(p.states.shape) if p.deviation is None else p.deviation for p in parts]
+            )
+            if any(part.deviation is not None for part in parts)
+            else None,
         )
 
 
@@ -116,6 +136,8 @@ class Batch:
     """`b` bool, true for class images of prior preservation; None: none is."""
     keys: tuple[str, ...] | None = None
     """`b` names of (image, augmentation): equal keys have equal pixels, so latents may be cached by them."""
+    features: Tensor | None = None
+    """What an image encoder makes of the images, `b d`, for adapters that look at them; None: nobody does."""
 
 
 @dataclasses.dataclass(frozen=True)

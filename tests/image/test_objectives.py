@@ -17,7 +17,8 @@ def by_loop(errors: torch.Tensor, mask: torch.Tensor, kind: MaskNormalisation) -
             for y in range(h):
                 for x in range(w):
                     m = float(mask[i, 0, y, x])
-                    weight = {"multiply-both": m * m, "floor": max(m, MASK_FLOOR)}.get(kind.value, m)
+                    weights = {"multiply-both": m * m, "soft": (0.5 + 0.5 * m) ** 2, "floor": max(m, MASK_FLOOR)}
+                    weight = weights.get(kind.value, m)
                     total += weight * float(errors[i, k, y, x])
                     area += m if k == 0 else 0.0
         divisor = {"per-sample-area": area, "per-sample-mean": area * c}.get(kind.value, c * h * w)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pcs_ext.image.adapters import PROMPT_ADAPTERS
-from pcs_ext.image.export.modules import EXPRESSIBLE, method_of
+from pcs_ext.image.export.modules import EXPRESSIBLE, LEFT_OUT, method_of
 from pcs_ext.image.recipes import RECIPES
 
 DOCS = Path(__file__).parents[2] / "docs" / "recipes.md"
@@ -14,7 +14,7 @@ def formats(name: str) -> str:
     configs = RECIPES[name].build("dog", "sd").adapters.values()
     if any(isinstance(config, PROMPT_ADAPTERS) for config in configs):
         return "none"
-    methods = {method_of(config) for config in configs}
+    methods = {method_of(config) for config in configs if not isinstance(config, LEFT_OUT)}
     weights = methods - {"embedding"}
     able = [format for format, held in EXPRESSIBLE.items() if weights and weights <= set(held.split(", "))]
     return ", ".join(able + ["textual-inversion"] * ("embedding" in methods)) or "none"

@@ -162,10 +162,11 @@ def test_latents_do_not_depend_on_what_is_encoded_beside_them(sd: AbstractBackbo
     assert torch.equal(one(batch([3, 3])), other(batch([0, 3]))[[1, 1]])
 
 
+@pytest.mark.parametrize("name", ["dreambooth-lora", "core"])
 def test_the_same_seed_gives_the_same_artifact_also_after_an_interruption(
-    sd: AbstractBackbone, photos: Path, tmp_path: Path
+    name: str, sd: AbstractBackbone, photos: Path, tmp_path: Path
 ) -> None:
-    recipe = quick("dreambooth-lora", steps=8)
+    recipe = quick(name, steps=8)
     straight = learn(photos, noun="dog", output=tmp_path / "a", recipe=recipe, base=sd, seed=5)
 
     class Stopper:

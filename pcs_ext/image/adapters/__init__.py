@@ -6,8 +6,10 @@ from pydantic import Discriminator
 
 from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.adapters.cross_attention import CrossAttentionAdapter, CrossAttentionConfig
+from pcs_ext.image.adapters.distribution import DistributionAdapter, DistributionConfig
 from pcs_ext.image.adapters.embedding import EmbeddingAdapter, EmbeddingConfig
 from pcs_ext.image.adapters.full import FullAdapter, FullConfig
+from pcs_ext.image.adapters.image_residual import ImageResidualAdapter, ImageResidualConfig
 from pcs_ext.image.adapters.low_rank import LowRankAdapter, LowRankConfig
 from pcs_ext.image.adapters.neti import NetiAdapter, NetiConfig
 from pcs_ext.image.adapters.rank_one import RankOneAdapter, RankOneConfig
@@ -16,6 +18,7 @@ from pcs_ext.image.adapters.side_network import SideNetworkAdapter, SideNetworkC
 from pcs_ext.image.adapters.spectral_shift import SpectralShiftAdapter, SpectralShiftConfig
 from pcs_ext.image.adapters.spectrum import SpectrumAdapter, SpectrumConfig
 from pcs_ext.image.adapters.tail import TailAdapter, TailConfig
+from pcs_ext.image.adapters.text_prefix import TextPrefixAdapter, TextPrefixConfig
 
 AdapterConfig: TypeAlias = Annotated[
     EmbeddingConfig
@@ -23,6 +26,9 @@ AdapterConfig: TypeAlias = Annotated[
     | NetiConfig
     | TailConfig
     | ResidualConfig
+    | TextPrefixConfig
+    | DistributionConfig
+    | ImageResidualConfig
     | LowRankConfig
     | SpectralShiftConfig
     | RankOneConfig
@@ -39,6 +45,9 @@ _CLASSES = {
     NetiConfig: NetiAdapter,
     TailConfig: TailAdapter,
     ResidualConfig: ResidualAdapter,
+    TextPrefixConfig: TextPrefixAdapter,
+    DistributionConfig: DistributionAdapter,
+    ImageResidualConfig: ImageResidualAdapter,
     LowRankConfig: LowRankAdapter,
     RankOneConfig: RankOneAdapter,
     SpectralShiftConfig: SpectralShiftAdapter,
@@ -48,7 +57,7 @@ _CLASSES = {
 }
 
 
-PROMPT_ADAPTERS = (SpectrumConfig, NetiConfig, TailConfig, ResidualConfig)
+PROMPT_ADAPTERS = (SpectrumConfig, NetiConfig, TailConfig, ResidualConfig, TextPrefixConfig, DistributionConfig)
 """Configurations of adapters that change what prompts say by more than rows of the token table."""
 
 
@@ -67,10 +76,14 @@ __all__ = [
     "AdapterConfig",
     "CrossAttentionAdapter",
     "CrossAttentionConfig",
+    "DistributionAdapter",
+    "DistributionConfig",
     "EmbeddingAdapter",
     "EmbeddingConfig",
     "FullAdapter",
     "FullConfig",
+    "ImageResidualAdapter",
+    "ImageResidualConfig",
     "LowRankAdapter",
     "LowRankConfig",
     "NetiAdapter",
@@ -87,6 +100,8 @@ __all__ = [
     "SpectrumConfig",
     "TailAdapter",
     "TailConfig",
+    "TextPrefixAdapter",
+    "TextPrefixConfig",
     "build_adapter",
     "injected",
 ]

@@ -33,7 +33,7 @@ class AbstractAdapter(abc.ABC):
 
     @abc.abstractmethod
     def parameters(self) -> Mapping[str, tuple[nn.Parameter, ...]]:
-        """Trainable parameters by group: `denoiser`, `text_encoder`, `text_encoder_2` or `embedding`."""
+        """Trainable parameters by group: `denoiser`, `text_encoder`, `text_encoder_2`, `embedding` or `image`."""
 
     @abc.abstractmethod
     def state_dict(self) -> dict[str, Tensor]:

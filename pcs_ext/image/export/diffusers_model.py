@@ -21,7 +21,7 @@ from pcs_ext.image.adapters.layers import canonical_path, merged_weights, origin
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.export.diffusers_lora import PREFIXES
 from pcs_ext.image.export.files import ExportOptions
-from pcs_ext.image.export.modules import EXPRESSIBLE, adapter_configs, cannot_express, method_of
+from pcs_ext.image.export.modules import EXPRESSIBLE, LEFT_OUT, adapter_configs, cannot_express, method_of
 
 
 def export_diffusers_model(
@@ -65,7 +65,7 @@ def _weight_adapters(data: ArtifactData) -> tuple[list[AbstractAdapter], set[str
     adapters: list[AbstractAdapter] = []
     components: set[str] = set()
     for name, config in adapter_configs(data).items():
-        if isinstance(config, EmbeddingConfig):
+        if isinstance(config, (EmbeddingConfig, *LEFT_OUT)):
             continue
         if method_of(config) not in EXPRESSIBLE["diffusers-model"].split(", "):
             raise UsageError(cannot_express(method_of(config), "diffusers-model"))

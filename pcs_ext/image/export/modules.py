@@ -13,6 +13,7 @@ from pcs_ext.image.adapters import (
     AdapterConfig,
     CrossAttentionConfig,
     EmbeddingConfig,
+    ImageResidualConfig,
     LowRankConfig,
 )
 
@@ -28,6 +29,8 @@ EXPRESSIBLE = {
     "diffusers-model": "lora, dora, loha, lokr, oft, svd, cross_attention, full",
 }
 """Format -> the adapters it can hold."""
+LEFT_OUT = (ImageResidualConfig,)
+"""Configurations of adapters that have no part in generating pictures: no file needs them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,7 +95,7 @@ def trained_modules(data: ArtifactData, *, target: str, allowed: Iterable[str]) 
     allowed = set(allowed)
     modules: list[TrainedModule] = []
     for name, config in adapter_configs(data).items():
-        if isinstance(config, EmbeddingConfig):
+        if isinstance(config, (EmbeddingConfig, *LEFT_OUT)):
             continue
         method = method_of(config)
         if method not in allowed:

@@ -3,13 +3,18 @@
 from pcs_ext.image.recipes.base import Phase, Preset, Recipe, RecipeEntry
 from pcs_ext.image.recipes.break_a_scene import break_a_scene
 from pcs_ext.image.recipes.c_lora import c_lora
+from pcs_ext.image.recipes.catversion import catversion
+from pcs_ext.image.recipes.clic import clic
 from pcs_ext.image.recipes.compositional_inversion import compositional_inversion
 from pcs_ext.image.recipes.cones_2 import cones_2
+from pcs_ext.image.recipes.core import core
 from pcs_ext.image.recipes.cross_initialization import cross_initialization
 from pcs_ext.image.recipes.custom_diffusion import custom_diffusion
+from pcs_ext.image.recipes.disenbooth import disenbooth
 from pcs_ext.image.recipes.dreamartist import dreamartist
 from pcs_ext.image.recipes.dreambooth import dreambooth
 from pcs_ext.image.recipes.dreambooth_lora import dreambooth_lora
+from pcs_ext.image.recipes.dreamdistribution import dreamdistribution
 from pcs_ext.image.recipes.he_data import he_data
 from pcs_ext.image.recipes.hiper import hiper
 from pcs_ext.image.recipes.lycoris import loha, lokr
@@ -62,6 +67,14 @@ _WEIGHTS = (
     ("unet-finetune", "rare word, bottlenecks behind cross-attention", "2303.18181", "unet-finetune", unet_finetune),
     ("perfusion", "a new word with its class word's keys and learned values", "2305.01644", "perfusion", perfusion),
     ("svdiff", "rare word, shifts of the weights' singular values", "2303.11305", "svdiff", svdiff),
+    (
+        "disenbooth",
+        "rare word and LoRA, what is particular to each photo kept apart",
+        "2305.03374",
+        "disenbooth",
+        disenbooth,
+    ),
+    ("core", "a new word that leaves its neighbours' meaning, then all denoiser weights", "2408.15914", "core", core),
 )
 _WORDS = (
     ("textual-inversion", "one new word vector, nothing else", "2208.01618", "textual-inversion", textual_inversion),
@@ -83,6 +96,20 @@ _WORDS = (
         "2312.15905",
         "cross-initialization",
         cross_initialization,
+    ),
+    (
+        "catversion",
+        "keys and values beside the words', inside the text encoder",
+        "2311.14631",
+        "catversion",
+        catversion,
+    ),
+    (
+        "dreamdistribution",
+        "a word for a distribution of prompts, drawn from for every picture",
+        "2312.14216",
+        "dreamdistribution",
+        dreamdistribution,
     ),
 )
 _SEVERAL = (
@@ -120,6 +147,7 @@ _STYLES = (
     ("style-friendly", "LoRA trained at the noise levels of style", "2411.14793", "style-friendly", style_friendly),
 )
 _OTHERS = (
+    ("clic", "a part or pattern of one photo, in its place on the thing that has it", "2311.17083", "clic", clic),
     ("mc-ti", "a new word that also tells its class from others", "2410.22317", "mc-ti", mc_ti),
     ("reversion", "a word for a relation between two things", "2303.13495", "reversion", reversion),
     ("c-lora", "subjects one after another, earlier ones kept", "2304.06027", "continual-diffusion", c_lora),

@@ -24,7 +24,8 @@ class Phase:
     name: str
     """Appears in logs and checkpoints; unique within the recipe."""
     learning_rates: dict[str, float]
-    """Learning rate by `adapter` or `adapter/group` (group: denoiser, text_encoder, text_encoder_2, embedding).
+    """Learning rate by `adapter` or `adapter/group` (group: denoiser, text_encoder, text_encoder_2, embedding,
+    image).
     What is not named does not train in this phase."""
     weight_decay: float = 0.0
     """AdamW's decoupled decay of every group; learned token rows are never decayed."""
@@ -36,6 +37,15 @@ class Phase:
     """Steps, optimiser, schedule, precision, checkpoints."""
     dvar: DvarConfig | None = None
     """Deterministic early stopping; None trains all the steps."""
+    keep_norms: tuple[float, float] | None = None
+    """From which to which part of the steps, in [0, 1], learned rows keep their lengths (CoRe); None: in none."""
+
+    def __post_init__(self) -> None:
+        if self.keep_norms is not None and not 0 <= self.keep_norms[0] < self.keep_norms[1] <= 1:
+            raise ConfigError(
+                f"keep_norms of phase {self.name!r} must be two parts of the steps such as [0.4, 0.6], got "
+                f"{list(self.keep_norms)}."
+            )
 
 
 @config

@@ -6,18 +6,34 @@ from pydantic import Discriminator
 
 from pcs_ext.image.terms.anchor import AnchorConfig, AnchorTerm
 from pcs_ext.image.terms.attention import AttentionConfig, AttentionTerm
-from pcs_ext.image.terms.base import AbstractTerm, Step
+from pcs_ext.image.terms.base import AbstractTerm, Noised, Step
+from pcs_ext.image.terms.context import ContextConfig, ContextTerm
+from pcs_ext.image.terms.disentangle import DisentangleConfig, DisentangleTerm
+from pcs_ext.image.terms.diversity import DiversityConfig, DiversityTerm
+from pcs_ext.image.terms.region import RegionConfig, RegionTerm
 from pcs_ext.image.terms.steering import SteeringConfig, SteeringTerm
 from pcs_ext.image.terms.text_preserve import TextPreserveConfig, TextPreserveTerm
 
 TermConfig: TypeAlias = Annotated[
-    AnchorConfig | AttentionConfig | SteeringConfig | TextPreserveConfig, Discriminator("kind")
+    AnchorConfig
+    | AttentionConfig
+    | ContextConfig
+    | DisentangleConfig
+    | DiversityConfig
+    | RegionConfig
+    | SteeringConfig
+    | TextPreserveConfig,
+    Discriminator("kind"),
 ]
 """Every term's configuration; the field `kind` says which one a JSON object is."""
 
 _CLASSES = {
     AnchorConfig: AnchorTerm,
     AttentionConfig: AttentionTerm,
+    ContextConfig: ContextTerm,
+    DisentangleConfig: DisentangleTerm,
+    DiversityConfig: DiversityTerm,
+    RegionConfig: RegionTerm,
     SteeringConfig: SteeringTerm,
     TextPreserveConfig: TextPreserveTerm,
 }
@@ -32,6 +48,11 @@ __all__ = [
     "AbstractTerm",
     "AnchorConfig",
     "AttentionConfig",
+    "ContextConfig",
+    "DisentangleConfig",
+    "DiversityConfig",
+    "Noised",
+    "RegionConfig",
     "SteeringConfig",
     "Step",
     "TermConfig",

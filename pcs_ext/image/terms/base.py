@@ -16,6 +16,18 @@ from pcs_ext.image.types import Batch, Conditioning
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Noised:
+    """What the denoiser was asked in a pass, and what it should have answered."""
+
+    latents: Tensor
+    """Noisy, `b c h w`."""
+    timesteps: Tensor
+    """`b`."""
+    target: Tensor
+    """`b c h w`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Step:
     """One pass of the denoiser over a batch, after it."""
 
@@ -28,6 +40,13 @@ class Step:
     """Attention of the pass at the side the term asked for."""
     generator: torch.Generator
     """Of everything random; on the CPU."""
+    noised: Noised | None = None
+    """For terms that ask the denoiser again; None where only words are looked at."""
+
+    def asked(self) -> Noised:
+        """What the denoiser was asked."""
+        assert self.noised is not None, "this term asks the denoiser again and needs what it was asked"
+        return self.noised
 
     def words(self) -> dict[str, TokenAdapter]:
         """The adapters with learned tokens, by name.

@@ -10,6 +10,7 @@ from pcs_ext.errors import ArtifactError, ConfigError, NoMatchingModulesError, U
 from pcs_ext.image.adapters import (
     AdapterConfig,
     CrossAttentionConfig,
+    DistributionConfig,
     EmbeddingConfig,
     FullConfig,
     LowRankConfig,
@@ -18,6 +19,7 @@ from pcs_ext.image.adapters import (
     SpectralShiftConfig,
     SpectrumConfig,
     TailConfig,
+    TextPrefixConfig,
     build_adapter,
     injected,
 )
@@ -39,10 +41,12 @@ CONFIGS = {
     "svd": SpectralShiftConfig(components=BOTH),
     "neti": NetiConfig(placeholder="<rex>", initializer="dog", frequencies=16, anchors=4, width=8, nested_dropout=0.0),
     "cross_attention": CrossAttentionConfig(),
+    "distribution": DistributionConfig(placeholder="<rex>", meanings=3, num_vectors=2),
     "full": FullConfig(components=BOTH),
+    "text_prefix": TextPrefixConfig(placeholder="<rex>", layers=1),
     "spectrum": SpectrumConfig(placeholder="<rex>", num_vectors=2, initializer="dog"),
 }
-TOKENS = ("embedding", "spectrum", "neti", "tail")
+TOKENS = ("embedding", "spectrum", "neti", "tail", "text_prefix", "distribution")
 ADAPTERS = pytest.mark.parametrize("key", CONFIGS)
 
 

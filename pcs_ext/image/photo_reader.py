@@ -1,0 +1,63 @@
+"""What a CLIP makes of training photos, for adapters that look at them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pcs_ext.errors import ConfigError
+from pcs_ext.image.adapters.base import AbstractAdapter
+from pcs_ext.image.adapters.image_residual import ImageResidualAdapter, ImageResidualConfig
+from pcs_ext.image.backbones.load import TOYBOX_WEIGHTS, hub_folder
+from pcs_ext.image.evaluate.encoders import load_image_text_encoder
+from pcs_ext.image.types import Batch
+
+
+class PhotoReader:
+    """Image features before they are normalised, kept by `Batch.keys`.
+
+    Args:
+        config: names the encoder.
+        device: where it runs.
+
+    Raises:
+        ModelError: there is no such encoder.
+        ConfigError: its features have another width than the configuration says.
+    """
+
+    def __init__(self, config: ImageResidualConfig, device: torch.device) -> None:
+        self.clip = load_image_text_encoder(_folder(config.encoder), device)
+        width = self.clip.model.visual_projection.weight.shape[0]
+        if width != config.width:
+            raise ConfigError(
+                f"features of {config.encoder} have width {width}; the adapter's width is {config.width}."
+            )
+        self._known: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Tensor:
+        """`b d`, float32."""
+        if batch.keys is None:
+            return self._read(batch.images)
+        for key, image in zip(batch.keys, batch.images, strict=True):
+            if key not in self._known:
+                self._known[key] = self._read(image[None])[0]
+        return torch.stack([self._known[key] for key in batch.keys])
+
+    def _read(self, images: Tensor) -> Tensor:
+        pixels = self.clip.preprocessing(images.to(self.clip.device))
+        with torch.autocast(self.clip.device.type, enabled=False):
+            return self.clip.model.visual_projection(self.clip.model.vision_model(pixel_values=pixels).pooler_output)
+
+
+def reader_for(adapters: Iterable[AbstractAdapter], device: torch.device) -> PhotoReader | None:
+    """For the first adapter that looks at photos; None: none does."""
+    configs = [adapter.config for adapter in adapters if isinstance(adapter, ImageResidualAdapter)]
+    return PhotoReader(configs[0], device) if configs else None
+
+
+def _folder(encoder: str) -> Path:
+    if encoder == "toybox":
+        return TOYBOX_WEIGHTS / "clip"
+    return Path(encoder) if Path(encoder).is_dir() else hub_folder(encoder)
