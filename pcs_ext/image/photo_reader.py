@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pcs_ext.errors import ConfigError
+from pcs_ext.errors import ConfigError, ModelError
 from pcs_ext.image.adapters.base import AbstractAdapter
 from pcs_ext.image.adapters.image_residual import ImageResidualAdapter, ImageResidualConfig
 from pcs_ext.image.backbones.load import TOYBOX_WEIGHTS, hub_folder
@@ -60,4 +60,14 @@ def reader_for(adapters: Iterable[AbstractAdapter], device: torch.device) -> Pho
 def _folder(encoder: str) -> Path:
     if encoder == "toybox":
         return TOYBOX_WEIGHTS / "clip"
-    return Path(encoder) if Path(encoder).is_dir() else hub_folder(encoder)
+    if Path(encoder).is_dir():
+        return Path(encoder)
+    try:
+        return hub_folder(encoder)
+    except ModelError:
+        raise ModelError(
+            f"the recipe looks at photos with {encoder}, which is neither a folder nor in the hub cache, and it could "
+            f"not be fetched. On a machine with a connection run `hf download {encoder}`, or write a CLIP's folder "
+            "(transformers layout) as the adapter's `encoder` into the JSON of --dry-run, and its projection_dim as "
+            "`width`, and pass it with --config."
+        ) from None

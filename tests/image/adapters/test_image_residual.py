@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pcs_ext.errors import ConfigError
+from pcs_ext.errors import ConfigError, ModelError
 from pcs_ext.image.adapters import ImageResidualConfig, build_adapter, injected
 from pcs_ext.image.adapters.image_residual import ImageMapper, ImageResidualAdapter
 from pcs_ext.image.backbone import AbstractBackbone
@@ -66,3 +66,5 @@ def test_features_are_read_once_and_have_the_width_that_is_said(photos: Path) ->
     assert first.norm(dim=-1).std() > 0, "before they are normalised"
     with pytest.raises(ConfigError, match="have width 192; the adapter's width is 7"):
         PhotoReader(ImageResidualConfig(width=7), torch.device("cpu"))
+    with pytest.raises(ModelError, match="looks at photos with no/such.*neither a folder nor in the hub cache"):
+        PhotoReader(ImageResidualConfig(encoder="no/such", width=192), torch.device("cpu"))
