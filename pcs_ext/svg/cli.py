@@ -2,13 +2,10 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
-Device = Literal["auto", "cuda", "mps", "cpu"]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Output = Annotated[Path, arg(aliases=["-o"])]
+from pcs_ext.command_options import MACHINE, Machine, Output, console_reporter
 
 
 def vectorize(
@@ -38,7 +35,6 @@ def vectorize(
         jsonl: also write every event as a JSON line to this file.
     """
     from pcs_ext.config_io import from_jsonable, read_json
-    from pcs_ext.image.cli import console_reporter
     from pcs_ext.svg.vector.trace import trace
     from pcs_ext.svg.vector.vectorize import Vectorization
 
@@ -62,8 +58,7 @@ def customize(
     added: int = -1,
     seed: int = 0,
     config: Path | None = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
+    machine: Machine = MACHINE,
     jsonl: Path | None = None,
 ) -> None:
     """Redraw an SVG after a prompt; layers, ids and order stay.
@@ -84,11 +79,8 @@ def customize(
         added: at most so many new paths on top of the exemplar's; -1 takes the recipe's.
         seed: of everything random.
         config: a recipe as JSON (OUTPUT.work/recipe.json is one) instead of the recipe's own values.
-        device: where to run.
-        precision: of the base's weights.
         jsonl: also write every event as a JSON line to this file.
     """
-    from pcs_ext.image.cli import console_reporter
     from pcs_ext.svg.customize import Request, customize_svg, resolve_customization
 
     resolved = resolve_customization(
@@ -104,7 +96,7 @@ def customize(
         seed=seed,
         candidates=candidates,
     )
-    made = customize_svg(request, base=base, device=device, precision=precision, reporter=console_reporter(jsonl))
+    made = customize_svg(request, base=base, **machine.loading, reporter=console_reporter(jsonl))
     for note in made.notes:
         sys.stdout.write(f"not drawn as the file asks: {note}\n")
     sys.stdout.write(
@@ -122,8 +114,7 @@ def make(
     steps: int = 0,
     seed: int = 0,
     config: Path | None = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
+    machine: Machine = MACHINE,
     jsonl: Path | None = None,
 ) -> None:
     """Draw a learned subject as an SVG of new paths.
@@ -139,11 +130,8 @@ def make(
         steps: of score distillation; 0 takes the recipe's.
         seed: of everything random.
         config: a recipe as JSON instead of the flags.
-        device: where to run.
-        precision: of the base's weights.
         jsonl: also write every event as a JSON line to this file.
     """
-    from pcs_ext.image.cli import console_reporter
     from pcs_ext.svg.make import make_svg
 
     scene = make_svg(
@@ -155,8 +143,7 @@ def make(
         steps=steps or None,
         seed=seed,
         config=config,
-        device=device,
-        precision=precision,
+        **machine.loading,
         reporter=console_reporter(jsonl),
     )
     sys.stdout.write(f"{output}  {len(scene.paths)} paths\n")

@@ -6,7 +6,6 @@ customised picture, the alignment (a JSON that may be edited before the command 
 
 import dataclasses
 import io
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,11 @@ from pcs_ext.config_io import (
 from pcs_ext.errors import ConfigError, InputError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.image_to_image import image_to_image
 from pcs_ext.image.learn import learn, preset_of
-from pcs_ext.image.sample import SampleConfig, SampleHooks, build_scheduler, initial_noise, sample
+from pcs_ext.image.sample import sample
 from pcs_ext.image.subject import Artifact, to_pil
 from pcs_ext.reporter import Reporter, SilentReporter
-from pcs_ext.runtime import seed_for
 from pcs_ext.svg.exemplar import on_canvas, write_variants
 from pcs_ext.svg.features import denoiser_features, latent_features
 from pcs_ext.svg.recipes import RECIPES, CustomizationRecipe
@@ -256,44 +255,15 @@ def _samples(
     """Candidates `3 s s` in [0, 1]."""
     prompt = artifact.concept.prompt(request.recipe.prompt_template.replace("{prompt}", request.prompt))
     seeds = [request.seed + index for index in range(request.candidates)]
-    settings, hooks = artifact.sampling, None
-    if request.recipe.layout_strength < 1:
-        # The start is put in between two steps: a sampler that remembers earlier steps would mix it with them.
-        settings = dataclasses.replace(settings, scheduler="ddim")
-        hooks = SampleHooks(on_step=_starting_from(own, request.recipe.layout_strength, settings, backbone, seeds))
+    strength = request.recipe.layout_strength
+    common = {"seeds": seeds, "batch_size": len(seeds), "config": artifact.sampling, "reporter": reporter}
     with torch.no_grad():
-        images = sample(
-            backbone,
-            [prompt] * len(seeds),
-            seeds=seeds,
-            config=settings,
-            batch_size=len(seeds),
-            hooks=hooks,
-            reporter=reporter,
-        )
+        if strength < 1:
+            started = (own * 2 - 1).expand(len(seeds), -1, -1, -1)
+            images = image_to_image(backbone, started, [prompt] * len(seeds), strength=strength, **common)
+        else:
+            images = sample(backbone, [prompt] * len(seeds), **common)
     return [(image + 1) / 2 for image in images]
-
-
-def _starting_from(
-    own: Tensor, strength: float, settings: SampleConfig, backbone: AbstractBackbone, seeds: Sequence[int]
-) -> Callable[[int, Tensor, Tensor], Tensor]:
-    """A hook that replaces the latents by the noised exemplar before the first timestep below the strength."""
-    timesteps = build_scheduler(backbone, settings).timesteps
-    below = torch.nonzero(timesteps < strength * backbone.schedule.num_train_timesteps)[:, 0]
-    # At least one step is taken, however small the strength.
-    first = int(below[0]) if len(below) else len(timesteps) - 1
-
-    def replace(step: int, timestep: Tensor, latents: Tensor) -> Tensor:
-        if step + 1 != first:
-            return latents
-        side = (latents.shape[-2] * backbone.vae_factor, latents.shape[-1] * backbone.vae_factor)
-        image = torch.nn.functional.interpolate(own[None], side, mode="bilinear", antialias=True) * 2 - 1
-        clean = backbone.encode_images(image).float().expand_as(latents)
-        noise = initial_noise(backbone, [seed_for(seed, "layout") for seed in seeds], settings).to(latents)
-        now = timesteps[first].expand(len(latents)).to(latents.device)
-        return backbone.schedule.add_noise(clean, noise, now)
-
-    return replace
 
 
 def _features(recipe: CustomizationRecipe, backbone: AbstractBackbone, image: Tensor, prompt: str) -> Tensor:

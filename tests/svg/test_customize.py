@@ -3,6 +3,8 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +14,10 @@ from pcs_ext.config_io import write_json
 from pcs_ext.errors import ConfigError, UsageError
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
-from pcs_ext.image.sample import SampleConfig, build_scheduler
-from pcs_ext.svg.customize import Request, _starting_from, customize_svg, resolve_customization
+from pcs_ext.image.concept import Concept
+from pcs_ext.image.sample import SampleConfig
+from pcs_ext.reporter import SilentReporter
+from pcs_ext.svg.customize import Request, _samples, customize_svg, resolve_customization
 from pcs_ext.svg.exemplar import on_canvas, write_variants
 from pcs_ext.svg.features import denoiser_features
 from pcs_ext.svg.make import resolve_text_to_vector, text_to_vector
@@ -162,23 +166,30 @@ def test_the_commands_end_in_files(tmp_path: Path, folder: Path, capsys: pytest.
     assert "where the subject goes" in capsys.readouterr().err
 
 
-def test_sampling_sets_in_at_the_noised_exemplar(backbone: AbstractUnetBackbone) -> None:
+@torch.no_grad()
+def test_sampling_sets_in_at_the_noised_exemplar(backbone: AbstractUnetBackbone, tmp_path: Path) -> None:
     own = on_canvas(read_svg(EXAMPLES / "dog.svg").scene, 64)
-    settings = dataclasses.replace(SAMPLING, num_inference_steps=10)
-    timesteps = build_scheduler(backbone, settings).timesteps
-    hook = _starting_from(own, 0.6, settings, backbone, [0, 1])
-    noise = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        clean = backbone.encode_images(own[None] * 2 - 1)
-        changed = [index for index in range(9) if not torch.equal(hook(index, timesteps[index], noise), noise)]
-        assert len(changed) == 1
-        started = hook(changed[0], timesteps[changed[0]], noise)
-    now = timesteps[changed[0] + 1]
-    assert timesteps[changed[0]] >= 600 > now
-    signal, sigma = (float(v) for v in backbone.schedule.coefficients(now[None], clean[0]))
-    rest = started - signal * clean
-    assert float(rest.std()) == pytest.approx(sigma, rel=0.1)
-    assert not torch.equal(rest[0], rest[1])
+    request = _request(tmp_path)
+    artifact: Any = SimpleNamespace(
+        concept=Concept(class_noun="dog", mode="plain"), sampling=dataclasses.replace(SAMPLING, num_inference_steps=10)
+    )
+
+    def imagined(strength: float) -> tuple[torch.Tensor, int]:
+        recipe = dataclasses.replace(request.recipe, layout_strength=strength)
+        seen: list[int] = []
+        handle = backbone.denoiser.register_forward_hook(lambda *_: seen.append(1))
+        images = _samples(dataclasses.replace(request, recipe=recipe), own, artifact, backbone, SilentReporter())
+        handle.remove()
+        return torch.stack(images), len(seen)
+
+    whole, calls = imagined(1.0)
+    assert calls == 10
+    near, calls = imagined(0.2)
+    assert calls == 2
+    assert not torch.equal(near[0], near[1])
+    own = own.flip(-1)
+    assert torch.equal(imagined(1.0)[0], whole), "without a start the exemplar does not matter"
+    assert not torch.equal(imagined(0.2)[0], near), "with one it does"
     with pytest.raises(ConfigError, match="layout_strength"):
         dataclasses.replace(_small(), layout_strength=0.0).validate()
 
