@@ -45,6 +45,7 @@ def commands() -> dict[str, Callable[..., Any]]:
         "image layout": edits_cli.layout,
         "image insert": edits_cli.insert,
         "image follow": edits_cli.follow,
+        "image style": edits_cli.style,
         "evaluate": general.evaluate,
         "export": image_cli.export,
         "merge": merge_cli.merge,

@@ -17,7 +17,7 @@ AttentionProgram = Callable[[str, Tensor], Tensor]
 
 scores          `b heads queries keys`, before the softmax
 probabilities   `b heads queries keys`, each row summing to 1
-queries, keys, values   `b tokens d`, all heads side by side
+queries, keys, values   `b tokens d`, all heads side by side; keys and values may gain the same number of tokens
 output          `b queries d`, after the output projection, before the residual sum"""
 Place = Literal["scores", "probabilities", "queries", "keys", "values", "output"]
 _PROJECTIONS = {"queries": "to_q", "keys": "to_k", "values": "to_v"}

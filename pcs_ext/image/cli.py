@@ -150,6 +150,7 @@ def together(
     arguments: Positional[tuple[str, ...]],
     names: tuple[str, ...] = (),
     box: tuple[str, ...] = (),
+    arrange: Literal["columns", "base"] = "columns",
     pictures: Pictures = PICTURES,
     negative_prompt: str = "",
     method: Literal["auto", "cones-2", "omg"] = "auto",
@@ -165,8 +166,9 @@ def together(
         arguments: folders written by `learn`, two or more; then texts with {rex}, {pip} (the folders' names) where
             subjects go, or {subject} for all of them.
         names: other names than the folders', in their order.
-        box: "NAME: LEFT TOP RIGHT BOTTOM" in shares of the picture, as "rex: 0.05 0.2 0.5 0.9"; without boxes omg keeps
-            the base's own arrangement, and cones-2 goes from left to right.
+        box: "NAME: LEFT TOP RIGHT BOTTOM" in shares of the picture, as "rex: 0.05 0.2 0.5 0.9".
+        arrange: without boxes: columns puts subjects side by side in the order of the prompt; base, with omg, where the
+            base draws their nouns.
         negative_prompt: what to stay away from.
         method: omg draws each subject by its own weights where the base drew its noun; cones-2 draws subjects that are
             words alone (recipe cones-2 and other words) in one pass; auto takes what fits.
@@ -187,7 +189,7 @@ def together(
         **sampling.asked,
     )  # fmt: skip
     made = draw_together(
-        cast, prompts, seeds=pictures.seeds, config=settings, boxes=[parse_box(text) for text in box],
+        cast, prompts, seeds=pictures.seeds, config=settings, boxes=[parse_box(text) for text in box], arrange=arrange,
         negative_prompt=negative_prompt, **machine.loading, reporter=console_reporter(),
     )  # fmt: skip
     print_paths(save_images(made, pictures.output))

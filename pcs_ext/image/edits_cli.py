@@ -227,3 +227,45 @@ def follow(
         seeds=pictures.seeds, config=settings, **machine.loading, reporter=console_reporter(),
     )  # fmt: skip
     print_paths(save_images(made, pictures.output))
+
+
+def style(
+    prompts: Positional[tuple[str, ...]],
+    reference: Path | None = None,
+    reference_prompt: str = "",
+    subject: tuple[Path, ...] = (),
+    pictures: Pictures = PICTURES,
+    negative_prompt: str = "",
+    method: Literal["style-aligned"] = "style-aligned",
+    sampling: Sampling = SAMPLING,
+    base: str = "",
+    config: Path | None = None,
+    machine: Machine = MACHINE,
+) -> None:
+    """Generate images in one style: that of the first prompt's image, or of a picture.
+
+    Args:
+        prompts: texts, best with the style named in each: "a toy car, flat vector art".
+        reference: a picture to take the style from; the largest square in its middle is used.
+        reference_prompt: describes it: "a toy dog, flat vector art".
+        subject: folder written by `learn`, a ledger of `continual add`, or several subjects that are words alone.
+        negative_prompt: what to stay away from.
+        method: how the style is shared.
+        base: without --subject: toybox (default), a hub id, a diffusers folder or a .safetensors file.
+        config: the method's settings as JSON.
+    """
+    from pcs_ext.image.data import read_photo
+    from pcs_ext.image.edits.aligned_pictures import draw_aligned
+    from pcs_ext.image.edits.cast import open_cast
+    from pcs_ext.image.edits.settings import resolve_edit
+    from pcs_ext.image.edits.style_aligned import StyleAlignedConfig
+    from pcs_ext.image.subject import save_images
+
+    cast = open_cast(subject, base)
+    settings = resolve_edit(method, StyleAlignedConfig, cast.base_name, config, **sampling.asked)
+    made = draw_aligned(
+        cast, prompts, seeds=pictures.seeds, config=settings,
+        reference=read_photo(reference).image if reference is not None else None, reference_prompt=reference_prompt,
+        negative_prompt=negative_prompt, **machine.loading, reporter=console_reporter(),
+    )  # fmt: skip
+    print_paths(save_images(made, pictures.output))

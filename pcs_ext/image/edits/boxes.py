@@ -43,6 +43,12 @@ def _overlap(low: float, high: float, count: int) -> Tensor:
     return (torch.clamp(starts + 1, max=high) - torch.clamp(starts, min=low)).clamp(0, 1)
 
 
+def box_cells(box: Box, grid: tuple[int, int]) -> Tensor:
+    """Which cells of a grid belong to a box, `rows columns` bool: at least half of them, else the fullest one."""
+    share = box.coverage(*grid)
+    return share >= min(0.5, float(share.max()))
+
+
 def parse_box(text: str) -> Box:
     """A box from "PHRASE: LEFT TOP RIGHT BOTTOM".
 

@@ -14,7 +14,7 @@ from pcs_ext.errors import ConfigError
 from pcs_ext.image.attention import AttentionProgram, attention_program, token_grid
 from pcs_ext.image.attention_edits import progress_at
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.edits.boxes import Box, check_boxes
+from pcs_ext.image.edits.boxes import Box, box_cells, check_boxes
 from pcs_ext.image.phrases import phrase_positions
 from pcs_ext.image.recipes import Preset
 from pcs_ext.image.sample import Predict, SampleConfig, SampleHooks, build_scheduler, initial_noise, sample
@@ -182,12 +182,6 @@ class LayoutBias:
                 made[:, list(tokens)] += torch.where(inside, self.config.inside, self.config.outside)[:, None]
             self._weights[queries, keys] = made
         return self._weights[queries, keys]
-
-
-def box_cells(box: Box, grid: tuple[int, int]) -> Tensor:
-    """Which cells of a grid belong to a box, `rows columns` bool: at least half of them, else the fullest one."""
-    share = box.coverage(*grid)
-    return share >= min(0.5, float(share.max()))
 
 
 def noise_level(backbone: AbstractBackbone, timestep: float) -> float:

@@ -3,8 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pcs_ext.errors import UsageError
@@ -13,6 +11,7 @@ from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.concept import fill
 from pcs_ext.image.edits.cast import Cast
 from pcs_ext.image.edits.freecontrol import FreeControlConfig, follow_structure
+from pcs_ext.image.edits.region import square
 from pcs_ext.image.subject import GeneratedImage, to_pil
 from pcs_ext.reporter import Reporter
 
@@ -63,7 +62,7 @@ def follow_pictures(
     with cast.applied(backbone):
         for prompt, text in zip(prompts, texts, strict=True):
             images = follow_structure(
-                backbone, _square(picture, backbone.resolution), prompt=text, seeds=seeds, config=config,
+                backbone, square(picture, backbone.resolution), prompt=text, seeds=seeds, config=config,
                 reporter=reporter, **words,
             )  # fmt: skip
             made += [
@@ -71,12 +70,3 @@ def follow_pictures(
                 for image, seed in zip(images, seeds, strict=True)
             ]
     return made
-
-
-def _square(picture: Tensor, side: int) -> Tensor:
-    """The middle of a picture `3 h w`, `1 3 side side`."""
-    height, width = picture.shape[-2:]
-    edge = min(height, width)
-    top, left = (height - edge) // 2, (width - edge) // 2
-    part = picture[None, :, top : top + edge, left : left + edge]
-    return torch.clamp(F.interpolate(part, size=(side, side), mode="bicubic", antialias=True), -1, 1)

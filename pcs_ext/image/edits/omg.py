@@ -88,12 +88,14 @@ class Member:
     """With what it learned, not injected."""
     prompt: str
     """The scene in this subject's words, the others as plain nouns."""
+    own: Sequence[int]
+    """Tokens of this subject's words in it."""
     others: Sequence[int]
     """Tokens of the others' nouns in it."""
-    positions: Sequence[int]
+    noun: Sequence[int]
     """Tokens of this subject's noun in the scene's plain prompt."""
     box: Box | None = None
-    """Where it shall stand; None: wherever the base puts it."""
+    """Its region; None: where the base draws its noun."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,11 +163,11 @@ def find_regions(
         backbone: without adapters.
         latents: of the picture, clean, `1 c h w`.
         prompt: describes it in plain words.
-        members: boxes limit where they are looked for; a member with a box that is not found in it has all of it.
+        members: those with boxes have them; the others share what is left, each where its noun is looked for.
         config: how.
     """
     maps = word_maps(backbone, latents, prompt, config.locate)
-    looks = torch.cat([maps[:, list(member.positions)].mean(1, keepdim=True) for member in members], dim=1)[0]
+    looks = torch.cat([maps[:, list(member.noun)].mean(1, keepdim=True) for member in members], dim=1)[0]
     return disjoint(looks, [member.box for member in members], config.growth, config.locate.threshold)[:, None]
 
 
@@ -173,14 +175,17 @@ def _layout(
     backbone: AbstractBackbone, members: Sequence[Member], size: tuple[int, int], config: OmgConfig, *, branches: int
 ):
     """Cones 2's bias on the plain nouns of members with boxes, or None when there is none."""
-    placed = [(member.box, member.positions) for member in members if member.box is not None]
+    placed = [(member.box, member.noun) for member in members if member.box is not None]
     if not placed:
         return None
     guided = config.sampling.guidance_scale != 1.0
     rows = [branch_rows(branch, branches, guided=guided)[-1] for branch in range(branches)]
-    strength = Cones2Config(id="cones-2", sampling=config.sampling, scale=config.layout_scale, recurrence=False)
     boxes, positions = [box for box, _ in placed], [at for _, at in placed]
-    return biased(backbone, LayoutBias(backbone, boxes, positions, size, strength, rows=rows))
+    return biased(backbone, LayoutBias(backbone, boxes, positions, size, _layout_settings(config), rows=rows))
+
+
+def _layout_settings(config: OmgConfig) -> Cones2Config:
+    return Cones2Config(id="cones-2", sampling=config.sampling, scale=config.layout_scale, recurrence=False)
 
 
 class _Player:
@@ -196,6 +201,13 @@ class _Player:
         prompts = [negative_prompt, member.prompt] if config.sampling.guidance_scale != 1.0 else [member.prompt]
         with injected(backbone, *member.adapters):
             self.conditioning = backbone.encode_prompt(prompts, size=pixels)
+        self._biased = backbone.predict
+        if member.box is not None:
+            size = (region.shape[-2], region.shape[-1])
+            bias = LayoutBias(
+                backbone, [member.box], [member.own], size, _layout_settings(config), rows=[len(prompts) - 1]
+            )
+            self._biased = biased(backbone, bias)(backbone.predict)
 
     def predict(self, latents: Tensor, timesteps: Tensor) -> Tensor:
         """The denoiser's output under this member's weights and words, like `latents`: `[negative, positive]`."""
@@ -203,7 +215,7 @@ class _Player:
             injected(self.backbone, *self.member.adapters),
             attention_program(self.backbone, self._shut, at="scores"),
         ):
-            return self.backbone.predict(latents, timesteps, self.conditioning)
+            return self._biased(latents, timesteps, self.conditioning)
 
     def _shut(self, path: str, scores: Tensor) -> Tensor:
         """Inside of the region the others' words are not looked at; only the positive row has them."""

@@ -82,3 +82,12 @@ def edit_size(height: int, width: int, backbone: AbstractBackbone) -> tuple[int,
     unit = backbone.vae_factor * 2 ** (len(backbone.denoiser.config["block_out_channels"]) - 1)
     scale = backbone.resolution / math.sqrt(height * width)
     return max(unit, round(height * scale / unit) * unit), max(unit, round(width * scale / unit) * unit)
+
+
+def square(picture: Tensor, side: int) -> Tensor:
+    """The largest square in the middle of a picture `3 h w`, as `1 3 side side`."""
+    height, width = picture.shape[-2:]
+    edge = min(height, width)
+    top, left = (height - edge) // 2, (width - edge) // 2
+    part = picture[None, :, top : top + edge, left : left + edge]
+    return torch.clamp(F.interpolate(part, size=(side, side), mode="bicubic", antialias=True), -1, 1)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pcs_ext.image.edits.boxes import Box
+from pcs_ext.image.edits.boxes import Box, box_cells
 from pcs_ext.image.masks import grown, on_range, otsu
 
 
@@ -19,11 +19,11 @@ def columns(phrases: Sequence[str], *, top: float = 0.1, bottom: float = 0.95) -
 
 
 def disjoint(looks: Tensor, boxes: Sequence[Box | None], growth: int, threshold: float | None = None) -> Tensor:
-    """Regions `n h w` of zeros and ones, no cell in two, where each of `n` things is looked at most of all.
+    """Regions `n h w` of zeros and ones, no cell in two: boxes where there are any, else where things are looked for.
 
-    A cell belongs to a thing when its map, brought to [0, 1], is above `threshold` (None: Otsu's) and above every other
-    thing's. Regions are then grown, into free cells only, and cut to their boxes; a thing with a box of which nothing
-    is left has the box.
+    Of two boxes that overlap the first has the cells of both. Without a box a cell belongs to a thing when its map,
+    brought to [0, 1], is above `threshold` (None: Otsu's) and above every other such thing's; these regions are then
+    grown into free cells.
 
     Args:
         looks: maps, `n h w`.
@@ -31,20 +31,23 @@ def disjoint(looks: Tensor, boxes: Sequence[Box | None], growth: int, threshold:
         growth: cells.
         threshold: share of a map's range, in (0, 1).
     """
-    allowed = torch.stack([torch.ones_like(looks[0]) if box is None else _filled(box, looks[0]) for box in boxes])
-    scaled = torch.stack([on_range(look) for look in looks]) * allowed
-    above = torch.stack([(m > (otsu(m) if threshold is None else threshold)).float() for m in scaled])
-    winner = torch.nn.functional.one_hot(scaled.argmax(0), len(scaled)).permute(2, 0, 1).to(scaled)
-    found = above * winner
+    found, free = torch.zeros_like(looks), torch.ones_like(looks[0])
     for index, box in enumerate(boxes):
-        if box is not None and not found[index].any():
-            found[index] = allowed[index] * (1 - found.amax(0))
-    free = 1 - found.amax(0)
-    wider = grown(found[:, None], growth)[:, 0] * allowed * free
+        if box is not None:
+            found[index] = box_cells(box, (looks.shape[-2], looks.shape[-1])).to(looks) * free
+            free = free - found[index]
+    sought = [index for index, box in enumerate(boxes) if box is None]
+    if not sought:
+        return found
+    scaled = torch.stack([on_range(looks[index]) for index in sought])
+    above = torch.stack([(m > (otsu(m) if threshold is None else threshold)).to(m) for m in scaled])
+    core = above * _largest(scaled) * free
+    wider = grown(core[:, None], growth)[:, 0] * (free - core.amax(0))
     # A free cell that two regions reach goes to the one whose thing is looked at more there.
-    reached = torch.nn.functional.one_hot((wider * (scaled + 1e-6)).argmax(0), len(wider)).permute(2, 0, 1)
-    return found + wider * reached.to(wider)
+    found[sought] = core + wider * _largest(wider * (scaled + 1e-6))
+    return found
 
 
-def _filled(box: Box, like: Tensor) -> Tensor:
-    return (box.coverage(like.shape[-2], like.shape[-1]) >= 0.5).to(like)
+def _largest(maps: Tensor) -> Tensor:
+    """1 where a map is the largest of `n h w`, 0 elsewhere."""
+    return torch.nn.functional.one_hot(maps.argmax(0), len(maps)).permute(2, 0, 1).to(maps)

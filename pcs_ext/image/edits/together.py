@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pcs_ext.errors import UsageError
 from pcs_ext.image.adapters import injected
@@ -18,6 +18,8 @@ from pcs_ext.image.prompt_programs import read_text
 from pcs_ext.image.subject import GeneratedImage, to_pil
 from pcs_ext.reporter import Reporter, SilentReporter
 
+Arrangement = Literal["columns", "base"]
+
 
 def usual_method(cast: Cast) -> str:
     """`cones-2` where all subjects are words alone, which one pass can draw; else `omg`."""
@@ -32,6 +34,7 @@ def draw_together(
     seeds: Sequence[int],
     config: OmgConfig | Cones2Config,
     boxes: Sequence[Box] = (),
+    arrange: Arrangement = "columns",
     negative_prompt: str = "",
     base: AbstractBackbone | None = None,
     device: str = "auto",
@@ -45,25 +48,30 @@ def draw_together(
         prompts: texts with `{name}` of each subject once, or `{subject}` for all of them.
         seeds: of the noise.
         config: by which method.
-        boxes: where subjects shall stand, phrases `{name}` or name. Without any, Cones 2 puts them side by side in the
-            order of the prompt, and OMG where the base draws their nouns.
+        boxes: where subjects shall stand, phrases `{name}` or name.
+        arrange: without boxes, where subjects stand: `columns`, side by side in the order of the prompt, or with OMG
+            `base`, where the base draws their nouns.
         negative_prompt: what to stay away from.
         base: already loaded; None loads the subjects' own.
         device, precision: of a base that is loaded here.
         reporter: hears the progress, and of subjects for whom the base drew nothing.
 
     Raises:
-        UsageError: no prompt or seed, a subject that a prompt does not name or names twice, a box of nobody.
+        UsageError: no prompt or seed, a subject that a prompt does not name or names twice, a box of nobody, an
+            arrangement that the method does not have.
         ArtifactError: subjects of different bases.
     """
     subjects, reporter = _subjects(cast), reporter or SilentReporter()
     if not prompts or not seeds:
         raise UsageError("several subjects need at least one prompt and one seed, got none.")
     named = [_all_named(prompt, subjects) for prompt in prompts]
-    placed = _placed(boxes, subjects)
+    given = _placed(boxes, subjects)
+    if arrange == "base" and isinstance(config, Cones2Config) and not given:
+        raise UsageError("cones-2 needs places for its subjects; give boxes, or leave --arrange at columns.")
     backbone = base if base is not None else load_backbone(cast.base_name, device=device, precision=precision)
     made: list[GeneratedImage] = []
     for prompt, text in zip(prompts, named, strict=True):
+        placed = given if given or arrange == "base" else _columns(text, subjects)
         facts = {
             "edit": config.id, "base": backbone.name, "artifacts": cast.hashes(),
             "subjects": [subject.name for subject in subjects], **dataclasses.asdict(config.sampling),
@@ -89,19 +97,14 @@ def _by_layout(
     negative_prompt: str,
     reporter: Reporter,
 ) -> list[tuple[Any, dict[str, Any]]]:
-    subjects = sorted(_subjects(cast), key=lambda subject: text.index(f"{{{subject.name}}}"))
-    boxes = [placed[subject.name] for subject in subjects if subject.name in placed]
-    if not boxes:
-        boxes = columns([subject.name for subject in subjects])
-    words = {subject.name: subject.words for subject in subjects}
-    meant = [dataclasses.replace(box, phrase=words[box.phrase]) for box in boxes]
+    words = {subject.name: subject.words for subject in _subjects(cast)}
+    meant = [dataclasses.replace(box, phrase=words[name]) for name, box in placed.items()]
     with cast.applied(backbone):
         images = sample_cones_2(
             backbone, name_all(text, words), meant, seeds=seeds, config=config, negative_prompt=negative_prompt,
             reporter=reporter,
         )  # fmt: skip
-    facts = {"boxes": [dataclasses.asdict(box) for box in boxes]}
-    return [(image, facts) for image in images]
+    return [(image, {"boxes": _plain(placed)}) for image in images]
 
 
 def _by_weights(
@@ -115,17 +118,13 @@ def _by_weights(
     reporter: Reporter,
 ) -> list[tuple[Any, dict[str, Any]]]:
     nouns = {subject.name: subject.artifact.concept.class_noun for subject in subjects}
-    if len(set(nouns.values())) < len(nouns) and not placed:
-        # Where a noun stands twice, attention cannot tell whose is whose.
-        in_order = sorted(nouns, key=lambda name: text.index(f"{{{name}}}"))
-        placed = {box.phrase: box for box in columns(in_order)}
     members = [_member(backbone, subject, text, nouns, placed.get(subject.name)) for subject in subjects]
     drawn = []
     for index, seed in enumerate(seeds):
         made = compose(
             backbone, name_all(text, nouns), members, seed=seed, config=config, negative_prompt=negative_prompt
         )
-        drawn.append((made.picture[0], {"regions": _shares(made, subjects, seed, reporter)}))
+        drawn.append((made.picture[0], {"boxes": _plain(placed), "regions": _shares(made, subjects, seed, reporter)}))
         reporter.progress("together", index + 1, len(seeds))
     return drawn
 
@@ -144,10 +143,16 @@ def _member(
     backbone: AbstractBackbone, subject: NamedSubject, text: str, nouns: Mapping[str, str], box: Box | None
 ) -> Member:
     adapters, words = subject_adapters(subject, backbone), {**nouns, subject.name: subject.words}
-    mine = _positions(backbone, text, nouns, subject.name)
     with injected(backbone, *adapters):  # learned words are tokens of the base only now
-        others = [at for name in nouns if name != subject.name for at in _positions(backbone, text, words, name)]
-    return Member(adapters, name_all(text, words), others, mine, box)
+        at = {name: _positions(backbone, text, words, name) for name in words}
+    return Member(
+        adapters=adapters,
+        prompt=name_all(text, words),
+        own=at.pop(subject.name),
+        others=[position for positions in at.values() for position in positions],
+        noun=_positions(backbone, text, nouns, subject.name),
+        box=box,
+    )
 
 
 def _positions(backbone: AbstractBackbone, text: str, words: Mapping[str, str], name: str) -> tuple[int, ...]:
@@ -189,6 +194,16 @@ def _all_named(prompt: str, subjects: Sequence[NamedSubject]) -> str:
             f"{', '.join(f'{{{name}}}' for name in wrong)} never or more than once."
         )
     return text
+
+
+def _columns(text: str, subjects: Sequence[NamedSubject]) -> dict[str, Box]:
+    """Boxes side by side, in the order in which the text names the subjects."""
+    names = sorted((subject.name for subject in subjects), key=lambda name: text.index(f"{{{name}}}"))
+    return {box.phrase: box for box in columns(names)}
+
+
+def _plain(placed: Mapping[str, Box]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(box) for box in placed.values()]
 
 
 def _placed(boxes: Sequence[Box], subjects: Sequence[NamedSubject]) -> dict[str, Box]:

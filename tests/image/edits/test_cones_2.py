@@ -10,13 +10,12 @@ from pcs_ext.errors import ConfigError
 from pcs_ext.image.attention import attention_program
 from pcs_ext.image.attention_edits import Capture
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.edits.boxes import Box, parse_box
+from pcs_ext.image.edits.boxes import Box, box_cells, parse_box
 from pcs_ext.image.edits.cones_2 import (
     Cones2Config,
     LayoutBias,
     Recurrence,
     biased,
-    box_cells,
     cones_2_layout,
     noise_level,
     sample_cones_2,

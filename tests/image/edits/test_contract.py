@@ -19,6 +19,7 @@ from pcs_ext.image.edits.insert import InsertConfig, insert
 from pcs_ext.image.edits.layout import LayoutConfig, sample_layout
 from pcs_ext.image.edits.omg import Member, OmgConfig, compose
 from pcs_ext.image.edits.settings import resolve_edit
+from pcs_ext.image.edits.style_aligned import StyleAlignedConfig, sample_aligned
 from pcs_ext.image.edits.swap import SwapConfig, swap
 from pcs_ext.systems import catalogue
 
@@ -54,10 +55,14 @@ def _cones_2(backbone: AbstractBackbone, config: Cones2Config) -> torch.Tensor:
 def _omg(backbone: AbstractBackbone, config: OmgConfig) -> torch.Tensor:
     boxes = [parse_box("x: 0 0 0.5 1"), parse_box("x: 0.5 0 1 1")]
     members = [
-        Member([build_adapter(f"lora_{at}", LowRankConfig())], "a red dog on cat", [5], [at], box)
+        Member([build_adapter(f"lora_{at}", LowRankConfig())], "a red dog on cat", [at], [8 - at], [at], box)
         for at, box in zip((3, 5), boxes, strict=True)
     ]
     return compose(backbone, "a red dog on cat", members, seed=0, config=config).picture
+
+
+def _aligned(backbone: AbstractBackbone, config: StyleAlignedConfig) -> torch.Tensor:
+    return sample_aligned(backbone, ["a red dog", "a cat"], seed=0, config=config)[1:]
 
 
 RUNS: dict[type, Callable[[AbstractBackbone, Any], torch.Tensor]] = {
@@ -65,6 +70,7 @@ RUNS: dict[type, Callable[[AbstractBackbone, Any], torch.Tensor]] = {
     LayoutConfig: _layout,
     Cones2Config: _cones_2,
     OmgConfig: _omg,
+    StyleAlignedConfig: _aligned,
     InsertConfig: _insert,
     FreeControlConfig: _follow,
 }
