@@ -115,7 +115,8 @@ class Fit:
             for name, term in {**terms.terms, "total": total}.items():
                 share = term.detach().float().reshape(()).to(self.device) / count
                 sums[name] = sums[name] + share if name in sums else share
-        return sums
+        # Micro-batches may bring terms of other names, which would come behind the total.
+        return {**{name: value for name, value in sums.items() if name != "total"}, "total": sums["total"]}
 
     def _gradient_norm(self) -> Tensor:
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]

@@ -24,6 +24,17 @@ def test_the_loss_falls_and_terms_are_reported() -> None:
     assert [state.step for state in states] == list(range(1, 201))
 
 
+def test_the_total_is_that_of_all_micro_batches_whatever_their_terms_are_called() -> None:
+    problem = Problem()
+
+    def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
+        zero = sum(0.0 * parameter.sum() for group in problem.groups for parameter in group.parameters)
+        return LossTerms({f"pass_{micro_step}": zero + 1.0 + micro_step})  # pyright: ignore[reportArgumentType]
+
+    state = next(fit(loss, problem.groups, FitConfig(steps=1, gradient_accumulation=2)))
+    assert state.losses == {"pass_0": 0.5, "pass_1": 1.0, "total": 1.5}
+
+
 @pytest.mark.parametrize("kind", [Problem, Images])
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
 @pytest.mark.parametrize("cut", [1, 5, 11])
