@@ -8,6 +8,7 @@ from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.adapters.cross_attention import CrossAttentionAdapter, CrossAttentionConfig
 from pcs_ext.image.adapters.distribution import DistributionAdapter, DistributionConfig
 from pcs_ext.image.adapters.embedding import EmbeddingAdapter, EmbeddingConfig
+from pcs_ext.image.adapters.frame_words import FrameWordAdapter, FrameWordConfig
 from pcs_ext.image.adapters.full import FullAdapter, FullConfig
 from pcs_ext.image.adapters.image_residual import ImageResidualAdapter, ImageResidualConfig
 from pcs_ext.image.adapters.low_rank import LowRankAdapter, LowRankConfig
@@ -22,6 +23,7 @@ from pcs_ext.image.adapters.text_prefix import TextPrefixAdapter, TextPrefixConf
 
 AdapterConfig: TypeAlias = Annotated[
     EmbeddingConfig
+    | FrameWordConfig
     | SpectrumConfig
     | NetiConfig
     | TailConfig
@@ -41,6 +43,7 @@ AdapterConfig: TypeAlias = Annotated[
 
 _CLASSES = {
     EmbeddingConfig: EmbeddingAdapter,
+    FrameWordConfig: FrameWordAdapter,
     SpectrumConfig: SpectrumAdapter,
     NetiConfig: NetiAdapter,
     TailConfig: TailAdapter,
@@ -57,7 +60,15 @@ _CLASSES = {
 }
 
 
-PROMPT_ADAPTERS = (SpectrumConfig, NetiConfig, TailConfig, ResidualConfig, TextPrefixConfig, DistributionConfig)
+PROMPT_ADAPTERS = (
+    FrameWordConfig,
+    SpectrumConfig,
+    NetiConfig,
+    TailConfig,
+    ResidualConfig,
+    TextPrefixConfig,
+    DistributionConfig,
+)
 """Configurations of adapters that change what prompts say by more than rows of the token table."""
 
 
@@ -80,6 +91,8 @@ __all__ = [
     "DistributionConfig",
     "EmbeddingAdapter",
     "EmbeddingConfig",
+    "FrameWordAdapter",
+    "FrameWordConfig",
     "FullAdapter",
     "FullConfig",
     "ImageResidualAdapter",

@@ -122,14 +122,15 @@ class SubjectDataset:
         return self._crops[index]
 
     def _caption(self, photo: Photo, generator: torch.Generator) -> str:
-        """The photo's own caption, or a template. A caption without `{subject}` gets the subject's name in front."""
+        """The photo's own caption, or a template. One that names no subject gets its name in front."""
         if photo.caption is None:
             chosen = int(torch.randint(len(self.concept.templates), (), generator=generator))
             template = self.concept.templates[chosen]
             if self.concept.parts:
                 return self.concept.caption(template, self._some_parts(generator))
             return self.concept.prompt(template)
-        text = photo.caption if SUBJECT in photo.caption else f"{SUBJECT}, {photo.caption}"
+        named = SUBJECT in photo.caption or any(part in photo.caption for part in self.concept.parts)
+        text = photo.caption if named else f"{SUBJECT}, {photo.caption}"
         return self.concept.prompt(text)
 
     def _some_parts(self, generator: torch.Generator) -> tuple[str, ...]:

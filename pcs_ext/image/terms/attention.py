@@ -17,9 +17,12 @@ class AttentionConfig:
 
     kind: Literal["attention"] = "attention"
     """Tag of this term in JSON."""
-    form: Literal["match", "outside"] = "match"
+    form: Literal["match", "outside", "both"] = "match"
     """`match`: squared difference of map and mask (Break-A-Scene, arXiv 2305.16311, eq. 3). `outside`: the mean of the
-    map where the mask is not (Mix-of-Show, arXiv 2305.18292). Maps are divided by their maximum first."""
+    map where the mask is not (Mix-of-Show, arXiv 2305.18292). `both`: squared distance to 1 inside plus that to 0
+    outside, each a mean over its own cells, so that a small subject counts as much as what is around it: the positive
+    and negative guidance of CustomVideo (arXiv 2401.09962), whose exact form is not known here. Maps are divided by
+    their maximum first."""
     side: int = 16
     """Maps of this many cells per side are averaged; 16 in both papers' code at 512 pixels."""
     weight: float = 1e-2
@@ -64,7 +67,7 @@ def word_masks(step: Step) -> Tensor | None:
     return F.interpolate(masks.to(step.backbone.device), size=(step.maps.side,) * 2, mode="area")
 
 
-def attention_errors(maps: Tensor, at: Tensor, mask: Tensor, form: Literal["match", "outside"]) -> Tensor:
+def attention_errors(maps: Tensor, at: Tensor, mask: Tensor, form: Literal["match", "outside", "both"]) -> Tensor:
     """One number per photo, `b`.
 
     Args:
@@ -79,4 +82,11 @@ def attention_errors(maps: Tensor, at: Tensor, mask: Tensor, form: Literal["matc
     if form == "match":
         return (looks - mask).square().mean((1, 2))
     outside = 1 - mask
-    return (looks * outside).sum((1, 2)) / outside.sum((1, 2)).clamp_min(1e-6)
+    if form == "both":
+        return _weighted((looks - 1).square(), mask) + _weighted(looks.square(), outside)
+    return _weighted(looks, outside)
+
+
+def _weighted(values: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean over cells, `b h w` each -> `b`; 0 where no cell counts."""
+    return (values * weights).sum((1, 2)) / weights.sum((1, 2)).clamp_min(1e-6)

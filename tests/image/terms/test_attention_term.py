@@ -23,18 +23,19 @@ def maps_of(looks: list[list[float]]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("looks", "match", "outside"),
+    ("looks", "match", "outside", "both"),
     [
-        ([[0.5, 0.0], [0.0, 0.0]], 0.0, 0.0),  # where the subject is, and nowhere else
-        ([[0.0, 0.2], [0.2, 0.2]], 1.0, 1.0),  # everywhere but there
-        ([[0.4, 0.4], [0.4, 0.4]], 0.75, 1.0),  # everywhere alike
-        ([[0.4, 0.2], [0.0, 0.0]], 0.0625, 1 / 6),
+        ([[0.5, 0.0], [0.0, 0.0]], 0.0, 0.0, 0.0),  # where the subject is, and nowhere else
+        ([[0.0, 0.2], [0.2, 0.2]], 1.0, 1.0, 2.0),  # everywhere but there
+        ([[0.4, 0.4], [0.4, 0.4]], 0.75, 1.0, 1.0),  # everywhere alike
+        ([[0.4, 0.2], [0.0, 0.0]], 0.0625, 1 / 6, 1 / 12),
     ],
 )
-def test_hand_computed(looks: list[list[float]], match: float, outside: float) -> None:
+def test_hand_computed(looks: list[list[float]], match: float, outside: float, both: float) -> None:
     maps = maps_of(looks)
     torch.testing.assert_close(attention_errors(maps, AT, MASK, "match"), torch.tensor([match]))
     torch.testing.assert_close(attention_errors(maps, AT, MASK, "outside"), torch.tensor([outside]))
+    torch.testing.assert_close(attention_errors(maps, AT, MASK, "both"), torch.tensor([both]))
 
 
 def test_several_tokens_of_one_word_are_averaged() -> None:
