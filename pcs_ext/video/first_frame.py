@@ -16,11 +16,9 @@ def after_first_frame(first: Tensor, hooks: SampleHooks) -> SampleHooks:
 
     Args:
         first: clean latents `1 c h w`.
-        hooks: with `decode`, and without `predict` and `on_step`.
+        hooks: with `decode`; wrappers and step hooks see the first frame clean, and cannot change it.
     """
-    assert hooks.predict is None, "another wrapper of the denoiser would see the noisy first frame"
-    assert hooks.on_step is None, "another step hook could change the first frame"
-    decode = hooks.decode
+    decode, wrap, on_step = hooks.decode, hooks.predict, hooks.on_step
     assert decode is not None, "clips need their own decoder"
 
     def clean(latents: Tensor) -> Tensor:
@@ -28,6 +26,8 @@ def after_first_frame(first: Tensor, hooks: SampleHooks) -> SampleHooks:
         return torch.cat([given, latents[:, :, 1:]], 2)
 
     def predict(inner: Predict) -> Predict:
+        inner = inner if wrap is None else wrap(inner)
+
         def run(latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
             return inner(clean(latents), timesteps, conditioning)
 
@@ -36,7 +36,7 @@ def after_first_frame(first: Tensor, hooks: SampleHooks) -> SampleHooks:
     return dataclasses.replace(
         hooks,
         predict=predict,
-        on_step=lambda step, timestep, latents: clean(latents),
+        on_step=lambda step, timestep, latents: clean(latents if on_step is None else on_step(step, timestep, latents)),
         decode=lambda latents: with_colours_of_first(decode(latents)),
     )
 

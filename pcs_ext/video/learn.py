@@ -21,16 +21,18 @@ from pcs_ext.image.fit import fit
 from pcs_ext.image.loss_log import LossLog
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.video.backbone import AbstractVideoBackbone
+from pcs_ext.video.influence import with_chosen_blocks
 from pcs_ext.video.motion import Motion, check_inflation
 from pcs_ext.video.recipes import MOTIONS
 from pcs_ext.video.recipes.base import MotionPhase, MotionRecipe
 from pcs_ext.video.training import EncodedClips, PassesLoss, parameter_groups
 
-_AUTOCAST: dict[torch.dtype, Literal["none", "bf16", "fp16"]] = {
+AUTOCAST: dict[torch.dtype, Literal["none", "bf16", "fp16"]] = {
     torch.float32: "none",
     torch.bfloat16: "bf16",
     torch.float16: "fp16",
 }
+"""Precision of the forward pass by that of the frozen weights."""
 
 
 def learn_motion(
@@ -73,14 +75,13 @@ def learn_motion(
     chosen = _recipe(recipe, steps)
     _check_clips(clips, prompts, chosen, backbone)
     _check_prior(prior, chosen, backbone)
-    texts = [chosen.fill(prompt) for prompt in prompts]
+    texts = [chosen.fill(prompt, learning=True) for prompt in prompts]
     check_inflation(chosen, backbone)
     if output.exists() and not overwrite:
         raise ArtifactError(f"{output} exists already; choose another --output or pass --overwrite to replace it.")
     folder = output.with_name(output.name + ".training")
     looks = _looks(clips, chosen, image_encoder, backbone)
-    if looks is not None:
-        chosen = chosen.with_width_told(looks[0].shape[1])
+    chosen = _settled(chosen, looks, clips, texts, backbone)
     configs = {name: layers.adapter(backbone) for name, layers in chosen.adapters.items()}
     adapters = {name: build_adapter(name, settings) for name, settings in configs.items()}
     run = _Run(chosen, backbone, adapters, (clips, texts), prior, looks, seed, folder, reporter)
@@ -140,6 +141,23 @@ def _check_clips(
             )
 
 
+def _settled(
+    recipe: MotionRecipe,
+    looks: list[Tensor] | None,
+    clips: Sequence[Tensor],
+    texts: Sequence[str],
+    backbone: AbstractVideoBackbone,
+) -> MotionRecipe:
+    """The recipe with what is known once model and clips are: widths, frames, and blocks chosen by the first clip."""
+    recipe = recipe.settled(width_told=0 if looks is None else looks[0].shape[1])
+    if not recipe.chooses_blocks:
+        return recipe
+    first = clips[0][:, : backbone.whole_frames(recipe.frames)]
+    with torch.no_grad():
+        latents = backbone.encode_clips(first[None].to(backbone.device, backbone.dtype)).float()
+    return with_chosen_blocks(recipe, backbone, latents, texts[0])
+
+
 def _check_prior(
     prior: tuple[Sequence[Tensor], Sequence[str]] | None, recipe: MotionRecipe, backbone: AbstractVideoBackbone
 ) -> None:
@@ -189,7 +207,7 @@ class _Run:
         self.recipe, self.backbone, self.adapters = recipe, backbone, adapters
         self.seed, self.folder, self.reporter = seed, folder, reporter
         # Encoded once: no recipe changes the autoencoder, and none augments.
-        own = EncodedClips.encode(backbone, self._whole(clips[0]), clips[1], words=bool(recipe.word))
+        own = EncodedClips.encode(backbone, self._whole(clips[0]), clips[1], words=bool(recipe.words))
         self.clips = dataclasses.replace(own, looks=looks)
         self.prior = None if prior is None else EncodedClips.encode(backbone, self._whole(prior[0]), prior[1])
         known = self.clips.latents if self.prior is None else [*self.clips.latents, *self.prior.latents]
@@ -231,9 +249,10 @@ class _Run:
             frames=self.backbone.latent_frames(self.recipe.frames),
             stride=self.recipe.stride if self.backbone.time_factor == 1 else 1,
             seed=self.seed,
+            words={mark: word.placeholder for mark, word in self.recipe.words.items()},
         )
         groups = parameter_groups(phase, self.adapters)
-        autocast = phase.fit.autocast if phase.fit.autocast != "none" else _AUTOCAST[self.backbone.dtype]
+        autocast = phase.fit.autocast if phase.fit.autocast != "none" else AUTOCAST[self.backbone.dtype]
         changes: dict[str, Any] = {"seed": self.seed, "autocast": autocast}
         config = dataclasses.replace(phase.fit, gradient_accumulation=len(phase.passes), **changes)
         checkpoints = CheckpointFolder(self.folder / phase.name, config_hash=self.identity)

@@ -6,19 +6,15 @@ from typing import Any
 
 from pcs_ext.config_io import from_jsonable, read_json, to_jsonable
 from pcs_ext.errors import ArtifactError, UsageError
-from pcs_ext.image.backbones.load import load_backbone
-from pcs_ext.image.data import find_photos
-from pcs_ext.image.learn import learn as learn_subject
-from pcs_ext.image.recipes import Recipe
+from pcs_ext.image.sample import check_side
 from pcs_ext.reporter import Reporter
-from pcs_ext.video.backbones.load import is_text_to_video, load_video_backbone
+from pcs_ext.video.backbones.load import load_video_backbone
 from pcs_ext.video.learn import learn_motion
 from pcs_ext.video.recipes import MOTIONS, RECIPES, SUBJECTS, MotionRecipe
 from pcs_ext.video.recipes.base import Preset
-from pcs_ext.video.subject_masks import with_masks
+from pcs_ext.video.size import Size
+from pcs_ext.video.subject_request import TOYBOX_CLIP, SubjectRequest, shortened
 from pcs_ext.video.training_clips import find_clips, read_training_clips
-
-_TOYBOX_CLIP = Path(__file__).parents[1] / "toybox" / "weights" / "clip"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,11 +36,11 @@ class LearnRequest:
     image_encoder: Path | None = None
     """See `learn_motion`; None: toybox has its own."""
     noun: str = ""
-    """What the subject is; for recipes that learn one."""
+    """What the subject is, or who does the motion; for recipes that learn a word for it."""
     frames: int | None = None
     """Of a training clip; None takes the recipe's."""
-    size: int | None = None
-    """Side in pixels that clips are learned at; None takes the base's."""
+    size: Size | None = None
+    """Height and width in pixels that clips are learned at; None takes the base's square."""
     steps: int | None = None
     """In all; None takes the recipe's."""
     config: Path | None = None
@@ -67,10 +63,9 @@ class LearnRequest:
         Raises:
             UsageError, InputError: the request cannot be met.
         """
-        common = {"base": self.base, "motion_module": self.motion_module}
         if self.learns_subject:
-            photos = find_photos(self.sources)
-            return {"photos": [str(photo.path) for photo in photos], **common, "recipe": to_jsonable(self._subject())}
+            return self._subject().plan()
+        common = {"base": self.base, "motion_module": self.motion_module}
         recipe, clips = self._motion(), find_clips(self.sources, self.prompts)
         found = {"clips": [to_jsonable(clip) for clip in clips]}
         if self.prior:
@@ -92,7 +87,7 @@ class LearnRequest:
         if output.exists() and not overwrite:
             raise ArtifactError(f"{output} exists already; choose another --output or pass --overwrite to replace it.")
         if self.learns_subject:
-            self._learn_subject(output, seed=seed, overwrite=overwrite, reporter=reporter)
+            self._subject().run(output, seed=seed, overwrite=overwrite, reporter=reporter)
             return
         recipe, files = self._motion(), find_clips(self.sources, self.prompts)
         others = find_clips(self.prior) if self.prior else []
@@ -104,8 +99,10 @@ class LearnRequest:
             precision=self.precision,
             reporter=reporter,
         )
-        side = self.size or backbone.resolution
-        how: Any = {"size": (side, side), "multiple_of": backbone.vae_factor, "reporter": reporter}
+        size = self.size or (backbone.resolution, backbone.resolution)
+        for name, side in zip(("height", "width"), size, strict=True):
+            check_side(name, side, backbone)
+        how: Any = {"size": size, "multiple_of": backbone.vae_factor, "reporter": reporter}
         clips = read_training_clips(files, **how)
         prior = (read_training_clips(others, **how), [file.prompt for file in others]) if others else None
         reporter.event(
@@ -124,65 +121,42 @@ class LearnRequest:
             reporter=reporter,
         )
 
-    def _learn_subject(self, output: Path, *, seed: int, overwrite: bool, reporter: Reporter) -> None:
-        recipe, photos = self._subject(), find_photos(self.sources)
-        load = load_video_backbone if is_text_to_video(self.base) else load_backbone
-        base = load(self.base, device=self.device, precision=self.precision, reporter=reporter)
-        if SUBJECTS[self.recipe].masks:
-            photos = with_masks(photos, base, self.noun)
-        learn_subject(
-            photos,
-            noun=self.noun,
-            recipe=recipe,
-            base=base,
-            output=output,
-            seed=seed,
-            overwrite=overwrite,
-            reporter=reporter,
-        )
-
     def _encoder(self, recipe: MotionRecipe) -> Path | None:
         own = self.image_encoder is None and recipe.told and self.base == "toybox"
-        return _TOYBOX_CLIP if own else self.image_encoder
+        return TOYBOX_CLIP if own else self.image_encoder
 
     def _motion(self) -> MotionRecipe:
         if self.recipe not in RECIPES:
             raise UsageError(f"recipe {self.recipe!r} is unknown; expected one of {', '.join(RECIPES)}.")
-        if self.noun:
-            raise UsageError(f"--noun is for recipes that learn a subject from photos; {self.recipe} learns a motion.")
         recipe = MOTIONS[self.recipe].build(self._preset)
         if self.config is not None:
             recipe = from_jsonable(MotionRecipe, read_json(self.config), where=str(self.config))
+        recipe = recipe.with_protagonist(self.noun)
         if self.frames is not None:
             if self.frames < 2:
                 raise UsageError(f"--frames must be at least 2, got {self.frames}.")
             recipe = dataclasses.replace(recipe, frames=self.frames)
         if self.size is not None:
-            sampling = dataclasses.replace(recipe.sampling, height=self.size, width=self.size)
+            sampling = dataclasses.replace(recipe.sampling, height=self.size[0], width=self.size[1])
             recipe = dataclasses.replace(recipe, sampling=sampling)
-        recipe = _shortened(recipe, self.steps)
+        recipe = shortened(recipe, self.steps)
         recipe.validate()
         return recipe
 
-    def _subject(self) -> Recipe:
-        if self.prompts or self.prior or self.image_encoder or self.frames or self.size or self.motion_module:
-            raise UsageError(
-                f"{self.recipe} learns a subject from photos; it takes no --prompts, --prior, --image-encoder, "
-                "--frames, --size or --motion-module. Give --noun."
-            )
-        if not self.noun.strip():
-            raise UsageError("--noun is empty; say in one or two words what the subject is, such as dog or toy robot.")
-        recipe = SUBJECTS[self.recipe].build(self.noun.strip(), self._preset)
-        if self.config is not None:
-            recipe = from_jsonable(Recipe, read_json(self.config), where=str(self.config))
-        recipe = _shortened(recipe, self.steps)
-        recipe.validate()
-        return recipe
-
-
-def _shortened(recipe: Any, steps: int | None) -> Any:
-    if steps is None:
-        return recipe
-    if steps < 1:
-        raise UsageError(f"--steps must be at least 1, got {steps}.")
-    return recipe.with_steps(steps)
+    def _subject(self) -> SubjectRequest:
+        if self.prompts or self.prior:
+            raise UsageError(f"{self.recipe} learns a subject from photos; it takes no --prompts or --prior.")
+        return SubjectRequest(
+            sources=self.sources,
+            recipe=self.recipe,
+            noun=self.noun,
+            base=self.base,
+            motion_module=self.motion_module,
+            image_encoder=self.image_encoder,
+            frames=self.frames,
+            size=self.size,
+            steps=self.steps,
+            config=self.config,
+            device=self.device,
+            precision=self.precision,
+        )

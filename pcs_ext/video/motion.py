@@ -9,7 +9,7 @@ from torch import Tensor
 from pcs_ext.artifact import ArtifactData
 from pcs_ext.config_io import from_jsonable
 from pcs_ext.errors import ArtifactError, UsageError
-from pcs_ext.image.adapters import AdapterConfig, build_adapter
+from pcs_ext.image.adapters import AbstractAdapter, AdapterConfig, build_adapter
 from pcs_ext.image.adapters.base import injected
 from pcs_ext.video.backbone import AbstractVideoBackbone
 from pcs_ext.video.backbones.inflated import InflatedBackbone
@@ -19,6 +19,7 @@ from pcs_ext.video.training import tell
 _INFLATED = {
     None: "a model that makes clips by itself",
     "sparse-causal": "an image model inflated with sparse-causal attention",
+    "causal": "an image model inflated with attention that looks back in time",
     "first": "an image model inflated with attention to the first frame",
 }
 
@@ -47,8 +48,8 @@ class Motion:
     @contextlib.contextmanager
     def applied(
         self, backbone: AbstractVideoBackbone, *, scale: float = 1.0, look: Tensor | None = None
-    ) -> Iterator[AbstractVideoBackbone]:
-        """The backbone with this motion in it; on exit the backbone is as before, bit for bit.
+    ) -> Iterator[tuple[AbstractAdapter, ...]]:
+        """Put this motion into the backbone, and yield its adapters; on exit the backbone is as before, bit for bit.
 
         Subjects of the core may be applied at the same time: they go into other layers, or stack.
 
@@ -75,7 +76,7 @@ class Motion:
         with injected(backbone, *adapters):
             for adapter in adapters:
                 adapter.set_scale(scale)
-            yield backbone
+            yield tuple(adapters)
 
 
 def check_inflation(recipe: MotionRecipe, backbone: AbstractVideoBackbone) -> None:

@@ -89,25 +89,53 @@ def clip_loss(prediction: Tensor, target: Tensor, masks: Tensor | None = None) -
     return ((masks * errors).flatten(1).sum(1) / area).mean()
 
 
-def attention_map_loss(maps: Tensor, masks: Tensor, *, outside: float = 1.0) -> Tensor:
-    """Pull a word's attention into its subject's mask and out of the rest.
+def appearance_statistics_loss(prediction: Tensor, frozen: Tensor) -> Tensor:
+    """Squared distance of every frame's channel means and deviations to a frozen model's, mean over both.
 
-    The positive and negative guidance of CustomVideo (Wang et al. 2024, arXiv 2401.09962) in its plainest form; the
-    published weights are not known here, so `outside` is ours.
+    MotionCrafter's frozen branch (Zhang et al. 2023, arXiv 2312.05288), which normalises appearance. The form is ours:
+    statistics over cells are what a frame's look shares wherever things are, so moving them costs nothing.
 
     Args:
-        maps: attention of one word, `b q` in [0, 1], q cells.
-        masks: `b q` in {0, 1}.
-        outside: weight of attention outside the mask.
+        prediction: `b c f h w`, of the model that learns.
+        frozen: the same of the model without anything learned; gets no gradient.
+    """
+    ours, theirs = prediction.float(), frozen.detach().float()
+    means = (ours.mean((3, 4)) - theirs.mean((3, 4))).square().mean()
+    deviations = (_deviation(ours) - _deviation(theirs)).square().mean()
+    return (means + deviations) / 2
+
+
+def _deviation(clips: Tensor) -> Tensor:
+    """Standard deviation over cells, `b c f`; differentiable where it is 0."""
+    return (clips.var((3, 4), correction=0) + 1e-12).sqrt()
+
+
+def pseudo_flow(maps: Tensor) -> Tensor:
+    """Where something moves, from where a word for it looks: |difference| of neighbouring frames' maps, in [0, 1].
+
+    SAVE (Song et al. 2023, arXiv 2312.02503) computes its pseudo optical flow from attention maps instead of by a flow
+    network; the exact form is ours. The first frame has that of the second; all is divided by the clip's maximum.
+
+    Args:
+        maps: attention `b f h w`, at least 2 frames.
 
     Returns:
-        Mean squared distance to 1 inside and to 0 outside, each averaged over its own cells.
+        `b f h w`, without gradient.
     """
-    inside = masks.to(maps.dtype)
-    rest = 1 - inside
-    pulled = (inside * (1 - maps).square()).sum(1) / inside.sum(1).clamp_min(1)
-    pushed = (rest * maps.square()).sum(1) / rest.sum(1).clamp_min(1)
-    return (pulled + outside * pushed).mean()
+    change = (maps[:, 1:] - maps[:, :-1]).detach().abs()
+    flow = torch.cat([change[:, :1], change], 1)
+    return flow / flow.amax((1, 2, 3), keepdim=True).clamp_min(1e-8)
+
+
+def motion_attention_loss(motion: Tensor, protagonist: Tensor) -> Tensor:
+    """Squared distance of where the motion's word looks to the pseudo flow of its protagonist's word (SAVE).
+
+    Args:
+        motion: attention of the motion's word, `b f h w`; divided by each frame's maximum.
+        protagonist: the same of the protagonist's word.
+    """
+    looks = motion / motion.amax((2, 3), keepdim=True).clamp_min(1e-8)
+    return (looks - pseudo_flow(protagonist)).square().mean()
 
 
 def random_anchors(clips: Tensor, generator: torch.Generator) -> Tensor:

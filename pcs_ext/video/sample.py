@@ -13,6 +13,7 @@ from pcs_ext.image.sample import SampleConfig, SampleHooks, build_scheduler, ini
 from pcs_ext.reporter import Reporter
 from pcs_ext.video.backbone import AbstractVideoBackbone
 from pcs_ext.video.first_frame import after_first_frame
+from pcs_ext.video.latent_motion import moving_start
 from pcs_ext.video.noise import blended_noise, correlated_noise, shared_noise
 
 
@@ -22,10 +23,12 @@ class ClipConfig:
 
     frames: int | None = None
     """Frames; None: what the motion was learned for."""
-    noise: Literal["independent", "correlated", "shared"] = "independent"
-    """How the frames' starting noises relate: see `video.noise`."""
+    noise: Literal["independent", "correlated", "shared", "moving"] = "independent"
+    """How the frames' starts relate: see `video.noise`; moving: see `video.latent_motion`."""
     share: float = 0.1
     """correlated: covariance of neighbours; shared: weight of the common noise; independent: not read. In [0, 1]."""
+    shift: float = 12 / 512
+    """moving: by which share of the sides everything moves from frame to frame; Text2Video-Zero's, as recalled."""
     inverted_share: float = 0.0
     """Share of a reference clip's inverted noise in the start, in [0, 1]; above 0 needs such a clip."""
     first_frame: bool = False
@@ -80,6 +83,23 @@ def _noise(shape: tuple[int, ...], clip: ClipConfig, generator: torch.Generator)
     return torch.randn(shape, generator=generator)
 
 
+def _moving(
+    backbone: AbstractVideoBackbone,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    config: SampleConfig,
+    clip: ClipConfig,
+    negatives: Sequence[str] | None,
+) -> Tensor:
+    frames = clip.frames if clip.frames is not None else backbone.frames
+    away = negatives if negatives is not None else [""] * len(prompts)
+    starts = [
+        moving_start(backbone, text, seed=seed, config=config, frames=frames, shift=clip.shift, negative=negative)
+        for text, seed, negative in zip(prompts, seeds, away, strict=True)
+    ]
+    return torch.cat(starts).cpu()
+
+
 def sample_clips(
     backbone: AbstractVideoBackbone,
     prompts: Sequence[str],
@@ -117,6 +137,8 @@ def sample_clips(
     hooks, clip = hooks or SampleHooks(), clip or ClipConfig()
     if hooks.initial_latents is None and prompts and len(prompts) == len(seeds):
         noise = starting_noise(backbone, seeds, config, clip, inverted)
+        if clip.noise == "moving" and clip.inverted_share == 0:
+            noise = _moving(backbone, prompts, seeds, config, clip, negative_prompts)
         # The loop takes latents at the scheduler's highest level, which is no unit deviation for Euler's.
         sigma = build_scheduler(backbone, config).init_noise_sigma
         hooks = dataclasses.replace(hooks, initial_latents=noise * sigma)

@@ -32,8 +32,8 @@ _TENSOR = re.compile(
 @contextlib.contextmanager
 def subject_applied(
     subject: Artifact, backbone: AbstractVideoBackbone, *, scale: float = 1.0
-) -> Iterator[AbstractVideoBackbone]:
-    """The backbone with a subject in its spatial layers and text encoder; on exit it is as before, bit for bit.
+) -> Iterator[tuple[AbstractAdapter, ...]]:
+    """Put a subject into the spatial layers and the text encoder, and yield its adapters; on exit all is as before.
 
     Nothing is learned again. A subject goes exactly into the layers it was learned in, by name, never into temporal
     ones, whatever its recipe says of targets: in a text-to-video UNet a preset such as "attention" would match both. A
@@ -56,7 +56,7 @@ def subject_applied(
     with injected(backbone, *adapters):
         for adapter in adapters:
             adapter.set_scale(scale)
-        yield backbone
+        yield tuple(adapters)
 
 
 def spatial_adapters(subject: Artifact, backbone: AbstractVideoBackbone) -> list[AbstractAdapter]:

@@ -9,19 +9,17 @@ from torch import Tensor
 
 from pcs_ext.image.adapters import SideNetworkAdapter
 from pcs_ext.image.adapters.base import AbstractAdapter
+from pcs_ext.image.adapters.tokens import TokenAdapter
+from pcs_ext.image.attention import attention_program
 from pcs_ext.image.flow import FlowSchedule
 from pcs_ext.image.types import Conditioning, LossTerms, ParameterGroup
 from pcs_ext.runtime import generator_for
 from pcs_ext.video.backbone import AbstractVideoBackbone
-from pcs_ext.video.objectives import (
-    after_first_loss,
-    appearance_debiased_loss,
-    clip_loss,
-    random_anchors,
-    residual_cosine_loss,
-    residual_l2_loss,
-)
-from pcs_ext.video.recipes.base import LossName, MotionPass, MotionPhase
+from pcs_ext.video.frame_words import WordMaps, clip_conditioning
+from pcs_ext.video.named_losses import Pass, named_loss
+from pcs_ext.video.objectives import random_anchors
+from pcs_ext.video.recipes.base import MotionPass, MotionPhase
+from pcs_ext.video.recipes.layers import MOTION, PROTAGONIST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +45,6 @@ class EncodedClips:
             latents = [backbone.encode_clips(clip)[0].float() for clip in places]
             return cls(latents, list(prompts), None if words else backbone.encode_prompt(prompts))
 
-    def conditioning_of(self, backbone: AbstractVideoBackbone, which: int) -> Conditioning:
-        """Of one clip's prompt."""
-        if self.conditioning is None:
-            return backbone.encode_prompt([self.prompts[which]])
-        return self.conditioning[[which]]
-
 
 class PassesLoss:
     """The loss of one phase as `fit` wants it, a pass per micro-batch.
@@ -68,6 +60,7 @@ class PassesLoss:
         prior: clips of something else, for the passes that ask for them.
         frames, stride: of a training clip.
         seed: of the passes that are skipped.
+        words: learned words by what prompts write for them.
     """
 
     def __init__(
@@ -81,11 +74,14 @@ class PassesLoss:
         frames: int,
         stride: int = 1,
         seed: int = 0,
+        words: Mapping[str, str] | None = None,
     ) -> None:
+        self.words = dict(words or {})
         self.phase, self.backbone, self.adapters = phase, backbone, adapters
         self.clips, self.prior = clips, prior
         self.frames, self.stride, self.seed = frames, stride, seed
         self._mode = contextlib.ExitStack()
+        self._present: set[str] = set()
 
     def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         """Loss terms of one pass; everything random comes from `generator`, skips from the step's number."""
@@ -112,7 +108,7 @@ class PassesLoss:
     def _activate(self, now: MotionPass, skipped: set[int]) -> None:
         """Adapters and temporal layers of this pass; they stay so until the next one, after the backward pass."""
         absent = {name for index in skipped for name in self.phase.passes[index].trains} - set(now.trains)
-        present = {*now.trains, *now.beside} - absent
+        present = self._present = {*now.trains, *now.beside} - absent
         for name, adapter in self.adapters.items():
             adapter.set_scale(1.0 if name in present else 0.0)
             for parameters in adapter.parameters().values():
@@ -138,12 +134,43 @@ class PassesLoss:
         noisy = schedule.add_noise(clean, noise, timesteps)
         if "after_first" in now.losses:
             noisy = torch.cat([clean[:, :, :1], noisy[:, :, 1:]], 2)
-        conditioning = self._conditioning(clips, which, now, generator)
+        prompt = self._prompt(clips, which, now, generator)
+        conditioning = self._conditioning(clips, which, prompt, clean.shape[2])
         self._tell(clips, which, now, generator)
-        prediction = self.backbone.predict(noisy, timesteps, conditioning)
-        target = schedule.target(clean, noise, timesteps)
         anchors = random_anchors(clean, generator)
-        return {name: weight * _loss(name, prediction, target, anchors) for name, weight in now.losses.items()}
+        frozen = self._frozen(noisy, timesteps, conditioning) if "appearance_statistics" in now.losses else None
+        with contextlib.ExitStack() as stack:
+            maps = WordMaps(clean) if "motion_attention" in now.losses else None
+            if maps is not None:
+                stack.enter_context(attention_program(self.backbone, maps))
+            prediction = self.backbone.predict(noisy, timesteps, conditioning)
+        seen = Pass(
+            prediction=prediction,
+            target=schedule.target(clean, noise, timesteps),
+            anchors=anchors,
+            frozen=frozen,
+            looks=None if maps is None else (self._looks(maps, MOTION, prompt), self._looks(maps, PROTAGONIST, prompt)),
+        )
+        return {name: weight * named_loss(name, seen) for name, weight in now.losses.items()}
+
+    @torch.no_grad()
+    def _frozen(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """What the model predicts without any adapter."""
+        present = [adapter for name, adapter in self.adapters.items() if name in self._present]
+        for adapter in present:
+            adapter.set_scale(0.0)
+        prediction = self.backbone.predict(noisy, timesteps, conditioning)
+        for adapter in present:
+            adapter.set_scale(1.0)
+        return prediction
+
+    def _looks(self, maps: WordMaps, mark: str, prompt: str) -> Tensor:
+        """Where a learned word looks, `1 f h w`."""
+        adapter = next(a for a in self.adapters.values() if isinstance(a, TokenAdapter) and self._is(a, mark))
+        return maps.of(self.backbone, adapter.tokens, prompt)
+
+    def _is(self, adapter: TokenAdapter, mark: str) -> bool:
+        return adapter.tokens[0] == self.words.get(mark)
 
     def _noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
         noise = torch.randn(shape, generator=generator)
@@ -151,13 +178,20 @@ class PassesLoss:
             noise = noise + self.phase.noise_offset * torch.randn(*shape[:2], 1, 1, 1, generator=generator)
         return noise
 
-    def _conditioning(
-        self, clips: EncodedClips, which: int, now: MotionPass, generator: torch.Generator
-    ) -> Conditioning:
+    def _prompt(self, clips: EncodedClips, which: int, now: MotionPass, generator: torch.Generator) -> str:
+        """What a clip shows; nothing in some steps, and no motion where one frame is seen."""
         if now.textless and float(torch.rand((), generator=generator)) < now.textless:
-            with torch.no_grad():
-                return self.backbone.encode_prompt([""])
-        return clips.conditioning_of(self.backbone, which)
+            return ""
+        prompt = clips.prompts[which]
+        if now.frames == "one" and MOTION in self.words:
+            return " ".join(prompt.replace(self.words[MOTION], " ").split())
+        return prompt
+
+    def _conditioning(self, clips: EncodedClips, which: int, prompt: str, frames: int) -> Conditioning:
+        if clips.conditioning is not None and prompt == clips.prompts[which]:
+            return clips.conditioning[[which]]
+        with contextlib.nullcontext() if prompt else torch.no_grad():
+            return clip_conditioning(self.backbone, self.adapters.values(), prompt, frames)
 
     def _tell(self, clips: EncodedClips, which: int, now: MotionPass, generator: torch.Generator) -> None:
         """Tell networks what the clip looks like, by any of its frames; it holds until the next pass."""
@@ -189,20 +223,6 @@ def tell(adapters: Iterable[AbstractAdapter], look: Tensor | None) -> None:
     for adapter in adapters:
         if isinstance(adapter, SideNetworkAdapter):
             adapter.condition = look
-
-
-def _loss(name: LossName, prediction: Tensor, target: Tensor, anchors: Tensor) -> Tensor:
-    if name == "debiased":
-        return appearance_debiased_loss(prediction, target, anchors)
-    if name == "residual_l2":
-        return residual_l2_loss(prediction, target)
-    if name == "residual_cosine":
-        return residual_cosine_loss(prediction, target)
-    if name == "residual_absolute_cosine":
-        return residual_cosine_loss(prediction, target, form="absolute")
-    if name == "after_first":
-        return after_first_loss(prediction, target)
-    return clip_loss(prediction, target)
 
 
 def parameter_groups(phase: MotionPhase, adapters: Mapping[str, AbstractAdapter]) -> list[ParameterGroup]:

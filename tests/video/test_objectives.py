@@ -6,9 +6,11 @@ import torch
 from pcs_ext.video.objectives import (
     after_first_loss,
     appearance_debiased_loss,
-    attention_map_loss,
+    appearance_statistics_loss,
     clip_loss,
     debiased,
+    motion_attention_loss,
+    pseudo_flow,
     random_anchors,
     residual_cosine_loss,
     residual_l2_loss,
@@ -89,11 +91,50 @@ def test_masks_limit_the_loss_and_full_masks_do_not() -> None:
     assert float(clip_loss(ours, theirs, torch.zeros_like(full))) == 0
 
 
-def test_attention_is_pulled_inside_and_pushed_outside() -> None:
-    masks = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
-    assert float(attention_map_loss(masks.clone(), masks)) == 0
-    assert float(attention_map_loss(1 - masks, masks)) == 2
-    assert float(attention_map_loss(torch.ones(1, 4), masks, outside=0.5)) == 0.5
+def test_a_frozen_look_costs_nothing_however_things_move() -> None:
+    """Statistics over cells do not see where things are; a change of gain and offset costs what it is."""
+    frozen = clips(13).double()
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+    moved = frozen.flatten(3)[..., order].unflatten(3, (8, 8))
+    assert float(appearance_statistics_loss(moved, frozen)) < 1e-12
+    means, deviations = frozen.mean((3, 4)), frozen.std((3, 4), correction=0)
+    changed = 1.5 * frozen + 0.25
+    expected = ((0.5 * means + 0.25).square().mean() + (0.5 * deviations).square().mean()) / 2
+    assert float(appearance_statistics_loss(changed, frozen)) == pytest.approx(float(expected), rel=1e-5)
+    still = torch.zeros(1, 1, 2, 4, 4, requires_grad=True)  # no deviation: its root has no finite slope there
+    appearance_statistics_loss(still, torch.ones(1, 1, 2, 4, 4)).backward()
+    assert still.grad is not None
+    assert bool(still.grad.isfinite().all())
+
+
+def moving_square() -> torch.Tensor:
+    """Attention of a protagonist two cells wide that moves by one cell in every frame, `1 4 6 6`."""
+    maps = torch.zeros(1, 4, 6, 6)
+    for frame in range(4):
+        maps[0, frame, 2:4, frame : frame + 2] = 0.5
+    return maps
+
+
+def test_pseudo_flow_is_where_the_protagonist_enters_and_leaves() -> None:
+    flow = pseudo_flow(moving_square())
+    expected = torch.zeros(1, 4, 6, 6)
+    for frame in range(1, 4):
+        expected[0, frame, 2:4, frame - 1] = expected[0, frame, 2:4, frame + 1] = 1
+    expected[:, 0] = expected[:, 1]
+    assert torch.equal(flow, expected)
+    assert not pseudo_flow(torch.ones(1, 3, 4, 4)).any()  # nothing moves
+
+
+def test_a_motion_word_that_looks_where_something_moves_costs_nothing() -> None:
+    protagonist = moving_square()
+    looks = 0.3 * pseudo_flow(protagonist)
+    assert float(motion_attention_loss(looks, protagonist)) < 1e-12
+    # 36 cells a frame, of which 4 move: the other 32 are wrong by 1.
+    assert float(motion_attention_loss(torch.ones(1, 4, 6, 6), protagonist)) == pytest.approx(32 / 36)
+    protagonist.requires_grad_()
+    loss = motion_attention_loss((looks + 0.1).requires_grad_(), protagonist)
+    loss.backward()
+    assert protagonist.grad is None  # the flow is a target
 
 
 def test_anchors_are_drawn_from_all_frames_and_repeat_by_seed() -> None:

@@ -12,10 +12,11 @@ from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.video.backbone import LayerKind, Targets
 from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone
 
-CrossFrame = Literal["sparse-causal", "first"]
+CrossFrame = Literal["sparse-causal", "causal", "first"]
 """Where a frame's spatial self-attention looks. sparse-causal: the first frame and the one before (Tune-A-Video,
-eq. 3). first: the first frame alone (LAMP, Wu et al. 2023, arXiv 2310.10769), which also has gated convolutions over
-frames behind the residual blocks."""
+eq. 3). causal: the same, and the new attention over frames looks at no later one (Make-A-Protagonist, Zhao et al. 2023,
+arXiv 2305.08850). first: the first frame alone (LAMP, Wu et al. 2023, arXiv 2310.10769), which also has gated
+convolutions over frames behind the residual blocks."""
 
 _TEMPORAL = r"attention\.(to_q|to_k|to_v|to_out\.0)$"
 _CONVOLUTION = r"convolutions\.\d+\.(convolution|gate)$"
@@ -41,7 +42,9 @@ class InflatedBackbone(AnimateDiffBackbone):
         self, image: AbstractUnetBackbone, *, attention: CrossFrame = "sparse-causal", seed: int = 0, name: str = ""
     ) -> None:
         self.attention: CrossFrame = attention
-        layers = TemporalLayers(image.denoiser, convolutions=attention == "first", seed=seed)
+        layers = TemporalLayers(
+            image.denoiser, convolutions=attention == "first", causal=attention == "causal", seed=seed
+        )
         super().__init__(image, layers, name=name or image.name)
         for path, module in image.denoiser.named_modules():
             if isinstance(module, Attention) and path.endswith(".attn1"):
@@ -72,7 +75,7 @@ class InflatedBackbone(AnimateDiffBackbone):
 
 
 def keys_of_clips(states: Tensor, attention: CrossFrame) -> Tensor:
-    """Tokens that the frames of clips attend to: `b f n d` -> `b f m d`, m = n, or 2 n for sparse-causal.
+    """Tokens that the frames of clips attend to: `b f n d` -> `b f m d`, m = n for first, else 2 n.
 
     The first frame attends to itself (twice, which is the same): a clip of one frame is a picture.
     """
@@ -95,20 +98,26 @@ class TemporalLayers(nn.Module):
     """A `TemporalAttention` for every transformer block of a UNet, and if asked a `GatedConvolution` for every residual
     block, in the order of its modules."""
 
-    def __init__(self, unet: nn.Module, *, convolutions: bool, seed: int) -> None:
+    def __init__(self, unet: nn.Module, *, convolutions: bool, causal: bool, seed: int) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.layers = nn.ModuleList(TemporalAttention(block) for block in _blocks(unet))
+            self.layers = nn.ModuleList(TemporalAttention(block, causal=causal) for block in _blocks(unet))
             residual = _residual_blocks(unet) if convolutions else []
             self.convolutions = nn.ModuleList(GatedConvolution(block) for block in residual)
 
 
 class TemporalAttention(nn.Module):
-    """Self-attention over frames at every place, behind a layer norm, added to what it was given."""
+    """Self-attention over frames at every place, behind a layer norm, added to what it was given.
 
-    def __init__(self, block: Any) -> None:
+    Args:
+        block: the transformer block it stands in, whose width and heads it takes.
+        causal: a frame sees itself and those before it.
+    """
+
+    def __init__(self, block: Any, *, causal: bool = False) -> None:
         super().__init__()
+        self.causal = causal
         width, heads = block.attn1.query_dim, block.attn1.heads
         self.norm = nn.LayerNorm(width)
         self.attention = Attention(query_dim=width, heads=heads, dim_head=width // heads)
@@ -119,9 +128,17 @@ class TemporalAttention(nn.Module):
     def forward(self, states: Tensor, num_frames: int) -> Tensor:
         """`b*f n d` -> the same shape."""
         places = states.unflatten(0, (-1, num_frames)).transpose(1, 2).flatten(0, 1)
-        mixed = self.attention(self.norm(places))
+        mixed = self.attention(self.norm(places), attention_mask=self._mask(places))
         mixed = mixed.unflatten(0, (-1, states.shape[1])).transpose(1, 2).flatten(0, 1)
         return states + mixed
+
+    def _mask(self, places: Tensor) -> Tensor | None:
+        """Added to scores, `b*n f f`: minus infinity for later frames."""
+        if not self.causal:
+            return None
+        frames = places.shape[1]
+        later = torch.full((frames, frames), -torch.inf, dtype=places.dtype, device=places.device).triu(1)
+        return later.expand(len(places), -1, -1)
 
 
 class GatedConvolution(nn.Module):

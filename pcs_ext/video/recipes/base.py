@@ -6,94 +6,33 @@ from typing import Literal
 
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError, UsageError
-from pcs_ext.image.adapters import AdapterConfig, EmbeddingConfig, FullConfig, LowRankConfig, SideNetworkConfig
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.recipes import Recipe
 from pcs_ext.image.sample import SampleConfig
 from pcs_ext.image.timesteps import TimestepSampling
-from pcs_ext.video.backbone import AbstractVideoBackbone, LayerKind
+from pcs_ext.video.alignment import AlignmentConfig
 from pcs_ext.video.backbones.inflated import CrossFrame
+from pcs_ext.video.mask_fusion import FusionConfig
+from pcs_ext.video.recipes.layers import MOTION, PROTAGONIST, LayersConfig, NetworksConfig, WordConfig
 from pcs_ext.video.sample import ClipConfig
 
 Preset = Literal["toybox", "sd"]
 """sd: the paper's values, for models of the size of Stable Diffusion. toybox: fewer, larger steps for the embedded
 base; there is no second set for other small models."""
-MOTION = "{motion}"
-LossName = Literal["denoising", "debiased", "residual_l2", "residual_cosine", "residual_absolute_cosine", "after_first"]
+LossName = Literal[
+    "denoising",
+    "debiased",
+    "residual_l2",
+    "residual_cosine",
+    "residual_absolute_cosine",
+    "after_first",
+    "appearance_statistics",
+    "motion_attention",
+]
 """denoising: squared error. debiased: MotionDirector's phi, a random anchor frame. residual_*: VMC's differences of
-neighbouring frames. after_first: LAMP's, the first frame clean and out of the loss."""
-
-
-@config
-class LayersConfig:
-    """What trains: an adapter on one kind of layers, whatever they are called in the backbone at hand."""
-
-    layers: LayerKind
-    """Which layers."""
-    method: Literal["lora", "full"] = "lora"
-    """Low-rank updates, or the weights themselves."""
-    rank: int = 32
-    """Of lora."""
-    alpha: float | None = None
-    """Of lora; None: equal to the rank, an update of scale 1."""
-    dropout: float = 0.0
-    """Of lora's input, in [0, 1)."""
-    projections: tuple[str, ...] = ()
-    """Only layers of these names (`to_q`, ...); empty: all of the kind."""
-
-    def adapter(self, backbone: AbstractVideoBackbone) -> AdapterConfig:
-        """The core's configuration for a backbone."""
-        targets = backbone.targets(self.layers)
-        patterns = targets.patterns
-        if self.projections:
-            ahead = "(?=.*\\.(" + "|".join(self.projections) + ")(\\.|$))"
-            patterns = tuple(ahead + pattern for pattern in patterns)
-        if self.method == "full":
-            # Patterns end at the layer; parameters are its weight and bias.
-            weights = tuple(pattern.removesuffix("$") + r"\.(weight|bias)$" for pattern in patterns)
-            return FullConfig(components=(targets.component,), include=weights)
-        return LowRankConfig(
-            rank=self.rank,
-            alpha=self.alpha,
-            dropout=self.dropout,
-            targets=patterns,
-            components=(targets.component,),
-        )
-
-
-@config
-class WordConfig:
-    """What trains: a new word that stands for the motion in prompts, where they say `{motion}`."""
-
-    placeholder: str
-    """The word, like `<motion>`."""
-    initializer: str = "random"
-    """See `EmbeddingConfig`."""
-    num_vectors: int = 1
-    """Tokens it stands for."""
-
-    def adapter(self, backbone: AbstractVideoBackbone) -> AdapterConfig:
-        """The core's configuration; the same for every backbone."""
-        return EmbeddingConfig(placeholder=self.placeholder, initializer=self.initializer, num_vectors=self.num_vectors)
-
-
-@config
-class NetworksConfig:
-    """What trains: small networks beside the attention and feed-forward modules of one kind of layers (DreamVideo)."""
-
-    layers: Literal["temporal", "cross_attention"]
-    """Which layers."""
-    told: bool = False
-    """Whether they are told what the clip looks like: an image encoder's embedding of one of its frames."""
-    width_told: int = 0
-    """Of that embedding; filled in by learning, which knows the encoder."""
-
-    def adapter(self, backbone: AbstractVideoBackbone) -> AdapterConfig:
-        """The core's configuration for a backbone."""
-        targets = backbone.targets(self.layers)
-        return SideNetworkConfig(
-            targets=targets.modules, components=(targets.component,), condition_width=self.width_told
-        )
+neighbouring frames. after_first: LAMP's, the first frame clean and out of the loss. appearance_statistics:
+MotionCrafter's, held to the model without any adapter. motion_attention: SAVE's, the motion's word looks where its
+protagonist moves."""
 
 
 @config
@@ -150,6 +89,10 @@ class MotionRecipe:
     """Run one after another; adapters carry over."""
     plays: tuple[str, ...]
     """Adapters that make clips afterwards: those that hold the motion."""
+    fusion: FusionConfig = dataclasses.field(default_factory=FusionConfig)
+    """How clips change inside a mask alone, where one is given."""
+    alignment: AlignmentConfig | None = None
+    """Tune motion and subject to each other before a clip is made of both; None: they meet as they are."""
     inflation: CrossFrame | None = None
     """Learn on an image model that is inflated to clips so; None: on a model that makes clips."""
     frames: int = 16
@@ -181,44 +124,86 @@ class MotionRecipe:
         self._known("plays", set(self.plays))
 
     @property
+    def words(self) -> dict[str, WordConfig]:
+        """What is learned as a word, by what prompts write for it."""
+        return {layers.stands_for: layers for layers in self.adapters.values() if isinstance(layers, WordConfig)}
+
+    @property
     def word(self) -> str:
         """What prompts say for the motion; empty where no word is learned."""
-        words = [layers.placeholder for layers in self.adapters.values() if isinstance(layers, WordConfig)]
-        return words[0] if words else ""
+        return self.words[MOTION].placeholder if MOTION in self.words else ""
+
+    def with_protagonist(self, noun: str) -> "MotionRecipe":
+        """The same recipe, the protagonist's word starting at a noun.
+
+        Raises:
+            UsageError: there is such a word and no noun, or the other way round.
+        """
+        if (PROTAGONIST in self.words) != bool(noun.strip()):
+            raise UsageError(
+                f"{self.id} learns a word for who does the motion; say with --noun what it is: dog, toy robot."
+                if PROTAGONIST in self.words
+                else f"--noun is for recipes that learn a subject from photos; {self.id} learns a motion."
+            )
+        return self._with(
+            lambda layers: (
+                dataclasses.replace(layers, initializer=noun.split()[-1])
+                if isinstance(layers, WordConfig) and layers.stands_for == PROTAGONIST
+                else layers
+            )
+        )
+
+    def settled(self, *, width_told: int = 0) -> "MotionRecipe":
+        """The same recipe with what only learning knows: the width of looks, and frames for words by frame."""
+
+        def known(layers: LayersConfig | WordConfig | NetworksConfig) -> LayersConfig | WordConfig | NetworksConfig:
+            if isinstance(layers, NetworksConfig) and layers.told:
+                return dataclasses.replace(layers, width_told=width_told)
+            if isinstance(layers, WordConfig) and layers.per_frame:
+                return dataclasses.replace(layers, frames=self.frames)
+            return layers
+
+        return self._with(known)
+
+    def _with(self, change: Callable[..., LayersConfig | WordConfig | NetworksConfig]) -> "MotionRecipe":
+        return dataclasses.replace(self, adapters={name: change(layers) for name, layers in self.adapters.items()})
+
+    @property
+    def chooses_blocks(self) -> bool:
+        """Whether learning has to choose blocks for a share of the layers."""
+        layers = [layers for layers in self.adapters.values() if isinstance(layers, LayersConfig)]
+        return any(chosen.share < 1 and not chosen.blocks for chosen in layers)
 
     @property
     def told(self) -> bool:
         """Whether networks are told what a clip looks like, for which an image encoder is needed."""
         return any(isinstance(layers, NetworksConfig) and layers.told for layers in self.adapters.values())
 
-    def with_width_told(self, width: int) -> "MotionRecipe":
-        """The same recipe for embeddings of a width."""
-        adapters = {
-            name: dataclasses.replace(layers, width_told=width)
-            if isinstance(layers, NetworksConfig) and layers.told
-            else layers
-            for name, layers in self.adapters.items()
-        }
-        return dataclasses.replace(self, adapters=adapters)
-
     @property
     def needs_prior(self) -> bool:
         """Whether clips of something else are learned from beside the motion's own."""
         return any(step.clips == "prior" for phase in self.phases for step in phase.passes)
 
-    def fill(self, text: str) -> str:
-        """A prompt with the motion's word in place of `{motion}`.
+    def fill(self, text: str, *, learning: bool = False) -> str:
+        """A prompt with learned words in place of `{motion}` and `{protagonist}`.
+
+        Args:
+            text: what a clip shows, or should show.
+            learning: every learned word must be in it; in making another may stand for the protagonist.
 
         Raises:
             UsageError: a word is learned and the prompt has no place for it, or the other way round.
         """
-        if self.word and MOTION not in text:
-            raise UsageError(
-                f'{self.id} learns a word for the motion; say where it goes: "a person doing the {MOTION}".'
-            )
-        if not self.word and MOTION in text:
-            raise UsageError(f"prompt {text!r} has a {MOTION}, but {self.id} learns no word; say what moves and how.")
-        return text.replace(MOTION, self.word)
+        for mark, what in ((MOTION, "the motion"), (PROTAGONIST, "who does it")):
+            needed = mark in self.words and (learning or mark == MOTION)
+            if needed and mark not in text:
+                example = "".join(f" {part}" for part in ("a", PROTAGONIST, MOTION) if part in (*self.words, "a"))
+                raise UsageError(f'{self.id} learns a word for {what}; say where it goes: "{example.strip()}".')
+            if mark not in self.words and mark in text:
+                raise UsageError(f"prompt {text!r} has a {mark}, but {self.id} learns no word; say what moves and how.")
+        for mark, word in self.words.items():
+            text = text.replace(mark, word.placeholder)
+        return text
 
     def _known(self, where: str, names: set[str]) -> None:
         unknown = names - self.adapters.keys()
@@ -271,6 +256,15 @@ class SubjectEntry(_Entry):
     """How clips of such a subject are sampled, where no motion says otherwise."""
     masks: bool = False
     """Whether photos without a mask get one from the base's attention to the noun."""
+    several: bool = False
+    """Whether it learns several subjects at once: one source of photos and one noun each."""
+    inflation: CrossFrame | None = None
+    """Clips can be made on an image model that is inflated so, where no motion is given."""
+    window: float = 1.0
+    """Share of the denoising, at its end, in which the subject is there; 1: always."""
+    learns: Literal["photos", "clips", "mixture"] = "photos"
+    """photos: as the core learns subjects. clips: in clips of the model's own making (PersonalVideo). mixture: of
+    subjects alone and together, apart from what is only in one photo (VideoDreamer)."""
 
 
 VideoEntry = MotionEntry | SubjectEntry

@@ -1,8 +1,9 @@
 """Tune-A-Video (Wu et al. 2022, arXiv 2212.11565): an image model inflated to clips and tuned on one of them."""
 
-from pcs_ext.image.fit import FitConfig
-from pcs_ext.video.recipes.base import LayersConfig, MotionPass, MotionPhase, MotionRecipe, Preset
-from pcs_ext.video.recipes.presets import sampling, small_frames
+import dataclasses
+
+from pcs_ext.video.recipes.base import MotionRecipe, Preset
+from pcs_ext.video.recipes.inflating import QUERIES, from_its_clip, inflating, whole
 
 
 def tune_a_video(preset: Preset = "sd") -> MotionRecipe:
@@ -14,28 +15,12 @@ def tune_a_video(preset: Preset = "sd") -> MotionRecipe:
     Differs from the released code: the new attentions' norms stay as they start, and their last bias starts at zero.
     `toybox`: 8 frames, 1e-3, 300 steps.
     """
-    small = preset == "toybox"
-    names = ("self_queries", "text_queries", "motion")
-    return MotionRecipe(
+    recipe = inflating(
+        preset,
         id="tune-a-video",
-        adapters={
-            "self_queries": LayersConfig(layers="spatial_self", method="full", projections=("to_q",)),
-            "text_queries": LayersConfig(layers="cross_attention", method="full", projections=("to_q",)),
-            "motion": LayersConfig(layers="temporal_attention", method="full"),
-        },
-        phases=(
-            MotionPhase(
-                name="clip",
-                passes=(MotionPass(trains=names, losses={"denoising": 1.0}),),
-                learning_rates=dict.fromkeys(names, 1e-3 if small else 3e-5),
-                weight_decay=1e-2,
-                fit=FitConfig(steps=300 if small else 500),
-            ),
-        ),
-        plays=names,
+        adapters={**QUERIES, "motion": whole("temporal_attention")},
         inflation="sparse-causal",
-        frames=small_frames(preset, 24),
-        stride=1 if small else 2,
-        sampling=sampling(preset, steps=50, guidance_scale=12.5),
-        reference_share=1.0,
+        steps=500,
+        frames=24,
     )
+    return dataclasses.replace(from_its_clip(recipe), stride=1 if preset == "toybox" else 2)

@@ -1,0 +1,212 @@
+"""What `video make` was told to use: the subject and the motion, loaded, and all that follows from them."""
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pcs_ext.config_io import to_jsonable
+from pcs_ext.errors import UsageError
+from pcs_ext.image.adapters import AbstractAdapter
+from pcs_ext.image.concept import SUBJECT
+from pcs_ext.image.evaluate.encoders import ImageEncoder, load_image_encoder
+from pcs_ext.image.flow import FlowSchedule
+from pcs_ext.image.recipes.presets import SAMPLING
+from pcs_ext.image.sample import SampleConfig
+from pcs_ext.image.subject import Artifact
+from pcs_ext.reporter import Reporter
+from pcs_ext.video.alignment import AlignmentConfig, can_align
+from pcs_ext.video.backbone import AbstractVideoBackbone
+from pcs_ext.video.backbones.inflated import CrossFrame
+from pcs_ext.video.backbones.load import is_text_to_video, load_video_backbone
+from pcs_ext.video.make_request import MakeRequest
+from pcs_ext.video.motion import Motion
+from pcs_ext.video.recipes import SUBJECTS, MotionRecipe, SubjectEntry
+from pcs_ext.video.recipes.layers import MOTION
+from pcs_ext.video.sample import ClipConfig
+from pcs_ext.video.subject import subject_applied
+
+Adapters = tuple[AbstractAdapter, ...]
+_FLOW_GUIDANCE = 5.0
+"""What Wan's model card asks for; recipes' own values are made for noise-predicting UNets."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifacts:
+    """What a request names, loaded."""
+
+    subject: Artifact | None
+    motion: Motion | None
+
+    @classmethod
+    def load(cls, request: MakeRequest) -> "Artifacts":
+        request.check()
+        subject = None if request.subject is None else Artifact.load(request.subject)
+        motion = None if request.motion is None else Motion.load(request.motion)
+        return cls(subject, motion)
+
+    def texts(self, prompts: tuple[str, ...]) -> list[str]:
+        """Prompts with the words of subject and motion in them."""
+        if self.motion is not None:
+            prompts = tuple(self.motion.recipe.fill(prompt) for prompt in prompts)
+        if self.subject is not None:
+            return [self.subject.concept.prompt(prompt) for prompt in prompts]
+        for prompt in prompts:
+            if self.motion is None and MOTION in prompt:
+                raise UsageError(f"prompt {prompt!r} asks for {MOTION}, but no --motion was given; name its folder.")
+            if SUBJECT in prompt:
+                raise UsageError(f"prompt {prompt!r} asks for {SUBJECT}, but no --subject was given; name its folder.")
+        return list(prompts)
+
+    def backbone(self, request: MakeRequest, reporter: Reporter) -> AbstractVideoBackbone:
+        """The model that everything was learned on, or the one that is asked for."""
+        origin: dict[str, str | None] = {} if self.motion is None else self.motion.origin
+        home = origin.get("base") or (None if self.subject is None else self.subject.data.base_name)
+        base = request.base or home or "toybox"
+        module = request.motion_module or (None if is_text_to_video(base) else origin.get("motion_module"))
+        return load_video_backbone(
+            base,
+            module,
+            inflation=self._inflation(base, module),
+            device=request.device,
+            precision=request.precision,
+            reporter=reporter,
+        )
+
+    @property
+    def entry(self) -> SubjectEntry | None:
+        """Of the subject's recipe, where it was made for clips."""
+        return None if self.subject is None else SUBJECTS.get(self.subject.data.recipe["id"])
+
+    def _inflation(self, base: str, module: str | None) -> CrossFrame | None:
+        if self.motion is not None:
+            return self.motion.recipe.inflation
+        if self.entry is None or module is not None or is_text_to_video(base):
+            return None
+        return self.entry.inflation
+
+    @property
+    def window(self) -> float:
+        """Share of the denoising, at its end, in which the subject is there."""
+        return 1.0 if self.entry is None else self.entry.window
+
+    @property
+    def source(self) -> tuple[MotionRecipe, str]:
+        """The motion's recipe, and what the clip shows that it was learned from."""
+        assert self.motion is not None, "a mask is about a motion's clip"
+        return self.motion.recipe, self.motion.recipe.fill(self.motion.data.concept["prompts"][0])
+
+    def alignment(self, backbone: AbstractVideoBackbone) -> AlignmentConfig | None:
+        """How subject and motion are tuned to each other; None where they are not.
+
+        Raises:
+            UsageError: the base cannot do so.
+        """
+        if self.motion is None or self.subject is None or self.motion.recipe.alignment is None:
+            return None
+        if not can_align(backbone):
+            raise UsageError(
+                f"{self.motion.recipe.id} tunes subject and motion to each other by frames, which {backbone.name} does "
+                "not tell apart; take an AnimateDiff or ModelScope base."
+            )
+        return self.motion.recipe.alignment
+
+    def plain(self, prompt: str, text: str) -> str:
+        """A prompt with the subject's noun instead of its words."""
+        assert self.subject is not None
+        if SUBJECT not in prompt:
+            return text
+        assert self.motion is not None
+        return self.subject.concept.class_prompt(self.motion.recipe.fill(prompt))
+
+    def sampling(self, request: MakeRequest, backbone: AbstractVideoBackbone) -> SampleConfig:
+        """The recipe's settings with the request's; a flow is sampled by Euler steps."""
+        config = SAMPLING["toybox" if backbone.origin["base"] == "toybox" else "sd"]
+        if self.motion is not None:
+            config = self.motion.recipe.sampling
+        elif self.subject is not None:
+            config = self.subject.sampling
+        if isinstance(backbone.schedule, FlowSchedule):
+            config = dataclasses.replace(config, scheduler="euler", guidance_scale=_FLOW_GUIDANCE)
+        asked = {
+            "num_inference_steps": request.steps,
+            "guidance_scale": request.guidance_scale,
+            "height": None if request.size is None else request.size[0],
+            "width": None if request.size is None else request.size[1],
+            # The latents that are kept are those of an inversion, which knows DDIM's timesteps alone.
+            "scheduler": None if request.mask is None else "ddim",
+        }
+        return dataclasses.replace(config, **{key: value for key, value in asked.items() if value is not None})
+
+    def clip(self, request: MakeRequest, backbone: AbstractVideoBackbone) -> ClipConfig:
+        """The recipe's starting noise with the request's frames and share of a reference."""
+        clip, frames, share = ClipConfig(), backbone.frames, 0.3
+        if self.motion is not None:
+            recipe = self.motion.recipe
+            clip, frames, share = recipe.clip, recipe.frames, recipe.reference_share
+        elif self.entry is not None:
+            clip = self.entry.clip
+        if request.frames is not None:
+            frames = request.frames
+        elif clip.frames is not None:
+            frames = clip.frames
+        else:
+            frames = backbone.whole_frames(frames)
+        if request.reference is not None:
+            clip = dataclasses.replace(clip, inverted_share=request.reference_share or share)
+        return dataclasses.replace(clip, frames=frames)
+
+    def say_what_differs(self, backbone: AbstractVideoBackbone, reporter: Reporter) -> None:
+        """A subject on other weights than its own still goes in, and may look less like itself."""
+        if self.subject is not None and self.subject.data.base_fingerprint != backbone.spatial_fingerprint:
+            reporter.event(
+                "other-base",
+                f"note: the subject was learned on {self.subject.data.base_name}; the spatial layers of "
+                f"{backbone.name} are other weights, so it may look less like itself.",
+            )
+
+    def facts(self, request: MakeRequest, backbone: AbstractVideoBackbone) -> dict[str, Any]:
+        """What a clip's record says of its making, beside prompt, seed and settings."""
+        alignment = self.alignment(backbone)
+        kept = {} if request.mask is None else {"mask": str(request.mask), "keep": request.keep}
+        return {
+            **backbone.origin,
+            **kept,
+            **({} if alignment is None else {"alignment": to_jsonable(alignment)}),
+            "subject": None if self.subject is None else self.subject.data.content_hash,
+            "motion": None if self.motion is None else self.motion.data.content_hash,
+            "subject_scale": request.subject_scale,
+            "motion_scale": request.motion_scale,
+            "negative_prompt": request.negative_prompt,
+            "reference": None if request.reference is None else str(request.reference),
+            "picture": None if request.picture is None else str(request.picture),
+        }
+
+    @property
+    def told(self) -> bool:
+        """Whether the motion's networks are told what clips should look like."""
+        return self.motion is not None and self.motion.recipe.told
+
+    def subject_in(
+        self, request: MakeRequest, backbone: AbstractVideoBackbone
+    ) -> contextlib.AbstractContextManager[Adapters]:
+        """The subject's adapters, in the backbone; none if there is no subject."""
+        if self.subject is None:
+            return contextlib.nullcontext(())
+        return subject_applied(self.subject, backbone, scale=request.subject_scale)
+
+    def motion_in(
+        self, request: MakeRequest, backbone: AbstractVideoBackbone, *, look: Tensor | None = None
+    ) -> contextlib.AbstractContextManager[Adapters]:
+        """The motion's adapters, in the backbone and told what clips should look like; none if there is no motion."""
+        if self.motion is None:
+            return contextlib.nullcontext(())
+        return self.motion.applied(backbone, scale=request.motion_scale, look=look)
+
+    def encoder(self, backbone: AbstractVideoBackbone) -> ImageEncoder | None:
+        """The image encoder that the motion was learned with, if its networks are told anything."""
+        if self.motion is None or not self.motion.recipe.told:
+            return None
+        return load_image_encoder(Path(self.motion.data.concept["image_encoder"]), backbone.device)

@@ -1,0 +1,78 @@
+"""What `video make` is asked."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from pcs_ext.errors import UsageError
+from pcs_ext.video.size import Size
+
+Kept = Literal["background", "protagonist"]
+"""What of a clip stays as it is where a mask says who its protagonist is."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MakeRequest:
+    """One call of `pcs-ext video make`."""
+
+    prompts: tuple[str, ...]
+    """Texts; with `{subject}` where a subject goes."""
+    seeds: tuple[int, ...] = (0,)
+    """One clip per prompt and seed."""
+    subject: Path | None = None
+    """Folder of a learned subject."""
+    motion: Path | None = None
+    """Folder of a learned motion."""
+    base: str = ""
+    """Empty: the one that the motion, or the subject, was learned on."""
+    motion_module: str | None = None
+    """None: the one that the motion was learned on."""
+    negative_prompt: str = ""
+    frames: int | None = None
+    """None: as the motion was learned, or as the model makes them."""
+    size: Size | None = None
+    """Height and width in pixels; None: as learned, or the base's."""
+    fps: float = 8.0
+    """Of the written clips."""
+    steps: int | None = None
+    """Denoising steps; None takes the recipe's."""
+    guidance_scale: float | None = None
+    """1 = off; None takes the recipe's."""
+    subject_scale: float = 1.0
+    motion_scale: float = 1.0
+    """Strengths, 1 as trained."""
+    reference: Path | None = None
+    """A clip whose inverted noise the start is mixed with."""
+    reference_share: float | None = None
+    """Share of it, in (0, 1]; None takes the recipe's."""
+    mask: Path | None = None
+    """White where the reference's protagonist is: a clip, a folder of frames, or one picture for all frames."""
+    keep: Kept = "background"
+    """What stays where there is a mask."""
+    picture: Path | None = None
+    """What clips start from or look like, where the motion is told a picture; None: the base makes one."""
+    device: str = "auto"
+    precision: str = "auto"
+
+    def check(self) -> None:
+        """What can be said before anything is loaded.
+
+        Raises:
+            UsageError: the request cannot be met.
+        """
+        if not self.prompts or not self.seeds:
+            raise UsageError('make needs at least one prompt and one seed: "a photo of {subject} that spins".')
+        if self.frames is not None and self.frames < 1:
+            raise UsageError(f"--frames must be at least 1, got {self.frames}.")
+        if self.steps is not None and self.steps < 1:
+            raise UsageError(f"--steps must be at least 1, got {self.steps}.")
+        share = self.reference_share
+        if share is not None and (self.reference is None or not 0 < share <= 1):
+            raise UsageError(f"--reference-share is a share of a --reference clip, above 0 and up to 1; got {share}.")
+        if self.mask is not None and (self.reference is None or self.motion is None):
+            raise UsageError(
+                "--mask changes a part of the clip that a motion was learned from: give that clip with --reference and "
+                "the motion with --motion."
+            )
+        if self.keep != "background" and self.mask is None:
+            raise UsageError(f"--keep {self.keep} needs a --mask that shows where the protagonist is.")
