@@ -46,6 +46,7 @@ def commands() -> dict[str, Callable[..., Any]]:
         "image insert": edits_cli.insert,
         "image follow": edits_cli.follow,
         "image style": edits_cli.style,
+        "image restyle": edits_cli.restyle,
         "evaluate": general.evaluate,
         "export": image_cli.export,
         "merge": merge_cli.merge,

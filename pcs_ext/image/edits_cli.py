@@ -269,3 +269,44 @@ def style(
         negative_prompt=negative_prompt, **machine.loading, reporter=console_reporter(),
     )  # fmt: skip
     print_paths(save_images(made, pictures.output))
+
+
+def restyle(
+    picture: Positional[Path],
+    style: Positional[Path],
+    written: Picture,
+    prompt: str = "head",
+    method: Literal["portrait-diffusion"] = "portrait-diffusion",
+    base: str = "toybox",
+    steps: int = 0,
+    config: Path | None = None,
+    machine: Machine = MACHINE,
+) -> None:
+    """Paint a picture in the manner of another one; nothing is learned.
+
+    Where both have a mask (NAME_mask.png or an alpha channel), what is inside takes its manner from what is inside.
+
+    Args:
+        picture: what is painted; it stays as it is.
+        style: the manner.
+        prompt: what both show, in a word or two: head, a dog.
+        method: how.
+        base: toybox, a hub id, a diffusers folder or a .safetensors file.
+        steps: of inversion and of sampling; 0 takes the method's.
+        config: the method's settings as JSON.
+    """
+    from pcs_ext.image.backbones.load import load_backbone
+    from pcs_ext.image.data import find_photos
+    from pcs_ext.image.edits.portrait_diffusion import PortraitDiffusionConfig
+    from pcs_ext.image.edits.restyle_picture import restyle_picture
+    from pcs_ext.image.edits.settings import resolve_edit
+
+    written.check(picture, style)
+    settings = resolve_edit(method, PortraitDiffusionConfig, base, config, steps=steps)
+    painted, manner = (find_photos([path])[0] for path in (picture, style))
+    made = restyle_picture(
+        painted, manner, prompt=prompt, config=settings, base=load_backbone(base, **machine.loading),
+        reporter=console_reporter(),
+    )  # fmt: skip
+    made.save(written.output)
+    print_paths([written.output])

@@ -7,6 +7,7 @@ from pcs_ext.image.edits.insert import tigic
 from pcs_ext.image.edits.layout import layout_control
 from pcs_ext.image.edits.omg import omg
 from pcs_ext.image.edits.photoswap import photoswap
+from pcs_ext.image.edits.portrait_diffusion import portrait_diffusion
 from pcs_ext.image.edits.style_aligned import style_aligned
 from pcs_ext.image.edits.swapanything import swapanything
 
@@ -25,6 +26,8 @@ _ENTRIES = (
      "2403.10983", "omg", "image together", omg),
     ("style-aligned", "pictures in the style of the first one, or of a given one, by shared attention",
      "2312.02133", "stylealigned", "image style", style_aligned),
+    ("portrait-diffusion", "a picture in the manner of another one, by attention to its features",
+     "2312.02212", "portrait-diffusion", "image restyle", portrait_diffusion),
     ("tigic", "a subject of another picture placed into a scene and changed by a prompt",
      "2403.12658", "tigic", "image insert", tigic),
     ("freecontrol", "the structure of a picture for any prompt, by components of self-attention",

@@ -18,6 +18,7 @@ from pcs_ext.image.edits.freecontrol import FreeControlConfig, follow_structure
 from pcs_ext.image.edits.insert import InsertConfig, insert
 from pcs_ext.image.edits.layout import LayoutConfig, sample_layout
 from pcs_ext.image.edits.omg import Member, OmgConfig, compose
+from pcs_ext.image.edits.portrait_diffusion import PortraitDiffusionConfig, restyle
 from pcs_ext.image.edits.settings import resolve_edit
 from pcs_ext.image.edits.style_aligned import StyleAlignedConfig, sample_aligned
 from pcs_ext.image.edits.swap import SwapConfig, swap
@@ -65,12 +66,17 @@ def _aligned(backbone: AbstractBackbone, config: StyleAlignedConfig) -> torch.Te
     return sample_aligned(backbone, ["a red dog", "a cat"], seed=0, config=config)[1:]
 
 
+def _restyle(backbone: AbstractBackbone, config: PortraitDiffusionConfig) -> torch.Tensor:
+    return restyle(backbone, PICTURE, PICTURE.flip(-1), config=config)
+
+
 RUNS: dict[type, Callable[[AbstractBackbone, Any], torch.Tensor]] = {
     SwapConfig: _swap,
     LayoutConfig: _layout,
     Cones2Config: _cones_2,
     OmgConfig: _omg,
     StyleAlignedConfig: _aligned,
+    PortraitDiffusionConfig: _restyle,
     InsertConfig: _insert,
     FreeControlConfig: _follow,
 }
@@ -78,7 +84,8 @@ RUNS: dict[type, Callable[[AbstractBackbone, Any], torch.Tensor]] = {
 
 def quick(name: str) -> Any:
     built = EDITS[name].build("toybox")
-    small = resolve_edit(name, type(built), "toybox", steps=3, guidance_scale=2.0)
+    guidance = 0.0 if isinstance(built, PortraitDiffusionConfig) else 2.0
+    small = resolve_edit(name, type(built), "toybox", steps=3, guidance_scale=guidance)
     return dataclasses.replace(small, class_images=3) if isinstance(small, FreeControlConfig) else small
 
 
