@@ -15,103 +15,122 @@ Output = Annotated[Path, arg(aliases=["-o"])]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-    """What makes clips, and where it runs."""
+    """What makes clips, and where it runs.
+
+    Args:
+        base: a text-to-video folder or hub id; or an image base (toybox, folder, hub id, .safetensors file). Empty:
+            toybox for learning; for making the one that the motion, or else the subject, was learned on.
+        motion_module: AnimateDiff's motion adapter for an image base, a folder or a .safetensors file; for making,
+            empty takes the motion's.
+        device: where to run.
+        precision: of the frozen weights and of autocast.
+    """
 
     base: str = ""
-    """A text-to-video folder or hub id; or an image base (toybox, folder, hub id, .safetensors file). Empty: toybox for
-    learning; for making the one that the motion, or else the subject, was learned on."""
     motion_module: str = ""
-    """AnimateDiff's motion adapter for an image base, a folder or a .safetensors file; for making, empty takes the
-    motion's."""
     device: Device = "auto"
-    """Where to run."""
     precision: Precision = "auto"
-    """Of the frozen weights and of autocast."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shown:
-    """What the clips or photos show."""
+    """What the clips or photos show.
+
+    Args:
+        prompts: what the clips show, one for all or one each; without any, NAME.txt beside every clip is read. Where a
+            recipe learns a word for the motion or for who does it, {motion} and {protagonist} stand for them.
+        noun: what the subject is, or who does the motion, for recipes that learn a word for it; one per subject, with
+            commas, for those that learn several.
+        prior: clips of the same kind of actors that do something else, with NAME.txt beside each, for recipes that keep
+            what the model knows by them.
+        image_encoder: transformers folder of CLIP, for recipes that look at pictures; toybox has its own.
+    """
 
     prompts: tuple[str, ...] = ()
-    """What the clips show, one for all or one each; without any, NAME.txt beside every clip is read. Where a recipe
-    learns a word for the motion or for who does it, {motion} and {protagonist} stand for them."""
     noun: str = ""
-    """What the subject is, or who does the motion, for recipes that learn a word for it; one per subject, with commas,
-    for those that learn several."""
     prior: tuple[Path, ...] = ()
-    """Clips of the same kind of actors that do something else, with NAME.txt beside each, for recipes that keep what
-    the model knows by them."""
     image_encoder: Path | None = None
-    """Transformers folder of CLIP, for recipes that look at pictures; toybox has its own."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Training:
-    """How it is learned; 0 and nothing take the recipe's."""
+    """How it is learned; 0 and nothing take the recipe's.
+
+    Args:
+        recipe: how to learn (`pcs-ext video recipes` lists them).
+        frames: frames of a training clip.
+        size: pixels that clips are learned at: 512, or 512x320 for width x height; empty takes the base's square.
+        steps: optimiser steps in all.
+        seed: of everything random.
+        config: a recipe as JSON (`--dry-run` prints one) instead of the recipe's own values.
+    """
 
     recipe: str = "motion-director"
-    """How to learn (`pcs-ext video recipes` lists them)."""
     frames: int = 0
-    """Frames of a training clip."""
     size: str = ""
-    """Pixels that clips are learned at: 512, or 512x320 for width x height; empty takes the base's square."""
     steps: int = 0
-    """Optimiser steps in all."""
     seed: int = 0
-    """Of everything random."""
     config: Path | None = None
-    """A recipe as JSON (`--dry-run` prints one) instead of the recipe's own values."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Learned:
-    """What was learned and goes into the clip."""
+    """What was learned and goes into the clip.
+
+    Args:
+        subject: folder written by `learn`, or by `video learn` from photos.
+        motion: folder written by `video learn` from clips.
+        subject_scale: strength of the subject, 1 as trained.
+        motion_scale: strength of the motion, 1 as trained.
+        picture: what clips start from (recipe lamp) or look like (dreamvideo-motion); without one the base makes it.
+    """
 
     subject: Path | None = None
-    """Folder written by `learn`, or by `video learn` from photos."""
     motion: Path | None = None
-    """Folder written by `video learn` from clips."""
     subject_scale: float = 1.0
-    """Strength of the subject, 1 as trained."""
     motion_scale: float = 1.0
-    """Strength of the motion, 1 as trained."""
     picture: Path | None = None
-    """What clips start from (recipe lamp) or look like (dreamvideo-motion); without one the base makes it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reference:
-    """A clip to start from, or to change a part of."""
+    """A clip to start from, or to change a part of.
+
+    Args:
+        reference: start from this clip's inverted noise, for instance the one the motion was learned from.
+        reference_share: share of it in the start, up to 1; 0 takes the recipe's.
+        mask: white where the reference's protagonist is (a clip, a folder of frames, or a picture): only there it
+            changes.
+        keep: what stays where there is a mask: what is around the protagonist, or the protagonist.
+    """
 
     reference: Path | None = None
-    """Start from this clip's inverted noise, for instance the one the motion was learned from."""
     reference_share: float = 0.0
-    """Share of it in the start, up to 1; 0 takes the recipe's."""
     mask: Path | None = None
-    """White where the reference's protagonist is (a clip, a folder of frames, or a picture): only there it changes."""
     keep: Literal["background", "protagonist"] = "background"
-    """What stays where there is a mask: what is around the protagonist, or the protagonist."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clip:
-    """Size of the clip and how it is sampled; 0 and nothing take the recipe's."""
+    """Size of the clip and how it is sampled; 0 and nothing take the recipe's.
+
+    Args:
+        seeds: one clip per prompt and seed.
+        frames: how many; else what the motion was learned with, or what the base makes.
+        size: pixels: 512, or 512x320 for width x height; empty takes what was learned, or the base's square.
+        fps: frames per second of the written clip.
+        steps: denoising steps.
+        guidance_scale: strength of the prompt, 1 = off.
+        negative_prompt: what to stay away from.
+    """
 
     seeds: tuple[int, ...] = (0,)
-    """One clip per prompt and seed."""
     frames: int = 0
-    """How many; else what the motion was learned with, or what the base makes."""
     size: str = ""
-    """Pixels: 512, or 512x320 for width x height; empty takes what was learned, or the base's square."""
     fps: float = 8.0
-    """Frames per second of the written clip."""
     steps: int = 0
-    """Denoising steps."""
     guidance_scale: float = 0.0
-    """Strength of the prompt, 1 = off."""
     negative_prompt: str = ""
-    """What to stay away from."""
 
 
 def learn(

@@ -23,7 +23,15 @@ from tests.support.encoders import tiny_clip
 from tests.support.tiny_video import tiny_motion_adapter, tiny_text_to_video
 
 FRAMES = 4
-STEPS = {"newmove": 30, "dreamvideo-motion": 40, "lamp": 50, "motioncrafter": 30, "make-a-protagonist": 50, "save": 60}
+STEPS = {
+    "newmove": 30,
+    "dreamvideo-motion": 40,
+    "lamp": 50,
+    "motioncrafter": 20,
+    "customttt": 60,
+    "make-a-protagonist": 30,
+    "save": 40,
+}
 """Of recipes whose loss falls sooner; 80 otherwise."""
 BESIDE = {"appearance_statistics", "motion_attention"}
 """Losses that compare with something else than the clip."""

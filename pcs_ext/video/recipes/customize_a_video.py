@@ -1,7 +1,8 @@
 """Customize-A-Video (Ren et al. 2024, arXiv 2402.14780): absorb the appearance first, then learn what is left."""
 
 from pcs_ext.image.fit import FitConfig
-from pcs_ext.video.recipes.base import LayersConfig, MotionPass, MotionPhase, MotionRecipe, Preset
+from pcs_ext.video.recipes.base import MotionPass, MotionPhase, MotionRecipe, Preset
+from pcs_ext.video.recipes.layers import LayersConfig
 from pcs_ext.video.recipes.presets import sampling, small_frames
 
 

@@ -6,7 +6,8 @@ from pcs_ext.image.data import Augmentation
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.recipes import Phase, Recipe
 from pcs_ext.image.recipes.presets import SAMPLING
-from pcs_ext.video.recipes.base import MotionPass, MotionPhase, MotionRecipe, NetworksConfig, Preset
+from pcs_ext.video.recipes.base import MotionPass, MotionPhase, MotionRecipe, Preset
+from pcs_ext.video.recipes.layers import NetworksConfig
 from pcs_ext.video.recipes.presets import sampling, small_frames
 
 _TOKEN = "<subject>"

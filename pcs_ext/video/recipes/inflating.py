@@ -5,7 +5,8 @@ import dataclasses
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.video.backbone import LayerKind
 from pcs_ext.video.backbones.inflated import CrossFrame
-from pcs_ext.video.recipes.base import LayersConfig, LossName, MotionPass, MotionPhase, MotionRecipe, Preset
+from pcs_ext.video.recipes.base import LossName, MotionPass, MotionPhase, MotionRecipe, Preset
+from pcs_ext.video.recipes.layers import LayersConfig
 from pcs_ext.video.recipes.presets import sampling, small_frames
 
 RATE: dict[Preset, float] = {"sd": 3e-5, "toybox": 1e-3}

@@ -1,7 +1,8 @@
 """MotionCrafter (Zhang et al. 2023, arXiv 2312.05288): motion in temporal layers, looks held to a frozen model's."""
 
 from pcs_ext.image.fit import FitConfig
-from pcs_ext.video.recipes.base import LayersConfig, MotionPass, MotionPhase, MotionRecipe, Preset
+from pcs_ext.video.recipes.base import MotionPass, MotionPhase, MotionRecipe, Preset
+from pcs_ext.video.recipes.layers import LayersConfig
 from pcs_ext.video.recipes.presets import sampling, small_frames
 
 

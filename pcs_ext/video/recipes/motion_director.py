@@ -1,7 +1,8 @@
 """MotionDirector (Zhao et al. 2023, arXiv 2310.08465): appearance and motion in separate LoRAs, a debiased loss."""
 
 from pcs_ext.image.fit import FitConfig
-from pcs_ext.video.recipes.base import LayersConfig, MotionPass, MotionPhase, MotionRecipe, Preset
+from pcs_ext.video.recipes.base import MotionPass, MotionPhase, MotionRecipe, Preset
+from pcs_ext.video.recipes.layers import LayersConfig
 from pcs_ext.video.recipes.presets import sampling, small_frames
 from pcs_ext.video.sample import ClipConfig
 

@@ -2,7 +2,8 @@
 
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.timesteps import TimestepSampling
-from pcs_ext.video.recipes.base import LayersConfig, MotionPass, MotionPhase, MotionRecipe, Preset, WordConfig
+from pcs_ext.video.recipes.base import MotionPass, MotionPhase, MotionRecipe, Preset
+from pcs_ext.video.recipes.layers import LayersConfig, WordConfig
 from pcs_ext.video.recipes.presets import sampling, small_frames
 
 

@@ -3,7 +3,8 @@
 from typing import Literal
 
 from pcs_ext.image.fit import FitConfig
-from pcs_ext.video.recipes.base import LayersConfig, LossName, MotionPass, MotionPhase, MotionRecipe, Preset
+from pcs_ext.video.recipes.base import LossName, MotionPass, MotionPhase, MotionRecipe, Preset
+from pcs_ext.video.recipes.layers import LayersConfig
 from pcs_ext.video.recipes.presets import sampling
 
 
