@@ -108,7 +108,8 @@ def test_causal_attention_sees_no_later_frame(sd: AbstractUnetBackbone) -> None:
     video = InflatedBackbone(sd, attention="causal")
     layer = video.motion.layers[0]
     assert isinstance(layer, TemporalAttention)
-    torch.nn.init.normal_(layer.attention.to_out[0].weight, generator=torch.Generator().manual_seed(1))
+    outer = layer.attention.get_parameter("to_out.0.weight")
+    torch.nn.init.normal_(outer, generator=torch.Generator().manual_seed(1))
     states = torch.randn(FRAMES, 5, layer.norm.normalized_shape[0], generator=torch.Generator().manual_seed(2))
     changed = states.clone()
     changed[1, :, 0] += 2.0  # one channel: the norm in front would hide a shift of all

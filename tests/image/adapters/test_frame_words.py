@@ -23,7 +23,7 @@ def test_every_frame_reads_its_own_row_as_a_plain_word_with_that_row_would(sd: A
     with injected(sd, word):
         (rows,) = word.rows()
         drawn = torch.randn(3, 1, 16, generator=torch.Generator().manual_seed(0))
-        rows.weight.copy_(drawn)
+        rows.get_parameter("weight").copy_(drawn)
         with word.reading_frames(3):
             states = sd.encode_prompt([PROMPT] * 3).states
         typical = sd.encode_prompt([PROMPT]).states
@@ -55,7 +55,7 @@ def test_it_saves_loads_scales_and_leaves(sd: AbstractUnetBackbone) -> None:
     with injected(sd, word):
         (rows,) = word.rows()
         start = sd.encode_prompt([PROMPT]).states
-        rows.weight[..., 0].add_(3.0)
+        rows.get_parameter("weight")[..., 0].add_(3.0)
         after = sd.encode_prompt([PROMPT]).states
         word.set_scale(0.0)
         torch.testing.assert_close(sd.encode_prompt([PROMPT]).states, start)
