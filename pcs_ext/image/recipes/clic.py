@@ -27,7 +27,6 @@ def clic(noun: str, preset: Preset) -> Recipe:
         preset: of the base.
     """
     small = preset == "toybox"
-    rate = 5e-3 if small else 1e-5
     return Recipe(
         id="clic",
         concept=Concept(
@@ -45,13 +44,13 @@ def clic(noun: str, preset: Preset) -> Recipe:
         phases=(
             Phase(
                 name="joint",
-                learning_rates={"word": rate, "keys_values": 1e-3 if small else rate},
+                learning_rates={"word": 2e-3 if small else 1e-5, "keys_values": 1e-4 if small else 1e-5},
                 batch_size=4 if small else 1,
                 objective=ObjectiveConfig(
                     mask_normalisation=MaskNormalisation.SOFT,
                     terms=(AttentionConfig(side=8 if small else 16, weight=0.5), RegionConfig()),
                 ),
-                fit=FitConfig(steps=300 if small else 500),
+                fit=FitConfig(steps=200 if small else 500),
             ),
         ),
         needs_masks=True,
