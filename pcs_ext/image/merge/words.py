@@ -54,14 +54,18 @@ def _named(artifact: Artifact, name: str) -> NamedSubject:
         raise UsageError(f"{name} holds several subjects or a negative word, which merge cannot put beside others.")
     adapters: dict[str, AdapterConfig] = {}
     words, count = concept.name, 0
+    renamed: dict[str, str] = {}
     for key, settings in artifact.data.adapters.items():
         config = from_jsonable(AdapterConfig, settings, where=f"adapter {key!r}")  # type: ignore[arg-type]
         if isinstance(config, WORD_ADAPTERS):
             count += 1
-            placeholder = f"<{name}>" if count == 1 else f"<{name}-{count}>"
-            words = words.replace(config.placeholder, placeholder)
-            config = dataclasses.replace(config, placeholder=placeholder)
+            renamed[config.placeholder] = f"<{name}>" if count == 1 else f"<{name}-{count}>"
+            words = words.replace(config.placeholder, renamed[config.placeholder])
         adapters[key] = config
+    for key, config in adapters.items():  # adapters beside a word may be about it, too (rank_one)
+        placeholder = renamed.get(getattr(config, "placeholder", ""))
+        if placeholder is not None:
+            adapters[key] = dataclasses.replace(config, placeholder=placeholder)  # type: ignore[call-arg]
     return NamedSubject(name=name, artifact=artifact, words=words, adapters=adapters)
 
 

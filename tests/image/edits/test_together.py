@@ -222,6 +222,23 @@ def test_two_folders_and_a_prompt(learned: Learned, tmp_path: Path, capsys: pyte
         assert (code, message in err) == (expected, True), err
 
 
+def test_what_is_about_a_word_is_renamed_with_it(learned: Learned, base: AbstractBackbone) -> None:
+    from pcs_ext.image.edits.cast import subject_adapters
+    from pcs_ext.image.merge.words import named_subjects
+
+    perfusion = learned("rex", "dog", "perfusion")
+    rex, _ = named_subjects([perfusion, learned("pip", "cat", "textual-inversion")], ["rex", "pip"])
+    assert rex.words.startswith("<rex>")
+    placeholders = {getattr(config, "placeholder", "<rex>") for config in rex.adapters.values()}
+    assert placeholders == {"<rex>"}
+    with torch.no_grad(), perfusion.applied(base):
+        conditioning = base.encode_prompt([f"a {perfusion.concept.name}"])
+        expected = base.predict(torch.ones(1, 4, 8, 8), torch.tensor([300]), conditioning)
+    with torch.no_grad(), injected(base, *subject_adapters(rex, base)):
+        found = base.predict(torch.ones(1, 4, 8, 8), torch.tensor([300]), base.encode_prompt([f"a {rex.words}"]))
+    torch.testing.assert_close(found, expected)
+
+
 def test_a_cast_of_one_or_none(learned: Learned, tmp_path: Path) -> None:
     learned("rex", "dog", "textual-inversion")
     one = open_cast([tmp_path / "rex"])
