@@ -81,8 +81,16 @@ class WordConfig:
 
     def adapter(self, backbone: AbstractVideoBackbone) -> AdapterConfig:
         """The core's configuration; the same for every backbone."""
-        words = {"placeholder": self.placeholder, "initializer": self.initializer, "num_vectors": self.num_vectors}
-        return FrameWordConfig(**words, frames=self.frames) if self.per_frame else EmbeddingConfig(**words)
+        if not self.per_frame:
+            return EmbeddingConfig(
+                placeholder=self.placeholder, initializer=self.initializer, num_vectors=self.num_vectors
+            )
+        return FrameWordConfig(
+            placeholder=self.placeholder,
+            initializer=self.initializer,
+            num_vectors=self.num_vectors,
+            frames=self.frames,
+        )
 
 
 @config
