@@ -29,7 +29,7 @@ STEPS = {
     "lamp": 50,
     "motioncrafter": 20,
     "customttt": 60,
-    "make-a-protagonist": 30,
+    "make-a-protagonist": 80,
     "save": 40,
 }
 """Of recipes whose loss falls sooner; 80 otherwise."""
