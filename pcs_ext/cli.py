@@ -66,6 +66,8 @@ def commands() -> dict[str, Callable[..., Any]]:
         "panorama make": panorama_cli.make,
         "panorama view": panorama_cli.view,
         "3d make": threed_cli.make,
+        "3d texture": threed_cli.texture,
+        "3d edit": threed_cli.edit,
         "3d render": threed_cli.render,
         "3d export": threed_cli.export,
         "video learn": video_cli.learn,

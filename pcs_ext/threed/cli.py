@@ -39,12 +39,12 @@ def make(
         subject: folder written by `learn`.
         prompt: text with {subject} where the subject goes; words for the view are appended.
         output: the mesh to write: .glb, .obj or .ply.
-        method: dreambooth3d (needs --photos), dreamfusion, prolificdreamer, or mvdream (needs --multiview).
+        method: dreambooth3d (needs --photos), magic3d, dreamfusion, prolificdreamer, or mvdream (needs --multiview).
         preset: fast, to see that it works; balanced; or the steps of the paper.
         photos: what the subject was learned from: one folder, or files.
         multiview: folder of a multi-view adapter, for recipes that judge views together.
         base: another base of the same family than the one it was learned on.
-        steps: of the fields in all; 0 takes the preset's.
+        steps: of the stages in all; 0 takes the preset's.
         seed: of everything random.
         config: a recipe as JSON instead of a method's own values (OUTPUT.work/recipe.json is one).
         previews: write a sheet of views to OUTPUT.work/previews every so many steps; 0 writes none.
@@ -77,6 +77,151 @@ def make(
         precision=precision,
     )
     made = make_3d(subject, prompt, output, options, reporter=console_reporter(jsonl))
+    sys.stdout.write(f"{output}  {len(made.mesh.faces)} faces\n")
+    for path in (*made.files[1:], made.work):
+        sys.stdout.write(f"{path}\n")
+
+
+def texture(
+    mesh: Positional[Path],
+    subject: Positional[Path],
+    output: Output,
+    prompt: str = "a photo of {subject}",
+    preset: Literal["fast", "balanced", "paper"] = "balanced",
+    controlnet: Path | None = None,
+    control: Literal["normal", "depth"] = "normal",
+    layout: Literal["grid", "xatlas"] = "grid",
+    texture_size: int = 0,
+    base: str = "",
+    steps: int = 0,
+    seed: int = 0,
+    config: Path | None = None,
+    previews: int = 0,
+    viewer: bool = True,
+    overwrite: bool = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    jsonl: Path | None = None,
+) -> None:
+    """Give a mesh a learned subject's look (TextureDreamer); interrupted, the same command goes on.
+
+    Shape and faces stay; the texture holds colour, roughness and metalness. The mesh's front is +z in a GLB, -y in an
+    OBJ or PLY.
+
+    Args:
+        mesh: .glb, .obj or .ply; it is never written to.
+        subject: folder written by `learn`.
+        output: .glb or .obj.
+        prompt: text with {subject} where the subject goes; words for the view are appended.
+        preset: fast, to see that it works; balanced; or many steps.
+        controlnet: folder of a diffusers ControlNet for the base; without it the score does not know the geometry.
+        control: what the ControlNet reads.
+        layout: of the texture: grid needs nothing, xatlas makes charts one can paint on.
+        texture_size: texels per side; 0: enough for the mesh.
+        base: another base of the same family than the one the subject was learned on.
+        steps: 0 takes the preset's.
+        seed: of everything random.
+        config: a recipe as JSON (OUTPUT.work/recipe.json is one).
+        previews: write a sheet of views to OUTPUT.work/previews every so many steps; 0 writes none.
+        viewer: also write an HTML page beside a GLB in which one turns the object, offline.
+        overwrite: replace the output (the work folder is never replaced).
+        device: where the base runs.
+        precision: of the base's weights.
+        jsonl: also write every event as a JSON line to this file.
+    """
+    from pcs_ext.image.cli import console_reporter
+    from pcs_ext.threed.texture_job import texture_3d
+    from pcs_ext.threed.texture_request import TextureOptions
+
+    options = TextureOptions(
+        prompt=prompt,
+        effort=preset,
+        controlnet=controlnet,
+        control=control,
+        layout=layout,
+        texture_size=texture_size or None,
+        base=base,
+        steps=steps or None,
+        seed=seed,
+        config=config,
+        previews=previews,
+        viewer=viewer,
+        overwrite=overwrite,
+        device=device,
+        precision=precision,
+    )
+    made = texture_3d(mesh, subject, output, options, reporter=console_reporter(jsonl))
+    sys.stdout.write(f"{output}  {len(made.mesh.faces)} faces\n")
+    for path in (*made.files[1:], made.work):
+        sys.stdout.write(f"{path}\n")
+
+
+def edit(
+    scene: Positional[Path],
+    subject: Positional[Path],
+    prompt: Positional[str],
+    output: Output,
+    box: tuple[float, float, float, float, float, float],
+    mode: Literal["add", "replace"] = "add",
+    scene_prompt: str = "",
+    content_prompt: str = "a photo of {subject}",
+    preset: Literal["fast", "balanced", "paper"] = "balanced",
+    base: str = "",
+    steps: int = 0,
+    seed: int = 0,
+    config: Path | None = None,
+    previews: int = 0,
+    viewer: bool = True,
+    overwrite: bool = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    jsonl: Path | None = None,
+) -> None:
+    """Put a learned subject into a box of a 3D scene (TIP-Editor); outside the box nothing changes.
+
+    Args:
+        scene: OUTPUT.work of `3d make`; it is never written to.
+        subject: folder written by `learn`: what comes into the box.
+        prompt: of the edited scene, with {subject} for what is new.
+        output: the mesh to write: .glb, .obj or .ply.
+        box: least x, y, z, then greatest; the scene's cube reaches from -1.5 -1.5 -0.75 to 1.5 1.5 2.25, z up.
+        mode: beside what is in the box, or instead of it.
+        scene_prompt: what the scene shows; empty takes the prompt it was made with.
+        content_prompt: what the content of the box alone is to show.
+        preset: fast, to see that it works; balanced; or the paper's steps.
+        base: another base of the same family than the one the subject was learned on.
+        steps: of both stages together; 0 takes the preset's.
+        seed: of everything random.
+        config: a recipe as JSON (OUTPUT.work/recipe.json is one).
+        previews: write a sheet of views to OUTPUT.work/previews every so many steps; 0 writes none.
+        viewer: also write an HTML page beside a GLB in which one turns the object, offline.
+        overwrite: replace the output (the work folder is never replaced).
+        device: where the base runs.
+        precision: of the base's weights.
+        jsonl: also write every event as a JSON line to this file.
+    """
+    from pcs_ext.image.cli import console_reporter
+    from pcs_ext.threed.box import Box
+    from pcs_ext.threed.edit_job import edit_3d
+    from pcs_ext.threed.edit_request import EditOptions
+
+    options = EditOptions(
+        box=Box(low=box[:3], high=box[3:]),
+        mode=mode,
+        scene_prompt=scene_prompt,
+        content_prompt=content_prompt,
+        effort=preset,
+        base=base,
+        steps=steps or None,
+        seed=seed,
+        config=config,
+        previews=previews,
+        viewer=viewer,
+        overwrite=overwrite,
+        device=device,
+        precision=precision,
+    )
+    made = edit_3d(scene, subject, prompt, output, options, reporter=console_reporter(jsonl))
     sys.stdout.write(f"{output}  {len(made.mesh.faces)} faces\n")
     for path in (*made.files[1:], made.work):
         sys.stdout.write(f"{path}\n")

@@ -1,6 +1,5 @@
 """`3d export` and `3d render`: what a job left, or a mesh file, as other files."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,32 +8,31 @@ import numpy as np
 from pcs_ext.config_io import atomic_write_bytes
 from pcs_ext.errors import InputError, UsageError
 from pcs_ext.threed.cameras import Cameras, ring
-from pcs_ext.threed.fields import AbstractField
-from pcs_ext.threed.mesh import FORMATS, MeshConfig, extract_mesh, read_mesh, write_mesh
+from pcs_ext.threed.mesh import FORMATS, MeshConfig, read_mesh, write_mesh
 from pcs_ext.threed.mesh_views import render_mesh
-from pcs_ext.threed.render import RenderConfig, render_views
+from pcs_ext.threed.shapes import Shape, cut_mesh, painter, recut, shape_views
 from pcs_ext.threed.texture import TextureConfig, bake_texture
 from pcs_ext.threed.turntable import KINDS, sheet, write_turntable
 from pcs_ext.threed.viewer import write_viewer
-from pcs_ext.threed.work import finished_field
+from pcs_ext.threed.work import finished_shape
 
 Colors = Literal["vertex", "grid", "xatlas"]
 """Where colours go: to the vertices, or into a texture of one of `TextureConfig`'s layouts."""
 _SHEET_COLUMNS = 4
 
 
-def finished_mesh(field: AbstractField, settings: MeshConfig, colors: Colors, texture_size: int | None = None) -> Any:
-    """A field's surface with its colours.
+def finished_mesh(shape: Shape, settings: MeshConfig, colors: Colors, texture_size: int | None = None) -> Any:
+    """A shape's mesh with its colours.
 
     Raises:
         UsageError: nothing exceeds the threshold.
         ConfigError: the texture is too small.
         ResourceError: a library is missing.
     """
-    mesh = extract_mesh(field, settings)
+    mesh = cut_mesh(shape, settings)
     if colors == "vertex":
         return mesh
-    return bake_texture(mesh, field, TextureConfig(size=texture_size, layout=colors))
+    return bake_texture(mesh, painter(shape), TextureConfig(size=texture_size, layout=colors))
 
 
 def colors_for(output: Path, wanted: Colors | Literal["auto"]) -> Colors:
@@ -77,10 +75,9 @@ def export_3d(
     page = output.with_suffix(".html") if viewer and output.suffix.lower() == ".glb" else None
     check_free(output, FORMATS, overwrite)
     if source.is_dir():
-        field, result = finished_field(source)
-        changes = {"resolution": resolution, "threshold": threshold}
-        settings = dataclasses.replace(result.mesh, **{k: v for k, v in changes.items() if v is not None})
-        mesh = finished_mesh(field, settings, colors_for(output, colors), texture_size)
+        shape, result = finished_shape(source)
+        settings = recut(result.mesh, shape, {"resolution": resolution, "threshold": threshold})
+        mesh = finished_mesh(shape, settings, colors_for(output, colors), texture_size)
     else:
         if colors != "auto" or resolution is not None or threshold is not None:
             raise UsageError(
@@ -136,9 +133,9 @@ def render_3d(
             f"got {frames}, {side}, {background}, {elevation}."
         )
     if source.is_dir():
-        field, _ = finished_field(source)
-        cameras = ring(frames, elevation=elevation, target=field.bounds.center)
-        seen = render_views(field, cameras, side, side, RenderConfig(samples=128), background=background).rgb
+        shape, _ = finished_shape(source)
+        cameras = ring(frames, elevation=elevation, target=shape.bounds.center)
+        seen = shape_views(shape, cameras, side, background=background)
     else:
         mesh = read_mesh(source)
         seen = render_mesh(mesh, _around(mesh, frames, elevation, source), side, side, background=background)

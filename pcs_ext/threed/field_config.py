@@ -4,14 +4,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from pcs_ext.config_io import atomic_folder, config, from_jsonable, read_json, write_json
-from pcs_ext.errors import ConfigError, InputError
+from pcs_ext.config_io import config
+from pcs_ext.errors import ConfigError
 from pcs_ext.threed.fields import AbstractField, Blob, Bounds, HashField, HashGrid, VoxelField
-
-_FILES = ("field.json", "field.safetensors")
+from pcs_ext.threed.stored import restored, store
 
 
 @config
@@ -40,10 +37,7 @@ class FieldConfig:
 
 def save_field(field: AbstractField, settings: FieldConfig, folder: Path) -> None:
     """Write `field.json` and `field.safetensors`; the folder appears whole or not at all."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in field.state_dict().items()}
-    with atomic_folder(folder) as target:
-        save_file(tensors, target / _FILES[1])
-        write_json(target / _FILES[0], settings)
+    store(folder, "field", field, settings)
 
 
 def load_field(folder: Path, device: str | torch.device = "cpu") -> AbstractField:
@@ -52,14 +46,6 @@ def load_field(folder: Path, device: str | torch.device = "cpu") -> AbstractFiel
     Raises:
         InputError: a file is missing or damaged.
     """
-    missing = [name for name in _FILES if not (folder / name).is_file()]
-    if missing:
-        raise InputError(f"{folder} holds no field ({', '.join(missing)} missing); expected what `3d make` wrote.")
-    try:
-        settings = from_jsonable(FieldConfig, read_json(folder / _FILES[0]), where=str(folder / _FILES[0]))
-        field = settings.build()
-        field.load_state_dict(load_file(folder / _FILES[1]))
-    except (ConfigError, SafetensorError, RuntimeError) as error:
-        raise InputError(f"{folder} is damaged, or of another version ({str(error).splitlines()[0]}).") from None
+    field = restored(folder, "field", FieldConfig, lambda settings: settings.build())
     field.advance(1.0)
     return field.to(device)

@@ -1,6 +1,5 @@
 """One stage of a recipe: a field learns from a guidance, and from posed pictures where there are some."""
 
-import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -11,7 +10,7 @@ from torch import Tensor
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError, UsageError
 from pcs_ext.image.checkpoint import CheckpointFolder
-from pcs_ext.image.fit import FitConfig, fit
+from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.types import FitState, LossTerms
 from pcs_ext.reporter import Reporter
 from pcs_ext.threed.camera_laws import CameraLaw, draw_cameras
@@ -30,6 +29,7 @@ from pcs_ext.threed.regularizers import (
     total_variation,
 )
 from pcs_ext.threed.render import RenderConfig, RenderedRays, render_rays
+from pcs_ext.threed.teach import taught
 
 
 @config
@@ -234,13 +234,12 @@ def distil_field(
         DivergedError, CheckpointError, Interrupted: as `fit`.
     """
     loss = FieldLoss(field, stage, guidance, pictures)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(guidance.applied())
-        yield from fit(
-            loss,
-            [*field.groups(), *guidance.groups()],
-            stage.fit,
-            checkpoints=checkpoints,
-            extra_state={"occupancy": loss},
-            reporter=reporter,
-        )
+    yield from taught(
+        loss,
+        field.groups(),
+        guidance,
+        stage.fit,
+        extra_state={"occupancy": loss},
+        checkpoints=checkpoints,
+        reporter=reporter,
+    )

@@ -9,10 +9,10 @@ from pcs_ext.errors import Interrupted
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.threed.export import check_free, colors_for, finished_mesh, write_with_page
-from pcs_ext.threed.fields import AbstractField
 from pcs_ext.threed.job import Job
 from pcs_ext.threed.mesh import FORMATS
 from pcs_ext.threed.request import MakeOptions, read_request
+from pcs_ext.threed.shapes import Shape
 from pcs_ext.threed.work import Result, WorkFolder
 
 
@@ -22,7 +22,7 @@ class Made:
 
     mesh: Any
     """The `trimesh.Trimesh` that was written."""
-    field: AbstractField
+    shape: Shape
     """What it was cut out of."""
     files: tuple[Path, ...]
     """The mesh and, where wanted, the page that shows it."""
@@ -63,12 +63,12 @@ def make_3d(
     work = WorkFolder(output.with_name(f"{output.name}.work"), request.identity(backbone))
     write_json(work.path / "recipe.json", request.recipe)
     try:
-        name, field = Job(request, backbone, work, reporter).run()
-        mesh = finished_mesh(field, request.recipe.mesh, colors_for(output, options.colors))
+        name, shape = Job(request, backbone, work, reporter).run()
+        mesh = finished_mesh(shape, request.recipe.mesh, colors_for(output, options.colors))
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; what was done is in {work.path}. The same command goes on from there."
         ) from None
     work.finish(Result(field=name, mesh=request.recipe.mesh, prompt=request.artifact.concept.prompt(prompt)))
     page = output.with_suffix(".html") if options.viewer and output.suffix.lower() == ".glb" else None
-    return Made(mesh=mesh, field=field, files=tuple(write_with_page(mesh, output, page)), work=work.path)
+    return Made(mesh=mesh, shape=shape, files=tuple(write_with_page(mesh, output, page)), work=work.path)

@@ -52,15 +52,8 @@ def extract_mesh(field: AbstractField, config: MeshConfig | None = None) -> Any:
     """
     trimesh, measure = _libraries()
     settings = config or MeshConfig()
-    density = _densities(field, settings.resolution)
-    densest, threshold = float(density.max()), settings.threshold
-    if settings.relative and densest > _EMPTY:
-        threshold = min(threshold, settings.relative * densest)
-    if densest <= threshold:
-        raise UsageError(
-            f"expected density above the threshold {threshold:.3g}, the field reaches {densest:.3g}. Lower the "
-            "threshold or train longer."
-        )
+    density = densities(field, settings.resolution)
+    threshold = density_level(density, settings)
     # Log density varies about linearly across a learned surface, so vertices land better than on density itself.
     level = np.log(threshold + 1e-3)
     padded = np.pad(np.log(density + 1e-3), 1, constant_values=np.log(1e-3))
@@ -74,6 +67,23 @@ def extract_mesh(field: AbstractField, config: MeshConfig | None = None) -> Any:
     mesh = _tidied(mesh, settings)
     mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=_vertex_colors(field, mesh))
     return mesh
+
+
+def density_level(density: np.ndarray, settings: MeshConfig) -> float:
+    """Density at the surface: the threshold, or the relative one where that is lower.
+
+    Raises:
+        UsageError: nothing exceeds it.
+    """
+    densest, threshold = float(density.max()), settings.threshold
+    if settings.relative and densest > _EMPTY:
+        threshold = min(threshold, settings.relative * densest)
+    if densest <= threshold:
+        raise UsageError(
+            f"expected density above the threshold {threshold:.3g}, the field reaches {densest:.3g}. Lower the "
+            "threshold or train longer."
+        )
+    return threshold
 
 
 def write_mesh(mesh: Any, path: Path) -> None:
@@ -149,7 +159,7 @@ def _libraries() -> tuple[Any, Any]:
 
 
 @torch.no_grad()
-def _densities(field: AbstractField, resolution: int) -> np.ndarray:
+def densities(field: AbstractField, resolution: int) -> np.ndarray:
     """Densities at the corners of a regular grid over the cube, indexed x, y, z."""
     line = torch.linspace(-1, 1, resolution) * (1 - 1e-6)
     grid = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).view(-1, 3)

@@ -73,6 +73,20 @@ def rasterize(points: Tensor, faces: Tensor, height: int, width: int) -> Fragmen
     )
 
 
+def barycentric_at(face: Tensor, points: Tensor, faces: Tensor) -> Tensor:
+    """Perspective-correct weights `h w 3` of the triangles that `rasterize` found, with a graph back to the points.
+
+    Args:
+        face: `h w`, from `rasterize`; -1 where nothing is: weights 0 there.
+        points: `n 3`, column, row and depth.
+        faces: `m 3`.
+    """
+    row, column = torch.nonzero(face >= 0, as_tuple=True)
+    corners = points[faces[face[row, column]]].double()
+    weights, _ = _weights(corners, column + 0.5, row + 0.5)
+    return points.new_zeros(*face.shape, 3).index_put((row, column), weights.to(points))
+
+
 def _parts(count: Tensor) -> list[slice]:
     """Consecutive runs of triangles whose boxes together are of a bounded size."""
     if not len(count):
@@ -109,10 +123,11 @@ def _weights(corners: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Perspective-correct weights `k 3` (below 0 outside) and inverse depths `k` at points of triangles `k 3 3`."""
     (ax, ay, az), (bx, by, bz), (cx, cy, cz) = (corner.unbind(-1) for corner in corners.unbind(1))
     area = (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)
-    safe = torch.where(area == 0, torch.full_like(area, math.nan), area)
+    flatness = area == 0
+    safe = torch.where(flatness, torch.ones_like(area), area)
     u = ((bx - x) * (cy - y) - (cx - x) * (by - y)) / safe
     v = ((cx - x) * (ay - y) - (ax - x) * (cy - y)) / safe
-    flat = torch.stack([u, v, 1 - u - v], -1).nan_to_num(nan=-1.0)
+    flat = torch.where(flatness[:, None], -1.0, torch.stack([u, v, 1 - u - v], -1))
     scaled = flat / torch.stack([az, bz, cz], -1)
     inverse_depth = scaled.sum(-1)
     return scaled / inverse_depth[:, None], inverse_depth

@@ -108,7 +108,7 @@ def render_rays(
         normals = field.normals(flat[wanted])
         ray = wanted // config.samples
         where = bundle.origins if light is None else light.expand_as(bundle.origins)
-        color = _shaded(color, normals, where[ray] - flat[wanted], config)
+        color = shade(color, normals, where[ray] - flat[wanted], config.shading, config.ambient)
     weighted = weights.reshape(-1)[wanted][:, None]
     middles = near[:, None] + (steps + 0.5) * widths
     opacity = weights.sum(-1)
@@ -150,13 +150,22 @@ class _Summed:
         return values.new_zeros(self.count, values.shape[1]).index_add(0, self.ray, values)
 
 
-def _shaded(albedo: Tensor, normals: Tensor, to_light: Tensor, config: RenderConfig) -> Tensor:
-    if config.shading == "albedo":
+def shade(albedo: Tensor, normals: Tensor, to_light: Tensor, shading: Shading, ambient: float) -> Tensor:
+    """Colours `n 3` of matt surfaces under one light and light from everywhere (DreamFusion, sec. 3.1).
+
+    Args:
+        albedo: `n 3` in [0, 1]; not read when textureless.
+        normals: `n 3`, unit.
+        to_light: `n 3`, of any length.
+        shading: see `RenderConfig`.
+        ambient: share of the light from everywhere.
+    """
+    if shading == "albedo":
         return albedo
     direction = torch.nn.functional.normalize(to_light, dim=-1)
     diffuse = (normals * direction).sum(-1, keepdim=True).clamp_min(0)
-    surface = torch.ones_like(albedo) if config.shading == "textureless" else albedo
-    return surface * (config.ambient + (1 - config.ambient) * diffuse)
+    surface = torch.ones_like(albedo) if shading == "textureless" else albedo
+    return surface * (ambient + (1 - ambient) * diffuse)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,16 @@ from pcs_ext.image.learn import preset_of
 from pcs_ext.image.subject import Artifact
 from pcs_ext.threed.export import Colors
 from pcs_ext.threed.multiview import MultiViewAdapter
-from pcs_ext.threed.recipes import RECIPES, AnyRecipe3d, Effort, PhotosTo3dRecipe, Recipe3d, TextTo3dRecipe
+from pcs_ext.threed.recipes import (
+    RECIPES,
+    AnyRecipe3d,
+    EditRecipe,
+    Effort,
+    PhotosTo3dRecipe,
+    Recipe3d,
+    TextTo3dRecipe,
+    TextureRecipe,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,6 +140,12 @@ def resolve_recipe_3d(
         recipe = from_jsonable(Recipe3d, read_json(config), where=str(config))
     elif method in RECIPES:
         recipe = RECIPES[method].build(preset, effort)
+        if isinstance(recipe, TextureRecipe):
+            raise UsageError(f"{method} paints a mesh that is there: pcs-ext 3d texture MESH SUBJECT -o OUT.glb.")
+        if isinstance(recipe, EditRecipe):
+            raise UsageError(
+                f"{method} edits a scene that is there: pcs-ext 3d edit SCENE.work SUBJECT PROMPT --box ..."
+            )
     else:
         raise UsageError(f"3D method {method!r} is unknown; expected one of {', '.join(RECIPES)}.")
     if steps is not None:

@@ -1,8 +1,9 @@
-"""Colours of a field baked into a texture: a mesh laid out in a square, every texel asked of the field."""
+"""Colours and materials baked into textures: a mesh laid out in a square, every texel asked for what is there."""
 
 import dataclasses
 import math
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -12,10 +13,10 @@ from torch.nn import functional
 
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError, ResourceError
-from pcs_ext.threed.fields import AbstractField
 from pcs_ext.threed.rasterize import Fragments, rasterize
-from pcs_ext.threed.surface_colors import surface_colors
 
+Painter: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""`(places n 3, outward unit normals n 3) -> n 3`, albedo in [0, 1], or `n 5`, then roughness and metalness."""
 _MARGIN = 1.5
 """Texels of its own colours around a face of the grid: graphics cards look that far beyond an edge."""
 _LEAST_CELL = 8
@@ -41,14 +42,15 @@ class TextureConfig:
             )
 
 
-def bake_texture(mesh: Any, field: AbstractField, config: TextureConfig | None = None) -> Any:
-    """A copy of a mesh with texture coordinates and the field's albedo as its base colour.
+def bake_texture(mesh: Any, paint: Painter, config: TextureConfig | None = None) -> Any:
+    """A copy of a mesh with texture coordinates and what a painter says of it: base colour, or that and a map of
+    roughness (green) and metalness (blue), as glTF wants it.
 
     Vertices on seams are doubled, as every format wants it; faces keep their number and order.
 
     Args:
         mesh: `trimesh.Trimesh` in world axes.
-        field: gives the colours.
+        paint: gives the colours and materials.
         config: size and padding.
 
     Raises:
@@ -64,8 +66,17 @@ def bake_texture(mesh: Any, field: AbstractField, config: TextureConfig | None =
     made = grid_layout(mesh, size) if settings.layout == "grid" else _xatlas_layout(mesh, size)
     vertices = np.asarray(mesh.vertices)[made.origin]
     normals = np.asarray(mesh.vertex_normals)[made.origin]
-    image = _baked(field, made, torch.from_numpy(vertices).float(), torch.from_numpy(normals).float(), settings.padding)
-    material = PBRMaterial(baseColorTexture=Image.fromarray(image), metallicFactor=0.0, roughnessFactor=0.9)
+    image = _baked(paint, made, torch.from_numpy(vertices).float(), torch.from_numpy(normals).float(), settings.padding)
+    color = Image.fromarray(image[..., :3].copy())
+    rough: dict[str, Any] = {"metallicFactor": 0.0, "roughnessFactor": 0.9}
+    if image.shape[-1] == 5:
+        packed = np.concatenate([np.zeros_like(image[..., :1]), image[..., 3:]], -1)
+        rough = {
+            "metallicRoughnessTexture": Image.fromarray(packed),
+            "metallicFactor": 1.0,
+            "roughnessFactor": 1.0,
+        }
+    material = PBRMaterial(baseColorTexture=color, **rough)
     visual = TextureVisuals(uv=made.uv, material=material)
     return trimesh.Trimesh(
         vertices=vertices, faces=made.faces, vertex_normals=normals, visual=visual, process=False, validate=False
@@ -152,12 +163,14 @@ def _xatlas_layout(mesh: Any, size: int) -> Layout:
     return Layout(origin.astype(np.int64), faces, flat.numpy(), rasterize(points, torch.from_numpy(faces), size, size))
 
 
-def _baked(field: AbstractField, made: Layout, vertices: Tensor, normals: Tensor, padding: int) -> np.ndarray:
-    """The field's colours on the surface, as 8-bit `s s 3`."""
+@torch.no_grad()
+def _baked(paint: Painter, made: Layout, vertices: Tensor, normals: Tensor, padding: int) -> np.ndarray:
+    """What the painter says of the surface, as 8-bit `s s 3` or `s s 5`."""
     covered, faces = made.seen.face >= 0, torch.from_numpy(made.faces)
     places, outward = (made.seen.interpolate(values, faces)[covered] for values in (vertices, normals))
-    color = torch.zeros(*covered.shape, 3)
-    color[covered] = surface_colors(field, places, functional.normalize(outward, dim=-1))
+    painted = paint(places, functional.normalize(outward, dim=-1))
+    color = torch.zeros(*covered.shape, painted.shape[-1])
+    color[covered] = painted
     filled = pad_charts(color.permute(2, 0, 1), covered, padding)
     return (filled.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
 
@@ -166,7 +179,7 @@ def pad_charts(image: Tensor, covered: Tensor, rounds: int) -> Tensor:
     """Let colours grow over empty texels, one texel a round, as the mean of the covered neighbours.
 
     Args:
-        image: `3 h w`.
+        image: `c h w`.
         covered: `h w` bool.
         rounds: how far.
     """

@@ -60,6 +60,18 @@ class CameraEmbedding(nn.Module):
         return self.layers(cameras)
 
 
+@contextlib.contextmanager
+def camera_beside_timestep(backbone: AbstractUnetBackbone, added: Tensor) -> Iterator[None]:
+    """Inside, the denoiser's embedding of timesteps `b width` has `added` on top; afterwards it is as before."""
+    handle = backbone.denoiser.time_embedding.register_forward_hook(
+        lambda module, given, embedding: embedding + added.to(embedding.dtype)
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 class VariationalScore:
     """A frozen backbone, possibly with a subject in it, and a second score on top of it that learns the renders.
 
@@ -115,16 +127,13 @@ class VariationalScore:
         """
         self.updates.set_scale(1.0)
         added = self.camera(cameras) * (cameras != 0).any(1, keepdim=True)
-        handle = self.backbone.denoiser.time_embedding.register_forward_hook(
-            lambda module, given, embedding: embedding + added.to(embedding.dtype)
-        )
         dtype = self.backbone.dtype
-        try:
+        with (
+            camera_beside_timestep(self.backbone, added),
             # Frozen weights in half precision need the trained float32 ones cast to meet them.
-            with torch.autocast(noisy.device.type, dtype=dtype, enabled=dtype != torch.float32):
-                prediction = self.backbone.predict(noisy, timesteps, prompt)
-        finally:
-            handle.remove()
+            torch.autocast(noisy.device.type, dtype=dtype, enabled=dtype != torch.float32),
+        ):
+            prediction = self.backbone.predict(noisy, timesteps, prompt)
         return self.backbone.schedule.to_epsilon(prediction, noisy, timesteps)
 
     def terms(

@@ -5,9 +5,8 @@ from typing import Any
 
 from pcs_ext.config_io import config, config_hash, from_jsonable, read_json, to_jsonable, write_json
 from pcs_ext.errors import CheckpointError, ConfigError, InputError
-from pcs_ext.threed.field_config import load_field
-from pcs_ext.threed.fields import AbstractField
 from pcs_ext.threed.mesh import MeshConfig
+from pcs_ext.threed.shapes import Shape, load_shape
 
 _REQUEST, _RESULT = "request.json", "result.json"
 
@@ -17,7 +16,7 @@ class Result:
     """What a finished job says of itself."""
 
     field: str
-    """Folder of the last field, inside the work folder."""
+    """Folder of the last field or surface, inside the work folder."""
     mesh: MeshConfig
     """How the surface was cut out."""
     prompt: str
@@ -56,12 +55,14 @@ class WorkFolder:
         write_json(self.path / _RESULT, result)
 
 
-def finished_field(path: Path) -> tuple[AbstractField, Result]:
-    """The field of a finished job.
+def finished_shape(path: Path) -> tuple[Shape, Result]:
+    """The field or surface of a finished job.
 
     Raises:
         InputError: the folder is none, or its job has not finished.
     """
+    if (path / "materials").is_dir():
+        raise InputError(f"{path} holds a texture, which is baked already; give the painted mesh instead.")
     if not (path / _RESULT).is_file():
         state = "has not finished: run `3d make` again" if (path / _REQUEST).is_file() else "is no 3D job's folder"
         raise InputError(f"{path} {state}; expected what `3d make` left, OUTPUT.work.")
@@ -69,4 +70,4 @@ def finished_field(path: Path) -> tuple[AbstractField, Result]:
         result: Result = from_jsonable(Result, read_json(path / _RESULT), where=str(path / _RESULT))
     except ConfigError as error:
         raise InputError(str(error)) from None
-    return load_field(path / result.field), result
+    return load_shape(path / result.field), result

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from pcs_ext.config_io import to_jsonable, write_json
+from pcs_ext.config_io import from_jsonable, read_json, to_jsonable, write_json
 from pcs_ext.errors import ArtifactError, CheckpointError, ConfigError, InputError, UsageError
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.fit import FitConfig
@@ -23,15 +23,27 @@ from pcs_ext.image.recipes import RECIPES as IMAGE_RECIPES
 from pcs_ext.image.subject import Artifact
 from pcs_ext.threed.camera_laws import CameraLaw
 from pcs_ext.threed.distillation import RECONSTRUCTION
+from pcs_ext.threed.export import export_3d, render_3d
 from pcs_ext.threed.field_config import FieldConfig
 from pcs_ext.threed.field_stage import FieldStage, Penalties, Reconstruction
 from pcs_ext.threed.lighting import Lighting
 from pcs_ext.threed.make import Made, make_3d
+from pcs_ext.threed.materials import MaterialConfig
 from pcs_ext.threed.mesh import MeshConfig, read_mesh
 from pcs_ext.threed.multiview import MultiViewAdapter
 from pcs_ext.threed.pseudo_views import PseudoViewConfig
-from pcs_ext.threed.recipes import RECIPES, PhotosTo3dRecipe, TextTo3dRecipe
-from pcs_ext.threed.request import MakeOptions, resolve_recipe_3d
+from pcs_ext.threed.recipes import (
+    RECIPES,
+    EditRecipe,
+    PhotosTo3dRecipe,
+    Recipe3d,
+    RefinedTo3dRecipe,
+    TextTo3dRecipe,
+    TextureRecipe,
+)
+from pcs_ext.threed.request import MakeOptions
+from pcs_ext.threed.surface import SurfaceConfig
+from pcs_ext.threed.surface_stage import SurfaceStage
 from pcs_ext.threed.variational import VariationalConfig
 from tests.support.tiny import tiny_folder
 
@@ -94,6 +106,14 @@ def small(method: str, tmp_path: Path) -> Path:
             final=stage(6, reconstruction=Reconstruction(weight=0.1, rays_per_step=64)),
             mesh=MESH,
         )
+    elif method == "magic3d":
+        fine = SurfaceStage(
+            surface=SurfaceConfig(cells=12, materials=MaterialConfig(resolution=10)),
+            fit=FitConfig(steps=3, optimizer="adam", checkpoint_every_steps=1, checkpoint_every_seconds=None),
+            side=32,
+            supersampling=1,
+        )
+        recipe = RefinedTo3dRecipe(id=method, coarse=stage(3), fine=fine, mesh=MESH)
     else:
         changes = {"guidance": VariationalConfig()} if method == "vsd" else {}
         if method == "mvdream":
@@ -122,7 +142,8 @@ def test_every_recipe_builds_and_survives_json(preset: Any, effort: Any, tmp_pat
         recipe.validate()
         assert recipe.id == entry.id
         write_json(tmp_path / "recipe.json", recipe)
-        assert resolve_recipe_3d("", preset, effort, config=tmp_path / "recipe.json") == recipe
+        kind = type(recipe) if isinstance(recipe, (TextureRecipe, EditRecipe)) else Recipe3d
+        assert from_jsonable(kind, read_json(tmp_path / "recipe.json"), where="the file") == recipe
         assert to_jsonable(recipe.with_steps(10)) != to_jsonable(recipe)
 
 
@@ -158,7 +179,7 @@ def test_dreambooth3d_leaves_a_mesh_and_all_stages(learned: Learned, left_alone:
     assert not torch.equal(initial["density_grid"], final["density_grid"])
     assert read_mesh(left_alone.files[0]).volume > 0
     again = make(learned, work.parent, "dreambooth3d", overwrite=True)  # nothing is left to do but the mesh
-    assert torch.equal(again.field.state_dict()["density_grid"], final["density_grid"])
+    assert torch.equal(again.shape.state_dict()["density_grid"], final["density_grid"])
 
 
 @pytest.mark.parametrize("method", ["dreamfusion", "vsd"])
@@ -166,6 +187,22 @@ def test_text_recipes_leave_a_mesh(learned: Learned, tmp_path: Path, method: str
     made = make(learned, tmp_path, method, colors="vertex")
     assert made.mesh.is_watertight
     assert not (made.work / "field" / "checkpoints").exists()
+
+
+def test_magic3d_refines_the_surface_of_its_field(learned: Learned, tmp_path: Path) -> None:
+    made = make(learned, tmp_path, "magic3d", previews=3)
+    assert {path.name for path in (made.work / "previews").iterdir()} == {"coarse-000003.png", "fine-000003.png"}
+    mesh = read_mesh(made.files[0])
+    assert mesh.visual.kind == "texture"
+    assert len(mesh.faces) == len(made.mesh.faces)
+    assert mesh.volume > 0
+    stored = load_file(made.work / "fine" / "surface" / "surface.safetensors")
+    assert torch.equal(stored["distances"], made.shape.state_dict()["distances"])
+    export_3d(made.work, tmp_path / "again.ply")
+    assert read_mesh(tmp_path / "again.ply").volume == pytest.approx(mesh.volume, rel=1e-4)
+    render_3d(made.work, tmp_path / "sheet.png", frames=2, side=32)
+    with pytest.raises(UsageError, match="leave out --resolution"):
+        export_3d(made.work, tmp_path / "finer.glb", resolution=64)
 
 
 def test_a_joint_recipe_takes_an_adapter_and_only_it(learned: Learned, tmp_path: Path) -> None:
@@ -223,7 +260,7 @@ def test_wrong_requests_are_refused_before_anything_is_made(learned: Learned, tm
         make(learned, tmp_path, "dreamfusion", prompt="a dog")
     with pytest.raises(UsageError, match="takes no multi-view adapter"):
         make(learned, tmp_path, "dreamfusion", multiview=tmp_path)
-    with pytest.raises(UsageError, match="expected one of dreamfusion, dreambooth3d, prolificdreamer, mvdream"):
+    with pytest.raises(UsageError, match="expected one of dreamfusion, dreambooth3d, prolificdreamer, magic3d"):
         make_3d(learned.subject, PROMPT, tmp_path / "a.glb", MakeOptions(method="nerf"))
     assert not list(tmp_path.glob("*.work"))
     with pytest.raises(ConfigError, match="initial.field when the final stage starts there"):

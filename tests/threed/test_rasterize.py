@@ -16,6 +16,7 @@ from pcs_ext.threed.cameras import orbit, rays, ring
 from pcs_ext.threed.mesh import MeshConfig, extract_mesh, read_mesh, write_mesh
 from pcs_ext.threed.mesh_views import render_mesh
 from pcs_ext.threed.rasterize import project, rasterize
+from pcs_ext.threed.shapes import painter
 from pcs_ext.threed.texture import TextureConfig, bake_texture, grid_layout, pad_charts
 from tests.threed.test_mesh import Ball
 
@@ -83,7 +84,7 @@ def test_depth_decides_whatever_the_order() -> None:
 def test_a_baked_texture_comes_back_right_side_up(tmp_path: Path, kind: str, layout: str) -> None:
     ball = Ball()  # red above, blue below
     plain = extract_mesh(ball, MeshConfig(resolution=28))
-    baked = bake_texture(plain, ball, TextureConfig(layout=layout))  # pyright: ignore[reportArgumentType]
+    baked = bake_texture(plain, painter(ball), TextureConfig(layout=layout))  # pyright: ignore[reportArgumentType]
     assert len(baked.faces) == len(plain.faces)
     write_mesh(baked, tmp_path / f"ball.{kind}")
     found = read_mesh(tmp_path / f"ball.{kind}")

@@ -1,12 +1,36 @@
 """Every way to make a 3D object of a learned subject, listed by hand."""
 
-from pcs_ext.threed.recipes.base import AnyRecipe3d, Effort, PhotosTo3dRecipe, Recipe3d, RecipeEntry3d, TextTo3dRecipe
+from pcs_ext.threed.recipes.base import (
+    AnyRecipe3d,
+    EditRecipe,
+    Effort,
+    PhotosTo3dRecipe,
+    Recipe3d,
+    RecipeEntry3d,
+    RefinedTo3dRecipe,
+    TextTo3dRecipe,
+    TextureRecipe,
+)
 from pcs_ext.threed.recipes.dreambooth3d import dreambooth3d
 from pcs_ext.threed.recipes.dreamfusion import dreamfusion
+from pcs_ext.threed.recipes.magic3d import magic3d
 from pcs_ext.threed.recipes.mvdream import mvdream
 from pcs_ext.threed.recipes.prolificdreamer import prolificdreamer
+from pcs_ext.threed.recipes.texturedreamer import texturedreamer
+from pcs_ext.threed.recipes.tip_editor import tip_editor
 
-__all__ = ["RECIPES", "AnyRecipe3d", "Effort", "PhotosTo3dRecipe", "Recipe3d", "RecipeEntry3d", "TextTo3dRecipe"]
+__all__ = [
+    "RECIPES",
+    "AnyRecipe3d",
+    "EditRecipe",
+    "Effort",
+    "PhotosTo3dRecipe",
+    "Recipe3d",
+    "RecipeEntry3d",
+    "RefinedTo3dRecipe",
+    "TextTo3dRecipe",
+    "TextureRecipe",
+]
 
 _ENTRIES = (
     ("dreamfusion", "score distillation of the learned subject, the baseline", "2209.14988", "", dreamfusion),
@@ -18,6 +42,9 @@ _ENTRIES = (
         dreambooth3d,
     ),
     ("prolificdreamer", "variational score distillation, the other baseline", "2305.16213", "", prolificdreamer),
+    ("magic3d", "a coarse field, then its surface refined at a higher resolution", "2211.10440", "magic3d", magic3d),
+    ("texturedreamer", "a subject's look on a mesh: 3d texture", "2401.09416", "texturedreamer", texturedreamer),
+    ("tip-editor", "something new in a box of a scene: 3d edit", "2401.14828", "tip-editor", tip_editor),
     # Its row of the survey is claimed when an adapter for the embedded base ships.
     ("mvdream", "four views judged together; needs --multiview ADAPTER", "2308.16512", "", mvdream),
 )

@@ -9,9 +9,13 @@ from pydantic import Discriminator
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.recipes import Preset
+from pcs_ext.threed.edit_stage import EditStage
 from pcs_ext.threed.field_stage import FieldStage
+from pcs_ext.threed.localization import LocalizationConfig
 from pcs_ext.threed.mesh import MeshConfig
 from pcs_ext.threed.pseudo_views import PseudoViewConfig
+from pcs_ext.threed.surface_stage import SurfaceStage
+from pcs_ext.threed.texture_stage import TextureStage
 from pcs_ext.threed.view_prompts import ViewWords
 
 Effort = Literal["fast", "balanced", "paper"]
@@ -101,7 +105,97 @@ class PhotosTo3dRecipe:
         return dataclasses.replace(self, initial=initial, final=final)
 
 
-AnyRecipe3d: TypeAlias = TextTo3dRecipe | PhotosTo3dRecipe
+@config
+class RefinedTo3dRecipe:
+    """From a prompt to a mesh in Magic3D's two stages: a field, then the surface cut out of it."""
+
+    kind: Literal["refined"] = "refined"
+    """Tag of this recipe in JSON."""
+    id: str
+    """Key in `RECIPES`."""
+    words: ViewWords = ViewWords()
+    """How prompts say where the camera stands."""
+    negative_prompt: str = ""
+    """What to stay away from."""
+    coarse: FieldStage
+    """The first stage."""
+    fine: SurfaceStage
+    """The second, at a higher resolution."""
+    mesh: MeshConfig = MeshConfig(relative=0.5)
+    """Where the first surface is cut out of the field; its resolution is not read: the surface's grid has one."""
+
+    def validate(self) -> None:
+        """Check what types cannot say.
+
+        Raises:
+            ConfigError: the two stages live in different cubes, or the materials cannot take the field's colours.
+        """
+        if self.coarse.field.bounds != self.fine.surface.bounds:
+            raise ConfigError("fine.surface.bounds must be coarse.field.bounds; copy them.")
+        if self.fine.surface.materials.kind != "voxel":
+            raise ConfigError("fine.surface.materials start with the field's colours, which needs kind voxel.")
+
+    def with_steps(self, steps: int) -> "RefinedTo3dRecipe":
+        """The same recipe with so many steps of both stages together."""
+        scale = steps / (self.coarse.fit.steps + self.fine.fit.steps)
+        coarse, fine = (max(1, round(stage.fit.steps * scale)) for stage in (self.coarse, self.fine))
+        return dataclasses.replace(self, coarse=self.coarse.with_steps(coarse), fine=self.fine.with_steps(fine))
+
+
+@config
+class TextureRecipe:
+    """From a mesh to the same mesh with another look: a recipe of `3d texture`."""
+
+    kind: Literal["texture"] = "texture"
+    """Tag of this recipe in JSON."""
+    id: str
+    """Key in `RECIPES`."""
+    words: ViewWords = ViewWords()
+    """How prompts say where the camera stands."""
+    negative_prompt: str = ""
+    """What to stay away from; read only with guidance."""
+    stage: TextureStage
+    """The optimisation."""
+
+    def validate(self) -> None:
+        """Nothing that types do not say."""
+
+    def with_steps(self, steps: int) -> "TextureRecipe":
+        """The same recipe with so many steps."""
+        return dataclasses.replace(self, stage=self.stage.with_steps(steps))
+
+
+@config
+class EditRecipe:
+    """From a scene to the same scene with something new in a box: a recipe of `3d edit`."""
+
+    kind: Literal["edit"] = "edit"
+    """Tag of this recipe in JSON."""
+    id: str
+    """Key in `RECIPES`."""
+    words: ViewWords = ViewWords()
+    """How prompts say where the camera stands."""
+    negative_prompt: str = ""
+    """What to stay away from."""
+    place: LocalizationConfig
+    """How the base learns the scene and the place."""
+    stage: EditStage
+    """How the box is filled."""
+
+    def validate(self) -> None:
+        """Nothing that types do not say."""
+
+    def with_steps(self, steps: int) -> "EditRecipe":
+        """The same recipe with so many steps of both stages together."""
+        scale = steps / (self.place.fit.steps + self.stage.fit.steps)
+        place, stage = (max(1, round(part.fit.steps * scale)) for part in (self.place, self.stage))
+        fit = dataclasses.replace(self.place.fit, steps=place)
+        return dataclasses.replace(
+            self, place=dataclasses.replace(self.place, fit=fit), stage=self.stage.with_steps(stage)
+        )
+
+
+AnyRecipe3d: TypeAlias = TextTo3dRecipe | PhotosTo3dRecipe | RefinedTo3dRecipe
 """A recipe of `3d make`."""
 Recipe3d: TypeAlias = Annotated[AnyRecipe3d, Discriminator("kind")]
 """Every 3D recipe; the field `kind` says which one a JSON object is."""
@@ -118,5 +212,5 @@ class RecipeEntry3d:
     """Where it is described."""
     system: str
     """Row of the survey: an id of `systems.json`; empty for baselines without one."""
-    build: Callable[[Preset, Effort], AnyRecipe3d]
+    build: Callable[[Preset, Effort], AnyRecipe3d | TextureRecipe | EditRecipe]
     """`(preset of the base, effort) -> recipe`."""

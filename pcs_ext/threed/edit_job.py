@@ -1,0 +1,183 @@
+"""`3d edit`: a finished scene, a learned subject and a box in; the scene with something new in the box out."""
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from pcs_ext.config_io import atomic_folder, atomic_write_bytes, write_json
+from pcs_ext.errors import Interrupted
+from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.backbones.unet import AbstractUnetBackbone
+from pcs_ext.image.checkpoint import CheckpointFolder
+from pcs_ext.image.fit import fit
+from pcs_ext.reporter import Reporter, SilentReporter
+from pcs_ext.runtime import seed_for
+from pcs_ext.threed.cameras import ring
+from pcs_ext.threed.edit_request import EditOptions, EditRequest, read_edit_request
+from pcs_ext.threed.edit_stage import EditLoss, edit_field
+from pcs_ext.threed.edited_field import EditedConfig, EditedField, content_bounds, load_edited, save_edited
+from pcs_ext.threed.export import check_free, colors_for, finished_mesh, write_with_page
+from pcs_ext.threed.field_config import FieldConfig
+from pcs_ext.threed.guidance import AbstractGuidance, build_guidance
+from pcs_ext.threed.localization import SceneLoss, SceneUpdates
+from pcs_ext.threed.make import Made
+from pcs_ext.threed.mesh import FORMATS
+from pcs_ext.threed.shapes import preview_sheet, shape_views
+from pcs_ext.threed.work import Result, WorkFolder
+
+
+def edit_3d(
+    scene: Path, subject: Path, prompt: str, output: Path, options: EditOptions, *, reporter: Reporter | None = None
+) -> Made:
+    """Put something new into a box of a scene; outside the box the field stays as it is, bit for bit.
+
+    The job lives in `OUTPUT.work/`; the same call goes on from there after an interruption. `3d render` and `3d export`
+    read it.
+
+    Args:
+        scene: OUTPUT.work of `3d make`; never written to.
+        subject: folder written by `learn`: what comes into the box.
+        prompt: of the edited scene, with `{subject}`.
+        output: ends in .glb, .obj or .ply.
+        options: the box and how.
+        reporter: hears events and progress.
+
+    Raises:
+        UsageError, ConfigError, InputError, ArtifactError, ModelError: before any training, with what to do.
+        CheckpointError: the work folder belongs to another request.
+        DivergedError: the loss stopped being finite.
+        Interrupted: Ctrl-C; what was done is saved.
+    """
+    reporter = reporter or SilentReporter()
+    check_free(output, FORMATS, options.overwrite)
+    request = read_edit_request(scene, subject, prompt, options)
+    backbone = load_backbone(request.base, device=options.device, precision=options.precision, reporter=reporter)
+    work = WorkFolder(output.with_name(f"{output.name}.work"), request.identity(backbone))
+    write_json(work.path / "recipe.json", request.recipe)
+    try:
+        field = EditJob(request, backbone, work, reporter).run()
+        mesh = finished_mesh(field, request.made.mesh, colors_for(output, "auto"))
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted; what was done is in {work.path}. The same command goes on from there."
+        ) from None
+    text = request.artifact.concept.prompt(prompt)
+    work.finish(Result(field="edit/edited", mesh=request.made.mesh, prompt=text))
+    page = output.with_suffix(".html") if options.viewer and output.suffix.lower() == ".glb" else None
+    return Made(mesh=mesh, shape=field, files=tuple(write_with_page(mesh, output, page)), work=work.path)
+
+
+class EditJob:
+    """The stages of one request; each is done once and goes on where it was stopped.
+
+    Args:
+        request: what is wanted.
+        backbone: its base, without the subject.
+        work: where everything lies.
+        reporter: hears everything.
+    """
+
+    def __init__(
+        self, request: EditRequest, backbone: AbstractUnetBackbone, work: WorkFolder, reporter: Reporter
+    ) -> None:
+        self.request, self.backbone, self.work, self.reporter = request, backbone, work, reporter
+        self.recipe, self.concept = request.recipe, request.artifact.concept
+
+    def run(self) -> EditedField:
+        """The edited scene."""
+        folder = self.work.path / "edit" / "edited"
+        if folder.exists():
+            return load_edited(folder)
+        stage, seed = self.recipe.stage, self._seed("edit")
+        stage = dataclasses.replace(stage, fit=dataclasses.replace(stage.fit, seed=seed))
+        field = self._begun(seed)
+        with self._placed(field) as backbone:
+            loss = EditLoss(field, stage, *self._guidances(backbone))
+            for state in edit_field(loss, checkpoints=self._checkpoints("edit"), reporter=self.reporter):
+                self.reporter.progress("3d edit", state.step, state.total_steps)
+                self._preview(field, state.step)
+        save_edited(field, folder)
+        shutil.rmtree(self.work.path / "edit" / "checkpoints", ignore_errors=True)
+        return field
+
+    def _begun(self, seed: int) -> EditedField:
+        """The scene with a nearly transparent beginning in the box."""
+        stage, options, request = self.recipe.stage, self.request.options, self.request
+        content = FieldConfig(resolution=stage.resolution, bounds=content_bounds(options.box), blob=stage.blob)
+        settings = EditedConfig(scene=request.scene_settings, content=content, box=options.box, mode=options.mode)
+        field = EditedField(settings, seed)
+        field.scene.load_state_dict(load_file(request.scene / "field.safetensors"))
+        field.scene.advance(1.0)
+        return field
+
+    def _guidances(self, backbone: AbstractUnetBackbone) -> tuple[AbstractGuidance, AbstractGuidance]:
+        """Of the whole scene and of the content alone."""
+        whole, alone = (
+            build_guidance(
+                backbone,
+                self.concept.prompt(text),
+                self.recipe.stage.guidance,
+                negative_prompt=self.recipe.negative_prompt,
+                words=self.recipe.words,
+            )
+            for text in (self.request.prompt, self.request.options.content_prompt)
+        )
+        return whole, alone
+
+    @contextlib.contextmanager
+    def _placed(self, field: EditedField) -> Iterator[AbstractUnetBackbone]:
+        """The base with the subject in it that knows the scene and the place; learned only once."""
+        settings, folder = self.recipe.place, self.work.path / "scene" / "updates"
+        seed = self._seed("scene")
+        settings = dataclasses.replace(settings, fit=dataclasses.replace(settings.fit, seed=seed))
+        updates = SceneUpdates(self.backbone, settings, seed)
+        with self.request.artifact.applied(self.backbone):
+            if not folder.exists():
+                self._learn_place(updates, self._scene_loss(field), folder)
+            updates.updates.load_state_dict(load_file(folder / "updates.safetensors"))
+            with updates.applied(training=False):
+                yield self.backbone
+
+    def _learn_place(self, updates: SceneUpdates, loss: SceneLoss, folder: Path) -> None:
+        settings, checkpoints = updates.settings.fit, self._checkpoints("scene")
+        with updates.applied(training=True):
+            for state in fit(loss, updates.groups(), settings, checkpoints=checkpoints, reporter=self.reporter):
+                self.reporter.progress("3d scene", state.step, state.total_steps)
+        with atomic_folder(folder) as target:
+            save_file(updates.updates.state_dict(), target / "updates.safetensors")
+        shutil.rmtree(self.work.path / "scene" / "checkpoints", ignore_errors=True)
+
+    def _scene_loss(self, field: EditedField) -> SceneLoss:
+        settings, side = self.recipe.place, self.backbone.resolution
+        cameras = ring(settings.views, target=field.bounds.center)
+        pictures = shape_views(field.scene, cameras, side, background=self.recipe.stage.plain) * 2 - 1
+        return SceneLoss(
+            self.backbone,
+            pictures,
+            cameras,
+            field.box,
+            self.request.scene_prompt,
+            self.concept.prompt(self.request.prompt),
+            self.concept.name,
+            settings,
+        )
+
+    def _seed(self, name: str) -> int:
+        return seed_for(self.request.options.seed, name) % 2**31
+
+    def _checkpoints(self, name: str) -> CheckpointFolder:
+        folder = self.work.path / name / "checkpoints"
+        return CheckpointFolder(folder, config_hash=f"{self.work.hash}-{name}", reporter=self.reporter)
+
+    @torch.no_grad()
+    def _preview(self, field: EditedField, step: int) -> None:
+        every = self.request.options.previews
+        if every and step % every == 0:
+            path = self.work.path / "previews" / f"edit-{step:06d}.png"
+            atomic_write_bytes(path, preview_sheet(field, side=self.recipe.stage.side))
+            self.reporter.event("preview", f"preview {path}", path=str(path))

@@ -1,0 +1,140 @@
+"""What `3d edit` is asked for, read and checked before anything is computed."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+from pcs_ext.config_io import file_sha256, from_jsonable, read_json, to_jsonable
+from pcs_ext.errors import UsageError
+from pcs_ext.image.backbones.unet import AbstractUnetBackbone
+from pcs_ext.image.learn import preset_of
+from pcs_ext.image.subject import Artifact
+from pcs_ext.threed.box import Box
+from pcs_ext.threed.field_config import FieldConfig
+from pcs_ext.threed.recipes import RECIPES, EditRecipe, Effort
+from pcs_ext.threed.work import Result, finished_shape
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EditOptions:
+    """How a scene is edited."""
+
+    box: Box
+    """Where anything may change, world units."""
+    mode: Literal["add", "replace"] = "add"
+    """Beside what is in the box, or instead of it."""
+    scene_prompt: str = ""
+    """What the scene shows; empty: what it was made with."""
+    content_prompt: str = "a photo of {subject}"
+    """What the content alone is to show."""
+    effort: Effort = "balanced"
+    """Which of the recipe's numbers of steps."""
+    base: str = ""
+    """Another base of the same family."""
+    steps: int | None = None
+    """Of both stages together; None takes the recipe's."""
+    seed: int = 0
+    """Of everything random."""
+    config: Path | None = None
+    """A recipe as JSON."""
+    device: str = "auto"
+    """Where the base runs."""
+    precision: str = "auto"
+    """Of the base's weights."""
+    previews: int = 0
+    """Steps between sheets of views; 0 writes none."""
+    viewer: bool = False
+    """Write a page beside a GLB."""
+    overwrite: bool = False
+    """Replace the output."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EditRequest:
+    """A job whose inputs were found and fit each other."""
+
+    artifact: Artifact
+    """The subject that comes into the box."""
+    recipe: EditRecipe
+    """How."""
+    scene: Path
+    """Folder of the scene's field."""
+    scene_settings: FieldConfig
+    """What that field is."""
+    made: Result
+    """What the scene's job said of itself."""
+    prompt: str
+    """Of the edited scene, with `{subject}`."""
+    base: str
+    """Name of the base to load."""
+    options: EditOptions
+    """The rest."""
+
+    @property
+    def scene_prompt(self) -> str:
+        """What the scene shows."""
+        return self.options.scene_prompt or self.made.prompt
+
+    def identity(self, backbone: AbstractUnetBackbone) -> dict[str, Any]:
+        """Everything that decides what comes out, as JSON data: the name a work folder is claimed by."""
+        return {
+            "recipe": to_jsonable(self.recipe),
+            "scene": file_sha256(self.scene / "field.safetensors"),
+            "box": to_jsonable(self.options.box),
+            "mode": self.options.mode,
+            "prompts": [self.scene_prompt, self.prompt, self.options.content_prompt],
+            "subject": self.artifact.data.content_hash,
+            "base": backbone.fingerprint,
+            "precision": str(backbone.dtype),
+            "seed": self.options.seed,
+        }
+
+
+def read_edit_request(scene: Path, subject: Path, prompt: str, options: EditOptions) -> EditRequest:
+    """Load the subject, find the scene, choose the recipe.
+
+    Raises:
+        UsageError, ConfigError, InputError, ArtifactError: with what to do.
+    """
+    shape, made = finished_shape(scene)
+    folder = scene / made.field
+    if not (folder / "field.json").is_file():
+        raise UsageError(
+            f"{scene} holds a surface or an edited scene; expected a field: a job of dreambooth3d, dreamfusion, "
+            "prolificdreamer or mvdream."
+        )
+    bounds, box = shape.bounds, options.box
+    low, high = ([middle + sign * bounds.half for middle in bounds.center] for sign in (-1, 1))
+    if any(a < least or b > most for a, b, least, most in zip(box.low, box.high, low, high, strict=True)):
+        raise UsageError(f"the box {box.low} to {box.high} leaves the scene's cube, {tuple(low)} to {tuple(high)}.")
+    artifact = Artifact.load(subject)
+    for text in (prompt, options.content_prompt):
+        artifact.concept.prompt(text)
+    base = options.base or artifact.data.base_name
+    return EditRequest(
+        artifact=artifact,
+        recipe=edit_recipe(preset_of(base), options),
+        scene=folder,
+        scene_settings=from_jsonable(FieldConfig, read_json(folder / "field.json"), where=str(folder / "field.json")),
+        made=made,
+        prompt=prompt,
+        base=base,
+        options=options,
+    )
+
+
+def edit_recipe(preset: Any, options: EditOptions) -> EditRecipe:
+    """The recipe that the options name.
+
+    Raises:
+        ConfigError: the JSON does not fit.
+        UsageError: too few steps.
+    """
+    if options.config is not None:
+        recipe = from_jsonable(EditRecipe, read_json(options.config), where=str(options.config))
+    else:
+        recipe = RECIPES["tip-editor"].build(preset, options.effort)
+    assert isinstance(recipe, EditRecipe)
+    if options.steps is not None and options.steps < 2:
+        raise UsageError(f"--steps must be at least 2, got {options.steps}.")
+    return recipe if options.steps is None else recipe.with_steps(options.steps)

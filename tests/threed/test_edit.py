@@ -1,0 +1,226 @@
+"""Boxes, edited fields, the loss that says where, and `3d edit` end to end on a tiny model."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trimesh
+from PIL import Image
+from safetensors.torch import load_file
+
+from pcs_ext.config_io import write_json
+from pcs_ext.errors import CheckpointError, ConfigError, UsageError
+from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.backbones.unet import AbstractUnetBackbone
+from pcs_ext.image.fit import FitConfig, fit
+from pcs_ext.image.learn import learn
+from pcs_ext.image.recipes import RECIPES as IMAGE_RECIPES
+from pcs_ext.threed.box import Box
+from pcs_ext.threed.cameras import ring
+from pcs_ext.threed.distillation import DistillationConfig
+from pcs_ext.threed.edit_job import edit_3d
+from pcs_ext.threed.edit_request import EditOptions
+from pcs_ext.threed.edit_stage import EditLoss, EditStage, edit_field
+from pcs_ext.threed.edited_field import EditedConfig, EditedField, content_bounds, load_edited
+from pcs_ext.threed.export import render_3d
+from pcs_ext.threed.field_config import FieldConfig, load_field, save_field
+from pcs_ext.threed.fields import Blob
+from pcs_ext.threed.guidance import ScoreGuidance
+from pcs_ext.threed.localization import LocalizationConfig, SceneLoss, SceneUpdates, localization_loss
+from pcs_ext.threed.make import Made
+from pcs_ext.threed.mesh import MeshConfig, read_mesh
+from pcs_ext.threed.mesh_views import render_mesh
+from pcs_ext.threed.recipes import EditRecipe
+from pcs_ext.threed.work import Result, WorkFolder
+from tests.support.gaussian import GaussianBackbone
+from tests.support.tiny import tiny_folder
+
+BOX = Box(low=(-0.4, -0.4, 1.0), high=(0.4, 0.4, 1.6))
+SCENE = FieldConfig(resolution=16, blob=Blob(height=40.0, radius=0.5))
+PROMPT = "a photo of a cat on {subject}"
+
+
+def edited(mode: Any = "add") -> EditedField:
+    """A ball and a box on top of it."""
+    content = FieldConfig(resolution=10, bounds=content_bounds(BOX), blob=Blob(height=5.0, radius=0.9))
+    return EditedField(EditedConfig(scene=SCENE, content=content, box=BOX, mode=mode))
+
+
+def test_a_box_is_seen_where_it_is() -> None:
+    points = torch.tensor([[0.0, 0, 1.3], [0.4, 0.4, 1.6], [0, 0, 0.9], [0.5, 0, 1.3]])
+    assert BOX.contains(points).tolist() == [True, True, False, False]
+    mesh = trimesh.creation.box(bounds=[BOX.low, BOX.high])
+    cameras = ring(4, elevation=25.0)
+    seen = render_mesh(mesh, cameras, 48, 48, background=1.0, lit=False).mean(1) < 0.85
+    masks = BOX.masks(cameras, 48).bool()
+    assert masks.sum() > 100
+    assert (seen == masks).float().mean() > 0.97
+    with pytest.raises(ConfigError, match="its low corner first"):
+        Box(low=(0, 0, 0), high=(1, -1, 1))
+
+
+def test_outside_the_box_the_scene_is_untouched_and_inside_densities_add() -> None:
+    field, replaced = edited(), edited("replace")
+    points = torch.rand(4000, 3, generator=torch.Generator().manual_seed(0)) * 3 - torch.tensor([1.5, 1.5, 0.75])
+    inside = BOX.contains(points)
+    there, now, instead, alone = (part.query(points) for part in (field.scene, field, replaced, field.alone()))
+    assert inside.sum() > 20
+    for found in (now, instead):
+        assert torch.equal(found.density[~inside], there.density[~inside])
+        assert torch.equal(found.albedo[~inside], there.albedo[~inside])
+    torch.testing.assert_close(now.density[inside], there.density[inside] + alone.density[inside])
+    torch.testing.assert_close(instead.density[inside], alone.density[inside])
+    assert (alone.density[~inside] == 0).all()
+
+
+STAGE = EditStage(
+    resolution=10,
+    fit=FitConfig(steps=4, optimizer="adam", checkpoint_every_steps=1, checkpoint_every_seconds=None),
+    guidance=dataclasses.replace(EditStage(fit=FitConfig(steps=1)).guidance, guidance_scale=1.0),
+    side=16,
+    samples=12,
+)
+
+
+def test_only_the_content_learns_and_shares_move() -> None:
+    field, backbone = edited(), GaussianBackbone(mean=0.3)
+    guidance = [ScoreGuidance(backbone, "a", DistillationConfig(guidance_scale=1.0)) for _ in range(2)]
+    loss = EditLoss(field, STAGE, guidance[0], guidance[1])
+    assert loss.close.target == BOX.middle
+    assert loss.close.distance == pytest.approx((4.6 * 0.4 / 1.5, 5.8 * 0.4 / 1.5))
+    before = {name: value.clone() for name, value in field.state_dict().items()}
+    terms = loss(0, 0, torch.Generator().manual_seed(0)).terms
+    assert set(terms) == {"scene/score", "content/score", "opacity", "entropy"}
+    for _ in edit_field(loss):
+        pass
+    for name, value in field.state_dict().items():
+        assert torch.equal(value, before[name]) == name.startswith("scene.")
+    # The same draws with all of the weight on one side.
+    sides = [dataclasses.replace(STAGE, share=(share, share)) for share in (1.0, 0.0)]
+    whole, alone = (
+        EditLoss(field, side, guidance[0], guidance[1])(0, 0, torch.Generator().manual_seed(0)).terms for side in sides
+    )
+    assert float(whole["content/score"].detach()) == 0
+    assert float(alone["scene/score"].detach()) == 0
+
+
+def test_the_loss_says_where() -> None:
+    settings = LocalizationConfig(fit=FitConfig(steps=1), outside=0.1, inside=1.0)
+    mask = torch.zeros(1, 4, 4)
+    mask[:, :2] = 1
+    word = torch.zeros(1, 3, 4, 4)
+    word[:, 0] = 0.5
+    there, away = word.clone(), word.clone()
+    there[:, 1, :2], away[:, 1, 2:] = 1.0, 1.0
+    assert float(localization_loss(there, (1,), mask, settings)) == pytest.approx(0.0, abs=1e-6)
+    assert float(localization_loss(away, (1,), mask, settings)) == pytest.approx(1.1, abs=1e-6)
+    assert float(localization_loss(away, (1,), mask * 0, settings)) == pytest.approx(0.05, abs=1e-6)
+    maps = torch.rand(2, 3, 4, 4, dtype=torch.float64).mul(0.02).requires_grad_()
+    masks = mask.expand(2, -1, -1).double()
+    assert torch.autograd.gradcheck(lambda m: localization_loss(m, (1, 2), masks, settings), (maps,))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> AbstractUnetBackbone:
+    return load_backbone(str(tiny_folder(tmp_path_factory.mktemp("tiny") / "base")), device="cpu", precision="fp32")
+
+
+def test_attention_moves_into_the_box_and_leaves_no_trace(base: AbstractUnetBackbone) -> None:
+    settings = LocalizationConfig(fit=FitConfig(steps=40, optimizer="adam"), learning_rate=2e-2, side=8, views=4)
+    cameras = ring(4)
+    pictures = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    loss = SceneLoss(base, pictures, cameras, BOX, "a photo of a dog", "a photo of a dog in hat", "hat", settings)
+    updates = SceneUpdates(base, settings)
+    before = {name: value.clone() for name, value in base.denoiser.state_dict().items()}
+
+    def place() -> float:
+        with torch.no_grad():
+            draws = [loss(1, 0, torch.Generator().manual_seed(seed)).terms["place"] for seed in range(6)]
+        return float(torch.stack(draws).mean())
+
+    start = place()
+    with updates.applied(training=True):
+        for _ in fit(loss, updates.groups(), settings.fit):
+            pass
+        end = place()
+    assert end < start - 0.05, (start, end)
+    after = base.denoiser.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    with pytest.raises(UsageError, match="does not stand in the prompt"):
+        SceneLoss(base, pictures, cameras, BOX, "a dog", "a photo of a dog", "hat", settings)
+
+
+@pytest.fixture(scope="module")
+def subject(base: AbstractUnetBackbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A subject of noise on the tiny base."""
+    folder = tmp_path_factory.mktemp("subject")
+    (folder / "photos").mkdir()
+    Image.effect_noise((40, 40), 60).convert("RGB").save(folder / "photos" / "0.png")
+    recipe = IMAGE_RECIPES["dreambooth-lora"].build("dog", "toybox")
+    phase = dataclasses.replace(recipe.phases[0], batch_size=1, objective=type(recipe.phases[0].objective)())
+    recipe = dataclasses.replace(recipe, class_images=0, phases=(phase,)).with_steps(3)
+    learn(folder / "photos", noun="dog", output=folder / "rex", recipe=recipe, base=base)
+    return folder / "rex"
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished job: a ball."""
+    work = WorkFolder(tmp_path_factory.mktemp("scene") / "ball.glb.work", {"what": "ball"})
+    save_field(SCENE.build(), SCENE, work.path / "field" / "field")
+    work.finish(Result(field="field/field", mesh=MeshConfig(resolution=24, relative=0.5), prompt="a photo of a cat"))
+    return work.path
+
+
+def make(scene: Path, subject: Path, tmp_path: Path, name: str = "out.glb", **changes: Any) -> Made:
+    """`edit_3d` of a small recipe."""
+    place = LocalizationConfig(fit=FitConfig(steps=3, checkpoint_every_steps=1), side=8, views=3)
+    write_json(tmp_path / "recipe.json", EditRecipe(id="tip-editor", place=place, stage=STAGE))
+    settings = {"box": BOX, "config": tmp_path / "recipe.json", "device": "cpu", "precision": "fp32", **changes}
+    return edit_3d(scene, subject, PROMPT, tmp_path / name, EditOptions(**settings))
+
+
+def test_an_edit_keeps_the_scene_and_goes_on_after_a_stop(
+    scene: Path, subject: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = make(scene, subject, tmp_path, previews=4)
+    kept, found = load_field(scene / "field" / "field"), load_edited(whole.work / "edit" / "edited")
+    assert all(torch.equal(value, found.scene.state_dict()[name]) for name, value in kept.state_dict().items())
+    assert read_mesh(whole.files[0]).volume > 0
+    assert (whole.work / "previews" / "edit-000004.png").is_file()
+    render_3d(whole.work, tmp_path / "sheet.png", frames=2, side=24)
+    with pytest.raises(UsageError, match="holds a surface or an edited scene"):
+        make(whole.work, subject, tmp_path, "twice.glb")
+
+    def stopping(loss: EditLoss, **settings: Any) -> Iterator[Any]:
+        for state in edit_field(loss, **settings):
+            yield state
+            if state.step == 2:
+                raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pcs_ext.threed.edit_job.edit_field", stopping)
+        with pytest.raises(MemoryError):
+            make(scene, subject, tmp_path, "parts.glb")
+    make(scene, subject, tmp_path, "parts.glb")
+    first, second = (
+        load_file(tmp_path / f"{name}.glb.work" / "edit" / "edited" / "edited.safetensors") for name in ("out", "parts")
+    )
+    assert first.keys() == second.keys()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    with pytest.raises(CheckpointError, match="another mode"):
+        make(scene, subject, tmp_path, overwrite=True, mode="replace")
+
+
+def test_wrong_edits_are_refused(scene: Path, subject: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="leaves the scene's cube"):
+        make(scene, subject, tmp_path, box=Box(low=(0, 0, 0), high=(1, 1, 3)))
+    with pytest.raises(UsageError, match="does not say where the subject goes"):
+        edit_3d(scene, subject, "a hat", tmp_path / "a.glb", EditOptions(box=BOX))
+    with pytest.raises(ConfigError, match="single views"):
+        dataclasses.replace(STAGE, plain=2.0)
+    assert not list(tmp_path.glob("*.work"))
