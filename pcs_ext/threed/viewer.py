@@ -14,7 +14,7 @@ def write_viewer(model: Path, output: Path, *, title: str = "") -> None:
     """Write a page in which one turns an object. The GLB's own bytes are put in.
 
     `#azimuth=90&elevation=0&zoom=1&turn=1` behind the page's address chooses how it is seen first. Colours and a base
-    colour texture are shown; other maps and transforms of nodes are not (`3d make` and `3d export` write none).
+    colour texture are shown; other maps (`3d texture` writes one) and transforms of nodes (no command does) are not.
 
     Args:
         model: the GLB.
