@@ -52,10 +52,11 @@ class EditStage:
     """Intervals per ray."""
     plain: float = 1.0
     """Grey behind the scene."""
-    opacity: float = 20.0
-    """Of `opacity_loss` of the content alone."""
-    entropy: float = 20.0
-    """Of `entropy_loss` of the content alone."""
+    opacity: float = 0.0
+    """Of `opacity_loss` of the content alone (TIP-Editor: none). At first its score counts for a hundredth: much more
+    than that empties the box."""
+    entropy: float = 0.0
+    """Of `entropy_loss` of the content alone (TIP-Editor: none)."""
 
     def __post_init__(self) -> None:
         shares = (*self.share, self.plain_until, self.plain)

@@ -44,7 +44,8 @@ _ENTRIES = (
     ("prolificdreamer", "variational score distillation, the other baseline", "2305.16213", "", prolificdreamer),
     ("magic3d", "a coarse field, then its surface refined at a higher resolution", "2211.10440", "magic3d", magic3d),
     ("texturedreamer", "a subject's look on a mesh: 3d texture", "2401.09416", "texturedreamer", texturedreamer),
-    ("tip-editor", "something new in a box of a scene: 3d edit", "2401.14828", "tip-editor", tip_editor),
+    # Its row of the survey is claimed when an edit has been seen to work on the embedded base.
+    ("tip-editor", "something new in a box of a scene: 3d edit", "2401.14828", "", tip_editor),
     # Its row of the survey is claimed when an adapter for the embedded base ships.
     ("mvdream", "four views judged together; needs --multiview ADAPTER", "2308.16512", "", mvdream),
 )
