@@ -21,8 +21,8 @@ from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.stage import compile_for, rows, run_stage
 
 _BATCH = 32
-_WEIGHTS = {"pattern": 3.0, "view": 4.0, "color": 2.0}
-"""Of the heads' losses where not 1: the attributes that are learned last."""
+_WEIGHTS = {"pattern": 3.0, "view": 2.0}
+"""Of the heads' losses where not 1: the two attributes that are learned last."""
 _RATE, _ADOPTED_RATE = 1e-3, 3e-4
 """Learning rate of an untrained oracle, and of one that goes on: the first undoes much of what it can."""
 _PLACES_WEIGHT = 3.0
