@@ -21,9 +21,9 @@ def adapter(frames: int = 3) -> FrameWordAdapter:
 def test_every_frame_reads_its_own_row_as_a_plain_word_with_that_row_would(sd: AbstractUnetBackbone) -> None:
     word = adapter()
     with injected(sd, word):
-        (rows,) = word.rows()
+        (rows,) = word.parameters()["embedding"]
         drawn = torch.randn(3, 1, 16, generator=torch.Generator().manual_seed(0))
-        rows.get_parameter("weight").copy_(drawn)
+        rows.copy_(drawn)
         with word.reading_frames(3):
             states = sd.encode_prompt([PROMPT] * 3).states
         typical = sd.encode_prompt([PROMPT]).states
@@ -53,9 +53,9 @@ def test_it_saves_loads_scales_and_leaves(sd: AbstractUnetBackbone) -> None:
     before = sd.encode_prompt(["a dog"]).states
     word, other = adapter(), adapter()
     with injected(sd, word):
-        (rows,) = word.rows()
+        (rows,) = word.parameters()["embedding"]
         start = sd.encode_prompt([PROMPT]).states
-        rows.get_parameter("weight")[..., 0].add_(3.0)
+        rows[..., 0].add_(3.0)
         after = sd.encode_prompt([PROMPT]).states
         word.set_scale(0.0)
         torch.testing.assert_close(sd.encode_prompt([PROMPT]).states, start)
