@@ -5,11 +5,11 @@ import pytest
 from pcs_ext.cli import main
 
 
-def run(*arguments: str, capture: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+def run(*arguments: object, capture: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of `pcs-ext ARGUMENTS`."""
     code = 0
     try:
-        main(list(arguments))
+        main([str(argument) for argument in arguments])
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
     output = capture.readouterr()
