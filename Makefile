@@ -22,7 +22,7 @@ demo: $(READY)   ## learn a bundled toy and write demo/index.html
 	$(BIN)/pcs-ext demo -o demo
 
 test: $(READY)   ## run the tests that take minutes, not hours
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal -m "not slow and not gpu"
 
 NAMES ?=
 truth: $(READY)  ## run the slow tests and measure results/*.json again, hours; NAMES="svg_systems" takes some
