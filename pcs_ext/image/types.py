@@ -195,7 +195,8 @@ class FitState:
     @property
     def losses(self) -> dict[str, float]:
         """The terms of this step, averaged over its micro-batches, and `total`."""
-        return dict(zip((*self.terms, "total"), self._values, strict=False))
+        names = (*self.terms, "total")
+        return dict(zip(names, self._values[: len(names)], strict=True))
 
     @property
     def gradient_norm(self) -> float:

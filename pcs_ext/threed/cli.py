@@ -1,6 +1,7 @@
 """Commands for 3D: parse, call, report. Heavy modules are imported inside the functions."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -77,9 +78,7 @@ def make(
         precision=precision,
     )
     made = make_3d(subject, prompt, output, options, reporter=console_reporter(jsonl))
-    sys.stdout.write(f"{output}  {len(made.mesh.faces)} faces\n")
-    for path in (*made.files[1:], made.work):
-        sys.stdout.write(f"{path}\n")
+    _tell(output, len(made.mesh.faces), (*made.files[1:], made.work))
 
 
 def texture(
@@ -151,9 +150,7 @@ def texture(
         precision=precision,
     )
     made = texture_3d(mesh, subject, output, options, reporter=console_reporter(jsonl))
-    sys.stdout.write(f"{output}  {len(made.mesh.faces)} faces\n")
-    for path in (*made.files[1:], made.work):
-        sys.stdout.write(f"{path}\n")
+    _tell(output, len(made.mesh.faces), (*made.files[1:], made.work))
 
 
 def edit(
@@ -222,9 +219,7 @@ def edit(
         precision=precision,
     )
     made = edit_3d(scene, subject, prompt, output, options, reporter=console_reporter(jsonl))
-    sys.stdout.write(f"{output}  {len(made.mesh.faces)} faces\n")
-    for path in (*made.files[1:], made.work):
-        sys.stdout.write(f"{path}\n")
+    _tell(output, len(made.mesh.faces), (*made.files[1:], made.work))
 
 
 def render(
@@ -299,4 +294,11 @@ def export(
         overwrite=overwrite,
     )
     for path in written:
+        sys.stdout.write(f"{path}\n")
+
+
+def _tell(output: Path, faces: int, others: Sequence[Path]) -> None:
+    """What was written, a line each."""
+    sys.stdout.write(f"{output}  {faces} faces\n")
+    for path in others:
         sys.stdout.write(f"{path}\n")

@@ -11,12 +11,13 @@ from pcs_ext.image.learn import preset_of
 from pcs_ext.image.subject import Artifact
 from pcs_ext.threed.box import Box
 from pcs_ext.threed.field_config import FieldConfig
+from pcs_ext.threed.job_options import JobOptions
 from pcs_ext.threed.recipes import RECIPES, EditRecipe, Effort
 from pcs_ext.threed.work import Result, finished_shape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EditOptions:
+class EditOptions(JobOptions):
     """How a scene is edited."""
 
     box: Box
@@ -29,24 +30,6 @@ class EditOptions:
     """What the content alone is to show."""
     effort: Effort = "balanced"
     """Which of the recipe's numbers of steps."""
-    base: str = ""
-    """Another base of the same family."""
-    steps: int | None = None
-    """Of both stages together; None takes the recipe's."""
-    seed: int = 0
-    """Of everything random."""
-    config: Path | None = None
-    """A recipe as JSON."""
-    device: str = "auto"
-    """Where the base runs."""
-    precision: str = "auto"
-    """Of the base's weights."""
-    previews: int = 0
-    """Steps between sheets of views; 0 writes none."""
-    viewer: bool = False
-    """Write a page beside a GLB."""
-    overwrite: bool = False
-    """Replace the output."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -141,6 +141,7 @@ def read_mesh(path: Path) -> Any:
         # By path: an OBJ's material and texture lie beside it.
         mesh = trimesh.load_mesh(path, file_type=kind, process=False)
     except (ValueError, KeyError, IndexError, TypeError, NotImplementedError) as error:
+        # What trimesh's parsers raise on damaged files; it has no error class of its own.
         raise InputError(f"{path}: expected a {kind} mesh, could not read it ({error}). Export it again.") from error
     if kind == "glb":
         mesh.apply_transform(np.linalg.inv(_Y_UP))

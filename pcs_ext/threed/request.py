@@ -12,6 +12,7 @@ from pcs_ext.image.data import find_photos
 from pcs_ext.image.learn import preset_of
 from pcs_ext.image.subject import Artifact
 from pcs_ext.threed.export import Colors
+from pcs_ext.threed.job_options import JobOptions
 from pcs_ext.threed.multiview import MultiViewAdapter
 from pcs_ext.threed.recipes import (
     RECIPES,
@@ -26,7 +27,7 @@ from pcs_ext.threed.recipes import (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MakeOptions:
+class MakeOptions(JobOptions):
     """How a learned subject becomes a mesh."""
 
     method: str = "dreambooth3d"
@@ -37,30 +38,8 @@ class MakeOptions:
     """What the subject was learned from; DreamBooth3D needs them."""
     multiview: Path | None = None
     """Folder of a multi-view adapter, for recipes with a joint score."""
-    base: str = ""
-    """Another base of the same family than the one the subject was learned on."""
-    steps: int | None = None
-    """Of the stages in all; None takes the recipe's."""
-    seed: int = 0
-    """Of everything random."""
-    config: Path | None = None
-    """A recipe as JSON instead of the method's."""
-    device: str = "auto"
-    """auto, cuda, mps or cpu; fields are rendered on the CPU."""
-    precision: str = "auto"
-    """Of the base's weights."""
-    previews: int = 0
-    """Steps between contact sheets in `OUTPUT.work/previews/`; 0 writes none."""
     colors: Colors | Literal["auto"] = "auto"
     """At the vertices or in a texture; auto: a texture where the format holds one."""
-    viewer: bool = False
-    """Write a page that shows the object beside a GLB."""
-    overwrite: bool = False
-    """Replace the output (never the work folder)."""
-
-    def __post_init__(self) -> None:
-        if self.previews < 0:
-            raise UsageError(f"--previews must be 0 or a number of steps, got {self.previews}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

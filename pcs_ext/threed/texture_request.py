@@ -10,12 +10,13 @@ from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.learn import preset_of
 from pcs_ext.image.subject import Artifact
 from pcs_ext.threed.geometry_control import ControlKind
+from pcs_ext.threed.job_options import JobOptions
 from pcs_ext.threed.placed_mesh import Placed, place_mesh
 from pcs_ext.threed.recipes import RECIPES, Effort, TextureRecipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TextureOptions:
+class TextureOptions(JobOptions):
     """How a mesh gets a subject's look."""
 
     prompt: str = "a photo of {subject}"
@@ -30,24 +31,6 @@ class TextureOptions:
     """Of the texture."""
     texture_size: int | None = None
     """Texels per side; None: enough for the mesh."""
-    base: str = ""
-    """Another base of the same family."""
-    steps: int | None = None
-    """None takes the recipe's."""
-    seed: int = 0
-    """Of everything random."""
-    config: Path | None = None
-    """A recipe as JSON."""
-    device: str = "auto"
-    """Where the base runs."""
-    precision: str = "auto"
-    """Of the base's weights."""
-    previews: int = 0
-    """Steps between sheets of views; 0 writes none."""
-    viewer: bool = False
-    """Write a page beside a GLB."""
-    overwrite: bool = False
-    """Replace the output."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

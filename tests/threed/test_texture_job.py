@@ -267,3 +267,8 @@ def test_wrong_requests_are_refused(ball: Path, subject: Path, tmp_path: Path) -
     with pytest.raises(UsageError, match="pcs-ext 3d texture MESH SUBJECT"):
         resolve_recipe_3d("texturedreamer", "toybox", "fast")
     assert not list(tmp_path.glob("*.work"))
+
+
+def test_previews_are_counted_in_steps_for_every_job() -> None:
+    with pytest.raises(UsageError, match="--previews must be 0 or a number of steps, got -1"):
+        TextureOptions(previews=-1)

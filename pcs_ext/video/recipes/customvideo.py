@@ -25,6 +25,17 @@ def several_concept(nouns: list[str]) -> Concept:
     )
 
 
+def several_words(noun: str) -> tuple[Concept, dict[str, AdapterConfig]]:
+    """Of "robot, mug": the words of both, and an embedding for each that starts as its noun."""
+    nouns = [part.strip() for part in noun.split(",") if part.strip()]
+    concept = several_concept(nouns)
+    tokens = concept.parts or (concept.token,)
+    return concept, {
+        f"word_{index + 1}": EmbeddingConfig(placeholder=token, initializer=nouns[index].split()[-1])
+        for index, token in enumerate(tokens)
+    }
+
+
 def customvideo(noun: str, preset: Preset) -> Recipe:
     """A word per subject and the keys and values of the text attention, on collages of the subjects; prior weight 1.
 
@@ -40,13 +51,7 @@ def customvideo(noun: str, preset: Preset) -> Recipe:
         preset: of the base.
     """
     small = preset == "toybox"
-    nouns = [part.strip() for part in noun.split(",") if part.strip()]
-    concept = several_concept(nouns)
-    tokens = concept.parts or (concept.token,)
-    words: dict[str, AdapterConfig] = {
-        f"word_{index + 1}": EmbeddingConfig(placeholder=token, initializer=nouns[index].split()[-1])
-        for index, token in enumerate(tokens)
-    }
+    concept, words = several_words(noun)
     return Recipe(
         id="customvideo",
         concept=concept,

@@ -1,13 +1,13 @@
 """VideoDreamer (Chen et al. 2023, arXiv 2311.00990): several subjects by Disen-Mix, in clips of an image model."""
 
-from pcs_ext.image.adapters import AdapterConfig, EmbeddingConfig, LowRankConfig
+from pcs_ext.image.adapters import LowRankConfig
 from pcs_ext.image.data import Augmentation
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.recipes import Phase, Recipe
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.video.mixture import MixtureConfig
 from pcs_ext.video.recipes.base import Preset
-from pcs_ext.video.recipes.customvideo import several_concept
+from pcs_ext.video.recipes.customvideo import several_words
 from pcs_ext.video.sample import ClipConfig
 
 MIXTURE = MixtureConfig()
@@ -32,13 +32,7 @@ def videodreamer(noun: str, preset: Preset) -> Recipe:
         preset: of the base.
     """
     small = preset == "toybox"
-    nouns = [part.strip() for part in noun.split(",") if part.strip()]
-    concept = several_concept(nouns)
-    tokens = concept.parts or (concept.token,)
-    words: dict[str, AdapterConfig] = {
-        f"word_{index + 1}": EmbeddingConfig(placeholder=token, initializer=nouns[index].split()[-1])
-        for index, token in enumerate(tokens)
-    }
+    concept, words = several_words(noun)
     return Recipe(
         id="videodreamer",
         concept=concept,

@@ -1,6 +1,7 @@
 """Layout guidance: the energy by hand, its fall, exactness when it is off, and boxes as users write them."""
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def test_the_energy_falls_while_latents_move(sd: AbstractBackbone) -> None:
     with torch.no_grad():
         moved = guide(0, torch.tensor(999), latents)
     assert len(guide.energies) == 8
-    assert all(after < before for before, after in zip(guide.energies, guide.energies[1:], strict=False))
+    assert all(after < before for before, after in itertools.pairwise(guide.energies))
     assert not torch.equal(moved, latents)
     with torch.no_grad():
         assert torch.equal(guide(3, torch.tensor(249), latents), latents), "past its share of the steps"
