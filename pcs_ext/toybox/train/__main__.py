@@ -28,6 +28,7 @@ Stage = Literal[
     "clips",
     "motion_reader",
     "motion",
+    "export_clips",
 ]
 STEPS: dict[str, int] = {
     "vae": 6000,
@@ -39,7 +40,7 @@ STEPS: dict[str, int] = {
     "unet": 40_000,
     "align": 2000,
     "motion_reader": 2000,
-    "motion": 6000,
+    "motion": 2800,
 }
 _TRAINED = {
     "vae": ("vae", "train_vae"),
@@ -67,8 +68,8 @@ def train(
 
     Args:
         stage: what to make; the order is data, tokenizer, vae, clip, dino, oracle, latents, decoder, words, unet,
-            align, export; then, for clips, clips, motion_reader, motion, and export again. `adopt` in place of the
-            tokenizer begins with the models that ship: every stage then goes on from its own.
+            align, export; then, for clips, on the base that ships: clips, motion_reader, motion, export_clips. `adopt`
+            in place of the tokenizer begins with the models that ship: every stage then goes on from its own.
         preset: sizes: 64 pixels for a CPU, 128 for a GPU.
         steps: optimiser steps in all; 0 takes the stage's own number.
         minutes: stop after so many minutes, to go on in a later call; 0 never.
@@ -115,6 +116,10 @@ def _run_whole(stage: str, settings: Settings, reporter: Reporter) -> None:
         from pcs_ext.toybox.train.unet import cache_latents
 
         cache_latents(settings, reporter)
+    elif stage == "export_clips":
+        from pcs_ext.toybox.train.export import export_clips
+
+        export_clips(settings, reporter)
     else:
         from pcs_ext.toybox.train.export import export
 

@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from transformers import AutoModel, CLIPModel, CLIPTextModel
 
-from pcs_ext.config_io import atomic_folder, write_json
+from pcs_ext.config_io import atomic_folder, atomic_write_bytes, write_json
 from pcs_ext.errors import InputError
 from pcs_ext.reporter import Reporter
 from pcs_ext.toybox import weights_path
 from pcs_ext.toybox.cards import write_card
+from pcs_ext.toybox.train.motion import WORDS
 from pcs_ext.toybox.train.settings import Settings
 
 
@@ -59,16 +60,47 @@ def export(settings: Settings, reporter: Reporter, target: Path | None = None) -
             shutil.copytree(models / "oracle", folder, dirs_exist_ok=True)
             _card(settings, folder, "oracle", ("oracle",))
         reporter.event("export", "oracle written")
-    if (models / "motion_reader").exists():
-        with atomic_folder(target / "motion_reader") as folder:
-            shutil.copytree(models / "motion_reader", folder, dirs_exist_ok=True)
-            _card(settings, folder, "motion_reader", ("motion_reader",))
-        reporter.event("export", "motion reader written")
-    if (models / "motion").exists():
-        with atomic_folder(target / "motion") as folder:
-            MotionAdapter.from_pretrained(models / "motion", torch_dtype=torch.float16).save_pretrained(folder)
-            _card(settings, folder, "motion", ("motion",))
-        reporter.event("export", "motion adapter written")
+    if (models / "motion").exists() or (models / "motion_reader").exists():
+        export_clips(settings, reporter, target)
+
+
+def export_clips(settings: Settings, reporter: Reporter, target: Path | None = None) -> None:
+    """Write what concerns clips alone: the motion reader, the motion adapter, and its words into the base that ships.
+
+    Args:
+        settings: of this generation of toybox.
+        reporter: hears what was written.
+        target: as in `export`.
+
+    Raises:
+        InputError: neither is trained yet.
+    """
+    models, target = settings.folder / "models", target or weights_path("base").parent
+    found = [name for name in ("motion_reader", "motion") if (models / name).is_dir()]
+    if not found:
+        raise InputError(f"{models} holds no motion reader and no motion adapter; run the stages of those names first.")
+    for name in found:
+        with atomic_folder(target / name) as folder:
+            shutil.copytree(models / name, folder, dirs_exist_ok=True)
+            if name == "motion":
+                MotionAdapter.from_pretrained(folder, torch_dtype=torch.float16).save_pretrained(folder)
+                teach_words(target / "base" / "text_encoder" / "model.safetensors", folder / WORDS)
+                (folder / WORDS).unlink()
+            _card(settings, folder, name, (name,))
+        reporter.event("export", f"{name.replace('_', ' ')} written")
+
+
+def teach_words(text_encoder: Path, words: Path) -> None:
+    """Put the rows that learned with the motion adapter into the text encoder's word table; the rest stays to the bit.
+
+    Args:
+        text_encoder: safetensors file, replaced.
+        words: what `MotionWords.save` wrote.
+    """
+    state, learned = load_file(text_encoder), load_file(words)
+    (key,) = (key for key in state if key.endswith("token_embedding.weight"))
+    state[key][learned["ids"]] = learned["rows"].to(state[key].dtype)
+    atomic_write_bytes(text_encoder, save(state, metadata={"format": "pt"}))
 
 
 def _card(settings: Settings, folder: Path, name: str, stages: Sequence[str]) -> None:

@@ -1,4 +1,8 @@
-"""The motion adapter (AnimateDiff, Guo et al. 2023, arXiv 2307.04725): trained on clips, the denoiser frozen."""
+"""The motion adapter (AnimateDiff, Guo et al. 2023, arXiv 2307.04725): trained on clips, the denoiser frozen.
+
+The base learned from stills, whose captions never name a motion: its text encoder knows those words as noise. Their
+rows of the word table learn with the adapter; prompts without them mean to the base what they did, to the bit.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +11,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from pcs_ext.config_io import atomic_write_bytes
 from pcs_ext.errors import InputError
@@ -22,10 +26,14 @@ from pcs_ext.toybox.train.clips import ClipData, load_clips
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.stage import rows, run_stage
 from pcs_ext.toybox.train.unet import loss_weights
+from pcs_ext.toybox.train.words import VOCABULARIES
+from pcs_ext.toybox.world.vocabulary import MOTIONS
 from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone, identity_motion_adapter
 
-_BATCH = 2
+_BATCH = 4
 _MAX_FRAMES = 16
+WORDS = "words.safetensors"
+"""File beside the trained adapter: rows of the word table."""
 _DROP_CAPTION = 0.1
 
 
@@ -57,7 +65,7 @@ def train_motion(
         image.denoiser.set_attn_processor(AttnProcessor())
     torch.manual_seed(0)
     motion = identity_motion_adapter(image.denoiser, max_frames=_MAX_FRAMES)
-    backbone = AnimateDiffBackbone(image, motion)
+    backbone, words = AnimateDiffBackbone(image, motion), MotionWords(image)
 
     def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         chosen = rows(len(data), _BATCH, generator)
@@ -72,11 +80,12 @@ def train_motion(
 
     def finish() -> None:
         backbone.motion.save_pretrained(settings.folder / "models" / "motion")
+        words.save(settings.folder / "models" / "motion" / WORDS)
 
     config = FitConfig(steps=steps, lr_schedule="cosine", warmup_steps=100, autocast="bf16", ema_decay=0.999)
     run_stage(
         "motion",
-        {"motion": backbone.motion},
+        {"motion": backbone.motion, "words": words},
         loss,
         settings,
         config,
@@ -86,6 +95,40 @@ def train_motion(
         minutes=minutes,
         finish=finish,
     )
+
+
+class MotionWords(nn.Module):
+    """Rows of the text encoder's word table that may train: words that captions of clips have and those of stills not.
+
+    Args:
+        image: its text encoder reads these rows from now on.
+    """
+
+    def __init__(self, image: AbstractUnetBackbone) -> None:
+        super().__init__()
+        tokenizer, embedding = image.tokenizers[0], image.text_encoders[0].get_input_embeddings()
+        self.ids = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in motion_words()]
+        self.ids = sorted({index for ids in self.ids for index in ids})
+        self.rows = nn.Parameter(embedding.weight[self.ids].detach().float().clone())
+        place = torch.full((embedding.num_embeddings,), -1)
+        place[self.ids] = torch.arange(len(self.ids))
+        self.place = place.to(image.device)
+        embedding.register_forward_hook(self._put)
+
+    def _put(self, embedding: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        place = self.place[inputs[0]]
+        return torch.where((place >= 0)[..., None], self.rows[place.clamp_min(0)].to(output.dtype), output)
+
+    def save(self, path: Path) -> None:
+        """Write `rows`, `n d` float16, and `ids`, `n`: which rows of the table these are."""
+        tensors = {"rows": self.rows.detach().cpu().half().contiguous(), "ids": torch.tensor(self.ids)}
+        atomic_write_bytes(path, save(tensors))
+
+
+def motion_words() -> list[str]:
+    """Words of the world's motions that no other vocabulary of the world has."""
+    said = {word for words in VOCABULARIES if words != MOTIONS for phrase in words for word in phrase.split()}
+    return sorted({word for motion in MOTIONS for word in motion.split()} - said)
 
 
 def _captions(data: ClipData, chosen: Tensor, generator: torch.Generator) -> list[str]:

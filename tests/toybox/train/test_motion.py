@@ -1,6 +1,7 @@
 """Clips, the motion reader and the motion adapter at a tiny size."""
 
 import itertools
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,14 @@ from safetensors.torch import load_file
 
 from pcs_ext.errors import ConfigError, InputError, ModelError
 from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.reporter import SilentReporter
 from pcs_ext.toybox.motion_reader import NONE, READINGS, MotionReader
 from pcs_ext.toybox.quality_motion import held_out_clips, measure_motion_reader
 from pcs_ext.toybox.train.__main__ import run
 from pcs_ext.toybox.train.clips import FRAMES, clips_of, load_clips
-from pcs_ext.toybox.train.motion import clip_latents, train_motion
+from pcs_ext.toybox.train.export import export_clips, teach_words
+from pcs_ext.toybox.train.motion import WORDS, MotionWords, clip_latents, motion_words, train_motion
 from pcs_ext.toybox.train.motion_reader import damage_clips, freeze
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.world.motion import frames_of
@@ -138,6 +141,51 @@ def test_the_adapter_stage_trains_temporal_layers_only(cache: Path, tiny_sd_path
     assert all(value.abs().max() > 0 for value in out), "the zero projections of a fresh adapter moved"
     after = load_file(tiny_sd_path / "unet" / _unet_file(tiny_sd_path))
     assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_words_of_motions_learn_and_no_other_row_moves(cache: Path, tiny_sd_path: Path, tmp_path: Path) -> None:
+    still, moving = ["a photo of a red robot in the snow"], ["a red robot spinning", "a red robot jumping"]
+    image = load_backbone(tiny_sd_path, device="cpu", precision="fp32")
+    assert isinstance(image, AbstractUnetBackbone)
+    before = [image.encode_prompt(prompts).states for prompts in (still, moving)]
+    words = MotionWords(image)
+    assert torch.equal(image.encode_prompt(moving).states, before[1]), "they start as the base has them"
+    with torch.no_grad():
+        words.rows.add_(1.0)
+    assert not torch.equal(image.encode_prompt(moving).states, before[1])
+    image.encode_prompt(moving).states.square().sum().backward()
+    assert words.rows.grad is not None
+    assert words.rows.grad.abs().amax() > 0
+    words.save(tmp_path / "words.safetensors")
+    encoder = tmp_path / "text_encoder.safetensors"
+    shutil.copy(next((tiny_sd_path / "text_encoder").glob("*.safetensors")), encoder)
+    old = load_file(encoder)
+    teach_words(encoder, tmp_path / "words.safetensors")
+    new = load_file(encoder)
+    moved = {key for key in old if not torch.equal(old[key], new[key])}
+    assert moved == {key for key in old if key.endswith("token_embedding.weight")}
+    rows = {index for key in moved for index in (old[key] != new[key]).any(1).nonzero().flatten().tolist()}
+    assert rows == set(words.ids)
+
+
+def test_only_words_that_stills_never_say_may_move() -> None:
+    assert {"spinning", "jumping", "left", "right"} <= set(motion_words())
+    assert not {"in", "the"} & set(motion_words()), "stills are in the snow"
+
+
+def test_what_clips_need_is_exported_beside_the_base(cache: Path, tiny_sd_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no motion reader and no motion adapter"):
+        export_clips(TINY, SilentReporter(), tmp_path)
+    shutil.copytree(tiny_sd_path, tmp_path / "base")
+    encoder = next((tmp_path / "base" / "text_encoder").glob("*.safetensors"))
+    train_motion(TINY, 2, None, SilentReporter(), base=tmp_path / "base")
+    before = encoder.read_bytes()
+    export_clips(TINY, SilentReporter(), tmp_path)
+    assert encoder.read_bytes() != before
+    assert {path.name for path in (tmp_path / "motion").iterdir()} >= {"config.json", "README.md"}
+    assert not (tmp_path / "motion" / WORDS).exists(), "its rows are in the base's own table"
+    weights = load_file(next((tmp_path / "motion").glob("*.safetensors")))
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
 
 
 def _unet_file(folder: Path) -> str:
