@@ -25,16 +25,22 @@ from pcs_ext.toybox import weights_path
 from pcs_ext.toybox.train.clips import ClipData, load_clips
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.stage import rows, run_stage
-from pcs_ext.toybox.train.unet import loss_weights
+from pcs_ext.toybox.train.unet import draw_timesteps, loss_weights
 from pcs_ext.toybox.train.words import VOCABULARIES
 from pcs_ext.toybox.world.vocabulary import MOTIONS
 from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone, identity_motion_adapter
+from pcs_ext.video.noise import shared_noise
 
 _BATCH = 4
 _MAX_FRAMES = 16
 WORDS = "words.safetensors"
 """File beside the trained adapter: rows of the word table."""
 _DROP_CAPTION = 0.1
+_MOST_SHARED = 0.7
+"""Frames start with a random share, up to this, of common noise (after PYoCo, arXiv 2305.10474): from equal noise the
+frozen denoiser draws equal frames, and the adapter is left with what moves. Inverted clips start alike, too."""
+_WORD_RATE = 20.0
+"""Of the rows of words, times the learning rate: their gradient comes a long way through a frozen denoiser."""
 
 
 def train_motion(
@@ -71,8 +77,9 @@ def train_motion(
         chosen = rows(len(data), _BATCH, generator)
         conditioning = backbone.encode_prompt(_captions(data, chosen, generator))
         clean = latents[chosen].float().to(settings.device)
-        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-        timesteps = torch.randint(1000, (_BATCH,), generator=generator).to(clean.device)
+        share = _MOST_SHARED * float(torch.rand((), generator=generator))
+        noise = shared_noise(clean.shape, share, generator).to(clean.device)
+        timesteps = draw_timesteps(_BATCH, generator).to(clean.device)
         noisy = backbone.schedule.add_noise(clean, noise, timesteps)
         predicted = backbone.predict(noisy, timesteps, conditioning).float()
         errors = (predicted - backbone.schedule.target(clean, noise, timesteps)).square().mean((1, 2, 3, 4))
@@ -109,11 +116,17 @@ class MotionWords(nn.Module):
         tokenizer, embedding = image.tokenizers[0], image.text_encoders[0].get_input_embeddings()
         self.ids = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in motion_words()]
         self.ids = sorted({index for ids in self.ids for index in ids})
-        self.rows = nn.Parameter(embedding.weight[self.ids].detach().float().clone())
+        self.register_buffer("start", embedding.weight[self.ids].detach().float().clone(), persistent=False)
+        self.change = nn.Parameter(torch.zeros_like(self.start))
         place = torch.full((embedding.num_embeddings,), -1)
         place[self.ids] = torch.arange(len(self.ids))
         self.place = place.to(image.device)
         embedding.register_forward_hook(self._put)
+
+    @property
+    def rows(self) -> Tensor:
+        """As they are now, `n d`."""
+        return self.start + _WORD_RATE * self.change
 
     def _put(self, embedding: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         place = self.place[inputs[0]]
