@@ -19,6 +19,7 @@ from pcs_ext.toybox.world.captions import caption
 from pcs_ext.toybox.world.render import render_rgb
 from pcs_ext.toybox.world.scene import Scene
 from pcs_ext.video.backbones.load import load_video_backbone
+from pcs_ext.video.evaluate import temporal_consistency
 from pcs_ext.video.sample import ClipConfig, sample_clips
 
 
@@ -89,4 +90,4 @@ def _neighbours(encoder, clips: Tensor) -> list[float]:
     """Mean cosine of neighbouring frames, per clip `f 3 h w`."""
     features = torch.cat([encoder.encode_images(part) for part in clips.flatten(0, 1).split(64)])
     features = features.unflatten(0, clips.shape[:2])
-    return (features[:, 1:] * features[:, :-1]).sum(-1).mean(1).tolist()
+    return temporal_consistency(features).tolist()
