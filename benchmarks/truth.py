@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "continual": ("benchmarks.continual",),
     "defense_systems": ("benchmarks.defense_systems",),
     "image_subjects": ("benchmarks.image_subjects",),
+    "video_systems": ("benchmarks.video_systems",),
 }  # fmt: skip
 """Name of the file -> module and arguments, cheapest first."""
 

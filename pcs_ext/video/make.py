@@ -25,7 +25,14 @@ from pcs_ext.video.sample import ClipConfig, sample_clips
 _STILL = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
-def make_clips(request: MakeRequest, output: Path, *, overwrite: bool, reporter: Reporter) -> list[Path]:
+def make_clips(
+    request: MakeRequest,
+    output: Path,
+    *,
+    overwrite: bool,
+    reporter: Reporter,
+    backbone: AbstractVideoBackbone | None = None,
+) -> list[Path]:
     """Write a clip per prompt and seed; what a folder already holds of them is not made again.
 
     Args:
@@ -33,6 +40,7 @@ def make_clips(request: MakeRequest, output: Path, *, overwrite: bool, reporter:
         output: a clip to write (.mp4, .webm, .gif, .webp), or a folder for several.
         overwrite: replace a clip of this name; folders only ever grow.
         reporter: hears the progress.
+        backbone: loaded already, inflated as the motion asks; None: loaded as the request says.
 
     Returns:
         Paths of the clips, prompt by prompt.
@@ -43,7 +51,7 @@ def make_clips(request: MakeRequest, output: Path, *, overwrite: bool, reporter:
     artifacts = Artifacts.load(request)
     texts = artifacts.texts(request.prompts)
     folder = ClipFolder(output, len(texts) * len(request.seeds), fps=request.fps, overwrite=overwrite)
-    backbone = artifacts.backbone(request, reporter)
+    backbone = backbone or artifacts.backbone(request, reporter)
     config, clip = artifacts.sampling(request, backbone), artifacts.clip(request, backbone)
     artifacts.say_what_differs(backbone, reporter)
     facts = artifacts.facts(request, backbone) | {"sampling": to_jsonable(config), "clip": to_jsonable(clip)}
