@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pcs_ext.errors import UsageError
 from pcs_ext.image.adapters.low_rank import Component
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.types import Conditioning
@@ -84,6 +85,18 @@ class AbstractVideoBackbone(AbstractBackbone, abc.ABC):
         Temporal adapters get exactly no gradient. With activation checkpointing keep it until after the backward pass:
         that runs the forward pass again.
         """
+
+    def windowed(self, window: int, stride: int) -> contextlib.AbstractContextManager[None]:
+        """Inside, temporal layers see longer clips in windows (FreeNoise, `video.long_clips`).
+
+        Args:
+            window: frames.
+            stride: frames from one window to the next.
+
+        Raises:
+            UsageError: this model's temporal layers are no modules of their own.
+        """
+        raise UsageError(f"{self.name} sees a clip as a whole; windows are for image bases with a motion module.")
 
     def encode_clips(self, clips: Tensor, generator: torch.Generator | None = None, *, chunk: int = 16) -> Tensor:
         """Clips `b 3 f h w` in [-1, 1] -> scaled latents `b c f h/k w/k`, k = `vae_factor`. Differentiable.

@@ -156,7 +156,9 @@ class Artifacts:
             frames = backbone.whole_frames(frames)
         if request.reference is not None:
             clip = dataclasses.replace(clip, inverted_share=request.reference_share or share)
-        return dataclasses.replace(clip, frames=frames)
+        return dataclasses.replace(
+            clip, frames=frames, window=request.window or 0, refinements=request.refinements or clip.refinements
+        )
 
     def say_what_differs(self, backbone: AbstractVideoBackbone, reporter: Reporter) -> None:
         """A subject on other weights than its own still goes in, and may look less like itself."""

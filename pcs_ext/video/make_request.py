@@ -32,6 +32,10 @@ class MakeRequest:
     """None: as the motion was learned, or as the model makes them."""
     size: Size | None = None
     """Height and width in pixels; None: as learned, or the base's."""
+    window: int | None = None
+    """See `ClipConfig`; None: all frames at once."""
+    refinements: int | None = None
+    """See `ClipConfig`; None: none."""
     fps: float = 8.0
     """Of the written clips."""
     steps: int | None = None
@@ -64,6 +68,10 @@ class MakeRequest:
             raise UsageError('make needs at least one prompt and one seed: "a photo of {subject} that spins".')
         if self.frames is not None and self.frames < 1:
             raise UsageError(f"--frames must be at least 1, got {self.frames}.")
+        if self.window is not None and self.window < 2:
+            raise UsageError(f"--window must be at least 2 frames, got {self.window}.")
+        if self.refinements is not None and not 0 < self.refinements <= 10:
+            raise UsageError(f"--refine must be 1 to 10 rounds, got {self.refinements}.")
         if self.steps is not None and self.steps < 1:
             raise UsageError(f"--steps must be at least 1, got {self.steps}.")
         share = self.reference_share

@@ -1,19 +1,24 @@
 """Clips from prompts: the core's sampling loop on latents with frames."""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from pcs_ext.config_io import config
 from pcs_ext.errors import UsageError
+from pcs_ext.image.flow import FlowSchedule
 from pcs_ext.image.sample import SampleConfig, SampleHooks, build_scheduler, initial_noise, sample
 from pcs_ext.reporter import Reporter
+from pcs_ext.runtime import generator_for
 from pcs_ext.video.backbone import AbstractVideoBackbone
 from pcs_ext.video.first_frame import after_first_frame
+from pcs_ext.video.free_init import next_start
 from pcs_ext.video.latent_motion import moving_start
+from pcs_ext.video.long_clips import rescheduled_noise
 from pcs_ext.video.noise import blended_noise, correlated_noise, shared_noise
 
 
@@ -33,6 +38,11 @@ class ClipConfig:
     """Share of a reference clip's inverted noise in the start, in [0, 1]; above 0 needs such a clip."""
     first_frame: bool = False
     """Whether the first frame is given, stays clean, and lends its colours to the others (LAMP)."""
+    window: int = 0
+    """Frames that temporal layers see at once of a longer clip, half of them anew in each window (FreeNoise); its start
+    is drawn for one window and goes on in another order. 0: all frames at once."""
+    refinements: int = 0
+    """Further rounds of sampling that start from low frequencies of the clip before (FreeInit; its paper: 2 to 4)."""
 
 
 def starting_noise(
@@ -76,6 +86,8 @@ def starting_noise(
 
 
 def _noise(shape: tuple[int, ...], clip: ClipConfig, generator: torch.Generator) -> Tensor:
+    if clip.window and clip.noise == "independent":
+        return rescheduled_noise(shape, clip.window, max(1, clip.window // 2), generator)
     if clip.noise == "correlated":
         return correlated_noise(shape, clip.share, generator)
     if clip.noise == "shared":
@@ -143,6 +155,7 @@ def sample_clips(
         sigma = build_scheduler(backbone, config).init_noise_sigma
         hooks = dataclasses.replace(hooks, initial_latents=noise * sigma)
     hooks = dataclasses.replace(hooks, decode=hooks.decode or backbone.decode_clips)
+    _check_rounds(clip, hooks, config, backbone)
     if clip.first_frame != (first is not None) or (first is not None and len(prompts) != 1):
         raise UsageError(
             f"a first frame is given exactly when first_frame is set, for one clip at a time; it is "
@@ -150,13 +163,39 @@ def sample_clips(
         )
     if first is not None:
         hooks = after_first_frame(first, hooks)
-    return sample(
-        backbone,
-        prompts,
-        seeds=seeds,
-        config=config,
-        negative_prompts=negative_prompts,
-        batch_size=batch_size,
-        hooks=hooks,
-        reporter=reporter,
+    how: dict[str, Any] = {
+        "seeds": seeds, "config": config, "negative_prompts": negative_prompts, "batch_size": batch_size,
+        "reporter": reporter,
+    }  # fmt: skip
+    windows = backbone.windowed(clip.window, max(1, clip.window // 2)) if clip.window else contextlib.nullcontext()
+    with windows:
+        for number in range(clip.refinements):
+            hooks = _refined(backbone, prompts, hooks, how, number)
+        return sample(backbone, prompts, hooks=hooks, **how)
+
+
+def _check_rounds(clip: ClipConfig, hooks: SampleHooks, config: SampleConfig, backbone: AbstractVideoBackbone) -> None:
+    if clip.refinements and (clip.first_frame or hooks.first_step or isinstance(backbone.schedule, FlowSchedule)):
+        raise UsageError("refinements are for clips that start from noise alone, on a base with a noise schedule.")
+
+
+def _refined(
+    backbone: AbstractVideoBackbone, prompts: Sequence[str], hooks: SampleHooks, how: Mapping[str, Any], number: int
+) -> SampleHooks:
+    """The hooks of the next round: they start from what this one ends in."""
+    ends: list[Tensor] = []
+
+    def keep(latents: Tensor) -> Tensor:
+        ends.append(latents.detach())
+        return latents.new_zeros(len(latents), 1)
+
+    assert hooks.initial_latents is not None
+    sample(backbone, prompts, hooks=dataclasses.replace(hooks, decode=keep), **how)
+    sigma = build_scheduler(backbone, how["config"]).init_noise_sigma
+    start = hooks.initial_latents / sigma
+    draws = [torch.randn(start.shape[1:], generator=generator_for("refinement", number, s)) for s in how["seeds"]]
+    abar = float(backbone.schedule.alphas_cumprod[-1])  # type: ignore[union-attr]
+    latents = torch.cat(ends).cpu()
+    return dataclasses.replace(
+        hooks, initial_latents=next_start(latents, start.cpu(), torch.stack(draws), abar) * sigma
     )

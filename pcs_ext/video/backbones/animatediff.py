@@ -13,6 +13,7 @@ from pcs_ext.errors import ModelError, UsageError
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone, fingerprint
 from pcs_ext.image.types import Conditioning
 from pcs_ext.video.backbone import AbstractVideoBackbone, LayerKind, Targets, per_frame, to_clips, to_frames
+from pcs_ext.video.long_clips import window_starts, window_weights
 
 _SPATIAL_SELF = r"\.transformer_blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)$"
 _SPATIAL_FF = r"\.transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)$"
@@ -52,6 +53,7 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
         # Kept until the next `predict`, so that a backward pass that computes activations again finds the same.
         self._frames: int | None = None
         self._bypassed = False
+        self._window: tuple[int, int] | None = None
         self._handles = [layer.register_forward_hook(self._after(module)) for layer, module in self._module_places()]
 
     def _most_frames(self) -> int | None:
@@ -144,10 +146,11 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
             self._frames = None
             return self.image.predict(noisy_latents, timesteps, conditioning)
         clips, frames = noisy_latents.shape[0], noisy_latents.shape[2]
-        if self.max_frames is not None and frames > self.max_frames and not self._bypassed:
+        seen = frames if self._window is None else min(frames, self._window[0])
+        if self.max_frames is not None and seen > self.max_frames and not self._bypassed:
             raise UsageError(
                 f"{self.name} has positions for {self.max_frames} frames, got a clip of {frames}; "
-                "take fewer frames, or windows of a longer clip."
+                "take fewer frames, or windows of a longer clip (--window)."
             )
         self._frames = None if self._bypassed else frames
         conditioning = per_frame(conditioning, clips, frames)
@@ -162,6 +165,19 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
             yield
         finally:
             self._bypassed = before
+
+    @contextlib.contextmanager
+    def windowed(self, window: int, stride: int) -> Iterator[None]:
+        """See `AbstractVideoBackbone.windowed`.
+
+        Differs from the released code: windows go through whole motion modules instead of each of their blocks.
+        """
+        window_starts(window, window, stride)
+        before, self._window = self._window, (window, stride)
+        try:
+            yield
+        finally:
+            self._window = before
 
     def targets(self, kind: LayerKind) -> Targets:
         """See `AbstractVideoBackbone.targets`: spatial kinds lie in `denoiser`, temporal ones in `motion`."""
@@ -186,10 +202,26 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
                 return None
             states = output[0] if isinstance(output, tuple) else output
             with self._precision_of(module):
-                moved = module(states, num_frames=self._frames).to(states.dtype)
+                moved = self._moved(module, states, self._frames).to(states.dtype)
             return (moved, *output[1:]) if isinstance(output, tuple) else moved
 
         return hook
+
+    def _moved(self, module: nn.Module, states: Tensor, frames: int) -> Tensor:
+        """What a motion module makes of `b*f ...`, at once or window by window."""
+        if self._window is None or frames <= self._window[0]:
+            return module(states, num_frames=frames)
+        window, stride = self._window
+        clips = states.unflatten(0, (-1, frames))
+        weights = window_weights(window).to(states.device).view(1, window, *[1] * (states.dim() - 1))
+        total, weight = torch.zeros_like(clips, dtype=torch.float32), torch.zeros(1, frames, *weights.shape[2:])
+        weight = weight.to(states.device)
+        for first in window_starts(frames, window, stride):
+            part = slice(first, first + window)
+            made = module(clips[:, part].flatten(0, 1), num_frames=window).unflatten(0, (-1, window))
+            total[:, part] += weights * made
+            weight[:, part] += weights
+        return (total / weight).flatten(0, 1)
 
     def _precision_of(self, module: nn.Module) -> contextlib.AbstractContextManager[Any]:
         """Weights that train stay in float32 on a base of less; such a module runs under autocast."""
