@@ -15,14 +15,15 @@ from pcs_ext.image import cli as image_cli
 from pcs_ext.svg import cli as svg_cli
 from pcs_ext.svg.panorama import cli as panorama_cli
 from pcs_ext.threed import cli as threed_cli
-from pcs_ext.verbs import chosen, group, group_overview, overview
+from pcs_ext.verbs import chosen, group, group_overview, overview, words_first
 from pcs_ext.video import cli as video_cli
 
 EXAMPLES = """
 Examples
   pcs-ext learn PHOTOS --noun dog -o rex
   pcs-ext image rex "a photo of {subject} on the beach"
-  pcs-ext video make "a {subject} spins" --subject rex --motion spin -o OUT.mp4
+  pcs-ext video learn-motion CLIP.mp4 -o spin
+  pcs-ext video make rex --motion spin "a photo of {subject} in the snow"
   pcs-ext 3d make rex "a photo of {subject}" --photos PHOTOS -o rex.glb
   pcs-ext svg customize LOGO.svg "a red {subject}" --noun dog -o OUT.svg
   pcs-ext protect PHOTOS --noun person -o OUT
@@ -70,8 +71,11 @@ def commands() -> dict[str, Callable[..., Any]]:
         "3d edit": threed_cli.edit,
         "3d render": threed_cli.render,
         "3d export": threed_cli.export,
+        "video learn-motion": video_cli.learn_motion,
         "video learn": video_cli.learn,
         "video make": video_cli.make,
+        "video edit": video_cli.edit,
+        "video export": video_cli.export,
         "video recipes": video_cli.recipes,
         "censor": defense_cli.censor,
         "audit": defense_cli.audit,
@@ -112,6 +116,7 @@ def _run(arguments: list[str]) -> None:
     if first not in verbs and group(first, verbs) and arguments[1:] in ([], ["-h"], ["--help"]):
         return _show(group_overview(first, verbs, width=width), asked=len(arguments) > 1)
     verb, rest = chosen(arguments, verbs)
+    rest = words_first(rest, verbs[verb])
     import tyro
 
     tyro.cli(

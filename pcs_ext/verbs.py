@@ -1,8 +1,11 @@
 """Verbs of the command line: which one is meant, and the lists of them that help shows."""
 
+import dataclasses
 import difflib
 import inspect
+import math
 import textwrap
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -46,6 +49,47 @@ def chosen(arguments: list[str], verbs: Verbs) -> tuple[str, list[str]]:
         raise UsageError(f"there is no command {first!r}. {_nearest(first, verbs)}pcs-ext --help lists them all.")
     names = ", ".join(verb.split()[1] for verb in members)
     raise UsageError(f"{first} has no command {second!r}. {_nearest(second, members)}It has {names}.")
+
+
+def words_first(arguments: list[str], run: Callable[..., Any]) -> list[str]:
+    """Words that stand between flags, moved in front of them: `make rex --motion spin "a text"`.
+
+    A flag of one value has the word behind it, one of several has all up to the next flag.
+
+    Args:
+        arguments: of the verb; returned as they are where a flag is unknown, for the parser to say so.
+        run: the verb's function, whose parameters are the flags.
+    """
+    values, words, flags = {"-o": 1, "-h": 0, "--help": 0, **_values_by_flag(run)}, [], []
+    wanted = 0.0
+    for argument in arguments:
+        if argument.startswith("-") and len(argument) > 1 and not argument[1].isdigit():
+            name, given = argument.partition("=")[::2]
+            if name not in values:
+                return arguments
+            flags.append(argument)
+            wanted = 0 if given else values[name]
+        elif wanted > 0:
+            flags.append(argument)
+            wanted -= 1
+        else:
+            words.append(argument)
+    return [*words, *flags]
+
+
+def _values_by_flag(run: Callable[..., Any]) -> dict[str, float]:
+    """Flag -> how many values it takes; groups of flags are looked into."""
+    found: dict[str, float] = {}
+    for name, annotation in typing.get_type_hints(run, include_extras=True).items():
+        kind = typing.get_args(annotation)[0] if typing.get_origin(annotation) is typing.Annotated else annotation
+        if dataclasses.is_dataclass(kind):
+            found |= _values_by_flag(kind)
+        else:
+            if kind is bool:
+                found[f"--no-{name.replace('_', '-')}"] = 0
+            several = typing.get_origin(kind) in (tuple, list)
+            found[f"--{name.replace('_', '-')}"] = 0 if kind is bool else math.inf if several else 1
+    return found
 
 
 def _nearest(word: str, verbs: Verbs) -> str:
@@ -94,11 +138,11 @@ def group_overview(name: str, verbs: Verbs, *, width: int) -> str:
     return "\n".join([f"usage: pcs-ext {name} COMMAND ...", "", *listed(members, width=width), "", ask]) + "\n"
 
 
-def listed(verbs: Verbs, *, width: int, column: int = 20) -> list[str]:
+def listed(verbs: Verbs, *, width: int, column: int = 22) -> list[str]:
     """Lines of verbs and the first sentences of their docstrings."""
     lines = []
     for verb, run in verbs.items():
-        text = textwrap.wrap(summary(run), max(width - column, 24)) or [""]
+        text = textwrap.wrap(summary(run), max(width - column, 22)) or [""]
         lines += [f"  {verb:{column - 3}} {text[0]}", *(" " * column + line for line in text[1:])]
     return lines
 

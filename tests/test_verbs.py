@@ -4,7 +4,7 @@ import pytest
 
 from pcs_ext.cli import commands
 from pcs_ext.errors import UsageError
-from pcs_ext.verbs import chosen, group_overview, overview, summary
+from pcs_ext.verbs import chosen, group_overview, overview, summary, words_first
 from tests.support.command_line import run
 
 
@@ -54,7 +54,7 @@ def test_the_overview_has_every_verb_once_under_its_heading() -> None:
     text = overview(VERBS, "the end", width=80, bold=False)
     lines = text.splitlines()
     for verb in VERBS:
-        assert sum(line.startswith(f"  {verb:17} Do nothing") for line in lines) == 1
+        assert sum(line.startswith(f"  {verb:19} Do nothing") for line in lines) == 1
     assert lines.index("More") < lines.index(next(line for line in lines if line.startswith("  brew")))
     assert "Protect" not in lines, "headings without verbs are left out"
     assert "Slowly" not in text
@@ -97,3 +97,23 @@ def test_switches_take_no_value_and_have_one_name(capsys: pytest.CaptureFixture[
     assert "--no-viewer" in words("panorama make")
     assert "--viewer" not in words("panorama make")
     assert "--no-training-metadata" in words("export")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (["rex", "--motion", "spin", "a text"], ["rex", "a text", "--motion", "spin"]),
+        (["rex", "--overwrite", "a", "--fps=6", "b"], ["rex", "a", "b", "--overwrite", "--fps=6"]),
+        (["--seeds", "1", "2", "--motion", "m", "a"], ["a", "--seeds", "1", "2", "--motion", "m"]),
+        (["a", "--seeds", "1", "b"], ["a", "--seeds", "1", "b"]),
+        (["-o", "out", "a", "--guidance-scale", "-1"], ["a", "-o", "out", "--guidance-scale", "-1"]),
+        (["rex", "--wrong", "a", "b"], ["rex", "--wrong", "a", "b"]),
+    ],
+)
+def test_words_may_stand_between_flags(typed: list[str], meant: list[str]) -> None:
+    assert words_first(typed, commands()["video make"]) == meant
+
+
+def test_every_verb_says_how_many_values_its_flags_take() -> None:
+    for run_verb in commands().values():
+        assert words_first(["a", "--help", "b"], run_verb) == ["a", "b", "--help"]

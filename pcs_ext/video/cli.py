@@ -1,144 +1,41 @@
 """Commands for clips: parse, call, report. Heavy modules are imported inside the functions."""
 
 import dataclasses
-import json as json_module
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional
 
-Device = Literal["auto", "cuda", "mps", "cpu"]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Output = Annotated[Path, arg(aliases=["-o"])]
+from pcs_ext.command_options import MACHINE, Machine, Output, console_reporter, print_json, print_paths
+from pcs_ext.video.cli_options import (
+    CLIP,
+    EDITING,
+    LEARNED,
+    MODEL,
+    REFERENCE,
+    SHOWN,
+    TRAINING,
+    Clip,
+    Editing,
+    Learned,
+    Model,
+    Reference,
+    Shown,
+    Training,
+)
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Model:
-    """What makes clips, and where it runs.
-
-    Args:
-        base: a text-to-video folder or hub id; or an image base (toybox, folder, hub id, .safetensors file). Empty:
-            toybox for learning; for making the one that the motion, or else the subject, was learned on.
-        motion_module: AnimateDiff's motion adapter for an image base, a folder or a .safetensors file; for making,
-            empty takes the motion's.
-        device: where to run.
-        precision: of the frozen weights and of autocast.
-    """
-
-    base: str = ""
-    motion_module: str = ""
-    device: Device = "auto"
-    precision: Precision = "auto"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Shown:
-    """What the clips or photos show.
-
-    Args:
-        prompts: what the clips show, one for all or one each; without any, NAME.txt beside every clip is read. Where a
-            recipe learns a word for the motion or for who does it, {motion} and {protagonist} stand for them.
-        noun: what the subject is, or who does the motion, for recipes that learn a word for it; one per subject, with
-            commas, for those that learn several.
-        prior: clips of the same kind of actors that do something else, with NAME.txt beside each, for recipes that keep
-            what the model knows by them.
-        image_encoder: transformers folder of CLIP, for recipes that look at pictures; toybox has its own.
-    """
-
-    prompts: tuple[str, ...] = ()
-    noun: str = ""
-    prior: tuple[Path, ...] = ()
-    image_encoder: Path | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Training:
-    """How it is learned; 0 and nothing take the recipe's.
-
-    Args:
-        recipe: how to learn (`pcs-ext video recipes` lists them).
-        frames: frames of a training clip.
-        size: pixels that clips are learned at: 512, or 512x320 for width x height; empty takes the base's square.
-        steps: optimiser steps in all.
-        seed: of everything random.
-        config: a recipe as JSON (`--dry-run` prints one) instead of the recipe's own values.
-    """
-
-    recipe: str = "motion-director"
-    frames: int = 0
-    size: str = ""
-    steps: int = 0
-    seed: int = 0
-    config: Path | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Learned:
-    """What was learned and goes into the clip.
-
-    Args:
-        subject: folder written by `learn`, or by `video learn` from photos.
-        motion: folder written by `video learn` from clips.
-        subject_scale: strength of the subject, 1 as trained.
-        motion_scale: strength of the motion, 1 as trained.
-        picture: what clips start from (recipe lamp) or look like (dreamvideo-motion); without one the base makes it.
-    """
-
-    subject: Path | None = None
-    motion: Path | None = None
-    subject_scale: float = 1.0
-    motion_scale: float = 1.0
-    picture: Path | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Reference:
-    """A clip to start from, or to change a part of.
-
-    Args:
-        reference: start from this clip's inverted noise, for instance the one the motion was learned from.
-        reference_share: share of it in the start, up to 1; 0 takes the recipe's.
-        mask: white where the reference's protagonist is (a clip, a folder of frames, or a picture): only there it
-            changes.
-        keep: what stays where there is a mask: what is around the protagonist, or the protagonist.
-    """
-
-    reference: Path | None = None
-    reference_share: float = 0.0
-    mask: Path | None = None
-    keep: Literal["background", "protagonist"] = "background"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Clip:
-    """Size of the clip and how it is sampled; 0 and nothing take the recipe's.
-
-    Args:
-        seeds: one clip per prompt and seed.
-        frames: how many; else what the motion was learned with, or what the base makes.
-        size: pixels: 512, or 512x320 for width x height; empty takes what was learned, or the base's square.
-        fps: frames per second of the written clip.
-        steps: denoising steps.
-        guidance_scale: strength of the prompt, 1 = off.
-        negative_prompt: what to stay away from.
-    """
-
-    seeds: tuple[int, ...] = (0,)
-    frames: int = 0
-    size: str = ""
-    fps: float = 8.0
-    steps: int = 0
-    guidance_scale: float = 0.0
-    negative_prompt: str = ""
+if TYPE_CHECKING:
+    from pcs_ext.video.learn_request import LearnRequest
 
 
 def learn(
     sources: Positional[tuple[Path, ...]],
     output: Output,
-    shown: OmitArgPrefixes[Shown] = Shown(),
-    training: OmitArgPrefixes[Training] = Training(),
-    model: OmitArgPrefixes[Model] = Model(),
+    shown: OmitArgPrefixes[Shown] = SHOWN,
+    training: OmitArgPrefixes[Training] = TRAINING,
+    model: OmitArgPrefixes[Model] = MODEL,
     dry_run: bool = False,
     overwrite: bool = False,
     jsonl: Path | None = None,
@@ -156,11 +53,61 @@ def learn(
         overwrite: replace what is at the output path.
         jsonl: also write every event as a JSON line to this file.
     """
-    from pcs_ext.image.cli import console_reporter
+    request = _learning(sources, shown, training, model)
+    if dry_run:
+        print_json(request.plan())
+        return
+    request.run(output, seed=training.seed, overwrite=overwrite, reporter=console_reporter(jsonl))
+    print_paths([output])
+
+
+def learn_motion(
+    clips: Positional[tuple[Path, ...]],
+    output: Output = Path("motion"),
+    shown: OmitArgPrefixes[Shown] = SHOWN,
+    training: OmitArgPrefixes[Training] = TRAINING,
+    model: OmitArgPrefixes[Model] = MODEL,
+    expect: bool = False,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    jsonl: Path | None = None,
+) -> None:
+    """Learn a motion from one clip or a few that share it; words for what they show help, but need not be there.
+
+    Args:
+        clips: videos, animations, folders of frames, or a folder of clips.
+        output: folder for the motion.
+        shown: what the clips show; what is not said of them may be learned with the motion.
+        training: how it is learned.
+        model: what makes clips.
+        expect: try a few steps, print how many minutes and how much memory each preset takes here, then stop.
+        dry_run: print the resolved recipe and what would be learned from, then stop.
+        overwrite: replace what is at the output path.
+        jsonl: also write every event as a JSON line to this file.
+    """
+    from pcs_ext.errors import UsageError
+
+    request = dataclasses.replace(_learning(clips, shown, training, model), captioned=False)
+    if request.learns_subject:
+        raise UsageError(f"{training.recipe} learns a subject from photos: `pcs-ext video learn`.")
+    if dry_run:
+        print_json(request.plan())
+        return
+    if expect:
+        for found in request.expected(console_reporter(jsonl)):
+            sys.stdout.write(
+                f"{found.effort:9} {found.steps:6} steps {found.minutes:8.1f} min {found.memory_gb:6.1f} GB\n"
+            )
+        return
+    request.run(output, seed=training.seed, overwrite=overwrite, reporter=console_reporter(jsonl))
+    print_paths([output])
+
+
+def _learning(sources: tuple[Path, ...], shown: Shown, training: Training, model: Model) -> "LearnRequest":
     from pcs_ext.video.learn_request import LearnRequest
     from pcs_ext.video.size import parse_size
 
-    request = LearnRequest(
+    return LearnRequest(
         sources=sources,
         recipe=training.recipe,
         base=model.base or "toybox",
@@ -171,29 +118,27 @@ def learn(
         noun=shown.noun,
         frames=training.frames or None,
         size=parse_size(training.size),
+        effort=training.preset,
         steps=training.steps or None,
         config=training.config,
         device=model.device,
         precision=model.precision,
     )
-    if dry_run:
-        _print_json(request.plan())
-        return
-    request.run(output, seed=training.seed, overwrite=overwrite, reporter=console_reporter(jsonl))
-    sys.stdout.write(f"{output}\n")
 
 
 def make(
     prompts: Positional[tuple[str, ...]],
-    output: Output,
-    learned: OmitArgPrefixes[Learned] = Learned(),
-    reference: OmitArgPrefixes[Reference] = Reference(),
-    clip: OmitArgPrefixes[Clip] = Clip(),
-    model: OmitArgPrefixes[Model] = Model(),
+    output: Output = Path("clips"),
+    learned: OmitArgPrefixes[Learned] = LEARNED,
+    reference: OmitArgPrefixes[Reference] = REFERENCE,
+    clip: OmitArgPrefixes[Clip] = CLIP,
+    model: OmitArgPrefixes[Model] = MODEL,
     overwrite: bool = False,
     jsonl: Path | None = None,
 ) -> None:
     """Make clips, of any learned subject and with any learned motion; neither is learned again.
+
+    A folder before the prompts is the subject: `video make rex --motion spin "a photo of {subject} in the snow"`.
 
     Args:
         prompts: texts, with {subject} where a learned subject goes, and {motion} where the motion has a word.
@@ -206,20 +151,22 @@ def make(
         overwrite: replace a clip of the same name.
         jsonl: also write every event as a JSON line to this file.
     """
-    from pcs_ext.image.cli import console_reporter
     from pcs_ext.video.make import make_clips
     from pcs_ext.video.make_request import MakeRequest
     from pcs_ext.video.size import parse_size
 
+    subject, prompts = _subject_first(prompts, learned.subject)
     request = MakeRequest(
         prompts=prompts,
         seeds=clip.seeds,
-        subject=learned.subject,
+        subject=subject,
         motion=learned.motion,
         base=model.base,
         motion_module=model.motion_module or None,
         negative_prompt=clip.negative_prompt,
         frames=clip.frames or None,
+        window=clip.window or None,
+        refinements=clip.refine or None,
         size=parse_size(clip.size),
         fps=clip.fps,
         steps=clip.steps or None,
@@ -234,8 +181,112 @@ def make(
         device=model.device,
         precision=model.precision,
     )
-    for path in make_clips(request, output, overwrite=overwrite, reporter=console_reporter(jsonl)):
-        sys.stdout.write(f"{path}\n")
+    print_paths(make_clips(request, output, overwrite=overwrite, reporter=console_reporter(jsonl)))
+
+
+def _subject_first(words: tuple[str, ...], named: Path | None) -> tuple[Path | None, tuple[str, ...]]:
+    """The subject and the prompts, where a folder may stand before them."""
+    from pcs_ext.errors import UsageError
+
+    # Unlike Path.is_dir, this takes a prompt of any length for what it is.
+    if not words or "{" in words[0] or not os.path.isdir(words[0]):
+        return named, words
+    if named is not None:
+        raise UsageError(f"{words[0]} and --subject {named} are two subjects; a clip takes one.")
+    return Path(words[0]), words[1:]
+
+
+def edit(
+    clip: Positional[Path],
+    prompts: Positional[tuple[str, ...]],
+    output: Output = Path("edits"),
+    says: str = "",
+    subject: Path | None = None,
+    mask: Path | None = None,
+    keep: Literal["background", "protagonist"] = "background",
+    training: OmitArgPrefixes[Editing] = EDITING,
+    seeds: tuple[int, ...] = (0,),
+    fps: float = 8.0,
+    base: str = "toybox",
+    machine: Machine = MACHINE,
+    overwrite: bool = False,
+    jsonl: Path | None = None,
+) -> None:
+    """Change what a clip shows and keep how it moves (Tune-A-Video and its kin); interrupted, the same command goes on.
+
+    What is learned of the clip lies in OUTPUT.edit and is used again for other prompts.
+
+    Args:
+        clip: a video, an animation or a folder of frames; it is only read.
+        prompts: what it should show instead, with {subject} where a learned subject goes.
+        output: the clip to write (.mp4, .webm, .gif, .webp), or a folder for several.
+        says: what the clip shows; else NAME.txt beside it is read.
+        subject: folder written by `learn`.
+        mask: white where the clip's protagonist is: only there it changes.
+        keep: what stays where there is a mask.
+        training: how the clip is learned.
+        seeds: one clip per prompt and seed.
+        fps: frames per second of the written clip.
+        base: an image model: toybox, a folder, a hub id or a .safetensors file.
+        overwrite: replace a clip of the same name.
+        jsonl: also write every event as a JSON line to this file.
+    """
+    from pcs_ext.video.edit import EditRequest, edit_clip
+    from pcs_ext.video.size import parse_size
+
+    request = EditRequest(
+        clip=clip,
+        prompts=prompts,
+        says=says,
+        recipe=training.recipe,
+        effort=training.preset,
+        subject=subject,
+        mask=mask,
+        keep=keep,
+        base=base,
+        frames=training.frames or None,
+        size=parse_size(training.size),
+        fps=fps,
+        steps=training.steps or None,
+        seeds=seeds,
+        **machine.loading,
+    )
+    print_paths(edit_clip(request, output, overwrite=overwrite, reporter=console_reporter(jsonl)))
+
+
+def export(
+    motion: Positional[Path],
+    output: Output,
+    format: Literal["motion-lora", "motion-module", "spatial-lora"] = "motion-lora",
+    precision: Literal["fp32", "fp16", "bf16"] = "fp16",
+    title: str = "",
+    overwrite: bool = False,
+) -> None:
+    """Write a learned motion as a file that AnimateDiff and its kin read.
+
+    Args:
+        motion: folder written by `video learn-motion` on an image base with a motion module.
+        output: the .safetensors file.
+        format: motion-lora goes on top of the motion module it was learned on; motion-module is a whole one with the
+            motion in it; spatial-lora is what was learned of the clip's looks, apart (ComfyUI, A1111).
+        precision: of the weights in the file.
+        title: name that tools show.
+        overwrite: replace what is there.
+    """
+    from pcs_ext.command_options import hush_libraries
+    from pcs_ext.image.export import ExportOptions
+    from pcs_ext.video.backbones.load import load_video_backbone
+    from pcs_ext.video.export import export_motion
+    from pcs_ext.video.motion import Motion
+
+    learned = Motion.load(motion)
+    hush_libraries()
+    base, module = learned.origin["base"], learned.origin["motion_module"]
+    # The file's weights are those of the base, whatever this machine would compute in.
+    whole = format == "motion-module" and learned.recipe.inflation is None
+    backbone: Any = load_video_backbone(str(base), module, device="cpu", precision="fp32") if whole else None
+    options = ExportOptions(precision=precision, title=title, overwrite=overwrite)
+    print_paths([export_motion(learned, format, output, options, backbone=backbone)])
 
 
 def recipes(json: bool = False) -> None:
@@ -257,11 +308,7 @@ def recipes(json: bool = False) -> None:
         for entry in RECIPES.values()
     ]
     if json:
-        _print_json(rows)
+        print_json(rows)
         return
     for row in rows:
         sys.stdout.write(f"{row['id']:20} {row['learns']:8} {row['summary']}  ({row['paper']})\n")
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json_module.dumps(value, indent=2, ensure_ascii=False) + "\n")

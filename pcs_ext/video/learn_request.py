@@ -1,6 +1,7 @@
 """What `video learn` is asked: files in, a motion or a subject out. Checks everything cheap before it loads a model."""
 
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ from pcs_ext.config_io import from_jsonable, read_json, to_jsonable
 from pcs_ext.errors import ArtifactError, UsageError
 from pcs_ext.image.sample import check_side
 from pcs_ext.reporter import Reporter
+from pcs_ext.video.backbone import AbstractVideoBackbone
 from pcs_ext.video.backbones.load import load_video_backbone
+from pcs_ext.video.effort import Effort, Expected, StepClock, expected, trial, with_effort
 from pcs_ext.video.learn import learn_motion
 from pcs_ext.video.recipes import MOTIONS, RECIPES, SUBJECTS, MotionRecipe
 from pcs_ext.video.recipes.base import Preset
@@ -31,6 +34,8 @@ class LearnRequest:
     """See `load_video_backbone`."""
     prompts: tuple[str, ...] = ()
     """What the clips show, see `find_clips`."""
+    captioned: bool = True
+    """Whether every clip needs a prompt; what nobody says of a clip may be learned with its motion."""
     prior: tuple[Path, ...] = ()
     """Clips of something else, with their captions beside them, for recipes that need them."""
     image_encoder: Path | None = None
@@ -43,6 +48,8 @@ class LearnRequest:
     """Height and width in pixels that clips are learned at; None takes the base's square."""
     steps: int | None = None
     """In all; None takes the recipe's."""
+    effort: Effort = "balanced"
+    """More or fewer steps than the recipe's own; of motions."""
     config: Path | None = None
     """A recipe as JSON, instead of the recipe's own values."""
     device: str = "auto"
@@ -66,7 +73,7 @@ class LearnRequest:
         if self.learns_subject:
             return self._subject().plan()
         common = {"base": self.base, "motion_module": self.motion_module}
-        recipe, clips = self._motion(), find_clips(self.sources, self.prompts)
+        recipe, clips = self._motion(), find_clips(self.sources, self.prompts, captioned=self.captioned)
         found = {"clips": [to_jsonable(clip) for clip in clips]}
         if self.prior:
             found["prior"] = [to_jsonable(clip) for clip in find_clips(self.prior)]
@@ -89,9 +96,29 @@ class LearnRequest:
         if self.learns_subject:
             self._subject().run(output, seed=seed, overwrite=overwrite, reporter=reporter)
             return
-        recipe, files = self._motion(), find_clips(self.sources, self.prompts)
-        others = find_clips(self.prior) if self.prior else []
-        backbone = load_video_backbone(
+        recipe = self._motion()
+        self._learn(recipe, self._backbone(recipe, reporter), output, seed=seed, overwrite=overwrite, reporter=reporter)
+
+    def expected(self, reporter: Reporter) -> list[Expected]:
+        """What quick, balanced and best take on this machine, by a few steps of each phase; nothing is kept.
+
+        Raises:
+            PcsError: the request cannot be met; says what to do.
+        """
+        if self.learns_subject:
+            raise UsageError(f"{self.recipe} learns a subject; minutes are foretold for motions alone.")
+        recipe = dataclasses.replace(self, effort="balanced")._motion()
+        backbone, clock = self._backbone(recipe, reporter), StepClock()
+        with tempfile.TemporaryDirectory() as place:
+            self._learn(trial(recipe), backbone, Path(place) / "trial", seed=0, overwrite=False, reporter=clock)
+        return expected(recipe, clock, backbone.device)
+
+    def _backbone(self, recipe: MotionRecipe, reporter: Reporter) -> AbstractVideoBackbone:
+        """The model, once the clips are known to be there."""
+        find_clips(self.sources, self.prompts, captioned=self.captioned)
+        if self.prior:
+            find_clips(self.prior)
+        return load_video_backbone(
             self.base,
             self.motion_module,
             inflation=recipe.inflation,
@@ -99,6 +126,19 @@ class LearnRequest:
             precision=self.precision,
             reporter=reporter,
         )
+
+    def _learn(
+        self,
+        recipe: MotionRecipe,
+        backbone: AbstractVideoBackbone,
+        output: Path,
+        *,
+        seed: int,
+        overwrite: bool,
+        reporter: Reporter,
+    ) -> None:
+        files = find_clips(self.sources, self.prompts, captioned=self.captioned)
+        others = find_clips(self.prior) if self.prior else []
         size = self.size or (backbone.resolution, backbone.resolution)
         for name, side in zip(("height", "width"), size, strict=True):
             check_side(name, side, backbone)
@@ -139,11 +179,13 @@ class LearnRequest:
         if self.size is not None:
             sampling = dataclasses.replace(recipe.sampling, height=self.size[0], width=self.size[1])
             recipe = dataclasses.replace(recipe, sampling=sampling)
-        recipe = shortened(recipe, self.steps)
+        recipe = shortened(with_effort(recipe, self.effort), self.steps)
         recipe.validate()
         return recipe
 
     def _subject(self) -> SubjectRequest:
+        if self.effort != "balanced":
+            raise UsageError(f"--preset is for motions; {self.recipe} learns a subject, give --steps.")
         if self.prompts or self.prior:
             raise UsageError(f"{self.recipe} learns a subject from photos; it takes no --prompts or --prior.")
         return SubjectRequest(

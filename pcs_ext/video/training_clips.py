@@ -27,11 +27,16 @@ class ClipFile:
     """What it shows."""
 
 
-def find_clips(sources: Sequence[Path], prompts: Sequence[str] = ()) -> list[ClipFile]:
+def find_clips(sources: Sequence[Path], prompts: Sequence[str] = (), *, captioned: bool = True) -> list[ClipFile]:
     """The clips among files and folders, with their prompts; nothing is opened.
 
     A folder of videos stands for them in the order of their names, a folder of pictures alone is one clip. Prompts: as
     given, one for all or one each; otherwise `NAME.txt` beside a clip.
+
+    Args:
+        sources: files and folders.
+        prompts: what they show.
+        captioned: every clip needs a prompt; else those without one have an empty one.
 
     Raises:
         InputError: a path is not there, or a folder holds no clip.
@@ -42,7 +47,7 @@ def find_clips(sources: Sequence[Path], prompts: Sequence[str] = ()) -> list[Cli
     paths = [path for source in sources for path in _clips_of(Path(source))]
     if prompts and len(prompts) not in (1, len(paths)):
         raise UsageError(f"got {len(prompts)} prompts for {len(paths)} clips; give one for all, or one for each.")
-    said = list(prompts) * (len(paths) // len(prompts)) if prompts else [_caption(path) for path in paths]
+    said = list(prompts) * (len(paths) // len(prompts)) if prompts else [_caption(path, captioned) for path in paths]
     return [ClipFile(path, text) for path, text in zip(paths, said, strict=True)]
 
 
@@ -58,10 +63,10 @@ def _clips_of(source: Path) -> list[Path]:
     return [source]
 
 
-def _caption(path: Path) -> str:
+def _caption(path: Path, needed: bool) -> str:
     file = path.with_suffix(".txt")
     text = file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
-    if not text:
+    if not text and needed:
         raise UsageError(
             f'{path} needs a prompt that says what it shows: --prompts "a toy dog spins", or the text file {file}.'
         )

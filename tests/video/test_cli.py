@@ -187,7 +187,7 @@ def test_toybox_takes_its_motion_adapter_as_soon_as_one_is_there(
     monkeypatch.setattr(loading, "_TOYBOX_MOTION", tmp_path / "nothing")
     code, _, err = run(*make, capture=capsys)
     assert code == 2
-    assert "toybox has no motion adapter yet" in err
+    assert "toybox's motion adapter is missing" in err
     assert "--recipe tune-a-video" in err
     monkeypatch.setattr(loading, "_TOYBOX_MOTION", module)
     monkeypatch.setattr(loading, "load_backbone", lambda _, **options: load_backbone(base, **options))

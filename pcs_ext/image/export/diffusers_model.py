@@ -51,7 +51,7 @@ def export_diffusers_model(
         for name, folder in folders.items():
             component: Any = backbone.components()[name]
             with atomic_folder(folder) as temporary:
-                state = {key: _cast(value, options) for key, value in _merged_state(name, component).items()}
+                state = {key: _cast(value, options) for key, value in merged_state(name, component).items()}
                 if name == "denoiser":
                     component.save_config(temporary)
                     save_file(state, temporary / "diffusion_pytorch_model.safetensors", {"format": "pt"})
@@ -87,7 +87,7 @@ def _check_folder(folder: Path, options: ExportOptions) -> None:
         raise UsageError(f"{folder} exists already; choose another --output or pass --overwrite to replace it.")
 
 
-def _merged_state(name: str, component: nn.Module) -> dict[str, Tensor]:
+def merged_state(name: str, component: nn.Module) -> dict[str, Tensor]:
     """The component's own state dict, with everything in front of its layers merged into them."""
     merged = merged_weights(component)
     state: dict[str, Tensor] = {}

@@ -19,6 +19,8 @@ from pcs_ext.video.backbones.motion_files import load_motion_adapter
 from pcs_ext.video.backbones.wan_folder import load_wan
 
 _TOYBOX_MOTION = Path(__file__).parents[2] / "toybox" / "weights" / "motion"
+_TOYBOX_FRAMES = 8
+"""Of the clips that its motion adapter was trained on; it has positions for more."""
 
 
 def load_video_backbone(
@@ -36,7 +38,7 @@ def load_video_backbone(
         base: a ModelScope, ZeroScope or Wan 2.1 text-to-video folder or hub id; or, with `motion`, any Stable
             Diffusion 1.x or 2.x model that `load_backbone` takes.
         motion: motion adapter: a folder, or a `.safetensors` file in AnimateDiff's own layout. None: toybox takes its
-            own as soon as one ships with it.
+            own.
         inflation: inflate an image model instead (Tune-A-Video, LAMP); then there is no motion adapter.
         device: auto, cuda, mps or cpu.
         precision: auto, fp32, bf16 or fp16.
@@ -60,7 +62,9 @@ def load_video_backbone(
         assert where is not None
         adapter = load_motion_adapter(where, norm_groups=image.denoiser.config["norm_num_groups"])
         if motion is None:
-            return AnimateDiffBackbone(image, adapter, name=str(base))
+            backbone = AnimateDiffBackbone(image, adapter, name=str(base))
+            backbone.frames = min(_TOYBOX_FRAMES, backbone.frames)
+            return backbone
         return AnimateDiffBackbone(image, adapter, name=f"{base} + {motion}", module=str(motion))
     if inflation is not None:
         raise UsageError(f"{base} makes clips already; this method inflates an image model. Take one, or toybox.")
@@ -88,10 +92,10 @@ def _motion_adapter(base: str | Path, motion: str | Path | None) -> str | Path:
         )
     if not _TOYBOX_MOTION.is_dir():
         raise UsageError(
-            "toybox has no motion adapter yet: it makes pictures, no clips of its own. Learn with a recipe that brings "
-            "temporal layers along (--recipe tune-a-video), or take another base: a text-to-video folder, or "
-            "a Stable Diffusion 1.5 model with --motion-module. Training one for toybox: `python -m "
-            "pcs_ext.toybox.train motion`, then `export`."
+            f"toybox's motion adapter is missing: {_TOYBOX_MOTION} is not there. Reinstall pcs_ext, or train one: "
+            "`python -m pcs_ext.toybox.train motion`, then `export`. Without it, learn with a recipe that brings "
+            "temporal layers along (--recipe tune-a-video), or take another base: a text-to-video folder, or a Stable "
+            "Diffusion 1.5 model with --motion-module."
         )
     return _TOYBOX_MOTION
 

@@ -26,6 +26,15 @@ _RENAMES = (
 )
 """From the original names to diffusers'. The position table belongs to either attention there, to the block here."""
 
+_ORIGINAL = (
+    (r"\.attn1\.", ".attention_blocks.0."),
+    (r"\.attn2\.", ".attention_blocks.1."),
+    (r"\.norm1\.", ".norms.0."),
+    (r"\.norm2\.", ".norms.1."),
+    (r"\.norm3\.", ".ff_norm."),
+)
+"""The way back."""
+
 
 def load_motion_adapter(path: str | Path, *, heads: int | None = None, norm_groups: int = 32) -> MotionAdapter:
     """Read a motion adapter.
@@ -89,6 +98,26 @@ def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             key = re.sub(pattern, name, key)
         key = re.sub(r"\.attn[12]\.pos_embed\.pe$", ".pos_embed.pe", key)
         renamed[key] = value
+    return renamed
+
+
+def original_name(path: str) -> str:
+    """A path in diffusers' motion adapter under AnimateDiff's own names; position tables excepted."""
+    path = re.sub(r"\.motion_modules\.(\d+)\.", r".motion_modules.\1.temporal_transformer.", path)
+    for new, old in _ORIGINAL:
+        path = re.sub(new, old, path)
+    return path
+
+
+def in_original_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A motion adapter's tensors under AnimateDiff's own names, a position table for each attention."""
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if not key.endswith(".pos_embed.pe"):
+            renamed[original_name(key)] = value
+            continue
+        block = original_name(key.removesuffix("pos_embed.pe"))
+        renamed |= {f"{block}attention_blocks.{number}.pos_encoder.pe": value.clone() for number in (0, 1)}
     return renamed
 
 

@@ -1,0 +1,79 @@
+"""`pcs-ext video learn-motion`, `make` in its short form, and `edit`, through the command line itself."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pcs_ext.video.clips import read_clip
+from tests.support.command_line import run
+
+FAST = ("--steps", "2", "--device", "cpu", "--precision", "fp32")
+
+
+def test_a_motion_without_a_word_and_a_subject_in_front(
+    base: Path, module: Path, clip: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip.with_suffix(".txt").unlink()
+    move, rex, out = tmp_path / "move", tmp_path / "rex", tmp_path / "clips"
+    learn = ("video", "learn-motion", clip, "--base", base, "--motion-module", module, "--frames", "3", *FAST)
+    code, _, err = run(*learn, "-o", move, capture=capsys)
+    assert code == 0, err
+    assert json.loads((move / "config.json").read_text())["concept"]["prompts"] == [""]
+    recipe = ("--recipe", "textual-inversion", "--steps", "2")
+    code, _, err = run("learn", photos, "--noun", "dog", "-o", rex, "--base", base, *recipe, capture=capsys)
+    assert code == 0, err
+    # As it is typed: the prompt behind the motion.
+    make = ("video", "make", rex, "--motion", move, "a photo of {subject} in the snow", "-o", out, *FAST)
+    code, printed, err = run(*make, capture=capsys)
+    assert (code, printed.split()) == (0, [str(out / "00000.mp4")]), err
+    record = json.loads((out / "00000.mp4.json").read_text())["made_by"]
+    assert record["text"] == "a photo of a <subject> in the snow"
+    code, _, err = run("video", "make", "dog " * 200, "--motion", tmp_path / "no", capture=capsys)
+    assert (code, "`pcs-ext video learn` wrote" in err) == (3, True), err
+    code, _, err = run(*make, "--subject", rex, capture=capsys)
+    assert (code, "are two subjects" in err) == (2, True), err
+
+
+def test_presets_are_foretold_by_a_trial_that_leaves_nothing(
+    base: Path, module: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    learn = ("video", "learn-motion", clip, "--base", base, "--motion-module", module, "--frames", "3", "--device",
+             "cpu", "-o", tmp_path / "move")  # fmt: skip
+    code, out, err = run(*learn, "--recipe", "customize-a-video", "--expect", capture=capsys)
+    assert code == 0, err
+    rows = [line.split() for line in out.splitlines()]
+    assert [(row[0], row[1]) for row in rows] == [("quick", "120"), ("balanced", "300"), ("best", "750")]
+    assert all(float(row[5]) > 0 for row in rows)
+    assert sorted(tmp_path.rglob("*")) == before
+    code, out, err = run(*learn, "--preset", "quick", "--dry-run", capture=capsys)
+    assert (code, json.loads(out)["recipe"]["phases"][0]["fit"]["steps"]) == (0, 60), err
+    code, _, err = run(*learn, "--recipe", "magic-me", capture=capsys)
+    assert (code, "learns a subject from photos" in err) == (2, True), err
+
+
+def test_a_clip_is_edited_and_learned_once(
+    base: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, before = tmp_path / "out", clip.read_bytes()
+    edit = ("video", "edit", clip, "--base", base, "--frames", "3", "-o", out, *FAST)
+    code, printed, err = run(*edit, "a blue cat", capture=capsys)
+    assert (code, printed.split()) == (0, [str(out / "00000.mp4")]), err
+    learned = tmp_path / "out.edit" / "motion"
+    data, stamp = json.loads((learned / "config.json").read_text()), (learned / "config.json").stat().st_mtime_ns
+    assert (data["recipe"]["id"], data["concept"]["prompts"]) == ("tune-a-video", ["a red dog"])
+    code, printed, err = run(*edit, "a blue cat", "a green dog", capture=capsys)
+    assert (code, printed.split()) == (0, [str(out / "00000.mp4"), str(out / "00001.mp4")]), err
+    assert (learned / "config.json").stat().st_mtime_ns == stamp
+    assert json.loads((out / "00000.mp4.json").read_text())["made_by"]["clip"]["inverted_share"] == 1.0
+    assert not torch.equal(read_clip(out / "00000.mp4").frames, read_clip(out / "00001.mp4").frames)
+    code, _, err = run(*edit, "a blue cat", "--says", "a red square", capture=capsys)
+    assert code == 0, err
+    assert (learned / "config.json").stat().st_mtime_ns > stamp
+    assert clip.read_bytes() == before
+    code, _, err = run("video", "edit", tmp_path / "no.mp4", "a cat", "-o", out, "--base", base, capture=capsys)
+    assert (code, "does not exist" in err) == (3, True), err
+    code, _, err = run("video", "edit", clip, "-o", out, "--base", base, capture=capsys)
+    assert (code, "at least one prompt" in err) == (2, True), err
