@@ -80,7 +80,7 @@ def demo(
     seeds: int = 4,
     seed: int = 0,
     steps: int = 0,
-    parts: tuple[Literal["panorama", "drawing", "protection"], ...] = ("panorama",),
+    parts: tuple[Literal["panorama", "video", "drawing", "protection"], ...] = ("panorama", "video"),
 ) -> None:
     """Learn a bundled toy and write a page that shows it.
 
@@ -91,8 +91,9 @@ def demo(
         seeds: images of each.
         seed: of everything random.
         steps: optimiser steps of everything that learns; 0 takes what each part is made for.
-        parts: what else to show: a panorama (seconds), an SVG redrawn with its layers kept (a minute), protected photos
-            and what an attacker gets (minutes). Asked for later, they are added to what is there.
+        parts: what else to show: a panorama (seconds), a motion learned from one clip (a minute), an SVG redrawn with
+            its layers kept (a minute), protected photos and what an attacker gets (minutes). Asked for later, they are
+            added to what is there.
     """
     from pcs_ext.demo.job import run_demo
 

@@ -75,6 +75,54 @@ class ShownPanorama:
 
 
 @config
+class ShownClip:
+    """A clip and what was measured of it."""
+
+    label: str
+    """For people: "Rex, with the motion"."""
+    clip: str
+    """Relative path of an MP4, enlarged."""
+    still: str
+    """Relative path of its first frame."""
+    read: str
+    """The motion that a reader sees in it; empty: none."""
+    fidelity: float
+    """To the true motion of the reference, in [-1, 1]."""
+    likeness: float
+    """To the photos, mean cosine."""
+
+
+@config
+class ShownMethod:
+    """What a way to learn motions reached over many subjects and motions."""
+
+    label: str
+    """Recipe id, or what it is measured beside."""
+    figures: tuple[float | None, ...]
+    """In the order of `video_methods.COLUMNS`."""
+
+
+@config
+class ShownVideo:
+    """The subject performing a motion that was learned from one clip."""
+
+    motion: str
+    """What the reference shows: "spinning"."""
+    text: str
+    """The prompt, with `{subject}`; it does not name the motion."""
+    recipe: str
+    """How the motion was learned."""
+    steps: int
+    """Of learning."""
+    clips: tuple[ShownClip, ...]
+    """The reference, the subject with the motion, the subject without."""
+    methods: tuple[ShownMethod, ...]
+    """Of the committed results; none where they are not there."""
+    seconds: float
+    """Time for all of it."""
+
+
+@config
 class ShownDrawing:
     """An SVG exemplar redrawn."""
 
@@ -195,6 +243,8 @@ class DemoData:
     device: str
     """Where it ran."""
     panorama: ShownPanorama | None = None
+    """Where that part was asked for."""
+    video: ShownVideo | None = None
     """Where that part was asked for."""
     drawing: ShownDrawing | None = None
     """Where that part was asked for."""

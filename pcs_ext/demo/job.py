@@ -16,6 +16,7 @@ from pcs_ext.demo.panorama import make_panorama
 from pcs_ext.demo.protection import make_protection
 from pcs_ext.demo.sheet import write_sheet
 from pcs_ext.demo.standing import LABELS, standing
+from pcs_ext.demo.video import ClipJudge, make_video, video_recipe
 from pcs_ext.errors import Interrupted, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
@@ -35,12 +36,15 @@ from pcs_ext.image.learn import learn, preset_of, resolve_recipe
 from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import generator_for
+from pcs_ext.toybox import weights_path
 from pcs_ext.toybox.judges import toybox_judges
+from pcs_ext.toybox.motion_reader import MotionReader
 from pcs_ext.toybox.world.export_examples import ROTATED, SIZES, photo_bytes
 from pcs_ext.toybox.world.subjects import class_noun, novel_views, reference_photos
 from pcs_ext.toybox.world.subjects import subject as toy_named
+from pcs_ext.video.backbones.load import load_video_backbone
 
-Part = Literal["panorama", "drawing", "protection"]
+Part = Literal["panorama", "video", "drawing", "protection"]
 """What the page may show beside the subject, its pictures and their measures."""
 _TRUE_VIEWS = 64
 _DRIFT_SEEDS = 2
@@ -124,7 +128,7 @@ def run_demo(
     try:
         photos = _write_photos(job)
         artifacts = {recipe: _learned(job, recipe, photos) for recipe in recipes}
-        return _write(job, photos, artifacts, judges, _made_parts(job, photos, artifacts))
+        return _write(job, photos, artifacts, judges, _made_parts(job, photos, artifacts, judges))
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; what is done is kept in {output}. The same command goes on from there."
@@ -194,12 +198,22 @@ def _is_of(artifact: Artifact, job: _Job, recipe: str, photos: Sequence[Path]) -
     )
 
 
-def _made_parts(job: _Job, photos: Sequence[Path], artifacts: dict[str, Artifact]) -> dict[str, Any]:
+def _made_parts(job: _Job, photos: Sequence[Path], artifacts: dict[str, Artifact], judges: Judges) -> dict[str, Any]:
     """The parts that were asked for, as fields of `DemoData`."""
     shared: dict[str, Any] = {"seed": job.seed, "reporter": job.reporter}
-    first = next(iter(artifacts.values()))
+    recipe, first = next(iter(artifacts.items()))
     makers = {
         "panorama": lambda: make_panorama(job.output, first, job.backbone, name=job.subject.capitalize(), **shared),
+        "video": lambda: make_video(
+            job.output,
+            job.output / "subjects" / recipe,
+            photos,
+            lambda: load_video_backbone(job.backbone.name, device=str(job.backbone.device)),
+            judge=ClipJudge(judges.dino, MotionReader.load(weights_path("motion_reader"))),
+            recipe=video_recipe(job.steps),
+            name=job.subject.capitalize(),
+            **shared,
+        ),
         "drawing": lambda: make_drawing(
             job.output, job.backbone, recipe=drawing_recipe(job.backbone, job.steps), **shared
         ),

@@ -67,7 +67,12 @@ def _times(data: DemoData) -> str:
     times = [(f"Learn: {system.label}", system.learn_seconds) for system in data.systems if system.losses]
     pictures = len(data.systems) * len(data.prompts) * len(data.seeds)
     times.append((f"Generate {pictures} pictures", sum(system.sample_seconds for system in data.systems)))
-    parts = {"Panorama": data.panorama, "Drawing": data.drawing, "Protect and attack": data.protection}
+    parts = {
+        "Panorama": data.panorama,
+        "Motion and clips": data.video,
+        "Drawing": data.drawing,
+        "Protect and attack": data.protection,
+    }
     times += [(label, part.seconds) for label, part in parts.items() if part is not None]
     times.append(("Measure", data.measure_seconds))
     longest = max(seconds for _, seconds in times) or 1.0

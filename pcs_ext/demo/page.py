@@ -11,6 +11,7 @@ from pcs_ext.demo.gallery import gallery_section, mosaic, photos_section
 from pcs_ext.demo.numbers import numbers_section, seconds_text
 from pcs_ext.demo.panorama import panorama_section
 from pcs_ext.demo.protection import protection_section
+from pcs_ext.demo.video import video_section
 from pcs_ext.demo.wording import count_text, display_name, esc, machine_text, metric_of
 from pcs_ext.page import style
 
@@ -45,6 +46,8 @@ def _parts(data: DemoData, folder: Path) -> str:
     name, sections = display_name(data), {}
     if data.panorama is not None:
         sections["panorama"] = panorama_section(data.panorama, folder, name)
+    if data.video is not None:
+        sections["video"] = video_section(data.video, folder, name)
     if data.drawing is not None:
         sections["drawing"] = drawing_section(data.drawing, folder)
     if data.protection is not None:

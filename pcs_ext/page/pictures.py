@@ -14,6 +14,11 @@ def svg_uri(path: Path) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
 
 
+def video_uri(path: Path) -> str:
+    """A data URI of an MP4 file, for the source of a `video`."""
+    return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
 def data_uri(path: Path, *, side: int) -> str:
     """A WebP data URI of an image whose shorter side is `side` pixels or more; 0 keeps its size.
 

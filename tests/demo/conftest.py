@@ -10,12 +10,15 @@ from pcs_ext.demo.data import (
     DemoData,
     PlotPoint,
     ShownArm,
+    ShownClip,
     ShownDrawing,
+    ShownMethod,
     ShownPanorama,
     ShownPrompt,
     ShownProtected,
     ShownProtection,
     ShownSystem,
+    ShownVideo,
 )
 from pcs_ext.image.evaluate import Figure, Report
 
@@ -128,6 +131,15 @@ def whole(demo: tuple[DemoData, Path]) -> tuple[DemoData, Path]:
         levels=8.0,
         ssim=0.97,
     )
+    clips = []
+    for label, read in (("The clip", "jumping"), ("Rex, with its motion", "jumping"), ("Rex, without", "")):
+        stem = f"video/{len(clips)}"
+        still = noise(folder / f"{stem}.png")
+        (folder / f"{stem}.mp4").write_bytes(b"film")
+        clips.append(
+            ShownClip(label=label, clip=f"{stem}.mp4", still=still, read=read, fidelity=0.9 if read else 0.0,
+                      likeness=0.5)
+        )  # fmt: skip
     protection = ShownProtection(
         recipe="aspl",
         noun="dog",
@@ -155,6 +167,15 @@ def whole(demo: tuple[DemoData, Path]) -> tuple[DemoData, Path]:
             dropped=("sun",),
             added=("added-1",),
             seconds=60.0,
+        ),
+        "video": ShownVideo(
+            motion="jumping",
+            text="a photo of {subject} in the snow",
+            recipe="motion-director",
+            steps=100,
+            clips=tuple(clips),
+            methods=(ShownMethod(label="motion-director", figures=(0.7, 0.6, 0.5, 0.4, None)),),
+            seconds=70.0,
         ),
         "protection": protection,
     }

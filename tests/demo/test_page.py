@@ -10,6 +10,7 @@ from pcs_ext.config_io import write_json
 from pcs_ext.demo.data import DemoData
 from pcs_ext.demo.page import write_page
 
+_INLINE = ("data:image/webp;base64,", "data:image/svg+xml;base64,", "data:video/mp4;base64,", "#")
 _VOID = {"meta", "img", "input", "br", "line", "path", "circle"}
 
 
@@ -74,7 +75,7 @@ def test_nothing_is_asked_for_from_outside(request, name):
     for tag, attributes in outline.tags:
         for name in ("src", "href", "srcset", "action", "poster"):
             value = attributes.get(name)
-            assert value is None or value.startswith(("data:image/webp;base64,", "data:image/svg+xml;base64,", "#")), (
+            assert value is None or value.startswith(_INLINE), (
                 tag,
                 name,
                 value,
@@ -186,3 +187,16 @@ def test_the_parts_are_kept_in_the_numbers(whole):
     data, folder = whole
     write_json(folder / "numbers.json", data)
     assert DemoData.load(folder / "numbers.json") == data
+
+
+def test_clips_stand_beside_the_one_the_motion_is_from(whole_page):
+    outline = _Outline(whole_page)
+    players = outline.of("video")
+    assert [player["aria-label"] for player in players] == ["The clip", "Rex, with its motion", "Rex, without"]
+    # "film" in base64: the clips travel inside the page, with controls for those who want them to stand still.
+    assert all(player["src"] == "data:video/mp4;base64,ZmlsbQ==" for player in players)
+    assert all({"controls", "loop", "muted", "playsinline", "poster"} <= player.keys() for player in players)
+    for needed in ("The motion came across", "read as: jumping; fidelity +0.90", "read as: no motion; fidelity +0.00"):
+        assert needed in outline.text
+    assert "Ways to learn a motion, over many subjects and motions" in outline.text
+    assert 'pcs-ext video make rex "a photo of {subject} in the snow" --motion move' in outline.text

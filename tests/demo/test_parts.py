@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from pcs_ext.defense import evaluation
@@ -13,12 +14,19 @@ from pcs_ext.demo.drawing import drawing_recipe, make_drawing
 from pcs_ext.demo.job import run_demo
 from pcs_ext.demo.part import part, part_seconds
 from pcs_ext.demo.protection import make_protection
+from pcs_ext.demo.video import ClipJudge, make_video, video_recipe
 from pcs_ext.errors import UsageError
+from pcs_ext.image.evaluate import load_image_encoder
+from pcs_ext.image.learn import learn
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.reporter import SilentReporter
 from pcs_ext.svg.vector.read import read_svg
 from pcs_ext.svg.vector.refine import Refinement
+from pcs_ext.toybox.motion_reader import MotionReader
+from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone
+from pcs_ext.video.clips import read_clip
 from tests.support.encoders import tiny_dino
+from tests.support.tiny_video import tiny_motion_adapter
 
 
 def test_a_part_keeps_what_is_its_own_and_drops_what_is_not(tmp_path: Path) -> None:
@@ -78,7 +86,33 @@ def test_photos_are_protected_and_attacked(tmp_path: Path, photos: Path, sd, mon
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_a_motion_is_learned_and_the_subject_takes_it_on(tmp_path: Path, photos: Path, sd) -> None:
+    subject, found = tmp_path / "subjects" / "words", sorted(photos.iterdir())
+    learn(found, noun="dog", output=subject, recipe="textual-inversion", base=sd, steps=2)
+    backbone = AnimateDiffBackbone(sd, tiny_motion_adapter())
+    whole = video_recipe(2)
+    recipe = dataclasses.replace(whole, sampling=dataclasses.replace(whole.sampling, num_inference_steps=2))
+    judge = ClipJudge(load_image_encoder(tiny_dino(tmp_path / "dino")), MotionReader())
+    settings = {"judge": judge, "recipe": recipe, "name": "Rex", "seed": 0, "reporter": SilentReporter()}
+    shown = make_video(tmp_path, subject, found, lambda: backbone, **settings)
+    assert [clip.label for clip in shown.clips] == ["The clip", "Rex, with its motion", "Rex, without"]
+    assert shown.steps == 2
+    # The rendered clip moves as it does, whatever the size.
+    assert shown.clips[0].fidelity > 0.8
+    for clip in shown.clips:
+        read = read_clip(tmp_path / clip.clip)
+        assert (len(read), read.size) == (8, (256, 256))
+    made = [read_clip(tmp_path / clip.clip).frames for clip in shown.clips[1:]]
+    assert not torch.equal(*made)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "video").rglob("*") if path.is_file()}
+    again = make_video(tmp_path, subject, found, lambda: backbone, **settings)
+    after = {path: path.stat().st_mtime_ns for path in before}
+    assert {path.name for path in before if after[path] != before[path]} <= {"time.json"}
+    assert dataclasses.replace(again, seconds=0) == dataclasses.replace(shown, seconds=0)
+    backbone.remove()
+
+
 def test_an_unknown_part_is_named_before_anything_is_loaded(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no part opera; expected panorama, drawing, protection"):
+    with pytest.raises(UsageError, match="no part opera; expected panorama, video, drawing, protection"):
         run_demo(tmp_path, parts=["opera"])  # type: ignore[list-item]
     assert not list(tmp_path.iterdir())

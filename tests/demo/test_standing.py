@@ -4,7 +4,9 @@ import pytest
 
 from pcs_ext.config_io import write_json
 from pcs_ext.demo.standing import standing
+from pcs_ext.demo.video_methods import measured_methods, methods_table
 from pcs_ext.errors import ConfigError
+from pcs_ext.results import as_result
 
 
 def test_without_measured_subjects_the_page_plots_its_own_seeds(demo, tmp_path):
@@ -40,3 +42,18 @@ def test_damaged_results_are_not_passed_over(demo, tmp_path):
     (tmp_path / "r.json").write_text("{}")
     with pytest.raises(ConfigError, match="list `rows`"):
         standing(demo[0].systems, tmp_path / "r.json")
+
+
+def test_methods_of_motions_are_those_that_were_measured(tmp_path):
+    assert measured_methods(tmp_path / "none.json") == ()
+    row = {"higher_is_better": True, "spread": 0.1, "n": 6, "baseline": None, "baseline_value": None, "seconds": 60.0}
+    rows = [
+        {**row, "method": "vmc", "metric": "motion-read", "value": 0.5},
+        {**row, "method": "vmc", "metric": "leakage", "value": 0.3},
+        {**row, "method": "vmc + subject", "metric": "motion-read", "value": 0.5},
+    ]
+    result = as_result(rows, command="python -m benchmarks.video_systems", seeds=[0, 1, 2])
+    write_json(tmp_path / "some.json", result)
+    (found,) = measured_methods(tmp_path / "some.json")
+    assert (found.label, found.figures) == ("vmc", (0.5, None, None, 0.3, 60.0))
+    assert "1\N{NO-BREAK SPACE}min\N{NO-BREAK SPACE}0\N{NO-BREAK SPACE}s" in methods_table([found])
