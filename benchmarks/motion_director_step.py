@@ -206,8 +206,7 @@ def released_script(backbone: Any, latents: Tensor, steps: int) -> Callable[[], 
         with autocast:
             predicted = backbone.predict(noisy, timesteps, told).float()
         target = schedule.target(clean, noise, timesteps)
-        debiased = [_phi(value, frame) for value in (predicted, target)]
-        loss_temporal = F.mse_loss(predicted, target) + F.mse_loss(*debiased)
+        loss_temporal = F.mse_loss(predicted, target) + F.mse_loss(_phi(predicted, frame), _phi(target, frame))
         loss_spatial.backward(retain_graph=True)
         optimizers[1 + which].step()
         loss_temporal.backward()

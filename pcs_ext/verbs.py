@@ -77,7 +77,7 @@ def words_first(arguments: list[str], run: Callable[..., Any]) -> list[str]:
     return [*words, *flags]
 
 
-def _values_by_flag(run: Callable[..., Any]) -> dict[str, float]:
+def _values_by_flag(run: Any) -> dict[str, float]:
     """Flag -> how many values it takes; groups of flags are looked into."""
     found: dict[str, float] = {}
     for name, annotation in typing.get_type_hints(run, include_extras=True).items():

@@ -209,7 +209,7 @@ def _made_parts(job: _Job, photos: Sequence[Path], artifacts: dict[str, Artifact
             job.output / "subjects" / recipe,
             photos,
             lambda: load_video_backbone(job.backbone.name, device=str(job.backbone.device)),
-            judge=ClipJudge(judges.dino, MotionReader.load(weights_path("motion_reader"))),
+            judge=_clip_judge(judges),
             recipe=video_recipe(job.steps),
             name=job.subject.capitalize(),
             **shared,
@@ -222,6 +222,12 @@ def _made_parts(job: _Job, photos: Sequence[Path], artifacts: dict[str, Artifact
         ),
     }
     return {name: make() for name, make in makers.items() if name in job.parts}
+
+
+def _clip_judge(judges: Judges) -> ClipJudge:
+    if judges.dino is None:
+        raise UsageError("clips are judged by an image encoder; give the demo one, or leave the video out.")
+    return ClipJudge(judges.dino, MotionReader.load(weights_path("motion_reader")))
 
 
 def _write(
