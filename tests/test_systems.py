@@ -43,7 +43,7 @@ def test_measured_takes_a_gain_beyond_the_spread_and_three_seeds(
     found = {system.id: system for system in systems.catalogue()}
     assert found["dreambooth"].status == expected
     assert reason in found["dreambooth"].reason
-    assert found["consist3d"].status == "open"
+    assert found["styleavatar3d"].status == "open"
 
 
 def test_a_figure_that_is_neither_better_nor_worse_is_no_gain() -> None:

@@ -19,6 +19,8 @@ def make(
     method: str = "dreambooth3d",
     preset: Literal["fast", "balanced", "paper"] = "balanced",
     photos: tuple[Path, ...] = (),
+    depth: Path | None = None,
+    head: Path | None = None,
     multiview: Path | None = None,
     base: str = "",
     steps: int = 0,
@@ -40,9 +42,13 @@ def make(
         subject: folder written by `learn`.
         prompt: text with {subject} where the subject goes; words for the view are appended.
         output: the mesh to write: .glb, .obj or .ply.
-        method: dreambooth3d (needs --photos), magic3d, dreamfusion, prolificdreamer, or mvdream (needs --multiview).
+        method: dreambooth3d (needs --photos), consist3d (one photo), magic3d, dreamfusion, prolificdreamer, avatarbooth
+            (needs --head), or mvdream (needs --multiview).
         preset: fast, to see that it works; balanced; or the steps of the paper.
         photos: what the subject was learned from: one folder, or files.
+        depth: picture of how near things are in consist3d's photo, brighter is nearer; without it the mask beside the
+            photo (NAME_mask.png) is inflated.
+        head: the subject's head as a subject of its own, for avatarbooth.
         multiview: folder of a multi-view adapter, for recipes that judge views together.
         base: another base of the same family than the one it was learned on.
         steps: of the stages in all; 0 takes the preset's.
@@ -65,6 +71,8 @@ def make(
         method=method,
         effort=preset,
         photos=photos,
+        depth=depth,
+        head=head,
         multiview=multiview,
         base=base,
         steps=steps or None,

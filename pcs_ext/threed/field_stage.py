@@ -23,12 +23,14 @@ from pcs_ext.threed.lighting import Lighting
 from pcs_ext.threed.occupancy import Occupancy
 from pcs_ext.threed.regularizers import (
     distortion_loss,
+    eikonal_loss,
     entropy_loss,
     opacity_loss,
     orientation_loss,
     total_variation,
 )
 from pcs_ext.threed.render import RenderConfig, RenderedRays, render_rays
+from pcs_ext.threed.sdf_field import SdfField
 from pcs_ext.threed.teach import taught
 
 
@@ -47,6 +49,22 @@ class Penalties:
     """Of `distortion_loss`."""
     variation: float = 0.0
     """Of `total_variation`, voxel fields alone."""
+    eikonal: float = 0.0
+    """Of `eikonal_loss`, fields of signed distances alone (AvatarBooth: 0.1)."""
+
+
+@config
+class CloseUps:
+    """Views of a part, which another model judges (AvatarBooth: the head)."""
+
+    cameras: CameraLaw
+    """Where they come from."""
+    share: float = 0.3
+    """Of the steps, in (0, 1)."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ConfigError(f"close-ups take a share of the steps in (0, 1), got {self.share}.")
 
 
 @config
@@ -73,6 +91,8 @@ class FieldStage:
     """What the model's score does."""
     cameras: CameraLaw = CameraLaw()
     """Where views come from."""
+    close_ups: CloseUps | None = None
+    """A part that is looked at by itself; None: none."""
     views_per_step: int = 1
     """A multiple of `cameras.views`."""
     side: int = 64
@@ -93,6 +113,8 @@ class FieldStage:
             raise ConfigError(
                 f"views_per_step must be a positive multiple of {self.cameras.views} views, got {self.views_per_step}."
             )
+        if self.close_ups is not None and self.close_ups.cameras.views != self.cameras.views:
+            raise ConfigError("close-ups must come in sets of as many views as the others.")
         if self.side < 8 or self.samples < 4:
             raise ConfigError(f"expected views of at least 8 pixels and 4 samples, got {self.side}, {self.samples}.")
 
@@ -124,12 +146,20 @@ class FieldLoss:
         stage: how.
         guidance: the teacher.
         pictures: to reconstruct weakly; None: none.
+        close: the teacher of close-ups, where the stage has some.
     """
 
     def __init__(
-        self, field: AbstractField, stage: FieldStage, guidance: AbstractGuidance, pictures: PosedPictures | None = None
+        self,
+        field: AbstractField,
+        stage: FieldStage,
+        guidance: AbstractGuidance,
+        pictures: PosedPictures | None = None,
+        close: AbstractGuidance | None = None,
     ) -> None:
-        self.field, self.stage, self.guidance = field, stage, guidance
+        if (close is None) != (stage.close_ups is None):
+            raise UsageError("close-ups need a teacher of their own, and only they do.")
+        self.field, self.stage, self.guidance, self.close = field, stage, guidance, close
         self.occupancy = Occupancy(field) if stage.occupancy_every else None
         self.pictures = pictures if stage.reconstruction.weight > 0 else None
         if self.pictures is not None:
@@ -147,12 +177,20 @@ class FieldLoss:
         self.field.advance(progress)
         if self.occupancy is not None and step and micro_step == 0 and step % stage.occupancy_every == 0:
             self.occupancy.update()
-        cameras = draw_cameras(stage.cameras, stage.views_per_step, generator)
+        law, guidance = self._looked_at(generator)
+        cameras = draw_cameras(law, stage.views_per_step, generator)
         rendered, shaded = self._render(cameras, progress, generator)
         images = rendered.rgb.view(len(cameras), stage.side, stage.side, 3).permute(0, 3, 1, 2) * 2 - 1
-        terms = self.guidance.terms(images, cameras, progress=progress, generator=generator)
+        terms = guidance.terms(images, cameras, progress=progress, generator=generator)
         terms = terms + LossTerms(self._penalties(rendered, shaded, progress))
         return terms if self.pictures is None else terms + LossTerms({"pictures": self._reconstruct(generator)})
+
+    def _looked_at(self, generator: torch.Generator) -> tuple[CameraLaw, AbstractGuidance]:
+        """Where this step's cameras stand, and who judges what they see."""
+        part = self.stage.close_ups
+        if part is None or self.close is None or float(torch.rand((), generator=generator)) >= part.share:
+            return self.stage.cameras, self.guidance
+        return part.cameras, self.close
 
     def _render(self, cameras: Cameras, progress: float, generator: torch.Generator) -> tuple[RenderedRays, bool]:
         stage, pixels = self.stage, self.stage.side**2
@@ -182,6 +220,8 @@ class FieldLoss:
         if weights.variation and isinstance(self.field, VoxelField):
             variation = total_variation(self.field.density_grid) + total_variation(self.field.albedo_grid)
             terms["variation"] = weights.variation * variation
+        if weights.eikonal and isinstance(self.field, SdfField):
+            terms["eikonal"] = weights.eikonal * eikonal_loss(self.field.slopes())
         return terms
 
     def _reconstruct(self, generator: torch.Generator) -> Tensor:
@@ -216,6 +256,7 @@ def distil_field(
     guidance: AbstractGuidance,
     *,
     pictures: PosedPictures | None = None,
+    close: AbstractGuidance | None = None,
     checkpoints: CheckpointFolder | None = None,
     reporter: Reporter | None = None,
 ) -> Iterator[FitState]:
@@ -226,14 +267,15 @@ def distil_field(
         stage: how.
         guidance: a frozen model and a prompt.
         pictures: reconstructed weakly beside it.
+        close: judges close-ups, where the stage has some.
         checkpoints: where to save and resume; None keeps nothing.
         reporter: hears of a resume.
 
     Raises:
-        UsageError: pictures and cameras that do not match.
+        UsageError: pictures and cameras that do not match, or close-ups without their teacher.
         DivergedError, CheckpointError, Interrupted: as `fit`.
     """
-    loss = FieldLoss(field, stage, guidance, pictures)
+    loss = FieldLoss(field, stage, guidance, pictures, close)
     yield from taught(
         loss,
         field.groups(),

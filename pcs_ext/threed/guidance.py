@@ -2,12 +2,14 @@
 
 import abc
 import contextlib
+from collections.abc import Callable, Sequence
 from typing import Annotated, TypeAlias
 
 import torch
 from pydantic import Discriminator
 from torch import Tensor
 
+from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.types import Conditioning, LossTerms, ParameterGroup
@@ -141,6 +143,29 @@ class VariationalGuidance(AbstractGuidance):
     def applied(self) -> contextlib.AbstractContextManager[None]:
         """With the second score's updates."""
         return self.score.applied()
+
+
+class TurnTaking(AbstractGuidance):
+    """A guidance whose subject is in the backbone only while it judges, so that others can take turns with it.
+
+    Args:
+        backbone: without any subject.
+        adapters: the subject's, with their trained tensors.
+        build: makes its guidance, with the subject in place; it must not train anything itself.
+    """
+
+    def __init__(
+        self, backbone: AbstractBackbone, adapters: Sequence[AbstractAdapter], build: Callable[[], AbstractGuidance]
+    ) -> None:
+        self.backbone, self.adapters = backbone, tuple(adapters)
+        with injected(backbone, *self.adapters):
+            self.inner = build()
+        assert not self.inner.groups(), "what takes turns trains nothing itself"
+
+    def terms(self, images: Tensor, cameras: Cameras, *, progress: float, generator: torch.Generator) -> LossTerms:
+        """See `AbstractGuidance.terms`."""
+        with injected(self.backbone, *self.adapters):
+            return self.inner.terms(images, cameras, progress=progress, generator=generator)
 
 
 def build_guidance(

@@ -10,6 +10,7 @@ from typing import TypeVar
 from pcs_ext.config_io import atomic_write_bytes, from_jsonable
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.checkpoint import CheckpointFolder
+from pcs_ext.image.data import find_photos
 from pcs_ext.image.learn import learn
 from pcs_ext.image.recipes import Recipe
 from pcs_ext.image.subject import Artifact
@@ -19,18 +20,37 @@ from pcs_ext.runtime import seed_for
 from pcs_ext.threed.field_config import load_field, save_field
 from pcs_ext.threed.field_stage import FieldStage, PosedPictures, distil_field
 from pcs_ext.threed.fields import AbstractField
-from pcs_ext.threed.guidance import AbstractGuidance, build_guidance
+from pcs_ext.threed.guidance import AbstractGuidance, TurnTaking, build_guidance
 from pcs_ext.threed.pseudo_views import make_pseudo_views, read_pseudo_views
-from pcs_ext.threed.recipes import PhotosTo3dRecipe, RefinedTo3dRecipe
+from pcs_ext.threed.recipes import AvatarTo3dRecipe, PhotosTo3dRecipe, PhotoTo3dRecipe, RefinedTo3dRecipe
 from pcs_ext.threed.request import Request
 from pcs_ext.threed.shapes import Shape, preview_sheet
 from pcs_ext.threed.surface import TetSurface, load_surface, save_surface, start_from
 from pcs_ext.threed.surface_stage import SurfaceStage, refine_surface
+from pcs_ext.threed.turned_views import both_words, make_turned_views, shape_caption, shape_word
 from pcs_ext.threed.work import WorkFolder
 
 AnyStage = TypeVar("AnyStage", FieldStage, SurfaceStage)
 _PREVIEW = 128
 """Sides of larger views in previews, pixels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """What is in the base while a stage is taught, and the prompt it is asked."""
+
+    artifacts: tuple[Artifact, ...]
+    """In their order."""
+    prompt: str
+    """With their words in place."""
+
+    @contextlib.contextmanager
+    def applied(self, backbone: AbstractUnetBackbone) -> Iterator[None]:
+        """All of them in the base; afterwards it is as before."""
+        with contextlib.ExitStack() as stack:
+            for artifact in self.artifacts:
+                stack.enter_context(artifact.applied(backbone))
+            yield
 
 
 class Job:
@@ -53,11 +73,18 @@ class Job:
             return "final/field", self._dreambooth3d(self.recipe)
         if isinstance(self.recipe, RefinedTo3dRecipe):
             return "fine/surface", self._magic3d(self.recipe)
-        return "field/field", self._field("field", self.recipe.field, self.artifact)
+        if isinstance(self.recipe, PhotoTo3dRecipe):
+            return "field/field", self._consist3d(self.recipe)
+        if isinstance(self.recipe, AvatarTo3dRecipe):
+            return "field/field", self._avatarbooth(self.recipe)
+        return "field/field", self._field("field", self.recipe.field, self._teacher(self.artifact))
+
+    def _teacher(self, artifact: Artifact) -> Teacher:
+        return Teacher((artifact,), artifact.concept.prompt(self.request.prompt))
 
     def _dreambooth3d(self, recipe: PhotosTo3dRecipe) -> AbstractField:
         partial = self._learned("partial", recipe.partial_share, self.request.photos, None)
-        initial = self._field("initial", recipe.initial, partial)
+        initial = self._field("initial", recipe.initial, self._teacher(partial))
         pseudo = self.work.path / "pseudo_views"
         if not pseudo.exists():
             with self.artifact.applied(self.backbone):
@@ -80,7 +107,33 @@ class Job:
         cameras, images = read_pseudo_views(pseudo, cut=recipe.pseudo.cut)
         background = 1.0 if recipe.pseudo.cut else recipe.initial.lighting.plain
         start = initial if recipe.final_start == "initial" else None
-        return self._field("final", recipe.final, multiview, start, PosedPictures(cameras, images, background))
+        pictures = PosedPictures(cameras, images, background)
+        return self._field("final", recipe.final, self._teacher(multiview), start, pictures)
+
+    def _consist3d(self, recipe: PhotoTo3dRecipe) -> AbstractField:
+        views, concept = self.work.path / "turned_views", self.artifact.concept
+        if not views.exists():
+            photo = find_photos(self.request.photos)[0]
+            target = recipe.field.field.bounds.center
+            side, depth = self.backbone.resolution, self.request.depth
+            make_turned_views(views, photo, depth, side, shape_caption(concept), recipe.turn, target)
+        output = self.work.path / "shape_word"
+        if output.exists():
+            word = Artifact.load(output)
+        else:
+            self.reporter.event("stage", "second token, from turned views", stage="shape_word")
+            word = learn(
+                views,
+                noun=concept.class_noun,
+                output=output,
+                recipe=shape_word(concept.class_noun, recipe.shape_word, self.artifact.sampling),
+                base=self.backbone,
+                seed=seed_for(self.request.seed, "shape word") % 2**31,
+                after=[self.artifact],
+                reporter=self.reporter,
+            )
+        prompt = both_words(concept, word.concept, self.request.prompt)
+        return self._field("field", recipe.field, Teacher((self.artifact, word), prompt))
 
     def _learned(self, name: str, share: float, photos: Sequence[Path], start: Artifact | None) -> Artifact:
         """The subject learned in a share of its steps, anew or from another one; done only once.
@@ -104,15 +157,23 @@ class Job:
             reporter=self.reporter,
         )
 
+    def _avatarbooth(self, recipe: AvatarTo3dRecipe) -> AbstractField:
+        head = self.request.head
+        assert head is not None, "checked with the request"
+        close = Teacher((head,), head.concept.prompt(recipe.head_prompt))
+        return self._field("field", recipe.field, self._teacher(self.artifact), close=close)
+
     def _magic3d(self, recipe: RefinedTo3dRecipe) -> TetSurface:
-        coarse = self._field("coarse", recipe.coarse, self.artifact)
+        teacher = self._teacher(self.artifact)
+        coarse = self._field("coarse", recipe.coarse, teacher)
         folder = self.work.path / "fine" / "surface"
         if folder.exists():
             return load_surface(folder)
         stage, seed = self._seeded(recipe.fine, "fine")
         surface = TetSurface(stage.surface, seed)
         start_from(surface, coarse, recipe.mesh)
-        with self._guidance("fine", stage, self.artifact, seed) as (guidance, checkpoints):
+        checkpoints = self._checkpoints("fine", stage)
+        with self._teaching(stage, teacher, None, seed) as (guidance, _):
             states = refine_surface(surface, stage, guidance, checkpoints=checkpoints, reporter=self.reporter)
             self._follow("fine", surface, stage.side, states)
         save_surface(surface, folder)
@@ -123,11 +184,12 @@ class Job:
         self,
         name: str,
         stage: FieldStage,
-        teacher: Artifact,
+        teacher: Teacher,
         start: AbstractField | None = None,
         pictures: PosedPictures | None = None,
+        close: Teacher | None = None,
     ) -> AbstractField:
-        """A field taught by a model; done only once."""
+        """A field taught by a model, its close-ups by another one; done only once."""
         folder = self.work.path / name / "field"
         if folder.exists():
             return load_field(folder)
@@ -135,9 +197,10 @@ class Job:
         field = stage.field.build(seed)
         if start is not None:
             field.load_state_dict(start.state_dict())
-        with self._guidance(name, stage, teacher, seed) as (guidance, checkpoints):
+        checkpoints = self._checkpoints(name, stage)
+        with self._teaching(stage, teacher, close, seed) as (guidance, near):
             states = distil_field(
-                field, stage, guidance, pictures=pictures, checkpoints=checkpoints, reporter=self.reporter
+                field, stage, guidance, pictures=pictures, close=near, checkpoints=checkpoints, reporter=self.reporter
             )
             self._follow(name, field, stage.side, states)
         save_field(field, stage.field, folder)
@@ -149,27 +212,38 @@ class Job:
         seed = seed_for(self.request.seed, name) % 2**31
         return dataclasses.replace(stage, fit=dataclasses.replace(stage.fit, seed=seed)), seed
 
-    @contextlib.contextmanager
-    def _guidance(
-        self, name: str, stage: FieldStage | SurfaceStage, teacher: Artifact, seed: int
-    ) -> Iterator[tuple[AbstractGuidance, CheckpointFolder]]:
-        """A model's guidance with the subject in it, and where the stage's steps are saved."""
-        checkpoints = CheckpointFolder(
-            self.work.path / name / "checkpoints", config_hash=f"{self.work.hash}-{name}", reporter=self.reporter
-        )
+    def _checkpoints(self, name: str, stage: FieldStage | SurfaceStage) -> CheckpointFolder:
+        """Where a stage's steps are saved; says that it begins."""
         self.reporter.event("stage", f"{name} stage: {stage.fit.steps} steps", stage=name)
-        with teacher.applied(self.backbone):
-            guidance = build_guidance(
-                self.backbone,
-                teacher.concept.prompt(self.request.prompt),
-                stage.guidance,
-                negative_prompt=self.recipe.negative_prompt,
-                words=self.recipe.words,
-                joint=self.request.joint,
-                views=stage.cameras.views,
-                seed=seed,
-            )
-            yield guidance, checkpoints
+        folder = self.work.path / name / "checkpoints"
+        return CheckpointFolder(folder, config_hash=f"{self.work.hash}-{name}", reporter=self.reporter)
+
+    @contextlib.contextmanager
+    def _teaching(
+        self, stage: FieldStage | SurfaceStage, teacher: Teacher, close: Teacher | None, seed: int
+    ) -> Iterator[tuple[AbstractGuidance, AbstractGuidance | None]]:
+        """The guidance of a stage and that of its close-ups: one model is in the base throughout, two take turns."""
+        if close is None:
+            with teacher.applied(self.backbone):
+                yield self._guidance(stage, teacher.prompt, seed), None
+        else:
+            yield self._turn(stage, teacher, seed), self._turn(stage, close, seed)
+
+    def _turn(self, stage: FieldStage | SurfaceStage, teacher: Teacher, seed: int) -> TurnTaking:
+        adapters = [adapter for artifact in teacher.artifacts for adapter in artifact.adapters()]
+        return TurnTaking(self.backbone, adapters, lambda: self._guidance(stage, teacher.prompt, seed))
+
+    def _guidance(self, stage: FieldStage | SurfaceStage, prompt: str, seed: int) -> AbstractGuidance:
+        return build_guidance(
+            self.backbone,
+            prompt,
+            stage.guidance,
+            negative_prompt=self.recipe.negative_prompt,
+            words=self.recipe.words,
+            joint=self.request.joint,
+            views=stage.cameras.views,
+            seed=seed,
+        )
 
     def _follow(self, name: str, shape: Shape, side: int, states: Iterator[FitState]) -> None:
         """Run a stage to its end, with progress and previews."""

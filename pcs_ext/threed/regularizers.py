@@ -40,3 +40,8 @@ def distortion_loss(weights: Tensor, distances: Tensor, widths: Tensor) -> Tenso
 def total_variation(grid: Tensor) -> Tensor:
     """Mean squared difference of neighbours in a grid `1 c d h w`, over its three axes."""
     return torch.stack([grid.diff(dim=axis).square().mean() for axis in (2, 3, 4)]).sum()
+
+
+def eikonal_loss(slopes: Tensor) -> Tensor:
+    """Mean squared difference of a distance's slopes to 1 (Gropp et al. 2020, arXiv 2002.10099)."""
+    return (slopes - 1).square().mean()

@@ -1,6 +1,7 @@
 """What `3d make` is asked for, read and checked before anything is computed."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,13 +18,16 @@ from pcs_ext.threed.multiview import MultiViewAdapter
 from pcs_ext.threed.recipes import (
     RECIPES,
     AnyRecipe3d,
+    AvatarTo3dRecipe,
     EditRecipe,
     Effort,
     PhotosTo3dRecipe,
+    PhotoTo3dRecipe,
     Recipe3d,
     TextTo3dRecipe,
     TextureRecipe,
 )
+from pcs_ext.threed.warp import read_nearness
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +39,11 @@ class MakeOptions(JobOptions):
     effort: Effort = "balanced"
     """Which of its numbers of steps."""
     photos: Sequence[Path] | Path | str = ()
-    """What the subject was learned from; DreamBooth3D needs them."""
+    """What the subject was learned from; DreamBooth3D and Consist3D need them."""
+    depth: Path | None = None
+    """A depth picture of Consist3D's photo, brighter is nearer; None: its mask's outline, inflated."""
+    head: Path | None = None
+    """Folder of the subject's head as a subject of its own; AvatarBooth needs it."""
     multiview: Path | None = None
     """Folder of a multi-view adapter, for recipes with a joint score."""
     colors: Colors | Literal["auto"] = "auto"
@@ -56,6 +64,10 @@ class Request:
     """Name of the base to load."""
     photos: tuple[Path, ...]
     """Of the subject; empty where the recipe needs none."""
+    depth: Path | None
+    """Depth picture of the photo, for recipes that turn it."""
+    head: Artifact | None
+    """The head as a subject of its own, for avatars."""
     multiview: Path | None
     """Folder of the multi-view adapter."""
     joint: MultiViewAdapter | None
@@ -68,6 +80,7 @@ class Request:
     def identity(self, backbone: AbstractUnetBackbone) -> dict[str, Any]:
         """Everything that decides what comes out, as JSON data: the name a work folder is claimed by."""
         adapter = None if self.multiview is None else file_sha256(self.multiview / "adapter.safetensors")
+        shape = self._shape_files()
         return {
             "recipe": to_jsonable(self.recipe),
             "prompt": self.prompt,
@@ -77,7 +90,17 @@ class Request:
             "photos": sorted(file_sha256(path) for path in self.photos),
             "multiview": adapter,
             "seed": self.seed,
+            **({"shape": shape} if shape else {}),
+            **({"head": self.head.data.content_hash} if self.head is not None else {}),
         }
+
+    def _shape_files(self) -> list[str]:
+        """Hashes of what tells the shape of a photo that is turned."""
+        if not isinstance(self.recipe, PhotoTo3dRecipe):
+            return []
+        mask = find_photos(self.photos)[0].mask
+        pixels = [] if mask is None else [hashlib.sha256(mask.numpy().tobytes()).hexdigest()]
+        return pixels + ([] if self.depth is None else [file_sha256(self.depth)])
 
 
 def read_request(subject: Path, prompt: str, options: MakeOptions) -> Request:
@@ -99,6 +122,8 @@ def read_request(subject: Path, prompt: str, options: MakeOptions) -> Request:
         prompt=prompt,
         base=base,
         photos=tuple(photos),
+        depth=_checked_depth(recipe, photos, options.depth),
+        head=_checked_head(recipe, artifact, options.head),
         multiview=options.multiview,
         joint=_checked_adapter(recipe, options.multiview),
         seed=options.seed,
@@ -137,7 +162,7 @@ def resolve_recipe_3d(
 
 def _checked_photos(recipe: AnyRecipe3d, artifact: Artifact, photos: Sequence[Path] | Path | str) -> list[Path]:
     """The photos' paths, if the recipe needs them; they must be those that the subject was learned from."""
-    if not isinstance(recipe, PhotosTo3dRecipe):
+    if not isinstance(recipe, (PhotosTo3dRecipe, PhotoTo3dRecipe)):
         if photos:
             raise UsageError(f"{recipe.id} takes no photos; leave --photos out, or choose --method dreambooth3d.")
         return []
@@ -156,7 +181,45 @@ def _checked_photos(recipe: AnyRecipe3d, artifact: Artifact, photos: Sequence[Pa
             f"expected the {len(known)} photos the subject was learned from "
             f"({', '.join(artifact.data.training['photos'])}), got {len(paths)}, not the same. Give those, unchanged."
         )
+    if isinstance(recipe, PhotoTo3dRecipe) and len(paths) != 1:
+        raise InputError(
+            f"{recipe.id} starts from one photo, got {len(paths)}. Learn the subject from one (by "
+            "textual-inversion, as the paper), or choose --method dreambooth3d."
+        )
     return paths
+
+
+def _checked_depth(recipe: AnyRecipe3d, photos: Sequence[Path], depth: Path | None) -> Path | None:
+    """The depth picture, if the recipe takes one; without it the photo must have a mask."""
+    if not isinstance(recipe, PhotoTo3dRecipe):
+        if depth is not None:
+            raise UsageError(f"{recipe.id} takes no depth picture; leave --depth out, or choose --method consist3d.")
+        return None
+    if depth is not None:
+        read_nearness(depth, (8, 8))
+    elif find_photos(photos)[0].mask is None:
+        raise InputError(
+            f"{photos[0]} is to be turned, which needs its shape: put {photos[0].stem}_mask.png beside it (white where "
+            "the subject is), or give a depth picture, brighter where it is nearer: --depth FILE."
+        )
+    return depth
+
+
+def _checked_head(recipe: AnyRecipe3d, body: Artifact, head: Path | None) -> Artifact | None:
+    if not isinstance(recipe, AvatarTo3dRecipe):
+        if head is not None:
+            raise UsageError(f"{recipe.id} takes no head; leave --head out, or choose --method avatarbooth.")
+        return None
+    if head is None:
+        raise UsageError(f"{recipe.id} needs the head as a subject of its own, learned from its photos: --head FOLDER.")
+    found = Artifact.load(head)
+    found.concept.prompt(recipe.head_prompt)
+    if found.data.base_fingerprint != body.data.base_fingerprint:
+        raise ArtifactError(
+            f"body and head must be learned on one base, got {body.data.base_name} and {found.data.base_name}. Learn "
+            "one of them again."
+        )
+    return found
 
 
 def _checked_adapter(recipe: AnyRecipe3d, folder: Path | None) -> MultiViewAdapter | None:

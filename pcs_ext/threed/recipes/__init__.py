@@ -1,16 +1,20 @@
 """Every way to make a 3D object of a learned subject, listed by hand."""
 
+from pcs_ext.threed.recipes.avatarbooth import avatarbooth
 from pcs_ext.threed.recipes.base import (
     AnyRecipe3d,
+    AvatarTo3dRecipe,
     EditRecipe,
     Effort,
     PhotosTo3dRecipe,
+    PhotoTo3dRecipe,
     Recipe3d,
     RecipeEntry3d,
     RefinedTo3dRecipe,
     TextTo3dRecipe,
     TextureRecipe,
 )
+from pcs_ext.threed.recipes.consist3d import consist3d
 from pcs_ext.threed.recipes.dreambooth3d import dreambooth3d
 from pcs_ext.threed.recipes.dreamfusion import dreamfusion
 from pcs_ext.threed.recipes.magic3d import magic3d
@@ -22,8 +26,10 @@ from pcs_ext.threed.recipes.tip_editor import tip_editor
 __all__ = [
     "RECIPES",
     "AnyRecipe3d",
+    "AvatarTo3dRecipe",
     "EditRecipe",
     "Effort",
+    "PhotoTo3dRecipe",
     "PhotosTo3dRecipe",
     "Recipe3d",
     "RecipeEntry3d",
@@ -43,6 +49,9 @@ _ENTRIES = (
     ),
     ("prolificdreamer", "variational score distillation, the other baseline", "2305.16213", "", prolificdreamer),
     ("magic3d", "a coarse field, then its surface refined at a higher resolution", "2211.10440", "magic3d", magic3d),
+    ("consist3d", "one photo, two tokens; turned views by its depth", "2309.03599", "consist3d", consist3d),
+    # Its row of the survey is claimed when an avatar has been seen to come out.
+    ("avatarbooth", "a body's and a head's model in turn, one surface; --head", "2306.09864", "", avatarbooth),
     ("texturedreamer", "a subject's look on a mesh: 3d texture", "2401.09416", "texturedreamer", texturedreamer),
     # Its row of the survey is claimed when an edit has been seen to work on the embedded base.
     ("tip-editor", "something new in a box of a scene: 3d edit", "2401.14828", "", tip_editor),

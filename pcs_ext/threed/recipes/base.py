@@ -16,6 +16,7 @@ from pcs_ext.threed.mesh import MeshConfig
 from pcs_ext.threed.pseudo_views import PseudoViewConfig
 from pcs_ext.threed.surface_stage import SurfaceStage
 from pcs_ext.threed.texture_stage import TextureStage
+from pcs_ext.threed.turned_views import ShapeWordConfig, TurnConfig
 from pcs_ext.threed.view_prompts import ViewWords
 
 Effort = Literal["fast", "balanced", "paper"]
@@ -143,6 +144,68 @@ class RefinedTo3dRecipe:
 
 
 @config
+class PhotoTo3dRecipe:
+    """From one photo to a mesh by two tokens: what the thing is, and what shape it has (Consist3D)."""
+
+    kind: Literal["photo"] = "photo"
+    """Tag of this recipe in JSON."""
+    id: str
+    """Key in `RECIPES`."""
+    words: ViewWords = ViewWords()
+    """How prompts say where the camera stands."""
+    negative_prompt: str = ""
+    """What to stay away from."""
+    turn: TurnConfig = TurnConfig()
+    """Where the photo is seen from while the second token is learned."""
+    shape_word: ShapeWordConfig
+    """How it is learned."""
+    field: FieldStage
+    """The optimisation, by both tokens."""
+    mesh: MeshConfig = MeshConfig(resolution=96, relative=0.5)
+    """How the surface is cut out."""
+
+    def validate(self) -> None:
+        """Nothing that types do not say."""
+
+    def with_steps(self, steps: int) -> "PhotoTo3dRecipe":
+        """The same recipe with so many steps of its field."""
+        return dataclasses.replace(self, field=self.field.with_steps(steps))
+
+
+@config
+class AvatarTo3dRecipe:
+    """From two subjects, a body and its head, to a mesh: one surface, two models in turn (AvatarBooth)."""
+
+    kind: Literal["avatar"] = "avatar"
+    """Tag of this recipe in JSON."""
+    id: str
+    """Key in `RECIPES`."""
+    words: ViewWords = ViewWords()
+    """How prompts say where the camera stands."""
+    negative_prompt: str = ""
+    """What to stay away from."""
+    head_prompt: str = "a photo of the head of {subject}"
+    """What close-ups are to show; view words are appended."""
+    field: FieldStage
+    """The optimisation."""
+    mesh: MeshConfig = MeshConfig(resolution=128, threshold=1000.0, relative=0.5)
+    """How the surface is cut out; half of the greatest density is where a distance is 0."""
+
+    def validate(self) -> None:
+        """Check what types cannot say.
+
+        Raises:
+            ConfigError: no close-ups, or a guidance that trains something itself.
+        """
+        if self.field.close_ups is None or self.field.guidance.kind != "score":
+            raise ConfigError("an avatar's field needs close_ups of the head and a guidance of kind score.")
+
+    def with_steps(self, steps: int) -> "AvatarTo3dRecipe":
+        """The same recipe with so many steps of its field."""
+        return dataclasses.replace(self, field=self.field.with_steps(steps))
+
+
+@config
 class TextureRecipe:
     """From a mesh to the same mesh with another look: a recipe of `3d texture`."""
 
@@ -195,7 +258,7 @@ class EditRecipe:
         )
 
 
-AnyRecipe3d: TypeAlias = TextTo3dRecipe | PhotosTo3dRecipe | RefinedTo3dRecipe
+AnyRecipe3d: TypeAlias = TextTo3dRecipe | PhotosTo3dRecipe | PhotoTo3dRecipe | AvatarTo3dRecipe | RefinedTo3dRecipe
 """A recipe of `3d make`."""
 Recipe3d: TypeAlias = Annotated[AnyRecipe3d, Discriminator("kind")]
 """Every 3D recipe; the field `kind` says which one a JSON object is."""

@@ -1,0 +1,91 @@
+"""A field with a surface: signed distances on a grid, turned into density (VolSDF, arXiv 2106.12052)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pcs_ext.image.types import ParameterGroup
+from pcs_ext.threed.body_template import body_distance
+from pcs_ext.threed.fields import AbstractField, Bounds, Queried
+
+_BETA = 0.08
+"""World units: how thick the surface is at first."""
+_THINNEST = 0.01
+
+
+class SdfField(AbstractField):
+    """Distances and colours on a dense grid; density is Psi_beta(-distance) / beta, 1/(2 beta) at the surface.
+
+    Psi_beta is the Laplace distribution's cumulative function (arXiv 2106.12052, eq. 2). The thickness beta is learned.
+
+    Args:
+        resolution: samples per side.
+        bounds: the cube.
+        radius: of the ball it starts as, world units; None: the capsule body.
+    """
+
+    def __init__(self, resolution: int = 64, bounds: Bounds | None = None, radius: float | None = None) -> None:
+        super().__init__()
+        self.bounds = bounds or Bounds()
+        line = torch.linspace(-1, 1, resolution)
+        z, y, x = torch.meshgrid(line, line, line, indexing="ij")
+        points = torch.stack([x, y, z], -1).view(-1, 3) * self.bounds.half + torch.tensor(self.bounds.center)
+        if radius is None:
+            start = body_distance(points)
+        else:
+            start = (points - torch.tensor(self.bounds.center)).norm(dim=1) - radius
+        self.distances = nn.Parameter(start.view(1, 1, *x.shape).clone())
+        self.albedo_grid = nn.Parameter(torch.zeros(1, 3, *x.shape))
+        self.thickness = nn.Parameter(torch.tensor(_BETA))
+
+    @property
+    def beta(self) -> Tensor:
+        """Thickness of the surface, 0-d, world units."""
+        return self.thickness.abs() + _THINNEST
+
+    def query(self, points: Tensor) -> Queried:
+        """See `AbstractField.query`."""
+        local = self.bounds.normalized(points)
+        inside = (local.abs() <= 1).all(-1)
+        values = _sampled(torch.cat([self.distances, self.albedo_grid], 1), local)
+        ratio = values[0] / self.beta
+        share = torch.where(ratio > 0, 0.5 * torch.exp(-ratio.clamp_min(0)), 1 - 0.5 * torch.exp(ratio.clamp_max(0)))
+        return Queried(share / self.beta * inside, torch.sigmoid(values[1:]).T)
+
+    def distance(self, points: Tensor) -> Tensor:
+        """Signed distances `n` at world points `n 3`, world units, negative inside; those of the walls outside."""
+        return _sampled(self.distances, self.bounds.normalized(points))[0]
+
+    def normals(self, points: Tensor, step: float = 0.02) -> Tensor:
+        """See `AbstractField.normals`: the gradient of the distance, which is one deep inside as well."""
+        offsets = torch.eye(3, device=points.device, dtype=points.dtype) * (step * self.bounds.half)
+        both = torch.cat([points[:, None] + offsets, points[:, None] - offsets], 1)
+        found = self.distance(both.reshape(-1, 3)).view(-1, 6)
+        return functional.normalize(found[:, :3] - found[:, 3:], dim=-1, eps=1e-8)
+
+    def slopes(self) -> Tensor:
+        """Lengths of the distance's gradient in all cells, by differences of their corners: 1 in a true distance."""
+        cell = 2 * self.bounds.half / (self.distances.shape[-1] - 1)
+        grid = self.distances[0, 0]
+        steps = [grid.diff(dim=axis)[_corner(axis)] for axis in range(3)]
+        return (torch.stack(steps).square().sum(0) + 1e-12).sqrt() / cell
+
+    def groups(self) -> list[ParameterGroup]:
+        """Distance, colour and thickness."""
+        return [
+            ParameterGroup(name="distances", parameters=(self.distances,), learning_rate=0.003),
+            ParameterGroup(name="albedo", parameters=(self.albedo_grid,), learning_rate=0.1),
+            ParameterGroup(name="thickness", parameters=(self.thickness,), learning_rate=0.0003),
+        ]
+
+
+def _sampled(grid: Tensor, local: Tensor) -> Tensor:
+    """Trilinear values `c n` of a grid `1 c d h w` at points `n 3` in [-1, 1]; the walls' values outside."""
+    return functional.grid_sample(
+        grid, local.view(1, 1, 1, -1, 3), mode="bilinear", padding_mode="border", align_corners=True
+    ).view(grid.shape[1], -1)
+
+
+def _corner(axis: int) -> tuple[slice, ...]:
+    """The cells' own corner on the axes that no difference was taken along."""
+    return tuple(slice(None) if other == axis else slice(None, -1) for other in range(3))
