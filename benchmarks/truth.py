@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "defense_systems": ("benchmarks.defense_systems",),
     "image_subjects": ("benchmarks.image_subjects",),
     "video_systems": ("benchmarks.video_systems",),
+    "threed_systems": ("benchmarks.threed_systems",),
 }  # fmt: skip
 """Name of the file -> module and arguments, cheapest first."""
 
