@@ -85,7 +85,7 @@ def test_dreambooth3d_reconstructs_pseudo_views(subject: Path, tmp_path: Path) -
     errors = []
     for step in range(25):
         _, losses, _ = made.get_train_loss_dict(step)
-        errors.append(float(losses["pseudo_loss"]))
+        errors.append(losses["pseudo_loss"].item())
         optimizer.zero_grad()
         losses["pseudo_loss"].backward()
         optimizer.step()
