@@ -9,8 +9,9 @@ the protected photos. Reading files is left out on both sides.
 `ours` does the same work at equal gradients (tests/defense/test_engine.py compares them step for step): recipe
 `aspl-compat`, all in float32 (the released cast to bfloat16 is left out on both sides). `ours_lora` is the default
 recipe `aspl`, which changes the algorithm (LoRA surrogate) and is shown apart. Same random weights, same photos,
-processes of their own, in turns. `peak_mb` is the process's, libraries included; `grown_mb` what the round added to
-what it was with the model loaded.
+processes of their own, in turns. A run has 50 rounds: `warm` of them go before the clock starts, on both sides, so that
+what is made once per run (our latents of clean photos and class images, first allocations) counts as what it is.
+`peak_mb` is the process's, libraries included; `grown_mb` what the rounds added to what it was with the model loaded.
 """
 
 import copy
@@ -23,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +54,7 @@ def main(
     size: Size = "toybox",
     side: int = 0,
     rounds: int = 1,
+    warm: int = 1,
     threads: int = 0,
     device: str = "cpu",
     role: Role = "",
@@ -64,6 +66,7 @@ def main(
         size: geometry of the base, whose weights are random.
         side: of the photos in pixels; 0 takes the geometry's.
         rounds: processes per contestant, in turns.
+        warm: rounds of the algorithm before the one that is timed.
         threads: of the CPU; 0 leaves torch's choice.
         device: cpu or cuda.
         role: of one process (internal).
@@ -73,16 +76,17 @@ def main(
         torch.set_num_threads(threads)
     side = side or GEOMETRIES[size].resolution
     if role:
-        print(json.dumps(_measure(role, base, side, device)))
+        print(json.dumps(_measure(role, base, side, device, warm)))
         return
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder) / "model", GEOMETRIES[size])
-        flags = {"size": size, "side": side, "threads": threads, "device": device, "base": f"{folder}/model"}
+        flags = {"size": size, "side": side, "threads": threads, "device": device, "warm": warm}
+        flags["base"] = f"{folder}/model"
         rows: dict[str, list[dict[str, float]]] = {"peer": [], "ours": [], "ours_lora": []}
         for name in list(rows) * rounds:
             rows[name].append(_child({**flags, "role": name}))
     result: dict[str, Any] = {"benchmark": "aspl_round", "size": size, "side": side, "photos": PHOTOS}
-    result |= {"device": device, "threads": threads or torch.get_num_threads(), "rounds": rounds}
+    result |= {"device": device, "threads": threads or torch.get_num_threads(), "rounds": rounds, "warm": warm}
     for name, row in rows.items():
         result[name] = {key: round(statistics.median(value[key] for value in row), 3) for key in row[0]}
     for name, key in itertools.product(("ours", "ours_lora"), rows["peer"][0]):
@@ -99,17 +103,19 @@ def _child(flags: dict[str, Any]) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _measure(role: Role, base: str, side: int, device: str) -> dict[str, float]:
+def _measure(role: Role, base: str, side: int, device: str, warm: int) -> dict[str, float]:
     pixels = torch.randint(0, 256, (PHOTOS, 3, side, side), generator=generator_for("photos"), dtype=torch.uint8)
     classes = torch.rand(CLASS_PICTURES, 3, side, side, generator=generator_for("class")) * 2 - 1
     prepare = released if role == "peer" else ours
-    run = prepare(base, pixels, classes, device, "aspl" if role == "ours_lora" else "aspl-compat")
+    rounds = prepare(base, pixels, classes, device, "aspl" if role == "ours_lora" else "aspl-compat", warm + 1)
     before = psutil.Process().memory_info().rss / 2**20
     if device != "cpu":
         before = torch.cuda.memory_allocated() / 2**20
         torch.cuda.reset_peak_memory_stats()
+    for _ in range(warm):
+        next(rounds)
     start, cpu_start = time.perf_counter(), time.process_time()
-    run()  # ends with the photos on the host
+    next(rounds)  # ends with the photos on the host
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if device != "cpu":
@@ -117,11 +123,11 @@ def _measure(role: Role, base: str, side: int, device: str) -> dict[str, float]:
     return {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": peak, "grown_mb": peak - before}
 
 
-def ours(base: str, pixels: Tensor, classes: Tensor, device: str, recipe: str) -> Callable[[], object]:
-    """What `protect` runs for one round, caches included."""
+def ours(base: str, pixels: Tensor, classes: Tensor, device: str, recipe: str, rounds: int) -> Iterator[list[Tensor]]:
+    """What `protect` runs, round by round, caches included."""
     backbone = load_backbone(base, device=device, precision="fp32")
     backbone.resolution = pixels.shape[-1]
-    method = dataclasses.replace(RECIPES[recipe].build("sd"), rounds=1)
+    method = dataclasses.replace(RECIPES[recipe].build("sd"), rounds=rounds + 1)
     assert method.training is not None
     method = dataclasses.replace(method, training=dataclasses.replace(method.training, rounding="none"))
     canvases = [
@@ -132,13 +138,13 @@ def ours(base: str, pixels: Tensor, classes: Tensor, device: str, recipe: str) -
         backbone, [PROMPT], training=method.training, class_images=ClassImages(classes, CLASS_PROMPT), seed=0
     )
 
-    def run() -> list[Tensor]:
+    def run() -> Iterator[list[Tensor]]:
         with surrogate.active():
-            for _ in Protection(canvases, [surrogate], method).run():
-                pass
-        return [canvas.result() for canvas in canvases]
+            for progress in Protection(canvases, [surrogate], method).run():
+                if progress.resumable:  # a round is whole
+                    yield [canvas.result() for canvas in canvases]
 
-    return run
+    return run()
 
 
 class Released:
@@ -209,9 +215,10 @@ class Released:
         return images.cpu()
 
 
-def released(base: str, pixels: Tensor, classes: Tensor, device: str, recipe: str) -> Callable[[], object]:
-    """The peer's round."""
-    return Released(base, pixels, classes, device).round
+def released(base: str, pixels: Tensor, classes: Tensor, device: str, recipe: str, rounds: int) -> Iterator[Tensor]:
+    """The peer's rounds."""
+    peer = Released(base, pixels, classes, device)
+    return (peer.round() for _ in range(rounds))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pcs_ext.config_io import config, config_hash, file_sha256, from_jsonable, read_json, to_jsonable, write_json
+from pcs_ext.defense.faces import FaceScore, load_detector, score_faces
 from pcs_ext.defense.naturalness import NaturalModel
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
@@ -44,6 +45,8 @@ class Attacker:
     """Name in the core's `RECIPES`; hyperparameters are those of the base's preset."""
     share: float = 1.0
     """Of the recipe's optimiser steps."""
+    base: str = ""
+    """Model that is trained: a hub id, folder or file; empty: the first one that was protected against."""
 
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:
@@ -52,6 +55,11 @@ class Attacker:
             )
         if self.share <= 0:
             raise ConfigError(f"share of an attacker's steps must be positive, got {self.share}.")
+
+    @property
+    def label(self) -> str:
+        """How tables call it."""
+        return f"{self.recipe} on {self.base}" if self.base else self.recipe
 
     def steps(self, noun: str, backbone: AbstractBackbone) -> int:
         """Optimiser steps on a base."""
@@ -78,6 +86,8 @@ class Scene:
     """One picture per prompt and seed, the same for every attacker: differences are paired."""
     folder: Path
     """Holds a folder per attacker and set of photos."""
+    faces: str = ""
+    """Who finds faces, see `faces.load_detector`; empty: faces are not looked for."""
 
     @property
     def facts(self) -> dict[str, object]:
@@ -93,6 +103,7 @@ class Scene:
             "sampling": to_jsonable(SAMPLING[preset_of(self.backbone)]),
             "prompts": list(self.prompts),
             "seeds": list(self.seeds),
+            **({"faces": self.faces} if self.faces else {}),
         }
 
 
@@ -112,6 +123,8 @@ class Outcome:
     """Optimiser steps."""
     seconds: float
     """Wall time of training, painting and measuring, over all attempts."""
+    faces: FaceScore | None = None
+    """FDFR and ISM of the pictures, where a detector was named."""
 
 
 def attack(
@@ -192,6 +205,10 @@ def _outcome(painted: ImageSet, scene: Scene, loss: float, steps: int, seconds: 
     pictures = square_images(painted.paths, scene.backbone.resolution)
     references = scene.encoder.encode_images(scene.references).cpu()
     likeness = reference_similarity(scene.encoder.encode_images(pictures).cpu(), references)
+    faces = None
+    if scene.faces:
+        detector = load_detector(scene.faces)
+        faces = score_faces(pictures, scene.references, detector, scene.encoder.encode_images)
     return Outcome(
         likeness=tuple(likeness.tolist()),
         artefacts=scene.natural.distance(NaturalModel.of(pictures)),
@@ -199,6 +216,7 @@ def _outcome(painted: ImageSet, scene: Scene, loss: float, steps: int, seconds: 
         pictures=tuple(path.relative_to(scene.folder).as_posix() for path in painted.paths),
         steps=steps,
         seconds=seconds,
+        faces=faces,
     )
 
 

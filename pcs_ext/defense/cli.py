@@ -19,11 +19,13 @@ def protect(
     noun: str = "person",
     recipe: str = "aspl",
     levels: float = 0.0,
+    norm: Literal["", "linf", "l2", "perceptual"] = "",
     steps: int = 0,
     format: Literal["png", "webp", "jpeg"] = "png",
     quality: int = 95,
     metadata: Literal["clean", "all", "none"] = "clean",
-    masks: bool = False,
+    region: Literal["all", "mask", "faces", "subject"] = "all",
+    faces: str = "",
     clean: Path | None = None,
     attack: str = "",
     encoder: Path | None = None,
@@ -42,13 +44,15 @@ def protect(
         output: folder for the protected photos, difference strips and report.json; run again to go on.
         base: model to protect against (hub id, diffusers folder, .safetensors file); several for ensembles.
         noun: what the photos show, one or two words: person, dog, ceramic mug.
-        recipe: aspl, fsmg, simac, advdm, mist, sds, photoguard, pid...; a wrong name lists them all.
+        recipe: fast, balanced, strong, or aspl, fsmg, simac, advdm, mist...; a wrong name lists them all.
         levels: largest change of a sample in 8-bit levels; 0 takes the recipe's.
+        norm: linf; l2, where levels are the root mean square; perceptual, less room in smooth places.
         steps: gradient steps in all; 0 takes the recipe's.
         format: png and webp are lossless; jpeg loses some of the protection, which the report measures.
         quality: lowest quality of jpeg.
         metadata: clean drops places, serial numbers, owner and thumbnails; all keeps them; none keeps nothing.
-        masks: change only the light parts of NAME_mask.png beside each photo.
+        region: change only what is light in NAME_mask.png beside each photo, faces, or the noun as the base finds it.
+        faces: who finds them, there and for face metrics of attacks: cascade or MODULE:FUNCTION of your own.
         clean: folder of other photos of the same subject, for surrogates to train on and attacks to be judged by.
         attack: quick, full or a plan as .json: train attackers, measure what they learn, write report.html.
         encoder: transformers folder of the image encoder that judges attacks; toybox has its own.
@@ -67,7 +71,8 @@ def protect(
         format=format,
         quality=quality,
         metadata=metadata,
-        masks=masks,
+        region=region,
+        faces=faces,
         clean=clean,
         seed=seed,
         device=device,
@@ -80,6 +85,7 @@ def protect(
         base=base,
         levels=levels,
         steps=steps,
+        norm=norm or None,
         config=config,
         options=options,
         attack=attack,

@@ -15,6 +15,8 @@ from pcs_ext.defense.timing import search_timesteps
 from pcs_ext.errors import DivergedError, UsageError
 from pcs_ext.runtime import generator_for
 
+_PIXELS_PER_PASS = 256 * 256
+"""Of views in a backward pass, unless told otherwise."""
 Gradient = Callable[[Sequence[Canvas], int], tuple[Sequence[Tensor], Tensor]]
 """(some photos, step) -> gradients shaped like their perturbations, and the photos' gains `n`."""
 
@@ -82,7 +84,8 @@ class Protection:
         method: what to do.
         seed: of everything random.
         reference: photos that surrogates train on as clean ones; None: the photos themselves.
-        batch: photos per backward pass.
+        batch: photos per backward pass; 0: one for models of photos, more for small ones, where a pass costs more than
+            what is in it.
 
     Raises:
         UsageError: the method needs an ensemble and there is one model, or the other way round.
@@ -96,13 +99,14 @@ class Protection:
         *,
         seed: int = 0,
         reference: Sequence[Canvas] | None = None,
-        batch: int = 1,
+        batch: int = 0,
     ) -> None:
         if method.ensemble != (len(surrogates) > 1):
             wanted = "several bases (--base A B)" if method.ensemble else "one base"
             raise UsageError(f"{method.id} works on {wanted}, got {len(surrogates)}.")
         self.canvases, self.surrogates, self.method, self.seed = list(canvases), list(surrogates), method, seed
-        self.reference, self.batch = list(reference or canvases), batch
+        largest = max(surrogate.backbone.resolution for surrogate in surrogates)
+        self.reference, self.batch = list(reference or canvases), batch or max(1, _PIXELS_PER_PASS // largest**2)
         self.round, self.step, self._gain = 0, 0, 0.0
         self.ascents = [Ascent(surrogate, method, seed) for surrogate in surrogates]
         for canvas in self.canvases:

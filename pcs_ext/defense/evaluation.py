@@ -31,6 +31,7 @@ from pcs_ext.defense.photos import read_own_photo
 from pcs_ext.defense.written import random_change
 from pcs_ext.errors import ConfigError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.class_images import ClassImages
 from pcs_ext.image.concept import fill
 from pcs_ext.image.data import read_photo
@@ -152,6 +153,7 @@ def evaluate_protection(
     budget: Budget,
     references: Sequence[Path] = (),
     attacks: Path | None = None,
+    faces: str = "",
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Attack and measure; writes `evaluation.json` and returns its content. Goes on after interruptions.
@@ -167,6 +169,7 @@ def evaluate_protection(
         references: clean photos that likeness and loss are measured on; empty: the originals.
         attacks: where attackers work, instead of in the job's own folder: several jobs on the same photos may share
             it, so that what all of them compare with is attacked once.
+        faces: who finds faces (`faces.load_detector`), for FDFR and ISM; empty: they are not measured.
         reporter: hears progress.
 
     Raises:
@@ -174,18 +177,22 @@ def evaluate_protection(
         Interrupted: Ctrl-C; the same call goes on.
     """
     place, shared = output / FOLDER, attacks or output / FOLDER
-    scene = _scene(plan, references or [pair.original for pair in pairs], shared, backbone, encoder, noun, reporter)
+    originals = references or [pair.original for pair in pairs]
+    scenes = {
+        base: _scene(plan, originals, shared, model, encoder, noun, faces, reporter)
+        for base, model in _models(plan, backbone, reporter).items()
+    }
+    scene = scenes[""]
     sets = _Sets(pairs, place / "photos", backbone, budget)
     base = nobody(scene, reporter)
     rows: list[dict[str, Any]] = []
     conditions = list(_conditions(plan))
     for number, (attacker, laundering, arm, seed) in enumerate(conditions):
         label = UNLAUNDERED if laundering is None else laundering.name
-        name = f"attack {number + 1} of {len(conditions)}: {attacker.recipe} on {ARMS[arm]}, {label}"
-        outcome = attack(attacker, sets.photos(arm, laundering), scene, seed=seed, reporter=reporter, name=name)
-        rows.append(
-            {"attacker": attacker.recipe, "laundering": label, "arm": arm, "seed": seed, **to_jsonable(outcome)}
-        )
+        name = f"attack {number + 1} of {len(conditions)}: {attacker.label} on {ARMS[arm]}, {label}"
+        own = scenes[attacker.base]
+        outcome = attack(attacker, sets.photos(arm, laundering), own, seed=seed, reporter=reporter, name=name)
+        rows.append({"attacker": attacker.label, "laundering": label, "arm": arm, "seed": seed, **to_jsonable(outcome)})
     content = {
         "base": backbone.name,
         "device": str(backbone.device),
@@ -202,6 +209,17 @@ def evaluate_protection(
     }
     write_json(output / NAME, content)
     return content
+
+
+def _models(plan: Plan, backbone: AbstractBackbone, reporter: Reporter) -> dict[str, AbstractBackbone]:
+    """The bases that attackers start from, by what the plan calls them; "" is the first one protected against."""
+    others = dict.fromkeys(attacker.base for attacker in plan.attackers if attacker.base)
+    precision = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[backbone.dtype]
+    loaded = {
+        name: load_backbone(name, device=str(backbone.device), precision=precision, reporter=reporter)
+        for name in others
+    }
+    return {"": backbone, **loaded}
 
 
 @torch.no_grad()
@@ -241,6 +259,7 @@ def _scene(
     backbone: AbstractBackbone,
     encoder: ImageEncoder,
     noun: str,
+    faces: str,
     reporter: Reporter,
 ) -> Scene:
     own = ClassImages.generate(
@@ -261,6 +280,7 @@ def _scene(
         prompts=plan.prompts,
         seeds=tuple(range(plan.pictures)),
         folder=place,
+        faces=faces,
     )
 
 
@@ -356,6 +376,14 @@ def _pooled(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     if not rows:
         return None
     means = {key: sum(row[key] for row in rows) / len(rows) for key in ("artefacts", "loss", "seconds")}
+    scores = [row["faces"] for row in rows if row["faces"] is not None]
+    if scores:
+        pictures = sum(score["pictures"] for score in scores)
+        counted = [(score["ism"], score["faces"]) for score in scores if score["ism"] is not None]
+        survivors = sum(faces for _, faces in counted)
+        means["fdfr"] = 1 - sum(score["faces"] for score in scores) / pictures
+        means["ism"] = sum(ism * faces for ism, faces in counted) / survivors if survivors else None
+        means["faces"] = survivors
     return {**means, "steps": rows[0]["steps"], "values": [value for row in rows for value in row["likeness"]]}
 
 

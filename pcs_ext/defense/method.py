@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from pcs_ext.config_io import config
-from pcs_ext.defense.budget import Budget
+from pcs_ext.defense.budget import Budget, Norm
 from pcs_ext.defense.canvas import Views
 from pcs_ext.defense.objectives import Objective
 from pcs_ext.defense.surrogate import Training
@@ -97,6 +97,15 @@ class Defense:
             first = max(1, round(training.first_steps * steps / self.steps))
             training = dataclasses.replace(training, first_steps=first)
         return dataclasses.replace(self, steps=steps, training=training)
+
+    def with_norm(self, norm: Norm) -> "Defense":
+        """A budget of another kind, as many levels of it; the steps of an L2 one follow the gradient's length."""
+        direction = "l2" if norm == "l2" else self.rule.direction
+        return dataclasses.replace(
+            self,
+            budget=dataclasses.replace(self.budget, norm=norm),
+            rule=dataclasses.replace(self.rule, direction=direction),
+        )
 
     def with_levels(self, levels: float) -> "Defense":
         """Another budget, the step in proportion."""

@@ -113,7 +113,7 @@ def _attacks(found: dict[str, Any]) -> str:
 def _table(attacker: str, entries: list[dict[str, Any]]) -> str:
     rows = "".join(_row(entry) for entry in entries)
     steps = entries[0]["arms"]["clean"]["steps"]
-    heads = (
+    heads: tuple[str, ...] = (
         "clean",
         "protected",
         "noise",
@@ -122,6 +122,8 @@ def _table(attacker: str, entries: list[dict[str, Any]]) -> str:
         "loss<br>clean → protected",
         "artefacts<br>clean → protected",
     )
+    if "fdfr" in entries[0]["arms"]["clean"]:
+        heads += ("no face found (FDFR)<br>clean → protected", "same face (ISM)<br>clean → protected")
     return (
         f'<div class="panel" style="margin-top: 1.6rem"><h3>{escape(attacker)}</h3>'
         f'<p class="small soft">{steps} optimiser steps, {entries[0]["arms"]["clean"]["n"]} pictures per condition</p>'
@@ -137,7 +139,7 @@ def _row(entry: dict[str, Any]) -> str:
     low, high = protected["drop"]["interval"]
     noise = f"{arms['noise']['likeness']:.3f}" if "noise" in arms else "–"
     left = "–" if entry["left"] is None else f"{entry['left']:.0%}"
-    cells = (
+    cells: tuple[str, ...] = (
         f"{clean['likeness']:.3f}",
         f"{protected['likeness']:.3f}",
         noise,
@@ -146,8 +148,15 @@ def _row(entry: dict[str, Any]) -> str:
         f"{clean['loss']:.4f} → {protected['loss']:.4f}",
         f"{clean['artefacts']:.2f} → {protected['artefacts']:.2f}",
     )
+    if "fdfr" in clean:
+        cells += (f"{clean['fdfr']:.0%} → {protected['fdfr']:.0%}", f"{_same_face(clean)} → {_same_face(protected)}")
     kind = ' class="plain"' if _is_plain(entry) else ""
     return f"<tr{kind}><th>{escape(entry['laundering'])}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def _same_face(arm: dict[str, Any]) -> str:
+    """Its mean is over pictures with a face alone, so their number stands beside it."""
+    return "–" if arm["ism"] is None else f"{arm['ism']:.3f} ({arm['faces']})"
 
 
 def _pictures(found: dict[str, Any], folder: Path) -> str:

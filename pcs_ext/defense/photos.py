@@ -177,7 +177,7 @@ def _mask(path: Path, size: tuple[int, int]) -> Tensor:
     found = [file for file in sorted(path.parent.iterdir()) if file.stem == f"{path.stem}_mask"]
     if not found:
         raise PhotoError(
-            f"{path} has no {path.stem}_mask.png beside it; draw one (light = may change) or drop --masks."
+            f"{path} has no {path.stem}_mask.png beside it; draw one (light = may change) or choose another --region."
         )
     image = ImageOps.exif_transpose(open_image(found[0])).convert("L")
     if abs(image.width * size[1] - image.height * size[0]) > 0.02 * image.height * size[0]:

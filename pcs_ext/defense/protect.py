@@ -9,16 +9,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pcs_ext.config_io import config_hash, file_sha256, from_jsonable, read_json, to_jsonable
+from pcs_ext.defense.budget import Norm
 from pcs_ext.defense.canvas import Canvas
 from pcs_ext.defense.engine import Progress, Protection
 from pcs_ext.defense.evaluation import Pair, Plan, drop_stale, evaluate_protection, load_judge, resolve_plan
+from pcs_ext.defense.expectation import expect
+from pcs_ext.defense.faces import load_detector
 from pcs_ext.defense.files import Format, output_names
 from pcs_ext.defense.metadata import MetadataPolicy
 from pcs_ext.defense.method import Defense
 from pcs_ext.defense.page import PAGE, write_page
 from pcs_ext.defense.photos import OwnPhoto, read_own_photo
 from pcs_ext.defense.recipes import RECIPES
+from pcs_ext.defense.regions import Region, on_faces, on_subject
 from pcs_ext.defense.report import TOYBOX_WARNING, Report
 from pcs_ext.defense.surrogate import Surrogate
 from pcs_ext.defense.written import write_protected
@@ -51,22 +57,32 @@ class Options:
     """Lowest quality of jpeg; raised until nine tenths of the perturbation survive."""
     metadata: MetadataPolicy = "clean"
     """What of the photo's metadata is kept."""
-    masks: bool = False
-    """Change a photo only where its NAME_mask.png is light."""
+    region: Region = "all"
+    """Where photos may change."""
+    faces: str = ""
+    """Who finds faces, for `region` (empty: cascade) and for FDFR and ISM of attacks (empty: they are not measured):
+    cascade or MODULE:FUNCTION, see `faces.load_detector`."""
     clean: Path | None = None
     """Other photos of the same subject, for the surrogates to train on; None: the photos themselves."""
     seed: int = 0
     """Of everything random."""
-    batch: int = 1
-    """Photos per backward pass: speed on accelerators against memory; results do not depend on it."""
+    batch: int = 0
+    """Photos per backward pass: speed on accelerators against memory; results do not depend on it beyond rounding. 0:
+    one, but more for small models."""
     device: str = "auto"
     precision: str = "auto"
 
 
 def resolve_method(
-    recipe: str | Defense, preset: Preset, *, levels: float = 0, steps: int = 0, config: Path | None = None
+    recipe: str | Defense,
+    preset: Preset,
+    *,
+    levels: float = 0,
+    steps: int = 0,
+    norm: Norm | None = None,
+    config: Path | None = None,
 ) -> Defense:
-    """The method behind a name, a value or a JSON file; 0 levels and 0 steps take the method's own.
+    """The method behind a name, a value or a JSON file; 0 levels, 0 steps and no norm take the method's own.
 
     Raises:
         UsageError: unknown name, or levels or steps below 0.
@@ -82,6 +98,7 @@ def resolve_method(
         method = RECIPES[recipe].build(preset)
     else:
         raise UsageError(f"recipe {recipe!r} is unknown; expected one of {', '.join(RECIPES)}.")
+    method = method.with_norm(norm) if norm is not None else method
     method = method.with_levels(levels) if levels else method
     return method.with_steps(steps) if steps else method
 
@@ -94,6 +111,7 @@ def protect(
     base: str | AbstractBackbone | Sequence[str | AbstractBackbone] = "toybox",
     levels: float = 0,
     steps: int = 0,
+    norm: Norm | None = None,
     config: Path | None = None,
     options: Options | None = None,
     attack: str | Plan = "",
@@ -112,6 +130,7 @@ def protect(
         base: model to protect against, or several for ensembles: names, folders, files, or loaded backbones.
         levels: budget in 8-bit levels; 0 takes the recipe's.
         steps: gradient steps in all; 0 takes the recipe's.
+        norm: kind of the budget; None takes the recipe's.
         config: the method as a JSON file, instead of `recipe`.
         options: the rest.
         attack: quick, full, a JSON file or a `Plan`: then train attackers on the first base, measure what they learn
@@ -129,7 +148,7 @@ def protect(
     warnings = (TOYBOX_WARNING,) if any(_name(b) == "toybox" for b in bases) else ()
     for warning in warnings:
         reporter.event("warning", warning)
-    resolve_method(recipe, preset_of(bases[0]), levels=levels, steps=steps, config=config)
+    resolve_method(recipe, preset_of(bases[0]), levels=levels, steps=steps, norm=norm, config=config)
     plan = resolve_plan(attack) if attack else None
     judge = None if plan is None else load_judge(_name(bases[0]), encoder)
     paths = _checked(photo_paths(photos), output, options)
@@ -141,7 +160,7 @@ def protect(
         else load_backbone(b, device=options.device, precision=options.precision, reporter=reporter)
         for b in bases
     ]
-    method = resolve_method(recipe, preset_of(backbones[0]), levels=levels, steps=steps, config=config)
+    method = resolve_method(recipe, preset_of(backbones[0]), levels=levels, steps=steps, norm=norm, config=config)
     job = _Job(paths, output, method, backbones, options, warnings, reporter)
     try:
         job.run()
@@ -167,15 +186,17 @@ def _checked(paths: Sequence[Path], output: Path, options: Options) -> list[Path
         )
     if output.exists() and not output.is_dir():
         raise UsageError(f"--output {output} is a file; expected a folder.")
-    if not 1 <= options.quality <= 100 or options.batch < 1 or not options.noun.strip():
-        raise UsageError("quality must be 1 to 100, batch at least 1 and the noun a word or two.")
+    if not 1 <= options.quality <= 100 or options.batch < 0 or not options.noun.strip():
+        raise UsageError("quality must be 1 to 100, batch 0 or more and the noun a word or two.")
+    if options.faces or options.region == "faces":
+        load_detector(options.faces or "cascade")  # a wrong name is told now
     for path in paths:
         _read(path, options)
     return paths
 
 
 def _read(path: Path, options: Options) -> OwnPhoto:
-    return read_own_photo(path, metadata=options.metadata, mask=options.masks)
+    return read_own_photo(path, metadata=options.metadata, mask=options.region == "mask")
 
 
 class _Job:
@@ -193,11 +214,14 @@ class _Job:
     ) -> None:
         self.paths, self.output, self.method, self.backbones = list(paths), output, method, list(backbones)
         self.options, self.reporter = options, reporter
+        # What changes speed or measurements alone does not make other photos.
+        idle = {"device", "precision", "batch"} | ({"faces"} if options.region != "faces" else set())
         settings = {
             "method": to_jsonable(method),
             "bases": [{"name": b.name, "fingerprint": b.fingerprint, "precision": str(b.dtype)} for b in backbones],
-            "options": {k: v for k, v in to_jsonable(options).items() if k not in ("device", "precision", "batch")},
+            "options": {k: v for k, v in to_jsonable(options).items() if k not in idle},
         }
+        self.detector = load_detector(options.faces or "cascade") if options.region == "faces" else None
         self.report = Report.load(output, settings, warnings)
         self.digests = {path: file_sha256(path) for path in self.paths}
         self.names = output_names(self.paths, options.format)
@@ -210,6 +234,8 @@ class _Job:
             self.report.check_free(self.names[path])
         done = len(self.paths) - len(missing)
         self.reporter.event("protect", f"{self.method.id}: {len(missing)} photos to do, {done} done before")
+        if missing:
+            self._expect(missing)
         for first in range(0, len(self.paths), self.method.group):
             group = self.paths[first : first + self.method.group]
             wanted = [path for path in group if path in missing]
@@ -217,6 +243,22 @@ class _Job:
                 self._group(group, wanted)
         self.report.save()
         shutil.rmtree(self.output / ".protecting", ignore_errors=True)
+
+    def _expect(self, missing: Sequence[Path]) -> None:
+        """Tell how long it will take, by a try on the first photo with surrogates that are thrown away; gray class
+        pictures cost what others do."""
+        surrogates = [self._surrogate(b, str(index), prior=False) for index, b in enumerate(self.backbones)]
+        found = expect(
+            self.method, surrogates, Canvas(_read(missing[0], self.options), self.method.budget), len(missing)
+        )
+        if found is not None:
+            self.reporter.event(
+                "expected",
+                f"expected on this machine: about {found.minutes:.1f} minutes for {len(missing)} photos, "
+                f"{found.peak_mb:,.0f} MB of memory",
+                minutes=found.minutes,
+                peak_mb=found.peak_mb,
+            )
 
     @property
     def current(self) -> dict[str, dict[str, Any]]:
@@ -235,14 +277,24 @@ class _Job:
             noun=self.options.noun.strip(),
             budget=self.method.budget,
             references=[] if clean is None else photo_paths(clean),
+            faces=self.options.faces,
             reporter=self.reporter,
         )
         page = write_page(dataclasses.replace(self.report, photos=self.current), found, self.output / PAGE)
         self.reporter.event("page", f"{page}", path=str(page))
 
+    def _canvas(self, path: Path) -> Canvas:
+        """The photo, limited to its region."""
+        photo, options = _read(path, self.options), self.options
+        if self.detector is not None:
+            photo = on_faces(photo, self.detector)
+        elif options.region == "subject":
+            photo = on_subject(photo, Canvas(photo, self.method.budget), self.backbones[0], options.noun.strip())
+        return Canvas(photo, self.method.budget)
+
     def _group(self, group: Sequence[Path], wanted: Sequence[Path]) -> None:
         started = time.monotonic()
-        canvases = [Canvas(_read(path, self.options), self.method.budget) for path in group]
+        canvases = [self._canvas(path) for path in group]
         reference = None
         if self.options.clean is not None and self.method.training is not None:
             reference = [
@@ -287,16 +339,18 @@ class _Job:
         self.report.put(entry)
         self.reporter.event("protected", f"{self.output / name}", output=name, **measured["budget"]["measured"])
 
-    def _surrogate(self, backbone: AbstractBackbone, name: str) -> Surrogate:
+    def _surrogate(self, backbone: AbstractBackbone, name: str, *, prior: bool = True) -> Surrogate:
         method, training = self.method, self.method.training
         mode = "rare" if method.token else "plain"
         concept = Concept(class_noun=self.options.noun.strip(), mode=mode, token=method.token)
-        class_images = None
-        if training is not None and training.prior_loss_weight > 0:
+        class_images, prompt = None, concept.class_prompt("a photo of {subject}")
+        if not prior:
+            class_images = ClassImages(torch.zeros(1, 3, backbone.resolution, backbone.resolution), prompt)
+        elif training is not None and training.prior_loss_weight > 0:
             reads = training.first_steps + method.rounds * (training.clean_steps + training.protected_steps)
             class_images = ClassImages.generate(
                 backbone,
-                prompt=concept.class_prompt("a photo of {subject}"),
+                prompt=prompt,
                 count=min(training.class_images, max(reads, 1)),
                 config=SAMPLING[preset_of(backbone)],
                 seed=self.options.seed,

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
-from pcs_ext.image.adapters import AdapterConfig, build_adapter, injected
+from pcs_ext.image.adapters import AdapterConfig, FullAdapter, build_adapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.checkpoint import Checkpoint
 from pcs_ext.image.class_images import ClassImages
 from pcs_ext.image.fit import Fit, FitConfig
 from pcs_ext.image.objectives import DenoisingObjective, ObjectiveConfig
+from pcs_ext.image.parking import Parked
 from pcs_ext.image.training import only_trainable
 from pcs_ext.image.types import Batch, Conditioning, LossTerms, ParameterGroup
 from pcs_ext.runtime import generator_for
@@ -78,23 +79,28 @@ class Training:
 
 
 class Latents:
-    """The posteriors of some images, encoded once; draws come from them."""
+    """The posteriors of some images, each encoded once, when it is first drawn from."""
 
     def __init__(self, backbone: AbstractBackbone, images: Tensor) -> None:
-        parts = []
-        with torch.no_grad():
-            for image in images.split(4):
-                parts.append([part.float() for part in backbone.encode_posterior(image.to(backbone.device))])
-        self.images = images
-        self.mean, self.deviation = (torch.cat(part) for part in zip(*parts, strict=True))
+        self.backbone, self.images = backbone, images
+        self._known: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __len__(self) -> int:
-        return len(self.mean)
+        return len(self.images)
 
     def draw(self, index: int, generator: torch.Generator) -> Tensor:
         """One draw `1 c h w`."""
-        noise = torch.randn(self.mean.shape[1:], generator=generator).to(self.mean.device)
-        return (self.mean[index] + self.deviation[index] * noise)[None]
+        if index not in self._known:
+            self._known[index] = self._encoded(self.images[index : index + 1])
+        mean, deviation = self._known[index]
+        return mean + deviation * torch.randn(mean.shape[1:], generator=generator).to(mean.device)
+
+    @torch.no_grad()
+    def _encoded(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        device = self.backbone.device
+        with torch.autocast(device.type, enabled=False):  # asked for in the middle of a training step
+            mean, deviation = self.backbone.encode_posterior(image.to(device))
+        return mean.float(), deviation.float()
 
 
 class Surrogate:
@@ -126,7 +132,7 @@ class Surrogate:
         self._clean: Latents | None = None
         self._prior: Latents | None = None
         self._fit: Fit | None = None
-        self._before: dict[str, Tensor] | None = None
+        self._before: Parked | None = None
         self._pool: list[dict[str, Tensor]] = []
         self._conditioning: Conditioning | None = None
 
@@ -136,11 +142,13 @@ class Surrogate:
         with contextlib.ExitStack() as stack:
             if self.adapter is not None:
                 stack.enter_context(injected(self.backbone, self.adapter))
+                if isinstance(self.adapter, FullAdapter):
+                    stack.enter_context(self.adapter.base_parked())
                 self._prepare()
             try:
                 yield self
             finally:
-                self._fit = self._prior = self._clean = self._conditioning = None
+                self._fit = self._prior = self._clean = self._conditioning = self._before = None
 
     def conditioning(self, rows: Sequence[int]) -> Conditioning:
         """Of the prompts with these numbers, computed once per phase, without gradient."""
@@ -165,7 +173,7 @@ class Surrogate:
         if self._pool and number % self.training.turn == 0:
             self._restore(self._pool[number // self.training.turn % len(self._pool)])
         if self.training.clean_steps:
-            self._before = self._snapshot()
+            self._before = Parked(self._lasting())
             self._train(self._clean, self.training.clean_steps)
 
     def _train_first(self, clean: Latents) -> None:
@@ -186,10 +194,14 @@ class Surrogate:
         if self.training is None:
             return
         if self._before is not None:
-            self._restore(self._before)
+            self._restore(self._before.tensors())
             self._before = None
         if self.training.protected_steps:
             self._train(Latents(self.backbone, protected), self.training.protected_steps)
+
+    def rehearse(self, views: Tensor) -> None:
+        """One training step on views `n 3 h w`, to see what it costs; the surrogate is no longer a fresh one then."""
+        self._train(Latents(self.backbone, views), 1)
 
     def state(self) -> dict[str, Tensor]:
         """Weights and averages between rounds, and those of the pool, copied to the CPU."""
@@ -234,7 +246,8 @@ class Surrogate:
             max_gradient_norm=self.training.max_gradient_norm,
             autocast=_AUTOCAST[self.backbone.dtype],
         )
-        self._fit = Fit(self._loss, groups, fit)
+        whole = isinstance(self.adapter, FullAdapter) and fit.max_gradient_norm is None and fit.autocast != "fp16"
+        self._fit = Fit(self._loss, groups, fit, in_backward=whole)
         with torch.no_grad():
             self._round(0)
         if self._class_images is not None and self.training.prior_loss_weight > 0:
@@ -250,6 +263,8 @@ class Surrogate:
             for self._step in range(steps):
                 self._fit.advance([self._round])
                 self.trained_steps += 1
+        if not self.training.carry_moments:
+            self._fit.optimizer.state.clear()
         self._conditioning = None
 
     def _loss(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
@@ -282,9 +297,13 @@ class Surrogate:
                 if key != "step":
                     value.copy_(value.bfloat16())
 
-    def _snapshot(self) -> dict[str, Tensor]:
+    def _lasting(self) -> dict[str, Tensor]:
+        """What a call of training leaves to the next one: the weights and, if they are carried on, AdamW's averages."""
         assert self._fit is not None
-        return {name: value.clone() for name, value in self._fit.tensors().items()}
+        return self._fit.tensors()
+
+    def _snapshot(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self._lasting().items()}
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
         assert self._fit is not None

@@ -17,6 +17,7 @@ from pcs_ext.image.optimizer import (
     named_parameters,
     optimizer_tensors,
     restore_optimizer,
+    updates_in_backward,
 )
 from pcs_ext.image.types import FitState, LossTerms, ParameterGroup
 from pcs_ext.runtime import generator_for, global_randomness
@@ -44,12 +45,17 @@ class Fit:
         loss: see `fit`.
         groups: what trains, in float32.
         config: how.
+        in_backward: update each parameter as soon as its gradient is there, and give the gradient's memory away: the
+            same numbers, without all gradients at once. Not finite ones are then skipped one by one. Needs Adam or
+            AdamW, no clipping, no accumulation and no fp16.
 
     Raises:
         ConfigError: the groups or the precision cannot be trained.
     """
 
-    def __init__(self, loss: Loss, groups: Sequence[ParameterGroup], config: FitConfig) -> None:
+    def __init__(
+        self, loss: Loss, groups: Sequence[ParameterGroup], config: FitConfig, *, in_backward: bool = False
+    ) -> None:
         self.loss, self.groups, self.config = loss, groups, config
         self.named = named_parameters(groups)
         self.parameters = list(self.named.values())
@@ -62,6 +68,9 @@ class Fit:
         if config.autocast == "fp16" and self.device.type != "cuda":
             raise ConfigError(f"autocast fp16 needs CUDA, the parameters are on {self.device}; use bf16 or none.")
         self.loss_scale = LossScale(self.device) if config.autocast == "fp16" else None
+        self._in_backward = in_backward
+        if in_backward and not self._may_update_in_backward:
+            raise ConfigError("in_backward needs adam or adamw, no clipping, no accumulation and no fp16.")
         self.skipped_in_a_row = torch.zeros((), dtype=torch.int64, device=self.device)
         self._longest_skip = torch.zeros_like(self.skipped_in_a_row)
 
@@ -75,12 +84,20 @@ class Fit:
         for settings, group in zip(self.optimizer.param_groups, self.groups, strict=True):
             settings["lr"] = group.learning_rate * factor
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self._backward()
-        norm = self._gradient_norm()
+        if self._in_backward:
+            self.whole = False
+            with updates_in_backward(self.optimizer) as norms:
+                losses = self._backward()
+            norm = self._total(norms)
+        else:
+            losses = self._backward()
+            norm = self._gradient_norm()
         numbers = torch.stack([*losses.values(), norm.float()])
         applied = torch.isfinite(numbers).all().float()
         self.whole = False
-        self._apply(applied)
+        if not self._in_backward:
+            self._apply(applied)
+        self._count(applied)
         self.step += 1
         with torch.no_grad():
             for hook in after_step:
@@ -118,13 +135,24 @@ class Fit:
         # Micro-batches may bring terms of other names, which would come behind the total.
         return {**{name: value for name, value in sums.items() if name != "total"}, "total": sums["total"]}
 
-    def _gradient_norm(self) -> Tensor:
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        if not gradients:
+    def _total(self, norms: Sequence[Tensor]) -> Tensor:
+        if not norms:
             raise ConfigError(
                 f"no parameter of the groups {[group.name for group in self.groups]} got a gradient; expected a loss "
                 "that depends on them. Check requires_grad and which adapters the model holds."
             )
+        return torch.linalg.vector_norm(torch.stack(list(norms)))
+
+    @property
+    def _may_update_in_backward(self) -> bool:
+        config = self.config
+        plain = config.max_gradient_norm is None and config.gradient_accumulation == 1 and config.autocast != "fp16"
+        return plain and config.optimizer != "sgd"
+
+    def _gradient_norm(self) -> Tensor:
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        if not gradients:
+            return self._total([])
         if self.loss_scale is not None:
             self.loss_scale.unscale(gradients)
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -139,6 +167,8 @@ class Fit:
         self.optimizer.step()
         if self.loss_scale is not None:
             self.loss_scale.update(applied)
+
+    def _count(self, applied: Tensor) -> None:
         self.skipped_in_a_row = (self.skipped_in_a_row + 1) * (1 - applied.long())
         self._longest_skip = torch.maximum(self._longest_skip, self.skipped_in_a_row)
 

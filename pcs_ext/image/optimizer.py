@@ -1,7 +1,9 @@
 """Optimisers that skip a bad step without asking the device, and their state as plain tensors."""
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -55,6 +57,51 @@ def build_optimizer(
         return optimizer
     kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
     return kind(settings, betas=betas, eps=eps, fused=True)
+
+
+@contextlib.contextmanager
+def updates_in_backward(optimizer: torch.optim.Optimizer) -> Iterator[list[Tensor]]:
+    """Inside, a backward pass moves each parameter of an Adam of `build_optimizer` when its gradient is whole, and
+    drops the gradient: what `optimizer.step` would do afterwards, number for number. A gradient that is not finite
+    moves nothing. Yields the list that the gradients' norms are appended to.
+    """
+    norms: list[Tensor] = []
+    handles = []
+    try:
+        for settings in optimizer.param_groups:
+            for parameter in settings["params"]:
+                hook = functools.partial(_update, optimizer, settings, norms)
+                handles.append(parameter.register_post_accumulate_grad_hook(hook))
+        yield norms
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def _update(
+    optimizer: torch.optim.Optimizer, settings: Mapping[str, Any], norms: list[Tensor], parameter: Tensor
+) -> None:
+    assert parameter.grad is not None
+    gradient, state = parameter.grad, optimizer.state[parameter]
+    if not state:
+        # As torch.optim does it in the first step.
+        state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+    norm = torch.linalg.vector_norm(gradient)
+    norms.append(norm.float())
+    skipped = (~torch.isfinite(norm)).float()
+    state["step"] += 1
+    fused = torch._fused_adamw_ if isinstance(optimizer, torch.optim.AdamW) else torch._fused_adam_
+    beta1, beta2 = settings["betas"]
+    fused(
+        [parameter], [gradient], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]], lr=settings["lr"],
+        beta1=beta1, beta2=beta2, weight_decay=settings["weight_decay"], eps=settings["eps"], amsgrad=False,
+        maximize=False, grad_scale=None, found_inf=skipped,
+    )  # fmt: skip
+    state["step"] -= skipped
+    parameter.grad = None
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, named: Mapping[str, torch.nn.Parameter]) -> dict[str, Tensor]:

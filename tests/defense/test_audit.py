@@ -16,9 +16,10 @@ from pcs_ext.defense.audit.command import audit
 from pcs_ext.defense.audit.contents import read_contents
 from pcs_ext.defense.audit.method import AuditMethod
 from pcs_ext.defense.audit.painting import Reference
-from pcs_ext.defense.audit.probes import WordScore, stands_out, switches
+from pcs_ext.defense.audit.probes import Behaviour, LostNoun, WordScore, stands_out, switches
 from pcs_ext.defense.audit.recipes import RECIPES
 from pcs_ext.defense.audit.structure import layer_facts
+from pcs_ext.defense.audit.verdict import judge_behaviour, taken_over
 from pcs_ext.defense.audit.vocabulary import token_table
 from pcs_ext.errors import ArtifactError, UsageError
 from pcs_ext.image.adapters import AdapterConfig, FullConfig, LowRankConfig, build_adapter, injected
@@ -227,6 +228,23 @@ def test_a_word_must_stand_out_and_repeat_itself() -> None:
     assert switches(again, 0.2)
     assert not switches(again, 0.75), "the pictures were as much alike without it"
     assert not switches(dataclasses.replace(again, repeated=1 / 3), 0.2)
+
+
+def test_damage_is_an_alarm_only_where_nouns_become_one_third_thing() -> None:
+    def found(*pairs: tuple[str, str]) -> Behaviour:
+        lost = tuple(LostNoun(noun=noun, shows=shows, cosine=0.0) for noun, shows in pairs)
+        return Behaviour(nouns=("car", "cat", "dog", "house", "mug"), subject="sks dog", claim="dog", lost=lost)
+
+    assert taken_over(found(("house", "car"), ("mug", "car"))) == "car"
+    assert taken_over(found(("house", "car"), ("mug", "car"), ("cat", "house"))) == "car"
+    assert not taken_over(found(("house", "mug"))), "one noun"
+    assert not taken_over(found(("house", "dog"), ("mug", "dog"), ("cat", "dog"))), "overfitted to its own subject"
+    assert not taken_over(found(("house", "car"), ("mug", "cat"))), "each another way"
+    assert not taken_over(found())
+    reasons, remarks = judge_behaviour(found(("house", "mug")), QUICK)
+    assert not reasons
+    assert "1 of 5 ordinary nouns are damaged" in remarks[-1]
+    assert "all the same car" in judge_behaviour(found(("house", "car"), ("mug", "car")), QUICK)[0][0]
 
 
 def test_the_command_says_what_it_did_not_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,11 +12,12 @@ from torch import Tensor
 from pcs_ext.defense.budget import Budget
 from pcs_ext.defense.canvas import Canvas
 from pcs_ext.defense.engine import Protection, direction
+from pcs_ext.defense.expectation import expect
 from pcs_ext.defense.method import Defense, StepRule
 from pcs_ext.defense.objectives import DenoisingGain, LatentGain
 from pcs_ext.defense.photos import OwnPhoto
 from pcs_ext.defense.recipes import RECIPES
-from pcs_ext.defense.surrogate import Surrogate
+from pcs_ext.defense.surrogate import Latents, Surrogate
 from pcs_ext.errors import DivergedError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.class_images import ClassImages
@@ -165,6 +166,49 @@ def test_a_fixed_surrogate_really_moves(sd: AbstractBackbone) -> None:
     assert surrogate.trained_steps == 6
 
 
+def test_only_photos_that_are_read_are_encoded_and_each_once(sd: AbstractBackbone) -> None:
+    images = torch.stack([photo.pixels.float() / 127.5 - 1 for photo in noise_photos(3)])
+    latents, calls = Latents(sd, images), []
+    handle = sd.vae.encoder.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
+    drawn = [latents.draw(index, generator_for("draw", k)) for k, index in enumerate((2, 0, 2))]
+    handle.remove()
+    assert calls == [1, 1]
+    mean, deviation = sd.encode_posterior(images[2:])
+    for k in (0, 2):
+        noise = torch.randn(mean.shape[1:], generator=generator_for("draw", k))
+        torch.testing.assert_close(drawn[k], mean + deviation * noise)
+    assert not any(draw.requires_grad for draw in drawn)
+
+
+def test_a_full_surrogate_keeps_nothing_it_does_not_need_and_leaves_no_trace(sd: AbstractBackbone) -> None:
+    training = RECIPES["aspl-compat"].build("sd").training
+    assert training is not None
+    training = dataclasses.replace(training, prior_loss_weight=0.0, learning_rate=1e-3, rounding="none")
+    before = {name: value.clone() for name, value in sd.denoiser.state_dict().items()}
+    base = dict(sd.denoiser.named_parameters())
+    views = torch.stack([photo.pixels.float() / 127.5 - 1 for photo in noise_photos(2)])
+    surrogate = Surrogate(sd, [PROMPT], training=training, seed=SEED)
+    with surrogate.active():
+        assert all(parameter.numel() == 0 for parameter in base.values()), "the base's own weights are parked"
+        start = {key: value.clone() for key, value in surrogate.state().items()}
+        surrogate.before_round(0, views)
+        during = surrogate.state()
+        assert during.keys() == start.keys(), "no averages of a finished call"
+        assert any(not torch.equal(start[key], during[key]) for key in start)
+        assert all(parameter.grad is None for parameter in sd.denoiser.parameters())
+        surrogate.after_round(views)
+        after = surrogate.state()
+    # The clean steps are forgotten: the same as three steps on the protected photos alone, from the same start.
+    alone = Surrogate(sd, [PROMPT], training=dataclasses.replace(training, clean_steps=0), seed=SEED)
+    alone.trained_steps = 3
+    with alone.active():
+        alone.after_round(views)
+        expected = alone.state()
+    assert all(torch.equal(after[key], expected[key]) for key in expected)
+    assert all(torch.equal(value, before[name]) for name, value in sd.denoiser.state_dict().items())
+    assert all(base[name] is parameter for name, parameter in sd.denoiser.named_parameters())
+
+
 def test_the_states_of_a_pool_take_turns_and_come_back_as_they_were_stored(sd: AbstractBackbone) -> None:
     training = RECIPES["metacloak"].build("sd").training
     assert training is not None
@@ -269,6 +313,22 @@ def test_a_resumed_run_is_the_uninterrupted_one(kind: str, sd: AbstractBackbone)
                 break
     assert stops >= 2
     assert all(torch.equal(canvas.delta, delta) for canvas, delta in zip(canvases, whole, strict=True))
+
+
+def test_what_to_expect_counts_training_and_photos_and_leaves_the_photo_alone(sd: AbstractBackbone) -> None:
+    method = RECIPES["fast"].build("sd")
+    assert method.training is not None
+    method = dataclasses.replace(method, training=dataclasses.replace(method.training, prior_loss_weight=0.0))
+    photo = Canvas(noise_photos(1)[0], method.budget)
+
+    def minutes(method: Defense, count: int) -> float:
+        found = expect(method, [Surrogate(sd, [PROMPT], training=method.training)], photo, count)
+        assert found is not None
+        return found.minutes
+
+    assert 0 < minutes(method, 4) < minutes(method, 400) / 5
+    assert not photo.delta.any()
+    assert expect(frozen(steps=3), [Surrogate(sd, [PROMPT])], photo, 1) is None
 
 
 def test_only_the_mask_changes(sd: AbstractBackbone) -> None:

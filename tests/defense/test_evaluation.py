@@ -27,6 +27,7 @@ from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.reporter import SilentReporter
 from pcs_ext.runtime import cache_folder
 from tests.support.encoders import tiny_dino
+from tests.support.tiny import tiny_folder
 
 BUDGET = Budget(levels=8)
 LORA = Attacker(recipe="dreambooth-lora", share=2 / 800)
@@ -126,6 +127,36 @@ def test_every_condition_is_tried_and_nothing_twice(
     changed = Counting()
     run(plan, pairs, output, base, judge, changed)
     assert changed.trainings == 2 * 2, "only what depends on the changed photo: as shared and JPEG"
+
+
+def test_attackers_may_start_from_another_base_and_faces_are_counted(
+    pairs: list[Pair], tmp_path: Path, base: AbstractBackbone, judge: ImageEncoder
+) -> None:
+    other = str(tiny_folder(tmp_path / "other", prediction_type="v_prediction"))
+    elsewhere = dataclasses.replace(WORD, base=other)
+    content = evaluate_protection(
+        Plan(attackers=(WORD, elsewhere), pictures=2),
+        pairs,
+        tmp_path / "out",
+        backbone=base,
+        encoder=judge,
+        noun="dog",
+        budget=BUDGET,
+        faces="tests.defense.test_faces:bright_side",
+        reporter=SilentReporter(),
+    )
+    assert {row["attacker"] for row in content["rows"]} == {"textual-inversion", f"textual-inversion on {other}"}
+    own, others = (
+        [row for row in content["rows"] if row["attacker"] == name] for name in (WORD.label, elsewhere.label)
+    )
+    assert own[0]["arm"] == others[0]["arm"] == "clean"
+    assert own[0]["loss"] != others[0]["loss"], "another model was trained"
+    for entry in content["summary"]:
+        clean = entry["arms"]["clean"]
+        assert 0 <= clean["fdfr"] <= 1
+        assert clean["faces"] == round((1 - clean["fdfr"]) * 2)
+    for row in content["rows"]:
+        assert row["faces"]["pictures"] == 2
 
 
 def test_an_interrupted_evaluation_goes_on(

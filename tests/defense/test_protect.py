@@ -10,12 +10,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image
 
+from pcs_ext.cli import main
 from pcs_ext.defense.photos import read_own_photo
 from pcs_ext.defense.protect import Options, protect, resolve_method
 from pcs_ext.defense.recipes import RECIPES
@@ -23,6 +27,7 @@ from pcs_ext.defense.report import TOYBOX_WARNING
 from pcs_ext.defense.verify import verify
 from pcs_ext.errors import ConfigError, InputError, Interrupted, PhotoError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.reporter import SilentReporter
 
 OPTIONS = Options(noun="dog", seed=3)
@@ -110,10 +115,17 @@ def test_a_second_run_does_nothing_and_another_setting_everything(
         protect(album, output=out, recipe="advdm", base=sd, steps=3, options=OPTIONS)
 
 
-def test_kills_lose_and_duplicate_nothing(tmp_path: Path, tiny_sd_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("photos", "least", "most", "waits"),
+    [(8, 3, 8, (0.05, 0.25)), pytest.param(200, 50, 50, (0.005, 0.03), marks=pytest.mark.slow)],
+)
+def test_kills_lose_and_duplicate_nothing(
+    photos: int, least: int, most: int, waits: tuple[float, float], tmp_path: Path, tiny_sd_path: Path
+) -> None:
+    """Kills after shares `waits` of what the whole work takes on this machine, now."""
     album = tmp_path / "album"
     album.mkdir()
-    for index in range(8):
+    for index in range(photos):
         picture(index).save(album / f"{index}.png")
     before = digests(album)
     command = [sys.executable, "-m", "tests.defense.crash_worker", str(tiny_sd_path), str(album)]
@@ -141,23 +153,148 @@ def test_kills_lose_and_duplicate_nothing(tmp_path: Path, tiny_sd_path: Path) ->
             assert worker.stdout.readline().strip() == "ready"
             began = time.monotonic()
             assert live(tmp_path / "whole", None) == 0
-            # Three kills within three quarters of what the work takes on this machine, now.
             lasts = time.monotonic() - began
-            waits, kills = random.Random(0), 0
-            while live(tmp_path / "killed", waits.uniform(0.05, 0.25) * lasts if kills < 8 else None) != 0:
+            draws, kills = random.Random(0), 0
+            while live(tmp_path / "killed", draws.uniform(*waits) * lasts if kills < most else None) != 0:
                 kills += 1
-                assert kills <= 8
+                assert kills <= most
         finally:
             worker.kill()
-    assert kills >= 3
+    assert kills >= least
     whole, killed = digests(tmp_path / "whole"), digests(tmp_path / "killed")
     assert {k: v for k, v in killed.items() if k.endswith(".png")} == {
         k: v for k, v in whole.items() if k.endswith(".png")
     }
-    assert len([name for name in killed if name.endswith(".png")]) == 8
+    assert len([name for name in killed if name.endswith(".png")]) == photos
     entries = json.loads((tmp_path / "killed" / "report.json").read_text())["photos"]
-    assert [entry["state"] for entry in entries] == ["done"] * 8
+    assert [entry["state"] for entry in entries] == ["done"] * photos
     assert digests(album) == before
+
+
+@pytest.mark.slow
+def test_the_budget_holds_on_five_hundred_photos_of_all_kinds(tmp_path: Path, sd: AbstractBackbone) -> None:
+    album = tmp_path / "album"
+    album.mkdir()
+    pillow_heif.register_heif_opener()
+    kinds = list(every_kind())
+    for index in range(500):
+        name, image, options = kinds[index % len(kinds)]
+        shifted = image if image.mode in ("1", "P", "I;16", "F") else image.point(lambda v, k=index: (v + k) % 256)
+        shifted.save(album / f"{index:03d}-{name}", **options)
+    before = digests(album)
+    assert len(before) == 500
+    report = protect(album, output=tmp_path / "out", recipe="photoguard", base=sd, steps=2, levels=8, options=OPTIONS)
+    assert digests(album) == before
+    assert len(report.photos) == 500
+    largest = 0
+    for name, entry in report.photos.items():
+        original = read_own_photo(tmp_path / "out" / entry["photo"])
+        written = read_own_photo(tmp_path / "out" / name)
+        change = written.pixels[: original.pixels.shape[0]].int() - original.pixels.int()
+        assert int(change.abs().max()) == entry["budget"]["measured"]["max_levels"] <= 8, name
+        largest = max(largest, int(change.abs().max()))
+        if original.alpha is not None:
+            assert written.alpha is not None
+            assert bool((written.alpha == original.alpha).all()), name
+    assert largest == 8
+
+
+def every_kind() -> Iterator[tuple[str, Image.Image, dict[str, Any]]]:
+    """Pictures of every format and mode, one pixel, 20,000 pixels and 16 bits among them: name, picture, options."""
+    rgb, alpha = picture(0), picture(3).convert("L")
+    clear, gray_clear = rgb.copy(), rgb.convert("L")
+    clear.putalpha(alpha)
+    gray_clear.putalpha(alpha)
+    deep = Image.fromarray(np.random.default_rng(5).integers(0, 65536, (34, 40), dtype=np.uint16))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for suffix in ("png", "jpg", "webp", "tiff", "bmp", "avif", "heic"):
+        yield f"rgb.{suffix}", rgb, {}
+    for suffix in ("png", "jpg", "tiff"):
+        yield f"gray.{suffix}", rgb.convert("L"), {}
+    for suffix in ("png", "webp", "tiff"):
+        yield f"clear.{suffix}", clear, {"lossless": True} if suffix == "webp" else {}
+    yield "gray_clear.png", gray_clear, {}
+    for suffix in ("png", "gif"):
+        yield f"palette.{suffix}", rgb.quantize(16), {}
+    yield "bits.png", rgb.convert("1"), {}
+    yield "deep.png", deep, {}
+    yield "deep.tiff", deep, {}
+    yield "float.tiff", Image.fromarray(np.random.default_rng(6).random((34, 40)).astype(np.float32)), {}
+    for suffix in ("jpg", "tiff"):
+        yield f"cmyk.{suffix}", rgb.convert("CMYK"), {}
+    yield "turned.jpg", rgb, {"exif": turned.tobytes()}
+    yield "one.png", rgb.crop((0, 0, 1, 1)), {}
+    yield "one.jpg", rgb.crop((0, 0, 1, 1)), {}
+    yield "wide.png", rgb.resize((20000, 2)), {}
+    yield "tall.jpg", rgb.resize((3, 20000)), {}
+
+
+def test_time_and_memory_are_told_before_a_long_job_and_change_nothing(
+    album: Path, tmp_path: Path, sd: AbstractBackbone
+) -> None:
+    class Listening(SilentReporter):
+        told: list[dict[str, Any]]
+
+        def __init__(self) -> None:
+            self.told = []
+
+        def event(self, name: str, message: str = "", **fields: Any) -> None:
+            if name in ("expected", "protected"):
+                self.told.append({"event": name, **fields})
+
+    for path in sorted(album.glob("[b-e].*")):
+        path.unlink()
+    listening = Listening()
+    began = time.monotonic()
+    protect(album, output=tmp_path / "a", recipe="advdm", base=sd, steps=24, options=OPTIONS, reporter=listening)
+    seconds = time.monotonic() - began
+    assert [told["event"] for told in listening.told] == ["expected", "protected"]
+    assert 0 < listening.told[0]["minutes"] * 60 < 20 * seconds
+    assert listening.told[0]["peak_mb"] > 50
+    quiet = Listening()
+    protect(album, output=tmp_path / "b", recipe="advdm", base=sd, steps=24, options=OPTIONS)
+    protect(album, output=tmp_path / "c", recipe="advdm", base=sd, steps=8, options=OPTIONS, reporter=quiet)
+    assert [told["event"] for told in quiet.told] == ["protected"], "too short to be worth a try"
+    assert digests(tmp_path / "a")["a.png"] == digests(tmp_path / "b")["a.png"]
+
+
+def test_animated_pictures_are_refused_before_anything_is_written(
+    album: Path, tmp_path: Path, sd: AbstractBackbone
+) -> None:
+    frames = [picture(20), picture(21)]
+    frames[0].save(album / "moving.webp", save_all=True, append_images=frames[1:], lossless=True)
+    before = digests(album)
+    with pytest.raises(PhotoError, match="moving.webp holds 2 frames or pages"):
+        protect(album, output=tmp_path / "out", recipe="photoguard", base=sd, steps=1, options=OPTIONS)
+    assert digests(album) == before
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_path_gives_the_same_bytes_and_nothing_rewrites_them(tmp_path: Path, tiny_sd_path: Path) -> None:
+    album = tmp_path / "album"
+    album.mkdir()
+    for index in range(2):
+        picture(index).save(album / f"{index}.png")
+    settings: dict[str, Any] = {
+        "recipe": "advdm",
+        "steps": 2,
+        "options": dataclasses.replace(OPTIONS, precision="fp32"),
+    }
+    loaded = load_backbone(str(tiny_sd_path), device="cpu", precision="fp32")
+    protect(album, output=tmp_path / "loaded", base=loaded, **settings)
+    protect(sorted(album.iterdir()), output=tmp_path / "named", base=str(tiny_sd_path), **settings)
+    command = ["protect", str(album), "-o", str(tmp_path / "command"), "--base", str(tiny_sd_path), "--noun", "dog"]
+    command += ["--recipe", "advdm", "--steps", "2", "--seed", "3", "--device", "cpu", "--precision", "fp32"]
+    main(command)
+    found = [{k: v for k, v in digests(tmp_path / way).items() if k.endswith(".png")} for way in
+             ("loaded", "named", "command")]  # fmt: skip
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == 2
+    assert verify(tmp_path / "command" / "0.png").bytes_equal
+    main(["verify", str(tmp_path / "command" / "0.png")])
+    main(command)
+    assert {k: v for k, v in digests(tmp_path / "command").items() if k.endswith(".png")} == found[0]
 
 
 def test_interrupted_runs_go_on_where_they_were(tmp_path: Path, album: Path, sd: AbstractBackbone) -> None:
@@ -207,7 +344,7 @@ def test_mistakes_are_named_before_anything_is_written(album: Path, tmp_path: Pa
         ({"recipe": "nonsense"}, UsageError, "recipe 'nonsense' is unknown; expected one of aspl"),
         ({"levels": 300.0}, ConfigError, "at most 255 levels, got 300"),
         ({"steps": -1}, UsageError, "must be positive"),
-        ({"options": dataclasses.replace(OPTIONS, masks=True)}, PhotoError, "has no a_mask.png beside it"),
+        ({"options": dataclasses.replace(OPTIONS, region="mask")}, PhotoError, "has no a_mask.png beside it"),
         ({"options": dataclasses.replace(OPTIONS, noun=" ")}, UsageError, "noun a word or two"),
         ({"recipe": "e-aspl"}, UsageError, "works on several bases"),
     ]
@@ -236,9 +373,28 @@ def test_methods_come_from_json_too(tmp_path: Path) -> None:
     assert resolve_method("aspl", "sd", config=tmp_path / "mist.json") == method
     shorter = resolve_method("aspl", "sd", steps=12, levels=4)
     assert (shorter.gradient_steps, shorter.budget.levels, shorter.rule.size) == (12, 4, pytest.approx(0.4))
+    round_ = resolve_method("aspl", "sd", norm="l2", levels=2)
+    assert (round_.budget.norm, round_.budget.levels, round_.rule.direction) == ("l2", 2, "l2")
+    assert resolve_method("aspl", "sd", norm="perceptual").rule.direction == "sign"
     (tmp_path / "bad.json").write_text('{"id": "x", "wrong": 1}')
     with pytest.raises(ConfigError, match="wrong"):
         resolve_method("aspl", "sd", config=tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize("norm", ["l2", "perceptual"])
+def test_other_budgets_hold_in_the_file(norm: Any, album: Path, tmp_path: Path, sd: AbstractBackbone) -> None:
+    out = tmp_path / "out"
+    report = protect(album, output=out, recipe="advdm", base=sd, steps=2, norm=norm, levels=4, options=OPTIONS)
+    for name, entry in report.photos.items():
+        original, written = read_own_photo(out / entry["photo"]), read_own_photo(out / name)
+        change = written.pixels[: original.pixels.shape[0]].double() - original.pixels.double()
+        largest, length = float(change.abs().max()), float(change.square().mean().sqrt())
+        assert length <= 4.00001 if norm == "l2" else largest <= 4
+        assert length > 0.9 or original.size == (1, 1)
+        found = verify(out / name)
+        assert found.verdict == "intact"
+        assert found.budget is not None
+        assert found.budget.within
 
 
 def test_verify_tells_what_became_of_a_file(tmp_path: Path, sd: AbstractBackbone) -> None:
@@ -278,8 +434,6 @@ def test_verify_tells_what_became_of_a_file(tmp_path: Path, sd: AbstractBackbone
 
 
 def test_the_command_line_warns_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from pcs_ext.cli import main
-
     photo = Path(__file__).parents[2] / "examples" / "rex" / "1.jpg"
     arguments = ["protect", str(photo), "-o", str(tmp_path / "out"), "--recipe", "photoguard", "--steps", "2"]
     main([*arguments, "--noun", "toy robot"])

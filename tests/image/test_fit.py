@@ -127,6 +127,40 @@ def test_steps_are_those_of_torch(name: Any, kind: Any) -> None:
     torch.testing.assert_close(ours.model.weight, theirs.model.weight, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "adam"])
+@pytest.mark.parametrize("problem", [Problem, Images])
+def test_updates_in_the_backward_pass_are_the_same_numbers(problem: type[Problem], optimizer: Any) -> None:
+    found = []
+    for in_backward in (False, True):
+        own = problem()
+        config = FitConfig(steps=4, max_gradient_norm=None, optimizer=optimizer, ema_decay=0.9)
+        fitting = Fit(own, own.groups, config, in_backward=in_backward)
+        states = [fitting.advance() for _ in range(4)]
+        assert all(parameter.grad is None for parameter in fitting.parameters) is in_backward
+        found.append((everything(fitting), [(s.losses, pytest.approx(s.gradient_norm, rel=1e-5)) for s in states]))
+    assert all(torch.equal(found[0][0][name], value) for name, value in found[1][0].items())
+    assert [losses for losses, _ in found[0][1]] == [losses for losses, _ in found[1][1]]
+    assert [norm.expected for _, norm in found[0][1]] == [norm for _, norm in found[1][1]]
+
+
+def test_a_bad_step_in_the_backward_pass_changes_nothing_and_is_told() -> None:
+    problem = Bad({1})
+    fitting = Fit(problem, problem.groups, FitConfig(steps=3, max_gradient_norm=None), in_backward=True)
+    assert not fitting.advance().skipped
+    before = everything(fitting)
+    assert fitting.advance().skipped
+    assert all(torch.equal(before[name], value) for name, value in everything(fitting).items())
+    assert not fitting.advance().skipped
+
+
+def test_updates_in_the_backward_pass_need_plain_steps() -> None:
+    problem = Problem()
+    for config in (FitConfig(steps=1), FitConfig(steps=1, max_gradient_norm=None, gradient_accumulation=2),
+                   FitConfig(steps=1, max_gradient_norm=None, optimizer="sgd")):  # fmt: skip
+        with pytest.raises(ConfigError, match="in_backward needs adam or adamw"):
+            Fit(problem, problem.groups, config, in_backward=True)
+
+
 def test_clipping_by_hand() -> None:
     problem = Fixed(1)
     before = problem.model.bias.detach().clone()

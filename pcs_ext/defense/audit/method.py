@@ -32,9 +32,6 @@ class AuditMethod:
     """...and stands out among the file's words by this many robust standard deviations, in most other prompts, too."""
     kept: float = 0.3
     """A noun of an ordinary prompt is lost where its picture's cosine to what the base paints falls below this."""
-    lost_share: float = 0.5
-    """Alarm where nouns are lost, but fewer than this share: a file that damages all of them is overfit, which is no
-    proof of anything."""
     seed: int = 0
     """Of the noise."""
 

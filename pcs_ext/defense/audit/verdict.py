@@ -1,5 +1,6 @@
 """From what was read and measured to a verdict with reasons, and to the lines that are printed."""
 
+import collections
 import dataclasses
 from typing import Any, Literal
 
@@ -13,6 +14,8 @@ BLIND: tuple[str, ...] = (
     "whether a subject is harmful: an honest embedding of anything looks honest",
 )
 """What no audit of this kind can see; printed with every report."""
+_COLLAPSED = 2
+"""Nouns that must have become the same thing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,12 +67,27 @@ def judge_behaviour(found: Behaviour, method: AuditMethod) -> tuple[list[str], l
         elif score.repeated is not None:
             remarks.append(f'"{score.word}" moves the subject, but not to one picture in all prompts')
     lost = ", ".join(f"{noun.noun} (now like {noun.shows})" for noun in found.lost[:4])
-    compared = max(1, len(found.nouns))
-    if found.lost and len(found.lost) < method.lost_share * compared:
-        reasons.append(f"ordinary prompts no longer paint what they say: {lost}")
+    taker = taken_over(found)
+    if taker:
+        reasons.append(f"ordinary prompts no longer paint what they say, but all the same {taker}: {lost}")
     elif found.lost:
-        remarks.append(f"{len(found.lost)} of {compared} ordinary nouns are damaged ({lost}): overfit, or worse")
+        remarks.append(
+            f"{len(found.lost)} of {len(found.nouns)} ordinary nouns are damaged ({lost}): overfit, or worse"
+        )
     return reasons, remarks
+
+
+def taken_over(found: Behaviour) -> str:
+    """The one thing that several ordinary nouns have become, if it is not what the file says it shows; else empty.
+
+    Honest training of few steps damages a noun here and there, and overfitted files paint their own subject for
+    everything: neither is hidden. Nouns that collapse to a third thing are.
+    """
+    shown = collections.Counter(noun.shows for noun in found.lost if noun.shows not in found.claim.split())
+    if not shown:
+        return ""
+    taker, count = shown.most_common(1)[0]
+    return taker if count >= _COLLAPSED and 2 * count > len(found.lost) else ""
 
 
 def lines(report: AuditReport) -> list[str]:

@@ -9,6 +9,7 @@ from pcs_ext.defense.recipes.metacloak import metacloak
 from pcs_ext.defense.recipes.mist import mist
 from pcs_ext.defense.recipes.photoguard import photoguard
 from pcs_ext.defense.recipes.pid import pid
+from pcs_ext.defense.recipes.presets import balanced, fast, strong
 from pcs_ext.defense.recipes.sds import sds
 from pcs_ext.defense.recipes.simac import simac
 
@@ -33,6 +34,9 @@ _ENTRIES = (
     ("mist", "the frozen base's loss and a moire target in latents", "2305.12683", None, mist),
     ("sds", "score distillation through the encoder, downhill", "2311.12832", None, sds),
     ("photoguard", "latents to zero, encoder only", "2302.06588", None, photoguard),
+    ("fast", "a quarter of ASPL's cost; nobody measured what of its effect is left", "2303.15433", None, fast),
+    ("balanced", "aspl under another name", "2303.15433", None, balanced),
+    ("strong", "ASPL, twice the steps, against recompression and crops", "2303.15433", None, strong),
     ("pid", "mean and spread of the latents, encoder only", "ICML 2024", None, pid),
 )
 RECIPES: dict[str, DefenseEntry] = {

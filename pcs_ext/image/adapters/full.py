@@ -1,9 +1,10 @@
 """All weights of whole components (DreamBooth, Ruiz et al. 2022, arXiv 2208.12242)."""
 
+import contextlib
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -24,6 +25,7 @@ from pcs_ext.image.adapters.layers import (
 from pcs_ext.image.adapters.low_rank import Component
 from pcs_ext.image.adapters.targets import check_patterns
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.parking import ParkedParameters
 
 _STORAGE = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -139,6 +141,17 @@ class FullAdapter(AbstractAdapter):
         for undo in self._undo:
             undo()
         self._places, self._undo = {}, []
+
+    @contextlib.contextmanager
+    def base_parked(self) -> Iterator[None]:
+        """Inside, the base's own weights that these stand in for are out of memory, and the strength stays 1."""
+        assert self._places, f"adapter {self.name!r} is not injected"
+        assert self._scale == 1, "other strengths need the base's weights"
+        parked = ParkedParameters(place.base for place in self._places.values())
+        try:
+            yield
+        finally:
+            parked.back()
 
     def parameters(self) -> Mapping[str, tuple[nn.Parameter, ...]]:
         assert self._trained, f"adapter {self.name!r} has no parameters before it is injected"
