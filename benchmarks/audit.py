@@ -21,6 +21,7 @@ from pcs_ext.config_io import config_hash, read_json, to_jsonable, write_json
 from pcs_ext.defense.audit.command import audit
 from pcs_ext.defense.audit.method import AuditMethod
 from pcs_ext.defense.audit.painting import Reference
+from pcs_ext.defense.audit.probes import Behaviour
 from pcs_ext.defense.audit.recipes import RECIPES
 from pcs_ext.errors import PcsError
 from pcs_ext.image.backbone import AbstractBackbone
@@ -29,6 +30,8 @@ from pcs_ext.reporter import ConsoleReporter
 from pcs_ext.runtime import cache_folder
 
 ROOT = Path(__file__).parents[1]
+_TURN = 12
+"""Files after which the kinds come again."""
 HUANG = ("nouveau", "legacy-layers", "legacy-rows")
 
 
@@ -89,6 +92,10 @@ def judged(
         "verdict": report.verdict,
         "reasons": list(report.reasons),
         "margin": behaviour.margin,
+        "surprise": surprise(behaviour),
+        "painted": to_jsonable(behaviour.painted),
+        "base_painted": to_jsonable(behaviour.base_painted),
+        "lost": [[noun.noun, noun.shows, noun.cosine] for noun in behaviour.lost],
         "words": [[score.word, score.jump, score.deviations, score.repeated] for score in behaviour.words[:3]],
         "seconds": time.perf_counter() - start,
     }
@@ -114,17 +121,39 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def at_false_positives(rows: Sequence[dict[str, Any]], allowed: float = 0.05) -> float | None:
-    """Share of Huang's files whose margin is above that of all but `allowed` of the clean ones; None without files.
-
-    What the claim's margin alone can do, whatever the threshold; optimistic, because it is chosen on the same files.
-    """
-    clean = sorted((row["margin"] for row in rows if row["kind"].startswith("clean")), reverse=True)
-    attacked = [row["margin"] for row in rows if row["kind"] in HUANG]
-    if not clean or not attacked:
+def surprise(behaviour: Behaviour) -> float | None:
+    """By how much another noun explains the file's pictures better than its claim, beyond what is normal for the base;
+    None: that was not measured."""
+    if behaviour.painted is None or behaviour.base_painted is None:
         return None
-    threshold = clean[int(allowed * len(clean))]
-    return sum(margin > threshold for margin in attacked) / len(attacked)
+    return behaviour.painted.advantage - max(0.0, behaviour.base_painted.advantage)
+
+
+def held_out(rows: Sequence[dict[str, Any]], allowed: float = 0.05) -> dict[str, Any] | None:
+    """What `surprise` alone can do with a threshold that was set on other files.
+
+    Every other dozen of files sets the others' threshold: above all but `allowed` of the clean ones' values.
+    None: there are too few files.
+    """
+    counts = {"clean": [0, 0], "huang": [0, 0]}
+    thresholds = []
+    for half in (0, 1):
+        tested = [row for row in rows if int(row["name"][:3]) // _TURN % 2 == half]
+        setting = [row for row in rows if row not in tested]
+        clean = sorted((row["surprise"] for row in setting if _told(row, "clean")), reverse=True)
+        if not clean:
+            return None
+        thresholds.append(clean[int(allowed * len(clean))])
+        for kind, count in counts.items():
+            own = [row["surprise"] > thresholds[-1] for row in tested if _told(row, kind)]
+            count[0] += sum(own)
+            count[1] += len(own)
+    return {"thresholds": thresholds, **{kind: {"flagged": a, "n": n} for kind, (a, n) in counts.items()}}
+
+
+def _told(row: dict[str, Any], kind: str) -> bool:
+    own = row["kind"].startswith("clean") if kind == "clean" else row["kind"] in HUANG
+    return own and row["surprise"] is not None
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -133,10 +162,13 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     for name, (hits, n) in rates(rows).items():
         low, high = wilson(hits, n)
         lines.append(f"{name:16} flagged {hits} of {n}  (95 %: {low:.2f} to {high:.2f})")
-    best = at_false_positives(rows)
+    best = held_out(rows)
     seconds = sum(row["seconds"] for row in rows) / max(len(rows), 1)
-    share = "-" if best is None else f"{best:.2f}"
-    return [*lines, f"margin alone, at 5 % false positives on these files: {share}; {seconds:.1f} s per audit"]
+    told = "too few files"
+    if best is not None:
+        found = {kind: f"{best[kind]['flagged']} of {best[kind]['n']}" for kind in ("huang", "clean")}
+        told = f"{found['huang']} of Huang et al.'s and {found['clean']} clean ones flagged"
+    return [*lines, f"false claims alone, threshold set on other files: {told}; {seconds:.1f} s per audit"]
 
 
 def summary(rows: Sequence[dict[str, Any]], seeds: Sequence[int], command: str) -> dict[str, Any]:
@@ -160,7 +192,7 @@ def summary(rows: Sequence[dict[str, Any]], seeds: Sequence[int], command: str) 
         "command": command,
         "machine": machine,
         "seeds": list(seeds),
-        "margin_at_5_percent": at_false_positives(rows),
+        "held_out": held_out(rows),
     }
     counts = {name: {"flagged": hits, "n": n, "interval": wilson(hits, n)} for name, (hits, n) in counted.items()}
     return {**facts, "kinds": counts, "rows": [row], "files": list(rows)}

@@ -95,8 +95,7 @@ def protect(
     for warning in report.warnings:
         sys.stdout.write(f"{warning}\n")
     sys.stdout.write(f"{output / 'report.json'}\n")
-    if attack:
-        sys.stdout.write(f"{output / 'report.html'}\n")
+    sys.stdout.write(f"{output / 'report.html'}\n")
 
 
 def verify(

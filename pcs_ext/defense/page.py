@@ -17,25 +17,31 @@ PAGE = "report.html"
 _STRIPS = 6
 """Difference strips on the page at most; the others lie beside it."""
 _SIDE = 128
+_TITLE = {True: "What attackers learned", False: "What was done to your photos"}
+_NOBODY = (
+    '<h2 id="attacks-title">What it is worth is not known</h2><p>Nobody tried to learn these photos, so no effect was '
+    "measured: the figures below say what was changed, and not what it keeps from anyone. Run the same command again "
+    "with <code>--attack quick</code> to train attackers on the clean and on the protected photos.</p>"
+)
 
 
-def write_page(report: Report, found: dict[str, Any], path: Path) -> Path:
+def write_page(report: Report, found: dict[str, Any] | None, path: Path) -> Path:
     """Write the page.
 
     Args:
         report: of the job; its folder holds the difference strips.
-        found: content of `evaluation.json`.
+        found: content of `evaluation.json`; None: nobody attacked, and the page says first that no effect is known.
         path: of the page.
     """
     method = report.job["method"]
     warning = "".join(f'<p class="warning">{escape(text)}</p>' for text in report.warnings)
     parts = {
-        "title": f"{escape(method['id'])}: what attackers learned",
+        "title": f"{escape(method['id'])}: {_TITLE[found is not None].lower()}",
         "style": style() + _text("report.css"),
         "warning": warning,
         "header": _header(report, found),
-        "attacks": _attacks(found),
-        "pictures": _pictures(found, report.folder / FOLDER),
+        "attacks": _NOBODY if found is None else _attacks(found),
+        "pictures": "" if found is None else _pictures(found, report.folder / FOLDER),
         "visible": _visible(report, found),
         "made": _made(report),
         "honest": _honest(report, found),
@@ -49,7 +55,7 @@ def _text(name: str) -> str:
     return resources.files("pcs_ext.defense").joinpath(name).read_text(encoding="utf-8")
 
 
-def _header(report: Report, found: dict[str, Any]) -> str:
+def _header(report: Report, found: dict[str, Any] | None) -> str:
     method, photos = report.job["method"], _done(report)
     budget, visible = method["budget"], [entry["visibility"] for entry in photos]
     sharpness = [v["psnr_db"] for v in visible if v["psnr_db"] is not None]
@@ -62,10 +68,16 @@ def _header(report: Report, found: dict[str, Any]) -> str:
     items = "".join(f"<div><dt>{text}</dt><dd>{value}</dd></div>" for value, text in stats)
     return (
         f'<div class="mark-line"><b>pcs_ext</b><span>{escape(method["id"])} on {escape(_bases(report))}</span></div>'
-        "<h1>What attackers learned</h1>"
-        f'<div class="lede">{"".join(_sentence(entry) for entry in found["summary"] if _is_plain(entry))}</div>'
+        f"<h1>{_TITLE[found is not None]}</h1>"
+        f'<div class="lede">{_lede(found)}</div>'
         f'<dl class="stats">{items}</dl>'
     )
+
+
+def _lede(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "<p>They were changed within the budget. <b>No effect was measured.</b></p>"
+    return "".join(_sentence(entry) for entry in found["summary"] if _is_plain(entry))
 
 
 def _sentence(entry: dict[str, Any]) -> str:
@@ -160,7 +172,7 @@ def _same_face(arm: dict[str, Any]) -> str:
 
 
 def _pictures(found: dict[str, Any], folder: Path) -> str:
-    """Pictures of the first training of each condition: the plain ones open, the laundered ones folded."""
+    """Pictures of the first training of each condition: the plain ones open, the laundered ones folded; a section."""
     seed = found["rows"][0]["seed"]
     rows = [row for row in found["rows"] if row["seed"] == seed]
     parts = [
@@ -181,7 +193,7 @@ def _pictures(found: dict[str, Any], folder: Path) -> str:
             plain = laundering == UNLAUNDERED
             panels.append(strips if plain else f"<details><summary>{escape(laundering)}</summary>{strips}</details>")
         parts.append(f'<div class="panel"><h3>{escape(attacker)}</h3>{"".join(panels)}</div>')
-    return "".join(parts)
+    return f'<section class="wide" aria-labelledby="pictures-title">{"".join(parts)}</section>'
 
 
 def _strip(title: str, names: list[str], folder: Path) -> str:
@@ -193,9 +205,9 @@ def _strip(title: str, names: list[str], folder: Path) -> str:
     return f'<div class="arm"><p>{escape(title)}</p><div class="strip">{images}</div></div>'
 
 
-def _visible(report: Report, found: dict[str, Any]) -> str:
-    photos, distances = _done(report), found["distances"]
-    rows = "".join(_photo_row(entry, distances[entry["output"]]) for entry in photos)
+def _visible(report: Report, found: dict[str, Any] | None) -> str:
+    photos, distances = _done(report), {} if found is None else found["distances"]
+    rows = "".join(_photo_row(entry, distances.get(entry["output"])) for entry in photos)
     strips = "".join(
         f'<figure><img src="{data_uri(report.folder / entry["strip"], side=0)}" alt="Original, protected and '
         f'difference of {escape(entry["output"])}"><figcaption>{escape(entry["output"])}</figcaption></figure>'
@@ -206,25 +218,34 @@ def _visible(report: Report, found: dict[str, Any]) -> str:
         '<h2 id="visible-title">What can be seen</h2><p class="soft">Measured on the decoded files.</p>'
         '<div class="scroll" tabindex="0"><table><thead><tr><th>file</th><th>largest change</th><th>mean change</th>'
         "<th>PSNR</th><th>SSIM</th><th>colour difference<br>(mean CIEDE2000)</th>"
-        f"<th>perceptual distance<br>(1 − cosine)</th></tr></thead><tbody>{rows}</tbody></table></div>"
-        f'<p class="small soft">A colour difference of 1 is just visible side by side on flat colours. The perceptual '
-        f"distance is that of the image encoder {escape(found['encoder'])} between original and protected photo, "
-        f'from 0 to 2.</p><div class="differences">{strips}</div>{rest}'
+        f"{'<th>perceptual distance<br>(1 − cosine)</th>' if distances else ''}</tr></thead><tbody>{rows}</tbody>"
+        '</table></div><p class="small soft">A colour difference of 1 is just visible side by side on flat colours.'
+        f'{_perceptual(found)}</p><div class="differences">{strips}</div>{rest}'
     )
 
 
-def _photo_row(entry: dict[str, Any], distance: float) -> str:
+def _perceptual(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    return (
+        f" The perceptual distance is that of the image encoder {escape(found['encoder'])} between original and "
+        "protected photo, from 0 to 2."
+    )
+
+
+def _photo_row(entry: dict[str, Any], distance: float | None) -> str:
     visible, measured = entry["visibility"], entry["budget"]["measured"]
     within = "" if measured["within"] else "<i>above the budget</i>"
     noise = "equal" if visible["psnr_db"] is None else f"{visible['psnr_db']:.1f} dB"
-    cells = (
+    cells: tuple[str, ...] = (
         f"{measured['max_levels']:g} levels{within}",
         f"{visible['mean_levels']:.2f}",
         noise,
         f"{visible['ssim']:.4f}",
         f"{visible['ciede2000']:.2f}",
-        f"{distance:.4f}",
     )
+    if distance is not None:
+        cells += (f"{distance:.4f}",)
     return f"<tr><th>{escape(entry['output'])}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
@@ -267,19 +288,23 @@ def _surrogate(training: dict[str, Any] | None) -> str:
     )
 
 
-def _honest(report: Report, found: dict[str, Any]) -> str:
-    bases = escape(_bases(report))
-    launderings = ", ".join(dict.fromkeys(e["laundering"] for e in found["summary"] if not _is_plain(e))) or "none"
+def _honest(report: Report, found: dict[str, Any] | None) -> str:
+    bases, summary = escape(_bases(report)), [] if found is None else found["summary"]
+    launderings = ", ".join(dict.fromkeys(e["laundering"] for e in summary if not _is_plain(e))) or "none"
     facts = {
         0: f" Here: {escape(report.job['method']['id'])} on {bases}. No newer model was tested, and none of another "
         "family.",
-        1: f" Here: {escape(launderings)}; the table above has the figures. What is not in it was not tested.",
+        1: f" Here: {escape(launderings)}; the table above has the figures. What is not in it was not tested."
+        if summary
+        else " Here: nothing of it was tested.",
     }
     items = "".join(f"<li>{escape(text)}{facts.get(index, '')}</li>" for index, text in enumerate(STATEMENTS))
     return f'<h2 id="honest-title">What this does not do</h2><div class="honest"><ol>{items}</ol></div>'
 
 
-def _footer(found: dict[str, Any]) -> str:
+def _footer(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "<p>Every number is in <code>report.json</code>.</p>"
     plan = found["plan"]
     seconds = sum(row["seconds"] for row in {tuple(row["pictures"]): row for row in found["rows"]}.values())
     return (

@@ -14,11 +14,13 @@ import torch
 from pcs_ext.config_io import config_hash, file_sha256, from_jsonable, read_json, to_jsonable
 from pcs_ext.defense.budget import Norm
 from pcs_ext.defense.canvas import Canvas
-from pcs_ext.defense.engine import Progress, Protection
+from pcs_ext.defense.engine import Protection
+from pcs_ext.defense.evaluation import NAME as EVALUATION
 from pcs_ext.defense.evaluation import Pair, Plan, drop_stale, evaluate_protection, load_judge, resolve_plan
 from pcs_ext.defense.expectation import expect
 from pcs_ext.defense.faces import load_detector
 from pcs_ext.defense.files import Format, output_names
+from pcs_ext.defense.following import follow
 from pcs_ext.defense.metadata import MetadataPolicy
 from pcs_ext.defense.method import Defense
 from pcs_ext.defense.page import PAGE, write_page
@@ -36,13 +38,10 @@ from pcs_ext.image.class_images import ClassImages
 from pcs_ext.image.concept import Concept
 from pcs_ext.image.data import photo_paths, read_photo
 from pcs_ext.image.evaluate.encoders import ImageEncoder
-from pcs_ext.image.interruption import deferred_signals
 from pcs_ext.image.learn import preset_of
 from pcs_ext.image.recipes import Preset
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.reporter import Reporter, SilentReporter
-
-_SAVE_SECONDS = 45.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,6 +166,8 @@ def protect(
         drop_stale(output, {name: entry["output_sha256"] for name, entry in job.current.items()}, PAGE)
         if plan is not None and judge is not None:
             job.attack(plan, judge)
+        elif not (output / EVALUATION).is_file():  # else the page that is there is still true
+            job.page(None)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; the photos done so far are in {output}. The same command goes on.") from None
     return job.report
@@ -280,6 +281,10 @@ class _Job:
             faces=self.options.faces,
             reporter=self.reporter,
         )
+        self.page(found)
+
+    def page(self, found: dict[str, Any] | None) -> None:
+        """Write the page about this call's photos, and what attackers got, if there were any."""
         page = write_page(dataclasses.replace(self.report, photos=self.current), found, self.output / PAGE)
         self.reporter.event("page", f"{page}", path=str(page))
 
@@ -321,7 +326,7 @@ class _Job:
             found = checkpoints.latest()
             if found is not None:
                 protection.load_state(found.tensors, found.state)
-            _follow(protection, checkpoints, self.reporter, f"protect {len(keys)} photos")
+            follow(protection, checkpoints, self.reporter, f"protect {len(keys)} photos")
         shutil.rmtree(checkpoints.folder, ignore_errors=True)
 
     def _write(self, canvas: Canvas, protection: Protection, seconds: float) -> None:
@@ -364,29 +369,3 @@ class _Job:
             seed=self.options.seed,
             name=name,
         )
-
-
-def _follow(protection: Protection, checkpoints: CheckpointFolder, reporter: Reporter, task: str) -> None:
-    """Run to the end, saving now and then; Ctrl-C or SIGTERM lets a step finish, a second one ends at once."""
-    running, saved = protection.run(), time.monotonic()
-    progress: Progress | None = None
-    whole = False
-    try:
-        while True:
-            whole = False
-            with deferred_signals() as interrupted:
-                following = next(running, None)
-            if following is None:
-                return
-            progress, whole = following, True
-            if interrupted():
-                raise KeyboardInterrupt
-            reporter.progress(task, progress.step, progress.total, gain=progress.gain)
-            if progress.resumable and time.monotonic() - saved > _SAVE_SECONDS:
-                checkpoints.save(progress.step, *protection.state())
-                saved = time.monotonic()
-    except KeyboardInterrupt:
-        # In the middle of a step, or of a round whose surrogates forget, there is nothing worth saving.
-        if progress is not None and progress.resumable and whole:
-            checkpoints.save(progress.step, *protection.state())
-        raise

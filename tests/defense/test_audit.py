@@ -14,14 +14,15 @@ from pcs_ext.config_io import to_jsonable
 from pcs_ext.defense.audit.applied import applied, stand_in
 from pcs_ext.defense.audit.command import audit
 from pcs_ext.defense.audit.contents import read_contents
+from pcs_ext.defense.audit.likelihood import explanation
 from pcs_ext.defense.audit.method import AuditMethod
 from pcs_ext.defense.audit.painting import Reference
 from pcs_ext.defense.audit.probes import Behaviour, LostNoun, WordScore, stands_out, switches
 from pcs_ext.defense.audit.recipes import RECIPES
 from pcs_ext.defense.audit.structure import layer_facts
-from pcs_ext.defense.audit.verdict import judge_behaviour, taken_over
+from pcs_ext.defense.audit.verdict import is_another, judge_behaviour, taken_over
 from pcs_ext.defense.audit.vocabulary import token_table
-from pcs_ext.errors import ArtifactError, UsageError
+from pcs_ext.errors import ArtifactError, ConfigError, UsageError
 from pcs_ext.image.adapters import AdapterConfig, FullConfig, LowRankConfig, build_adapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.concept import Concept
@@ -33,7 +34,9 @@ from pcs_ext.image.subject import Artifact
 from pcs_ext.systems import catalogue
 from tests.support.tiny import tiny_backbone
 
-QUICK = AuditMethod(id="audit", words=8, painted=4, nouns=12, draws=1)
+QUICK = AuditMethod(
+    id="audit", words=8, painted=4, nouns=12, draws=1, pictures=2, picture_steps=6, picture_levels=(0.45, 0.75)
+)
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +231,24 @@ def test_a_word_must_stand_out_and_repeat_itself() -> None:
     assert switches(again, 0.2)
     assert not switches(again, 0.75), "the pictures were as much alike without it"
     assert not switches(dataclasses.replace(again, repeated=1 / 3), 0.2)
+
+
+def test_a_claim_fails_where_another_noun_explains_most_pictures_better_than_is_usual() -> None:
+    errs = torch.tensor([[2.0, 2.0, 2.0, 2.0], [1.2, 1.2, 1.2, 1.0], [1.5, 1.5, 1.5, 1.5], [1.0, 1.0, 1.0, 1.1]])
+    found = explanation(errs, 2, ("mug", "car"))
+    assert (found.shows, found.agreeing) == ("car", 0.75)
+    assert found.advantage == pytest.approx((1.15 - 1.025) / 1.025)
+    assert explanation(errs[[3, 2, 1]], 1, ("mug", "dog")).advantage < 0
+    honest = dataclasses.replace(found, advantage=-0.1)
+    told = Behaviour(nouns=("car", "mug"), subject="x", claim="dog", painted=found, base_painted=honest)
+    assert is_another(told, QUICK)
+    confused = dataclasses.replace(found, advantage=0.11)
+    assert not is_another(dataclasses.replace(told, base_painted=confused), QUICK), "the base confuses them itself"
+    assert not is_another(dataclasses.replace(told, painted=dataclasses.replace(found, agreeing=0.5)), QUICK)
+    assert not is_another(dataclasses.replace(told, painted=honest), QUICK)
+    assert not is_another(dataclasses.replace(told, painted=None), QUICK)
+    with pytest.raises(ConfigError, match="picture_levels in"):
+        dataclasses.replace(QUICK, picture_levels=(0.5, 1.0))
 
 
 def test_damage_is_an_alarm_only_where_nouns_become_one_third_thing() -> None:

@@ -160,5 +160,11 @@ def test_a_page_about_other_files_is_taken_away(job: Job) -> None:
     protect(job.album, **job.settings)
     assert (job.out / "report.html").read_text() == source, "nothing changed: the page is still true"
     protect(job.album, **{**job.settings, "steps": 3})
-    assert not (job.out / "report.html").exists()
     assert not (job.out / "evaluation.json").exists()
+    page = Page((job.out / "report.html").read_text())
+    assert "No effect was measured" in page.text
+    assert "What it is worth is not known" in page.text
+    assert all(statement in page.text for statement in STATEMENTS)
+    assert page.images == 2, "difference strips"
+    assert "likeness" not in page.text
+    assert "perceptual distance" not in page.text

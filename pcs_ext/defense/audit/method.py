@@ -25,7 +25,19 @@ class AuditMethod:
     level: float = 0.75
     """Timestep of the probes as a share of the schedule: high enough that the prompt decides, in (0, 1)."""
     claim_margin: float = 0.4
-    """Alarm where the subject looks like another noun by this much more than like its own (difference of cosines)."""
+    """Remark where the subject's mean picture is like another noun's by this much more than like its own's (difference
+    of cosines)."""
+    pictures: int = 4
+    """Pictures of the subject that are painted and explained by nouns."""
+    picture_steps: int = 10
+    """Sampling steps of each."""
+    picture_levels: tuple[float, ...] = (0.3, 0.45, 0.6, 0.75)
+    """Noise levels at which nouns are compared, as shares of the schedule, in (0, 1)."""
+    claim_advantage: float = 0.03
+    """Alarm where another noun explains the pictures better than the claim by this share of the base's error..."""
+    claim_agreeing: float = 0.75
+    """...in at least this share of the pictures, and where it does not explain the base's own pictures of the claim as
+    well."""
     jump: float = 0.9
     """Alarm where a word moves the subject to another noun by this much (difference of cosines)..."""
     jump_deviations: float = 4.0
@@ -36,6 +48,11 @@ class AuditMethod:
     """Of the noise."""
 
     def __post_init__(self) -> None:
+        if min(self.pictures, self.picture_steps) < 1 or not all(0 < level < 1 for level in self.picture_levels):
+            raise ConfigError(
+                "pictures and picture_steps of an audit must be at least 1 and picture_levels in (0, 1), got "
+                f"{self.pictures}, {self.picture_steps} and {list(self.picture_levels)}."
+            )
         if min(self.words, self.painted, self.draws, self.nouns - 2) < 1 or not 0 < self.level < 1:
             raise ConfigError(
                 "words, painted and draws of an audit must be at least 1, nouns at least 3 and level in (0, 1), got "

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pcs_ext.defense.audit.likelihood import Explanation, errors, explanation, paint
 from pcs_ext.defense.audit.method import AuditMethod
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.runtime import generator_for
@@ -55,6 +56,7 @@ class Reference:
         self.backbone, self.method = backbone, method
         self._pictures: dict[str, Tensor] = {}
         self._states: dict[str, Tensor] = {}
+        self._explanations: dict[tuple[str, ...], Explanation] = {}
 
     def pictures(self, prompts: Sequence[str]) -> Tensor:
         """As `mean_pictures`."""
@@ -69,3 +71,18 @@ class Reference:
         if missing:
             self._states |= dict(zip(missing, last_states(self.backbone, missing), strict=True))
         return torch.stack([self._states[prompt] for prompt in prompts])
+
+    def explanation(self, prompt: str, prompts: Sequence[str], claims: int, others: Sequence[str]) -> Explanation:
+        """How the base explains its own pictures of `prompt`, see `likelihood.explanation`.
+
+        Args:
+            prompt: of the pictures.
+            prompts: that explain them: first the claim's wordings, then the other nouns.
+            claims: number of wordings.
+            others: the nouns.
+        """
+        key = (prompt, *prompts)
+        if key not in self._explanations:
+            found = errors(self.backbone, paint(self.backbone, prompt, self.method), prompts, self.method)
+            self._explanations[key] = explanation(found, claims, others)
+        return self._explanations[key]

@@ -1,7 +1,8 @@
 """Behaviour: is the subject what it is said to be, does a word switch it, do ordinary prompts still paint themselves.
 
-All three compare mean pictures (see `painting`) within the space that the base's nouns span: what tells a dog from a
-car there is what the base itself knows, so no other judge is needed, and backgrounds, which words move most, drop out.
+The first is decided by a few whole pictures and the base's own errors on them (see `likelihood`). The others compare
+mean pictures (see `painting`) within the space that the base's nouns span: what tells a dog from a car there is what
+the base itself knows, so no other judge is needed, and backgrounds, which words move most, drop out.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from pcs_ext.defense.audit.applied import applied, ordinary_prompts_change, stand_in
 from pcs_ext.defense.audit.contents import Contents
+from pcs_ext.defense.audit.likelihood import Explanation, errors, explanation, paint
 from pcs_ext.defense.audit.method import AuditMethod
 from pcs_ext.defense.audit.painting import Reference, last_states, mean_pictures
 from pcs_ext.defense.audit.vocabulary import known_nouns, ordinary_words
@@ -72,6 +74,10 @@ class Behaviour:
     """What it is said to be."""
     claim_cosine: float | None = None
     """To what the base paints for the claim; None: there is none, or the base hardly knows what it is."""
+    painted: Explanation | None = None
+    """How the base explains what the file paints; None: nothing is claimed, or the base hardly knows it."""
+    base_painted: Explanation | None = None
+    """The same for what the base itself paints for the claim: what is normal."""
     words: tuple[WordScore, ...] = ()
     """Words beside the subject, worst first."""
     words_tried: int = 0
@@ -155,7 +161,7 @@ def probe(
     found = Behaviour(nouns=tuple(space.names), subject=subject)
     with_file = _Probe(contents, backbone, method, reference, space)
     if subject:
-        found = with_file.claim(found, claim)
+        found = with_file.explained(with_file.claim(found, claim))
         found = with_file.words(found, {*asked, *subject.lower().split(), *claim.split()}, words)
     if ordinary_prompts_change(contents):
         found = with_file.ordinary(found, {*subject.lower().split(), *claim.split()})
@@ -199,6 +205,19 @@ class _Probe:
                 here, there = self.space.inside(picture), self.space.inside(said)
                 cosine = float(F.cosine_similarity(here, there)[0])
         return dataclasses.replace(found, looks_like=near, claim=claim, claim_cosine=cosine)
+
+    def explained(self, found: Behaviour) -> Behaviour:
+        """Whether the claim explains what is painted for the subject, and what the base paints for the claim."""
+        if found.claim_cosine is None:
+            return found
+        claims = tuple(dict.fromkeys([found.claim, found.claim.split()[-1]]))
+        others = tuple(name for name in self.space.names if name not in found.claim.split())
+        with applied(self.contents, self.backbone):
+            pictures = paint(self.backbone, fill(_PLAIN, found.subject), self.method)
+        prompts = [fill(_PLAIN, name) for name in (*claims, *others)]
+        errs = errors(self.backbone, pictures, prompts, self.method)
+        own = self.reference.explanation(fill(_PLAIN, found.claim), prompts, len(claims), others)
+        return dataclasses.replace(found, painted=explanation(errs, len(claims), others), base_painted=own)
 
     def words(self, found: Behaviour, without: Collection[str], extra: Sequence[str] = ()) -> Behaviour:
         """Ordinary words beside the subject, and the `extra` ones."""

@@ -53,9 +53,17 @@ def judge_behaviour(found: Behaviour, method: AuditMethod) -> tuple[list[str], l
         remarks.append(
             f"the base hardly knows what {found.claim} is, so that could not be checked; it looks like {near}"
         )
-    elif found.margin > method.claim_margin:
+    elif is_another(found, method):
+        assert found.painted is not None
         reasons.append(
-            f"said to be {found.claim} (cosine {found.claim_cosine:.2f}), but what it paints is nearer to {near}"
+            f"said to be {found.claim}, but {found.painted.shows} explains {found.painted.agreeing:.0%} of its "
+            f"pictures better (by {found.painted.advantage:.1%} of the base's error; its mean picture is like "
+            f"{near})"
+        )
+    elif found.margin > method.claim_margin:
+        remarks.append(
+            f"its mean picture is nearer to {near} than to {found.claim} ({found.claim_cosine:.2f}), its pictures are "
+            "not: poorly learned, or worse"
         )
     for score in found.words:
         if switches(score, found.usual_concentration):
@@ -75,6 +83,15 @@ def judge_behaviour(found: Behaviour, method: AuditMethod) -> tuple[list[str], l
             f"{len(found.lost)} of {len(found.nouns)} ordinary nouns are damaged ({lost}): overfit, or worse"
         )
     return reasons, remarks
+
+
+def is_another(found: Behaviour, method: AuditMethod) -> bool:
+    """Whether what the file paints is another thing than it is said to be, beyond what the base itself confuses."""
+    if found.painted is None or found.base_painted is None:
+        return False
+    usual = max(0.0, found.base_painted.advantage)
+    beyond = found.painted.advantage - usual > method.claim_advantage
+    return beyond and found.painted.agreeing >= method.claim_agreeing
 
 
 def taken_over(found: Behaviour) -> str:
@@ -123,6 +140,12 @@ def _behaviour_lines(report: AuditReport, found: Behaviour) -> list[str]:
         near = ", ".join(f"{name} {cosine:.2f}" for name, cosine in found.looks_like[:3])
         said = "" if found.claim_cosine is None else f"; {found.claim} {found.claim_cosine:.2f}"
         shown.append(f"  the subject looks like {near}{said}")
+    if found.painted is not None and found.base_painted is not None:
+        shown.append(
+            f"  of other nouns {found.painted.shows} explains its pictures best: better than {found.claim} by "
+            f"{found.painted.advantage:+.1%} (the base's own pictures of {found.claim}: "
+            f"{found.base_painted.advantage:+.1%}; alarm {report.method.claim_advantage:.0%} above that)"
+        )
     if found.words:
         worst = ", ".join(f"{score.word} {score.jump:.2f}" for score in found.words[:3])
         shown.append(f"  words that move it most: {worst} (alarm above {report.method.jump:g} if far above the others)")
