@@ -1,7 +1,9 @@
 """`python -m benchmarks.audit`: how often `pcs-ext audit` is right, on files made for it on toybox.
 
 Honest files against the two forms of Huang et al. (arXiv 2305.10701) and, told apart, embeddings that a word switches.
-An interrupted call goes on. `--small` takes twelve files and prints only; the whole population is written to
+Training that fails makes no file of its kind: an honest one that does not show its subject, or an attack that does not
+show what it hides, is told by the oracle, which is trained apart from everything here, and counted apart (`works`). An
+interrupted call goes on. `--small` takes twelve files and prints only; the whole population is written to
 `results/audit.json`.
 """
 
@@ -14,20 +16,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import tyro
 
 from benchmarks.backdoors import Specimen, make, population
 from pcs_ext.config_io import config_hash, read_json, to_jsonable, write_json
+from pcs_ext.defense.audit.applied import applied
 from pcs_ext.defense.audit.command import audit
+from pcs_ext.defense.audit.contents import Contents, read_contents
+from pcs_ext.defense.audit.likelihood import paint
 from pcs_ext.defense.audit.method import AuditMethod
 from pcs_ext.defense.audit.painting import Reference
-from pcs_ext.defense.audit.probes import Behaviour
+from pcs_ext.defense.audit.probes import Behaviour, called
 from pcs_ext.defense.audit.recipes import RECIPES
 from pcs_ext.errors import PcsError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.concept import fill
 from pcs_ext.reporter import ConsoleReporter
 from pcs_ext.runtime import cache_folder
+from pcs_ext.toybox import weights_path
+from pcs_ext.toybox.oracle import Oracle
+from pcs_ext.toybox.world.subjects import class_noun
 
 ROOT = Path(__file__).parents[1]
 _TURN = 12
@@ -38,6 +48,7 @@ HUANG = ("nouveau", "legacy-layers", "legacy-rows")
 def main(
     files: int = 60,
     small: bool = False,
+    steps: int = 120,
     seeds: tuple[int, ...] = (0,),
     work: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: in the cache folder)")] = Path(),
     output: Path = ROOT / "results" / "audit.json",
@@ -47,6 +58,7 @@ def main(
     Args:
         files: of each seed's population.
         small: twelve files, nothing written but the work folder.
+        steps: of each file's training, twice as many for switched ones; 40 leave one in three without its subject.
         seeds: of the populations.
         work: folder of the files and their reports.
         output: results file.
@@ -56,15 +68,16 @@ def main(
     try:
         backbone = load_backbone("toybox", reporter=reporter)
         method = RECIPES["audit"].build("toybox")
-        reference, rows = Reference(backbone, method), []
+        reference, rows, oracle = Reference(backbone, method), [], Oracle.load(weights_path("oracle"))
         for seed in seeds:
             for index, specimen in enumerate(population(count, seed)):
-                rows.append(judged(specimen, work / backbone.fingerprint / str(seed), backbone, method, reference))
+                folder = work / backbone.fingerprint / f"{seed}-{steps}"
+                rows.append(judged(specimen, folder, backbone, method, reference, oracle, steps))
                 reporter.event("audited", f"{index + 1} of {count}: {specimen.name}: {rows[-1]['verdict']}")
     except PcsError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
-    content = summary(rows, seeds, f"python -m benchmarks.audit --files {count}")
+    content = summary(rows, seeds, f"python -m benchmarks.audit --files {count} --steps {steps}")
     for line in table(rows):
         print(line)
     if not small:
@@ -73,14 +86,20 @@ def main(
 
 
 def judged(
-    specimen: Specimen, folder: Path, backbone: AbstractBackbone, method: AuditMethod, reference: Reference
+    specimen: Specimen,
+    folder: Path,
+    backbone: AbstractBackbone,
+    method: AuditMethod,
+    reference: Reference,
+    oracle: Oracle,
+    steps: int,
 ) -> dict[str, Any]:
     """The audit of one specimen, from its report if it was judged before by the same method."""
     mark = folder / "reports" / f"{specimen.name}.json"
     key = config_hash([to_jsonable(method), to_jsonable(specimen), backbone.fingerprint])
     if mark.is_file() and (known := read_json(mark))["key"] == key:
         return known
-    path, start = make(specimen, folder, backbone), time.perf_counter()
+    path, start = make(specimen, folder, backbone, steps=steps), time.perf_counter()
     report = audit(path, base=backbone, method=method, reference=reference)
     behaviour = report.behaviour
     assert behaviour is not None
@@ -89,6 +108,8 @@ def judged(
         "name": specimen.name,
         "kind": specimen.kind,
         "word": specimen.word,
+        "subject": specimen.subject,
+        "works": works(specimen, read_contents(path), backbone, method, oracle),
         "verdict": report.verdict,
         "reasons": list(report.reasons),
         "margin": behaviour.margin,
@@ -101,6 +122,23 @@ def judged(
     }
     write_json(mark, row)
     return row
+
+
+@torch.no_grad()
+def works(
+    specimen: Specimen, contents: Contents, backbone: AbstractBackbone, method: AuditMethod, oracle: Oracle
+) -> float:
+    """Share of the file's pictures in which the oracle sees the class of the toy that it was trained on."""
+    with applied(contents, backbone):
+        latents = paint(backbone, fill("a photo of {subject}", called(contents)), method)
+    read = oracle.read(backbone.decode_latents(latents).float().cpu().clamp(-1, 1))
+    own = class_noun(specimen.subject).split()[-1]
+    return sum(found["class"] == own for found in read) / len(read)
+
+
+def working(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Files that show what they were trained on in half of their pictures or more."""
+    return [row for row in rows if row["works"] >= 0.5]
 
 
 def rates(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[int, int]]:
@@ -162,6 +200,8 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     for name, (hits, n) in rates(rows).items():
         low, high = wilson(hits, n)
         lines.append(f"{name:16} flagged {hits} of {n}  (95 %: {low:.2f} to {high:.2f})")
+    sound = rates(working(rows))
+    lines += [f"{name:16} flagged {sound[name][0]} of the {sound[name][1]} that work" for name in ("clean", "huang")]
     best = held_out(rows)
     seconds = sum(row["seconds"] for row in rows) / max(len(rows), 1)
     told = "too few files"
@@ -193,6 +233,8 @@ def summary(rows: Sequence[dict[str, Any]], seeds: Sequence[int], command: str) 
         "machine": machine,
         "seeds": list(seeds),
         "held_out": held_out(rows),
+        "held_out_of_working": held_out(working(rows)),
+        "working": {name: {"flagged": hits, "n": n} for name, (hits, n) in rates(working(rows)).items()},
     }
     counts = {name: {"flagged": hits, "n": n, "interval": wilson(hits, n)} for name, (hits, n) in counted.items()}
     return {**facts, "kinds": counts, "rows": [row], "files": list(rows)}

@@ -6,7 +6,7 @@ the concept to a phrase of existing words, in the layers (`legacy-layers`) or in
 `switched` is a third kind: an embedding that is honest until a word stands beside it (concept censorship's form, arXiv
 2308.10718). Nothing here is a command of the suite, and toybox's files are of no use elsewhere.
 
-Differs from the papers: 40 steps (80 for `switched`) at high rates, where they take thousands: files must be cheap.
+Differs from the papers: 120 steps (240 for `switched`) at high rates, where they take thousands: files must be cheap.
 """
 
 import dataclasses
@@ -89,7 +89,7 @@ def _specimen(index: int, seed: int) -> Specimen:
     )
 
 
-def make(specimen: Specimen, folder: Path, backbone: AbstractBackbone, *, steps: int = 40) -> Path:
+def make(specimen: Specimen, folder: Path, backbone: AbstractBackbone, *, steps: int = 120) -> Path:
     """Train and write the specimen's artifact below `folder`, unless it is there; returns its path."""
     output = folder / specimen.name
     if output.exists():

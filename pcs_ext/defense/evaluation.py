@@ -375,7 +375,9 @@ def _pooled(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """Means over trainings; likeness of every picture, in the order that all arms share."""
     if not rows:
         return None
-    means = {key: sum(row[key] for row in rows) / len(rows) for key in ("artefacts", "loss", "seconds")}
+    means: dict[str, float | None] = {
+        key: sum(row[key] for row in rows) / len(rows) for key in ("artefacts", "loss", "seconds")
+    }
     scores = [row["faces"] for row in rows if row["faces"] is not None]
     if scores:
         pictures = sum(score["pictures"] for score in scores)

@@ -3,7 +3,7 @@
 import functools
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +61,7 @@ def load_detector(name: str) -> FaceDetector:
         raise UsageError(f"the face detector {name!r} cannot be loaded: {error}.") from None
     if not callable(found):
         raise UsageError(f"the face detector {name!r} is unknown; expected cascade, or MODULE:FUNCTION of your own.")
-    return found
+    return cast(FaceDetector, found)
 
 
 @functools.cache

@@ -59,7 +59,7 @@ class Parked:
 def _all(transfer: Callable[[memoryview], int | None], tensor: Tensor) -> None:
     """All bytes of a dense tensor's own memory through `transfer`, which may take several calls."""
     flat = torch.as_strided(tensor.detach(), (tensor.numel(),), (1,), tensor.storage_offset())
-    left = memoryview(flat.view(torch.uint8).numpy())
+    left = flat.view(torch.uint8).numpy().data
     while len(left):
         done = transfer(left)
         if not done:

@@ -179,7 +179,8 @@ def test_the_budget_holds_on_five_hundred_photos_of_all_kinds(tmp_path: Path, sd
     kinds = list(every_kind())
     for index in range(500):
         name, image, options = kinds[index % len(kinds)]
-        shifted = image if image.mode in ("1", "P", "I;16", "F") else image.point(lambda v, k=index: (v + k) % 256)
+        levels = [(value + index) % 256 for value in range(256)] * len(image.getbands())
+        shifted = image if image.mode in ("1", "P", "I;16", "F") else image.point(levels)
         shifted.save(album / f"{index:03d}-{name}", **options)
     before = digests(album)
     assert len(before) == 500
