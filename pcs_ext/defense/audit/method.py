@@ -33,7 +33,7 @@ class AuditMethod:
     """Sampling steps of each."""
     picture_levels: tuple[float, ...] = (0.3, 0.45, 0.6, 0.75)
     """Noise levels at which nouns are compared, as shares of the schedule, in (0, 1)."""
-    claim_advantage: float = 0.03
+    claim_advantage: float = 0.1
     """Alarm where another noun explains the pictures better than the claim by this share of the base's error..."""
     claim_agreeing: float = 0.75
     """...in at least this share of the pictures, and where it does not explain the base's own pictures of the claim as
