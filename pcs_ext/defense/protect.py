@@ -255,7 +255,7 @@ class _Job:
         if found is not None:
             self.reporter.event(
                 "expected",
-                f"expected on this machine: about {found.minutes:.1f} minutes for {len(missing)} photos, "
+                f"expected on this machine: about {found.minutes:.1f} minutes for all, "
                 f"{found.peak_mb:,.0f} MB of memory",
                 minutes=found.minutes,
                 peak_mb=found.peak_mb,

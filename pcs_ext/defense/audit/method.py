@@ -31,8 +31,8 @@ class AuditMethod:
     """Pictures of the subject that are painted and explained by nouns."""
     picture_steps: int = 10
     """Sampling steps of each."""
-    picture_levels: tuple[float, ...] = (0.3, 0.45, 0.6, 0.75)
-    """Noise levels at which nouns are compared, as shares of the schedule, in (0, 1)."""
+    picture_levels: tuple[float, ...] = (0.45, 0.6, 0.75)
+    """Noise levels at which nouns are compared, as shares of the schedule, in (0, 1): below, shapes hardly need a word."""
     claim_advantage: float = 0.1
     """Alarm where another noun explains the pictures better than the claim by this share of the base's error..."""
     claim_agreeing: float = 0.75
