@@ -32,7 +32,7 @@ class AuditMethod:
     picture_steps: int = 10
     """Sampling steps of each."""
     picture_levels: tuple[float, ...] = (0.45, 0.6, 0.75)
-    """Noise levels at which nouns are compared, as shares of the schedule, in (0, 1): below, shapes hardly need a word."""
+    """Noise levels at which nouns are compared, as shares of the schedule, in (0, 1); below, no shape needs a word."""
     claim_advantage: float = 0.1
     """Alarm where another noun explains the pictures better than the claim by this share of the base's error..."""
     claim_agreeing: float = 0.75
