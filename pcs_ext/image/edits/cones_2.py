@@ -14,10 +14,10 @@ from pcs_ext.errors import ConfigError
 from pcs_ext.image.attention import AttentionProgram, attention_program, token_grid
 from pcs_ext.image.attention_edits import progress_at
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.edits.boxes import Box, box_cells, check_boxes
-from pcs_ext.image.phrases import phrase_positions
+from pcs_ext.image.edits.boxes import Box, box_cells
+from pcs_ext.image.edits.one_by_one import HooksOf, sample_boxed
 from pcs_ext.image.recipes import Preset
-from pcs_ext.image.sample import Predict, SampleConfig, SampleHooks, build_scheduler, initial_noise, sample
+from pcs_ext.image.sample import Predict, SampleConfig, SampleHooks, build_scheduler
 from pcs_ext.image.types import Conditioning
 from pcs_ext.reporter import Reporter
 from pcs_ext.runtime import generator_for
@@ -92,26 +92,19 @@ def sample_cones_2(
     Raises:
         UsageError: a phrase does not stand in the prompt, none or one twice is given, or wrong sizes.
     """
-    check_boxes(boxes)
-    positions = [phrase_positions(backbone, prompt, box.phrase) for box in boxes]
-    images = []
-    with torch.no_grad():
-        noise = initial_noise(backbone, seeds, config.sampling)
-        size = (noise.shape[-2], noise.shape[-1])
+
+    def guide(positions: Sequence[tuple[int, ...]], size: tuple[int, int]) -> HooksOf:
         row = 1 if config.sampling.guidance_scale != 1.0 else 0
         bias = LayoutBias(backbone, boxes, positions, size, config, rows=[row])
-        for index, seed in enumerate(seeds):
-            hooks = SampleHooks(
-                predict=biased(backbone, bias),
-                recur=Recurrence(backbone, seed, config) if config.recurrence else None,
-            )
-            images.append(
-                sample(backbone, [prompt], seeds=[seed], config=config.sampling, negative_prompts=[negative_prompt],
-                       hooks=hooks)
-            )  # fmt: skip
-            if reporter is not None:
-                reporter.progress("layout", index + 1, len(seeds))
-    return torch.cat(images)
+        return lambda seed: SampleHooks(
+            predict=biased(backbone, bias),
+            recur=Recurrence(backbone, seed, config) if config.recurrence else None,
+        )
+
+    return sample_boxed(
+        backbone, prompt, boxes, guide, seeds=seeds, sampling=config.sampling, negative_prompt=negative_prompt,
+        reporter=reporter,
+    )  # fmt: skip
 
 
 def biased(backbone: AbstractBackbone, bias: "LayoutBias"):

@@ -14,10 +14,10 @@ from pcs_ext.errors import ConfigError
 from pcs_ext.image.attention import attention_program, token_grid
 from pcs_ext.image.attention_edits import Capture, progress_at
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.edits.boxes import Box, check_boxes
-from pcs_ext.image.phrases import phrase_positions
+from pcs_ext.image.edits.boxes import Box
+from pcs_ext.image.edits.one_by_one import HooksOf, sample_boxed
 from pcs_ext.image.recipes import Preset
-from pcs_ext.image.sample import SampleConfig, SampleHooks, initial_noise, sample
+from pcs_ext.image.sample import SampleConfig, SampleHooks
 from pcs_ext.image.types import Conditioning
 from pcs_ext.reporter import Reporter
 
@@ -89,22 +89,16 @@ def sample_layout(
     Raises:
         UsageError: a phrase does not stand in the prompt, none or one twice is given, or wrong sizes.
     """
-    check_boxes(boxes)
-    positions = [phrase_positions(backbone, prompt, box.phrase) for box in boxes]
-    images = []
-    with torch.no_grad():
-        noise = initial_noise(backbone, seeds, config.sampling)
-        size = (noise.shape[-2] * backbone.vae_factor, noise.shape[-1] * backbone.vae_factor)
-        guide = LayoutGuide(backbone, backbone.encode_prompt([prompt], size=size), boxes, positions, config)
-        hooks = SampleHooks(before_step=guide) if config.iterations else SampleHooks()
-        for index, seed in enumerate(seeds):
-            images.append(
-                sample(backbone, [prompt], seeds=[seed], config=config.sampling, negative_prompts=[negative_prompt],
-                       hooks=hooks)
-            )  # fmt: skip
-            if reporter is not None:
-                reporter.progress("layout", index + 1, len(seeds))
-    return torch.cat(images)
+
+    def guide(positions: Sequence[tuple[int, ...]], size: tuple[int, int]) -> HooksOf:
+        pixels = (size[0] * backbone.vae_factor, size[1] * backbone.vae_factor)
+        moving = LayoutGuide(backbone, backbone.encode_prompt([prompt], size=pixels), boxes, positions, config)
+        return lambda seed: SampleHooks(before_step=moving) if config.iterations else SampleHooks()
+
+    return sample_boxed(
+        backbone, prompt, boxes, guide, seeds=seeds, sampling=config.sampling, negative_prompt=negative_prompt,
+        reporter=reporter,
+    )  # fmt: skip
 
 
 class LayoutGuide:
