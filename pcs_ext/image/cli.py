@@ -153,7 +153,7 @@ def together(
     arrange: Literal["columns", "base"] = "columns",
     pictures: Pictures = PICTURES,
     negative_prompt: str = "",
-    method: Literal["auto", "cones-2", "omg"] = "auto",
+    method: Literal["auto", "cones-2", "omg", "multibooth", "mc2", "pacgen"] = "auto",
     sampling: Sampling = SAMPLING,
     config: Path | None = None,
     machine: Machine = MACHINE,
@@ -170,23 +170,21 @@ def together(
         arrange: without boxes: columns puts subjects side by side in the order of the prompt; base, with omg, where the
             base draws their nouns.
         negative_prompt: what to stay away from.
-        method: omg draws each subject by its own weights where the base drew its noun; cones-2 draws subjects that are
-            words alone (recipe cones-2 and other words) in one pass; auto takes what fits.
+        method: omg draws each subject by its own weights where the base drew its noun, pacgen in its box; cones-2 draws
+            words alone, multibooth words with keys and values, in one pass; mc2 lets subjects find places; auto: what
+            fits.
         config: the method's settings as JSON.
     """
     from pcs_ext.image.edits.boxes import parse_box
     from pcs_ext.image.edits.cast import open_cast, split_subjects
-    from pcs_ext.image.edits.cones_2 import Cones2Config
-    from pcs_ext.image.edits.omg import OmgConfig
     from pcs_ext.image.edits.settings import resolve_edit
-    from pcs_ext.image.edits.together import draw_together, usual_method
+    from pcs_ext.image.edits.together import TOGETHER, draw_together, usual_method
     from pcs_ext.image.subject import save_images
 
     folders, prompts = split_subjects(arguments)
     cast = open_cast(folders, names=names)
     settings = resolve_edit(
-        usual_method(cast) if method == "auto" else method, (OmgConfig, Cones2Config), cast.base_name, config,
-        **sampling.asked,
+        usual_method(cast) if method == "auto" else method, TOGETHER, cast.base_name, config, **sampling.asked,
     )  # fmt: skip
     made = draw_together(
         cast, prompts, seeds=pictures.seeds, config=settings, boxes=[parse_box(text) for text in box], arrange=arrange,

@@ -86,7 +86,7 @@ def layout(
     subject: tuple[Path, ...] = (),
     pictures: Pictures = PICTURES,
     negative_prompt: str = "",
-    method: Literal["layout-control", "cones-2"] = "layout-control",
+    method: Literal["layout-control", "cones-2", "pacgen"] = "layout-control",
     sampling: Sampling = SAMPLING,
     base: str = "",
     config: Path | None = None,
@@ -100,7 +100,8 @@ def layout(
         boxes: the same as a JSON file, {"robot": [0.1, 0.2, 0.5, 0.9]}.
         subject: folder written by `learn`, a ledger of `continual add`, or several subjects that are words alone.
         negative_prompt: what to stay away from.
-        method: how boxes are kept: layout-control moves the latents, cones-2 biases attention.
+        method: how boxes are kept: layout-control moves the latents, cones-2 biases attention, pacgen lets one learned
+            subject's weights act in its box alone.
         base: without --subject: toybox (default), a hub id, a diffusers folder or a .safetensors file.
         config: the method's settings as JSON.
     """
@@ -109,6 +110,7 @@ def layout(
     from pcs_ext.image.edits.cones_2 import Cones2Config
     from pcs_ext.image.edits.layout import LayoutConfig
     from pcs_ext.image.edits.layout_pictures import draw_layouts
+    from pcs_ext.image.edits.pacgen import PacgenConfig
     from pcs_ext.image.edits.settings import resolve_edit
     from pcs_ext.image.subject import save_images
 
@@ -116,7 +118,7 @@ def layout(
     cast = open_cast(subject, base)
     settings = resolve_edit(
         method,
-        (LayoutConfig, Cones2Config),
+        (LayoutConfig, Cones2Config, PacgenConfig),
         cast.base_name,
         config,
         steps=sampling.steps,
@@ -236,7 +238,7 @@ def style(
     subject: tuple[Path, ...] = (),
     pictures: Pictures = PICTURES,
     negative_prompt: str = "",
-    method: Literal["style-aligned"] = "style-aligned",
+    method: Literal["style-aligned", "sag"] = "style-aligned",
     sampling: Sampling = SAMPLING,
     base: str = "",
     config: Path | None = None,
@@ -250,24 +252,33 @@ def style(
         reference_prompt: describes it: "a toy dog, flat vector art".
         subject: folder written by `learn`, a ledger of `continual add`, or several subjects that are words alone.
         negative_prompt: what to stay away from.
-        method: how the style is shared.
+        method: style-aligned shares attention; sag leads each picture to the reference by gradients through a CLIP.
         base: without --subject: toybox (default), a hub id, a diffusers folder or a .safetensors file.
         config: the method's settings as JSON.
     """
+    from pcs_ext.errors import UsageError
     from pcs_ext.image.data import read_photo
     from pcs_ext.image.edits.aligned_pictures import draw_aligned
     from pcs_ext.image.edits.cast import open_cast
+    from pcs_ext.image.edits.led_pictures import draw_led
+    from pcs_ext.image.edits.sag import SagConfig
     from pcs_ext.image.edits.settings import resolve_edit
     from pcs_ext.image.edits.style_aligned import StyleAlignedConfig
     from pcs_ext.image.subject import save_images
 
     cast = open_cast(subject, base)
-    settings = resolve_edit(method, StyleAlignedConfig, cast.base_name, config, **sampling.asked)
-    made = draw_aligned(
-        cast, prompts, seeds=pictures.seeds, config=settings,
-        reference=read_photo(reference).image if reference is not None else None, reference_prompt=reference_prompt,
-        negative_prompt=negative_prompt, **machine.loading, reporter=console_reporter(),
-    )  # fmt: skip
+    settings = resolve_edit(method, (StyleAlignedConfig, SagConfig), cast.base_name, config, **sampling.asked)
+    given = read_photo(reference).image if reference is not None else None
+    common = {"seeds": pictures.seeds, "negative_prompt": negative_prompt, **machine.loading}
+    if isinstance(settings, SagConfig):
+        if given is None or reference_prompt:
+            raise UsageError("sag leads pictures to a --reference, which needs no --reference-prompt.")
+        made = draw_led(cast, prompts, given, config=settings, **common, reporter=console_reporter())
+    else:
+        made = draw_aligned(
+            cast, prompts, config=settings, reference=given, reference_prompt=reference_prompt, **common,
+            reporter=console_reporter(),
+        )  # fmt: skip
     print_paths(save_images(made, pictures.output))
 
 

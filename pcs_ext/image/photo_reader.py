@@ -13,6 +13,8 @@ from pcs_ext.image.backbones.load import TOYBOX_WEIGHTS, hub_folder
 from pcs_ext.image.evaluate.encoders import load_image_text_encoder
 from pcs_ext.image.types import Batch
 
+_WHERE = "the adapter's part of the JSON of --dry-run, and its projection_dim as `width`, and pass it with --config"
+
 
 class PhotoReader:
     """Image features before they are normalised, kept by `Batch.keys`.
@@ -27,7 +29,7 @@ class PhotoReader:
     """
 
     def __init__(self, config: ImageResidualConfig, device: torch.device) -> None:
-        self.clip = load_image_text_encoder(_folder(config.encoder), device)
+        self.clip = load_image_text_encoder(encoder_folder(config.encoder, "the recipe", _WHERE), device)
         width = self.clip.model.visual_projection.weight.shape[0]
         if width != config.width:
             raise ConfigError(
@@ -57,7 +59,17 @@ def reader_for(adapters: Iterable[AbstractAdapter], device: torch.device) -> Pho
     return PhotoReader(configs[0], device) if configs else None
 
 
-def _folder(encoder: str) -> Path:
+def encoder_folder(encoder: str, who: str, where: str) -> Path:
+    """The folder of a CLIP that settings name: toybox, a folder, or a hub id.
+
+    Args:
+        encoder: what they name.
+        who: needs it, for the message.
+        where: which settings, for the message.
+
+    Raises:
+        ModelError: it is nowhere.
+    """
     if encoder == "toybox":
         return TOYBOX_WEIGHTS / "clip"
     if Path(encoder).is_dir():
@@ -66,8 +78,7 @@ def _folder(encoder: str) -> Path:
         return hub_folder(encoder)
     except ModelError:
         raise ModelError(
-            f"the recipe looks at photos with {encoder}, which is neither a folder nor in the hub cache, and it could "
-            f"not be fetched. On a machine with a connection run `hf download {encoder}`, or write a CLIP's folder "
-            "(transformers layout) as the adapter's `encoder` into the JSON of --dry-run, and its projection_dim as "
-            "`width`, and pass it with --config."
+            f"{who} looks at photos with {encoder}, which is neither a folder nor in the hub cache, and could not be "
+            f"fetched. On a machine with a connection run `hf download {encoder}`, or write a CLIP's folder "
+            f"(transformers layout) as `encoder` into {where}."
         ) from None

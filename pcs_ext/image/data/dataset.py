@@ -11,6 +11,7 @@ from torch import Tensor
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError, PhotoError
 from pcs_ext.image.concept import SUBJECT, Concept
+from pcs_ext.image.data.cutout import moved_about
 from pcs_ext.image.data.photos import Photo
 from pcs_ext.image.types import Batch
 
@@ -31,7 +32,13 @@ class Augmentation:
     """Custom Diffusion's random scale and place (arXiv 2212.04488, supplement): 2/3 of the time smaller, in
     [1/3, 1], else larger, in [1.2, 1.4]; the caption says so and the loss is limited to the photo."""
 
+    cutout: bool = False
+    """PACGen's (arXiv 2306.17154): the subject, cut out by its mask, at a random size and place on gray. Photos without
+    a mask stay as they are."""
+
     def __post_init__(self) -> None:
+        if self.cutout and (self.aspect != 1 or self.roll or self.relocate):
+            raise ConfigError("cutout moves subjects in squares; set aspect to 1, and roll and relocate to false.")
         if self.aspect not in (1, 2):
             raise ConfigError(f"aspect must be 1 (squares) or 2 (panoramas), got {self.aspect}.")
         if self.relocate and (self.aspect != 1 or self.roll):
@@ -111,6 +118,9 @@ class SubjectDataset:
         caption, valid = self._caption(photo, generator), torch.ones(1, *image.shape[1:])
         fixed = augmentation.crop == "center" and not augmentation.roll
         key: str | None = f"{index}/{int(flipped)}" if fixed else None
+        if augmentation.cutout and mask is not None:
+            image, mask = moved_about(image, mask, generator)
+            key = None
         if augmentation.relocate:
             image, mask, valid, prefix = relocate(image, mask, generator)
             caption, key = prefix + caption, None

@@ -5,9 +5,13 @@ from pcs_ext.image.edits.cones_2 import cones_2_layout
 from pcs_ext.image.edits.freecontrol import freecontrol
 from pcs_ext.image.edits.insert import tigic
 from pcs_ext.image.edits.layout import layout_control
+from pcs_ext.image.edits.mc2 import mc2
+from pcs_ext.image.edits.multibooth import multibooth_regions
 from pcs_ext.image.edits.omg import omg
+from pcs_ext.image.edits.pacgen import pacgen_regions
 from pcs_ext.image.edits.photoswap import photoswap
 from pcs_ext.image.edits.portrait_diffusion import portrait_diffusion
+from pcs_ext.image.edits.sag import sag
 from pcs_ext.image.edits.style_aligned import style_aligned
 from pcs_ext.image.edits.swapanything import swapanything
 
@@ -24,8 +28,16 @@ _ENTRIES = (
      "2305.19327", "cones-2", "image together", cones_2_layout),
     ("omg", "subjects of any kind where the base draws their nouns, each by its own weights",
      "2403.10983", "omg", "image together", omg),
+    ("multibooth", "subjects whose keys and values act in their boxes, all in one pass",
+     "2404.14239", "multibooth", "image together", multibooth_regions),
+    ("mc2", "subjects of any kind over one latent, their words led to look at different places",
+     "2404.05268", "mc2", "image together", mc2),
+    ("pacgen", "a subject's weights in its box, the base outside",
+     "2306.17154", "pacgen", "image layout", pacgen_regions),
     ("style-aligned", "pictures in the style of the first one, or of a given one, by shared attention",
      "2312.02133", "stylealigned", "image style", style_aligned),
+    ("sag", "pictures led to a reference's style or content by gradients of a clean estimate of several steps",
+     "2312.12030", "sag", "image style", sag),
     ("portrait-diffusion", "a picture in the manner of another one, by attention to its features",
      "2312.02212", "portrait-diffusion", "image restyle", portrait_diffusion),
     ("tigic", "a subject of another picture placed into a scene and changed by a prompt",

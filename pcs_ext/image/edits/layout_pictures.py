@@ -2,15 +2,21 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.concept import SUBJECT
 from pcs_ext.image.edits.boxes import Box, check_boxes
 from pcs_ext.image.edits.cast import Cast
 from pcs_ext.image.edits.cones_2 import Cones2Config, sample_cones_2
 from pcs_ext.image.edits.layout import LayoutConfig, sample_layout
-from pcs_ext.image.subject import GeneratedImage, to_pil
+from pcs_ext.image.edits.pacgen import PacgenConfig, compose_regionally, lone_member
+from pcs_ext.image.subject import Artifact, GeneratedImage, to_pil
 from pcs_ext.reporter import Reporter
 
 
@@ -20,7 +26,7 @@ def draw_layouts(
     boxes: Sequence[Box],
     *,
     seeds: Sequence[int],
-    config: LayoutConfig | Cones2Config,
+    config: LayoutConfig | Cones2Config | PacgenConfig,
     negative_prompt: str = "",
     base: AbstractBackbone | None = None,
     device: str = "auto",
@@ -33,13 +39,15 @@ def draw_layouts(
         cast: who may be named.
         prompts: texts, with `{subject}`, or the `{name}` of one of several, where a subject goes.
         boxes: of phrases that stand in every prompt, likewise.
-        seeds, config, negative_prompt: see `sample_layout` and `sample_cones_2`.
+        seeds, config, negative_prompt: see `sample_layout`, `sample_cones_2` and, for one learned subject and its box,
+            `compose_regionally`.
         base: already loaded.
         device, precision: of a base that is loaded here.
         reporter: hears the progress.
 
     Raises:
-        UsageError: no prompt, no seed, no box, or one whose phrase does not stand in a prompt.
+        UsageError: no prompt, no seed, no box, one whose phrase does not stand in a prompt, or another than the
+            subject's for PACGen.
     """
     check_boxes(boxes)
     if not prompts or not seeds:
@@ -51,16 +59,50 @@ def draw_layouts(
         "edit": config.id, "base": backbone.name, "artifacts": cast.hashes(), **dataclasses.asdict(config.sampling),
         "boxes": [dataclasses.asdict(box) for box in boxes],
     }  # fmt: skip
+    common = {"seeds": seeds, "negative_prompt": negative_prompt, "reporter": reporter}
     made = []
-    with cast.applied(backbone):
-        for prompt, text in zip(prompts, texts, strict=True):
-            common = {"seeds": seeds, "negative_prompt": negative_prompt, "reporter": reporter}
-            if isinstance(config, LayoutConfig):
-                images = sample_layout(backbone, text, meant, config=config, **common)
-            else:
-                images = sample_cones_2(backbone, text, meant, config=config, **common)
-            made += [
-                GeneratedImage(to_pil(image), prompt, {"seed": seed, **facts})
-                for image, seed in zip(images, seeds, strict=True)
-            ]
+    for prompt, text in zip(prompts, texts, strict=True):
+        if isinstance(config, PacgenConfig):
+            images = _filled(backbone, cast, prompt, boxes, config=config, **common)
+        else:
+            with cast.applied(backbone):
+                images = _placed(backbone, text, meant, config=config, **common)
+        made += [
+            GeneratedImage(to_pil(image), prompt, {"seed": seed, **facts})
+            for image, seed in zip(images, seeds, strict=True)
+        ]
     return made
+
+
+def _placed(
+    backbone: AbstractBackbone, text: str, boxes: Sequence[Box], *, config: LayoutConfig | Cones2Config, **common: Any
+) -> Tensor:
+    if isinstance(config, LayoutConfig):
+        return sample_layout(backbone, text, boxes, config=config, **common)
+    return sample_cones_2(backbone, text, boxes, config=config, **common)
+
+
+def _filled(
+    backbone: AbstractBackbone,
+    cast: Cast,
+    prompt: str,
+    boxes: Sequence[Box],
+    *,
+    seeds: Sequence[int],
+    config: PacgenConfig,
+    negative_prompt: str,
+    reporter: Reporter | None,
+) -> Tensor:
+    if not isinstance(cast.who, Artifact) or [box.phrase for box in boxes] != [SUBJECT]:
+        raise UsageError(
+            f'pacgen fills the box of one learned subject: --subject FOLDER --box "{SUBJECT}: 0.1 0.2 0.5 0.9". For '
+            "several take `image together --method pacgen`."
+        )
+    member = lone_member(backbone, cast.who, prompt, boxes[0])
+    plain, images = cast.who.concept.class_prompt(prompt), []
+    for index, seed in enumerate(seeds):
+        made = compose_regionally(backbone, plain, [member], seed=seed, config=config, negative_prompt=negative_prompt)
+        images.append(made.picture)
+        if reporter is not None:
+            reporter.progress("layout", index + 1, len(seeds))
+    return torch.cat(images)

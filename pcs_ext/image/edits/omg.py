@@ -13,21 +13,16 @@ from torch import Tensor
 
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
-from pcs_ext.image.adapters import injected
-from pcs_ext.image.adapters.base import AbstractAdapter
-from pcs_ext.image.attention import attention_program, path_grid, self_attention_paths
-from pcs_ext.image.attention_edits import AttentionEdit, Blend, branch_rows, edited, on_cells, progress_at
+from pcs_ext.image.attention import path_grid, self_attention_paths
+from pcs_ext.image.attention_edits import AttentionEdit, Blend, branch_rows, edited, progress_at
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.edits.boxes import Box
 from pcs_ext.image.edits.cones_2 import Cones2Config, LayoutBias, biased
 from pcs_ext.image.edits.locate import LocateConfig, word_maps
+from pcs_ext.image.edits.members import Composed, Member, Player
 from pcs_ext.image.edits.regions import disjoint
 from pcs_ext.image.recipes import Preset
 from pcs_ext.image.sample import Predict, SampleConfig, SampleHooks, initial_noise, sample
 from pcs_ext.image.types import Conditioning
-
-_SHUT = -1e4
-"""Added to scores that shall become no attention at all; finite in half precision."""
 
 
 @config
@@ -80,36 +75,6 @@ def omg(preset: Preset) -> OmgConfig:
     return OmgConfig(id="omg", sampling=sampling)
 
 
-@dataclasses.dataclass(frozen=True)
-class Member:
-    """One subject of the scene."""
-
-    adapters: Sequence[AbstractAdapter]
-    """With what it learned, not injected."""
-    prompt: str
-    """The scene in this subject's words, the others as plain nouns."""
-    own: Sequence[int]
-    """Tokens of this subject's words in it."""
-    others: Sequence[int]
-    """Tokens of the others' nouns in it."""
-    noun: Sequence[int]
-    """Tokens of this subject's noun in the scene's plain prompt."""
-    box: Box | None = None
-    """Its region; None: where the base draws its noun."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Composed:
-    """One picture and how it came about."""
-
-    picture: Tensor
-    """`1 3 h w` in [-1, 1]."""
-    first: Tensor
-    """The first pass, likewise."""
-    regions: Tensor
-    """`members h w` of latent cells, zeros and ones, no cell in two; all zeros for one that was not found."""
-
-
 @torch.no_grad()
 def compose(
     backbone: AbstractBackbone,
@@ -141,8 +106,8 @@ def compose(
         ),
     )  # fmt: skip
     regions = find_regions(backbone, clean[0], prompt, members, config)
-    players = [_Player(backbone, member, region, negative_prompt, config) for member, region in
-               zip(members, regions, strict=True) if region.any()]  # fmt: skip
+    players = [player_of(backbone, member, region, negative_prompt, config)
+               for member, region in zip(members, regions, strict=True) if region.any()]  # fmt: skip
     second: list[Tensor] = []
     sample(
         backbone, [prompt] * 2, seeds=[seed] * 2, config=config.sampling, negative_prompts=[negative_prompt] * 2,
@@ -151,7 +116,7 @@ def compose(
             decode=lambda both: second.append(backbone.decode_latents(both[1:])) or both,
         ),
     )  # fmt: skip
-    return Composed(second[0].float().cpu().clamp(-1, 1), first, regions[:, 0])
+    return Composed(second[0].float().cpu().clamp(-1, 1), regions[:, 0], first)
 
 
 def find_regions(
@@ -188,48 +153,20 @@ def _layout_settings(config: OmgConfig) -> Cones2Config:
     return Cones2Config(id="cones-2", sampling=config.sampling, scale=config.layout_scale, recurrence=False)
 
 
-class _Player:
-    """A member in its region: what its own weights predict there."""
-
-    def __init__(
-        self, backbone: AbstractBackbone, member: Member, region: Tensor, negative_prompt: str, config: OmgConfig
-    ) -> None:
-        self.backbone, self.member, self.region = backbone, member, region[None].to(backbone.device)
-        for adapter in member.adapters:
-            adapter.set_scale(config.strength)
-        pixels = (region.shape[-2] * backbone.vae_factor, region.shape[-1] * backbone.vae_factor)
-        prompts = [negative_prompt, member.prompt] if config.sampling.guidance_scale != 1.0 else [member.prompt]
-        with injected(backbone, *member.adapters):
-            self.conditioning = backbone.encode_prompt(prompts, size=pixels)
-        self._biased = backbone.predict
-        if member.box is not None:
-            size = (region.shape[-2], region.shape[-1])
-            bias = LayoutBias(
-                backbone, [member.box], [member.own], size, _layout_settings(config), rows=[len(prompts) - 1]
-            )
-            self._biased = biased(backbone, bias)(backbone.predict)
-
-    def predict(self, latents: Tensor, timesteps: Tensor) -> Tensor:
-        """The denoiser's output under this member's weights and words, like `latents`: `[negative, positive]`."""
-        with (
-            injected(self.backbone, *self.member.adapters),
-            attention_program(self.backbone, self._shut, at="scores"),
-        ):
-            return self._biased(latents, timesteps, self.conditioning)
-
-    def _shut(self, path: str, scores: Tensor) -> Tensor:
-        """Inside of the region the others' words are not looked at; only the positive row has them."""
-        inside = on_cells(self.region, scores.shape[-2]).to(scores) > 0
-        named = torch.zeros(scores.shape[-1], dtype=torch.bool, device=scores.device)
-        named[list(self.member.others)] = True
-        last = torch.where(inside & named, scores[-1:] + _SHUT, scores[-1:])
-        return torch.cat([scores[:-1], last])
+def player_of(
+    backbone: AbstractBackbone, member: Member, region: Tensor, negative_prompt: str, config: OmgConfig
+) -> Player:
+    """A member as it acts in its region, `1 h w`."""
+    return Player(
+        backbone, member, region, negative_prompt=negative_prompt, guided=config.sampling.guidance_scale != 1.0,
+        strength=config.strength, layout=_layout_settings(config),
+    )  # fmt: skip
 
 
 def _second_pass(
     backbone: AbstractBackbone,
     members: Sequence[Member],
-    players: Sequence[_Player],
+    players: Sequence[Player],
     size: tuple[int, int],
     config: OmgConfig,
 ):

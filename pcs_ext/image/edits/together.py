@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pcs_ext.errors import UsageError
 from pcs_ext.image.adapters import injected
@@ -11,7 +11,11 @@ from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.edits.boxes import Box
 from pcs_ext.image.edits.cast import Cast, name_all, subject_adapters
 from pcs_ext.image.edits.cones_2 import Cones2Config, sample_cones_2
-from pcs_ext.image.edits.omg import Composed, Member, OmgConfig, compose
+from pcs_ext.image.edits.mc2 import Mc2Config, compose_apart
+from pcs_ext.image.edits.members import Composed, Member
+from pcs_ext.image.edits.multibooth import MultiBoothConfig, compose_in_boxes
+from pcs_ext.image.edits.omg import OmgConfig, compose
+from pcs_ext.image.edits.pacgen import PacgenConfig, compose_regionally
 from pcs_ext.image.edits.regions import columns
 from pcs_ext.image.merge.words import WORD_ADAPTERS, NamedSubject
 from pcs_ext.image.prompt_programs import read_text
@@ -19,6 +23,17 @@ from pcs_ext.image.subject import GeneratedImage, to_pil
 from pcs_ext.reporter import Reporter, SilentReporter
 
 Arrangement = Literal["columns", "base"]
+TogetherConfig = OmgConfig | Cones2Config | MultiBoothConfig | Mc2Config | PacgenConfig
+TOGETHER = get_args(TogetherConfig)
+"""Settings of every way to draw several subjects."""
+_COMPOSERS = {
+    OmgConfig: compose,
+    MultiBoothConfig: compose_in_boxes,
+    Mc2Config: compose_apart,
+    PacgenConfig: compose_regionally,
+}
+_PLACED = (Cones2Config, MultiBoothConfig, PacgenConfig)
+"""Ways in which every subject needs a place."""
 
 
 def usual_method(cast: Cast) -> str:
@@ -32,7 +47,7 @@ def draw_together(
     prompts: Sequence[str],
     *,
     seeds: Sequence[int],
-    config: OmgConfig | Cones2Config,
+    config: TogetherConfig,
     boxes: Sequence[Box] = (),
     arrange: Arrangement = "columns",
     negative_prompt: str = "",
@@ -66,12 +81,12 @@ def draw_together(
         raise UsageError("several subjects need at least one prompt and one seed, got none.")
     named = [_all_named(prompt, subjects) for prompt in prompts]
     given = _placed(boxes, subjects)
-    if arrange == "base" and isinstance(config, Cones2Config) and not given:
-        raise UsageError("cones-2 needs places for its subjects; give boxes, or leave --arrange at columns.")
+    _check_places(config, arrange, given)
     backbone = base if base is not None else load_backbone(cast.base_name, device=device, precision=precision)
     made: list[GeneratedImage] = []
     for prompt, text in zip(prompts, named, strict=True):
-        placed = given if given or arrange == "base" else _columns(text, subjects)
+        free = arrange == "base" or isinstance(config, Mc2Config)
+        placed = given if given or free else _columns(text, subjects)
         facts = {
             "edit": config.id, "base": backbone.name, "artifacts": cast.hashes(),
             "subjects": [subject.name for subject in subjects], **dataclasses.asdict(config.sampling),
@@ -79,7 +94,7 @@ def draw_together(
         if isinstance(config, Cones2Config):
             drawn = _by_layout(backbone, cast, text, placed, seeds, config, negative_prompt, reporter)
         else:
-            drawn = _by_weights(backbone, subjects, text, placed, seeds, config, negative_prompt, reporter)
+            drawn = _by_members(backbone, subjects, text, placed, seeds, config, negative_prompt, reporter)
         made += [
             GeneratedImage(to_pil(image), prompt, {"seed": seed, **facts, **own})
             for (image, own), seed in zip(drawn, seeds, strict=True)
@@ -107,21 +122,22 @@ def _by_layout(
     return [(image, {"boxes": _plain(placed)}) for image in images]
 
 
-def _by_weights(
+def _by_members(
     backbone: AbstractBackbone,
     subjects: Sequence[NamedSubject],
     text: str,
     placed: Mapping[str, Box],
     seeds: Sequence[int],
-    config: OmgConfig,
+    config: OmgConfig | MultiBoothConfig | Mc2Config | PacgenConfig,
     negative_prompt: str,
     reporter: Reporter,
 ) -> list[tuple[Any, dict[str, Any]]]:
     nouns = {subject.name: subject.artifact.concept.class_noun for subject in subjects}
     members = [_member(backbone, subject, text, nouns, placed.get(subject.name)) for subject in subjects]
     drawn = []
+    composer: Any = _COMPOSERS[type(config)]
     for index, seed in enumerate(seeds):
-        made = compose(
+        made = composer(
             backbone, name_all(text, nouns), members, seed=seed, config=config, negative_prompt=negative_prompt
         )
         drawn.append((made.picture[0], {"boxes": _plain(placed), "regions": _shares(made, subjects, seed, reporter)}))
@@ -175,6 +191,13 @@ def _positions(backbone: AbstractBackbone, text: str, words: Mapping[str, str], 
             f"{filled!r}; put it further to the front."
         )
     return tuple(range(count + 1, count + 1 + length))
+
+
+def _check_places(config: TogetherConfig, arrange: Arrangement, given: Mapping[str, Box]) -> None:
+    if arrange == "base" and isinstance(config, _PLACED) and not given:
+        raise UsageError(f"{config.id} needs places for its subjects; give boxes, or leave --arrange at columns.")
+    if isinstance(config, Mc2Config) and given:
+        raise UsageError("mc2 lets subjects find their places; leave boxes out, or take --method omg or multibooth.")
 
 
 def _subjects(cast: Cast) -> tuple[NamedSubject, ...]:

@@ -20,9 +20,11 @@ from pcs_ext.image.recipes.hiper import hiper
 from pcs_ext.image.recipes.lycoris import loha, lokr
 from pcs_ext.image.recipes.mc_ti import mc_ti
 from pcs_ext.image.recipes.mix_of_show import mix_of_show
+from pcs_ext.image.recipes.multibooth import multibooth
 from pcs_ext.image.recipes.neti import neti
 from pcs_ext.image.recipes.oft import coft, oft
 from pcs_ext.image.recipes.p_plus import p_plus
+from pcs_ext.image.recipes.pacgen import pacgen
 from pcs_ext.image.recipes.perfusion import perfusion
 from pcs_ext.image.recipes.persam import persam
 from pcs_ext.image.recipes.prospect import prospect
@@ -135,6 +137,14 @@ _SEVERAL = (
         break_a_scene,
     ),
     ("mix-of-show", "layer-wise words and a LoRA, to be fused with others", "2305.18292", "mix-of-show", mix_of_show),
+    (
+        "multibooth",
+        "a word of normal length and a LoRA on keys and values, for one pass of several",
+        "2404.14239",
+        "multibooth",
+        multibooth,
+    ),
+    ("pacgen", "dreambooth on a subject that is moved about, to be drawn in a box", "2306.17154", "pacgen", pacgen),
 )
 _STYLES = (
     (

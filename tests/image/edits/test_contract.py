@@ -17,8 +17,13 @@ from pcs_ext.image.edits.cones_2 import Cones2Config, sample_cones_2
 from pcs_ext.image.edits.freecontrol import FreeControlConfig, follow_structure
 from pcs_ext.image.edits.insert import InsertConfig, insert
 from pcs_ext.image.edits.layout import LayoutConfig, sample_layout
-from pcs_ext.image.edits.omg import Member, OmgConfig, compose
+from pcs_ext.image.edits.mc2 import Mc2Config, compose_apart
+from pcs_ext.image.edits.members import Member
+from pcs_ext.image.edits.multibooth import MultiBoothConfig, compose_in_boxes
+from pcs_ext.image.edits.omg import OmgConfig, compose
+from pcs_ext.image.edits.pacgen import PacgenConfig, compose_regionally
 from pcs_ext.image.edits.portrait_diffusion import PortraitDiffusionConfig, restyle
+from pcs_ext.image.edits.sag import SagConfig, sample_led
 from pcs_ext.image.edits.settings import resolve_edit
 from pcs_ext.image.edits.style_aligned import StyleAlignedConfig, sample_aligned
 from pcs_ext.image.edits.swap import SwapConfig, swap
@@ -53,13 +58,29 @@ def _cones_2(backbone: AbstractBackbone, config: Cones2Config) -> torch.Tensor:
     return sample_cones_2(backbone, "a red dog", [parse_box("dog: 0 0 0.5 1")], seeds=[0], config=config)
 
 
-def _omg(backbone: AbstractBackbone, config: OmgConfig) -> torch.Tensor:
+def _members() -> list[Member]:
     boxes = [parse_box("x: 0 0 0.5 1"), parse_box("x: 0.5 0 1 1")]
-    members = [
-        Member([build_adapter(f"lora_{at}", LowRankConfig())], "a red dog on cat", [at], [8 - at], [at], box)
+    lora = LowRankConfig(targets=(r"\.attn2\.(to_k|to_v)$",))
+    return [
+        Member([build_adapter(f"lora_{at}", lora)], "a red dog on cat", [at], [8 - at], [at], box)
         for at, box in zip((3, 5), boxes, strict=True)
     ]
-    return compose(backbone, "a red dog on cat", members, seed=0, config=config).picture
+
+
+def _omg(backbone: AbstractBackbone, config: OmgConfig) -> torch.Tensor:
+    return compose(backbone, "a red dog on cat", _members(), seed=0, config=config).picture
+
+
+def _multibooth(backbone: AbstractBackbone, config: MultiBoothConfig) -> torch.Tensor:
+    return compose_in_boxes(backbone, "a red dog on cat", _members(), seed=0, config=config).picture
+
+
+def _mc2(backbone: AbstractBackbone, config: Mc2Config) -> torch.Tensor:
+    return compose_apart(backbone, "a red dog on cat", _members(), seed=0, config=config).picture
+
+
+def _pacgen(backbone: AbstractBackbone, config: PacgenConfig) -> torch.Tensor:
+    return compose_regionally(backbone, "a red dog on cat", _members(), seed=0, config=config).picture
 
 
 def _aligned(backbone: AbstractBackbone, config: StyleAlignedConfig) -> torch.Tensor:
@@ -70,11 +91,19 @@ def _restyle(backbone: AbstractBackbone, config: PortraitDiffusionConfig) -> tor
     return restyle(backbone, PICTURE, PICTURE.flip(-1), config=config)
 
 
+def _sag(backbone: AbstractBackbone, config: SagConfig) -> torch.Tensor:
+    return sample_led(backbone, "a red dog", lambda images: images.mean(), seeds=[0], config=config)
+
+
 RUNS: dict[type, Callable[[AbstractBackbone, Any], torch.Tensor]] = {
     SwapConfig: _swap,
     LayoutConfig: _layout,
     Cones2Config: _cones_2,
     OmgConfig: _omg,
+    MultiBoothConfig: _multibooth,
+    Mc2Config: _mc2,
+    PacgenConfig: _pacgen,
+    SagConfig: _sag,
     StyleAlignedConfig: _aligned,
     PortraitDiffusionConfig: _restyle,
     InsertConfig: _insert,

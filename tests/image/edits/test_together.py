@@ -16,7 +16,8 @@ from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.edits.boxes import parse_box
 from pcs_ext.image.edits.cast import Cast, folder_name, name_all, open_cast, several, split_subjects
 from pcs_ext.image.edits.cones_2 import cones_2_layout
-from pcs_ext.image.edits.omg import Member, OmgConfig, _Player, _second_pass, compose, omg
+from pcs_ext.image.edits.members import Member, Player
+from pcs_ext.image.edits.omg import OmgConfig, _second_pass, compose, omg, player_of
 from pcs_ext.image.edits.regions import columns, disjoint
 from pcs_ext.image.edits.together import draw_together, usual_method
 from pcs_ext.image.learn import learn
@@ -83,7 +84,7 @@ def test_names() -> None:
         split_subjects(["rex", "pip"])
 
 
-def player(backbone: AbstractBackbone, column: int, config: OmgConfig) -> tuple[Member, _Player]:
+def player(backbone: AbstractBackbone, column: int, config: OmgConfig) -> tuple[Member, Player]:
     """A member with large weights, in one half of the picture."""
     adapter = build_adapter(f"lora_{column}", LowRankConfig())
     with injected(backbone, adapter):
@@ -93,7 +94,7 @@ def player(backbone: AbstractBackbone, column: int, config: OmgConfig) -> tuple[
     member = Member([adapter], "a red dog on the cat", [3], [6], [3], None)
     region = torch.zeros(1, 8, 8)
     region[..., 4 * column : 4 * column + 4] = 1
-    return member, _Player(backbone, member, region, "", config)
+    return member, player_of(backbone, member, region, "", config)
 
 
 @torch.no_grad()
