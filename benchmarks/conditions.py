@@ -28,10 +28,10 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.edits.boxes import Box
 from pcs_ext.image.edits.layout import LayoutConfig, sample_layout
-from pcs_ext.image.edits.locate import locate
 from pcs_ext.image.edits.region import around, whole
 from pcs_ext.image.edits.settings import resolve_edit
 from pcs_ext.image.edits.swap import SwapConfig, swap
+from pcs_ext.image.locate import locate
 from pcs_ext.image.subject import to_pil
 from pcs_ext.reporter import ConsoleReporter
 from pcs_ext.runtime import generator_for

@@ -46,6 +46,7 @@ def commands() -> dict[str, Callable[..., Any]]:
         "image layout": edits_cli.layout,
         "image insert": edits_cli.insert,
         "image follow": edits_cli.follow,
+        "image heed": edits_cli.heed,
         "image style": edits_cli.style,
         "image restyle": edits_cli.restyle,
         "evaluate": general.evaluate,

@@ -231,6 +231,41 @@ def follow(
     print_paths(save_images(made, pictures.output))
 
 
+def heed(
+    subject: Positional[Path],
+    prompts: Positional[tuple[str, ...]],
+    method: Literal["dci", "freecure", "concept-centric"] = "dci",
+    words: str = "",
+    pictures: Pictures = PICTURES,
+    negative_prompt: str = "",
+    sampling: Sampling = SAMPLING,
+    config: Path | None = None,
+    machine: Machine = MACHINE,
+) -> None:
+    """Generate images of a learned subject that heed what else the prompt says, with the base's help.
+
+    Args:
+        subject: folder written by `learn`.
+        prompts: texts with {subject} where the subject goes; concept-centric takes others, too.
+        method: dci lets the base lay out the picture in the first steps; freecure brings words back from the base's
+            picture; concept-centric, for subjects of that recipe, lets the base alone read the prompt.
+        words: with freecure, what of the prompt got lost: "a red hat".
+        negative_prompt: what to stay away from.
+        config: the method's settings as JSON.
+    """
+    from pcs_ext.image.edits.heeding_pictures import HEEDING, draw_heeding
+    from pcs_ext.image.edits.settings import resolve_edit
+    from pcs_ext.image.subject import Artifact, save_images
+
+    artifact = Artifact.load(subject)
+    settings = resolve_edit(method, HEEDING, artifact.data.base_name, config, **sampling.asked)
+    made = draw_heeding(
+        artifact, prompts, words=words, seeds=pictures.seeds, config=settings, negative_prompt=negative_prompt,
+        **machine.loading, reporter=console_reporter(),
+    )  # fmt: skip
+    print_paths(save_images(made, pictures.output))
+
+
 def style(
     prompts: Positional[tuple[str, ...]],
     reference: Path | None = None,

@@ -24,8 +24,10 @@ from pcs_ext.image.early_stopping import DvarStop
 from pcs_ext.image.fit import Fit, fit
 from pcs_ext.image.forgetting import Forgetting
 from pcs_ext.image.loss_log import LossLog
+from pcs_ext.image.mask_estimate import EstimatedMasks
+from pcs_ext.image.photo_contexts import is_context, with_contexts
 from pcs_ext.image.previews import Previews
-from pcs_ext.image.rare_tokens import check_rare_token, pick_rare_tokens
+from pcs_ext.image.recipe_request import with_request, with_start, with_token
 from pcs_ext.image.recipes import RECIPES, Phase, Preset, Recipe
 from pcs_ext.image.subject import Artifact
 from pcs_ext.image.token_norms import kept_norms
@@ -76,7 +78,7 @@ def plan(
 ) -> dict[str, Any]:
     """What `learn` would do, as plain JSON data: the photos found and the recipe with every value. Loads no model."""
     found = find_photos(photos)
-    resolved = _with_request(resolve_recipe(recipe, noun, preset_of(base), config=config), token, steps)
+    resolved = with_request(resolve_recipe(recipe, noun, preset_of(base), config=config), token, steps)
     return {"photos": [str(photo.path) for photo in found], "base": base, "recipe": to_jsonable(resolved)}
 
 
@@ -134,17 +136,21 @@ def learn(
     _check_output(output, overwrite)
     if previews < 0:
         raise UsageError(f"--previews must be 0 or a number of steps, got {previews}.")
-    _with_request(resolve_recipe(recipe, noun, preset_of(base), config=config), token, steps)
+    with_request(resolve_recipe(recipe, noun, preset_of(base), config=config), token, steps)
     found = _photos(photos)
     _check_masks(resolve_recipe(recipe, noun, preset_of(base), config=config), found)
     loaded = isinstance(base, AbstractBackbone)
     backbone = base if loaded else load_backbone(base, device=device, precision=precision, reporter=reporter)
     resolved = resolve_recipe(recipe, noun, preset_of(backbone), config=config)
-    resolved = _with_token(_with_start(_with_request(resolved, token, steps), start, backbone), backbone)
+    resolved = with_token(with_start(with_request(resolved, token, steps), start, backbone), backbone)
+    resolved, found = with_contexts(resolved, found)
     reporter.event(
         "learn", f"{resolved.id}: {len(found)} photos, {resolved.steps} steps, on {backbone.device}", photos=len(found)
     )
-    data = SubjectDataset(found, resolved.concept, resolution=backbone.resolution, augmentation=resolved.augmentation)
+    data = SubjectDataset(
+        found, resolved.concept, resolution=backbone.resolution, augmentation=resolved.augmentation,
+        estimated=resolved.phases[0].estimate is not None,
+    )  # fmt: skip
     class_images = _class_images(resolved, backbone, seed, reporter)
     sheets = Previews(Path(f"{output}.previews"), previews, backbone, resolved.concept, resolved.sampling)
     run = _Run(resolved, backbone, data, class_images, sheets, seed, Path(f"{output}.training"), reporter, after,
@@ -166,8 +172,8 @@ def _artifact(run: "_Run", found: Sequence[Photo], losses: list[float]) -> Artif
     return ArtifactData(
         recipe=to_jsonable(run.recipe),
         concept=to_jsonable(run.recipe.concept),
-        adapters={name: to_jsonable(value) for name, value in run.recipe.adapters.items()},
-        tensors={name: adapter.state_dict() for name, adapter in run.adapters.items()},
+        adapters={name: to_jsonable(value) for name, value in run.recipe.adapters.items() if not is_context(name)},
+        tensors={name: adapter.state_dict() for name, adapter in run.adapters.items() if not is_context(name)},
         base_name=run.backbone.name,
         base_fingerprint=run.backbone.fingerprint,
         base_family=run.backbone.family,
@@ -255,6 +261,11 @@ class _Run:
         own = photo_features(clip, self.data.photos)
         return Contrast(reader, own, self.rivals.features, phase.objective.classification_scale)
 
+    def _estimates(self, phase: Phase) -> dict[str, EstimatedMasks]:
+        if phase.estimate is None:
+            return {}
+        return {"masks": EstimatedMasks(phase.estimate, self.backbone, self.data, phase.fit.steps)}
+
     def start_hashes(self) -> list[str]:
         """Content hash of the subject this run goes on from; empty when it starts anew."""
         return [] if self.start is None else [f"start {self.start.data.content_hash}"]
@@ -265,6 +276,7 @@ class _Run:
             forgetting = Forgetting(self.adapters.values()) if phase.objective.forgetting_weight > 0 else None
             if forgetting is not None and forgetting.is_first:
                 forgetting = None
+            running: list[Fit] = []
             loss = PhaseLoss(
                 phase,
                 self.backbone,
@@ -275,6 +287,7 @@ class _Run:
                 forgetting,
                 self._contrast(phase),
                 self.adapters,
+                lambda: running[0].averaged(),
             )
             stop = None if phase.dvar is None else DvarStop(phase.dvar, loss, seed=self.seed)
             # Frozen weights in half precision need trained float32 ones cast to meet them.
@@ -284,10 +297,9 @@ class _Run:
                 self.folder / phase.name,
                 config_hash=config_hash([to_jsonable(self.recipe), self.seed, phase.name, *self._company()]),
             )
-            running: list[Fit] = []
-            norms = kept_norms(phase, groups)
-            for state in fit(loss, groups, config, checkpoints=checkpoints, extra_state=norms, stop=stop,
-                             after_step=tuple(norms.values()), on_start=running.append):  # fmt: skip
+            hooks = {**kept_norms(phase, groups), **self._estimates(phase)}
+            for state in fit(loss, groups, config, checkpoints=checkpoints, extra_state=hooks, stop=stop,
+                             after_step=tuple(hooks.values()), on_start=running.append):  # fmt: skip
                 total = state.losses["total"]
                 log.add(phase.name, state.step, total)
                 self.reporter.progress(f"learn {phase.name}", state.step, state.total_steps, loss=total)
@@ -318,50 +330,6 @@ def _check_masks(recipe: Recipe, found: Sequence[Photo]) -> None:
             f"{', '.join(bare[:5])}. Put a black and white {Path(bare[0]).stem}_mask.png there, or an alpha channel "
             "into the photo."
         )
-
-
-def _with_request(recipe: Recipe, token: str, steps: int | None) -> Recipe:
-    if steps is not None:
-        if steps < 1:
-            raise UsageError(f"--steps must be at least 1, got {steps}.")
-        recipe = recipe.with_steps(steps)
-    return _renamed(recipe, token) if token else recipe
-
-
-def _renamed(recipe: Recipe, token: str) -> Recipe:
-    """The recipe with another word for the subject, also in the adapters that learn it."""
-    old, concept = recipe.concept.token, dataclasses.replace(recipe.concept, token=token)
-    adapters = {
-        name: dataclasses.replace(config, placeholder=token)  # type: ignore[call-arg]
-        if old and getattr(config, "placeholder", None) == old
-        else config
-        for name, config in recipe.adapters.items()
-    }
-    return dataclasses.replace(recipe, concept=concept, adapters=adapters)
-
-
-def _with_start(recipe: Recipe, start: Artifact | None, backbone: AbstractBackbone) -> Recipe:
-    """The recipe under the words of the subject it goes on from."""
-    if start is None:
-        return recipe
-    if start.data.adapters != to_jsonable(recipe.adapters) or start.data.base_fingerprint != backbone.fingerprint:
-        raise ArtifactError(
-            f"the subject to go on from has adapters {sorted(start.data.adapters)} on {start.data.base_name}; expected "
-            f"those of recipe {recipe.id} on {backbone.name}, with the same settings. Learn it with this recipe."
-        )
-    return dataclasses.replace(recipe, concept=start.concept)
-
-
-def _with_token(recipe: Recipe, backbone: AbstractBackbone) -> Recipe:
-    """Settle the rare word: the asked one is checked against the base's tokenizer, an empty one is picked from it."""
-    concept = recipe.concept
-    if concept.mode != "rare":
-        return recipe
-    if concept.token:
-        check_rare_token(backbone.tokenizers[0], concept.token)
-        return recipe
-    word = pick_rare_tokens(backbone.tokenizers[0], count=1)[0].word
-    return dataclasses.replace(recipe, concept=dataclasses.replace(concept, token=word))
 
 
 def _class_images(recipe: Recipe, backbone: AbstractBackbone, seed: int, reporter: Reporter) -> ClassImages | None:

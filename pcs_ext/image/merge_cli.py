@@ -15,7 +15,7 @@ def merge(
     subjects: Positional[tuple[Path, ...]],
     names: tuple[str, ...],
     output: Output,
-    method: Literal["auto", "kv", "fusion"] = "auto",
+    method: Literal["auto", "kv", "fusion", "neurons"] = "auto",
     device: Device = "auto",
     overwrite: bool = False,
 ) -> None:
@@ -25,7 +25,8 @@ def merge(
         subjects: folders written by `learn`, all on one base.
         names: one per subject, in their order: rex. Learned words become <rex>.
         output: folder for the joint subject; `pcs-ext image` takes it.
-        method: kv (closed form of Custom Diffusion), fusion (Mix-of-Show, any low-rank subject), or whichever fits.
+        method: kv (closed form of Custom Diffusion), fusion (Mix-of-Show, any low-rank subject), neurons (Cones), or
+            whichever fits.
         device: where to compute.
         overwrite: replace what is at the output path.
     """

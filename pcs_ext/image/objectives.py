@@ -2,7 +2,7 @@
 
 import contextlib
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from pcs_ext.image.adapters.base import AbstractAdapter
 from pcs_ext.image.adapters.image_residual import ImageResidualAdapter
 from pcs_ext.image.attention import AttentionMaps, attention_program
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.balance import BalanceConfig, balanced, shown_parts
 from pcs_ext.image.guidance import combine_guidance
 from pcs_ext.image.noise import append_dims
 from pcs_ext.image.terms import Noised, Step, TermConfig, build_term
@@ -92,10 +93,17 @@ class ObjectiveConfig:
     train_guidance: float = 1.0
     """Predictions in training are guided from the concept's negative word to its positive one by this scale, as in
     sampling (DreamArtist, arXiv 2211.11337); 1: the plain prediction."""
+    balance: BalanceConfig | None = None
+    """Several subjects: the worst one's loss counts, and the others are kept (MagicTailor, arXiv 2410.13370); the phase
+    needs an `ema_decay`. None: all count alike."""
     terms: tuple[TermConfig, ...] = ()
     """What is added to the loss, at most one of each kind."""
 
     def __post_init__(self) -> None:
+        if self.balance is not None and (self.prior_loss_weight > 0 or self.train_guidance != 1):
+            raise ConfigError(
+                "a balance is about photos and plain predictions; set prior_loss_weight 0, train_guidance 1."
+            )
         if self.train_guidance != 1 and any(term.kind == "attention" for term in self.terms):
             raise ConfigError("attention terms read the plain prediction's maps; set train_guidance to 1.")
         kinds = [term.kind for term in self.terms]
@@ -112,10 +120,16 @@ class DenoisingObjective:
     Args:
         config: what counts.
         adapters: that train, by name; terms ask for them.
+        averaged: a context in which the trained weights are their slow averages; a balance needs it.
     """
 
-    def __init__(self, config: ObjectiveConfig, adapters: Mapping[str, AbstractAdapter] | None = None) -> None:
-        self.config, self.adapters = config, adapters or {}
+    def __init__(
+        self,
+        config: ObjectiveConfig,
+        adapters: Mapping[str, AbstractAdapter] | None = None,
+        averaged: Callable[[], contextlib.AbstractContextManager[None]] | None = None,
+    ) -> None:
+        self.config, self.adapters, self.averaged = config, adapters or {}, averaged
         self.terms = [build_term(term) for term in config.terms]
 
     def __call__(
@@ -147,18 +161,39 @@ class DenoisingObjective:
             timesteps=timesteps,
             target=schedule.target(latents, noise, timesteps),
         )
+        told = self._told(conditioning, batch, generator)
+        slow = self._by_averages(backbone, noised, told)
         with self._recording(backbone, recorded):
-            prediction = self._predict(backbone, noised, self._told(conditioning, batch, generator), negative)
+            prediction = self._predict(backbone, noised, told, negative)
         terms = self._terms(backbone, batch, conditioning, recorded, generator, noised)
         errors = denoising_errors(prediction, noised.target)
         if self.config.snr_gamma is not None:
             errors = errors * append_dims(schedule.min_snr_weights(timesteps, self.config.snr_gamma), errors)
         losses = masked_mean(errors, *self._mask(batch, errors))
+        if slow is not None:
+            drifts = masked_mean(denoising_errors(prediction, slow), *self._mask(batch, errors))
+            return self._balanced(losses, drifts, batch) + terms
         if batch.is_prior is None:
             return LossTerms({"denoising": losses.mean()}) + terms
         prior = batch.is_prior.to(device)
         own = {"denoising": losses[~prior].mean(), "prior": self.config.prior_loss_weight * losses[prior].mean()}
         return LossTerms(own) + terms
+
+    def _by_averages(self, backbone: AbstractBackbone, noised: Noised, told: Conditioning) -> Tensor | None:
+        """What the averaged weights answer to the same question, for a balance; before the graph of the step is built.
+
+        Words are those of this step, as in the released code.
+        """
+        if self.config.balance is None:
+            return None
+        assert self.averaged is not None, "a balance needs the averaged weights"
+        with torch.no_grad(), self.averaged():
+            return backbone.predict(noised.latents, noised.timesteps, told)
+
+    def _balanced(self, losses: Tensor, drifts: Tensor, batch: Batch) -> LossTerms:
+        assert self.config.balance is not None
+        worst, drift = balanced(losses, drifts, shown_parts(batch.part_masks, len(losses)).to(losses.device))
+        return LossTerms({"denoising": worst, "preservation": self.config.balance.preservation * drift})
 
     def _told(self, conditioning: Conditioning, batch: Batch, generator: torch.Generator) -> Conditioning:
         """What the denoiser is told: a draw where prompts are distributions, and what adapters see in the photos."""

@@ -79,6 +79,18 @@ class Artifact:
         Raises:
             ArtifactError: the artifact was learned on a backbone of another family.
         """
+        with self.inside(backbone) as adapters:
+            for adapter in adapters:
+                adapter.set_scale(scale)
+            yield backbone
+
+    @contextlib.contextmanager
+    def inside(self, backbone: AbstractBackbone) -> Iterator[list[AbstractAdapter]]:
+        """Likewise; gives the adapters, for who changes their scales meanwhile.
+
+        Raises:
+            ArtifactError: the artifact was learned on a backbone of another family.
+        """
         if backbone.family != self.data.base_family:
             raise ArtifactError(
                 f"this subject was learned on a {self.data.base_family} base ({self.data.base_name}); "
@@ -86,9 +98,7 @@ class Artifact:
             )
         adapters = self.adapters()
         with injected(backbone, *adapters):
-            for adapter in adapters:
-                adapter.set_scale(scale)
-            yield backbone
+            yield adapters
 
     def backbone(self, base: str | None = None, *, device: str = "auto", precision: str = "auto") -> AbstractBackbone:
         """The base this subject was learned on (or another of its family)."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.class_images import ClassImages
 from pcs_ext.image.contrast import Contrast
 from pcs_ext.image.data import SubjectDataset
+from pcs_ext.image.degradation import degraded
 from pcs_ext.image.forgetting import Forgetting
 from pcs_ext.image.objectives import DenoisingObjective
 from pcs_ext.image.photo_reader import reader_for
@@ -125,6 +126,7 @@ class PhaseLoss:
         forgetting: Forgetting | None = None,
         contrast: Contrast | None = None,
         adapters: Mapping[str, AbstractAdapter] | None = None,
+        averaged: Callable[[], contextlib.AbstractContextManager[None]] | None = None,
     ) -> None:
         self.phase = phase
         self.forgetting = forgetting
@@ -135,12 +137,16 @@ class PhaseLoss:
         self.latents = latents
         text_trains = any(group.name.split("/")[1] not in ("denoiser", "image") for group in groups)
         self.prompts = PromptCache(backbone, enabled=not text_trains)
-        self.objective = DenoisingObjective(phase.objective, adapters)
+        self.objective = DenoisingObjective(phase.objective, adapters, averaged)
         self.reader = reader_for((adapters or {}).values(), backbone.device)
 
     def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         """Loss terms of one micro-batch; everything random comes from `generator`."""
         batch = self.photos.batch(self.phase.batch_size, generator)
+        if self.phase.unconditional:
+            batch = dataclasses.replace(batch, captions=("",) * len(batch.captions))
+        if self.phase.degrade is not None:
+            batch = degraded(batch, self.phase.degrade.strength(step, self.phase.fit.steps), generator)
         if self.class_images is not None:
             batch = stack(batch, self.class_images.batch(self.phase.batch_size, generator))
         if self.reader is not None:

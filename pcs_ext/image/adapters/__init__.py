@@ -13,6 +13,7 @@ from pcs_ext.image.adapters.full import FullAdapter, FullConfig
 from pcs_ext.image.adapters.image_residual import ImageResidualAdapter, ImageResidualConfig
 from pcs_ext.image.adapters.low_rank import LowRankAdapter, LowRankConfig
 from pcs_ext.image.adapters.neti import NetiAdapter, NetiConfig
+from pcs_ext.image.adapters.neurons import NeuronAdapter, NeuronsConfig
 from pcs_ext.image.adapters.rank_one import RankOneAdapter, RankOneConfig
 from pcs_ext.image.adapters.residual import ResidualAdapter, ResidualConfig
 from pcs_ext.image.adapters.side_network import SideNetworkAdapter, SideNetworkConfig
@@ -35,6 +36,7 @@ AdapterConfig: TypeAlias = Annotated[
     | SpectralShiftConfig
     | RankOneConfig
     | CrossAttentionConfig
+    | NeuronsConfig
     | SideNetworkConfig
     | FullConfig,
     Discriminator("kind"),
@@ -55,6 +57,7 @@ _CLASSES = {
     RankOneConfig: RankOneAdapter,
     SpectralShiftConfig: SpectralShiftAdapter,
     CrossAttentionConfig: CrossAttentionAdapter,
+    NeuronsConfig: NeuronAdapter,
     FullConfig: FullAdapter,
     SideNetworkConfig: SideNetworkAdapter,
 }
@@ -101,6 +104,8 @@ __all__ = [
     "LowRankConfig",
     "NetiAdapter",
     "NetiConfig",
+    "NeuronAdapter",
+    "NeuronsConfig",
     "RankOneAdapter",
     "RankOneConfig",
     "ResidualAdapter",

@@ -1,5 +1,6 @@
 """Batches of augmented photos; image, mask, valid area and caption stay together."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -53,20 +54,29 @@ class SubjectDataset:
         concept: gives the captions of photos that have none of their own.
         resolution: height of the batches in pixels; their width is that times the augmentation's aspect.
         augmentation: how they vary.
+        estimated: masks will be put in by `put_masks` before the first batch; those of the photos do not count.
     """
 
     def __init__(
-        self, photos: Sequence[Photo], concept: Concept, *, resolution: int, augmentation: Augmentation
+        self,
+        photos: Sequence[Photo],
+        concept: Concept,
+        *,
+        resolution: int,
+        augmentation: Augmentation,
+        estimated: bool = False,
     ) -> None:
         if not photos:
             raise PhotoError("a subject needs at least one photo, got none.")
-        for photo in photos if concept.parts else ():
+        for photo in photos if concept.parts and not estimated else ():
             count = 0 if photo.parts is None else len(photo.parts)
             if count != len(concept.parts):
                 raise PhotoError(
                     f"{photo.path} has {count} numbered masks, but there are {len(concept.parts)} subjects "
                     f"({', '.join(concept.parts)}); expected {photo.path.stem}_mask1.png and so on, one for each."
                 )
+            if not (photo.parts > 0.5).any():  # type: ignore[operator]
+                raise PhotoError(f"all numbered masks of {photo.path} are black; it shows none of the subjects.")
         self.photos, self.concept = list(photos), concept
         self.resolution, self.augmentation = resolution, augmentation
         self._crops: dict[int, tuple[Tensor, Tensor | None]] = {}
@@ -115,7 +125,7 @@ class SubjectDataset:
         if augmentation.roll:
             turn = int(torch.randint(image.shape[-1], (), generator=generator))
             image, mask = image.roll(turn, -1), None if mask is None else mask.roll(turn, -1)
-        caption, valid = self._caption(photo, generator), torch.ones(1, *image.shape[1:])
+        caption, valid = self._caption(index, generator), torch.ones(1, *image.shape[1:])
         fixed = augmentation.crop == "center" and not augmentation.roll
         key: str | None = f"{index}/{int(flipped)}" if fixed else None
         if augmentation.cutout and mask is not None:
@@ -131,21 +141,36 @@ class SubjectDataset:
             self._crops[index] = _crop(self.photos[index], self.resolution, self.augmentation.aspect, 0.5)
         return self._crops[index]
 
-    def _caption(self, photo: Photo, generator: torch.Generator) -> str:
+    def squares(self) -> list[Tensor]:
+        """What of every photo is trained on when nothing is varied, `3 s s` each."""
+        return [self._center(index)[0] for index in range(len(self.photos))]
+
+    def put_masks(self, masks: Sequence[Tensor]) -> None:
+        """Give every photo new masks of its square: `k s s` in [0, 1], one for each part of the concept."""
+        for index, own in enumerate(masks):
+            self._crops[index] = (self._center(index)[0], own)
+            self.photos[index] = dataclasses.replace(self.photos[index], mask=own.amax(0, keepdim=True), parts=own)
+
+    def _caption(self, index: int, generator: torch.Generator) -> str:
         """The photo's own caption, or a template. One that names no subject gets its name in front."""
+        photo = self.photos[index]
         if photo.caption is None:
             chosen = int(torch.randint(len(self.concept.templates), (), generator=generator))
             template = self.concept.templates[chosen]
             if self.concept.parts:
-                return self.concept.caption(template, self._some_parts(generator))
+                return self.concept.caption(template, self._some_parts(photo, generator))
             return self.concept.prompt(template)
         named = SUBJECT in photo.caption or any(part in photo.caption for part in self.concept.parts)
         text = photo.caption if named else f"{SUBJECT}, {photo.caption}"
         return self.concept.prompt(text)
 
-    def _some_parts(self, generator: torch.Generator) -> tuple[str, ...]:
-        """Union sampling (Break-A-Scene, arXiv 2305.16311, section 3.2): a random number of random parts."""
-        parts = self.concept.parts
+    def _some_parts(self, photo: Photo, generator: torch.Generator) -> tuple[str, ...]:
+        """Union sampling (Break-A-Scene, arXiv 2305.16311, section 3.2): a random number of random parts.
+
+        Of photos that do not show all subjects, those whose masks are not black.
+        """
+        assert photo.parts is not None, "checked when the dataset was made"
+        parts = [part for part, mask in zip(self.concept.parts, photo.parts, strict=True) if mask.max() > 0.5]
         count = 1 + int(torch.randint(len(parts), (), generator=generator))
         chosen = torch.randperm(len(parts), generator=generator)[:count].sort().values
         return tuple(parts[index] for index in chosen.tolist())

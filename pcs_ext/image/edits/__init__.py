@@ -1,8 +1,11 @@
 """Every way to edit or guide a picture that trains nothing itself, listed by hand."""
 
 from pcs_ext.image.edits.base import EditEntry
+from pcs_ext.image.edits.concept_centric import concept_centric_guidance
 from pcs_ext.image.edits.cones_2 import cones_2_layout
+from pcs_ext.image.edits.dci import dci
 from pcs_ext.image.edits.freecontrol import freecontrol
+from pcs_ext.image.edits.freecure import freecure
 from pcs_ext.image.edits.insert import tigic
 from pcs_ext.image.edits.layout import layout_control
 from pcs_ext.image.edits.mc2 import mc2
@@ -34,6 +37,12 @@ _ENTRIES = (
      "2404.05268", "mc2", "image together", mc2),
     ("pacgen", "a subject's weights in its box, the base outside",
      "2306.17154", "pacgen", "image layout", pacgen_regions),
+    ("dci", "a subject in a scene that the base lays out: branches integrated early by attention",
+     "2412.04831", "dci", "image heed", dci),
+    ("freecure", "words that a subject's weights forgot, from the base's self-attention in their masks",
+     "2411.15277", "freecure", "image heed", freecure),
+    ("concept-centric", "a concept and what is asked of it, each with a guidance of its own",
+     "2312.08195", "concept-centric", "image heed", concept_centric_guidance),
     ("style-aligned", "pictures in the style of the first one, or of a given one, by shared attention",
      "2312.02133", "stylealigned", "image style", style_aligned),
     ("sag", "pictures led to a reference's style or content by gradients of a clean estimate of several steps",

@@ -6,6 +6,7 @@ the subject's words, in which the others' are not looked at, instead of a prompt
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -180,7 +181,7 @@ class RegionalAnswers:
         return torch.stack([box_cells(member.box, grid) for member in self.members if member.box is not None])
 
 
-def attend(module: torch.nn.Module, queries: Tensor, keys: Tensor, values: Tensor, *, hidden: Sequence[int]) -> Tensor:
+def attend(module: Any, queries: Tensor, keys: Tensor, values: Tensor, *, hidden: Sequence[int]) -> Tensor:
     """What an attention module answers to queries `1 q d` with keys and values `1 n d`, after its output projection.
 
     Args:
@@ -188,11 +189,11 @@ def attend(module: torch.nn.Module, queries: Tensor, keys: Tensor, values: Tenso
         queries, keys, values: after their projections, all heads side by side.
         hidden: keys that are not looked at.
     """
-    query, key, value = (module.head_to_batch_dim(part) for part in (queries, keys, values))  # type: ignore[operator]
-    scores = module.scale * (query.float() @ key.float().transpose(-1, -2))  # type: ignore[operator]
+    query, key, value = (module.head_to_batch_dim(part) for part in (queries, keys, values))
+    scores = module.scale * (query.float() @ key.float().transpose(-1, -2))
     scores = torch.where(named(hidden, scores), scores + SHUT, scores)
-    mixed = module.batch_to_head_dim(torch.bmm(scores.softmax(-1).to(value.dtype), value))  # type: ignore[operator]
-    projection, dropout = module.to_out  # type: ignore[misc]
+    mixed = module.batch_to_head_dim(torch.bmm(scores.softmax(-1).to(value.dtype), value))
+    projection, dropout = module.to_out
     return dropout(projection(mixed)) / module.rescale_output_factor
 
 

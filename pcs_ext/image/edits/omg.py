@@ -17,9 +17,9 @@ from pcs_ext.image.attention import path_grid, self_attention_paths
 from pcs_ext.image.attention_edits import AttentionEdit, Blend, branch_rows, edited, progress_at
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.edits.cones_2 import Cones2Config, LayoutBias, biased
-from pcs_ext.image.edits.locate import LocateConfig, word_maps
 from pcs_ext.image.edits.members import Composed, Member, Player
 from pcs_ext.image.edits.regions import disjoint
+from pcs_ext.image.locate import LocateConfig, word_maps
 from pcs_ext.image.recipes import Preset
 from pcs_ext.image.sample import Predict, SampleConfig, SampleHooks, initial_noise, sample
 from pcs_ext.image.types import Conditioning

@@ -1,7 +1,7 @@
 """PhotoSwap (Gu et al., NeurIPS 2023, arXiv 2305.18286): another subject in a photo, by swapping attention."""
 
-from pcs_ext.image.edits.locate import LocateConfig
 from pcs_ext.image.edits.swap import SwapConfig
+from pcs_ext.image.locate import LocateConfig
 from pcs_ext.image.recipes import Preset
 from pcs_ext.image.sample import SampleConfig
 

@@ -249,7 +249,8 @@ class EulerChain:
         timesteps = torch.full((2 * len(latents),), self.timesteps[index], device=latents.device)
         doubled = torch.cat([latents, latents])
         prediction = self.backbone.predict(doubled, timesteps, self.conditioning).float()
-        prediction = combine_guidance(*prediction.chunk(2), self.guidance_scale)
+        negative, positive = prediction.chunk(2)
+        prediction = combine_guidance(negative, positive, self.guidance_scale)
         schedule, own = self.backbone.schedule, timesteps[: len(latents)]
         clean = schedule.to_x0(prediction, latents, own)
         if index + 1 == len(self.timesteps):

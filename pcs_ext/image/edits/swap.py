@@ -19,8 +19,8 @@ from pcs_ext.image.attention_edits import (
     with_rows,
 )
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.edits.locate import LocateConfig
 from pcs_ext.image.inversion import invert
+from pcs_ext.image.locate import LocateConfig
 from pcs_ext.image.masks import cells_of, grown, inside_only
 from pcs_ext.image.phrases import Alignment, align
 from pcs_ext.image.sample import SampleConfig, SampleHooks, sample

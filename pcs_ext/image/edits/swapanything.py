@@ -1,7 +1,7 @@
 """SwapAnything (Gu et al., ECCV 2024, arXiv 2404.05717): any object of a picture, swapped within its mask alone."""
 
-from pcs_ext.image.edits.locate import LocateConfig
 from pcs_ext.image.edits.swap import SwapConfig
+from pcs_ext.image.locate import LocateConfig
 from pcs_ext.image.recipes import Preset
 from pcs_ext.image.sample import SampleConfig
 

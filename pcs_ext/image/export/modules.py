@@ -26,7 +26,7 @@ EXPRESSIBLE = {
     "peft": "lora, dora, loha, lokr, oft",
     "kohya": "lora, dora, loha, lokr, cross_attention",
     "textual-inversion": "embedding",
-    "diffusers-model": "lora, dora, loha, lokr, oft, svd, cross_attention, full",
+    "diffusers-model": "lora, dora, loha, lokr, oft, svd, cross_attention, neurons, full",
 }
 """Format -> the adapters it can hold."""
 LEFT_OUT = (ImageResidualConfig,)

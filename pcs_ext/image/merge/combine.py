@@ -18,6 +18,7 @@ from pcs_ext.image.adapters import (
     CrossAttentionConfig,
     FullConfig,
     LowRankConfig,
+    NeuronsConfig,
     SpectralShiftConfig,
     build_adapter,
     injected,
@@ -32,7 +33,7 @@ from pcs_ext.image.sample import SampleConfig
 from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import Reporter, SilentReporter
 
-Method = Literal["auto", "kv", "fusion"]
+Method = Literal["auto", "kv", "fusion", "neurons"]
 _LAYERED = (LowRankConfig, CrossAttentionConfig, SpectralShiftConfig)
 _PROMPTS = ("a photo of {subject}", "a photo of {subject} on the beach", "a close-up photo of {subject}")
 
@@ -54,7 +55,8 @@ def merge(
         backbone: their base, without adapters; it is left as it was.
         method: `kv`: cross-attention keys and values that give every subject's words what its own weights give them
             (Custom Diffusion). `fusion`: all changed layers, fitted on what they read while each subject is painted
-            (Mix-of-Show). `auto`: kv where nothing but keys and values was learned.
+            (Mix-of-Show). `neurons`: the union of the weights that are shut (Cones). `auto`: neurons where such were
+            learned, kv where nothing but keys and values was.
         config: how subjects are painted for `fusion`; None: as the first one is, in a third of the steps.
         reporter: hears the progress.
 
@@ -73,7 +75,9 @@ def merge(
         if isinstance(config_, WORD_ADAPTERS)
     }
     adapters: dict[str, tuple[AdapterConfig, dict[str, Tensor]]] = {**words}
-    if any(isinstance(value, _LAYERED) for subject in subjects for value in subject.adapters.values()):
+    if method == "neurons":
+        adapters["neurons"] = _united(subjects)
+    elif any(isinstance(value, _LAYERED) for subject in subjects for value in subject.adapters.values()):
         weights = _constrained(subjects, backbone) if method == "kv" else _fused(subjects, backbone, config, reporter)
         adapters["weights"] = weights
     return _data(subjects, adapters, method)
@@ -87,14 +91,24 @@ def _check(subjects: Sequence[NamedSubject], backbone: AbstractBackbone) -> None
                 f"{backbone.name}; merge subjects of one base."
             )
         for key, config in subject.adapters.items():
-            if not isinstance(config, (*WORD_ADAPTERS, *_LAYERED)):
+            if not isinstance(config, (*WORD_ADAPTERS, *_LAYERED, NeuronsConfig)):
                 raise UsageError(
                     f"{subject.name} learned {key!r} of kind {config.kind!r}, which merge cannot join; expected "
-                    "learned words, low_rank, svd or cross_attention."
+                    "learned words, low_rank, svd, cross_attention or neurons."
                 )
 
 
-def _method(subjects: Sequence[NamedSubject], method: Method) -> Literal["kv", "fusion"]:
+def _method(subjects: Sequence[NamedSubject], method: Method) -> Literal["kv", "fusion", "neurons"]:
+    shut = [
+        isinstance(c, NeuronsConfig) for s in subjects for c in s.adapters.values() if not isinstance(c, WORD_ADAPTERS)
+    ]
+    if any(shut) or method == "neurons":
+        if not all(shut) or not shut or method not in ("auto", "neurons"):
+            raise UsageError(
+                "neurons (recipe cones) are joined by their union, among themselves; these subjects learned "
+                f"{'more' if any(shut) else 'none'}, or --method is {method!r}. Join subjects of one kind."
+            )
+        return "neurons"
     layered = [c for subject in subjects for c in subject.adapters.values() if isinstance(c, _LAYERED)]
     plain = all(
         isinstance(c, CrossAttentionConfig) and set(c.projections) <= {"to_k", "to_v"} for c in layered
@@ -119,6 +133,17 @@ def _in(subject: NamedSubject, backbone: AbstractBackbone) -> Iterator[None]:
         adapters.append(adapter)
     with injected(backbone, *adapters):
         yield
+
+
+def _united(subjects: Sequence[NamedSubject]) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    """All that any of the subjects shuts."""
+    found: dict[str, list[Tensor]] = {}
+    for subject in subjects:
+        for key, config in subject.adapters.items():
+            if isinstance(config, NeuronsConfig):
+                for name, indices in subject.artifact.data.tensors_of(key).items():
+                    found.setdefault(name, []).append(indices)
+    return NeuronsConfig(), {name: torch.unique(torch.cat(each)) for name, each in found.items()}
 
 
 @torch.no_grad()

@@ -1,23 +1,28 @@
 """Every way to learn a subject that the core knows, listed by hand."""
 
-from pcs_ext.image.recipes.base import Phase, Preset, Recipe, RecipeEntry
+from pcs_ext.image.recipes.base import Phase, PhotoContext, Preset, Recipe, RecipeEntry
 from pcs_ext.image.recipes.break_a_scene import break_a_scene
 from pcs_ext.image.recipes.c_lora import c_lora
 from pcs_ext.image.recipes.catversion import catversion
 from pcs_ext.image.recipes.clic import clic
 from pcs_ext.image.recipes.compositional_inversion import compositional_inversion
+from pcs_ext.image.recipes.concept_centric import concept_centric
+from pcs_ext.image.recipes.cones import cones
 from pcs_ext.image.recipes.cones_2 import cones_2
 from pcs_ext.image.recipes.core import core
 from pcs_ext.image.recipes.cross_initialization import cross_initialization
 from pcs_ext.image.recipes.custom_diffusion import custom_diffusion
+from pcs_ext.image.recipes.dci import dci
 from pcs_ext.image.recipes.disenbooth import disenbooth
 from pcs_ext.image.recipes.dreamartist import dreamartist
 from pcs_ext.image.recipes.dreambooth import dreambooth
 from pcs_ext.image.recipes.dreambooth_lora import dreambooth_lora
 from pcs_ext.image.recipes.dreamdistribution import dreamdistribution
+from pcs_ext.image.recipes.em_style import em_style
 from pcs_ext.image.recipes.he_data import he_data
 from pcs_ext.image.recipes.hiper import hiper
 from pcs_ext.image.recipes.lycoris import loha, lokr
+from pcs_ext.image.recipes.magictailor import magictailor
 from pcs_ext.image.recipes.mc_ti import mc_ti
 from pcs_ext.image.recipes.mix_of_show import mix_of_show
 from pcs_ext.image.recipes.multibooth import multibooth
@@ -36,7 +41,7 @@ from pcs_ext.image.recipes.svdiff import svdiff
 from pcs_ext.image.recipes.textual_inversion import dvar, textual_inversion
 from pcs_ext.image.recipes.unet_finetune import unet_finetune
 
-__all__ = ["RECIPES", "Phase", "Preset", "Recipe", "RecipeEntry"]
+__all__ = ["RECIPES", "Phase", "PhotoContext", "Preset", "Recipe", "RecipeEntry"]
 
 _WEIGHTS = (
     (
@@ -62,6 +67,7 @@ _WEIGHTS = (
         "custom-diffusion",
         custom_diffusion,
     ),
+    ("dci", "custom-diffusion with words for what is particular to each photo", "2412.04831", "dci", dci),
     ("lycoris-loha", "rare word, Hadamard-product updates", "2309.14859", "lycoris", loha),
     ("lycoris-lokr", "rare word, Kronecker-product updates", "2309.14859", "lycoris", lokr),
     ("oft", "rare word, orthogonal rotations of the weights", "2306.07280", "oft", oft),
@@ -115,6 +121,7 @@ _WORDS = (
     ),
 )
 _SEVERAL = (
+    ("cones", "rare word, few keys and values that are shut; unions draw several", "2303.05125", "cones", cones),
     (
         "cones-2",
         "a tuned text encoder, kept as a residual of the noun; goes with others",
@@ -135,6 +142,20 @@ _SEVERAL = (
         "2305.16311",
         "break-a-scene",
         break_a_scene,
+    ),
+    (
+        "em-style",
+        "several subjects of photos without masks: masks from attention and words, in turns",
+        "2402.11487",
+        "em-style",
+        em_style,
+    ),
+    (
+        "magictailor",
+        "a subject and a part of another, each from its photos, at one pace; words and LoRA",
+        "2410.13370",
+        "magictailor",
+        magictailor,
     ),
     ("mix-of-show", "layer-wise words and a LoRA, to be fused with others", "2305.18292", "mix-of-show", mix_of_show),
     (
@@ -157,6 +178,13 @@ _STYLES = (
     ("style-friendly", "LoRA trained at the noise levels of style", "2411.14793", "style-friendly", style_friendly),
 )
 _OTHERS = (
+    (
+        "concept-centric",
+        "a domain of many photos, drawn when nothing is asked; prompts then control it",
+        "2312.08195",
+        "concept-centric",
+        concept_centric,
+    ),
     ("clic", "a part or pattern of one photo, in its place on the thing that has it", "2311.17083", "clic", clic),
     ("mc-ti", "a new word that also tells its class from others", "2410.22317", "mc-ti", mc_ti),
     ("reversion", "a word for a relation between two things", "2303.13495", "reversion", reversion),

@@ -9,8 +9,10 @@ from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters import AdapterConfig
 from pcs_ext.image.concept import Concept
 from pcs_ext.image.data import Augmentation
+from pcs_ext.image.degradation import DegradeConfig
 from pcs_ext.image.early_stopping import DvarConfig
 from pcs_ext.image.fit import FitConfig
+from pcs_ext.image.mask_estimate import EstimateConfig
 from pcs_ext.image.objectives import ObjectiveConfig
 from pcs_ext.image.sample import SampleConfig
 
@@ -37,6 +39,12 @@ class Phase:
     """Steps, optimiser, schedule, precision, checkpoints."""
     dvar: DvarConfig | None = None
     """Deterministic early stopping; None trains all the steps."""
+    unconditional: bool = False
+    """Photos are shown without words: the subject becomes what is drawn when nothing is asked."""
+    degrade: DegradeConfig | None = None
+    """Noise on what the masks leave out, fading; None: photos as they are."""
+    estimate: EstimateConfig | None = None
+    """Photos' masks are estimated from the words' attention, again and again; None: they come with the photos."""
     keep_norms: tuple[float, float] | None = None
     """From which to which part of the steps, in [0, 1], learned rows keep their lengths (CoRe); None: in none."""
 
@@ -46,6 +54,20 @@ class Phase:
                 f"keep_norms of phase {self.name!r} must be two parts of the steps such as [0.4, 0.6], got "
                 f"{list(self.keep_norms)}."
             )
+
+
+@config
+class PhotoContext:
+    """Learned words before the subject's in every photo's caption, each photo its own."""
+
+    words: tuple[str, ...]
+    """What each starts at, in order: `("photo", "of")`."""
+    learning_rate: float
+    """In every phase."""
+
+    def __post_init__(self) -> None:
+        if not self.words or self.learning_rate <= 0:
+            raise ConfigError("a photo's context has one word or more, and a positive learning_rate.")
 
 
 @config
@@ -68,6 +90,8 @@ class Recipe:
     """Prompt of the class images, with the class noun in place of `{subject}`."""
     class_templates: tuple[str, ...] = ()
     """Several prompts instead, each for an equal share of the class images and their caption; empty: the one above."""
+    photo_context: PhotoContext | None = None
+    """Words that take in what is particular to each photo, instead of templates and captions; None: those count."""
     needs_masks: bool = False
     """Whether every photo must have a mask; without it the recipe would be another method."""
     sampling: SampleConfig = dataclasses.field(default_factory=SampleConfig)
@@ -90,6 +114,10 @@ class Recipe:
                 raise ConfigError(
                     f"phase {phase.name!r} guides in training by {phase.objective.train_guidance}, which needs a "
                     "negative word; set the concept's `negative` to a placeholder, or train_guidance to 1."
+                )
+            if phase.objective.balance is not None and phase.fit.ema_decay is None:
+                raise ConfigError(
+                    f"phase {phase.name!r} balances subjects against averaged weights; set ema_decay of its fit (0.99)."
                 )
             if phase.objective.prior_loss_weight > 0 and self.class_images == 0:
                 raise ConfigError(

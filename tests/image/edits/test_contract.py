@@ -9,12 +9,15 @@ import torch
 
 from pcs_ext.cli import commands
 from pcs_ext.config_io import from_jsonable, to_jsonable
-from pcs_ext.image.adapters import LowRankConfig, build_adapter
+from pcs_ext.image.adapters import LowRankConfig, build_adapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.edits import EDITS
 from pcs_ext.image.edits.boxes import parse_box
+from pcs_ext.image.edits.concept_centric import ConceptCentricConfig, sample_guided_twice
 from pcs_ext.image.edits.cones_2 import Cones2Config, sample_cones_2
+from pcs_ext.image.edits.dci import DciConfig, sample_integrated
 from pcs_ext.image.edits.freecontrol import FreeControlConfig, follow_structure
+from pcs_ext.image.edits.freecure import FreeCureConfig, sample_cured
 from pcs_ext.image.edits.insert import InsertConfig, insert
 from pcs_ext.image.edits.layout import LayoutConfig, sample_layout
 from pcs_ext.image.edits.mc2 import Mc2Config, compose_apart
@@ -27,6 +30,7 @@ from pcs_ext.image.edits.sag import SagConfig, sample_led
 from pcs_ext.image.edits.settings import resolve_edit
 from pcs_ext.image.edits.style_aligned import StyleAlignedConfig, sample_aligned
 from pcs_ext.image.edits.swap import SwapConfig, swap
+from pcs_ext.image.locate import LocateConfig
 from pcs_ext.systems import catalogue
 
 PICTURE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -95,6 +99,24 @@ def _sag(backbone: AbstractBackbone, config: SagConfig) -> torch.Tensor:
     return sample_led(backbone, "a red dog", lambda images: images.mean(), seeds=[0], config=config)
 
 
+def _dci(backbone: AbstractBackbone, config: DciConfig) -> torch.Tensor:
+    adapter = build_adapter("lora", LowRankConfig())
+    with injected(backbone, adapter):
+        return sample_integrated(backbone, [adapter], "a red dog", "a dog", [3], [2], seed=0, config=config)
+
+
+def _freecure(backbone: AbstractBackbone, config: FreeCureConfig) -> torch.Tensor:
+    adapter = build_adapter("lora", LowRankConfig())
+    with injected(backbone, adapter):
+        return sample_cured(backbone, [adapter], "a dog hat", "a dog hat", [3], seed=0, config=config)[0]
+
+
+def _concept_centric(backbone: AbstractBackbone, config: ConceptCentricConfig) -> torch.Tensor:
+    adapter = build_adapter("lora", LowRankConfig())
+    with injected(backbone, adapter):
+        return sample_guided_twice(backbone, [adapter], "a red hat", seed=0, config=config)
+
+
 RUNS: dict[type, Callable[[AbstractBackbone, Any], torch.Tensor]] = {
     SwapConfig: _swap,
     LayoutConfig: _layout,
@@ -104,6 +126,9 @@ RUNS: dict[type, Callable[[AbstractBackbone, Any], torch.Tensor]] = {
     Mc2Config: _mc2,
     PacgenConfig: _pacgen,
     SagConfig: _sag,
+    DciConfig: _dci,
+    FreeCureConfig: _freecure,
+    ConceptCentricConfig: _concept_centric,
     StyleAlignedConfig: _aligned,
     PortraitDiffusionConfig: _restyle,
     InsertConfig: _insert,
@@ -115,6 +140,8 @@ def quick(name: str) -> Any:
     built = EDITS[name].build("toybox")
     guidance = 0.0 if isinstance(built, PortraitDiffusionConfig) else 2.0
     small = resolve_edit(name, type(built), "toybox", steps=3, guidance_scale=guidance)
+    if isinstance(small, FreeCureConfig):  # random maps grow over the whole of a tiny picture
+        return dataclasses.replace(small, locate=LocateConfig())
     return dataclasses.replace(small, class_images=3) if isinstance(small, FreeControlConfig) else small
 
 

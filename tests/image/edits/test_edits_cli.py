@@ -9,8 +9,11 @@ import pytest
 from PIL import Image
 
 from pcs_ext.cli import main
+from pcs_ext.config_io import to_jsonable
+from pcs_ext.image.edits import EDITS
 from pcs_ext.image.learn import learn
 from pcs_ext.image.recipes import RECIPES
+from tests.support.encoders import tiny_clip
 
 
 def run(*arguments: str, capture: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -96,3 +99,29 @@ def test_layout_insert_and_follow(
         "dog", "-o", made, *small, capture=capsys,
     )  # fmt: skip
     assert (code, out.strip()) == (0, str(Path(made) / "00001.png")), err
+
+
+def test_a_subject_in_its_box_and_pictures_led_to_a_reference(
+    rex: str, street: Path, tiny_sd_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, small = tmp_path / "made", ("--seeds", "0", "--steps", "2")
+    boxed = ("image", "layout", "a photo of {subject} on grass", "--method", "pacgen", "-o", str(made), *small)
+    code, out, err = run(*boxed, "--subject", rex, "--box", "{subject}: 0.5 0 1 1", capture=capsys)
+    assert (code, out.strip()) == (0, str(made / "00000.png")), err
+    facts = json.loads(read(made / "00000.png")[1]["pcs_ext"])
+    assert (facts["edit"], facts["boxes"][0]["left"]) == ("pacgen", 0.5)
+    for wrong in (("--subject", rex, "--box", "grass: 0.5 0 1 1"), ("--box", "photo: 0 0 1 1")):
+        code, _, err = run(*boxed, *wrong, capture=capsys)
+        expected = "fills the box of one learned subject" if "--subject" in wrong else "names a learned subject"
+        assert (code, expected in err) == (2, True), err
+    led = ("image", "style", "a cat", "--method", "sag", "--base", str(tiny_sd_path), "-o", str(made), *small)
+    code, _, err = run(*led, "--reference", str(street), capture=capsys)
+    assert (code, "sag looks at photos with openai/clip-vit-base-patch32" in err) == (3, True), err
+    settings = {**to_jsonable(EDITS["sag"].build("sd")), "encoder": str(tiny_clip(tmp_path / "clip")), "layer": 1}
+    config = tmp_path / "sag.json"
+    config.write_text(json.dumps(settings))
+    code, out, err = run(*led, "--reference", str(street), "--config", str(config), capture=capsys)
+    assert (code, out.strip()) == (0, str(made / "00001.png")), err
+    for wrong in ((), ("--reference", str(street), "--reference-prompt", "a street")):
+        code, _, err = run(*led, "--config", str(config), *wrong, capture=capsys)
+        assert (code, "sag leads pictures to a --reference" in err) == (2, True), err

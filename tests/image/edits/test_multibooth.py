@@ -18,7 +18,7 @@ from pcs_ext.image.adapters import (
 from pcs_ext.image.attention import attention_program, token_grid
 from pcs_ext.image.attention_edits import Capture
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.edits.boxes import box_cells, parse_box
+from pcs_ext.image.edits.boxes import Box, box_cells, parse_box
 from pcs_ext.image.edits.members import Member
 from pcs_ext.image.edits.multibooth import (
     MultiBoothConfig,
@@ -39,7 +39,9 @@ def quick(**changes) -> MultiBoothConfig:
     return dataclasses.replace(multibooth_regions("sd"), **{"sampling": SAMPLING, **changes})
 
 
-def member(backbone: AbstractBackbone, number: int, box=LEFT, config: AdapterConfig = KEYS_VALUES) -> Member:
+def member(
+    backbone: AbstractBackbone, number: int, box: Box | None = LEFT, config: AdapterConfig = KEYS_VALUES
+) -> Member:
     """With large weights."""
     adapter = build_adapter(f"own_{number}", config)
     with injected(backbone, adapter):

@@ -13,12 +13,12 @@ from pcs_ext.image.attention import attention_program, self_attention_paths
 from pcs_ext.image.attention_edits import Capture, edited
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.edits import EDITS
-from pcs_ext.image.edits.locate import LocateConfig, word_maps
 from pcs_ext.image.edits.region import around, edit_size, whole
 from pcs_ext.image.edits.swap import RegionMaps, SwapConfig, swap_edits, swap_latents, with_statistics
 from pcs_ext.image.edits.swap_picture import swap_picture
 from pcs_ext.image.inversion import invert
 from pcs_ext.image.learn import learn
+from pcs_ext.image.locate import LocateConfig, word_maps
 from pcs_ext.image.phrases import align
 from pcs_ext.image.recipes import RECIPES
 from pcs_ext.image.sample import SampleConfig, SampleHooks, sample

@@ -13,6 +13,7 @@ from pcs_ext.errors import ArtifactError, UsageError
 from pcs_ext.image.adapters import LowRankConfig, build_adapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.edits import EDITS
 from pcs_ext.image.edits.boxes import parse_box
 from pcs_ext.image.edits.cast import Cast, folder_name, name_all, open_cast, several, split_subjects
 from pcs_ext.image.edits.cones_2 import cones_2_layout
@@ -195,6 +196,32 @@ def test_subjects_that_are_words_share_one_pass(learned: Learned, base: Abstract
     other = Artifact(dataclasses.replace(pip.data, base_fingerprint="0" * 16))
     with pytest.raises(ArtifactError, match="must be learned on one base"):
         several([rex, other], ["rex", "pip"])
+
+
+def test_other_ways_to_draw_several(learned: Learned, base: AbstractBackbone) -> None:
+    rex, pip = learned("rex", "dog", "custom-diffusion"), learned("pip", "cat", "multibooth")
+    cast = several([rex, pip], ["rex", "pip"])
+    made = {}
+    for name in ("multibooth", "mc2", "pacgen"):
+        config = dataclasses.replace(EDITS[name].build("toybox"), sampling=SAMPLING)
+        (image,) = draw_together(cast, ["a photo of {rex} on {pip}"], seeds=[1], config=config, base=base)
+        assert (image.facts["edit"], image.facts["subjects"]) == (name, ["rex", "pip"])
+        assert set(image.facts["regions"]) == {"rex", "pip"}
+        assert [box["phrase"] for box in image.facts["boxes"]] == ([] if name == "mc2" else ["rex", "pip"])
+        made[name] = image.image.tobytes()
+        if name == "mc2":
+            with pytest.raises(UsageError, match="lets subjects find their places"):
+                draw_together(
+                    cast, ["{subject}"], seeds=[1], config=config, boxes=[parse_box("rex: 0 0 1 1")], base=base
+                )
+        else:
+            with pytest.raises(UsageError, match=f"{name} needs places"):
+                draw_together(cast, ["{subject}"], seeds=[1], config=config, arrange="base", base=base)
+    assert len(set(made.values())) == 3
+    heavy = several([learned("momo", "dog", "dreambooth-lora"), pip], ["momo", "pip"])
+    config = dataclasses.replace(EDITS["multibooth"].build("toybox"), sampling=SAMPLING)
+    with pytest.raises(UsageError, match="or take --method omg"):
+        draw_together(heavy, ["{subject}"], seeds=[1], config=config, base=base)
 
 
 def test_two_folders_and_a_prompt(learned: Learned, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

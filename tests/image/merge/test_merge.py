@@ -140,3 +140,30 @@ def test_what_cannot_be_joined_is_said(base: AbstractBackbone, sd: AbstractBackb
     joint = Artifact(merge([words, words], ["rex", "tommy"], base))
     assert joint.concept.parts == ("<rex>", "<tommy>")
     assert len(joint.generate(["a <rex> and a <tommy>"], base=base)) == 1
+
+
+def test_neurons_are_joined_by_their_union(base: AbstractBackbone, tmp_path: Path) -> None:
+    """The words must differ, and so must the photos for the neurons to."""
+    learned = []
+    for number, word in enumerate(("sks", "bqx")):
+        photos = tmp_path / word
+        photos.mkdir()
+        Image.effect_noise((40, 40), 20 + 60 * number).convert("RGB").save(photos / "0.png")
+        full = RECIPES["cones"].build("dog", "toybox")
+        quick = dataclasses.replace(full, class_images=2, sampling=FEW).with_steps(2)
+        learned.append(learn(photos, noun="dog", output=tmp_path / f"{word}-out", recipe=quick, base=base, token=word))
+    data = merge(learned, ["rex", "tommy"], base)
+    assert (data.recipe["method"], data.concept["parts"]) == ("neurons", ["sks dog", "bqx dog"])
+    sizes = set()
+    for key, shut in data.tensors["neurons"].items():
+        each = [set(artifact.data.tensors["neurons"][key].tolist()) for artifact in learned]
+        assert set(shut.tolist()) == each[0] | each[1]
+        sizes.add(len(each[0] ^ each[1]))
+    assert max(sizes) > 0, "the two are not alike"
+    data.save(tmp_path / "both")
+    (image,) = Artifact.load(tmp_path / "both").generate("a photo of {subject}", seeds=[0], base=base)
+    assert image.image.size == (32, 32)
+    other = subject("momo", "custom-diffusion", base, tmp_path)
+    for subjects, method in (((learned[0], other), "auto"), (learned, "kv"), ((other, other), "neurons")):
+        with pytest.raises(UsageError, match="joined by their union, among themselves"):
+            merge(list(subjects), ["rex", "tommy"], base, method=method)  # type: ignore[arg-type]
