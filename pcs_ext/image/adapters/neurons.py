@@ -23,8 +23,9 @@ class NeuronsConfig:
 
     kind: Literal["neurons"] = "neurons"
     """Tag of this adapter in JSON."""
-    share: float = 0.05
-    """Of a layer's weights that are shut at most, in (0, 1). Ours: the paper thresholds, by values not known here."""
+    share: float = 0.005
+    """Of a layer's weights that are shut at most, in (0, 1). Ours (docs/LOG.md): the paper thresholds, by values not
+    known here."""
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:

@@ -9,7 +9,7 @@ from pcs_ext.image.recipes.presets import SAMPLING
 
 
 def cones(noun: str, preset: Preset) -> Recipe:
-    """DreamBooth's loss; its gradient by the presence of every key and value weight is summed, the lowest 5 % are shut.
+    """DreamBooth's loss; its gradients by the presence of keys' and values' weights are summed, the lowest 0.5 % shut.
 
     Files hold integers alone; `pcs-ext merge` joins several subjects by the union of their neurons. Steps and batch,
     the share, and ranking where the paper thresholds are ours: no code is published and its numbers could not be read.

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from pcs_ext.errors import ArtifactError, UsageError
+from pcs_ext.image.adapters import NeuronsConfig
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.learn import learn
@@ -150,7 +151,8 @@ def test_neurons_are_joined_by_their_union(base: AbstractBackbone, tmp_path: Pat
         photos.mkdir()
         Image.effect_noise((40, 40), 20 + 60 * number).convert("RGB").save(photos / "0.png")
         full = RECIPES["cones"].build("dog", "toybox")
-        quick = dataclasses.replace(full, class_images=2, sampling=FEW).with_steps(2)
+        neurons = {"neurons": NeuronsConfig(share=0.1)}  # more than one weight of a tiny layer
+        quick = dataclasses.replace(full, adapters=neurons, class_images=2, sampling=FEW).with_steps(2)
         learned.append(learn(photos, noun="dog", output=tmp_path / f"{word}-out", recipe=quick, base=base, token=word))
     data = merge(learned, ["rex", "tommy"], base)
     assert (data.recipe["method"], data.concept["parts"]) == ("neurons", ["sks dog", "bqx dog"])
