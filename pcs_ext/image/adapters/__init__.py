@@ -5,6 +5,7 @@ from typing import Annotated, TypeAlias
 from pydantic import Discriminator
 
 from pcs_ext.image.adapters.base import AbstractAdapter, injected
+from pcs_ext.image.adapters.basis import BasisAdapter, BasisConfig
 from pcs_ext.image.adapters.cross_attention import CrossAttentionAdapter, CrossAttentionConfig
 from pcs_ext.image.adapters.distribution import DistributionAdapter, DistributionConfig
 from pcs_ext.image.adapters.embedding import EmbeddingAdapter, EmbeddingConfig
@@ -12,6 +13,7 @@ from pcs_ext.image.adapters.frame_words import FrameWordAdapter, FrameWordConfig
 from pcs_ext.image.adapters.full import FullAdapter, FullConfig
 from pcs_ext.image.adapters.image_residual import ImageResidualAdapter, ImageResidualConfig
 from pcs_ext.image.adapters.low_rank import LowRankAdapter, LowRankConfig
+from pcs_ext.image.adapters.mixture import MixtureAdapter, MixtureConfig
 from pcs_ext.image.adapters.neti import NetiAdapter, NetiConfig
 from pcs_ext.image.adapters.neurons import NeuronAdapter, NeuronsConfig
 from pcs_ext.image.adapters.rank_one import RankOneAdapter, RankOneConfig
@@ -24,6 +26,8 @@ from pcs_ext.image.adapters.text_prefix import TextPrefixAdapter, TextPrefixConf
 
 AdapterConfig: TypeAlias = Annotated[
     EmbeddingConfig
+    | BasisConfig
+    | MixtureConfig
     | FrameWordConfig
     | SpectrumConfig
     | NetiConfig
@@ -45,6 +49,8 @@ AdapterConfig: TypeAlias = Annotated[
 
 _CLASSES = {
     EmbeddingConfig: EmbeddingAdapter,
+    BasisConfig: BasisAdapter,
+    MixtureConfig: MixtureAdapter,
     FrameWordConfig: FrameWordAdapter,
     SpectrumConfig: SpectrumAdapter,
     NetiConfig: NetiAdapter,
@@ -64,6 +70,8 @@ _CLASSES = {
 
 
 PROMPT_ADAPTERS = (
+    BasisConfig,
+    MixtureConfig,
     FrameWordConfig,
     SpectrumConfig,
     NetiConfig,
@@ -88,6 +96,8 @@ __all__ = [
     "PROMPT_ADAPTERS",
     "AbstractAdapter",
     "AdapterConfig",
+    "BasisAdapter",
+    "BasisConfig",
     "CrossAttentionAdapter",
     "CrossAttentionConfig",
     "DistributionAdapter",
@@ -102,6 +112,8 @@ __all__ = [
     "ImageResidualConfig",
     "LowRankAdapter",
     "LowRankConfig",
+    "MixtureAdapter",
+    "MixtureConfig",
     "NetiAdapter",
     "NetiConfig",
     "NeuronAdapter",

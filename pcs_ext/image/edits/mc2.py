@@ -171,9 +171,12 @@ class Choir:
         return together
 
     def places(self) -> Tensor:
-        """Where each member's words looked last, against the others, `members rows columns` of zeros and ones."""
+        """Where each member's words looked last, against the others, `members rows columns` of zeros and ones.
+
+        All ones where nobody was asked: without moves everyone is everywhere.
+        """
         if not self._looks:
-            return torch.zeros(len(self.members), *self.size)
+            return torch.ones(len(self.members), *self.size)
         looks = torch.stack([own / own.sum() for own in self._looks])
         wide = torch.nn.functional.interpolate(looks[None], size=self.size, mode="bilinear")[0]
         return torch.nn.functional.one_hot(wide.argmax(0), len(looks)).permute(2, 0, 1).float().cpu()

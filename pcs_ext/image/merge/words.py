@@ -6,11 +6,19 @@ from collections.abc import Sequence
 
 from pcs_ext.config_io import from_jsonable
 from pcs_ext.errors import UsageError
-from pcs_ext.image.adapters import AdapterConfig, EmbeddingConfig, NetiConfig, ResidualConfig, SpectrumConfig
+from pcs_ext.image.adapters import (
+    AdapterConfig,
+    BasisConfig,
+    EmbeddingConfig,
+    MixtureConfig,
+    NetiConfig,
+    ResidualConfig,
+    SpectrumConfig,
+)
 from pcs_ext.image.concept import Concept
 from pcs_ext.image.subject import Artifact
 
-WORD_ADAPTERS = (EmbeddingConfig, SpectrumConfig, NetiConfig, ResidualConfig)
+WORD_ADAPTERS = (EmbeddingConfig, BasisConfig, MixtureConfig, SpectrumConfig, NetiConfig, ResidualConfig)
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
 
 

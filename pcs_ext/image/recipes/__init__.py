@@ -4,6 +4,7 @@ from pcs_ext.image.recipes.base import Phase, PhotoContext, Preset, Recipe, Reci
 from pcs_ext.image.recipes.break_a_scene import break_a_scene
 from pcs_ext.image.recipes.c_lora import c_lora
 from pcs_ext.image.recipes.catversion import catversion
+from pcs_ext.image.recipes.celeb_basis import celeb_basis
 from pcs_ext.image.recipes.clic import clic
 from pcs_ext.image.recipes.compositional_inversion import compositional_inversion
 from pcs_ext.image.recipes.concept_centric import concept_centric
@@ -11,6 +12,7 @@ from pcs_ext.image.recipes.cones import cones
 from pcs_ext.image.recipes.cones_2 import cones_2
 from pcs_ext.image.recipes.core import core
 from pcs_ext.image.recipes.cross_initialization import cross_initialization
+from pcs_ext.image.recipes.cusconcept import cusconcept
 from pcs_ext.image.recipes.custom_diffusion import custom_diffusion
 from pcs_ext.image.recipes.dci import dci
 from pcs_ext.image.recipes.disenbooth import disenbooth
@@ -105,6 +107,7 @@ _WORDS = (
         "cross-initialization",
         cross_initialization,
     ),
+    ("celeb-basis", "a word among the directions in which names differ", "2306.00926", "celeb-basis", celeb_basis),
     (
         "catversion",
         "keys and values beside the words', inside the text encoder",
@@ -178,6 +181,13 @@ _STYLES = (
     ("style-friendly", "LoRA trained at the noise levels of style", "2411.14793", "style-friendly", style_friendly),
 )
 _OTHERS = (
+    (
+        "cusconcept",
+        "one picture's attribute and object, each a mixture of known words",
+        "2410.00398",
+        "cusconcept",
+        cusconcept,
+    ),
     (
         "concept-centric",
         "a domain of many photos, drawn when nothing is asked; prompts then control it",

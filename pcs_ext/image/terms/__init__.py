@@ -8,6 +8,7 @@ from pcs_ext.image.terms.anchor import AnchorConfig, AnchorTerm
 from pcs_ext.image.terms.attention import AttentionConfig, AttentionTerm
 from pcs_ext.image.terms.base import AbstractTerm, Noised, Step
 from pcs_ext.image.terms.context import ContextConfig, ContextTerm
+from pcs_ext.image.terms.decompose import DecomposeConfig, DecomposeTerm
 from pcs_ext.image.terms.disentangle import DisentangleConfig, DisentangleTerm
 from pcs_ext.image.terms.diversity import DiversityConfig, DiversityTerm
 from pcs_ext.image.terms.region import RegionConfig, RegionTerm
@@ -18,6 +19,7 @@ TermConfig: TypeAlias = Annotated[
     AnchorConfig
     | AttentionConfig
     | ContextConfig
+    | DecomposeConfig
     | DisentangleConfig
     | DiversityConfig
     | RegionConfig
@@ -31,6 +33,7 @@ _CLASSES = {
     AnchorConfig: AnchorTerm,
     AttentionConfig: AttentionTerm,
     ContextConfig: ContextTerm,
+    DecomposeConfig: DecomposeTerm,
     DisentangleConfig: DisentangleTerm,
     DiversityConfig: DiversityTerm,
     RegionConfig: RegionTerm,
@@ -49,6 +52,7 @@ __all__ = [
     "AnchorConfig",
     "AttentionConfig",
     "ContextConfig",
+    "DecomposeConfig",
     "DisentangleConfig",
     "DiversityConfig",
     "Noised",

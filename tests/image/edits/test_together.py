@@ -218,6 +218,9 @@ def test_other_ways_to_draw_several(learned: Learned, base: AbstractBackbone) ->
             with pytest.raises(UsageError, match=f"{name} needs places"):
                 draw_together(cast, ["{subject}"], seeds=[1], config=config, arrange="base", base=base)
     assert len(set(made.values())) == 3
+    layered = several([rex, learned("zip", "cat", "p-plus")], ["rex", "zip"])
+    config = dataclasses.replace(EDITS["multibooth"].build("toybox"), sampling=SAMPLING)
+    assert len(draw_together(layered, ["{rex} on {zip}"], seeds=[1], config=config, base=base)) == 1
     heavy = several([learned("momo", "dog", "dreambooth-lora"), pip], ["momo", "pip"])
     config = dataclasses.replace(EDITS["multibooth"].build("toybox"), sampling=SAMPLING)
     with pytest.raises(UsageError, match="or take --method omg"):
