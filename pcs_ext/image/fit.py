@@ -11,13 +11,14 @@ from torch import Tensor
 
 from pcs_ext.errors import CheckpointError, Interrupted, PcsError, ResourceError
 from pcs_ext.image.checkpoint import CheckpointFolder
+from pcs_ext.image.evolution_run import EvolutionRun
 from pcs_ext.image.fit_config import FitConfig, lr_factor
-from pcs_ext.image.fit_run import Fit, Loss, Stateful
+from pcs_ext.image.fit_run import AbstractRun, Fit, Loss, Stateful
 from pcs_ext.image.interruption import deferred_signals
 from pcs_ext.image.types import FitState, ParameterGroup
 from pcs_ext.reporter import Reporter, SilentReporter
 
-__all__ = ["AbstractCriterion", "Fit", "FitConfig", "Loss", "Stateful", "Stop", "fit", "lr_factor"]
+__all__ = ["AbstractCriterion", "AbstractRun", "Fit", "FitConfig", "Loss", "Stateful", "Stop", "fit", "lr_factor"]
 
 Stop = Callable[[FitState], bool]
 
@@ -54,7 +55,7 @@ def fit(
     extra_state: Mapping[str, Stateful] | None = None,
     after_step: Sequence[Callable[[int], None]] = (),
     stop: Stop | None = None,
-    on_start: Callable[[Fit], None] | None = None,
+    on_start: Callable[[AbstractRun], None] | None = None,
     reporter: Reporter | None = None,
 ) -> Iterator[FitState]:
     """Minimise a loss; yields after every step, so that the caller logs, previews and stops.
@@ -78,7 +79,7 @@ def fit(
         extra_state: what else must survive an interruption, by name (letters, digits, underscores).
         after_step: called in order with the number of steps done, without gradients: projections, norm limits.
         stop: asked after every step; True ends the run early. See `AbstractCriterion`.
-        on_start: receives the `Fit`, for instance to sample with the averaged weights later.
+        on_start: receives the run, for instance to sample with the averaged weights later.
         reporter: hears of a resume and of trouble.
 
     Raises:
@@ -88,7 +89,7 @@ def fit(
         Interrupted: Ctrl-C; what was done is saved.
         ResourceError: out of memory or disk.
     """
-    run = Fit(loss, groups, config)
+    run = (EvolutionRun if config.optimizer == "cma_es" else Fit)(loss, groups, config)
     extras = dict(extra_state or {})
     if isinstance(stop, AbstractCriterion):
         extras["stop"] = stop
@@ -102,7 +103,7 @@ def fit(
 
 
 def _loop(
-    run: Fit, saver: "_Saver", after_step: Sequence[Callable[[int], None]], stop: Stop | None
+    run: AbstractRun, saver: "_Saver", after_step: Sequence[Callable[[int], None]], stop: Stop | None
 ) -> Iterator[FitState]:
     done = isinstance(stop, AbstractCriterion) and stop.finished
     try:
@@ -127,7 +128,7 @@ def _loop(
         raise
 
 
-def _advance(run: Fit, after_step: Sequence[Callable[[int], None]]) -> FitState:
+def _advance(run: AbstractRun, after_step: Sequence[Callable[[int], None]]) -> FitState:
     try:
         return run.advance(after_step)
     except (MemoryError, RuntimeError) as error:
@@ -144,7 +145,7 @@ class _Saver:
     """When and what to save."""
 
     def __init__(
-        self, run: Fit, checkpoints: CheckpointFolder | None, extras: Mapping[str, Stateful], reporter: Reporter
+        self, run: AbstractRun, checkpoints: CheckpointFolder | None, extras: Mapping[str, Stateful], reporter: Reporter
     ) -> None:
         self.run, self.checkpoints, self.extras, self.reporter = run, checkpoints, extras, reporter
         self.saved_step, self.saved_at = run.step, time.monotonic()
@@ -191,7 +192,7 @@ class _Saver:
 
 
 def _resume(
-    run: Fit, checkpoints: CheckpointFolder, extras: Mapping[str, Stateful], resume: bool, reporter: Reporter
+    run: AbstractRun, checkpoints: CheckpointFolder, extras: Mapping[str, Stateful], resume: bool, reporter: Reporter
 ) -> None:
     if not resume and checkpoints.exists():
         raise CheckpointError(

@@ -29,7 +29,10 @@ class FitConfig:
     """Clip the norm over all groups; None does not clip."""
     optimizer: OptimizerName = "adamw"
     """adamw: decoupled decay (Loshchilov and Hutter 2019, arXiv 1711.05101). adam: decay added to the gradient.
-    sgd: with momentum `betas[0]`."""
+    sgd: with momentum `betas[0]`. cma_es: no gradients, an evolution strategy for up to 2,048 numbers (Hansen 2016,
+    arXiv 1604.00772), whose steps are generations and whose learning rates are the first standard deviations."""
+    population: int = 20
+    """Candidates of a generation of cma_es, at least 4: each asks the loss once per micro-batch."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decays of the averages of gradients and of their squares, in [0, 1)."""
     eps: float = 1e-8
@@ -56,6 +59,7 @@ class FitConfig:
         _require(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers in [0, 1)")
         _require(self.eps > 0, "eps", self.eps, "positive")
         _require(self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay", self.ema_decay, "in (0, 1), or null")
+        _require(self.population >= 4, "population", self.population, "at least 4")
         every = self.checkpoint_every_steps
         _require(every is None or every >= 1, "checkpoint_every_steps", every, "at least 1, or null")
         _require(self.max_skipped_steps >= 0, "max_skipped_steps", self.max_skipped_steps, "0 or more")

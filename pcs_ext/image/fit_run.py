@@ -1,5 +1,6 @@
 """One optimisation in progress: what a step does, and what must be stored to go on from it."""
 
+import abc
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -23,7 +24,7 @@ from pcs_ext.image.types import FitState, LossTerms, ParameterGroup
 from pcs_ext.runtime import generator_for, global_randomness
 
 Loss = Callable[[int, int, torch.Generator], LossTerms]
-_AUTOCAST = {"none": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST = {"none": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Stateful(Protocol):
@@ -38,66 +39,66 @@ class Stateful(Protocol):
         ...
 
 
-class Fit:
-    """State of an optimisation: parameters, moments, averages. Most callers use `fit`.
+class AbstractRun(abc.ABC):
+    """State of an optimisation: parameters, averages, counters. What a step measures and does is the subclass's.
 
     Args:
         loss: see `fit`.
         groups: what trains, in float32.
         config: how.
-        in_backward: update each parameter as soon as its gradient is there, and give the gradient's memory away: the
-            same numbers, without all gradients at once. Not finite ones are then skipped one by one. Needs Adam or
-            AdamW, no clipping, no accumulation and no fp16.
 
     Raises:
         ConfigError: the groups or the precision cannot be trained.
     """
 
-    def __init__(
-        self, loss: Loss, groups: Sequence[ParameterGroup], config: FitConfig, *, in_backward: bool = False
-    ) -> None:
+    def __init__(self, loss: Loss, groups: Sequence[ParameterGroup], config: FitConfig) -> None:
         self.loss, self.groups, self.config = loss, groups, config
         self.named = named_parameters(groups)
         self.parameters = list(self.named.values())
         self.device = self.parameters[0].device
-        self.optimizer = build_optimizer(config.optimizer, groups, betas=config.betas, eps=config.eps)
         self.step = 0
         self.whole = True
         """False while a step changes the parameters: an interruption then leaves two steps mixed, never to be saved."""
         self.average = None if config.ema_decay is None else ExponentialAverage(self.parameters, config.ema_decay)
         if config.autocast == "fp16" and self.device.type != "cuda":
             raise ConfigError(f"autocast fp16 needs CUDA, the parameters are on {self.device}; use bf16 or none.")
-        self.loss_scale = LossScale(self.device) if config.autocast == "fp16" else None
-        self._in_backward = in_backward
-        if in_backward and not self._may_update_in_backward:
-            raise ConfigError("in_backward needs adam or adamw, no clipping, no accumulation and no fp16.")
         self.skipped_in_a_row = torch.zeros((), dtype=torch.int64, device=self.device)
         self._longest_skip = torch.zeros_like(self.skipped_in_a_row)
 
+    @abc.abstractmethod
+    def _measure(self, factor: float) -> tuple[dict[str, Tensor], Tensor]:
+        """The step's losses by name, `total` last, and its gradient norm or what stands for it; 0-d each.
+
+        Args:
+            factor: on the groups' learning rates.
+        """
+
+    @abc.abstractmethod
+    def _apply(self, applied: Tensor) -> None:
+        """Change the parameters by what was measured where `applied` is 1, not at all where it is 0."""
+
+    @abc.abstractmethod
+    def _own_tensors(self) -> dict[str, Tensor]:
+        """What else a checkpoint must hold, live."""
+
+    @abc.abstractmethod
+    def _restore_own(self, checkpoint: Checkpoint) -> None:
+        """Inverse of `_own_tensors`."""
+
     def advance(self, after_step: Sequence[Callable[[int], None]] = ()) -> FitState:
-        """One optimiser step, then the hooks with the number of steps done.
+        """One step, then the hooks with the number of steps done.
 
         Raises:
             DivergedError: too many steps in a row were not finite.
         """
         factor = lr_factor(self.step, self.config)
-        for settings, group in zip(self.optimizer.param_groups, self.groups, strict=True):
-            settings["lr"] = group.learning_rate * factor
-        self.optimizer.zero_grad(set_to_none=True)
-        if self._in_backward:
-            self.whole = False
-            with updates_in_backward(self.optimizer) as norms:
-                losses = self._backward()
-            norm = self._total(norms)
-        else:
-            losses = self._backward()
-            norm = self._gradient_norm()
+        losses, norm = self._measure(factor)
         numbers = torch.stack([*losses.values(), norm.float()])
         applied = torch.isfinite(numbers).all().float()
         self.whole = False
-        if not self._in_backward:
-            self._apply(applied)
-        self._count(applied)
+        self._apply(applied)
+        self.skipped_in_a_row = (self.skipped_in_a_row + 1) * (1 - applied.long())
+        self._longest_skip = torch.maximum(self._longest_skip, self.skipped_in_a_row)
         self.step += 1
         with torch.no_grad():
             for hook in after_step:
@@ -113,64 +114,6 @@ class Fit:
             terms=tuple(losses)[:-1],
             numbers=torch.cat([numbers, 1 - applied.reshape(1)]),
         )
-
-    def _backward(self) -> dict[str, Tensor]:
-        """Gradients averaged over the micro-batches; the mean of every term and, last, of their total."""
-        sums: dict[str, Tensor] = {}
-        count = self.config.gradient_accumulation
-        for micro_step in range(count):
-            generator = generator_for(self.config.seed, "fit", self.step, micro_step)
-            # Dropout inside models draws from torch's global generators, not from ours.
-            with global_randomness(self.device, self.config.seed, "fit-dropout", self.step, micro_step):
-                with torch.autocast(
-                    self.device.type, _AUTOCAST[self.config.autocast], enabled=self.config.autocast != "none"
-                ):
-                    terms = self.loss(self.step, micro_step, generator)
-                total = terms.total
-                scaled = total if self.loss_scale is None else total * self.loss_scale.scale
-                (scaled / count).backward()
-            for name, term in {**terms.terms, "total": total}.items():
-                share = term.detach().float().reshape(()).to(self.device) / count
-                sums[name] = sums[name] + share if name in sums else share
-        # Micro-batches may bring terms of other names, which would come behind the total.
-        return {**{name: value for name, value in sums.items() if name != "total"}, "total": sums["total"]}
-
-    def _total(self, norms: Sequence[Tensor]) -> Tensor:
-        if not norms:
-            raise ConfigError(
-                f"no parameter of the groups {[group.name for group in self.groups]} got a gradient; expected a loss "
-                "that depends on them. Check requires_grad and which adapters the model holds."
-            )
-        return torch.linalg.vector_norm(torch.stack(list(norms)))
-
-    @property
-    def _may_update_in_backward(self) -> bool:
-        config = self.config
-        plain = config.max_gradient_norm is None and config.gradient_accumulation == 1 and config.autocast != "fp16"
-        return plain and config.optimizer != "sgd"
-
-    def _gradient_norm(self) -> Tensor:
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        if not gradients:
-            return self._total([])
-        if self.loss_scale is not None:
-            self.loss_scale.unscale(gradients)
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if self.config.max_gradient_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.max_gradient_norm, norm)
-        return norm
-
-    def _apply(self, applied: Tensor) -> None:
-        """Optimiser step where `applied` is 1, nothing where it is 0."""
-        # The fused kernels read this attribute; the host does not wait for the answer.
-        self.optimizer.found_inf = 1 - applied  # type: ignore[attr-defined]
-        self.optimizer.step()
-        if self.loss_scale is not None:
-            self.loss_scale.update(applied)
-
-    def _count(self, applied: Tensor) -> None:
-        self.skipped_in_a_row = (self.skipped_in_a_row + 1) * (1 - applied.long())
-        self._longest_skip = torch.maximum(self._longest_skip, self.skipped_in_a_row)
 
     def _guard(self) -> None:
         """Read the skips: for free on the CPU; elsewhere only every few steps, so that the queue never runs dry."""
@@ -191,13 +134,10 @@ class Fit:
             yield
 
     def tensors(self) -> dict[str, Tensor]:
-        """Parameters, moments, averages and loss scale by name."""
-        found = {f"parameter/{name}": parameter.data for name, parameter in self.named.items()}
-        found |= {f"optimizer/{key}": value for key, value in optimizer_tensors(self.optimizer, self.named).items()}
+        """All that a checkpoint holds, by name."""
+        found = {f"parameter/{name}": parameter.data for name, parameter in self.named.items()} | self._own_tensors()
         if self.average is not None:
             found |= {f"average/{n}": value for n, value in zip(self.named, self.average.averages, strict=True)}
-        if self.loss_scale is not None:
-            found |= {f"loss_scale/{key}": value for key, value in self.loss_scale.tensors().items()}
         return found
 
     def counters(self) -> dict[str, Any]:
@@ -215,15 +155,123 @@ class Fit:
         _check("parameters", self.named, values)
         averages = checkpoint.part("average")
         _check("averages", {} if self.average is None else self.named, averages)
-        restore_optimizer(self.optimizer, self.named, checkpoint.part("optimizer"))
+        self._restore_own(checkpoint)
         for index, (name, parameter) in enumerate(self.named.items()):
             parameter.copy_(values[name])
             if self.average is not None:
                 self.average.averages[index].copy_(averages[name])
-        if self.loss_scale is not None:
-            self.loss_scale.restore(checkpoint.part("loss_scale"))
         self.step = checkpoint.step
         self.skipped_in_a_row.fill_(checkpoint.state["skipped_in_a_row"])
+
+
+class Fit(AbstractRun):
+    """By gradients. Most callers use `fit`.
+
+    Args:
+        loss, groups, config: see `AbstractRun`.
+        in_backward: update each parameter as soon as its gradient is there, and give the gradient's memory away: the
+            same numbers, without all gradients at once. Not finite ones are then skipped one by one. Needs Adam or
+            AdamW, no clipping, no accumulation and no fp16.
+
+    Raises:
+        ConfigError: the groups or the precision cannot be trained.
+    """
+
+    def __init__(
+        self, loss: Loss, groups: Sequence[ParameterGroup], config: FitConfig, *, in_backward: bool = False
+    ) -> None:
+        super().__init__(loss, groups, config)
+        self.optimizer = build_optimizer(config.optimizer, groups, betas=config.betas, eps=config.eps)
+        self.loss_scale = LossScale(self.device) if config.autocast == "fp16" else None
+        self._in_backward = in_backward
+        if in_backward and not self._may_update_in_backward:
+            raise ConfigError("in_backward needs adam or adamw, no clipping, no accumulation and no fp16.")
+
+    @property
+    def _may_update_in_backward(self) -> bool:
+        config = self.config
+        plain = config.max_gradient_norm is None and config.gradient_accumulation == 1 and config.autocast != "fp16"
+        return plain and config.optimizer != "sgd"
+
+    def _measure(self, factor: float) -> tuple[dict[str, Tensor], Tensor]:
+        for settings, group in zip(self.optimizer.param_groups, self.groups, strict=True):
+            settings["lr"] = group.learning_rate * factor
+        self.optimizer.zero_grad(set_to_none=True)
+        if not self._in_backward:
+            return self._backward(), self._gradient_norm()
+        self.whole = False
+        with updates_in_backward(self.optimizer) as norms:
+            losses = self._backward()
+        return losses, self._total(norms)
+
+    def _backward(self) -> dict[str, Tensor]:
+        """Gradients averaged over the micro-batches; the mean of every term and, last, of their total."""
+        passes: list[LossTerms] = []
+        count = self.config.gradient_accumulation
+        for micro_step in range(count):
+            generator = generator_for(self.config.seed, "fit", self.step, micro_step)
+            # Dropout inside models draws from torch's global generators, not from ours.
+            with global_randomness(self.device, self.config.seed, "fit-dropout", self.step, micro_step):
+                with torch.autocast(
+                    self.device.type, AUTOCAST[self.config.autocast], enabled=self.config.autocast != "none"
+                ):
+                    terms = self.loss(self.step, micro_step, generator)
+                total = terms.total
+                scaled = total if self.loss_scale is None else total * self.loss_scale.scale
+                (scaled / count).backward()
+            passes.append(LossTerms({name: term.detach() for name, term in terms.terms.items()}))
+        return mean_terms(passes, self.device)
+
+    def _total(self, norms: Sequence[Tensor]) -> Tensor:
+        if not norms:
+            raise ConfigError(
+                f"no parameter of the groups {[group.name for group in self.groups]} got a gradient; expected a loss "
+                "that depends on them. Check requires_grad and which adapters the model holds."
+            )
+        return torch.linalg.vector_norm(torch.stack(list(norms)))
+
+    def _gradient_norm(self) -> Tensor:
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        if not gradients:
+            return self._total([])
+        if self.loss_scale is not None:
+            self.loss_scale.unscale(gradients)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.config.max_gradient_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.max_gradient_norm, norm)
+        return norm
+
+    def _apply(self, applied: Tensor) -> None:
+        if self._in_backward:
+            return
+        # The fused kernels read this attribute; the host does not wait for the answer.
+        self.optimizer.found_inf = 1 - applied  # type: ignore[attr-defined]
+        self.optimizer.step()
+        if self.loss_scale is not None:
+            self.loss_scale.update(applied)
+
+    def _own_tensors(self) -> dict[str, Tensor]:
+        """Moments and loss scale."""
+        found = {f"optimizer/{key}": value for key, value in optimizer_tensors(self.optimizer, self.named).items()}
+        if self.loss_scale is not None:
+            found |= {f"loss_scale/{key}": value for key, value in self.loss_scale.tensors().items()}
+        return found
+
+    def _restore_own(self, checkpoint: Checkpoint) -> None:
+        restore_optimizer(self.optimizer, self.named, checkpoint.part("optimizer"))
+        if self.loss_scale is not None:
+            self.loss_scale.restore(checkpoint.part("loss_scale"))
+
+
+def mean_terms(passes: Sequence[LossTerms], device: torch.device) -> dict[str, Tensor]:
+    """The mean of every term over the micro-batches and, last, of their total; float32, 0-d, on `device`."""
+    sums: dict[str, Tensor] = {}
+    for terms in passes:
+        for name, term in {**terms.terms, "total": terms.total}.items():
+            share = term.detach().float().reshape(()).to(device) / len(passes)
+            sums[name] = sums[name] + share if name in sums else share
+    # Micro-batches may bring terms of other names, which would come behind the total.
+    return {**{name: value for name, value in sums.items() if name != "total"}, "total": sums["total"]}
 
 
 def _check(what: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from pcs_ext.errors import CheckpointError, ConfigError
 from pcs_ext.image.types import ParameterGroup
 
-OptimizerName = Literal["adamw", "adam", "sgd"]
+OptimizerName = Literal["adamw", "adam", "sgd", "cma_es"]
 
 
 def named_parameters(groups: Sequence[ParameterGroup]) -> dict[str, torch.nn.Parameter]:
@@ -44,7 +44,12 @@ def build_optimizer(
 
     All run as one fused kernel per group, which honours `optimizer.found_inf`: with that tensor at 1 a step changes
     nothing, and the host need not know.
+
+    Raises:
+        ConfigError: cma_es, which `fit` runs without gradients.
     """
+    if name == "cma_es":
+        raise ConfigError("cma_es takes no gradients and goes through `fit`; expected adamw, adam or sgd here.")
     settings = [
         {"params": list(group.parameters), "lr": group.learning_rate, "weight_decay": group.weight_decay}
         for group in groups

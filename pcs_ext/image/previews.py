@@ -10,7 +10,7 @@ from PIL import Image
 from pcs_ext.config_io import atomic_write_bytes
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.concept import Concept
-from pcs_ext.image.fit import Fit
+from pcs_ext.image.fit import AbstractRun
 from pcs_ext.image.sample import SampleConfig, sample
 from pcs_ext.image.subject import to_pil
 
@@ -51,7 +51,7 @@ class Previews:
         """Whether a sheet belongs to this step."""
         return self.every > 0 and step % self.every == 0
 
-    def write(self, run: Fit, phase: str, step: int) -> Path:
+    def write(self, run: AbstractRun, phase: str, step: int) -> Path:
         """Sample with the averaged weights (the raw ones where nothing is averaged) and write the sheet."""
         with run.averaged(), torch.no_grad():
             seeds = self.seeds * (len(self.texts) // len(self.seeds))

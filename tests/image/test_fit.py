@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pcs_ext.errors import CheckpointError, ConfigError, DivergedError
 from pcs_ext.image.checkpoint import CheckpointFolder
-from pcs_ext.image.fit import Fit, FitConfig, fit, lr_factor
+from pcs_ext.image.fit import AbstractRun, FitConfig, fit, lr_factor
 from pcs_ext.image.types import LossTerms, ParameterGroup
 from tests.support.problems import CONFIG, Images, Problem, everything, run
 
@@ -40,7 +40,7 @@ def test_the_total_is_that_of_all_micro_batches_whatever_their_terms_are_called(
 @pytest.mark.parametrize("cut", [1, 5, 11])
 def test_resume_is_exact(tmp_path: Path, kind: type[Problem], optimizer: Any, cut: int) -> None:
     config = dataclasses.replace(CONFIG, optimizer=optimizer)
-    straight: list[Fit] = []
+    straight: list[AbstractRun] = []
     expected = run(kind(), config, on_start=straight.append)
     folder = CheckpointFolder(tmp_path / "c", config_hash="a")
     first = kind()
@@ -48,7 +48,7 @@ def test_resume_is_exact(tmp_path: Path, kind: type[Problem], optimizer: Any, cu
         if state.step == cut:
             break
     torch.rand(17)  # whatever the process draws in between does not matter
-    resumed: list[Fit] = []
+    resumed: list[AbstractRun] = []
     rest = run(kind(), config, checkpoints=folder, on_start=resumed.append)
     assert [state.losses for state in rest] == [state.losses for state in expected[cut:]]
     ours, theirs = everything(resumed[0]), everything(straight[0])

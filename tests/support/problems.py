@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcs_ext.image.fit import Fit, FitConfig, fit
+from pcs_ext.image.fit import AbstractRun, FitConfig, fit
 from pcs_ext.image.types import FitState, LossTerms, ParameterGroup
 
 
@@ -62,6 +62,6 @@ def run(problem: Problem, config: FitConfig = CONFIG, **options: Any) -> list[Fi
     return list(fit(problem, problem.groups, config, **options))
 
 
-def everything(run: Fit) -> dict[str, Tensor]:
+def everything(run: AbstractRun) -> dict[str, Tensor]:
     """Copies of all that a checkpoint would hold."""
     return {name: tensor.clone() for name, tensor in run.tensors().items()}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pcs_ext.config_io import config_hash, to_jsonable
 from pcs_ext.image.checkpoint import CheckpointFolder
-from pcs_ext.image.fit import Fit, FitConfig, Loss, fit
+from pcs_ext.image.fit import AbstractRun, FitConfig, Loss, fit
 from pcs_ext.image.types import FitState, ParameterGroup
 from pcs_ext.reporter import Reporter
 from pcs_ext.toybox.train.settings import Settings
@@ -50,7 +50,7 @@ def run_stage(
         module.train().requires_grad_(True)
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     folder = CheckpointFolder(settings.folder / name, config_hash=config_hash([to_jsonable(settings), name]), keep=1)
-    running: list[Fit] = []
+    running: list[AbstractRun] = []
 
     def out_of_time(state: FitState) -> bool:
         return deadline is not None and time.monotonic() > deadline
