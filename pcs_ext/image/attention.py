@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.cpu_attention import attend
 
 AttentionProgram = Callable[[str, Tensor], Tensor]
 """`(module path, what is there) -> what goes on from there`, of the same shape. Differentiable. By place:
@@ -74,13 +75,17 @@ def decoder_paths(paths: Sequence[str]) -> tuple[str, ...]:
     return tuple(path for path in paths if path.startswith("up_blocks."))
 
 
-def path_grid(backbone: AbstractBackbone, path: str, size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of cells that an attention sees, for latents of `size` (rows, columns)."""
+def path_level(backbone: AbstractBackbone, path: str) -> int:
+    """How often the latents were halved where an attention stands: 0 at their own size."""
     levels = len(backbone.denoiser.config["block_out_channels"])
     block = path.split(".")
-    level = {"down_blocks": int(block[1]) if block[1].isdigit() else 0, "mid_block": levels - 1}.get(
-        block[0], levels - 1 - (int(block[1]) if block[1].isdigit() else 0)
-    )
+    number = int(block[1]) if block[1].isdigit() else 0
+    return {"down_blocks": number, "mid_block": levels - 1}.get(block[0], levels - 1 - number)
+
+
+def path_grid(backbone: AbstractBackbone, path: str, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of cells that an attention sees, for latents of `size` (rows, columns)."""
+    level = path_level(backbone, path)
     return tuple(math.ceil(side / 2**level) for side in size)  # type: ignore[return-value]
 
 
@@ -189,13 +194,48 @@ def _passing(program: AttentionProgram, path: str):
     return hook
 
 
+class HeadAddition(Protocol):
+    """What joins every head of an attention: `r` more numbers per query, key and value, and what they are read out to.
+
+    A head's scores become q k^T + q' k'^T, scaled as before, and the output gains the read-out of the mixed v'.
+    """
+
+    scale: float
+    """0 takes no part."""
+
+    def project(self, hidden: Tensor, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of `hidden` `b n d`, keys and values of `states` `b m d'`: `b heads n r`, twice `b heads m r`."""
+        ...
+
+    def read_out(self, mixed: Tensor) -> Tensor:
+        """Mixed values `b heads n r` -> `b n d`, added after the output projection."""
+        ...
+
+
+def add_to_heads(backbone: AbstractBackbone, path: str, addition: HeadAddition) -> None:
+    """Let an addition join the attention at `path`, with the programs that come later and with other additions."""
+    module = _attention(backbone, path)
+    if not isinstance(module.processor, _Programmed):
+        module.processor = _Programmed(path, (), [], module.processor)
+    assert not module.processor.programs, "additions join outside of programs"
+    module.processor.additions.append(addition)
+
+
+def remove_from_heads(backbone: AbstractBackbone, path: str, addition: HeadAddition) -> None:
+    """Take an addition out; after the last, the attention computes as before it came."""
+    module = _attention(backbone, path)
+    module.processor.additions.remove(addition)
+    if not module.processor.additions:
+        module.processor = module.processor.before
+
+
 @contextlib.contextmanager
 def _written_out(modules: dict[str, Any], program: AttentionProgram, at: Place) -> Iterator[None]:
     before = {path: module.processor for path, module in modules.items()}
     try:
         for path, module in modules.items():
-            outer = before[path].programs if isinstance(before[path], _Programmed) else ()
-            module.processor = _Programmed(path, (*outer, (at, program)))
+            outer = before[path] if isinstance(before[path], _Programmed) else _Programmed(path, (), [], before[path])
+            module.processor = _Programmed(path, (*outer.programs, (at, program)), outer.additions, outer.before)
         yield
     finally:
         for path, module in modules.items():
@@ -203,10 +243,20 @@ def _written_out(modules: dict[str, Any], program: AttentionProgram, at: Place) 
 
 
 class _Programmed:
-    """Attention in plain matrix products (as diffusers' AttnProcessor) with programs on scores and probabilities."""
+    """Attention with additions to its heads, and with programs on scores and probabilities.
 
-    def __init__(self, path: str, programs: tuple[tuple[Place, AttentionProgram], ...]) -> None:
-        self.path, self.programs = path, programs
+    With programs it is written out in plain matrix products, as diffusers' AttnProcessor; with additions alone it is
+    the fused kernel's; with neither, `before`'s.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        programs: tuple[tuple[Place, AttentionProgram], ...],
+        additions: list[HeadAddition],
+        before: Any,
+    ) -> None:
+        self.path, self.programs, self.additions, self.before = path, programs, additions, before
 
     def __call__(
         self,
@@ -215,19 +265,30 @@ class _Programmed:
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
-        **_: Any,
+        **options: Any,
     ) -> Tensor:
+        additions = [addition for addition in self.additions if addition.scale != 0]
+        if not self.programs and not additions:
+            return self.before(attention, hidden_states, encoder_hidden_states, attention_mask, temb, **options)
         states = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        projected = (attention.to_q(hidden_states), attention.to_k(states), attention.to_v(states))
+        heads = [x.unflatten(2, (attention.heads, -1)).transpose(1, 2) for x in projected]
+        more = [addition.project(hidden_states, states) for addition in additions]
+        joined = [torch.cat([x, *(parts[i] for parts in more)], -1) if more else x for i, x in enumerate(heads)]
+        query, key, value = joined
         mask = attention.prepare_attention_mask(attention_mask, states.shape[1], hidden_states.shape[0])
-        query = attention.head_to_batch_dim(attention.to_q(hidden_states))
-        key = attention.head_to_batch_dim(attention.to_k(states))
-        value = attention.head_to_batch_dim(attention.to_v(states))
-        probabilities = self._probabilities(attention, query, key, mask, hidden_states.shape[0])
-        mixed = attention.batch_to_head_dim(torch.bmm(probabilities.flatten(0, 1).to(value.dtype), value))
-        mixed = attention.to_out[1](attention.to_out[0](mixed))
+        if not self.programs and mask is None:
+            mixed = attend(query, key, value, attention.scale)
+        else:
+            probabilities = self._probabilities(attention, query.flatten(0, 1), key.flatten(0, 1), mask, len(query))
+            mixed = probabilities.to(value.dtype) @ value
+        own, *others = mixed.split([heads[2].shape[-1], *(parts[2].shape[-1] for parts in more)], -1)
+        out = attention.to_out[1](attention.to_out[0](own.transpose(1, 2).flatten(2)))
+        for addition, part in zip(additions, others, strict=True):
+            out = out + addition.read_out(part)
         if attention.residual_connection:
-            mixed = mixed + hidden_states
-        return mixed / attention.rescale_output_factor
+            out = out + hidden_states
+        return out / attention.rescale_output_factor
 
     def _probabilities(self, attention: Any, query: Tensor, key: Tensor, mask: Tensor | None, batch: int) -> Tensor:
         """`b heads queries keys`."""

@@ -61,6 +61,8 @@ class Concept:
     parts: tuple[str, ...] = ()
     """Learned tokens of several subjects that are seen together, in the order of their masks; empty: there is one.
     `{subject}` stands for all of them; prompts may also write one of them as it is."""
+    aspects: tuple[str, ...] = ()
+    """Learned tokens for aspects of the subject, such as its style: prompts may write one of them instead of all."""
     negative: str = ""
     """A second learned token, for the negative prompt (DreamArtist); empty: there is none."""
     article: bool = True
@@ -88,7 +90,7 @@ class Concept:
         Raises:
             UsageError: there is no `{subject}` in the text.
         """
-        if SUBJECT not in text and any(part in text for part in self.parts):
+        if SUBJECT not in text and any(part in text for part in (*self.parts, *self.aspects)):
             return text
         return fill(text, self.name, article=self.article)
 

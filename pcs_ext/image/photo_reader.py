@@ -10,7 +10,7 @@ from pcs_ext.errors import ConfigError, ModelError
 from pcs_ext.image.adapters.base import AbstractAdapter
 from pcs_ext.image.adapters.image_residual import ImageResidualAdapter, ImageResidualConfig
 from pcs_ext.image.backbones.load import TOYBOX_WEIGHTS, hub_folder
-from pcs_ext.image.evaluate.encoders import load_image_text_encoder
+from pcs_ext.image.evaluate.encoders import ClipEncoder, load_image_text_encoder
 from pcs_ext.image.types import Batch
 
 _WHERE = "the adapter's part of the JSON of --dry-run, and its projection_dim as `width`, and pass it with --config"
@@ -29,7 +29,7 @@ class PhotoReader:
     """
 
     def __init__(self, config: ImageResidualConfig, device: torch.device) -> None:
-        self.clip = load_image_text_encoder(encoder_folder(config.encoder, "the recipe", _WHERE), device)
+        self.clip = load_photo_encoder(config.encoder, device)
         width = self.clip.model.visual_projection.weight.shape[0]
         if width != config.width:
             raise ConfigError(
@@ -57,6 +57,15 @@ def reader_for(adapters: Iterable[AbstractAdapter], device: torch.device) -> Pho
     """For the first adapter that looks at photos; None: none does."""
     configs = [adapter.config for adapter in adapters if isinstance(adapter, ImageResidualAdapter)]
     return PhotoReader(configs[0], device) if configs else None
+
+
+def load_photo_encoder(encoder: str, device: torch.device) -> ClipEncoder:
+    """The CLIP that a recipe's settings name: `toybox`, a transformers folder or a hub id.
+
+    Raises:
+        ModelError: there is none.
+    """
+    return load_image_text_encoder(encoder_folder(encoder, "the recipe", _WHERE), device)
 
 
 def encoder_folder(encoder: str, who: str, where: str) -> Path:

@@ -30,6 +30,12 @@ class Conditioning:
     deviation: Tensor | None = None
     """`b n d`: prompts are normal distributions around `states` with this standard deviation, 0 for those that are
     not (DreamDistribution); None: none is. Who does not draw uses their means."""
+    marks: Mapping[str, Tensor] | None = None
+    """By adapter, the tokens it acts on inside the denoiser, `b n`, 1 or 0; None: none does."""
+    plain: "Conditioning | None" = None
+    """The same prompts without what they say of a style, where the style is guidance (Pair Customization)."""
+    styled: Tensor | None = None
+    """`b` bool: which rows of `plain` differ; None where that is None."""
 
     @property
     def batch_size(self) -> int:
@@ -41,6 +47,14 @@ class Conditioning:
         if self.per_layer is None:
             return self.states, self.states
         return self.per_layer(timesteps, module_path)
+
+    def marked(self, marks: Mapping[str, Tensor]) -> "Conditioning":
+        """The same with marks beside those that are there."""
+        return dataclasses.replace(self, marks={**(self.marks or {}), **marks})
+
+    def with_plain(self, plain: "Conditioning", styled: Tensor) -> "Conditioning":
+        """The same with the prompts without their style beside it."""
+        return dataclasses.replace(self, plain=plain, styled=styled)
 
     def drawn(self, noise: Tensor) -> "Conditioning":
         """One prompt of each distribution.
@@ -72,6 +86,9 @@ class Conditioning:
             time_ids=None if self.time_ids is None else self.time_ids[rows.to(self.time_ids.device)],
             per_layer=None if per_layer is None else picked,
             deviation=None if self.deviation is None else self.deviation[rows.to(self.deviation.device)],
+            marks=None if self.marks is None else {name: mark[rows] for name, mark in self.marks.items()},
+            plain=None if self.plain is None else self.plain[index],
+            styled=None if self.styled is None else self.styled[rows],
         )
 
     def with_states(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
@@ -108,7 +125,29 @@ class Conditioning:
             )
             if any(part.deviation is not None for part in parts)
             else None,
+            marks=_cat_marks(parts),
+            plain=Conditioning.cat([part.plain or part for part in parts])
+            if any(part.plain is not None for part in parts)
+            else None,
+            styled=torch.cat([_none_of(part) if part.styled is None else part.styled for part in parts])
+            if any(part.styled is not None for part in parts)
+            else None,
         )
+
+
+def _none_of(part: Conditioning) -> Tensor:
+    return torch.zeros(part.batch_size, dtype=torch.bool)
+
+
+def _cat_marks(parts: list[Conditioning]) -> dict[str, Tensor] | None:
+    names = dict.fromkeys(name for part in parts for name in part.marks or ())
+    if not names:
+        return None
+    none = [torch.zeros(part.states.shape[:2]) for part in parts]
+    return {
+        name: torch.cat([(part.marks or {}).get(name, empty) for part, empty in zip(parts, none, strict=True)])
+        for name in names
+    }
 
 
 def _cat_optional(tensors: list[Tensor | None]) -> Tensor | None:
@@ -138,6 +177,8 @@ class Batch:
     """`b` names of (image, augmentation): equal keys have equal pixels, so latents may be cached by them."""
     features: Tensor | None = None
     """What an image encoder makes of the images, `b d`, for adapters that look at them; None: nobody does."""
+    before: Tensor | None = None
+    """The images before something was done to them, `b 3 h w` in [-1, 1]; None: not known for all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +241,7 @@ class FitState:
 
     @property
     def gradient_norm(self) -> float:
-        """Before clipping."""
+        """Before clipping. Of an evolution strategy, which has none, its step size."""
         return self._values[-2]
 
     @property

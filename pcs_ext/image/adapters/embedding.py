@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
+from pcs_ext.image.adapters.layers import original
 from pcs_ext.image.adapters.tokens import TokenAdapter, check_placeholder, initial_rows
-from pcs_ext.image.adapters.vocabulary import Rows, TokenRows, vector_tokens
+from pcs_ext.image.adapters.vocabulary import Rows, SubspaceRows, TokenRows, vector_tokens
 from pcs_ext.image.backbone import AbstractBackbone
 
 
@@ -34,6 +35,10 @@ class EmbeddingConfig:
     through_encoder: bool = False
     """Start at the text encoder's states of the initializer's words, averaged, instead of at their rows: learned rows
     look more like its output than like its input (Cross Initialization, Pang et al. 2023, arXiv 2312.15905)."""
+    subspace: int = 0
+    """Train so many coordinates instead of whole rows: along the first principal directions of the token table, each as
+    long as the table's standard deviation there, so that unit normal coordinates draw rows like the table's (Gradient-
+    free Textual Inversion, Fei et al. 2023, arXiv 2304.05265). At most the rows' width counts; 0: whole rows."""
 
     def __post_init__(self) -> None:
         check_placeholder(self.placeholder, self.num_vectors)
@@ -43,6 +48,8 @@ class EmbeddingConfig:
             raise ConfigError(
                 f"init_std must be positive and init_noise not negative, got {self.init_std} and {self.init_noise}."
             )
+        if self.subspace < 0:
+            raise ConfigError(f"subspace must be a number of directions, or 0 for whole rows, got {self.subspace}.")
 
 
 class EmbeddingAdapter(TokenAdapter):
@@ -53,7 +60,13 @@ class EmbeddingAdapter(TokenAdapter):
         self.config = config
 
     def _build(self, backbone: AbstractBackbone, initial: Sequence[Tensor]) -> list[Rows]:
-        return [TokenRows(rows) for rows in initial]
+        if self.config.subspace == 0:
+            return [TokenRows(rows) for rows in initial]
+        tables = [original(encoder.get_input_embeddings()).weight for encoder in backbone.text_encoders]
+        return [
+            SubspaceRows(rows, principal_directions(table, self.config.subspace))  # type: ignore[arg-type]
+            for rows, table in zip(initial, tables, strict=True)
+        ]
 
     def _initial(self, encoder: nn.Module, tokenizer: Any) -> Tensor:
         config = self.config
@@ -62,6 +75,20 @@ class EmbeddingAdapter(TokenAdapter):
             encoder, tokenizer, config.initializer, count=config.num_vectors, noise=noise, seed=config.init_seed
         )
         return rows if not config.through_encoder else _encoded(encoder, tokenizer, config.initializer).expand_as(rows)
+
+
+@torch.no_grad()
+def principal_directions(table: Tensor, count: int) -> Tensor:
+    """The first principal directions of a table's rows `m d`, each as long as the standard deviation along it.
+
+    Returns:
+        `min(count, d) d`, float32, on the CPU; the largest first.
+    """
+    rows = table.detach().cpu().double()
+    centred = rows - rows.mean(0)
+    values, vectors = torch.linalg.eigh(centred.T @ centred / (len(rows) - 1))
+    kept = values.argsort(descending=True)[:count]
+    return (vectors[:, kept] * values[kept].clamp_min(0).sqrt()).T.float().contiguous()
 
 
 @torch.no_grad()

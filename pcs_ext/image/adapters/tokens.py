@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters.base import AbstractAdapter
-from pcs_ext.image.adapters.layers import check_name, check_state, copy_into, original, to_storage
+from pcs_ext.image.adapters.layers import check_name, check_state, original, to_storage
 from pcs_ext.image.adapters.vocabulary import Rows, extend_encoder, restore_encoder, with_group, without_group
 from pcs_ext.image.backbone import AbstractBackbone
 
@@ -133,15 +133,18 @@ def initial_rows(
 
 
 def _tensors(rows: Sequence[Rows]) -> dict[str, Tensor]:
-    names = ["text_encoder"] + [f"text_encoder_{index}" for index in range(2, len(rows) + 1)]
     return {
         f"{name}.{key}": tensor
-        for name, group in zip(names, rows, strict=True)
+        for name, group in zip(_encoders(rows), rows, strict=True)
         for key, tensor in group.tensors().items()
     }
 
 
+def _encoders(rows: Sequence[Rows]) -> list[str]:
+    return ["text_encoder"] + [f"text_encoder_{index}" for index in range(2, len(rows) + 1)]
+
+
 def _load(name: str, rows: Sequence[Rows], state: Mapping[str, Tensor]) -> None:
-    tensors = _tensors(rows)
-    check_state(name, tensors, state)
-    copy_into(tensors, state)
+    check_state(name, _tensors(rows), state)
+    for encoder, group in zip(_encoders(rows), rows, strict=True):
+        group.load({key: state[f"{encoder}.{key}"] for key in group.tensors()})

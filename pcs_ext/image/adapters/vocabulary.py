@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AddedToken
 
 from pcs_ext.errors import UsageError
-from pcs_ext.image.adapters.layers import AdapterLayer
+from pcs_ext.image.adapters.layers import AdapterLayer, copy_into
 from pcs_ext.image.backbone import AbstractBackbone
 
 
@@ -126,8 +126,12 @@ class Rows(nn.Module, abc.ABC):
         """Rows `n d`, or `b n d` for the `b` sequences that are being encoded, float32."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that is stored, live."""
+        """All that is stored."""
         return {**dict(self.named_parameters()), **dict(self.named_buffers())}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `tensors` gave, in place, so that optimisers keep pointing at their parameters."""
+        copy_into(self.tensors(), tensors)
 
 
 class TokenRows(Rows):
@@ -143,6 +147,46 @@ class TokenRows(Rows):
     def forward(self) -> Tensor:
         """Rows `n d`, float32."""
         return self.weight if self.scale == 1 else torch.lerp(self.initial, self.weight, self.scale)
+
+
+class SubspaceRows(Rows):
+    """Rows that move along given directions alone: origin + coordinates x directions.
+
+    Stored are the rows themselves. Loaded, they are the new origin, and the coordinates start at 0 again.
+
+    Args:
+        initial: `n d`.
+        directions: `k d`.
+    """
+
+    def __init__(self, initial: Tensor, directions: Tensor) -> None:
+        super().__init__(initial)
+        self.register_buffer("origin", self.initial.clone())
+        self.register_buffer("directions", directions.detach().clone())
+        self.origin: Tensor
+        self.directions: Tensor
+        self.coordinates = nn.Parameter(torch.zeros(len(initial), len(directions)))
+
+    def rows(self) -> Tensor:
+        """As trained, `n d`."""
+        return self.origin + self.coordinates @ self.directions
+
+    def forward(self) -> Tensor:
+        """Rows `n d`, float32."""
+        # Under autocast the product would be rounded to half precision.
+        with torch.autocast(self.origin.device.type, enabled=False):
+            return self.rows() if self.scale == 1 else torch.lerp(self.initial, self.rows(), self.scale)
+
+    @torch.no_grad()
+    def tensors(self) -> dict[str, Tensor]:
+        """`weight`, the rows, and `initial`."""
+        return {"weight": self.rows(), "initial": self.initial}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            self.origin.copy_(tensors["weight"])
+            self.initial.copy_(tensors["initial"])
+            self.coordinates.zero_()
 
 
 class ExtendedEmbedding(AdapterLayer):

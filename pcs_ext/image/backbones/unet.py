@@ -139,7 +139,7 @@ def per_layer_states(
         yield
         return
     states = {path: tuple(s.to(dtype) for s in conditioning.at(timesteps, path)) for path in paths}
-    with _recomputing_inside(denoiser, lambda: _reading(denoiser, states)), _reading(denoiser, states):
+    with recomputing_inside(denoiser, lambda: _reading(denoiser, states)), _reading(denoiser, states):
         yield
 
 
@@ -159,7 +159,7 @@ def _reading(denoiser: nn.Module, states: Mapping[str, tuple[Tensor, ...]]) -> I
 
 
 @contextlib.contextmanager
-def _recomputing_inside(
+def recomputing_inside(
     denoiser: nn.Module, context: Callable[[], contextlib.AbstractContextManager[None]]
 ) -> Iterator[None]:
     """Inside, blocks that will be computed again in the backward pass are computed again within `context`."""

@@ -103,7 +103,23 @@ class SubjectDataset:
             part_masks=torch.stack([mask for mask in masks if mask is not None]) if parts and has_mask else None,
             valid=torch.stack([valid for _, _, valid, _, _ in samples]) if self.augmentation.relocate else None,
             keys=None if any(key is None for key in keys) else tuple(str(key) for key in keys),
+            before=self._before(order[:size], [str(key) for key in keys]),
         )
+
+    def _before(self, order: list[int], keys: list[str]) -> Tensor | None:
+        """What the photos were made of, cut and mirrored as they were; None where one has none or is moved about."""
+        fixed = self.augmentation.crop == "center" and not (self.augmentation.roll or self.augmentation.relocate)
+        earlier = [self.photos[index].before for index in order]
+        if not fixed or any(before is None for before in earlier):
+            return None
+        pictures: list[Tensor] = []
+        for index, before, key in zip(order, earlier, keys, strict=True):
+            assert before is not None
+            cut, _ = _crop(
+                Photo(path=self.photos[index].path, image=before), self.resolution, self.augmentation.aspect, 0.5
+            )
+            pictures.append(cut.flip(-1) if key.endswith("/1") else cut)
+        return torch.stack(pictures)
 
     def _shown(self, masks: Tensor, caption: str) -> Tensor:
         """Where any of the subjects is that the caption names, `1 h w`."""
@@ -160,7 +176,8 @@ class SubjectDataset:
             if self.concept.parts:
                 return self.concept.caption(template, self._some_parts(photo, generator))
             return self.concept.prompt(template)
-        named = SUBJECT in photo.caption or any(part in photo.caption for part in self.concept.parts)
+        words = (*self.concept.parts, *self.concept.aspects)
+        named = SUBJECT in photo.caption or any(word in photo.caption for word in words)
         text = photo.caption if named else f"{SUBJECT}, {photo.caption}"
         return self.concept.prompt(text)
 

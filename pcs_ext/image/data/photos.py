@@ -4,7 +4,7 @@ import dataclasses
 import io
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ MAX_PIXELS = 200_000_000
 _BACKGROUND = 0.5
 """Gray behind transparent pixels, in [0, 1]."""
 _MASK = re.compile(r"_mask\d*$")
+_BEFORE = "_before"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,18 +37,23 @@ class Photo:
     parts: Tensor | None = None
     """`k h w` in [0, 1]: where each of several subjects is, from `NAME_mask1.png`, `NAME_mask2.png`, ...; `mask` is
     then where any of them is."""
+    before: Tensor | None = None
+    """`3 h w` in [-1, 1]: the picture before something was done to it, from `NAME_before.png`."""
 
 
 def find_photos(source: Iterable[Path | str] | Path | str) -> list[Photo]:
     """All photos of a folder (not of its subfolders), or the given files, decoded, in natural order.
 
-    Files named `NAME_mask.*` or `NAME_mask1.*` are masks, `NAME.txt` captions; hidden files and other types are passed
+    Files named `NAME_mask.*` or `NAME_mask1.*` are masks, `NAME_before.*` beside a `NAME.*` what that was made of,
+    `NAME.txt` captions; hidden files and other types are passed
     over.
 
     Raises:
         PhotoError: nothing usable is there, or a file is missing, empty, corrupt, tiny or too large.
     """
-    return [_with_companions(path) for path in photo_paths(source)]
+    paths = photo_paths(source)
+    made = {(path.parent, f"{path.stem}{_BEFORE}") for path in paths}
+    return [_with_companions(path) for path in paths if (path.parent, path.stem) not in made]
 
 
 def photo_paths(source: Iterable[Path | str] | Path | str) -> list[Path]:
@@ -95,7 +101,9 @@ def _with_companions(path: Path) -> Photo:
     mask = whole[0] if whole else (photo.mask if parts is None else parts.amax(0, keepdim=True))
     text = path.with_suffix(".txt")
     caption = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else None
-    return dataclasses.replace(photo, mask=mask, caption=caption or None, parts=parts)
+    earlier = sorted(path.parent.glob(f"{_escape(path.stem)}{_BEFORE}.*"), key=_natural)
+    before = next((read_before(file, photo) for file in earlier if file.suffix.lower() in SUFFIXES), None)
+    return dataclasses.replace(photo, mask=mask, caption=caption or None, parts=parts, before=before)
 
 
 def _escape(stem: str) -> str:
@@ -211,9 +219,26 @@ def read_mask(path: Path, photo: Photo) -> Tensor:
     """
     mask = ImageOps.exif_transpose(open_image(path)).convert("L")
     height, width = photo.image.shape[1:]
-    if abs(mask.width / mask.height - width / height) > 0.02 * width / height:
-        raise PhotoError(
-            f"{path} is {mask.width} x {mask.height} but its photo is {width} x {height}; expected the same shape."
-        )
+    _check_shape(path, (mask.height, mask.width), photo)
     resized = mask.resize((width, height), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255)[None]
+
+
+def read_before(path: Path, photo: Photo) -> Tensor:
+    """The picture a photo was made of, `3 h w` in [-1, 1], brought to the photo's size.
+
+    Raises:
+        PhotoError: unreadable, or of another shape than the photo.
+    """
+    before = read_photo(path).image
+    _check_shape(path, before.shape[1:], photo)
+    resized = torch.nn.functional.interpolate(before[None], size=photo.image.shape[1:], mode="bicubic", antialias=True)
+    return resized[0].clamp(-1, 1)
+
+
+def _check_shape(path: Path, size: Sequence[int], photo: Photo) -> None:
+    height, width = photo.image.shape[1:]
+    if abs(size[1] / size[0] - width / height) > 0.02 * width / height:
+        raise PhotoError(
+            f"{path} is {size[1]} x {size[0]} but its photo is {width} x {height}; expected the same shape."
+        )

@@ -20,6 +20,8 @@ class AnchorConfig:
     """Tag of this term in JSON."""
     words: tuple[str, ...] = ()
     """Words whose rows are averaged; empty: where the row began."""
+    adapters: tuple[str, ...] = ()
+    """Whose rows are held, by name; empty: those of all with words."""
     weight: float = 1e-5
     """Cross Initialization's (arXiv 2312.15905)."""
 
@@ -34,12 +36,17 @@ class AnchorTerm(AbstractTerm):
 
     def __call__(self, step: Step) -> Tensor:
         distances: list[Tensor] = []
-        for adapter in step.words().values():
+        for name, adapter in step.words().items():
+            if self.config.adapters and name not in self.config.adapters:
+                continue
             for index, rows in enumerate(adapter.rows()):
                 if isinstance(rows, TokenRows):
                     distances.append((rows.weight - self._anchor(step, index, rows.initial)).square().sum(-1))
         if not distances:
-            raise ConfigError("an anchor holds rows of adapters of kind embedding; the recipe has none.")
+            raise ConfigError(
+                f"an anchor holds rows of adapters of kind embedding; of {sorted(step.words())} none is one that "
+                f"{list(self.config.adapters) or 'it'} names."
+            )
         return self.config.weight * torch.cat(distances).mean()
 
     def _anchor(self, step: Step, index: int, initial: Tensor) -> Tensor:

@@ -42,6 +42,8 @@ class Step:
     """Of everything random; on the CPU."""
     noised: Noised | None = None
     """For terms that ask the denoiser again; None where only words are looked at."""
+    prediction: Tensor | None = None
+    """What the denoiser answered, `b c h w`, with gradients; None where only words are looked at."""
 
     def asked(self) -> Noised:
         """What the denoiser was asked."""

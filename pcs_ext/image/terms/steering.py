@@ -1,4 +1,8 @@
-"""A learned word for a relation, pulled towards prepositions (ReVersion, Huang et al. 2023, arXiv 2303.13495)."""
+"""A learned word pulled towards given words and away from others.
+
+ReVersion (Huang et al. 2023, arXiv 2303.13495): towards prepositions, away from the caption's other words. Lego
+(Motamed et al. 2023, arXiv 2311.13833): towards words for a concept, away from those for what has it.
+"""
 
 from typing import Literal
 
@@ -21,12 +25,18 @@ PREPOSITIONS = tuple(
 
 @config
 class SteeringConfig:
-    """InfoNCE between the learned row, prepositions as positives, and the caption's other words as negatives."""
+    """InfoNCE between the learned row, words as positives, and the caption's other words as negatives."""
 
     kind: Literal["steering"] = "steering"
     """Tag of this term in JSON."""
     positives: int = 4
     """Prepositions drawn per caption."""
+    words: tuple[str, ...] = ()
+    """Positives instead of prepositions, all of them; one of several tokens counts by their mean."""
+    away: tuple[str, ...] = ()
+    """Words that are negatives in addition."""
+    adapters: tuple[str, ...] = ()
+    """Whose rows are steered, by name; empty: those of all with words."""
     temperature: float = 0.07
     """Divides the cosines."""
     weight: float = 0.01
@@ -47,7 +57,9 @@ class SteeringTerm(AbstractTerm):
 
     def __call__(self, step: Step) -> Tensor:
         losses: list[Tensor] = []
-        for adapter in step.words().values():
+        for name, adapter in step.words().items():
+            if self.config.adapters and name not in self.config.adapters:
+                continue
             for index, rows in enumerate(adapter.rows()):
                 if not isinstance(rows, TokenRows):
                     raise ConfigError("steering works on rows of adapters of kind embedding.")
@@ -59,18 +71,38 @@ class SteeringTerm(AbstractTerm):
         assert isinstance(tokenizer, ExtendedTokenizer)
         embedding = original(step.backbone.text_encoders[index].get_input_embeddings())
         assert isinstance(embedding, nn.Embedding)
-        prepositions = single_tokens(tokenizer.base, PREPOSITIONS)
+        given = [_row(tokenizer.base, embedding, word) for word in self.config.words]
+        away = [_row(tokenizer.base, embedding, word) for word in self.config.away]
+        prepositions = [] if given else single_tokens(tokenizer.base, PREPOSITIONS)
+        own = [token for adapter in step.words().values() for token in adapter.tokens]
         losses = []
         for caption in step.batch.captions:
             if placeholder not in caption:
                 continue
-            picked = torch.randperm(len(prepositions), generator=step.generator)[: self.config.positives].tolist()
-            text = caption.replace(placeholder, " ")
+            text = caption
+            for token in own:
+                text = text.replace(token, " ")
             others = tokenizer.base(text, add_special_tokens=False).input_ids
-            positives = embedding.weight[[prepositions[i] for i in picked]]
-            negatives = embedding.weight[others]
+            negatives = torch.cat([embedding.weight[others], *away])
+            if given:
+                positives = torch.cat(given)
+            else:
+                picked = torch.randperm(len(prepositions), generator=step.generator)[: self.config.positives].tolist()
+                positives = embedding.weight[[prepositions[i] for i in picked]]
             losses.append(info_nce(learned.mean(0), positives, negatives, self.config.temperature))
         return losses
+
+
+def _row(tokenizer: object, embedding: nn.Embedding, word: str) -> Tensor:
+    """`1 d`, the mean over the word's tokens.
+
+    Raises:
+        ConfigError: it holds none.
+    """
+    ids = tokenizer(word, add_special_tokens=False).input_ids  # type: ignore[operator]
+    if not ids:
+        raise ConfigError(f"{word!r} holds no word, so there is nothing to steer by.")
+    return embedding.weight[ids].mean(0, keepdim=True)
 
 
 def single_tokens(tokenizer: object, words: tuple[str, ...]) -> list[int]:

@@ -128,3 +128,26 @@ def test_extended_tokenizers_can_be_copied(sd):
 def test_token_names_follow_diffusers():
     assert vector_tokens("<x>", 1) == ("<x>",)
     assert vector_tokens("<x>", 3) == ("<x>", "<x>_1", "<x>_2")
+
+
+def test_rows_in_a_subspace_move_along_its_directions_alone(sd):
+    adapter = build(subspace=3)
+    with injected(sd, adapter):
+        (coordinates,) = adapter.parameters()["embedding"]
+        (rows,) = adapter.rows()  # type: ignore[attr-defined]
+        assert coordinates.shape == (1, 3)
+        with torch.no_grad():
+            coordinates.copy_(torch.tensor([[1.0, -2.0, 0.5]]))
+        expected = rows.initial + rows.directions[0] - 2 * rows.directions[1] + 0.5 * rows.directions[2]
+        torch.testing.assert_close(rows(), expected[None] if expected.dim() == 1 else expected)
+        state = adapter.state_dict()
+    assert set(state) == {"text_encoder.weight", "text_encoder.initial"}, "what every tool that reads words expects"
+    torch.testing.assert_close(state["text_encoder.weight"], expected.detach())
+    again = build(subspace=3)
+    again.load_state_dict(state)
+    with injected(sd, again):
+        assert not again.parameters()["embedding"][0].any()
+        (kept,) = again.rows()  # type: ignore[attr-defined]
+        assert torch.equal(kept().detach(), state["text_encoder.weight"])
+    with pytest.raises(ConfigError, match="number of directions"):
+        build(subspace=-1)

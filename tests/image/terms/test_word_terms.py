@@ -84,3 +84,23 @@ def test_a_word_may_start_at_the_encoder_s_output(sd: AbstractBackbone) -> None:
     with injected(sd, word):
         (weight,) = word.parameters()["embedding"]
         torch.testing.assert_close(weight.detach(), torch.stack([expected, expected]), atol=1e-5, rtol=1e-5)
+
+
+def test_steering_towards_given_words_and_away_from_others(sd: AbstractBackbone) -> None:
+    concept = build_adapter("concept", EmbeddingConfig(placeholder="<c>", initializer="red", num_vectors=2))
+    thing = build_adapter("thing", EmbeddingConfig(placeholder="<t>", initializer="dog"))
+    config = SteeringConfig(words=("snow", "red hat"), away=("toy dog",), adapters=("concept",), weight=0.5)
+    with injected(sd, concept, thing):
+        caption = "a <c> <t> on grass"
+        found = build_term(config)(step_of(sd, {"concept": concept, "thing": thing}, caption))
+        table, base = sd.text_encoders[0].get_input_embeddings().below().weight, sd.tokenizers[0].base
+
+        def row(text: str) -> torch.Tensor:
+            return table[base(text, add_special_tokens=False).input_ids].mean(0)
+
+        positives = torch.stack([row("snow"), row("red hat")])
+        negatives = torch.stack([row("a"), row("on"), row("grass"), row("toy dog")])
+        expected = 0.5 * info_nce(concept.parameters()["embedding"][0].mean(0), positives, negatives, 0.07)
+        torch.testing.assert_close(found, expected)
+        found.backward()
+        assert thing.parameters()["embedding"][0].grad is None
