@@ -8,7 +8,7 @@ imported inside the functions: `pcs-ext --help` imports this one.
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +19,7 @@ from pcs_ext.errors import UsageError
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Output = Annotated[Path, arg(aliases=["-o"])]
+_SEEDS = (0, 1, 2, 3)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,9 +42,49 @@ class _Pictures:
     """Which pictures are made, and where they go."""
 
     output: Output = Path("images")
-    """folder for the PNG files; existing files are kept, new ones get the next number."""
-    seeds: tuple[int, ...] = (0, 1, 2, 3)
+    """folder for the PNG files; existing files are kept, new ones get the next number. NAME.png for one image."""
+    seeds: tuple[int, ...] = _SEEDS
     """one image per prompt and seed."""
+
+    def seeds_for(self, prompts: Sequence[str]) -> tuple[int, ...]:
+        """The seeds; of those nobody chose, NAME.png takes the first.
+
+        Raises:
+            UsageError: NAME.png for several images, or one that is there already.
+        """
+        if self.output.suffix.lower() != ".png" or self.output.is_dir():
+            return self.seeds
+        seeds = self.seeds[:1] if self.seeds == _SEEDS else self.seeds
+        if len(prompts) * len(seeds) != 1:
+            raise UsageError(
+                f"--output {self.output} is one image, and {len(prompts)} prompts with {len(seeds)} seeds make "
+                f"{len(prompts) * len(seeds)}; name a folder."
+            )
+        if self.output.exists():
+            raise UsageError(f"{self.output} exists already and images are never replaced; choose another --output.")
+        return seeds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _References:
+    """Photos that are shown to the base beside the prompts, and what shows them."""
+
+    reference: tuple[Path, ...] = ()
+    """photos of what the images shall show, or in whose look; nothing is learned, several count together."""
+    reference_scale: float = 1.0
+    """strength of the photos: 1 as trained, less keeps more of the prompt, 0 is the plain base."""
+    reference_adapter: str = ""
+    """folder, .safetensors file, or owner/name/path/file.safetensors on the hub; toybox has its own."""
+    reference_encoder: str = ""
+    """folder or hub id of its image encoder, where it does not lie beside the adapter."""
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The keyword arguments of `pcs_ext.image.reference.reference.generate`."""
+        return {
+            "references": self.reference, "scale": self.reference_scale, "adapter": self.reference_adapter,
+            "encoder": self.reference_encoder,
+        }  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,8 +131,9 @@ class _Sampling:
 Machine = Annotated[_Machine, arg(name="")]
 Pictures = Annotated[_Pictures, arg(name="")]
 Picture = Annotated[_Picture, arg(name="")]
+References = Annotated[_References, arg(name="")]
 Sampling = Annotated[_Sampling, arg(name="")]
-MACHINE, PICTURES, SAMPLING = _Machine(), _Pictures(), _Sampling()
+MACHINE, PICTURES, REFERENCES, SAMPLING = _Machine(), _Pictures(), _References(), _Sampling()
 """The groups as they are when no flag is given: defaults of commands."""
 
 

@@ -15,9 +15,11 @@ _SEEDS = 3
 _ROOMS = ("image", "video", "defense", "defense.censorship", "defense.audit", "svg", "threed")
 """Where recipes live: packages of pcs_ext with a `recipes.RECIPES` of entries, each with an `id` and a `system`."""
 _MEANING = (
-    "measured: beats its baseline over enough seeds; runs: has a recipe or an edit; open: neither.\n"
+    "measured: beats its baseline over enough seeds; runs: has a recipe, edit or adapter; open: none.\n"
     "pcs-ext systems NAME shows all that is known of one."
 )
+_SHOWN = ("image.reference",)
+"""Where trained ways to show a base pictures live: packages of pcs_ext with `REFERENCES`, entries like the recipes'."""
 _EDITED = ("image.edits",)
 """Where edits live, ways to sample that train nothing: packages of pcs_ext with `EDITS`, entries like the recipes'."""
 
@@ -40,13 +42,20 @@ class System:
     """Recipes of this suite that implement it."""
     edits: tuple[str, ...]
     """Edits of this suite that implement it: they guide sampling and train nothing."""
+    references: tuple[str, ...]
+    """Kinds of trained reference adapters of this suite that implement it."""
     results: tuple[dict[str, Any], ...]
     """Rows of `results/*.json` that measure it."""
 
     @property
+    def ways(self) -> tuple[str, ...]:
+        """Recipes, edits and reference adapters that implement it."""
+        return (*self.recipes, *self.edits, *self.references)
+
+    @property
     def status(self) -> Status:
-        """`measured`: a recipe or edit whose result beats its baseline over enough seeds; `runs`: one; `open`: none."""
-        if not self.recipes and not self.edits:
+        """`measured`: a way whose result beats its baseline over enough seeds; `runs`: a way; `open`: none."""
+        if not self.ways:
             return "open"
         return "measured" if self.claims else "runs"
 
@@ -58,7 +67,7 @@ class System:
     @property
     def reason(self) -> str:
         """Why the status is what it is, in a few words."""
-        if not self.recipes and not self.edits:
+        if not self.ways:
             return "no recipe yet"
         if self.claims:
             return f"better than its baseline in {', '.join(sorted({row['file'] for row in self.claims}))}"
@@ -84,6 +93,7 @@ def catalogue() -> tuple[System, ...]:
     rows = json.loads(resources.files("pcs_ext").joinpath("systems.json").read_text(encoding="utf-8"))
     recipes = _entries_by_system(_ROOMS, "recipes", "RECIPES")
     edits = _entries_by_system(_EDITED, "", "EDITS")
+    references = _entries_by_system(_SHOWN, "", "REFERENCES")
     measured = _results_by_system()
     return tuple(
         System(
@@ -97,6 +107,7 @@ def catalogue() -> tuple[System, ...]:
             one_line=row["one_line"],
             recipes=tuple(recipes.get(row["id"], ())),
             edits=tuple(edits.get(row["id"], ())),
+            references=tuple(references.get(row["id"], ())),
             results=tuple(measured.get(row["id"], ())),
         )
         for row in sorted(rows, key=lambda row: row["ref"])
@@ -117,7 +128,7 @@ def listing(systems: Sequence[System]) -> str:
     """A line per system, and how many there are of each status."""
     lines = [f"{'ref':>4}  {'system':<34}  {'scope':<20}  {'status':<8}  recipes"]
     for system in systems:
-        recipes = textwrap.shorten(", ".join((*system.recipes, *system.edits)), 60, placeholder=" ...")
+        recipes = textwrap.shorten(", ".join(system.ways), 60, placeholder=" ...")
         name, scope = (_cut(text, width) for text, width in ((system.name, 34), (system.scope, 20)))
         lines.append(f"{system.reference:4}  {name:<34}  {scope:<20}  {system.status:<8}  {recipes}".rstrip())
     counts = [f"{sum(system.status == key for system in systems)} {key}" for key in get_args(Status)]
@@ -137,6 +148,8 @@ def portrait(system: System) -> str:
         lines += textwrap.wrap(", ".join(system.recipes), 96, initial_indent="  recipes   ", subsequent_indent=" " * 12)
     if system.edits:
         lines += textwrap.wrap(", ".join(system.edits), 96, initial_indent="  edits     ", subsequent_indent=" " * 12)
+    if system.references:
+        lines.append(f"  adapters  {', '.join(system.references)}")
     for row in system.results:
         against = "" if row.get("baseline_value") is None else f", {row['baseline']} {row['baseline_value']:.3f}"
         better = {True: " (higher is better)", False: " (lower is better)", None: ""}[row["higher_is_better"]]

@@ -16,7 +16,16 @@ Verbs = Mapping[str, Callable[..., Any]]
 
 _PROMISE = "Teach a diffusion model your subject once; use it in images, video, 3D, vector art and panoramas."
 _SECTIONS = {
-    "Learn a subject, make pictures": ("learn", "image", "evaluate", "export", "merge", "continual", "classes"),
+    "Learn a subject, make pictures": (
+        "learn",
+        "image",
+        "evaluate",
+        "export",
+        "merge",
+        "continual",
+        "classes",
+        "reference",
+    ),
     "Videos, 3D, vector art, panoramas": ("video", "3d", "svg", "panorama"),
     "Protect": ("protect", "verify", "censor", "audit"),
     "Find out": ("demo", "doctor", "recipes", "systems", "tokens"),

@@ -4,19 +4,21 @@ import dataclasses
 import itertools
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
 from pcs_ext.command_options import (
     MACHINE,
     PICTURES,
+    REFERENCES,
     SAMPLING,
     Device,
     Machine,
     Output,
     Pictures,
     Precision,
+    References,
     Sampling,
     console_reporter,
     hush_libraries,
@@ -104,25 +106,33 @@ def image(
     steps: int = 0,
     guidance_scale: float = 0.0,
     scale: float = 1.0,
+    references: References = REFERENCES,
     base: str = "",
     machine: Machine = MACHINE,
 ) -> None:
-    """Generate images of a learned subject, or of several in one picture.
+    """Generate images of a learned subject, of several in one picture, or of what reference photos show.
 
     With more folders before the prompts, {rex} and {pip} stand for them; `image together` has the settings of that.
+    With --reference nothing needs to be learned: pcs-ext image "a photo of a robot on the beach" --reference robot.jpg
 
     Args:
-        subject: folder written by `learn`.
+        subject: folder written by `learn`; with --reference it may be left out.
         prompts: texts with {subject} where the subject goes.
         negative_prompt: what to stay away from.
         steps: denoising steps; 0 takes the recipe's.
         guidance_scale: strength of the prompt, 1 = off; 0 takes the recipe's.
         scale: strength of the learned subject, 1 as trained.
-        base: generate with another base of the same family than the one it was learned on.
+        base: generate with another base of the same family than the one it was learned on; without a subject toybox, a
+            hub id, a diffusers folder or a .safetensors file.
     """
     from pcs_ext.errors import UsageError
     from pcs_ext.image.subject import Artifact, save_images
 
+    if references.reference:
+        _beside_references(subject, prompts, pictures, references, machine, negative_prompt=negative_prompt,
+                           steps=steps or None, guidance_scale=guidance_scale or None, subject_scale=scale,
+                           base=base or None)  # fmt: skip
+        return
     if not prompts:
         raise UsageError('image needs prompts after the subject, got none: "a photo of {subject} on the beach".')
     if "{" not in prompts[0] and Path(prompts[0]).is_dir():
@@ -134,7 +144,7 @@ def image(
     artifact = Artifact.load(subject)
     images = artifact.generate(
         prompts,
-        seeds=pictures.seeds,
+        seeds=pictures.seeds_for(prompts),
         negative_prompt=negative_prompt,
         steps=steps or None,
         guidance_scale=guidance_scale or None,
@@ -143,6 +153,25 @@ def image(
         **machine.loading,
         reporter=console_reporter(),
     )
+    print_paths(save_images(images, pictures.output))
+
+
+def _beside_references(
+    first: Path, rest: tuple[str, ...], pictures: Pictures, references: References, machine: Machine, **asked: Any
+) -> None:
+    """`image` with --reference: the first word is a learned subject's folder or a prompt."""
+    from pcs_ext.errors import UsageError
+    from pcs_ext.image.reference.reference import generate
+    from pcs_ext.image.subject import Artifact, save_images
+
+    subject = Artifact.load(first) if first.is_dir() else None
+    prompts = rest if subject is not None else (str(first), *rest)
+    if any(Path(prompt).is_dir() for prompt in prompts):
+        raise UsageError("--reference goes with one learned subject or none; several are drawn without it.")
+    images = generate(
+        prompts, subject=subject, seeds=pictures.seeds_for(prompts), **references.asked, **asked, **machine.loading,
+        reporter=console_reporter(),
+    )  # fmt: skip
     print_paths(save_images(images, pictures.output))
 
 
@@ -187,8 +216,8 @@ def together(
         usual_method(cast) if method == "auto" else method, TOGETHER, cast.base_name, config, **sampling.asked,
     )  # fmt: skip
     made = draw_together(
-        cast, prompts, seeds=pictures.seeds, config=settings, boxes=[parse_box(text) for text in box], arrange=arrange,
-        negative_prompt=negative_prompt, **machine.loading, reporter=console_reporter(),
+        cast, prompts, seeds=pictures.seeds_for(prompts), config=settings, boxes=[parse_box(text) for text in box],
+        arrange=arrange, negative_prompt=negative_prompt, **machine.loading, reporter=console_reporter(),
     )  # fmt: skip
     print_paths(save_images(made, pictures.output))
 

@@ -192,11 +192,12 @@ def _artifact(run: "_Run", found: Sequence[Photo], losses: list[float]) -> Artif
     )
 
 
-_AUTOCAST: dict[torch.dtype, Literal["none", "bf16", "fp16"]] = {
+AUTOCAST: dict[torch.dtype, Literal["none", "bf16", "fp16"]] = {
     torch.float32: "none",
     torch.bfloat16: "bf16",
     torch.float16: "fp16",
 }
+"""Precision of frozen weights -> autocast in which trained float32 ones meet them."""
 
 
 class _Run:
@@ -291,7 +292,7 @@ class _Run:
             )
             stop = None if phase.dvar is None else DvarStop(phase.dvar, loss, seed=self.seed)
             # Frozen weights in half precision need trained float32 ones cast to meet them.
-            autocast = phase.fit.autocast if phase.fit.autocast != "none" else _AUTOCAST[self.backbone.dtype]
+            autocast = phase.fit.autocast if phase.fit.autocast != "none" else AUTOCAST[self.backbone.dtype]
             config = dataclasses.replace(phase.fit, seed=self.seed, autocast=autocast)
             checkpoints = CheckpointFolder(
                 self.folder / phase.name,

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
@@ -20,6 +20,25 @@ from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import generator_for
 
 Predict = Callable[[Tensor, Tensor, Conditioning], Tensor]
+
+
+class Encode(Protocol):
+    """How prompts of a batch become conditioning."""
+
+    def __call__(
+        self, prompts: Sequence[str], rows: Sequence[int], *, negative: bool, size: tuple[int, int]
+    ) -> Conditioning:
+        """Conditioning of the prompts.
+
+        Args:
+            prompts: `b` texts.
+            rows: `b` places among all that `sample` was asked for.
+            negative: they are what guidance goes away from.
+            size: height and width in pixels.
+        """
+        ...
+
+
 _SCHEDULERS = {"ddim": DDIMScheduler, "dpmsolver++": DPMSolverMultistepScheduler, "euler": EulerDiscreteScheduler}
 
 
@@ -53,6 +72,8 @@ class SampleHooks:
     from there (self-recurrence); None goes on. Only with ddim, whose steps remember nothing."""
     on_step: Callable[[int, Tensor, Tensor], Tensor] | None = None
     """`(step, timestep, latents) -> latents` after every step."""
+    encode: Encode | None = None
+    """Replaces `backbone.encode_prompt`: pictures beside the words come in here."""
     attention: Callable[[], contextlib.AbstractContextManager[Any]] | None = None
     """Context in which a batch is sampled: attention programs are put in and taken out here."""
     decode: Callable[[Tensor], Tensor] | None = None
@@ -154,11 +175,9 @@ def sample(
     images = []
     with _prepared(backbone, hooks):
         for first in range(0, len(prompts), batch_size):
-            rows = slice(first, first + batch_size)
+            rows = range(len(prompts))[first : first + batch_size]
             with hooks.attention() if hooks.attention is not None else contextlib.nullcontext():
-                latents = _denoise(
-                    backbone, list(prompts[rows]), negatives[rows], noise[rows], config, hooks, seeds[rows]
-                )
+                latents = _denoise(backbone, prompts, negatives, noise, config, hooks, seeds, rows)
                 images.append((hooks.decode or backbone.decode_latents)(latents).float().cpu())
             reporter.progress("sample", min(first + batch_size, len(prompts)), len(prompts))
     return torch.cat(images).clamp(-1, 1)
@@ -182,21 +201,30 @@ def _drawn(conditioning: Conditioning, seeds: Sequence[int]) -> Conditioning:
 
 def _denoise(
     backbone: AbstractBackbone,
-    prompts: list[str],
-    negatives: list[str],
+    prompts: Sequence[str],
+    negatives: Sequence[str],
     noise: Tensor,
     config: SampleConfig,
     hooks: SampleHooks,
     seeds: Sequence[int],
+    rows: range,
 ) -> Tensor:
+    """Latents of some rows of what was asked for."""
     scheduler = build_scheduler(backbone, config)
     predict = hooks.predict(backbone.predict) if hooks.predict is not None else backbone.predict
     size = noise.shape[-2] * backbone.vae_factor, noise.shape[-1] * backbone.vae_factor
     guided = config.guidance_scale != 1.0
-    conditioning = _drawn(backbone.encode_prompt(prompts, size=size), seeds)
+
+    def encode(texts: Sequence[str], negative: bool) -> Conditioning:
+        asked = [texts[row] for row in rows]
+        if hooks.encode is None:
+            return backbone.encode_prompt(asked, size=size)
+        return hooks.encode(asked, rows, negative=negative, size=size)
+
+    conditioning = _drawn(encode(prompts, False), [seeds[row] for row in rows])
     if guided:
-        conditioning = Conditioning.cat([backbone.encode_prompt(negatives, size=size), conditioning])
-    latents = noise.to(backbone.device, torch.float32)
+        conditioning = Conditioning.cat([encode(negatives, True), conditioning])
+    latents = noise[rows.start : rows.stop].to(backbone.device, torch.float32)
     if hooks.initial_latents is None:
         latents = latents * scheduler.init_noise_sigma
 

@@ -20,7 +20,7 @@ from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.concept import Concept
-from pcs_ext.image.sample import SampleConfig, sample
+from pcs_ext.image.sample import SampleConfig, SampleHooks, sample
 from pcs_ext.reporter import Reporter, SilentReporter
 
 
@@ -114,6 +114,7 @@ class Artifact:
         guidance_scale: float | None = None,
         scale: float = 1.0,
         base: str | AbstractBackbone | None = None,
+        hooks: SampleHooks | None = None,
         device: str = "auto",
         precision: str = "auto",
         reporter: Reporter | None = None,
@@ -128,6 +129,7 @@ class Artifact:
             guidance_scale: 1 = off; None takes the recipe's.
             scale: strength of the subject, 1 as trained, 0 the plain base.
             base: another base of the same family, or one already loaded.
+            hooks: what reaches into the sampling.
             device: auto, cuda, mps or cpu.
             precision: auto, fp32, bf16 or fp16.
             reporter: hears the progress.
@@ -151,6 +153,7 @@ class Artifact:
                 seeds=[seed for _ in texts for seed in seeds],
                 config=config,
                 negative_prompts=[negative] * (len(texts) * len(seeds)) if negative else None,
+                hooks=hooks,
                 reporter=reporter or SilentReporter(),
             )
         common = {"base": backbone.name, "artifact": self.data.content_hash, **dataclasses.asdict(config)}
@@ -178,7 +181,15 @@ def save_mask(mask: torch.Tensor, path: Path) -> None:
 
 
 def save_images(images: Sequence[GeneratedImage], folder: Path) -> list[Path]:
-    """Write images as `00000.png`, `00001.png`, ...; numbers go on after files that are already there."""
+    """Write images as `00000.png`, `00001.png`, ...; numbers go on after files that are already there.
+
+    Args:
+        images: what to write.
+        folder: where; the name of a PNG instead is that of the only image.
+    """
+    if folder.suffix.lower() == ".png" and not folder.is_dir() and len(images) == 1:
+        images[0].save(folder)
+        return [folder]
     taken = [int(path.stem) for path in folder.glob("*.png") if path.stem.isdigit()]
     first = max(taken, default=-1) + 1
     paths = [folder / f"{first + index:05d}.png" for index in range(len(images))]

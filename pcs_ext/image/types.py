@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 LayerStates = Callable[[Tensor, str], tuple[Tensor, Tensor]]
+Decoupled = Mapping[str, tuple[Tensor, Tensor]]
+"""Module path -> keys and values of something that is attended to beside the text, `b m d` each, all heads side by
+side, after their projections."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,9 @@ class Conditioning:
     """The same prompts without what they say of a style, where the style is guidance (Pair Customization)."""
     styled: Tensor | None = None
     """`b` bool: which rows of `plain` differ; None where that is None."""
+    decoupled: tuple[Decoupled, ...] = ()
+    """What the queries of text cross-attentions attend to besides, each source by itself: what they find there is added
+    to what they find in the text (IP-Adapter, arXiv 2308.06721, eq. 5)."""
 
     @property
     def batch_size(self) -> int:
@@ -89,6 +95,13 @@ class Conditioning:
             marks=None if self.marks is None else {name: mark[rows] for name, mark in self.marks.items()},
             plain=None if self.plain is None else self.plain[index],
             styled=None if self.styled is None else self.styled[rows],
+            decoupled=tuple(
+                {
+                    path: (keys[rows.to(keys.device)], values[rows.to(values.device)])
+                    for path, (keys, values) in source.items()
+                }
+                for source in self.decoupled
+            ),
         )
 
     def with_states(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
@@ -101,6 +114,10 @@ class Conditioning:
             return change(keys), change(values)
 
         return dataclasses.replace(self, states=change(self.states), per_layer=None if inner is None else changed)
+
+    def beside(self, source: Decoupled) -> "Conditioning":
+        """The same with one source more that is attended to beside the text."""
+        return dataclasses.replace(self, decoupled=(*self.decoupled, source))
 
     @staticmethod
     def cat(parts: "list[Conditioning]") -> "Conditioning":
@@ -132,6 +149,7 @@ class Conditioning:
             styled=torch.cat([_none_of(part) if part.styled is None else part.styled for part in parts])
             if any(part.styled is not None for part in parts)
             else None,
+            decoupled=_cat_decoupled(parts),
         )
 
 
@@ -154,6 +172,25 @@ def _cat_optional(tensors: list[Tensor | None]) -> Tensor | None:
     present = [tensor for tensor in tensors if tensor is not None]
     assert len(present) in (0, len(tensors)), "some parts have the field and some do not"
     return torch.cat(present) if present else None
+
+
+def _cat_decoupled(parts: list[Conditioning]) -> tuple[Decoupled, ...]:
+    """Sources side by side; parts that lack one attend to zeros there, which adds nothing."""
+    fullest = max((part.decoupled for part in parts), key=len)
+
+    def stacked(index: int, path: str) -> tuple[Tensor, Tensor]:
+        some = fullest[index][path]
+        pairs = [
+            part.decoupled[index][path]
+            if index < len(part.decoupled)
+            else tuple(tensor.new_zeros(part.batch_size, *tensor.shape[1:]) for tensor in some)
+            for part in parts
+        ]
+        keys, values = zip(*pairs, strict=True)
+        assert len({key.shape[1:] for key in keys}) == 1, "parts that are stacked attend to equally many tokens"
+        return torch.cat(keys), torch.cat(values)
+
+    return tuple({path: stacked(index, path) for path in source} for index, source in enumerate(fullest))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ ABOUT: Mapping[str, str] = {
     "oracle": "Reads class, colour, pattern, accessory, context, style and view off a picture of one toy.",
     "motion": "An AnimateDiff motion adapter: makes the base draw clips of moving toys.",
     "motion_reader": "Reads off a clip which of the world's motions it shows, or that nothing moves.",
+    "reference": "An IP-Adapter that reads `dino`: shows the base a picture of a toy beside the prompt.",
 }
 """What each shipped folder is."""
 

@@ -5,6 +5,7 @@ states. It carries what is particular to the photo, so that the subject's word a
 generated without it.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
@@ -106,12 +107,10 @@ class ImageResidualAdapter(AbstractAdapter):
             keys, values = per_layer(timesteps, path)
             return keys + vectors.to(keys.dtype), values + vectors.to(values.dtype)
 
-        return Conditioning(
+        return dataclasses.replace(
+            conditioning,
             states=conditioning.states + vectors.to(conditioning.states.dtype),
-            pooled=conditioning.pooled,
-            time_ids=conditioning.time_ids,
             per_layer=None if per_layer is None else added,
-            deviation=conditioning.deviation,
         )
 
     def parameters(self) -> Mapping[str, tuple[nn.Parameter, ...]]:

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.cpu_attention import CpuAttention
+from pcs_ext.image.backbones.decoupled import attending_besides
 from pcs_ext.image.noise import NoiseSchedule
 from pcs_ext.image.types import Conditioning
 
@@ -131,15 +132,22 @@ def _to_channels_last(module: nn.Module) -> None:
 def per_layer_states(
     denoiser: nn.Module, paths: Sequence[str], timesteps: Tensor, conditioning: Conditioning, dtype: torch.dtype
 ) -> Iterator[None]:
-    """Inside, each cross-attention module reads its own key and value states.
+    """Inside, each cross-attention module reads its own key and value states, and what stands beside the text.
 
     Also in what activation checkpointing computes again after the context is left.
     """
-    if conditioning.per_layer is None:
+    if conditioning.per_layer is None and not conditioning.decoupled:
         yield
         return
-    states = {path: tuple(s.to(dtype) for s in conditioning.at(timesteps, path)) for path in paths}
-    with recomputing_inside(denoiser, lambda: _reading(denoiser, states)), _reading(denoiser, states):
+    own = paths if conditioning.per_layer is not None else ()
+    states = {path: tuple(s.to(dtype) for s in conditioning.at(timesteps, path)) for path in own}
+
+    @contextlib.contextmanager
+    def reading() -> Iterator[None]:
+        with _reading(denoiser, states), attending_besides(denoiser, conditioning.decoupled):
+            yield
+
+    with recomputing_inside(denoiser, reading), reading():
         yield
 
 

@@ -29,6 +29,8 @@ Stage = Literal[
     "motion_reader",
     "motion",
     "export_clips",
+    "reference",
+    "export_reference",
 ]
 STEPS: dict[str, int] = {
     "vae": 6000,
@@ -41,6 +43,7 @@ STEPS: dict[str, int] = {
     "align": 2000,
     "motion_reader": 2000,
     "motion": 2800,
+    "reference": 12_000,
 }
 _TRAINED = {
     "vae": ("vae", "train_vae"),
@@ -53,6 +56,7 @@ _TRAINED = {
     "align": ("clip", "train_alignment"),
     "motion_reader": ("motion_reader", "train_motion_reader"),
     "motion": ("motion", "train_motion"),
+    "reference": ("reference", "train_reference"),
 }
 """Stage -> module and function."""
 
@@ -68,8 +72,9 @@ def train(
 
     Args:
         stage: what to make; the order is data, tokenizer, vae, clip, dino, oracle, latents, decoder, words, unet,
-            align, export; then, for clips, on the base that ships: clips, motion_reader, motion, export_clips. `adopt`
-            in place of the tokenizer begins with the models that ship: every stage then goes on from its own.
+            align, export; then, for clips, on the base that ships: clips, motion_reader, motion, export_clips; for
+            reference photos, on what ships and on data: reference, export_reference. `adopt` in place of the tokenizer
+            begins with the models that ship: every stage then goes on from its own.
         preset: sizes: 64 pixels for a CPU, 128 for a GPU.
         steps: optimiser steps in all; 0 takes the stage's own number.
         minutes: stop after so many minutes, to go on in a later call; 0 never.
@@ -120,6 +125,10 @@ def _run_whole(stage: str, settings: Settings, reporter: Reporter) -> None:
         from pcs_ext.toybox.train.export import export_clips
 
         export_clips(settings, reporter)
+    elif stage == "export_reference":
+        from pcs_ext.toybox.train.export import export_reference
+
+        export_reference(settings, reporter)
     else:
         from pcs_ext.toybox.train.export import export
 

@@ -13,6 +13,8 @@ from transformers import AutoModel, CLIPModel, CLIPTextModel
 
 from pcs_ext.config_io import atomic_folder, atomic_write_bytes, write_json
 from pcs_ext.errors import InputError
+from pcs_ext.image.reference.files import CONFIG
+from pcs_ext.image.reference.files import WEIGHTS as REFERENCE
 from pcs_ext.reporter import Reporter
 from pcs_ext.toybox import weights_path
 from pcs_ext.toybox.cards import write_card
@@ -26,7 +28,8 @@ def export(settings: Settings, reporter: Reporter, target: Path | None = None) -
     Args:
         settings: of this generation of toybox.
         reporter: hears what was written.
-        target: folder for `base`, `clip`, `dino`, `oracle` and the two for clips; None: the package's `weights` folder.
+        target: folder for `base`, `clip`, `dino`, `oracle`, `reference` and the two for clips; None: the package's
+            `weights` folder.
 
     What the commands do not tell about a training (a change of the code on the way) is read from `models/notes.json`,
     `{"base": "..."}`, into the cards.
@@ -62,6 +65,31 @@ def export(settings: Settings, reporter: Reporter, target: Path | None = None) -
         reporter.event("export", "oracle written")
     if (models / "motion").exists() or (models / "motion_reader").exists():
         export_clips(settings, reporter, target)
+    if (models / "reference").exists():
+        export_reference(settings, reporter, target)
+
+
+def export_reference(settings: Settings, reporter: Reporter, target: Path | None = None) -> None:
+    """Write the reference adapter alone, as float16.
+
+    Args:
+        settings: of this generation of toybox.
+        reporter: hears what was written.
+        target: as in `export`.
+
+    Raises:
+        InputError: it is not trained yet.
+    """
+    trained, target = settings.folder / "models" / "reference", target or weights_path("base").parent
+    if not trained.is_dir():
+        raise InputError(f"{trained} does not exist; run the stage reference first.")
+    with atomic_folder(target / "reference") as folder:
+        half = {key: tensor.half() for key, tensor in load_file(trained / REFERENCE).items()}
+        save_file(half, folder / REFERENCE, metadata={"format": "pt"})
+        shutil.copy(trained / CONFIG, folder / CONFIG)
+        _card(settings, folder, "reference", ("reference",))
+        size = (folder / REFERENCE).stat().st_size / 1e6
+    reporter.event("export", f"reference written, {size:.1f} MB")
 
 
 def export_clips(settings: Settings, reporter: Reporter, target: Path | None = None) -> None:

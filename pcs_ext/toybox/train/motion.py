@@ -155,7 +155,7 @@ def _captions(data: ClipData, chosen: Tensor, generator: torch.Generator) -> lis
 
 def clip_latents(image: AbstractBackbone, data: ClipData, path: Path, reporter: Reporter) -> Tensor:
     """Latents of all clips, `n c f h w` float16, kept in `path` for the same autoencoder and the same clips."""
-    mark = f"{_digest(image)} {len(data)}"
+    mark = f"{autoencoder_digest(image)} {len(data)}"
     if path.is_file():
         with safe_open(path, framework="pt") as file:
             if (file.metadata() or {}).get("made_of") == mark:
@@ -172,7 +172,7 @@ def clip_latents(image: AbstractBackbone, data: ClipData, path: Path, reporter: 
     return latents
 
 
-def _digest(image: AbstractBackbone) -> str:
+def autoencoder_digest(image: AbstractBackbone) -> str:
     """Of the encoding half: a better decoder leaves latents valid."""
     vae: Any = image.vae  # type: ignore[attr-defined]
     return fingerprint([half for half in (vae.encoder, vae.quant_conv) if half is not None])

@@ -1,0 +1,276 @@
+"""Reference adapters on disk: published files and folders, and our own folders, which other tools read too.
+
+A folder of ours holds `ip_adapter.safetensors` in the published layout and `config.json`, which says what it was
+trained with. Published files say nothing of themselves; their image encoder lies beside them, as in h94/IP-Adapter.
+"""
+
+import dataclasses
+from pathlib import Path, PurePosixPath
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from pcs_ext.config_io import atomic_folder, atomic_write_bytes, config, from_jsonable, read_json, write_json
+from pcs_ext.errors import ArtifactError, ModelError
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.load import TOYBOX_WEIGHTS, hub_folder
+from pcs_ext.image.reference.base import AbstractReferenceAdapter
+from pcs_ext.image.reference.encoder import PictureEncoder, open_encoder, width_of
+from pcs_ext.image.reference.ip_adapter import IPAdapter
+
+WEIGHTS, CONFIG = "ip_adapter.safetensors", "config.json"
+_ENCODERS = ("image_encoder", "models/image_encoder", "sdxl_models/image_encoder")
+"""Where image encoders lie in a published repository, beside those next to the file."""
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_GET = {
+    "sd": "h94/IP-Adapter/models/ip-adapter_sd15.safetensors (Stable Diffusion 1.x)",
+    "sdxl": "h94/IP-Adapter/sdxl_models/ip-adapter_sdxl_vit-h.safetensors",
+}
+
+
+@config
+class ReferenceConfig:
+    """What a folder of ours says of its adapter."""
+
+    kind: str = "ip-adapter"
+    """A key of `REFERENCES`."""
+    encoder: str
+    """`toybox/NAME`, a hub id, or a folder: the image encoder it was trained with."""
+    encoder_digest: str
+    """8 hex digits of that encoder's weights."""
+    base: str
+    """What it was trained on."""
+    base_fingerprint: str
+    """Of those weights; another base of the family may be used."""
+    family: str
+    """`sd` or `sdxl`."""
+    steps: int
+    """Optimiser steps."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpenedAdapter:
+    """An adapter that fits a base, and the encoder it was trained with."""
+
+    adapter: AbstractReferenceAdapter
+    encoder: PictureEncoder
+
+
+def open_adapter(backbone: AbstractBackbone, name: str = "", *, encoder: str = "") -> OpenedAdapter:
+    """Find, read and check an adapter for a base.
+
+    Args:
+        backbone: what it shall work on.
+        name: a folder, a `.safetensors` file, or a file on the hub, `owner/name/path/file.safetensors`; empty: the one
+            that ships for toybox.
+        encoder: folder or hub id of the image encoder; empty: the one the folder names, or that lies beside the file.
+
+    Raises:
+        ModelError: it is missing, damaged or a pickle, or there is none for the base; the message says how to get one.
+        ArtifactError: it was made for another kind of base, or trained with another encoder.
+    """
+    place = _place(backbone, name)
+    adapter = IPAdapter.from_published(_read(place.weights))
+    adapter.check(backbone)
+    adapter.to(backbone.device, backbone.dtype).eval().requires_grad_(False)
+    return OpenedAdapter(adapter=adapter, encoder=_encoder(place, adapter, encoder, backbone.device))
+
+
+def save_adapter(adapter: AbstractReferenceAdapter, settings: ReferenceConfig, folder: Path, *, half: bool) -> None:
+    """Write a folder whole: `WEIGHTS` in the published layout and `CONFIG`.
+
+    Args:
+        adapter: trained.
+        settings: what it was trained with.
+        folder: replaced if it is there.
+        half: float16 instead of float32.
+    """
+    tensors = {key: value.half() if half else value.float() for key, value in adapter.published().items()}
+    with atomic_folder(folder) as made:
+        atomic_write_bytes(made / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+        write_json(made / CONFIG, settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where an adapter was found."""
+
+    weights: Path
+    settings: ReferenceConfig | None
+    repository: str = ""
+    """On the hub, where encoders may be fetched from."""
+    inside: str = ""
+    """Path of the weights in it."""
+
+
+def _place(backbone: AbstractBackbone, name: str) -> _Place:
+    if not name and backbone.name == "toybox":
+        name = str(TOYBOX_WEIGHTS / "reference")
+        if not (Path(name) / WEIGHTS).is_file():
+            raise ModelError(
+                "this version ships without a reference adapter for toybox. Make one with `python -m "
+                "pcs_ext.toybox.train reference` and export_reference, or pass one with --reference-adapter."
+            )
+    if not name:
+        raise ModelError(
+            f"{backbone.name} needs a reference adapter and none was named; pass --reference-adapter with a folder, a "
+            f".safetensors file or a file on the hub, for instance {_GET.get(backbone.family, _GET['sd'])}. "
+            "`pcs-ext reference learn` trains one."
+        )
+    path = Path(name).expanduser()
+    if path.suffix in _PICKLES:
+        raise ModelError(_pickle_message(path))
+    if path.is_dir():
+        return _in_folder(path)
+    if path.is_file():
+        return _Place(path, _settings_beside(path))
+    return _on_hub(name)
+
+
+def _pickle_message(path: Path) -> str:
+    return (
+        f"{path} is a pickle, which can run code when it is loaded; expected .safetensors. The publishers of "
+        "IP-Adapter have the same weights under the same name as .safetensors: take that file. Where there is none, "
+        "convert it on a machine you can lose: parts = torch.load(FILE, weights_only=True); "
+        'safetensors.torch.save_file({f"{part}.{key}": value for part in parts '
+        "for key, value in parts[part].items()}, OUT)."
+    )
+
+
+def _in_folder(folder: Path) -> _Place:
+    if (folder / WEIGHTS).is_file():
+        return _Place(folder / WEIGHTS, _settings_beside(folder / WEIGHTS))
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) == 1:
+        return _Place(files[0], None)
+    if files:
+        raise ModelError(
+            f"{folder} holds {len(files)} adapters ({', '.join(file.name for file in files[:4])}); name the file."
+        )
+    pickles = [file for file in sorted(folder.iterdir()) if file.suffix in _PICKLES]
+    if pickles:
+        raise ModelError(_pickle_message(pickles[0]))
+    raise ModelError(f"{folder} holds no adapter; expected {WEIGHTS} or one other .safetensors file.")
+
+
+def _settings_beside(weights: Path) -> ReferenceConfig | None:
+    path = weights.with_name(CONFIG)
+    if weights.name != WEIGHTS or not path.is_file():
+        return None
+    return from_jsonable(ReferenceConfig, read_json(path), where=str(path))
+
+
+def _on_hub(name: str) -> _Place:
+    parts = PurePosixPath(name).parts
+    if len(parts) < 3 or not name.endswith(".safetensors"):
+        raise ModelError(
+            f"--reference-adapter {name} was not found: it is no folder, no .safetensors file and no file on the hub "
+            "(owner/name/path/file.safetensors). Check the path."
+        )
+    repository, inside = "/".join(parts[:2]), "/".join(parts[2:])
+    return _Place(_fetched(repository, inside), None, repository, inside)
+
+
+def _fetched(repository: str, inside: str) -> Path:
+    """The local copy of a file on the hub, fetched when it is not there."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repository, inside))
+    except (LocalEntryNotFoundError, EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ModelError(
+            f"{repository}/{inside} is not in the hub cache and could not be fetched ({type(error).__name__}). On a "
+            f"machine with a connection run `hf download {repository} {inside}`, or pass the path of a local file."
+        ) from None
+
+
+def _read(weights: Path) -> dict[str, Tensor]:
+    try:
+        state = load_file(weights)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{weights} is damaged or no safetensors file ({error}); fetch it again.") from None
+    if not any(key.startswith("ip_adapter.") for key in state):
+        seen = ", ".join(sorted(state)[:3]) or "nothing"
+        raise ArtifactError(
+            f"{weights} holds {seen}, ...; expected an IP-Adapter (tensors image_proj.* and ip_adapter.*)."
+        )
+    return state
+
+
+def _encoder(place: _Place, adapter: IPAdapter, asked: str, device: torch.device) -> PictureEncoder:
+    if asked:
+        folder = encoder_folder(asked)
+    elif place.settings is not None:
+        inside = place.weights.with_name("image_encoder")
+        folder = inside if inside.is_dir() else encoder_folder(place.settings.encoder)
+    else:
+        folder = _beside(place, adapter)
+    opened = open_encoder(folder, adapter.sees, device)
+    if opened.width != adapter.width:
+        raise ArtifactError(
+            f"the reference adapter reads vectors of width {adapter.width}, {opened.id} gives {opened.width}; pass the "
+            "encoder it was trained with by --reference-encoder."
+        )
+    if place.settings is not None and opened.digest != place.settings.encoder_digest:
+        raise ArtifactError(
+            f"the reference adapter was trained with {place.settings.encoder} ({place.settings.encoder_digest}), this "
+            f"is {opened.id}: to its eyes pictures look different. Pass that encoder, or train the adapter again."
+        )
+    return opened
+
+
+def encoder_folder(name: str) -> Path:
+    """Where an image encoder lies: `toybox/NAME`, a folder, or a hub id.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if name.startswith("toybox/"):
+        return TOYBOX_WEIGHTS / name.removeprefix("toybox/")
+    return Path(name).expanduser() if Path(name).expanduser().is_dir() else hub_folder(name)
+
+
+def _beside(place: _Place, adapter: IPAdapter) -> Path:
+    """The image encoder of a published file whose vectors have the right width."""
+    seen = []
+    for described in _candidates(place):
+        width = width_of(read_json(described), adapter.sees)
+        seen.append(f"{described.parent} ({width})")
+        if width == adapter.width:
+            return _whole(place, described)
+    found = ", ".join(dict.fromkeys(seen)) or "none"
+    raise ModelError(
+        f"no image encoder for vectors of width {adapter.width} lies beside {place.weights} (found: {found}). Put it "
+        "into image_encoder/ there, as h94/IP-Adapter has it, or pass its folder with --reference-encoder."
+    )
+
+
+def _candidates(place: _Place) -> list[Path]:
+    if not place.repository:
+        roots = (place.weights.parent, place.weights.parent.parent)
+        paths = [root / name / CONFIG for root in roots for name in _ENCODERS]
+        return [path for path in paths if path.is_file()]
+    near = str(PurePosixPath(place.inside).parent / "image_encoder")
+    found = []
+    for name in dict.fromkeys((near, *_ENCODERS)):
+        try:
+            found.append(_fetched(place.repository, f"{name}/{CONFIG}"))
+        except ModelError:
+            continue
+    return found
+
+
+def _whole(place: _Place, described: Path) -> Path:
+    """The encoder's folder, with its weights fetched where it lies on the hub."""
+    if place.repository:
+        inside = described.parent.relative_to(_snapshot(place))
+        _fetched(place.repository, (inside / "model.safetensors").as_posix())
+    return described.parent
+
+
+def _snapshot(place: _Place) -> Path:
+    depth = len(PurePosixPath(place.inside).parts)
+    return place.weights.parents[depth - 1]

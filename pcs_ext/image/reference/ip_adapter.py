@@ -1,0 +1,163 @@
+"""IP-Adapter (Ye et al. 2023, arXiv 2308.06721): pictures as keys and values beside the text's.
+
+Image encoder -> projection to a few tokens -> a second key and value map in every text cross-attention, whose output is
+added to the text's times a scale. Nothing of the base is changed: text, its weights, and whatever else is injected into
+it (a learned subject's LoRA, attention programs) act as they do.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pcs_ext.errors import ArtifactError
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.prompt_programs import Encode
+from pcs_ext.image.reference.base import AbstractReferenceAdapter
+from pcs_ext.image.reference.projection import LinearProjection, Projection, projection_for
+from pcs_ext.image.types import Conditioning
+
+_FAMILIES = {
+    (768, 16): "Stable Diffusion 1.x",
+    (1024, 16): "Stable Diffusion 2.x",
+    (2048, 70): "SDXL",
+    (192, 7): "toybox",
+}
+"""Width of text states and number of cross-attentions -> what has them."""
+
+
+class IPAdapter(AbstractReferenceAdapter):
+    """The projection and the maps; parameters are named as in published files.
+
+    `image_proj.<tensor>` and `ip_adapter.<N>.to_k_ip.weight`, `ip_adapter.<N>.to_v_ip.weight`. N counts all attentions
+    of the denoiser from 0 in the order in which its modules are registered (down, up, middle), self-attentions too, so
+    that cross-attentions have the odd numbers.
+
+    Args:
+        projection: to tokens.
+        widths: channels of every cross-attention, in that order.
+    """
+
+    def __init__(self, projection: Projection, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.sees = "embedding" if isinstance(projection, LinearProjection) else "patches"
+        self.width, self.widths = projection.width, tuple(widths)
+        self.image_proj = projection
+        self.ip_adapter = nn.ModuleDict(
+            {
+                str(2 * index + 1): nn.ModuleDict(
+                    {name: nn.Linear(projection.context, channels, bias=False) for name in ("to_k_ip", "to_v_ip")}
+                )
+                for index, channels in enumerate(widths)
+            }
+        )
+
+    @classmethod
+    def begin(cls, backbone: AbstractBackbone, width: int, *, tokens: int = 4, seed: int = 0) -> "IPAdapter":
+        """An untrained one with a linear projection; its maps begin as the text's own, as in the released code (as
+        recalled).
+
+        Args:
+            backbone: to be trained for.
+            width: of the image encoder's embedding.
+            tokens: that stand for a picture; 4 in the paper.
+            seed: of the projection.
+        """
+        attentions = [backbone.denoiser.get_submodule(path) for path in attention_order(backbone)]
+        context = attentions[0].to_k.weight.shape[1]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            made = cls(LinearProjection(width, context, tokens), [a.to_k.weight.shape[0] for a in attentions])
+        with torch.no_grad():
+            for layer, attention in zip(made.ip_adapter.values(), attentions, strict=True):
+                layer["to_k_ip"].weight.copy_(attention.to_k.weight)  # type: ignore[index]
+                layer["to_v_ip"].weight.copy_(attention.to_v.weight)  # type: ignore[index]
+        return made.to(backbone.device)
+
+    @classmethod
+    def from_published(cls, state: Mapping[str, Tensor]) -> "IPAdapter":
+        """From the tensors of a published file.
+
+        Raises:
+            ArtifactError: tensors are missing, or belong to another kind of adapter.
+        """
+        numbers = sorted({int(key.split(".")[1]) for key in state if key.startswith("ip_adapter.")})
+        first = state.get("ip_adapter.1.to_k_ip.weight")
+        if first is None or numbers != list(range(1, 2 * len(numbers), 2)):
+            raise ArtifactError(
+                f"the file has keys and values for attentions {numbers[:4]}...; expected those of IP-Adapter: "
+                "ip_adapter.1.to_k_ip.weight, ip_adapter.3.to_k_ip.weight, and so on."
+            )
+        widths = [len(state.get(f"ip_adapter.{number}.to_k_ip.weight", first)) for number in numbers]
+        own = {key.removeprefix("image_proj."): value for key, value in state.items() if key.startswith("image_proj.")}
+        made = cls(projection_for(own, first.shape[1]), widths)
+        _fill(made, state)
+        return made
+
+    @property
+    def layout(self) -> str:
+        """The kind of base it belongs to, in words."""
+        return _layout(self.image_proj.context, len(self.widths))
+
+    def check(self, backbone: AbstractBackbone) -> None:
+        """See `AbstractReferenceAdapter.check`."""
+        attentions = [backbone.denoiser.get_submodule(path) for path in attention_order(backbone)]
+        wanted = [tuple(attention.to_k.weight.shape) for attention in attentions]
+        if wanted != [(channels, self.image_proj.context) for channels in self.widths]:
+            theirs = _layout(wanted[0][1], len(wanted)) if wanted else "a base without text cross-attention"
+            raise ArtifactError(
+                f"the reference adapter was made for {self.layout}; {backbone.name} has {theirs}. Pass an adapter of "
+                "the base's family with --reference-adapter, or another --base."
+            )
+
+    def conditioned(
+        self,
+        backbone: AbstractBackbone,
+        encode: Encode,
+        prompts: Sequence[str],
+        features: Tensor,
+        *,
+        scale: float = 1.0,
+        size: tuple[int, int] | None = None,
+    ) -> Conditioning:
+        """See `AbstractReferenceAdapter.conditioned`. Tokens of several pictures are attended to together."""
+        conditioning = encode(prompts, size=size)
+        if scale == 0:
+            return conditioning
+        tokens = self.image_proj(features.flatten(0, 1).to(next(self.parameters()).dtype))
+        tokens = tokens.unflatten(0, features.shape[:2]).flatten(1, 2)
+        maps = self.ip_adapter.values()
+        beside = {
+            path: (layer["to_k_ip"](tokens), scale * layer["to_v_ip"](tokens))  # type: ignore[index]
+            for path, layer in zip(attention_order(backbone), maps, strict=True)
+        }
+        return conditioning.beside(beside)
+
+    def published(self) -> Mapping[str, Tensor]:
+        """See `AbstractReferenceAdapter.published`."""
+        return {key: tensor.detach().cpu().contiguous() for key, tensor in self.state_dict().items()}
+
+
+def attention_order(backbone: AbstractBackbone) -> list[str]:
+    """Paths of the text cross-attentions as published files count them: in the order of registration."""
+    asked = set(backbone.cross_attention_paths())
+    return [path for path, _ in backbone.denoiser.named_modules() if path in asked]
+
+
+def _layout(context: int, count: int) -> str:
+    known = _FAMILIES.get((context, count))
+    return f"{count} cross-attentions of text width {context}" + (f" ({known})" if known else "")
+
+
+def _fill(made: IPAdapter, state: Mapping[str, Tensor]) -> None:
+    wanted = made.state_dict()
+    faults = [f"{key} is missing" for key in wanted.keys() - state.keys()]
+    faults += [f"{key} is not expected" for key in state.keys() - wanted.keys()]
+    faults += [
+        f"{key} is {tuple(state[key].shape)}, expected {tuple(wanted[key].shape)}"
+        for key in wanted.keys() & state.keys()
+        if wanted[key].shape != state[key].shape
+    ]
+    if faults:
+        raise ArtifactError(f"the tensors are not IP-Adapter's: {'; '.join(sorted(faults)[:5])}. Fetch the file again.")
+    made.load_state_dict(dict(state))

@@ -1,0 +1,179 @@
+"""Pictures that are shown to a base beside prompts: by name, in the command line and in Python."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcs_ext.errors import UsageError
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.data import find_photos
+from pcs_ext.image.learn import preset_of
+from pcs_ext.image.recipes.presets import SAMPLING
+from pcs_ext.image.reference.files import OpenedAdapter, open_adapter
+from pcs_ext.image.sample import SampleHooks, sample
+from pcs_ext.image.subject import Artifact, GeneratedImage, to_pil
+from pcs_ext.image.types import Conditioning
+from pcs_ext.reporter import Reporter, SilentReporter
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Features of pictures, ready to be shown beside any prompts."""
+
+    opened: OpenedAdapter
+    features: Tensor
+    """`r d` or `r n d` of `r` pictures, which are shown together beside every prompt."""
+    scale: float = 1.0
+    """Strength, 1 as trained, 0 the plain base."""
+
+    def hooks(self, backbone: AbstractBackbone) -> SampleHooks:
+        """What `sample` needs to show the pictures beside its prompts, and none beside its negative prompts."""
+        shown = self.features[None].to(backbone.device)
+        blank = self.opened.encoder.blank(self.features)[None].to(backbone.device)
+
+        def encode(
+            prompts: Sequence[str], rows: Sequence[int], *, negative: bool, size: tuple[int, int]
+        ) -> Conditioning:
+            features = (blank if negative else shown).expand(len(prompts), *shown.shape[1:])
+            return self.opened.adapter.conditioned(
+                backbone, backbone.encode_prompt, prompts, features, scale=self.scale, size=size
+            )
+
+        return SampleHooks(encode=encode)
+
+
+def show(
+    backbone: AbstractBackbone,
+    photos: Sequence[Path | str],
+    *,
+    adapter: str = "",
+    encoder: str = "",
+    scale: float = 1.0,
+) -> Reference:
+    """Read pictures for a base.
+
+    Args:
+        backbone: that shall see them.
+        photos: files, or a folder; several are seen together.
+        adapter: see `open_adapter`.
+        encoder: see `open_adapter`.
+        scale: strength: 1 as trained, less keeps more of the prompt, 0 is the plain base.
+
+    Raises:
+        PhotoError: a picture cannot be read.
+        UsageError: a scale below 0.
+        ModelError, ArtifactError: see `open_adapter`.
+    """
+    if not 0 <= scale < float("inf"):
+        raise UsageError(f"--reference-scale must be 0 or more, got {scale}; 1 is as trained.")
+    found = find_photos(list(photos))
+    opened = open_adapter(backbone, adapter, encoder=encoder)
+    features = torch.cat([opened.encoder(photo.image[None]) for photo in found])
+    return Reference(opened=opened, features=features, scale=scale)
+
+
+def generate(
+    prompts: str | Sequence[str],
+    references: Path | str | Sequence[Path | str],
+    *,
+    subject: Artifact | None = None,
+    scale: float = 1.0,
+    adapter: str = "",
+    encoder: str = "",
+    seeds: Sequence[int] = (0,),
+    negative_prompt: str = "",
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    subject_scale: float = 1.0,
+    base: str | AbstractBackbone | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    reporter: Reporter | None = None,
+) -> list[GeneratedImage]:
+    """Images of prompts beside pictures, without learning anything: for each prompt one per seed, in that order.
+
+    Args:
+        prompts: texts; with `{subject}` where a learned subject goes.
+        references: photos whose content or look shall be in the images; several count together.
+        subject: a learned subject that is in the base meanwhile.
+        scale: see `show`.
+        adapter: see `open_adapter`.
+        encoder: see `open_adapter`.
+        seeds: an image depends on its prompt, its seed and the settings, not on what is generated beside it.
+        negative_prompt: what to stay away from; only with guidance.
+        steps: denoising steps; None takes the subject's recipe's, or the base's.
+        guidance_scale: 1 = off; None likewise.
+        subject_scale: strength of the learned subject.
+        base: toybox (None, unless the subject has its own), a hub id, a folder, a file, or a loaded backbone.
+        device: auto, cuda, mps or cpu.
+        precision: auto, fp32, bf16 or fp16.
+        reporter: hears the progress.
+
+    Raises:
+        UsageError: no prompt, no seed, or a prompt that names a subject although none was given.
+        PhotoError, ModelError, ArtifactError: see `show`.
+    """
+    prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    given = [references] if isinstance(references, (str, Path)) else list(references)
+    _check(prompts, seeds, given, subject)
+    find_photos(given)  # a picture that cannot be read is told before a model is loaded
+    reporter = reporter or SilentReporter()
+    if not isinstance(base, AbstractBackbone):
+        named = base or ("toybox" if subject is None else subject.data.base_name)
+        base = load_backbone(named, device=device, precision=precision, reporter=reporter)
+    reference = show(base, given, adapter=adapter, encoder=encoder, scale=scale)
+    count = len(reference.features)
+    known = {"references": count, "reference_scale": scale, "reference_encoder": reference.opened.encoder.id}
+    if subject is not None:
+        images = subject.generate(prompts, seeds=seeds, negative_prompt=negative_prompt, steps=steps,
+                                  guidance_scale=guidance_scale, scale=subject_scale, base=base,
+                                  hooks=reference.hooks(base), reporter=reporter)  # fmt: skip
+    else:
+        images = _plain(base, reference, prompts, seeds, negative_prompt, steps, guidance_scale, reporter)
+    return [dataclasses.replace(image, facts={**image.facts, **known}) for image in images]
+
+
+def _check(prompts: Sequence[str], seeds: Sequence[int], given: Sequence[Any], subject: Artifact | None) -> None:
+    if not prompts or not seeds or not given:
+        raise UsageError("generate needs at least one prompt, one seed and one reference photo, got none.")
+    named = [prompt for prompt in prompts if "{" in prompt]
+    if subject is None and named:
+        raise UsageError(
+            f"{named[0]!r} names a learned subject, but none was given; put its folder before the prompts, or say in "
+            'words what the reference shows: "a photo of a robot on the beach".'
+        )
+
+
+def _plain(
+    backbone: AbstractBackbone,
+    reference: Reference,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    negative_prompt: str,
+    steps: int | None,
+    guidance_scale: float | None,
+    reporter: Reporter,
+) -> list[GeneratedImage]:
+    asked = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
+    config = dataclasses.replace(SAMPLING[preset_of(backbone)], **{k: v for k, v in asked.items() if v is not None})
+    pairs = [(prompt, seed) for prompt in prompts for seed in seeds]
+    with torch.inference_mode():
+        images = sample(
+            backbone,
+            [prompt for prompt, _ in pairs],
+            seeds=[seed for _, seed in pairs],
+            config=config,
+            negative_prompts=[negative_prompt] * len(pairs),
+            hooks=reference.hooks(backbone),
+            reporter=reporter,
+        )
+    facts = {"base": backbone.name, **dataclasses.asdict(config)}
+    return [
+        GeneratedImage(to_pil(image), prompt, {"seed": seed, **facts})
+        for image, (prompt, seed) in zip(images, pairs, strict=True)
+    ]
