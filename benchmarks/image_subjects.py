@@ -133,13 +133,14 @@ def _run(
         seeds=[seed],
         judges=judges,
         backbone=backbone,
-        truth=_truth(name, backbone.resolution),
+        truth=truth_of(name, backbone.resolution),
         reporter=reporter,
     )
     write_json(folder / "times" / f"{recipe}.json", {"seconds": seconds, "base": backbone.fingerprint})
 
 
-def _truth(name: str, resolution: int) -> Truth:
+def truth_of(name: str, resolution: int) -> Truth:
+    """New views of a subject, and what the oracle should read of it."""
     views = novel_views(name, _TRUE_VIEWS, generator_for("image subjects", name), resolution=resolution)
     toy = toy_named(name)
     return Truth(views=views.images, attributes={"class": toy.class_name, "pattern": toy.pattern})

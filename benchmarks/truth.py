@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "panorama_systems": ("benchmarks.panorama_systems",),
     "svg_systems": ("benchmarks.svg_systems", "--seeds", "3"),
     "token_classes": ("benchmarks.token_classes",),
+    "reference_systems": ("benchmarks.reference_systems",),
     "continual": ("benchmarks.continual",),
     "defense_systems": ("benchmarks.defense_systems",),
     "image_subjects": ("benchmarks.image_subjects",),

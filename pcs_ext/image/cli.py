@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -135,7 +136,7 @@ def image(
         return
     if not prompts:
         raise UsageError('image needs prompts after the subject, got none: "a photo of {subject} on the beach".')
-    if "{" not in prompts[0] and Path(prompts[0]).is_dir():
+    if "{" not in prompts[0] and os.path.isdir(prompts[0]):
         if base or scale != 1.0:
             raise UsageError("--base and --scale are for one subject; see `pcs-ext image together --help`.")
         together((str(subject), *prompts), pictures=pictures, negative_prompt=negative_prompt, machine=machine,
@@ -164,9 +165,9 @@ def _beside_references(
     from pcs_ext.image.reference.reference import generate
     from pcs_ext.image.subject import Artifact, save_images
 
-    subject = Artifact.load(first) if first.is_dir() else None
+    subject = Artifact.load(first) if os.path.isdir(first) else None
     prompts = rest if subject is not None else (str(first), *rest)
-    if any(Path(prompt).is_dir() for prompt in prompts):
+    if any(os.path.isdir(prompt) for prompt in prompts):
         raise UsageError("--reference goes with one learned subject or none; several are drawn without it.")
     images = generate(
         prompts, subject=subject, seeds=pictures.seeds_for(prompts), **references.asked, **asked, **machine.loading,

@@ -25,14 +25,11 @@ Predict = Callable[[Tensor, Tensor, Conditioning], Tensor]
 class Encode(Protocol):
     """How prompts of a batch become conditioning."""
 
-    def __call__(
-        self, prompts: Sequence[str], rows: Sequence[int], *, negative: bool, size: tuple[int, int]
-    ) -> Conditioning:
+    def __call__(self, prompts: Sequence[str], *, negative: bool, size: tuple[int, int]) -> Conditioning:
         """Conditioning of the prompts.
 
         Args:
             prompts: `b` texts.
-            rows: `b` places among all that `sample` was asked for.
             negative: they are what guidance goes away from.
             size: height and width in pixels.
         """
@@ -175,9 +172,11 @@ def sample(
     images = []
     with _prepared(backbone, hooks):
         for first in range(0, len(prompts), batch_size):
-            rows = range(len(prompts))[first : first + batch_size]
+            rows = slice(first, first + batch_size)
             with hooks.attention() if hooks.attention is not None else contextlib.nullcontext():
-                latents = _denoise(backbone, prompts, negatives, noise, config, hooks, seeds, rows)
+                latents = _denoise(
+                    backbone, list(prompts[rows]), negatives[rows], noise[rows], config, hooks, seeds[rows]
+                )
                 images.append((hooks.decode or backbone.decode_latents)(latents).float().cpu())
             reporter.progress("sample", min(first + batch_size, len(prompts)), len(prompts))
     return torch.cat(images).clamp(-1, 1)
@@ -201,30 +200,27 @@ def _drawn(conditioning: Conditioning, seeds: Sequence[int]) -> Conditioning:
 
 def _denoise(
     backbone: AbstractBackbone,
-    prompts: Sequence[str],
-    negatives: Sequence[str],
+    prompts: list[str],
+    negatives: list[str],
     noise: Tensor,
     config: SampleConfig,
     hooks: SampleHooks,
     seeds: Sequence[int],
-    rows: range,
 ) -> Tensor:
-    """Latents of some rows of what was asked for."""
     scheduler = build_scheduler(backbone, config)
     predict = hooks.predict(backbone.predict) if hooks.predict is not None else backbone.predict
     size = noise.shape[-2] * backbone.vae_factor, noise.shape[-1] * backbone.vae_factor
     guided = config.guidance_scale != 1.0
 
-    def encode(texts: Sequence[str], negative: bool) -> Conditioning:
-        asked = [texts[row] for row in rows]
+    def encode(texts: Sequence[str], *, negative: bool) -> Conditioning:
         if hooks.encode is None:
-            return backbone.encode_prompt(asked, size=size)
-        return hooks.encode(asked, rows, negative=negative, size=size)
+            return backbone.encode_prompt(texts, size=size)
+        return hooks.encode(texts, negative=negative, size=size)
 
-    conditioning = _drawn(encode(prompts, False), [seeds[row] for row in rows])
+    conditioning = _drawn(encode(prompts, negative=False), seeds)
     if guided:
-        conditioning = Conditioning.cat([encode(negatives, True), conditioning])
-    latents = noise[rows.start : rows.stop].to(backbone.device, torch.float32)
+        conditioning = Conditioning.cat([encode(negatives, negative=True), conditioning])
+    latents = noise.to(backbone.device, torch.float32)
     if hooks.initial_latents is None:
         latents = latents * scheduler.init_noise_sigma
 

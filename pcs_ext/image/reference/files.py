@@ -5,6 +5,7 @@ trained with. Published files say nothing of themselves; their image encoder lie
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -23,6 +24,10 @@ from pcs_ext.image.reference.ip_adapter import IPAdapter
 WEIGHTS, CONFIG = "ip_adapter.safetensors", "config.json"
 _ENCODERS = ("image_encoder", "models/image_encoder", "sdxl_models/image_encoder")
 """Where image encoders lie in a published repository, beside those next to the file."""
+_READERS: Mapping[str, Callable[[Mapping[str, Tensor]], AbstractReferenceAdapter]] = {
+    "ip-adapter": IPAdapter.from_published,
+}
+"""`ReferenceConfig.kind` -> from tensors to the adapter; files that say nothing of themselves are IP-Adapter's."""
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _GET = {
     "sd": "h94/IP-Adapter/models/ip-adapter_sd15.safetensors (Stable Diffusion 1.x)",
@@ -72,7 +77,7 @@ def open_adapter(backbone: AbstractBackbone, name: str = "", *, encoder: str = "
         ArtifactError: it was made for another kind of base, or trained with another encoder.
     """
     place = _place(backbone, name)
-    adapter = IPAdapter.from_published(_read(place.weights))
+    adapter = _reader(place)(_read(place.weights))
     adapter.check(backbone)
     adapter.to(backbone.device, backbone.dtype).eval().requires_grad_(False)
     return OpenedAdapter(adapter=adapter, encoder=_encoder(place, adapter, encoder, backbone.device))
@@ -103,6 +108,15 @@ class _Place:
     """On the hub, where encoders may be fetched from."""
     inside: str = ""
     """Path of the weights in it."""
+
+
+def _reader(place: _Place) -> Callable[[Mapping[str, Tensor]], AbstractReferenceAdapter]:
+    kind = "ip-adapter" if place.settings is None else place.settings.kind
+    if kind not in _READERS:
+        raise ArtifactError(
+            f"{place.weights.parent} holds an adapter of kind {kind!r}; this version knows {', '.join(_READERS)}."
+        )
+    return _READERS[kind]
 
 
 def _place(backbone: AbstractBackbone, name: str) -> _Place:
@@ -200,7 +214,7 @@ def _read(weights: Path) -> dict[str, Tensor]:
     return state
 
 
-def _encoder(place: _Place, adapter: IPAdapter, asked: str, device: torch.device) -> PictureEncoder:
+def _encoder(place: _Place, adapter: AbstractReferenceAdapter, asked: str, device: torch.device) -> PictureEncoder:
     if asked:
         folder = encoder_folder(asked)
     elif place.settings is not None:
@@ -233,7 +247,7 @@ def encoder_folder(name: str) -> Path:
     return Path(name).expanduser() if Path(name).expanduser().is_dir() else hub_folder(name)
 
 
-def _beside(place: _Place, adapter: IPAdapter) -> Path:
+def _beside(place: _Place, adapter: AbstractReferenceAdapter) -> Path:
     """The image encoder of a published file whose vectors have the right width."""
     seen = []
     for described in _candidates(place):

@@ -67,20 +67,9 @@ def learn_reference(
     loss = ReferenceLoss(backbone, adapter, data, settings, reader.blank(data.features[:1])[0])
     hashes = [file_sha256(photo.path) for own in subjects for photo in own]
     known = [to_jsonable(settings), seed, backbone.fingerprint, reader.digest, hashes]
-    training = Path(f"{output}.training")
-    group = ParameterGroup(
-        name="reference",
-        parameters=tuple(adapter.parameters()),
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-    )
-    fitting = FitConfig(steps=settings.steps, seed=seed, autocast=AUTOCAST[backbone.dtype])
-    checkpoints = CheckpointFolder(training, config_hash=config_hash(known))
-    try:
-        for state in fit(loss, [group], fitting, checkpoints=checkpoints):
-            reporter.progress("learn reference", state.step, state.total_steps, loss=state.losses["total"])
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; what was learned so far is in {training}. The same command goes on.") from None
+    training = CheckpointFolder(Path(f"{output}.training"), config_hash=config_hash(known))
+    _train(loss, adapter, settings, FitConfig(steps=settings.steps, seed=seed, autocast=AUTOCAST[backbone.dtype]),
+           training, reporter)  # fmt: skip
     said = ReferenceConfig(
         encoder=encoder,
         encoder_digest=reader.digest,
@@ -90,9 +79,30 @@ def learn_reference(
         steps=settings.steps,
     )
     save_adapter(adapter, said, output, half=False)
-    shutil.rmtree(training, ignore_errors=True)
+    shutil.rmtree(f"{output}.training", ignore_errors=True)
     reporter.event("learned", f"saved {output}", output=str(output))
     return output
+
+
+def _train(
+    loss: ReferenceLoss,
+    adapter: IPAdapter,
+    settings: ReferenceTraining,
+    fitting: FitConfig,
+    checkpoints: CheckpointFolder,
+    reporter: Reporter,
+) -> None:
+    group = ParameterGroup(
+        name="reference",
+        parameters=tuple(adapter.parameters()),
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+    )
+    try:
+        for state in fit(loss, [group], fitting, checkpoints=checkpoints):
+            reporter.progress("learn reference", state.step, state.total_steps, loss=state.losses["total"])
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; what was learned so far is saved. The same command goes on.") from None
 
 
 def _toybox_encoder(base: str) -> str:

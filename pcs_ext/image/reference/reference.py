@@ -36,9 +36,7 @@ class Reference:
         shown = self.features[None].to(backbone.device)
         blank = self.opened.encoder.blank(self.features)[None].to(backbone.device)
 
-        def encode(
-            prompts: Sequence[str], rows: Sequence[int], *, negative: bool, size: tuple[int, int]
-        ) -> Conditioning:
+        def encode(prompts: Sequence[str], *, negative: bool, size: tuple[int, int]) -> Conditioning:
             features = (blank if negative else shown).expand(len(prompts), *shown.shape[1:])
             return self.opened.adapter.conditioned(
                 backbone, backbone.encode_prompt, prompts, features, scale=self.scale, size=size

@@ -80,8 +80,8 @@ class ReferenceLoss:
         pairs, device = self.data.draw(self.settings.batch_size, generator), self.backbone.device
         mute, blind = self._dropped(generator)
         captions = ["" if muted else said for muted, said in zip(mute.tolist(), pairs.captions, strict=True)]
-        keep = blind.reshape(-1, *[1] * (pairs.features.dim() - 1))
-        features = torch.where(keep, self.blank.to(pairs.features), pairs.features).to(device)
+        unseen = blind.reshape(-1, *[1] * (pairs.features.dim() - 1))
+        features = torch.where(unseen, self.blank.to(pairs.features), pairs.features).to(device)
         conditioning = self.adapter.conditioned(self.backbone, self.backbone.encode_prompt, captions, features)
         clean, schedule = pairs.latents.to(device), self.backbone.schedule
         noise = torch.randn(clean.shape, generator=generator).to(device)

@@ -158,8 +158,9 @@ def _encoded(
                 return file.get_tensor("latents"), file.get_tensor("features")
     latents, features = [], []
     for first in range(0, len(data), 200):
-        images = data.pixels(torch.arange(first, min(first + 200, len(data)))).to(backbone.device)
-        with torch.inference_mode():
+        images = data.pixels(torch.arange(first, min(first + 200, len(data))))
+        images = images.to(backbone.device, memory_format=torch.channels_last)
+        with torch.inference_mode(), torch.autocast(images.device.type, torch.bfloat16):
             latents.append(backbone.encode_posterior(images)[0].half().cpu())
             features.append(encoder(images).cpu())
         reporter.progress("encode", min(first + 200, len(data)), len(data))

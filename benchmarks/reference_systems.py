@@ -1,0 +1,142 @@
+"""`python -m benchmarks.reference_systems`: what one photo beside a prompt gives, without learning.
+
+The held-out subjects of `examples/`, the toybox prompts with the class word in them, three seeds: IP-Adapter shown one
+photo, and shown all five, against the class word alone. Likeness is to true new views, as in `image_subjects`, whose
+figures of dreambooth-lora are printed beside these where they are committed.
+
+The adapter reads pictures with the encoder that measures dino-i. clip-i and the oracle's readings (`subject`: class and
+pattern) are judges that it never met; believe a gain in dino-i when they see it, too.
+
+Images are kept in a work folder; an interrupted call goes on.
+"""
+
+import dataclasses
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from benchmarks.image_subjects import SHOWN, truth_of
+from pcs_ext.config_io import file_sha256, to_jsonable, write_json
+from pcs_ext.errors import PcsError
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.concept import fill
+from pcs_ext.image.data import photo_paths
+from pcs_ext.image.evaluate import CLASS_WORD, Judges, Report, evaluate_images, prompt_set, result_rows, results_table
+from pcs_ext.image.evaluate.generation import Paint, make_images, paint_base
+from pcs_ext.image.evaluate.pictures import square_images
+from pcs_ext.image.recipes.presets import SAMPLING
+from pcs_ext.image.reference.files import WEIGHTS
+from pcs_ext.image.reference.reference import generate
+from pcs_ext.image.subject import GeneratedImage
+from pcs_ext.reporter import ConsoleReporter, Reporter
+from pcs_ext.results import as_result, read_results
+from pcs_ext.runtime import cache_folder
+from pcs_ext.toybox import weights_path
+from pcs_ext.toybox.judges import toybox_judges
+from pcs_ext.toybox.world.subjects import SUBJECTS, class_noun
+
+ROOT = Path(__file__).parents[1]
+METHODS = {"ip-adapter": 1, "ip-adapter-5": 5}
+"""Name -> photos shown."""
+_COLUMNS = (*SHOWN, "subject")
+
+
+def main(
+    subjects: int = len(SUBJECTS),
+    seeds: int = 3,
+    scale: float = 1.0,
+    adapter: str = "",
+    threads: int = 0,
+    work: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: in the cache folder)")] = Path(),
+    output: Path = ROOT / "results" / "reference_systems.json",
+) -> None:
+    """Generate, measure, write.
+
+    Args:
+        subjects: the first so many.
+        seeds: sampling seeds 0, 1, ...
+        scale: strength of the photos.
+        adapter: another one than toybox's own.
+        threads: of the CPU; 0 leaves torch's choice.
+        work: folder of the images.
+        output: results file.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    work = work if work != Path() else cache_folder() / "reference_systems"
+    reporter, names = ConsoleReporter(), list(SUBJECTS)[:subjects]
+    try:
+        backbone, judges = load_backbone("toybox", reporter=reporter), toybox_judges()
+        shown = _Shown(backbone, judges, range(seeds), scale, adapter, reporter)
+        measured = {method: [shown.report(work, name, method) for name in names] for method in (CLASS_WORD, *METHODS)}
+    except PcsError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)
+    plain = [report for report, _ in measured[CLASS_WORD]]
+    rows = []
+    for method, found in measured.items():
+        seconds = round(statistics.fmean(seconds for _, seconds in found), 2)
+        against = plain if method != CLASS_WORD else ()
+        system = "ip-adapter" if method in METHODS else ""
+        rows += result_rows([report for report, _ in found], system=system, baseline=against, seconds=seconds)
+    command = " ".join(["python -m benchmarks.reference_systems", *sys.argv[1:]])
+    write_json(output, as_result(rows, command=command, seeds=list(range(seeds)), subjects=names, scale=scale))
+    sys.stdout.write(results_table([*rows, *_learned()], _COLUMNS) + f"\n{output}\n")
+
+
+def _learned() -> list[dict]:
+    """dreambooth-lora's rows over the same subjects and prompts, if they are committed."""
+    path = ROOT / "results" / "image_subjects.json"
+    rows = read_results(path)["rows"] if path.is_file() else []
+    return [row for row in rows if row.get("recipe") == "dreambooth-lora"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shown:
+    """All that does not change from subject to subject."""
+
+    backbone: AbstractBackbone
+    judges: Judges
+    seeds: range
+    scale: float
+    adapter: str
+    reporter: Reporter
+
+    def report(self, work: Path, name: str, method: str) -> tuple[Report, float]:
+        """Figures of one subject, and seconds per image."""
+        photos, prompts = photo_paths(ROOT / "examples" / name), prompt_set("toybox")
+        noun, config = class_noun(name), SAMPLING["toybox"]
+        facts = {"base": self.backbone.fingerprint, "sampling": to_jsonable(config), "noun": noun}
+        paint = paint_base(self.backbone, config, noun)
+        if method in METHODS:
+            given = photos[: METHODS[method]]
+            paint = self._paint(given, noun)
+            digest = file_sha256(Path(self.adapter or weights_path("reference")) / WEIGHTS)
+            facts |= {"photos": [file_sha256(path) for path in given], "scale": self.scale, "adapter": digest}
+        made = make_images(
+            work / name / method, [prompt.text for prompt in prompts], self.seeds, paint, facts=facts,
+            task=f"{name} {method}", reporter=self.reporter,
+        )  # fmt: skip
+        side = self.backbone.resolution
+        report = evaluate_images(
+            square_images(made.paths, side), square_images(photos, side), noun=noun, prompts=prompts, seeds=self.seeds,
+            judges=self.judges, recipe=method, subject=name, truth=truth_of(name, side),
+        )  # fmt: skip
+        return report, made.seconds / len(made.paths)
+
+    def _paint(self, photos: Sequence[Path], noun: str) -> Paint:
+        def paint(prompts: Sequence[str], seeds: Sequence[int]) -> list[GeneratedImage]:
+            texts = [fill(prompt, noun) for prompt in prompts]
+            return generate(texts, photos, seeds=seeds, base=self.backbone, scale=self.scale, adapter=self.adapter)
+
+        return paint
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

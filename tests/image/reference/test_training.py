@@ -1,0 +1,115 @@
+"""Training on pairs: what is drawn and dropped, and that an adapter learns to tell subjects apart."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from pcs_ext.errors import ArtifactError, ConfigError, PhotoError, UsageError
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.fit import FitConfig, fit
+from pcs_ext.image.reference.files import open_adapter
+from pcs_ext.image.reference.ip_adapter import IPAdapter
+from pcs_ext.image.reference.learn import learn_reference
+from pcs_ext.image.reference.pairs import PairData, read_subjects
+from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
+from pcs_ext.image.types import ParameterGroup
+from tests.support.tiny_reference import WIDTH, tiny_vision
+
+
+def two_subjects() -> PairData:
+    """Bright and dark subjects, three pictures each, whose captions say nothing of it."""
+    sides = torch.tensor([1.0, 1, 1, -1, -1, -1])
+    return PairData(
+        latents=sides[:, None, None, None].expand(6, 4, 8, 8).clone(),
+        features=sides[:, None].expand(6, WIDTH).clone(),
+        captions=[("a photo", "the toy")] * 6,
+        groups=torch.arange(6).reshape(2, 3).unbind(0),
+    )
+
+
+def test_a_pair_is_two_pictures_of_one_subject() -> None:
+    data = two_subjects()
+    numbered = dataclasses.replace(
+        data, features=torch.arange(6.0)[:, None], latents=torch.arange(6.0).reshape(6, 1, 1, 1)
+    )
+    drawn = numbered.draw(200, torch.Generator().manual_seed(0))
+    target, reference = drawn.latents.flatten(), drawn.features.flatten()
+    assert (target // 3 == reference // 3).all()
+    assert (target != reference).all()
+    assert set(target.tolist()) == set(range(6))
+    assert set(drawn.captions) == {"a photo", "the toy"}
+    assert drawn.features.shape == (200, 1, 1)
+
+
+def test_shares_are_dropped_as_said(sd: AbstractBackbone) -> None:
+    settings = ReferenceTraining(steps=1, batch_size=20_000, drop_image=0.1, drop_text=0.2, drop_both=0.05)
+    loss = ReferenceLoss(sd, IPAdapter.begin(sd, WIDTH), two_subjects(), settings, torch.zeros(WIDTH))
+    text, image = loss._dropped(torch.Generator().manual_seed(0))
+    shares = [float(x.float().mean()) for x in (text & ~image, image & ~text, text & image)]
+    assert shares == pytest.approx([0.2, 0.1, 0.05], abs=0.01)
+    with pytest.raises(ConfigError, match="sum to at most 1"):
+        ReferenceTraining(drop_image=0.9, drop_text=0.2)
+
+
+def test_an_adapter_learns_what_only_the_reference_tells(sd: AbstractBackbone) -> None:
+    """Prediction of the noise in pure noise of a bright and a dark subject: without the reference both are one."""
+    data, settings = two_subjects(), ReferenceTraining(steps=60, batch_size=8, drop_image=0, drop_text=0, drop_both=0)
+    adapter = IPAdapter.begin(sd, WIDTH)
+    base = [parameter.clone() for parameter in sd.denoiser.parameters()]
+    late = lambda batch, generator: torch.randint(600, 1000, (batch,), generator=generator)  # noqa: E731
+    loss = ReferenceLoss(sd, adapter, data, settings, torch.zeros(WIDTH), draw_timesteps=late)
+    group = ParameterGroup(name="reference", parameters=tuple(adapter.parameters()), learning_rate=1e-2)
+    totals = [state.losses["total"] for state in fit(loss, [group], FitConfig(steps=60))]
+    assert sum(totals[-10:]) < 0.9 * sum(totals[:10])
+    assert all(torch.equal(one, other) for one, other in zip(base, sd.denoiser.parameters(), strict=True))
+    right, wrong = (_error(sd, adapter, data, features) for features in (data.features, -data.features))
+    assert right < wrong
+
+
+@torch.no_grad()
+def _error(sd: AbstractBackbone, adapter: IPAdapter, data: PairData, features: torch.Tensor) -> float:
+    noise = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(9))
+    timesteps = torch.full((6,), 800)
+    shown = adapter.conditioned(sd, sd.encode_prompt, ["a photo"] * 6, features.unsqueeze(1))
+    predicted = sd.predict(sd.schedule.add_noise(data.latents, noise, timesteps), timesteps, shown)
+    return float((predicted - noise).square().mean())
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    for subject, colour in (("one", "red"), ("two", "blue")):
+        (tmp_path / "pairs" / subject).mkdir(parents=True)
+        for index in range(2):
+            Image.new("RGB", (40 + index, 36), colour).save(tmp_path / "pairs" / subject / f"{index}.png")
+            (tmp_path / "pairs" / subject / f"{index}.txt").write_text("a photo of the toy")
+    return tmp_path / "pairs"
+
+
+def test_a_folder_of_pairs_becomes_an_adapter(pairs: Path, tiny_sd_path: Path, tmp_path: Path) -> None:
+    eye, output = tiny_vision(tmp_path / "eye"), tmp_path / "adapter"
+    settings = {"base": str(tiny_sd_path), "encoder": str(eye), "device": "cpu", "precision": "fp32"}
+    learn_reference(pairs, output, steps=2, **settings)
+    from pcs_ext.image.backbones.load import load_backbone
+
+    opened = open_adapter(load_backbone(str(tiny_sd_path), device="cpu", precision="fp32"), str(output))
+    assert opened.adapter.width == WIDTH
+    assert not (tmp_path / "adapter.training").exists()
+    with pytest.raises(ArtifactError, match="exists already"):
+        learn_reference(pairs, output, steps=2, **settings)
+    with pytest.raises(UsageError, match="--encoder is needed"):
+        learn_reference(pairs, tmp_path / "other", base=str(tiny_sd_path))
+
+
+def test_pairs_that_cannot_be_used_are_named(pairs: Path, tmp_path: Path) -> None:
+    (pairs / "two" / "1.txt").unlink()
+    with pytest.raises(PhotoError, match=r"two has no caption beside 1.png; expected 1.txt"):
+        read_subjects(pairs)
+    (pairs / "two" / "1.png").unlink()
+    with pytest.raises(PhotoError, match="two holds one photo"):
+        read_subjects(pairs)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PhotoError, match="has no subfolders"):
+        read_subjects(tmp_path / "empty")
