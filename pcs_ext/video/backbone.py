@@ -44,6 +44,8 @@ class AbstractVideoBackbone(AbstractBackbone, abc.ABC):
     """Frames of a clip that the temporal layers were made for; what sampling takes when not told."""
     max_frames: int | None
     """Most frames the temporal layers can take; None: any number."""
+    noise_share: float = 0.0
+    """Share of common noise that the frames of a clip began with when it was trained (`noise.shared_noise`)."""
     joint: bool = False
     """Space and time share every layer: spatial and temporal kinds then name the same ones, and only the pass tells
     appearance (frame by frame) from motion (whole clips)."""

@@ -49,6 +49,17 @@ def shared_noise(
     return mixed / (share**2 + (1 - share) ** 2) ** 0.5 if unit_variance else mixed
 
 
+def with_common(own: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """`own` noise of a clip's frames, `b c f h w`, and one noise common to them, mixed as `shared_noise` does.
+
+    At share 0 nothing is drawn and `own` comes back.
+    """
+    if share == 0:
+        return own
+    common = torch.randn((*own.shape[:2], 1, *own.shape[3:]), generator=generator)
+    return (share * common + (1 - share) * own) / (share**2 + (1 - share) ** 2) ** 0.5
+
+
 def blended_noise(inverted: Tensor, fresh: Tensor, share: float) -> Tensor:
     """sqrt(share) of a clip's inverted noise and sqrt(1 - share) of fresh noise: unit deviation is kept.
 

@@ -19,7 +19,7 @@ from pcs_ext.video.first_frame import after_first_frame
 from pcs_ext.video.free_init import next_start
 from pcs_ext.video.latent_motion import moving_start
 from pcs_ext.video.long_clips import rescheduled_noise
-from pcs_ext.video.noise import blended_noise, correlated_noise, shared_noise
+from pcs_ext.video.noise import blended_noise, correlated_noise, shared_noise, with_common
 
 
 @config
@@ -28,10 +28,11 @@ class ClipConfig:
 
     frames: int | None = None
     """Frames; None: what the motion was learned for."""
-    noise: Literal["independent", "correlated", "shared", "moving"] = "independent"
-    """How the frames' starts relate: see `video.noise`; moving: see `video.latent_motion`."""
+    noise: Literal["model", "independent", "correlated", "shared", "moving"] = "model"
+    """How the frames' starts relate. model: as the model was trained, for most independent; else see `video.noise`, and
+    for moving `video.latent_motion`."""
     share: float = 0.1
-    """correlated: covariance of neighbours; shared: weight of the common noise; independent: not read. In [0, 1]."""
+    """correlated: covariance of neighbours; shared: weight of the common noise; else not read. In [0, 1]."""
     shift: float = 12 / 512
     """moving: by which share of the sides everything moves from frame to frame; Text2Video-Zero's, as recalled."""
     inverted_share: float = 0.0
@@ -74,7 +75,9 @@ def starting_noise(
             f"take {backbone.whole_frames(frames)}."
         )
     shape = (1, shape[1], backbone.latent_frames(frames), *shape[2:])
-    noise = torch.cat([_noise(shape, clip, torch.Generator().manual_seed(seed)) for seed in seeds])
+    noise = torch.cat(
+        [_noise(shape, clip, backbone.noise_share, torch.Generator().manual_seed(seed)) for seed in seeds]
+    )
     if clip.inverted_share == 0:
         return noise
     if inverted is None or inverted.shape[1:] != noise.shape[1:] or len(inverted) not in (1, len(seeds)):
@@ -85,14 +88,17 @@ def starting_noise(
     return blended_noise(inverted, noise, clip.inverted_share)
 
 
-def _noise(shape: tuple[int, ...], clip: ClipConfig, generator: torch.Generator) -> Tensor:
-    if clip.window and clip.noise == "independent":
-        return rescheduled_noise(shape, clip.window, max(1, clip.window // 2), generator)
+def _noise(shape: tuple[int, ...], clip: ClipConfig, trained_share: float, generator: torch.Generator) -> Tensor:
+    share = trained_share if clip.noise == "model" else clip.share
     if clip.noise == "correlated":
-        return correlated_noise(shape, clip.share, generator)
+        return correlated_noise(shape, share, generator)
     if clip.noise == "shared":
-        return shared_noise(shape, clip.share, generator)
-    return torch.randn(shape, generator=generator)
+        return shared_noise(shape, share, generator)
+    if clip.window and clip.noise in ("model", "independent"):
+        own = rescheduled_noise(shape, clip.window, max(1, clip.window // 2), generator)
+    else:
+        own = torch.randn(shape, generator=generator)
+    return own if clip.noise != "model" else with_common(own, share, generator)
 
 
 def _moving(

@@ -17,6 +17,7 @@ from pcs_ext.runtime import generator_for
 from pcs_ext.video.backbone import AbstractVideoBackbone
 from pcs_ext.video.frame_words import WordMaps, clip_conditioning
 from pcs_ext.video.named_losses import Pass, named_loss
+from pcs_ext.video.noise import with_common
 from pcs_ext.video.objectives import random_anchors
 from pcs_ext.video.recipes.base import MotionPass, MotionPhase
 from pcs_ext.video.recipes.layers import MOTION, PROTAGONIST
@@ -173,7 +174,7 @@ class PassesLoss:
         return adapter.tokens[0] == self.words.get(mark)
 
     def _noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(shape, generator=generator)
+        noise = with_common(torch.randn(shape, generator=generator), self.backbone.noise_share, generator)
         if self.phase.noise_offset:
             noise = noise + self.phase.noise_offset * torch.randn(*shape[:2], 1, 1, 1, generator=generator)
         return noise

@@ -164,7 +164,7 @@ def test_a_subject_for_clips_is_a_subject_of_the_core(
     code, _, err = run(*make, "-o", tmp_path / "rex.gif", capture=capsys)
     assert code == 0, err
     noise = json.loads((tmp_path / "rex.gif.json").read_text())["made_by"]["clip"]["noise"]
-    assert noise == ("correlated" if recipe == "magic-me" else "independent")
+    assert noise == ("correlated" if recipe == "magic-me" else "model")
 
 
 def test_a_text_to_video_folder_takes_subjects_of_image_bases(

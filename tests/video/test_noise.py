@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pcs_ext.errors import UsageError
-from pcs_ext.video.noise import blended_noise, correlated_noise, shared_noise
+from pcs_ext.video.noise import blended_noise, correlated_noise, shared_noise, with_common
 
 SHAPE = (4, 4, 6, 64, 64)
 
@@ -39,6 +39,14 @@ def test_shared_noise_keeps_unit_deviation_unless_told() -> None:
     as_released = shared_noise(SHAPE, 0.2, generator(), unit_variance=False)
     assert float(as_released.std()) == pytest.approx(0.8246, abs=0.01)
     assert float(covariance(as_released)[0, 1]) == pytest.approx(0.04, abs=0.01)
+
+
+def test_common_noise_joins_what_was_drawn() -> None:
+    own = torch.randn(SHAPE, generator=generator(1))
+    assert with_common(own, 0.0, generator()) is own
+    mixed = covariance(with_common(own, 0.5, generator()))
+    assert float(mixed.diagonal().mean()) == pytest.approx(1.0, abs=0.02)
+    assert float(mixed[0, 3]) == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

@@ -64,6 +64,17 @@ def test_noise_kinds_and_the_reference_reach_the_start(video: AnimateDiffBackbon
         starting_noise(video, [1], CONFIG, ClipConfig(frames=0))
 
 
+def test_a_clip_starts_as_the_model_was_trained_unless_told(
+    video: AnimateDiffBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    independent = starting_noise(video, [1], CONFIG, ClipConfig(frames=4, noise="independent"))
+    assert torch.equal(starting_noise(video, [1], CONFIG, ClipConfig(frames=4)), independent)
+    monkeypatch.setattr(video, "noise_share", 1.0)
+    alike = starting_noise(video, [1], CONFIG, ClipConfig(frames=4))
+    assert torch.equal(alike[:, :, 0], alike[:, :, 3])
+    assert torch.equal(starting_noise(video, [1], CONFIG, ClipConfig(frames=4, noise="independent")), independent)
+
+
 def test_inverting_a_clip_and_sampling_it_comes_back(video: AnimateDiffBackbone) -> None:
     """The core's inversion takes clips as it is; the way back is closer with more steps."""
     latents = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0))

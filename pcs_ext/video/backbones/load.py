@@ -21,6 +21,8 @@ from pcs_ext.video.backbones.wan_folder import load_wan
 _TOYBOX_MOTION = Path(__file__).parents[2] / "toybox" / "weights" / "motion"
 _TOYBOX_FRAMES = 8
 """Of the clips that its motion adapter was trained on; it has positions for more."""
+_TOYBOX_NOISE_SHARE = 0.5
+"""Within what it was trained on (0 to 0.7); from independent noise its frames agree less."""
 
 
 def load_video_backbone(
@@ -64,6 +66,7 @@ def load_video_backbone(
         if motion is None:
             backbone = AnimateDiffBackbone(image, adapter, name=str(base))
             backbone.frames = min(_TOYBOX_FRAMES, backbone.frames)
+            backbone.noise_share = _TOYBOX_NOISE_SHARE
             return backbone
         return AnimateDiffBackbone(image, adapter, name=f"{base} + {motion}", module=str(motion))
     if inflation is not None:
