@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pcs_ext.errors import CheckpointError, ConfigError, DivergedError
 from pcs_ext.image.checkpoint import CheckpointFolder
-from pcs_ext.image.fit import AbstractRun, FitConfig, fit, lr_factor
+from pcs_ext.image.fit import AbstractRun, Fit, FitConfig, fit, lr_factor
 from pcs_ext.image.types import LossTerms, ParameterGroup
 from tests.support.problems import CONFIG, Images, Problem, everything, run
 
