@@ -93,6 +93,7 @@ def write_text_to_video(folder: Path, widths: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     last = len(widths) - 1
     unet = UNet3DConditionModel(
+        sample_size=16,
         block_out_channels=widths,
         down_block_types=("CrossAttnDownBlock3D",) * last + ("DownBlock3D",),
         up_block_types=("UpBlock3D",) + ("CrossAttnUpBlock3D",) * last,

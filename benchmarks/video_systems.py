@@ -36,7 +36,7 @@ from pcs_ext.toybox.world.vocabulary import MOTIONS
 from pcs_ext.video.backbone import AbstractVideoBackbone
 from pcs_ext.video.backbones.inflated import CrossFrame
 from pcs_ext.video.backbones.load import load_video_backbone
-from pcs_ext.video.clips import read_clip, write_clip
+from pcs_ext.video.clips import read_clip
 from pcs_ext.video.learn import learn_motion
 from pcs_ext.video.make import make_clips
 from pcs_ext.video.make_request import MakeRequest
@@ -170,8 +170,6 @@ class Bench:
             motion=motion,
             base="toybox",
             motion_module=None if inflated else self.module,
-            # What inflates knows no motion but that of the clip it starts from.
-            reference=self._example(pair.motion) if inflated else None,
             device="cpu",
         )
         clip, backbone = self.path(run).with_suffix(".webp"), self._backbone(inflated)
@@ -219,13 +217,6 @@ class Bench:
         """True clips of the other motions, which their captions name."""
         others = [example(other, resolution=self.resolution) for other in MOTIONS if other != motion]
         return [other.clip.transpose(0, 1) for other in others], [f"{other.says} {other.motion}" for other in others]
-
-    def _example(self, motion: str) -> Path:
-        """The true clip as a folder of pictures."""
-        folder = self.work / "examples" / SHORT[MOTIONS.index(motion)]
-        if not folder.is_dir():
-            write_clip(example(motion, resolution=self.resolution).clip.transpose(0, 1), folder, fps=8)
-        return folder
 
 
 def _said(recipe: MotionRecipe, says: str, noun: str) -> str:

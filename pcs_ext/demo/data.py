@@ -112,6 +112,8 @@ class ShownVideo:
     """The prompt, with `{subject}`; it does not name the motion."""
     recipe: str
     """How the motion was learned."""
+    from_noise: bool
+    """Whether the clip with the motion starts from the reference's inverted noise."""
     steps: int
     """Of learning."""
     clips: tuple[ShownClip, ...]

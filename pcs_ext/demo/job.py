@@ -208,7 +208,9 @@ def _made_parts(job: _Job, photos: Sequence[Path], artifacts: dict[str, Artifact
             job.output,
             job.output / "subjects" / recipe,
             photos,
-            lambda: load_video_backbone(job.backbone.name, device=str(job.backbone.device)),
+            lambda inflation: load_video_backbone(
+                job.backbone.name, inflation=inflation, device=str(job.backbone.device)
+            ),
             judge=_clip_judge(judges),
             recipe=video_recipe(job.steps),
             name=job.subject.capitalize(),

@@ -30,6 +30,7 @@ from pcs_ext.toybox.world.render import render_rgb
 from pcs_ext.toybox.world.sampling import sample_clip
 from pcs_ext.toybox.world.scene import Scene
 from pcs_ext.video.backbone import AbstractVideoBackbone
+from pcs_ext.video.backbones.inflated import CrossFrame
 from pcs_ext.video.clips import read_clip, write_clip
 from pcs_ext.video.evaluate import ClipFlow, motion_fidelity
 from pcs_ext.video.learn import learn_motion
@@ -39,8 +40,8 @@ from pcs_ext.video.motion import Motion
 from pcs_ext.video.recipes import MOTIONS, MotionRecipe
 
 FOLDER, PROMPT = "video", "a photo of {subject} in the snow"
-MOTION, RECIPE = "jumping", "motion-director"
-_STEPS = 100
+MOTION, RECIPE = "jumping", "tune-a-video"
+_STEPS = 80
 _FPS = 6
 _SIDE = 256
 """Of the clips on the page, in pixels."""
@@ -88,7 +89,7 @@ def make_video(
     output: Path,
     subject: Path,
     photos: Sequence[Path],
-    load: Callable[[], AbstractVideoBackbone],
+    load: Callable[[CrossFrame | None], AbstractVideoBackbone],
     *,
     judge: ClipJudge,
     recipe: MotionRecipe,
@@ -102,14 +103,14 @@ def make_video(
         output: folder of the demonstration.
         subject: folder of the learned subject.
         photos: what it was learned from.
-        load: loads the model that makes clips.
+        load: loads the model that makes clips, inflated as it is told.
         judge: measures them.
         recipe: how the motion is learned.
         name: the subject's, for people.
         seed: of everything random.
         reporter: hears events and progress.
     """
-    folder, backbone = output / FOLDER, load()
+    folder, backbone = output / FOLDER, load(recipe.inflation)
     reference, motion, scenes = folder / "reference", folder / "motion", reference_scenes()
     clips = {"with": folder / "with.webp", "without": folder / "without.webp"}
     facts = {
@@ -146,6 +147,7 @@ def make_video(
         motion=MOTION,
         text=PROMPT,
         recipe=recipe.id,
+        from_noise=recipe.inflation is not None,
         steps=len(Motion.load(motion).data.training["losses"]),
         clips=tuple(
             judge.shown(label, reference if which == "reference" else clips[which], output, flow, pictures)
@@ -172,11 +174,17 @@ def video_section(shown: ShownVideo, folder: Path, name: str) -> str:
     players = "".join(_player(clip, folder) for clip in shown.clips)
     learn = f"pcs-ext video learn-motion clip.mp4 -o move --recipe {shown.recipe}"
     make = f"pcs-ext video make {name.lower()} {quoted(shown.text)} --motion move -o {name.lower()}.mp4"
+    start = (
+        f"The clip with the motion starts from the noise that the clip on the left comes from, so {name} stands where "
+        "its toy stood."
+        if shown.from_noise
+        else f"Both clips of {name} start from the same noise."
+    )
     return (
         f'<h2 id="video-title">One clip, one motion, and {name} does it</h2>'
         f'<p class="soft">A motion learned from the clip on the left ({escape(shown.recipe)}, {shown.steps} steps) and '
         f"a subject learned from photos, put together without any further training: “{text}”. The prompt does not say "
-        f"how {name} moves. Both clips of {name} start from the same noise. {seconds_text(shown.seconds)}.</p>"
+        f"how {name} moves. {start} {seconds_text(shown.seconds)}.</p>"
         f'<div class="plates clips">{players}</div>'
         f'<div class="honest verdict"><h3>{_verdict(shown)}</h3><p>The clip on the left is rendered and shows a toy '
         f"{escape(shown.motion)}. Fidelity compares the movement seen in a clip with its true one: 1 is the same, 0 "

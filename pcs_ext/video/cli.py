@@ -89,7 +89,7 @@ def learn_motion(
 
     request = dataclasses.replace(_learning(clips, shown, training, model), captioned=False)
     if request.learns_subject:
-        raise UsageError(f"{training.recipe} learns a subject from photos: `pcs-ext video learn`.")
+        raise UsageError(f"{request.recipe} learns a subject from photos: `pcs-ext video learn`.")
     if dry_run:
         print_json(request.plan())
         return
@@ -104,13 +104,14 @@ def learn_motion(
 
 
 def _learning(sources: tuple[Path, ...], shown: Shown, training: Training, model: Model) -> "LearnRequest":
-    from pcs_ext.video.learn_request import LearnRequest
+    from pcs_ext.video.learn_request import LearnRequest, usual_recipe
     from pcs_ext.video.size import parse_size
 
+    base = model.base or "toybox"
     return LearnRequest(
         sources=sources,
-        recipe=training.recipe,
-        base=model.base or "toybox",
+        recipe=training.recipe or usual_recipe(base),
+        base=base,
         motion_module=model.motion_module or None,
         prompts=shown.prompts,
         prior=shown.prior,

@@ -53,7 +53,7 @@ class Training:
     """How it is learned; 0 and nothing take the recipe's.
 
     Args:
-        recipe: how to learn (`pcs-ext video recipes` lists them).
+        recipe: how to learn (`pcs-ext video recipes` lists them); empty: motion-director, on toybox tune-a-video.
         preset: of a motion: quick, to see that it works; balanced, the recipe's own steps; best, 2.5 times as many.
         frames: frames of a training clip.
         size: pixels that clips are learned at: 512, or 512x320 for width x height; empty takes the base's square.
@@ -62,7 +62,7 @@ class Training:
         config: a recipe as JSON (`--dry-run` prints one) instead of the recipe's own values.
     """
 
-    recipe: str = "motion-director"
+    recipe: str = ""
     preset: Effort = "balanced"
     frames: int = 0
     size: str = ""

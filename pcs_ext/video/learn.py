@@ -22,7 +22,7 @@ from pcs_ext.image.loss_log import LossLog
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.video.backbone import AbstractVideoBackbone
 from pcs_ext.video.influence import with_chosen_blocks
-from pcs_ext.video.motion import Motion, check_inflation
+from pcs_ext.video.motion import CLIP, Motion, check_inflation
 from pcs_ext.video.recipes import MOTIONS
 from pcs_ext.video.recipes.base import MotionPhase, MotionRecipe
 from pcs_ext.video.training import EncodedClips, PassesLoss, parameter_groups
@@ -94,8 +94,8 @@ def learn_motion(
             "image_encoder": None if image_encoder is None else str(image_encoder),
             **backbone.origin,
         },
-        adapters={name: to_jsonable(settings) for name, settings in configs.items()},
-        tensors={name: adapter.state_dict() for name, adapter in adapters.items()},
+        adapters={name: to_jsonable(settings) for name, settings in configs.items()} | run.kept_clip[0],
+        tensors={name: adapter.state_dict() for name, adapter in adapters.items()} | run.kept_clip[1],
         base_name=backbone.name,
         base_fingerprint=backbone.fingerprint,
         base_family=backbone.family,
@@ -214,6 +214,16 @@ class _Run:
         sums = [float(values.sum()) for values in (*known, *(looks or ()))]
         said = [*clips[1], *(prior[1] if prior else ())]
         self.identity = config_hash([to_jsonable(recipe), seed, said, sums])
+
+    @property
+    def kept_clip(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+        """The first clip's beginning, of recipes whose clips start from nothing but its inverted noise."""
+        if self.recipe.reference_share < 1:
+            return {}, {}
+        latents, stride = self.clips.latents[0], self.recipe.stride if self.backbone.time_factor == 1 else 1
+        frames = self.backbone.latent_frames(self.recipe.frames)
+        kept = latents[:, : (frames - 1) * stride + 1 : stride].cpu().contiguous()
+        return {CLIP: {"kind": CLIP}}, {CLIP: {"latents": kept}}
 
     def _whole(self, clips: Sequence[Tensor]) -> list[Tensor]:
         """Clips of frames that latents stand for exactly."""

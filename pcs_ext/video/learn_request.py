@@ -20,6 +20,11 @@ from pcs_ext.video.subject_request import TOYBOX_CLIP, SubjectRequest, shortened
 from pcs_ext.video.training_clips import find_clips, read_training_clips
 
 
+def usual_recipe(base: str) -> str:
+    """How a motion is learned where nobody says how: on toybox, whose own clips hardly move, by inflating it."""
+    return "tune-a-video" if base == "toybox" else "motion-director"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LearnRequest:
     """One call of `pcs-ext video learn`."""

@@ -66,7 +66,7 @@ def make_clips(
         with artifacts.motion_in(request, backbone):
             # What a mask keeps was never the subject's.
             strength.set(request.mask is None)
-            inverted = _inverted(request, backbone, config, clip, reporter)
+            inverted = _inverted(request, artifacts, backbone, config, clip, reporter)
             strength.set(True)
         maker = _Maker(request, artifacts, backbone, strength, config, clip, inverted, reporter)
         for number, (prompt, text, seed) in enumerate(jobs):
@@ -158,21 +158,37 @@ class _Maker:
 
 def _inverted(
     request: MakeRequest,
+    artifacts: Artifacts,
     backbone: AbstractVideoBackbone,
     config: SampleConfig,
     clip: ClipConfig,
     reporter: Reporter,
 ) -> list[Tensor] | None:
     """The reference's latents at every level up to the noise it comes from under an empty prompt, cleanest first, as
-    Tune-A-Video and MotionDirector invert."""
-    if request.reference is None:
+    Tune-A-Video and MotionDirector invert. Without a reference, those of the clip that the motion kept, if it did."""
+    if request.reference is not None:
+        read = read_clip(
+            request.reference, frames=clip.frames, size=_sides(backbone, config), multiple_of=backbone.vae_factor
+        )
+        latents = backbone.encode_clips(read.video().to(backbone.device, backbone.dtype)).float()
+    elif artifacts.own_clip is not None:
+        latents = _kept(artifacts.own_clip, backbone, config, clip).to(backbone.device)
+    else:
         return None
-    read = read_clip(
-        request.reference, frames=clip.frames, size=_sides(backbone, config), multiple_of=backbone.vae_factor
-    )
-    latents = backbone.encode_clips(read.video().to(backbone.device, backbone.dtype)).float()
     backwards = dataclasses.replace(config, scheduler="ddim", guidance_scale=1.0)
     return invert(backbone, latents, [""], config=backwards, reporter=reporter)
+
+
+def _kept(latents: Tensor, backbone: AbstractVideoBackbone, config: SampleConfig, clip: ClipConfig) -> Tensor:
+    """The kept clip's beginning, if it is of the size that is asked for."""
+    height, width = (side // backbone.vae_factor for side in _sides(backbone, config))
+    frames = backbone.latent_frames(clip.frames or 1)
+    if latents.shape[2] < frames or latents.shape[3:] != (height, width):
+        raise UsageError(
+            f"the motion kept {latents.shape[2]} frames of {latents.shape[4]} x {latents.shape[3]} latents of its "
+            f"clip, {frames} of {width} x {height} are asked for; give the clip itself with --reference."
+        )
+    return latents[:, :, :frames]
 
 
 def _sides(backbone: AbstractVideoBackbone, config: SampleConfig) -> tuple[int, int]:

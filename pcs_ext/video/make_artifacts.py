@@ -93,6 +93,11 @@ class Artifacts:
         return 1.0 if self.entry is None else self.entry.window
 
     @property
+    def own_clip(self) -> Tensor | None:
+        """Latents of the clip that the motion was learned from, `1 c f h w`, where clips start from its noise."""
+        return None if self.motion is None else self.motion.clip
+
+    @property
     def source(self) -> tuple[MotionRecipe, str]:
         """The motion's recipe, and what the clip shows that it was learned from."""
         assert self.motion is not None, "a mask is about a motion's clip"
@@ -154,7 +159,7 @@ class Artifacts:
             frames = clip.frames
         else:
             frames = backbone.whole_frames(frames)
-        if request.reference is not None:
+        if request.reference is not None or self.own_clip is not None:
             clip = dataclasses.replace(clip, inverted_share=request.reference_share or share)
         return dataclasses.replace(
             clip, frames=frames, window=request.window or 0, refinements=request.refinements or clip.refinements

@@ -24,6 +24,10 @@ _INFLATED = {
 }
 
 
+CLIP = "clip"
+"""Where a motion keeps the clip it starts from, beside its adapters."""
+
+
 class Motion:
     """A learned motion on disk or in memory."""
 
@@ -39,6 +43,12 @@ class Motion:
             ArtifactError: missing, corrupt, something else, or of an unknown version.
         """
         return cls(ArtifactData.load(Path(path), kind="motion"))
+
+    @property
+    def clip(self) -> Tensor | None:
+        """Latents `1 c f h w` of the clip it was learned from, where clips of it start from its inverted noise."""
+        kept = self.data.tensors.get(CLIP)
+        return None if kept is None else kept["latents"][None]
 
     @property
     def origin(self) -> dict[str, str | None]:

@@ -172,6 +172,7 @@ def whole(demo: tuple[DemoData, Path]) -> tuple[DemoData, Path]:
             motion="jumping",
             text="a photo of {subject} in the snow",
             recipe="motion-director",
+            from_noise=False,
             steps=100,
             clips=tuple(clips),
             methods=(ShownMethod(label="motion-director", figures=(0.7, 0.6, 0.5, 0.4, None)),),

@@ -23,10 +23,9 @@ from pcs_ext.reporter import SilentReporter
 from pcs_ext.svg.vector.read import read_svg
 from pcs_ext.svg.vector.refine import Refinement
 from pcs_ext.toybox.motion_reader import MotionReader
-from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone
+from pcs_ext.video.backbones.inflated import InflatedBackbone
 from pcs_ext.video.clips import read_clip
 from tests.support.encoders import tiny_dino
-from tests.support.tiny_video import tiny_motion_adapter
 
 
 def test_a_part_keeps_what_is_its_own_and_drops_what_is_not(tmp_path: Path) -> None:
@@ -89,12 +88,12 @@ def test_photos_are_protected_and_attacked(tmp_path: Path, photos: Path, sd, mon
 def test_a_motion_is_learned_and_the_subject_takes_it_on(tmp_path: Path, photos: Path, sd) -> None:
     subject, found = tmp_path / "subjects" / "words", sorted(photos.iterdir())
     learn(found, noun="dog", output=subject, recipe="textual-inversion", base=sd, steps=2)
-    backbone = AnimateDiffBackbone(sd, tiny_motion_adapter())
     whole = video_recipe(2)
+    backbone = InflatedBackbone(sd, attention="sparse-causal")
     recipe = dataclasses.replace(whole, sampling=dataclasses.replace(whole.sampling, num_inference_steps=2))
     judge = ClipJudge(load_image_encoder(tiny_dino(tmp_path / "dino")), MotionReader())
     settings = {"judge": judge, "recipe": recipe, "name": "Rex", "seed": 0, "reporter": SilentReporter()}
-    shown = make_video(tmp_path, subject, found, lambda: backbone, **settings)
+    shown = make_video(tmp_path, subject, found, lambda _: backbone, **settings)
     assert [clip.label for clip in shown.clips] == ["The clip", "Rex, with its motion", "Rex, without"]
     assert shown.steps == 2
     # The rendered clip moves as it does, whatever the size.
@@ -105,7 +104,7 @@ def test_a_motion_is_learned_and_the_subject_takes_it_on(tmp_path: Path, photos:
     made = [read_clip(tmp_path / clip.clip).frames for clip in shown.clips[1:]]
     assert not torch.equal(*made)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "video").rglob("*") if path.is_file()}
-    again = make_video(tmp_path, subject, found, lambda: backbone, **settings)
+    again = make_video(tmp_path, subject, found, lambda _: backbone, **settings)
     after = {path: path.stat().st_mtime_ns for path in before}
     assert {path.name for path in before if after[path] != before[path]} <= {"time.json"}
     assert dataclasses.replace(again, seconds=0) == dataclasses.replace(shown, seconds=0)

@@ -84,6 +84,14 @@ def test_an_image_base_alone_learns_a_clip_that_moves_nothing_else(
     assert code == 0, err
     assert json.loads((tmp_path / "cat.gif.json").read_text())["made_by"]["clip"]["inverted_share"] == 1.0
     assert not (tmp_path / "cat.preview.webp").exists()
+    # The motion kept what it starts from.
+    make = ("video", "make", "a red cat", "--motion", move, *FAST)
+    code, _, err = run(*make, "-o", tmp_path / "own.gif", capture=capsys)
+    assert code == 0, err
+    made_by = json.loads((tmp_path / "own.gif.json").read_text())["made_by"]
+    assert (made_by["clip"]["inverted_share"], made_by["reference"]) == (1.0, None)
+    code, _, err = run(*make, "-o", tmp_path / "long.gif", "--frames", "4", capture=capsys)
+    assert (code, "kept 3 frames of 8 x 8 latents of its clip, 4 of 8 x 8 are asked for" in err) == (2, True), err
 
 
 def test_a_motion_that_follows_a_picture(

@@ -50,6 +50,8 @@ def test_presets_are_foretold_by_a_trial_that_leaves_nothing(
     assert sorted(tmp_path.rglob("*")) == before
     code, out, err = run(*learn, "--preset", "quick", "--dry-run", capture=capsys)
     assert (code, json.loads(out)["recipe"]["phases"][0]["fit"]["steps"]) == (0, 60), err
+    code, out, err = run("video", "learn-motion", clip, "--dry-run", capture=capsys)
+    assert (code, json.loads(out)["recipe"]["id"]) == (0, "tune-a-video"), "on toybox"
     code, _, err = run(*learn, "--recipe", "magic-me", capture=capsys)
     assert (code, "learns a subject from photos" in err) == (2, True), err
 
