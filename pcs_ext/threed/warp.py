@@ -109,8 +109,11 @@ def read_nearness(path: Path, size: tuple[int, int]) -> Tensor:
     try:
         with Image.open(path) as image:
             grey = np.array(image if image.mode in ("I;16", "I", "F", "L") else image.convert("L"), dtype=np.float32)
-    except OSError as error:
-        raise InputError(f"{path}: expected a depth picture, could not read it ({error}).") from None
+    except OSError:
+        raise InputError(
+            f"{path} cannot be read as a picture; expected a depth picture of 8 or 16 bits, brighter where things are "
+            "nearer."
+        ) from None
     low, high = float(grey.min()), float(grey.max())
     if not high > low:
         raise InputError(f"{path} is {low:g} everywhere; expected a depth picture, brighter where things are nearer.")

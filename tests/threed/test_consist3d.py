@@ -105,7 +105,7 @@ def test_consist3d_says_what_it_needs(learned: Learned, tmp_path: Path) -> None:
         make(learned, tmp_path, "consist3d", photos=bare)
     with pytest.raises(UsageError, match="takes no depth picture"):
         make(learned, tmp_path, "dreamfusion", depth=bare)
-    with pytest.raises(InputError, match="could not read it"):
+    with pytest.raises(InputError, match="expected a depth picture of 8 or 16 bits"):
         make(learned, tmp_path, "consist3d", depth=tmp_path / "nowhere.png")
     with pytest.raises(UsageError, match="learns from the photos again"):
         make(learned, tmp_path, "consist3d", photos=())
