@@ -85,12 +85,15 @@ class Concept:
         """`text` with the subject's words in place of `{subject}`.
 
         An article is put before them unless a determiner stands there: "a photo of {subject}" becomes "a photo of a
-        sks dog", "my {subject}" becomes "my sks dog".
+        sks dog", "my {subject}" becomes "my sks dog". A text that names one of several parts, or one of several learned
+        tokens, as it is stays as it is: "a red <object>".
 
         Raises:
             UsageError: there is no `{subject}` in the text.
         """
-        if SUBJECT not in text and any(part in text for part in (*self.parts, *self.aspects)):
+        tokens = self.token.split() if self.mode == "learned" else []
+        several = (*self.parts, *self.aspects, *(tokens if len(tokens) > 1 else ()))
+        if SUBJECT not in text and any(part in text for part in several):
             return text
         return fill(text, self.name, article=self.article)
 

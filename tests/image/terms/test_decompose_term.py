@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pcs_ext.errors import ConfigError
+from pcs_ext.errors import ConfigError, UsageError
 from pcs_ext.image.adapters import build_adapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.learn import learn
@@ -51,3 +51,7 @@ def test_offsets_rest_in_the_first_phase_and_prompts_say_either_word(
     artifact = learn(photos, noun="dog", output=tmp_path / "both", recipe=recipe.with_steps(4), base=sd)
     assert artifact.data.tensors["object"]["text_encoder.offset"].any()
     assert artifact.concept.prompt("a photo of {subject}") == "a photo of a <attribute> <object>"
+    assert artifact.concept.prompt("a red <object>") == "a red <object>"
+    assert len(artifact.generate(["a red <object>", "<attribute> hat"], seeds=[0], base=sd)) == 2
+    with pytest.raises(UsageError, match="where the subject goes"):
+        artifact.concept.prompt("a red dog")
