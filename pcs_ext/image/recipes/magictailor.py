@@ -62,7 +62,7 @@ def magictailor(noun: str, preset: Preset) -> Recipe:
 
 def _phase(name: str, words: list[str], *, small: bool, balance: BalanceConfig | None = None) -> Phase:
     first = balance is None
-    word, lora = (5e-3, 1e-3) if small else (6e-4, 6e-4)
+    word, lora = (5e-3, 2e-4) if small else (6e-4, 6e-4)
     slower = 1.0 if first else 0.1
     return Phase(
         name=name,
