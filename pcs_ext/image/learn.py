@@ -11,8 +11,8 @@ import torch
 
 from pcs_ext.artifact import ArtifactData
 from pcs_ext.config_io import check_place, config_hash, file_sha256, from_jsonable, read_json, to_jsonable
-from pcs_ext.errors import ArtifactError, Interrupted, PhotoError, UsageError
-from pcs_ext.image.adapters import build_adapter
+from pcs_ext.errors import ArtifactError, Interrupted, UsageError
+from pcs_ext.image.adapters import ReferenceAdapter, build_adapter
 from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
@@ -21,7 +21,7 @@ from pcs_ext.image.class_images import ClassImages
 from pcs_ext.image.contrast import Contrast, PromptReader, Rivals, photo_features
 from pcs_ext.image.data import Photo, SubjectDataset, find_photos
 from pcs_ext.image.early_stopping import DvarStop
-from pcs_ext.image.fit import Fit, fit
+from pcs_ext.image.fit import fit
 from pcs_ext.image.forgetting import Forgetting
 from pcs_ext.image.loss_log import LossLog
 from pcs_ext.image.mask_estimate import EstimatedMasks
@@ -33,6 +33,7 @@ from pcs_ext.image.subject import Artifact
 from pcs_ext.image.token_norms import kept_norms
 from pcs_ext.image.training import LatentCache, PhaseLoss, only_trainable, parameter_groups
 from pcs_ext.reporter import Reporter, SilentReporter
+from pcs_ext.runtime import generator_for
 
 
 def resolve_recipe(recipe: str | Recipe, noun: str, preset: Preset, *, config: Path | None = None) -> Recipe:
@@ -138,7 +139,7 @@ def learn(
         raise UsageError(f"--previews must be 0 or a number of steps, got {previews}.")
     with_request(resolve_recipe(recipe, noun, preset_of(base), config=config), token, steps)
     found = _photos(photos)
-    _check_masks(resolve_recipe(recipe, noun, preset_of(base), config=config), found)
+    resolve_recipe(recipe, noun, preset_of(base), config=config).check_photos(found)
     loaded = isinstance(base, AbstractBackbone)
     backbone = base if loaded else load_backbone(base, device=device, precision=precision, reporter=reporter)
     resolved = resolve_recipe(recipe, noun, preset_of(backbone), config=config)
@@ -240,12 +241,19 @@ class _Run:
             for artifact in self.after:
                 stack.enter_context(artifact.applied(self.backbone))
             stack.enter_context(injected(self.backbone, *self.adapters.values()))
+            self._show(latents)
             for phase in self.recipe.phases:
                 for state in self._phase(phase, latents, log):
                     done[phase.name] = state.step
                 done.setdefault(phase.name, phase.fit.steps)  # a phase that was finished before yields nothing
             self.steps = sum(done.values())
             return log.losses(done)
+
+    def _show(self, latents: LatentCache) -> None:
+        """Give one photo to adapters that look at a picture of the subject later on."""
+        for adapter in self.adapters.values():
+            if isinstance(adapter, ReferenceAdapter) and adapter.reference is None:
+                adapter.reference = latents(self.data.batch(1, generator_for(self.seed, "reference")))[0].cpu()
 
     def after_hashes(self) -> list[str]:
         """Content hashes of the earlier subjects, in their order."""
@@ -277,7 +285,7 @@ class _Run:
             forgetting = Forgetting(self.adapters.values()) if phase.objective.forgetting_weight > 0 else None
             if forgetting is not None and forgetting.is_first:
                 forgetting = None
-            running: list[Fit] = []
+            running: list[AbstractRun] = []
             loss = PhaseLoss(
                 phase,
                 self.backbone,
@@ -321,16 +329,6 @@ def _check_output(output: Path, overwrite: bool) -> None:
     if output.exists() and not overwrite:
         raise ArtifactError(f"{output} exists already; choose another --output or pass --overwrite to replace it.")
     check_place(output)
-
-
-def _check_masks(recipe: Recipe, found: Sequence[Photo]) -> None:
-    bare = [photo.path.name for photo in found if photo.mask is None]
-    if recipe.needs_masks and bare:
-        raise PhotoError(
-            f"{recipe.id} looks at the subject alone and needs a mask beside every photo; none was found for "
-            f"{', '.join(bare[:5])}. Put a black and white {Path(bare[0]).stem}_mask.png there, or an alpha channel "
-            "into the photo."
-        )
 
 
 def _class_images(recipe: Recipe, backbone: AbstractBackbone, seed: int, reporter: Reporter) -> ClassImages | None:

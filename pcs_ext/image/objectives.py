@@ -11,6 +11,7 @@ from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters.base import AbstractAdapter
 from pcs_ext.image.adapters.image_residual import ImageResidualAdapter
+from pcs_ext.image.adapters.reference import ReferenceAdapter
 from pcs_ext.image.attention import AttentionMaps, attention_program
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.balance import BalanceConfig, balanced, shown_parts
@@ -72,6 +73,8 @@ def denoising_errors(prediction: Tensor, target: Tensor) -> Tensor:
 class ObjectiveConfig:
     """The denoising loss of DDPM (arXiv 2006.11239, eq. 14) and its usual changes."""
 
+    denoising_weight: float = 1.0
+    """Of the photos' denoising error; with 0 the denoiser is not asked, and terms about words alone are the loss."""
     snr_gamma: float | None = None
     """min-SNR weighting with this gamma (5 in the paper, arXiv 2303.09556); None weighs all timesteps alike."""
     prior_loss_weight: float = 0.0
@@ -86,6 +89,11 @@ class ObjectiveConfig:
     is told of other classes; 0 is off."""
     classification_scale: float = 10.0
     """Times the cosines in that term."""
+    prototype_weight: float = 0.0
+    """Weight of how far the subject's words are, to CLIP, from the photos, the subject alone and its class noun (Lu et
+    al., arXiv 2401.15708); 0 is off."""
+    prototype_encoder: str = "toybox"
+    """That CLIP, whose text tower must be the base's: `toybox`, a transformers folder or a hub id."""
     noise_offset: float = 0.0
     """Add this times one normal number per sample and channel to the noise, so that brightness can change."""
     timesteps: TimestepSampling = TimestepSampling()
@@ -106,6 +114,12 @@ class ObjectiveConfig:
             )
         if self.train_guidance != 1 and any(term.kind == "attention" for term in self.terms):
             raise ConfigError("attention terms read the plain prediction's maps; set train_guidance to 1.")
+        alone = self.denoising_weight == 0
+        if alone and (self.prior_loss_weight > 0 or not (self.terms or self.prototype_weight)):
+            raise ConfigError(
+                "an objective without denoising needs a term or a prototype, and takes no class images; give it one "
+                "and prior_loss_weight 0, or denoising_weight 1."
+            )
         kinds = [term.kind for term in self.terms]
         if len(set(kinds)) < len(kinds):
             raise ConfigError(f"the objective's terms are {kinds}; expected each kind at most once.")
@@ -151,6 +165,8 @@ class DenoisingObjective:
             generator: of timesteps and noise, on the CPU: the same numbers on every device.
             negative: of what guidance in training goes away from; needed where `train_guidance` is not 1.
         """
+        if self.config.denoising_weight == 0:
+            return self._terms(backbone, batch, conditioning, {}, generator)
         schedule, device = backbone.schedule, backbone.device
         noise = self._noise(latents.shape, generator).to(device)
         timesteps = self.config.timesteps.draw(len(latents), schedule.alphas_cumprod, generator).to(device)
@@ -163,9 +179,9 @@ class DenoisingObjective:
         )
         told = self._told(conditioning, batch, generator)
         slow = self._by_averages(backbone, noised, told)
-        with self._recording(backbone, recorded):
+        with self._recording(backbone, recorded), self._referring(latents, batch):
             prediction = self._predict(backbone, noised, told, negative)
-        terms = self._terms(backbone, batch, conditioning, recorded, generator, noised)
+        terms = self._terms(backbone, batch, conditioning, recorded, generator, noised, prediction)
         errors = denoising_errors(prediction, noised.target)
         if self.config.snr_gamma is not None:
             errors = errors * append_dims(schedule.min_snr_weights(timesteps, self.config.snr_gamma), errors)
@@ -174,9 +190,10 @@ class DenoisingObjective:
             drifts = masked_mean(denoising_errors(prediction, slow), *self._mask(batch, errors))
             return self._balanced(losses, drifts, batch) + terms
         if batch.is_prior is None:
-            return LossTerms({"denoising": losses.mean()}) + terms
+            return LossTerms({"denoising": self.config.denoising_weight * losses.mean()}) + terms
         prior = batch.is_prior.to(device)
-        own = {"denoising": losses[~prior].mean(), "prior": self.config.prior_loss_weight * losses[prior].mean()}
+        denoising = self.config.denoising_weight * losses[~prior].mean()
+        own = {"denoising": denoising, "prior": self.config.prior_loss_weight * losses[prior].mean()}
         return LossTerms(own) + terms
 
     def _by_averages(self, backbone: AbstractBackbone, noised: Noised, told: Conditioning) -> Tensor | None:
@@ -216,6 +233,19 @@ class DenoisingObjective:
         return combine_guidance(without, with_it, self.config.train_guidance)
 
     @contextlib.contextmanager
+    def _referring(self, latents: Tensor, batch: Batch) -> Iterator[None]:
+        """Inside, adapters that look at a picture of the subject look at another photo of the batch."""
+        looking = [adapter for adapter in self.adapters.values() if isinstance(adapter, ReferenceAdapter)]
+        with contextlib.ExitStack() as stack:
+            if looking:
+                own = torch.ones(len(latents), dtype=torch.bool) if batch.is_prior is None else ~batch.is_prior
+                others, at = latents.clone(), own.to(latents.device)
+                others[at] = latents[at].roll(1, 0)
+                for adapter in looking:
+                    stack.enter_context(adapter.referring(others))
+            yield
+
+    @contextlib.contextmanager
     def _recording(self, backbone: AbstractBackbone, recorded: dict[int, AttentionMaps]) -> Iterator[None]:
         """Inside, attention maps are kept, by the sides that terms ask for."""
         with contextlib.ExitStack() as stack:
@@ -231,11 +261,12 @@ class DenoisingObjective:
         conditioning: Conditioning,
         recorded: Mapping[int, AttentionMaps],
         generator: torch.Generator,
-        noised: Noised,
+        noised: Noised | None = None,
+        prediction: Tensor | None = None,
     ) -> LossTerms:
         values: dict[str, Tensor] = {}
         for term in self.terms:
-            maps = None if term.maps_side is None else recorded[term.maps_side]
+            maps = None if term.maps_side is None else recorded.get(term.maps_side)
             step = Step(
                 backbone=backbone,
                 batch=batch,
@@ -244,6 +275,7 @@ class DenoisingObjective:
                 maps=maps,
                 generator=generator,
                 noised=noised,
+                prediction=prediction,
             )
             values[term.name] = term(step)
         return LossTerms(values)

@@ -17,6 +17,7 @@ from pcs_ext.image.degradation import degraded
 from pcs_ext.image.forgetting import Forgetting
 from pcs_ext.image.objectives import DenoisingObjective
 from pcs_ext.image.photo_reader import reader_for
+from pcs_ext.image.prototype import Prototype
 from pcs_ext.image.recipes.base import Phase
 from pcs_ext.image.types import Batch, Conditioning, LossTerms, ParameterGroup
 
@@ -135,9 +136,12 @@ class PhaseLoss:
         self.photos = photos
         self.class_images = class_images if phase.objective.prior_loss_weight > 0 else None
         self.latents = latents
-        text_trains = any(group.name.split("/")[1] not in ("denoiser", "image") for group in groups)
+        text_trains = any(group.name.split("/")[1] not in ("denoiser", "content", "image") for group in groups)
         self.prompts = PromptCache(backbone, enabled=not text_trains)
         self.objective = DenoisingObjective(phase.objective, adapters, averaged)
+        weighs = phase.objective.prototype_weight > 0
+        encoder = phase.objective.prototype_encoder
+        self.prototype = Prototype(backbone, photos.concept, encoder) if weighs else None
         self.reader = reader_for((adapters or {}).values(), backbone.device)
 
     def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
@@ -155,6 +159,8 @@ class PhaseLoss:
         terms = self.objective(self.backbone, batch, self.latents(batch), conditioning, generator, negative)
         if self.forgetting is not None:
             terms += LossTerms({"forgetting": self.phase.objective.forgetting_weight * self.forgetting()})
+        if self.prototype is not None:
+            terms += LossTerms({"prototype": self.phase.objective.prototype_weight * self.prototype(batch)})
         if self.contrast is not None:
             told_apart = self.contrast(batch.captions[0], generator)
             terms += LossTerms({"classification": self.phase.objective.classification_weight * told_apart})

@@ -1,12 +1,14 @@
 """The contract of every recipe: it builds, trains what it says and nothing else, saves exactly, and leaves no trace."""
 
 import dataclasses
+import functools
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image, ImageChops, ImageStat
+from PIL import Image, ImageChops, ImageOps, ImageStat
 
 from pcs_ext.config_io import from_jsonable, to_jsonable
 from pcs_ext.errors import ArtifactError, ConfigError, Interrupted, PhotoError, UsageError
@@ -19,6 +21,7 @@ from pcs_ext.image.sample import SampleConfig
 from pcs_ext.image.subject import Artifact
 from pcs_ext.image.training import parameter_groups
 from pcs_ext.systems import catalogue
+from tests.support.encoders import tiny_clip
 
 PROMPT = "a photo of {subject} on the beach"
 
@@ -31,9 +34,26 @@ def weights(backbone: AbstractBackbone) -> dict[str, torch.Tensor]:
     }
 
 
+@functools.cache
+def small_clip() -> str:
+    """A CLIP whose text tower is as wide as the tiny base's."""
+    return str(tiny_clip(Path(tempfile.mkdtemp(prefix="tiny-clip-")), width=16))
+
+
+def with_encoder(recipe: Recipe) -> Recipe:
+    """The recipe with that CLIP where one reads prompts."""
+    phases = tuple(
+        dataclasses.replace(phase, objective=dataclasses.replace(phase.objective, prototype_encoder=small_clip()))
+        if phase.objective.prototype_weight
+        else phase
+        for phase in recipe.phases
+    )
+    return dataclasses.replace(recipe, phases=phases)
+
+
 def quick(recipe: str, steps: int = 6) -> Recipe:
     """The toybox preset, at the size of the tiny base."""
-    full = RECIPES[recipe].build("dog", "toybox")
+    full = with_encoder(RECIPES[recipe].build("dog", "toybox"))
     sampling = SampleConfig(num_inference_steps=2, guidance_scale=2.0)
     return dataclasses.replace(full, class_images=min(full.class_images, 3), sampling=sampling).with_steps(steps)
 
@@ -55,10 +75,11 @@ def shared(tiny_sd_path: Path) -> AbstractBackbone:
 
 @pytest.fixture
 def photos(photos: Path) -> Path:
-    """With a mask beside each."""
+    """With a mask and an earlier picture beside each."""
     for photo in sorted(photos.glob("*.png")):
         with Image.open(photo) as image:
             mask = Image.new("L", image.size)
+            ImageOps.invert(image).save(photo.with_name(f"{photo.stem}_before.png"))
         mask.paste(255, (8, 8, 32, 32))
         mask.save(photo.with_name(f"{photo.stem}_mask.png"))
     return photos

@@ -4,6 +4,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Discriminator
 
+from pcs_ext.image.adapters.attributes import Attribute, AttributesAdapter, AttributesConfig
 from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.adapters.basis import BasisAdapter, BasisConfig
 from pcs_ext.image.adapters.cross_attention import CrossAttentionAdapter, CrossAttentionConfig
@@ -11,23 +12,28 @@ from pcs_ext.image.adapters.distribution import DistributionAdapter, Distributio
 from pcs_ext.image.adapters.embedding import EmbeddingAdapter, EmbeddingConfig
 from pcs_ext.image.adapters.frame_words import FrameWordAdapter, FrameWordConfig
 from pcs_ext.image.adapters.full import FullAdapter, FullConfig
+from pcs_ext.image.adapters.head_factors import HeadFactorsAdapter, HeadFactorsConfig
 from pcs_ext.image.adapters.image_residual import ImageResidualAdapter, ImageResidualConfig
 from pcs_ext.image.adapters.low_rank import LowRankAdapter, LowRankConfig
 from pcs_ext.image.adapters.mixture import MixtureAdapter, MixtureConfig
 from pcs_ext.image.adapters.neti import NetiAdapter, NetiConfig
 from pcs_ext.image.adapters.neurons import NeuronAdapter, NeuronsConfig
+from pcs_ext.image.adapters.pair import PairAdapter, PairConfig
 from pcs_ext.image.adapters.rank_one import RankOneAdapter, RankOneConfig
+from pcs_ext.image.adapters.reference import ReferenceAdapter, ReferenceConfig
 from pcs_ext.image.adapters.residual import ResidualAdapter, ResidualConfig
 from pcs_ext.image.adapters.side_network import SideNetworkAdapter, SideNetworkConfig
 from pcs_ext.image.adapters.spectral_shift import SpectralShiftAdapter, SpectralShiftConfig
 from pcs_ext.image.adapters.spectrum import SpectrumAdapter, SpectrumConfig
 from pcs_ext.image.adapters.tail import TailAdapter, TailConfig
 from pcs_ext.image.adapters.text_prefix import TextPrefixAdapter, TextPrefixConfig
+from pcs_ext.image.adapters.value_residual import ValueResidualAdapter, ValueResidualConfig
 
 AdapterConfig: TypeAlias = Annotated[
     EmbeddingConfig
     | BasisConfig
     | MixtureConfig
+    | AttributesConfig
     | FrameWordConfig
     | SpectrumConfig
     | NetiConfig
@@ -41,6 +47,10 @@ AdapterConfig: TypeAlias = Annotated[
     | RankOneConfig
     | CrossAttentionConfig
     | NeuronsConfig
+    | HeadFactorsConfig
+    | PairConfig
+    | ReferenceConfig
+    | ValueResidualConfig
     | SideNetworkConfig
     | FullConfig,
     Discriminator("kind"),
@@ -51,6 +61,7 @@ _CLASSES = {
     EmbeddingConfig: EmbeddingAdapter,
     BasisConfig: BasisAdapter,
     MixtureConfig: MixtureAdapter,
+    AttributesConfig: AttributesAdapter,
     FrameWordConfig: FrameWordAdapter,
     SpectrumConfig: SpectrumAdapter,
     NetiConfig: NetiAdapter,
@@ -64,6 +75,10 @@ _CLASSES = {
     SpectralShiftConfig: SpectralShiftAdapter,
     CrossAttentionConfig: CrossAttentionAdapter,
     NeuronsConfig: NeuronAdapter,
+    HeadFactorsConfig: HeadFactorsAdapter,
+    PairConfig: PairAdapter,
+    ReferenceConfig: ReferenceAdapter,
+    ValueResidualConfig: ValueResidualAdapter,
     FullConfig: FullAdapter,
     SideNetworkConfig: SideNetworkAdapter,
 }
@@ -79,6 +94,8 @@ PROMPT_ADAPTERS = (
     ResidualConfig,
     TextPrefixConfig,
     DistributionConfig,
+    ValueResidualConfig,
+    AttributesConfig,
 )
 """Configurations of adapters that change what prompts say by more than rows of the token table."""
 
@@ -96,6 +113,9 @@ __all__ = [
     "PROMPT_ADAPTERS",
     "AbstractAdapter",
     "AdapterConfig",
+    "Attribute",
+    "AttributesAdapter",
+    "AttributesConfig",
     "BasisAdapter",
     "BasisConfig",
     "CrossAttentionAdapter",
@@ -108,6 +128,8 @@ __all__ = [
     "FrameWordConfig",
     "FullAdapter",
     "FullConfig",
+    "HeadFactorsAdapter",
+    "HeadFactorsConfig",
     "ImageResidualAdapter",
     "ImageResidualConfig",
     "LowRankAdapter",
@@ -118,8 +140,12 @@ __all__ = [
     "NetiConfig",
     "NeuronAdapter",
     "NeuronsConfig",
+    "PairAdapter",
+    "PairConfig",
     "RankOneAdapter",
     "RankOneConfig",
+    "ReferenceAdapter",
+    "ReferenceConfig",
     "ResidualAdapter",
     "ResidualConfig",
     "SideNetworkAdapter",
@@ -132,6 +158,8 @@ __all__ = [
     "TailConfig",
     "TextPrefixAdapter",
     "TextPrefixConfig",
+    "ValueResidualAdapter",
+    "ValueResidualConfig",
     "build_adapter",
     "injected",
 ]

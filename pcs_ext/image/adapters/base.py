@@ -33,7 +33,8 @@ class AbstractAdapter(abc.ABC):
 
     @abc.abstractmethod
     def parameters(self) -> Mapping[str, tuple[nn.Parameter, ...]]:
-        """Trainable parameters by group: `denoiser`, `text_encoder`, `text_encoder_2`, `embedding` or `image`."""
+        """Trainable parameters by group: `denoiser`, `text_encoder`, `text_encoder_2`, `embedding`, `content` or
+        `image`."""
 
     @abc.abstractmethod
     def state_dict(self) -> dict[str, Tensor]:

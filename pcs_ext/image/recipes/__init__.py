@@ -6,6 +6,7 @@ from pcs_ext.image.recipes.c_lora import c_lora
 from pcs_ext.image.recipes.catversion import catversion
 from pcs_ext.image.recipes.celeb_basis import celeb_basis
 from pcs_ext.image.recipes.clic import clic
+from pcs_ext.image.recipes.comcat import comcat
 from pcs_ext.image.recipes.compositional_inversion import compositional_inversion
 from pcs_ext.image.recipes.concept_centric import concept_centric
 from pcs_ext.image.recipes.cones import cones
@@ -15,16 +16,21 @@ from pcs_ext.image.recipes.cross_initialization import cross_initialization
 from pcs_ext.image.recipes.cusconcept import cusconcept
 from pcs_ext.image.recipes.custom_diffusion import custom_diffusion
 from pcs_ext.image.recipes.dci import dci
+from pcs_ext.image.recipes.diffnat import diffnat
 from pcs_ext.image.recipes.disenbooth import disenbooth
 from pcs_ext.image.recipes.dreamartist import dreamartist
 from pcs_ext.image.recipes.dreambooth import dreambooth
 from pcs_ext.image.recipes.dreambooth_lora import dreambooth_lora
 from pcs_ext.image.recipes.dreamdistribution import dreamdistribution
 from pcs_ext.image.recipes.em_style import em_style
+from pcs_ext.image.recipes.gradient_free_ti import gradient_free_ti
 from pcs_ext.image.recipes.he_data import he_data
 from pcs_ext.image.recipes.hiper import hiper
+from pcs_ext.image.recipes.infusion import infusion
+from pcs_ext.image.recipes.lego import lego
 from pcs_ext.image.recipes.lycoris import loha, lokr
 from pcs_ext.image.recipes.magictailor import magictailor
+from pcs_ext.image.recipes.matte import matte
 from pcs_ext.image.recipes.mc_ti import mc_ti
 from pcs_ext.image.recipes.mix_of_show import mix_of_show
 from pcs_ext.image.recipes.multibooth import multibooth
@@ -32,9 +38,11 @@ from pcs_ext.image.recipes.neti import neti
 from pcs_ext.image.recipes.oft import coft, oft
 from pcs_ext.image.recipes.p_plus import p_plus
 from pcs_ext.image.recipes.pacgen import pacgen
+from pcs_ext.image.recipes.pair_customization import pair_customization
 from pcs_ext.image.recipes.perfusion import perfusion
 from pcs_ext.image.recipes.persam import persam
 from pcs_ext.image.recipes.prospect import prospect
+from pcs_ext.image.recipes.prototypical_one_shot import prototypical_one_shot
 from pcs_ext.image.recipes.reversion import reversion
 from pcs_ext.image.recipes.stitchdiffusion import stitchdiffusion
 from pcs_ext.image.recipes.style_friendly import style_friendly
@@ -42,6 +50,7 @@ from pcs_ext.image.recipes.styledrop import styledrop
 from pcs_ext.image.recipes.svdiff import svdiff
 from pcs_ext.image.recipes.textual_inversion import dvar, textual_inversion
 from pcs_ext.image.recipes.unet_finetune import unet_finetune
+from pcs_ext.image.recipes.vico import vico
 
 __all__ = ["RECIPES", "Phase", "PhotoContext", "Preset", "Recipe", "RecipeEntry"]
 
@@ -84,10 +93,27 @@ _WEIGHTS = (
         "disenbooth",
         disenbooth,
     ),
+    ("diffnat", "dreambooth-lora whose pictures keep natural statistics", "2311.09753", "diffnat", diffnat),
+    ("comcat", "rare word, low-rank factors inside every attention head", "2305.17235", "comcat", comcat),
+    (
+        "prototypical-one-shot",
+        "a word between photo and class, then it and a LoRA, from one masked photo",
+        "2401.15708",
+        "prototypical-one-shot",
+        prototypical_one_shot,
+    ),
+    ("vico", "a new word, and a photo that is looked at while pictures are made", "2306.00971", "vico", vico),
     ("core", "a new word that leaves its neighbours' meaning, then all denoiser weights", "2408.15914", "core", core),
 )
 _WORDS = (
     ("textual-inversion", "one new word vector, nothing else", "2208.01618", "textual-inversion", textual_inversion),
+    (
+        "gradient-free-ti",
+        "one new word vector, found by evolution without gradients",
+        "2304.05265",
+        "gradient-free-ti",
+        gradient_free_ti,
+    ),
     ("dvar", "textual inversion that stops by itself", "2302.04841", "dvar", dvar),
     ("p-plus", "a word vector per cross-attention layer", "2303.09522", "p-plus", p_plus),
     ("prospect", "a word vector per stage of denoising", "2305.16225", "prospect", prospect),
@@ -108,6 +134,14 @@ _WORDS = (
         cross_initialization,
     ),
     ("celeb-basis", "a word among the directions in which names differ", "2306.00926", "celeb-basis", celeb_basis),
+    ("infusion", "vectors beside the noun's values, the base's maps kept", "2404.14007", "infusion", infusion),
+    (
+        "matte",
+        "colour, style, layout and object of one picture, a word for each",
+        "2311.11919",
+        "matte",
+        matte,
+    ),
     (
         "catversion",
         "keys and values beside the words', inside the text encoder",
@@ -178,6 +212,13 @@ _STYLES = (
         "styledrop",
         styledrop,
     ),
+    (
+        "pair-customization",
+        "what was done to one picture, used as guidance",
+        "2405.01536",
+        "pair-customization",
+        pair_customization,
+    ),
     ("style-friendly", "LoRA trained at the noise levels of style", "2411.14793", "style-friendly", style_friendly),
 )
 _OTHERS = (
@@ -196,6 +237,7 @@ _OTHERS = (
         concept_centric,
     ),
     ("clic", "a part or pattern of one photo, in its place on the thing that has it", "2311.17083", "clic", clic),
+    ("lego", "an adjective or verb, told apart from what it is seen on", "2311.13833", "lego", lego),
     ("mc-ti", "a new word that also tells its class from others", "2410.22317", "mc-ti", mc_ti),
     ("reversion", "a word for a relation between two things", "2303.13495", "reversion", reversion),
     ("c-lora", "subjects one after another, earlier ones kept", "2304.06027", "continual-diffusion", c_lora),

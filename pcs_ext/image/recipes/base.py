@@ -1,14 +1,15 @@
 """A recipe is a value: how the subject is named, what trains, on which loss and data, in which phases."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal
 
 from pcs_ext.config_io import config
-from pcs_ext.errors import ConfigError
+from pcs_ext.errors import ConfigError, PhotoError
 from pcs_ext.image.adapters import AdapterConfig
 from pcs_ext.image.concept import Concept
-from pcs_ext.image.data import Augmentation
+from pcs_ext.image.data import Augmentation, Photo
 from pcs_ext.image.degradation import DegradeConfig
 from pcs_ext.image.early_stopping import DvarConfig
 from pcs_ext.image.fit import FitConfig
@@ -94,6 +95,8 @@ class Recipe:
     """Words that take in what is particular to each photo, instead of templates and captions; None: those count."""
     needs_masks: bool = False
     """Whether every photo must have a mask; without it the recipe would be another method."""
+    needs_before: bool = False
+    """Whether every photo must have a picture of how it was before."""
     sampling: SampleConfig = dataclasses.field(default_factory=SampleConfig)
     """How previews, class images and later generations are sampled unless told otherwise."""
 
@@ -125,6 +128,26 @@ class Recipe:
                     "makes no class images; set class_images to 100 or more, or prior_loss_weight to 0."
                 )
 
+    def check_photos(self, photos: Sequence[Photo]) -> None:
+        """See that each photo has beside it what this recipe needs.
+
+        Raises:
+            PhotoError: one has no mask, or no picture of how it was before.
+        """
+        bare = [photo.path for photo in photos if photo.mask is None]
+        if self.needs_masks and bare:
+            raise PhotoError(
+                f"{self.id} looks at the subject alone and needs a mask beside every photo; none was found for "
+                f"{_names(bare)}. Put a black and white {bare[0].stem}_mask.png there, or an alpha channel into the "
+                "photo."
+            )
+        single = [photo.path for photo in photos if photo.before is None]
+        if self.needs_before and single:
+            raise PhotoError(
+                f"{self.id} learns what was done to pictures and needs each as it was before; none was found for "
+                f"{_names(single)}. Put {single[0].stem}_before.png there, of the same shape."
+            )
+
     @property
     def steps(self) -> int:
         """Optimiser steps of all phases."""
@@ -138,6 +161,10 @@ class Recipe:
             for phase in self.phases
         )
         return dataclasses.replace(self, phases=phases)
+
+
+def _names(paths: Sequence[Path]) -> str:
+    return ", ".join(path.name for path in paths[:5])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,40 +5,52 @@ from typing import Annotated, TypeAlias
 from pydantic import Discriminator
 
 from pcs_ext.image.terms.anchor import AnchorConfig, AnchorTerm
+from pcs_ext.image.terms.apart import ApartConfig, ApartTerm
 from pcs_ext.image.terms.attention import AttentionConfig, AttentionTerm
 from pcs_ext.image.terms.base import AbstractTerm, Noised, Step
 from pcs_ext.image.terms.context import ContextConfig, ContextTerm
 from pcs_ext.image.terms.decompose import DecomposeConfig, DecomposeTerm
 from pcs_ext.image.terms.disentangle import DisentangleConfig, DisentangleTerm
 from pcs_ext.image.terms.diversity import DiversityConfig, DiversityTerm
+from pcs_ext.image.terms.kurtosis import KurtosisConfig, KurtosisTerm
+from pcs_ext.image.terms.pair import PairTerm, PairTermConfig
 from pcs_ext.image.terms.region import RegionConfig, RegionTerm
 from pcs_ext.image.terms.steering import SteeringConfig, SteeringTerm
 from pcs_ext.image.terms.text_preserve import TextPreserveConfig, TextPreserveTerm
+from pcs_ext.image.terms.tied_look import TiedLookConfig, TiedLookTerm
 
 TermConfig: TypeAlias = Annotated[
     AnchorConfig
+    | ApartConfig
     | AttentionConfig
     | ContextConfig
     | DecomposeConfig
     | DisentangleConfig
     | DiversityConfig
+    | KurtosisConfig
+    | PairTermConfig
     | RegionConfig
     | SteeringConfig
-    | TextPreserveConfig,
+    | TextPreserveConfig
+    | TiedLookConfig,
     Discriminator("kind"),
 ]
 """Every term's configuration; the field `kind` says which one a JSON object is."""
 
 _CLASSES = {
     AnchorConfig: AnchorTerm,
+    ApartConfig: ApartTerm,
     AttentionConfig: AttentionTerm,
     ContextConfig: ContextTerm,
     DecomposeConfig: DecomposeTerm,
     DisentangleConfig: DisentangleTerm,
     DiversityConfig: DiversityTerm,
+    KurtosisConfig: KurtosisTerm,
+    PairTermConfig: PairTerm,
     RegionConfig: RegionTerm,
     SteeringConfig: SteeringTerm,
     TextPreserveConfig: TextPreserveTerm,
+    TiedLookConfig: TiedLookTerm,
 }
 
 
@@ -50,16 +62,20 @@ def build_term(config: TermConfig) -> AbstractTerm:
 __all__ = [
     "AbstractTerm",
     "AnchorConfig",
+    "ApartConfig",
     "AttentionConfig",
     "ContextConfig",
     "DecomposeConfig",
     "DisentangleConfig",
     "DiversityConfig",
+    "KurtosisConfig",
     "Noised",
+    "PairTermConfig",
     "RegionConfig",
     "SteeringConfig",
     "Step",
     "TermConfig",
     "TextPreserveConfig",
+    "TiedLookConfig",
     "build_term",
 ]

@@ -13,6 +13,7 @@ from pcs_ext.image.adapters import (
     DistributionConfig,
     EmbeddingConfig,
     FullConfig,
+    HeadFactorsConfig,
     LowRankConfig,
     NetiConfig,
     SideNetworkConfig,
@@ -20,6 +21,7 @@ from pcs_ext.image.adapters import (
     SpectrumConfig,
     TailConfig,
     TextPrefixConfig,
+    ValueResidualConfig,
     build_adapter,
     injected,
 )
@@ -45,8 +47,11 @@ CONFIGS = {
     "full": FullConfig(components=BOTH),
     "text_prefix": TextPrefixConfig(placeholder="<rex>", layers=1),
     "spectrum": SpectrumConfig(placeholder="<rex>", num_vectors=2, initializer="dog"),
+    "head_factors": HeadFactorsConfig(),
+    "value_residual": ValueResidualConfig(placeholder="<rex>", class_noun="dog"),
+    "subspace": EmbeddingConfig(placeholder="<rex>", initializer="dog", subspace=5),
 }
-TOKENS = ("embedding", "spectrum", "neti", "tail", "text_prefix", "distribution")
+TOKENS = ("embedding", "spectrum", "neti", "tail", "text_prefix", "distribution", "value_residual", "subspace")
 ADAPTERS = pytest.mark.parametrize("key", CONFIGS)
 
 
@@ -68,7 +73,9 @@ def test_injection_changes_nothing_until_trained_and_ejection_leaves_no_trace(ke
     before, output = snapshot(backbone), run(backbone, prompt)
     adapter = build(key)
     adapter.inject(backbone)
-    torch.testing.assert_close(run(backbone, prompt), output, rtol=0, atol=2e-6 if key == "dora" else 0)
+    torch.testing.assert_close(
+        run(backbone, prompt), output, rtol=0, atol=2e-6 if key in ("dora", "head_factors") else 0
+    )
     disturb(adapter)
     assert not torch.equal(run(backbone), output)
     adapter.eject()
