@@ -107,15 +107,16 @@ class _Paced:
 
     def __init__(self, loss: ReferenceLoss, reporter: Reporter) -> None:
         self.loss, self.reporter = loss, reporter
-        self._calls, self._start = 0, 0.0
+        self._calls, self._start, self._work = 0, 0.0, 0.0
 
     def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         # From the second call on: the first one warms up.
         if self._calls == 1:
-            self._start = time.perf_counter()
+            self._start, self._work = time.perf_counter(), time.process_time()
         if self._calls == 1 + _TIMED:
-            pace = (time.perf_counter() - self._start) / _TIMED
-            self.reporter.event("pace", f"{pace:.3f} seconds per step", seconds_per_step=pace)
+            pace, work = (time.perf_counter() - self._start) / _TIMED, (time.process_time() - self._work) / _TIMED
+            text = f"{pace:.2f} seconds per step, {work:.2f} of a processor"
+            self.reporter.event("pace", text, seconds_per_step=pace, processor_seconds_per_step=work)
         self._calls += 1
         return self.loss(step, micro_step, generator)
 

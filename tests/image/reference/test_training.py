@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -90,7 +91,7 @@ def pairs(tmp_path: Path) -> Path:
 
 def test_a_folder_of_pairs_becomes_an_adapter(pairs: Path, tiny_sd_path: Path, tmp_path: Path) -> None:
     eye, output = tiny_vision(tmp_path / "eye"), tmp_path / "adapter"
-    settings = {"base": str(tiny_sd_path), "encoder": str(eye), "device": "cpu", "precision": "fp32"}
+    settings: dict[str, Any] = {"base": str(tiny_sd_path), "encoder": str(eye), "device": "cpu", "precision": "fp32"}
     learn_reference(pairs, output, steps=2, **settings)
     from pcs_ext.image.backbones.load import load_backbone
 

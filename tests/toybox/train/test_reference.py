@@ -15,7 +15,7 @@ from pcs_ext.toybox.train.__main__ import run
 from pcs_ext.toybox.train.export import export_reference
 from pcs_ext.toybox.train.reference import ENCODER, pair_data, short_captions, train_reference
 from pcs_ext.toybox.train.settings import Settings
-from pcs_ext.toybox.world.vocabulary import COLORS
+from pcs_ext.toybox.world.vocabulary import CLASSES
 
 TINY = Settings(resolution=32, vae_factor=4, scenes=8)
 
@@ -62,7 +62,7 @@ def test_pairs_are_encoded_once_and_name_the_toy_in_two_ways(rendered: Path, tin
     for said in data.captions:
         long, short = said[:3], said[3:]
         assert len(short) == len(long)
-        assert not any(f"a {colour} " in text for colour in COLORS for text in short)
+        assert all(any(f" of a {name} " in text for name in CLASSES) for text in short), "no colour, no pattern"
 
 
 def test_short_captions_leave_to_the_picture_what_it_tells() -> None:
