@@ -21,7 +21,7 @@ from pcs_ext.image.class_images import ClassImages
 from pcs_ext.image.contrast import Contrast, PromptReader, Rivals, photo_features
 from pcs_ext.image.data import Photo, SubjectDataset, find_photos
 from pcs_ext.image.early_stopping import DvarStop
-from pcs_ext.image.fit import fit
+from pcs_ext.image.fit import AbstractRun, fit
 from pcs_ext.image.forgetting import Forgetting
 from pcs_ext.image.loss_log import LossLog
 from pcs_ext.image.mask_estimate import EstimatedMasks
