@@ -19,6 +19,7 @@ from pcs_ext.image.learn import learn, plan, resolve_recipe
 from pcs_ext.image.recipes import RECIPES, Recipe
 from pcs_ext.image.sample import SampleConfig
 from pcs_ext.image.subject import Artifact
+from pcs_ext.image.terms import SteeringConfig
 from pcs_ext.image.training import parameter_groups
 from pcs_ext.systems import catalogue
 from tests.support.encoders import tiny_clip
@@ -281,6 +282,20 @@ def test_break_a_scene_learns_two_subjects_of_one_photo(shared: AbstractBackbone
     (scene / "0_mask2.png").unlink()
     with pytest.raises(PhotoError, match="has 1 numbered masks, but there are 2 subjects"):
         learn(scene, **request, overwrite=True)  # type: ignore[arg-type]
+
+
+def test_nouns_of_two_parts(photos: Path) -> None:
+    lego = RECIPES["lego"].build("melted/liquid, toy robot", "sd")
+    (term,) = lego.phases[0].objective.terms
+    assert isinstance(term, SteeringConfig)
+    assert (term.words, term.away) == (("melted", "liquid"), ("toy robot",))
+    assert lego.concept.prompt("a {subject} cat") == "a <concept> cat"
+    assert lego.concept.prompt("a photo of <thing>") == "a photo of <thing>"
+    pair = RECIPES["pair-customization"].build("dog, digital art style", "sdxl")
+    assert pair.concept.prompt(pair.concept.templates[0]) == "A photo of a sbu dog in digital art style"
+    for name in ("lego", "pair-customization"):
+        with pytest.raises(UsageError, match="expected --noun like"):
+            plan(photos, noun=", robot", recipe=name)
 
 
 def test_union_sampling_names_what_its_masks_show(photos: Path) -> None:

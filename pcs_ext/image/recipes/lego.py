@@ -1,5 +1,6 @@
 """Lego (Motamed et al. 2023, arXiv 2311.13833): what an adjective or verb does, without the thing it is seen on."""
 
+from pcs_ext.errors import UsageError
 from pcs_ext.image.adapters import EmbeddingConfig
 from pcs_ext.image.concept import Concept
 from pcs_ext.image.fit import FitConfig
@@ -23,10 +24,18 @@ def lego(noun: str, preset: Preset) -> Recipe:
     Args:
         noun: words for the concept with slashes between them, a comma, and the thing: "melted/liquid, robot".
         preset: of the base.
+
+    Raises:
+        UsageError: the noun says no concept.
     """
     small = preset == "toybox"
     said, _, thing = (part.strip() for part in noun.partition(","))
     words = tuple(word.strip() for word in said.split("/") if word.strip())
+    if not words:
+        raise UsageError(
+            f"lego learns a concept of a thing; expected --noun like 'melted/liquid, robot', got {noun!r} without a "
+            "concept."
+        )
     thing = thing or "object"
     rate = 1e-2 if small else 5e-3
     return Recipe(

@@ -1,5 +1,6 @@
 """Pair Customization (Jones et al. 2024, arXiv 2405.01536): a style from one picture before and after it."""
 
+from pcs_ext.errors import UsageError
 from pcs_ext.image.adapters import PairConfig
 from pcs_ext.image.concept import Concept
 from pcs_ext.image.data import Augmentation
@@ -25,9 +26,17 @@ def pair_customization(noun: str, preset: Preset) -> Recipe:
     Args:
         noun: what the picture shows, a comma, and the style: "dog, digital art style".
         preset: of the base.
+
+    Raises:
+        UsageError: the noun does not say what the picture shows.
     """
     small = preset == "toybox"
     content, _, style = (part.strip() for part in noun.partition(","))
+    if not content:
+        raise UsageError(
+            f"pair-customization takes what the picture shows and the style; expected --noun like 'dog, digital art "
+            f"style', got {noun!r}."
+        )
     phrase = f"in {style or 'a new style'}"
     rate = 5e-3 if small else 1e-5
 
