@@ -1,11 +1,13 @@
 """The catalogue's status follows from recipes and result files alone."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
 from pcs_ext import results, systems
+from pcs_ext.image.reference import REFERENCES
 
 ROW = {
     "baseline": "plain",
@@ -44,6 +46,16 @@ def test_measured_takes_a_gain_beyond_the_spread_and_three_seeds(
     assert found["dreambooth"].status == expected
     assert reason in found["dreambooth"].reason
     assert found["styleavatar3d"].status == "open"
+
+
+def test_a_trained_adapter_makes_its_row_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = dataclasses.replace(REFERENCES["ip-adapter"], system="ip-adapter")
+    monkeypatch.setitem(REFERENCES, "ip-adapter", row)
+    system = next(system for system in systems.catalogue() if system.id == "ip-adapter")
+    assert (system.ways, system.status in ("runs", "measured")) == (("ip-adapter",), True)
+    assert "  adapters  ip-adapter" in systems.portrait(system)
+    monkeypatch.setitem(REFERENCES, "ip-adapter", dataclasses.replace(row, system=""))
+    assert next(system for system in systems.catalogue() if system.id == "ip-adapter").status == "open"
 
 
 def test_a_figure_that_is_neither_better_nor_worse_is_no_gain() -> None:

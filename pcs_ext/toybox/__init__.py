@@ -4,5 +4,5 @@ from pathlib import Path
 
 
 def weights_path(name: str) -> Path:
-    """Folder of a shipped model: `base` (a StableDiffusionPipeline folder), `clip`, `dino` or `oracle`."""
+    """Folder of a shipped model: `base` (a StableDiffusionPipeline folder), `clip`, `dino`, `oracle` or `reference`."""
     return Path(__file__).parent / "weights" / name

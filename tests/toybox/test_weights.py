@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 import pcs_ext
+from pcs_ext.errors import ModelError
 from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.reference.files import open_adapter
 from pcs_ext.image.sample import SampleConfig, sample
 from pcs_ext.reporter import SilentReporter
 from pcs_ext.toybox import weights_path
@@ -75,6 +78,19 @@ def test_learning_lowers_the_loss_and_the_subject_generates(tmp_path: Path) -> N
     assert sum(losses[-10:]) < sum(losses[:10])
     image = artifact.generate("a photo of {subject} on the beach", seeds=[1], steps=6)[0].image
     assert image.size == (64, 64)
+
+
+def test_the_reference_adapter_belongs_to_what_ships_beside_it_or_is_said_to_be_missing() -> None:
+    """Trained on another base or eye it would draw anything; open_adapter itself asks for the eye."""
+    backbone = load_backbone("toybox", device="cpu", precision="fp32")
+    if not (WEIGHTS / "reference").exists():
+        with pytest.raises(ModelError, match="ships without a reference adapter.*toybox.train reference"):
+            open_adapter(backbone)
+        return
+    opened = open_adapter(backbone)
+    said = json.loads((WEIGHTS / "reference" / "config.json").read_text(encoding="utf-8"))
+    assert said["base_fingerprint"] == backbone.fingerprint
+    assert opened.adapter.width == opened.encoder.width
 
 
 def test_the_base_says_what_it_is() -> None:

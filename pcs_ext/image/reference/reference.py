@@ -11,7 +11,7 @@ from torch import Tensor
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
-from pcs_ext.image.data import find_photos
+from pcs_ext.image.data import Photo, find_photos
 from pcs_ext.image.learn import preset_of
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.image.reference.files import OpenedAdapter, open_adapter
@@ -47,31 +47,29 @@ class Reference:
 
 def show(
     backbone: AbstractBackbone,
-    photos: Sequence[Path | str],
+    photos: Sequence[Photo],
     *,
     adapter: str = "",
     encoder: str = "",
     scale: float = 1.0,
 ) -> Reference:
-    """Read pictures for a base.
+    """Let an adapter see photos for a base.
 
     Args:
         backbone: that shall see them.
-        photos: files, or a folder; several are seen together.
+        photos: as `find_photos` reads them, one or more; several are seen together.
         adapter: see `open_adapter`.
         encoder: see `open_adapter`.
         scale: strength: 1 as trained, less keeps more of the prompt, 0 is the plain base.
 
     Raises:
-        PhotoError: a picture cannot be read.
         UsageError: a scale below 0.
         ModelError, ArtifactError: see `open_adapter`.
     """
     if not 0 <= scale < float("inf"):
         raise UsageError(f"--reference-scale must be 0 or more, got {scale}; 1 is as trained.")
-    found = find_photos(list(photos))
     opened = open_adapter(backbone, adapter, encoder=encoder)
-    features = torch.cat([opened.encoder(photo.image[None]) for photo in found])
+    features = torch.cat([opened.encoder(photo.image[None]) for photo in photos])
     return Reference(opened=opened, features=features, scale=scale)
 
 
@@ -119,14 +117,13 @@ def generate(
     prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     given = [references] if isinstance(references, (str, Path)) else list(references)
     _check(prompts, seeds, given, subject)
-    find_photos(given)  # a picture that cannot be read is told before a model is loaded
+    photos = find_photos(given)  # before a model is loaded
     reporter = reporter or SilentReporter()
     if not isinstance(base, AbstractBackbone):
         named = base or ("toybox" if subject is None else subject.data.base_name)
         base = load_backbone(named, device=device, precision=precision, reporter=reporter)
-    reference = show(base, given, adapter=adapter, encoder=encoder, scale=scale)
-    count = len(reference.features)
-    known = {"references": count, "reference_scale": scale, "reference_encoder": reference.opened.encoder.id}
+    reference = show(base, photos, adapter=adapter, encoder=encoder, scale=scale)
+    known = {"references": len(photos), "reference_scale": scale, "reference_encoder": reference.opened.encoder.id}
     if subject is not None:
         images = subject.generate(prompts, seeds=seeds, negative_prompt=negative_prompt, steps=steps,
                                   guidance_scale=guidance_scale, scale=subject_scale, base=base,
