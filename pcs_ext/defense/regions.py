@@ -12,7 +12,7 @@ from pcs_ext.defense.faces import FaceDetector, face_mask
 from pcs_ext.defense.photos import OwnPhoto
 from pcs_ext.errors import InputError
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.edits.locate import locate
+from pcs_ext.image.locate import locate
 
 Region = Literal["all", "mask", "faces", "subject"]
 """all. mask: the light parts of NAME_mask.png beside the photo. faces: boxes around faces. subject: where the base's

@@ -116,7 +116,7 @@ class MotionWords(nn.Module):
         tokenizer, embedding = image.tokenizers[0], image.text_encoders[0].get_input_embeddings()
         self.ids = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in motion_words()]
         self.ids = sorted({index for ids in self.ids for index in ids})
-        self.register_buffer("start", embedding.weight[self.ids].detach().float().clone(), persistent=False)
+        self.start = embedding.weight[self.ids].detach().float().clone()
         self.change = nn.Parameter(torch.zeros_like(self.start))
         place = torch.full((embedding.num_embeddings,), -1)
         place[self.ids] = torch.arange(len(self.ids))
