@@ -39,9 +39,9 @@ from pcs_ext.video.make_request import MakeRequest
 from pcs_ext.video.motion import Motion
 from pcs_ext.video.recipes import MOTIONS, MotionRecipe
 
-FOLDER, PROMPT = "video", "a photo of {subject} in the snow"
+FOLDER, PROMPT = "video", "a photo of {subject} in the desert"
 MOTION, RECIPE = "jumping", "tune-a-video"
-_STEPS = 80
+_STEPS = 60
 _FPS = 6
 _SIDE = 256
 """Of the clips on the page, in pixels."""
@@ -80,8 +80,8 @@ def video_recipe(steps: int | None = None) -> MotionRecipe:
 
 
 def reference_scenes() -> list[Scene]:
-    """The clip that the motion is learned from: a toy of another class than the subjects of most demonstrations."""
-    scene = sample_clip(generator_for("demo", "clip", MOTION), motion=MOTION, style="a photo of")
+    """The clip that the motion is learned from, the benchmark's: a tree, so that no dog lends its looks to one."""
+    scene = sample_clip(generator_for("video systems", MOTION), motion=MOTION, style="a photo of")
     return frames_of(scene, FRAMES, start=0.1)
 
 
@@ -181,14 +181,15 @@ def video_section(shown: ShownVideo, folder: Path, name: str) -> str:
         else f"Both clips of {name} start from the same noise."
     )
     return (
-        f'<h2 id="video-title">One clip, one motion, and {name} does it</h2>'
+        f'<h2 id="video-title">A motion of one clip, given to {name}</h2>'
         f'<p class="soft">A motion learned from the clip on the left ({escape(shown.recipe)}, {shown.steps} steps) and '
         f"a subject learned from photos, put together without any further training: “{text}”. The prompt does not say "
         f"how {name} moves. {start} {seconds_text(shown.seconds)}.</p>"
         f'<div class="plates clips">{players}</div>'
         f'<div class="honest verdict"><h3>{_verdict(shown)}</h3><p>The clip on the left is rendered and shows a toy '
         f"{escape(shown.motion)}. Fidelity compares the movement seen in a clip with its true one: 1 is the same, 0 "
-        "unrelated or none, −1 the opposite. One motion, one clip, one seed: an illustration, no claim.</p></div>"
+        f"unrelated or none, −1 the opposite. {_looks(shown, name)}One motion, one clip, one seed: an "
+        "illustration, no claim.</p></div>"
         f"{methods_table(shown.methods)}{command(learn)}{command(make)}"
     )
 
@@ -202,6 +203,14 @@ def _player(clip: ShownClip, folder: Path) -> str:
         f"<figcaption><b>{escape(clip.label)}</b> read as: {read}; fidelity {clip.fidelity:+.2f}; likeness to the "
         f"photos {clip.likeness:.2f}</figcaption></figure>"
     )
+
+
+def _looks(shown: ShownVideo, name: str) -> str:
+    """A word of warning where the clip is no more like the subject than the clip it learned from."""
+    reference, moved, _ = shown.clips
+    if moved.likeness > reference.likeness:
+        return ""
+    return f"The looks did not come across: the toy of the clip on the left is as like the photos of {name}. "
 
 
 def _verdict(shown: ShownVideo) -> str:

@@ -198,5 +198,6 @@ def test_clips_stand_beside_the_one_the_motion_is_from(whole_page):
     assert all({"controls", "loop", "muted", "playsinline", "poster"} <= player.keys() for player in players)
     for needed in ("The motion came across", "read as: jumping; fidelity +0.90", "read as: no motion; fidelity +0.00"):
         assert needed in outline.text
+    assert "The looks did not come across" in outline.text, "the clip it learned from is as like the photos"
     assert "Ways to learn a motion, over many subjects and motions" in outline.text
     assert 'pcs-ext video make rex "a photo of {subject} in the snow" --motion move' in outline.text
