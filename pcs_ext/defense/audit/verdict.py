@@ -62,8 +62,8 @@ def judge_behaviour(found: Behaviour, method: AuditMethod) -> tuple[list[str], l
         )
     elif found.margin > method.claim_margin:
         remarks.append(
-            f"its mean picture is nearer to {near} than to {found.claim} ({found.claim_cosine:.2f}), its pictures are "
-            "not: poorly learned, or worse"
+            f"its mean picture is nearer to {near} than to {found.claim} ({found.claim_cosine:.2f}), but its pictures "
+            "do not show another thing clearly: poorly learned, or worse"
         )
     for score in found.words:
         if switches(score, found.usual_concentration):
