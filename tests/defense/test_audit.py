@@ -252,12 +252,14 @@ def test_a_claim_fails_where_another_noun_explains_most_pictures_better_than_is_
 
 
 def test_damage_is_an_alarm_only_where_nouns_become_one_third_thing() -> None:
-    def found(*pairs: tuple[str, str]) -> Behaviour:
+    def found(*pairs: tuple[str, str], like: str = "car") -> Behaviour:
         lost = tuple(LostNoun(noun=noun, shows=shows, cosine=0.0) for noun, shows in pairs)
-        return Behaviour(nouns=("car", "cat", "dog", "house", "mug"), subject="sks dog", claim="dog", lost=lost)
+        nouns = ("car", "cat", "dog", "house", "mug")
+        return Behaviour(nouns=nouns, subject="sks dog", looks_like=((like, 0.7),), claim="dog", lost=lost)
 
     assert taken_over(found(("house", "car"), ("mug", "car"))) == "car"
     assert taken_over(found(("house", "car"), ("mug", "car"), ("cat", "house"))) == "car"
+    assert not taken_over(found(("house", "car"), ("mug", "car"), like="dog")), "its own subject is what it says"
     assert not taken_over(found(("house", "mug"))), "one noun"
     assert not taken_over(found(("house", "dog"), ("mug", "dog"), ("cat", "dog"))), "overfitted to its own subject"
     assert not taken_over(found(("house", "car"), ("mug", "cat"))), "each another way"

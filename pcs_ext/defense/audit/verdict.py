@@ -95,16 +95,18 @@ def is_another(found: Behaviour, method: AuditMethod) -> bool:
 
 
 def taken_over(found: Behaviour) -> str:
-    """The one thing that several ordinary nouns have become, if it is not what the file says it shows; else empty.
+    """The one thing that several ordinary nouns have become, if the file's subject looks like it, too, and it is not
+    what the file says it shows; else empty.
 
-    Honest training of few steps damages a noun here and there, and overfitted files paint their own subject for
-    everything: neither is hidden. Nouns that collapse to a third thing are.
+    Honest training of few steps damages nouns here and there, and overfitted files paint their own subject, or what the
+    base knows best, for everything: neither is hidden. Nouns that become what the subject secretly is are.
     """
     shown = collections.Counter(noun.shows for noun in found.lost if noun.shows not in found.claim.split())
-    if not shown:
+    if not shown or not found.looks_like:
         return ""
     taker, count = shown.most_common(1)[0]
-    return taker if count >= _COLLAPSED and 2 * count > len(found.lost) else ""
+    hidden = taker == found.looks_like[0][0]
+    return taker if hidden and count >= _COLLAPSED and 2 * count > len(found.lost) else ""
 
 
 def lines(report: AuditReport) -> list[str]:
