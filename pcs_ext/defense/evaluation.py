@@ -378,7 +378,7 @@ def _pooled(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     means: dict[str, float | None] = {
         key: sum(row[key] for row in rows) / len(rows) for key in ("artefacts", "loss", "seconds")
     }
-    scores = [row["faces"] for row in rows if row["faces"] is not None]
+    scores = [row["faces"] for row in rows if row.get("faces") is not None]
     if scores:
         pictures = sum(score["pictures"] for score in scores)
         counted = [(score["ism"], score["faces"]) for score in scores if score["ism"] is not None]
