@@ -66,18 +66,8 @@ def protect(
     from pcs_ext.defense.protect import protect as run
     from pcs_ext.image.cli import console_reporter
 
-    options = Options(
-        noun=noun,
-        format=format,
-        quality=quality,
-        metadata=metadata,
-        region=region,
-        faces=faces,
-        clean=clean,
-        seed=seed,
-        device=device,
-        precision=precision,
-    )
+    options = Options(noun=noun, format=format, quality=quality, metadata=metadata, region=region, faces=faces,
+                      clean=clean, seed=seed, device=device, precision=precision)  # fmt: skip
     report = run(
         photos,
         output=output,
@@ -92,10 +82,8 @@ def protect(
         encoder=encoder,
         reporter=console_reporter(jsonl),
     )
-    for warning in report.warnings:
-        sys.stdout.write(f"{warning}\n")
-    sys.stdout.write(f"{output / 'report.json'}\n")
-    sys.stdout.write(f"{output / 'report.html'}\n")
+    for line in (*report.warnings, output / "report.json", output / "report.html"):
+        sys.stdout.write(f"{line}\n")
 
 
 def verify(

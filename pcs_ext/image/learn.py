@@ -156,16 +156,20 @@ def learn(
     sheets = Previews(Path(f"{output}.previews"), previews, backbone, resolved.concept, resolved.sampling)
     run = _Run(resolved, backbone, data, class_images, sheets, seed, Path(f"{output}.training"), reporter, after,
                rivals, start)  # fmt: skip
+    _artifact(run, found, _trained(run)).save(output)
+    shutil.rmtree(run.folder, ignore_errors=True)
+    reporter.event("learned", f"saved {output}", output=str(output))
+    return Artifact(ArtifactData.load(output))
+
+
+def _trained(run: "_Run") -> list[float]:
+    """Losses of the whole training."""
     try:
-        losses = run.train()
+        return run.train()
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; what was learned so far is in {run.folder}. The same command goes on from there."
         ) from None
-    _artifact(run, found, losses).save(output)
-    shutil.rmtree(run.folder, ignore_errors=True)
-    reporter.event("learned", f"saved {output}", output=str(output))
-    return Artifact(ArtifactData.load(output))
 
 
 def _artifact(run: "_Run", found: Sequence[Photo], losses: list[float]) -> ArtifactData:
