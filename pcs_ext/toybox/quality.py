@@ -66,7 +66,7 @@ def measure(
 
     Args:
         weights: folder with `oracle`, `clip`, `base`, `motion` and so on; or a training run's `models`, with `vae`.
-        scenes: held-out pictures.
+        scenes: held-out pictures; 0 measures nothing but clips.
         prompts: captions to generate from; 0 generates nothing.
         resolution: of the pictures, in pixels.
         sheets: folder for the pictures of `toybox_*.png`; None writes none.
@@ -76,6 +76,8 @@ def measure(
     Returns:
         The figures, and the names of the models that are missing.
     """
+    if scenes == 0:
+        return _measure_motion(weights, resolution, clips, sheets, reporter)
     data = held_out(scenes, resolution, seed=DATA_SEED)
     reporter.event("data", f"{scenes} held-out scenes rendered")
     figures, missing = _measure_readers(weights, data, sheets)
@@ -189,9 +191,9 @@ def main(
 
     Args:
         weights: folder of the models; the shipped ones when not given.
-        scenes: held-out pictures.
+        scenes: held-out pictures; 0 measures nothing but clips.
         prompts: captions to generate from.
-        clips: held-out clips, and captions to make clips from.
+        clips: held-out clips, and captions to make clips from; 0 leaves them out.
         resolution: of the pictures, in pixels.
         sheets: folder to write contact sheets to.
         output: also write the JSON there.
