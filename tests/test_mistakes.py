@@ -130,7 +130,7 @@ BAD_CALLS: list[tuple[tuple[str, ...], int, str]] = [
     (("protect", "{photos}", "-o", "{new}", "--format", "bmp"), 2, "bmp"),
     (("protect", "{photos}", "-o", "{new}", "--base", "{empty}"), 3, "model_index.json"),
     (("protect", "{photos}", "-o", "{new}", "--attack", "hard"), 2, "expected one of quick"),
-    (("protect", "{photos}", "-o", "{new}", "--masks"), 3, "_mask.png"),
+    (("protect", "{photos}", "-o", "{new}", "--region", "mask"), 3, "_mask.png"),
     (("protect", "{photos}", "-o", "{new}", "--config", "{text}"), 2, "not valid JSON"),
     (("verify", "{new}"), 3, "does not exist"),
     (("verify", "{photos}/0.png"), 3, "report.json"),
