@@ -9,6 +9,6 @@ REFERENCES: dict[str, ReferenceEntry] = {
         id="ip-adapter",
         summary="pictures as keys and values beside the text's",
         paper="arXiv 2308.06721",
-        system="",  # "ip-adapter" once trained weights ship with toybox
+        system="ip-adapter",
     ),
 }
