@@ -41,6 +41,7 @@ def test_the_weights_are_few_and_safetensors_only() -> None:
     assert sum(sizes.values()) < 100e6
     beside_the_demo = ("motion", "reference")
     assert sum(size for path, size in sizes.items() if path.parts[0] not in beside_the_demo) < 40e6
+    assert not [path for path in WEIGHTS.rglob("config.json") if "_name_or_path" in path.read_text(encoding="utf-8")]
     assert not [path for path in sizes if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt")]
     for name in ("base", "clip", "dino", "oracle", "motion", "motion_reader"):
         card = (WEIGHTS / name / "README.md").read_text(encoding="utf-8")

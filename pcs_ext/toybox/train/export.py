@@ -43,6 +43,7 @@ def export(settings: Settings, reporter: Reporter, target: Path | None = None) -
             raise InputError(f"{models / part} does not exist; expected a trained {part}. Run the stage {stage} first.")
     with atomic_folder(target / "base") as folder:
         _export_base(models, folder)
+        _forget_places(folder)
         _card(settings, folder, "base", ("vae", "clip", "latents", "decoder", "unet"))
     reporter.event("export", "base written")
     for name, loader in (("clip", CLIPModel), ("dino", AutoModel)):
@@ -114,8 +115,17 @@ def export_clips(settings: Settings, reporter: Reporter, target: Path | None = N
                 MotionAdapter.from_pretrained(folder, torch_dtype=torch.float16).save_pretrained(folder)
                 teach_words(target / "base" / "text_encoder" / "model.safetensors", folder / WORDS)
                 (folder / WORDS).unlink()
+                _forget_places(folder)
             _card(settings, folder, name, (name,))
         reporter.event("export", f"{name.replace('_', ' ')} written")
+
+
+def _forget_places(folder: Path) -> None:
+    """Take out of all configs below where on this machine a model was loaded from."""
+    for path in folder.rglob("config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            write_json(path, config)
 
 
 def teach_words(text_encoder: Path, words: Path) -> None:
