@@ -14,11 +14,11 @@ def dreambooth_lora(noun: str, preset: Preset) -> Recipe:
 
     `sd` and `sdxl`: all attention projections, rank 8, 1e-4, 800 steps; the usual scripts take rank 4 and 1e-4 (SDXL)
     or 5e-4 (SD), of which users report burnt results on few photos. `toybox`: all linear layers and convolutions, 5e-3,
-    100 steps and a prior weight of 0.3, chosen on four subjects (docs/LOG.md).
+    120 steps and a prior weight of 0.3, chosen on four subjects (docs/LOG.md).
     """
     targets = "all_linear_conv" if preset == "toybox" else "attention"
     adapter = LowRankConfig(method="lora", rank=8, alpha=8.0, targets=targets)
-    return low_rank_recipe("dreambooth-lora", noun, preset, adapter, small_steps=100, small_rate=5e-3, small_prior=0.3)
+    return low_rank_recipe("dreambooth-lora", noun, preset, adapter, small_steps=120, small_rate=5e-3, small_prior=0.3)
 
 
 def low_rank_recipe(
