@@ -82,7 +82,8 @@ def test_a_motion_lora_is_added_by_animatediffs_rule(
     assert sum(".down." in key for key in lora) == 2 * sum(".to_q_lora.down." in key for key in lora) * 5 // 2
     own = load_file(original_layout(tiny_motion_adapter(), tmp_path / "own.safetensors"))
     merged: Any = tiny_motion_adapter(seed=5)
-    merged.load_state_dict(convert_animatediff_checkpoint_to_diffusers(rule_of_animatediff(own, lora)), strict=False)
+    weights = convert_animatediff_checkpoint_to_diffusers(rule_of_animatediff(own, lora))
+    assert merged.load_state_dict(weights, strict=False).unexpected_keys == []
     video.remove()
     other = AnimateDiffBackbone(sd, merged)
     assert torch.allclose(predicted(other), expected, atol=1e-5)

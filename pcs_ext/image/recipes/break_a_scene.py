@@ -1,5 +1,7 @@
 """Break-A-Scene (Avrahami et al. 2023, arXiv 2305.16311): several subjects from one masked photo, words first."""
 
+from collections.abc import Sequence
+
 from pcs_ext.errors import UsageError
 from pcs_ext.image.adapters import AdapterConfig, EmbeddingConfig, FullConfig
 from pcs_ext.image.concept import Concept
@@ -36,14 +38,7 @@ def break_a_scene(noun: str, preset: Preset) -> Recipe:
     steps, batch = (200, 2) if small else (400, 1)
     return Recipe(
         id="break-a-scene",
-        concept=Concept(
-            class_noun=" and a ".join(nouns),
-            mode="learned",
-            token=tokens[0],
-            with_noun=False,
-            initializer=nouns[0].split()[-1],
-            parts=tokens if len(tokens) > 1 else (),
-        ),
+        concept=concept_of_parts(nouns, tokens),
         adapters=adapters,
         phases=(
             Phase(
@@ -65,6 +60,23 @@ def break_a_scene(noun: str, preset: Preset) -> Recipe:
         class_images=32 if small else 100,
         needs_masks=True,
         sampling=SAMPLING[preset],
+    )
+
+
+def concept_of_parts(nouns: Sequence[str], tokens: tuple[str, ...]) -> Concept:
+    """Several subjects, a learned word for each; one alone is a subject as any other.
+
+    Args:
+        nouns: class nouns, one per subject.
+        tokens: of `placeholders`, in their order.
+    """
+    return Concept(
+        class_noun=" and a ".join(nouns),
+        mode="learned",
+        token=tokens[0],
+        with_noun=False,
+        initializer=nouns[0].split()[-1],
+        parts=tokens if len(tokens) > 1 else (),
     )
 
 

@@ -1,12 +1,11 @@
 """Rahman et al. (2024, arXiv 2402.11487): where subjects are and what their words mean, estimated in turns."""
 
 from pcs_ext.image.adapters import AdapterConfig, CrossAttentionConfig, EmbeddingConfig
-from pcs_ext.image.concept import Concept
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.mask_estimate import EstimateConfig
 from pcs_ext.image.objectives import MaskNormalisation, ObjectiveConfig
 from pcs_ext.image.recipes.base import Phase, Preset, Recipe
-from pcs_ext.image.recipes.break_a_scene import placeholders
+from pcs_ext.image.recipes.break_a_scene import concept_of_parts, placeholders
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.image.terms import AttentionConfig
 
@@ -35,14 +34,7 @@ def em_style(noun: str, preset: Preset) -> Recipe:
     adapters["keys_values"] = CrossAttentionConfig()
     return Recipe(
         id="em-style",
-        concept=Concept(
-            class_noun=" and a ".join(nouns),
-            mode="learned",
-            token=tokens[0],
-            with_noun=False,
-            initializer=nouns[0].split()[-1],
-            parts=tokens if len(tokens) > 1 else (),
-        ),
+        concept=concept_of_parts(nouns, tokens),
         adapters=adapters,
         phases=(
             Phase(

@@ -2,13 +2,12 @@
 
 from pcs_ext.image.adapters import AdapterConfig, EmbeddingConfig, LowRankConfig
 from pcs_ext.image.balance import BalanceConfig
-from pcs_ext.image.concept import Concept
 from pcs_ext.image.data import Augmentation
 from pcs_ext.image.degradation import DegradeConfig
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.objectives import MaskNormalisation, ObjectiveConfig
 from pcs_ext.image.recipes.base import Phase, Preset, Recipe
-from pcs_ext.image.recipes.break_a_scene import placeholders
+from pcs_ext.image.recipes.break_a_scene import concept_of_parts, placeholders
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.image.terms import AttentionConfig
 
@@ -41,14 +40,7 @@ def magictailor(noun: str, preset: Preset) -> Recipe:
     adapters["lora"] = LowRankConfig(rank=16 if small else 32, targets=_TARGETS)
     return Recipe(
         id="magictailor",
-        concept=Concept(
-            class_noun=" and a ".join(nouns),
-            mode="learned",
-            token=tokens[0],
-            with_noun=False,
-            initializer=nouns[0].split()[-1],
-            parts=tokens if len(tokens) > 1 else (),
-        ),
+        concept=concept_of_parts(nouns, tokens),
         adapters=adapters,
         phases=(
             _phase("warm_up", words, small=small),

@@ -114,7 +114,7 @@ def encode_subjects(
         latents=torch.cat(latents),
         features=torch.cat(features),
         captions=[(photo.caption or "",) for photo in photos],
-        groups=[torch.arange(first, first + len(own)) for first, own in zip(firsts, subjects, strict=False)],
+        groups=[torch.arange(first, first + len(own)) for first, own in zip(firsts[:-1], subjects, strict=True)],
     )
 
 

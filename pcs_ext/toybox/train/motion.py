@@ -58,13 +58,7 @@ def train_motion(
     Raises:
         InputError: the base draws at another resolution.
     """
-    image = load_backbone(base or weights_path("base"), device=settings.device, precision="fp32")
-    assert isinstance(image, AbstractUnetBackbone)
-    if image.resolution != settings.resolution:
-        raise InputError(
-            f"the base draws {image.resolution} pixels, the clips have {settings.resolution}; export a base of this "
-            "generation first."
-        )
+    image = base_to_teach(settings, base)
     data = load_clips(settings)
     latents = clip_latents(image, data, settings.folder / "models" / "clip_latents.safetensors", reporter)
     if settings.device == "cpu":
@@ -102,6 +96,22 @@ def train_motion(
         minutes=minutes,
         finish=finish,
     )
+
+
+def base_to_teach(settings: Settings, base: Path | None) -> AbstractUnetBackbone:
+    """The pipeline in the package, or another one, frozen.
+
+    Raises:
+        InputError: it draws at another resolution than this generation's data have.
+    """
+    image = load_backbone(base or weights_path("base"), device=settings.device, precision="fp32")
+    assert isinstance(image, AbstractUnetBackbone)
+    if image.resolution != settings.resolution:
+        raise InputError(
+            f"the base draws {image.resolution} pixels, this generation's data have {settings.resolution}; export a "
+            "base of this generation first."
+        )
+    return image
 
 
 class MotionWords(nn.Module):

@@ -18,8 +18,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pcs_ext.config_io import atomic_write_bytes
-from pcs_ext.errors import InputError
-from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.reference.encoder import PictureEncoder, open_encoder
@@ -29,9 +27,8 @@ from pcs_ext.image.reference.pairs import PairData
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
 from pcs_ext.image.types import LossTerms
 from pcs_ext.reporter import Reporter
-from pcs_ext.toybox import weights_path
 from pcs_ext.toybox.train.data import TrainingData, load_data, load_truth
-from pcs_ext.toybox.train.motion import autoencoder_digest
+from pcs_ext.toybox.train.motion import autoencoder_digest, base_to_teach
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.stage import run_stage
 from pcs_ext.toybox.train.unet import cell_weights, draw_timesteps, loss_weights
@@ -58,12 +55,7 @@ def train_reference(
     Raises:
         InputError: the pairs are not rendered yet, or the base draws at another resolution.
     """
-    backbone = load_backbone(base or weights_path("base"), device=settings.device, precision="fp32")
-    if backbone.resolution != settings.resolution:
-        raise InputError(
-            f"the base draws {backbone.resolution} pixels, the pictures have {settings.resolution}; export a base of "
-            "this generation first."
-        )
+    backbone = base_to_teach(settings, base)
     encoder = open_encoder(encoder_folder(ENCODER), "embedding", settings.device)
     data = pair_data(settings, backbone, encoder, reporter)
     adapter = IPAdapter.begin(backbone, encoder.width, tokens=_TRAINING.tokens)

@@ -29,7 +29,7 @@ def test_otsu_is_the_best_of_all_thresholds():
     values = torch.rand(5, 40, generator=torch.Generator().manual_seed(0)) ** 3
     values[4] = 0.25
     found = otsu_mask(values)
-    for row, chosen in zip(values[:4], found, strict=False):
+    for row, chosen in zip(values[:4], found[:4], strict=True):
         scaled = (row - row.min()) / (row.max() - row.min())
         scores = []
         for step in range(1, 10):

@@ -210,7 +210,7 @@ def test_clip_latents_are_encoded_once_per_autoencoder(cache: Path, tiny_sd_path
 
 
 def test_a_base_of_another_resolution_is_refused(cache: Path, tiny_sd_path: Path) -> None:
-    with pytest.raises(InputError, match="the clips have 64"):
+    with pytest.raises(InputError, match="generation's data have 64"):
         train_motion(Settings(resolution=64), 1, None, SilentReporter(), base=tiny_sd_path)
 
 

@@ -75,5 +75,5 @@ def test_short_captions_leave_to_the_picture_what_it_tells() -> None:
 
 
 def test_a_base_of_another_resolution_is_refused(tiny_sd_path: Path) -> None:
-    with pytest.raises(InputError, match="the base draws 32 pixels, the pictures have 64"):
+    with pytest.raises(InputError, match="the base draws 32 pixels, this generation's data have 64"):
         train_reference(Settings(resolution=64), 1, None, SilentReporter(), base=tiny_sd_path)
