@@ -1,5 +1,6 @@
 """Photos of every mode and format come back as they were; what cannot be read is named."""
 
+import functools
 import hashlib
 import io
 from pathlib import Path
@@ -121,6 +122,7 @@ def photographed(path: Path) -> Path:
     return path
 
 
+@functools.cache  # a profile holds the second it was made in
 def some_profile() -> bytes:
     """Any embedded profile; here it is sRGB itself."""
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
