@@ -7,7 +7,7 @@ float32 (`accelerate` without mixed precision); `peer_bf16` is the same with `--
 the frozen weights. Reading photos from disk, which it does in every step too, is left out on both sides.
 
 Ours is what `learn` runs: cached latents and prompts, DenoisingObjective, LowRankAdapter, fit; `ours` in bf16, which
-is what it chooses where there are matrix units, `ours_fp32` elsewhere. Both get the same weights and the same pixels,
+is what it chooses where the CPU multiplies bf16, `ours_fp32` elsewhere. Both get the same weights and the same pixels,
 run in processes of their own, one at a time, in turns.
 """
 

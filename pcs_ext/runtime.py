@@ -43,9 +43,13 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         return _DTYPES[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    # Emulated bf16 is slower than fp32: only matrix units (AMX) make it worth its rounding.
-    has_matrix_units = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return torch.bfloat16 if device.type == "cpu" and has_matrix_units() else torch.float32
+    return torch.bfloat16 if device.type == "cpu" and _cpu_multiplies_bf16() else torch.float32
+
+
+def _cpu_multiplies_bf16() -> bool:
+    """Emulated bf16 is slower than fp32: only matrix units (AMX) or dot products of it make it worth its rounding."""
+    units = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, unit, lambda: False)() for unit in units)
 
 
 def seed_for(*parts: int | str) -> int:

@@ -39,7 +39,7 @@ class FitConfig:
     """Added to the root of the second moment."""
     autocast: Literal["none", "bf16", "fp16"] = "none"
     """Precision of the forward pass; parameters, gradients and moments stay float32. fp16 needs CUDA and scales the
-    loss; bf16 runs everywhere and is faster on CPUs with AMX."""
+    loss; bf16 runs everywhere and is faster on CPUs with AMX or AVX512_BF16."""
     ema_decay: float | None = None
     """Decay of an exponential average of the parameters, warmed up as min(decay, (1 + step) / (10 + step))."""
     checkpoint_every_seconds: float | None = 45.0
