@@ -39,6 +39,14 @@ WISHES = {
     "mug": "a green {subject} on a table",
     "rocket": "a blue {subject} at night",
     "dog": "a yellow {subject} on grass",
+    "robot": "a pink {subject} on the beach",
+    "cat": "an orange {subject} in a room",
+    "car": "a cyan {subject} in the desert",
+    "teapot": "a purple {subject} on a table",
+    "boat": "a white {subject} at night",
+    "duck": "a blue {subject} in snow",
+    "bear": "a gray {subject} on grass",
+    "tree": "a brown {subject} in the desert",
 }
 HIGHER = {
     "ids-kept": True,

@@ -51,6 +51,21 @@ def test_a_real_file_is_read_whole_and_drawn_like_resvg() -> None:
     assert mean * 255 < 0.3
 
 
+EXEMPLARS = sorted((Path(__file__).parents[2] / "examples" / "svg").glob("*.svg"))
+
+
+@pytest.mark.parametrize("path", EXEMPLARS, ids=lambda path: path.stem)
+def test_every_drawn_element_of_the_exemplars_has_a_name(path: Path) -> None:
+    found = read_svg(path)
+    ids = [drawn.id for drawn in found.scene.paths]
+    source = path.read_text(encoding="utf-8")
+    assert not found.notes
+    assert len(set(ids)) == len(ids) >= 9
+    assert all(f'id="{name}"' in source for name in ids)
+    width, height = (round(side) for side in found.scene.size)
+    assert (render(found.scene, height, width) - reference(source.encode(), width)).abs().mean() < 0.3 / 255
+
+
 def test_patching_changes_one_element_and_keeps_the_rest() -> None:
     document = parse_svg(LOGO)
     written = patch_svg(document, _move(document.scene, "box", 3.0))
