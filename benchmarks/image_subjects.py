@@ -7,13 +7,13 @@ shares the work between two processes. The last call to finish writes `results/i
 """
 
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import tyro
 
+from benchmarks.subjects import learned, subject_path, subjects_folder
 from pcs_ext.config_io import atomic_write_text, read_json, write_json
 from pcs_ext.demo.plots import standalone_scatter
 from pcs_ext.demo.standing import standing_of_rows
@@ -32,14 +32,13 @@ from pcs_ext.image.evaluate import (
     result_rows,
     results_table,
 )
-from pcs_ext.image.learn import learn
+from pcs_ext.image.learn_once import learn_seconds
 from pcs_ext.image.recipes import RECIPES
-from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import ConsoleReporter, Reporter
 from pcs_ext.results import as_result
-from pcs_ext.runtime import cache_folder, generator_for
+from pcs_ext.runtime import generator_for
 from pcs_ext.toybox.judges import toybox_judges
-from pcs_ext.toybox.world.subjects import SUBJECTS, class_noun, novel_views
+from pcs_ext.toybox.world.subjects import SUBJECTS, novel_views
 from pcs_ext.toybox.world.subjects import subject as toy_named
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +73,7 @@ def main(
     """
     if threads:
         torch.set_num_threads(threads)
-    work = work if work != Path() else cache_folder() / "image_subjects"
+    work = work if work != Path() else subjects_folder()
     runs = [(name, seed, recipe) for seed in range(seeds) for name in list(SUBJECTS)[:subjects] for recipe in recipes]
     reporter = ConsoleReporter()
     try:
@@ -106,22 +105,8 @@ def _run(
     """Learn, generate, measure; a finished run is not done again."""
     if _done(work, name, seed, recipe, backbone.fingerprint):
         return
-    folder, start = _folder(work, name, seed), time.perf_counter()
-    photos = ROOT / "examples" / name
-    learned = folder / "subjects" / recipe
-    artifact = Artifact.load(learned) if learned.is_dir() else None
-    if artifact is None or artifact.data.base_fingerprint != backbone.fingerprint:
-        artifact = learn(
-            photos,
-            noun=class_noun(name),
-            output=learned,
-            recipe=recipe,
-            base=backbone,
-            seed=seed,
-            overwrite=True,
-            reporter=reporter,
-        )
-    seconds = time.perf_counter() - start
+    folder, photos = _folder(work, name, seed), ROOT / "examples" / name
+    artifact = learned(name, seed, backbone, reporter, recipe=recipe, work=work)
     evaluate_artifact(
         artifact,
         [photo.path for photo in find_photos(photos)],
@@ -136,6 +121,7 @@ def _run(
         truth=truth_of(name, backbone.resolution),
         reporter=reporter,
     )
+    seconds = learn_seconds(subject_path(work, name, seed, recipe))
     write_json(folder / "times" / f"{recipe}.json", {"seconds": seconds, "base": backbone.fingerprint})
 
 

@@ -24,20 +24,19 @@ from typing import Annotated, Any
 import torch
 import tyro
 
+from benchmarks.subjects import learned, subject_path, subjects_folder
 from benchmarks.threed_measures import HIGHER
 from benchmarks.threed_ways import ROOT, WAYS, Made, Measures, Setting
 from pcs_ext.config_io import read_json, write_json
 from pcs_ext.errors import PcsError
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
-from pcs_ext.image.data import photo_paths
-from pcs_ext.image.learn import learn
 from pcs_ext.reporter import ConsoleReporter
 from pcs_ext.results import as_result
 from pcs_ext.runtime import cache_folder
 from pcs_ext.threed.recipes import Effort
 from pcs_ext.toybox.judges import toybox_judges
-from pcs_ext.toybox.world.subjects import SUBJECTS, class_noun
+from pcs_ext.toybox.world.subjects import SUBJECTS
 
 _PAIR = ("naive", "dreambooth3d")
 _QUICK_STEPS = 8
@@ -162,12 +161,12 @@ class Bench:
             shutil.rmtree(folder / "made.ply.work" / model, ignore_errors=True)
 
     def _learned(self, name: str, seed: int) -> Path:
-        folder = self.work / f"{name}-{seed}" / "subject"
-        if not folder.is_dir():
-            learn(photo_paths(ROOT / "examples" / name), noun=class_noun(name), output=folder, recipe=self.learner,
-                  base=self.setting.backbone, seed=seed, steps=_QUICK_STEPS if self.setting.quick else None,
-                  reporter=self.setting.reporter)  # fmt: skip
-        return folder
+        quick = self.setting.quick
+        # A quick run's subject is of no use to other benchmarks.
+        work = self.work if quick else subjects_folder()
+        learned(name, seed, self.setting.backbone, self.setting.reporter, recipe=self.learner,
+                steps=_QUICK_STEPS if quick else None, work=work)  # fmt: skip
+        return subject_path(work, name, seed, self.learner)
 
 
 def result_rows(runs: Sequence[Measures]) -> list[dict[str, Any]]:

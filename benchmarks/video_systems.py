@@ -20,13 +20,13 @@ import tyro
 from torch import Tensor
 
 from benchmarks.memory import forget_peak, peak_mb
+from benchmarks.subjects import learned, subject_path, subjects_folder
 from benchmarks.video_judges import VideoJudges
 from benchmarks.video_table import SUBJECT_ALONE, Run, result_rows
 from benchmarks.video_world import SHORT, Pair, example, pairs
 from pcs_ext.config_io import read_json, write_json
 from pcs_ext.errors import PcsError, UsageError
 from pcs_ext.image.backbones.load import load_backbone
-from pcs_ext.image.learn import learn
 from pcs_ext.reporter import ConsoleReporter, Reporter
 from pcs_ext.results import as_result
 from pcs_ext.runtime import cache_folder
@@ -126,12 +126,9 @@ class Bench:
     def __init__(self, work: Path, motion_module: Path, reader: Path) -> None:
         self.reporter: Reporter = ConsoleReporter()
         self.module = None if motion_module == Path() else str(motion_module)
-        image = load_backbone("toybox", device="cpu")
-        self.resolution = image.resolution
+        self.image = load_backbone("toybox", device="cpu")
         self._loaded: tuple[CrossFrame | None, AbstractVideoBackbone] | None = None
-        self.judges = VideoJudges(weights_path("motion_reader") if reader == Path() else reader, self.resolution)
-        # Subjects need no motion adapter, clips do: a better adapter makes only clips and motions anew.
-        self.subjects = work / image.fingerprint / "subjects"
+        self.judges = VideoJudges(weights_path("motion_reader") if reader == Path() else reader, self.image.resolution)
         self.work = work / self._backbone(None).fingerprint
 
     def path(self, run: Run) -> Path:
@@ -183,16 +180,14 @@ class Bench:
         return self._loaded[1]
 
     def _subject(self, name: str, seed: int) -> Path:
-        folder = self.subjects / f"{name}-{seed}"
-        if not folder.is_dir():
-            learn(ROOT / "examples" / name, noun=class_noun(name), output=folder, seed=seed, reporter=self.reporter)
-        return folder
+        learned(name, seed, self.image, self.reporter)
+        return subject_path(subjects_folder(), name, seed, "dreambooth-lora")
 
     def _motion(self, recipe: str, motion: str, seed: int) -> Path:
         folder = self.work / "motions" / recipe / f"{SHORT[MOTIONS.index(motion)]}-{seed}"
         if folder.is_dir() and _times(folder).is_file():
             return folder
-        shown, chosen = example(motion, resolution=self.resolution), RECIPES[recipe].build("toybox")
+        shown, chosen = example(motion, resolution=self.image.resolution), RECIPES[recipe].build("toybox")
         noun = shown.shows["class"]
         chosen = chosen.with_protagonist(noun if PROTAGONIST in chosen.words else "")
         backbone = self._backbone(chosen.inflation)
@@ -215,7 +210,7 @@ class Bench:
 
     def _prior(self, motion: str) -> tuple[list[Tensor], list[str]]:
         """True clips of the other motions, which their captions name."""
-        others = [example(other, resolution=self.resolution) for other in MOTIONS if other != motion]
+        others = [example(other, resolution=self.image.resolution) for other in MOTIONS if other != motion]
         return [other.clip.transpose(0, 1) for other in others], [f"{other.says} {other.motion}" for other in others]
 
 

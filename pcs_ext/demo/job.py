@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from pcs_ext.config_io import atomic_write_bytes, file_sha256, to_jsonable, write_json
+from pcs_ext.config_io import atomic_write_bytes, to_jsonable, write_json
 from pcs_ext.demo.data import DemoData, ShownPrompt, ShownSystem
 from pcs_ext.demo.drawing import drawing_recipe, make_drawing
 from pcs_ext.demo.page import write_page
@@ -31,8 +31,7 @@ from pcs_ext.image.evaluate import (
     square_images,
 )
 from pcs_ext.image.evaluate.generation import ImageSet, make_images, paint_artifact, paint_base, paint_beside
-from pcs_ext.image.evaluate.stopwatch import Stopwatch, seconds_in
-from pcs_ext.image.learn import learn, preset_of, resolve_recipe
+from pcs_ext.image.learn_once import learn_once, learn_seconds
 from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import generator_for
@@ -155,46 +154,15 @@ def _write_photos(job: _Job) -> list[Path]:
 
 
 def _learned(job: _Job, recipe: str, photos: Sequence[Path]) -> Artifact:
-    """The subject as learned by a recipe: from disk where an equal run finished it, else learned now."""
-    folder = job.output / "subjects" / recipe
-    if folder.exists():
-        artifact = Artifact.load(folder)
-        if _is_of(artifact, job, recipe, photos):
-            job.reporter.event("kept", f"{recipe}: learned already, in {folder}")
-            return artifact
-        _time_file(folder).unlink(missing_ok=True)
-    watch = Stopwatch(_time_file(folder), job.reporter)
-    artifact = learn(
+    return learn_once(
         photos,
         noun=job.noun,
         recipe=recipe,
         base=job.backbone,
-        output=folder,
+        output=job.output / "subjects" / recipe,
         steps=job.steps,
         seed=job.seed,
-        overwrite=True,
-        reporter=watch,
-    )
-    watch.save()
-    return artifact
-
-
-def _time_file(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.time.json")
-
-
-def _is_of(artifact: Artifact, job: _Job, recipe: str, photos: Sequence[Path]) -> bool:
-    """Whether an artifact came from the same recipe, base, photos and seed."""
-    resolved = resolve_recipe(recipe, job.noun, preset_of(job.backbone))
-    wanted = to_jsonable(resolved if job.steps is None else resolved.with_steps(job.steps))
-    found = dict(artifact.data.recipe)
-    # The rare word is chosen when the base is known, after the recipe is resolved.
-    del wanted["concept"], found["concept"]
-    return (
-        found == wanted
-        and artifact.data.base_fingerprint == job.backbone.fingerprint
-        and artifact.data.training["seed"] == job.seed
-        and artifact.data.training["photos"] == {path.name: file_sha256(path) for path in photos}
+        reporter=job.reporter,
     )
 
 
@@ -331,7 +299,7 @@ def _measured(
         hits=_hits(job, images, judges),
         report=report,
         losses=() if artifact is None else tuple(artifact.data.training["losses"]),
-        learn_seconds=0.0 if artifact is None else seconds_in(_time_file(job.output / "subjects" / recipe)),
+        learn_seconds=0.0 if artifact is None else learn_seconds(job.output / "subjects" / recipe),
         sample_seconds=made.seconds,
     )
 
