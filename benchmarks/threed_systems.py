@@ -34,7 +34,7 @@ from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.reporter import ConsoleReporter
 from pcs_ext.results import as_result
 from pcs_ext.runtime import cache_folder
-from pcs_ext.threed.recipes import Effort
+from pcs_ext.threed.recipes import RECIPES, Effort
 from pcs_ext.toybox.judges import toybox_judges
 from pcs_ext.toybox.world.subjects import SUBJECTS
 
@@ -62,6 +62,8 @@ CLAIMS = (
           exists_for=("psnr", "likeness", "janus-rate")),
     Claim(column="partial model", baseline="full model"),
     Claim(column="prolificdreamer", baseline="DreamBooth + SDS"),
+    Claim(column="mvdream", baseline="DreamBooth + SDS", system=RECIPES["mvdream"].system,
+          exists_for=("janus-rate", "views-right", "likeness")),
     Claim(column="magic3d", baseline="its coarse field", system="magic3d", exists_for=("psnr", "likeness")),
     Claim(column="consist3d", baseline="SJC by one token", system="consist3d", exists_for=("likeness", "views-right")),
     Claim(column="texturedreamer", baseline="SDS of the subject's model", system="texturedreamer",

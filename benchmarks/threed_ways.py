@@ -88,7 +88,7 @@ class Made:
 
     def make(self, method: str, *, steps: int | None = None, **changes: Any) -> tuple[Shape, Any | None]:
         """What `3d make` makes, and its mesh; None where nothing could be cut out of the field."""
-        given = photo_paths(ROOT / "examples" / self.name) if method == "dreambooth3d" else ()
+        given = photo_paths(ROOT / "examples" / self.name) if method in ("dreambooth3d", "mvdream") else ()
         subject, output = changes.pop("subject", self.subject), changes.pop("output", self.folder / "made.ply")
         steps = _STEPS if self.setting.quick else steps
         settings = {"method": method, "effort": self.setting.effort, "photos": given, "steps": steps, **changes}
@@ -168,6 +168,11 @@ def _views_drawn(run: Made, artifact: Artifact) -> dict[str, float]:
 
 def _prolificdreamer(run: Made) -> Measures:
     return {"prolificdreamer": {**run.measured(*run.make("prolificdreamer")), "seconds": run.seconds}}
+
+
+def _mvdream(run: Made) -> Measures:
+    """From the photos again: the subject is learned anew, held by the drift of its weights."""
+    return {"mvdream": {**run.measured(*run.make("mvdream")), "seconds": run.seconds}}
 
 
 def _magic3d(run: Made) -> Measures:
@@ -255,6 +260,7 @@ WAYS: dict[str, Callable[[Made], Measures]] = {
     "naive": _naive,
     "dreambooth3d": _dreambooth3d,
     "prolificdreamer": _prolificdreamer,
+    "mvdream": _mvdream,
     "magic3d": _magic3d,
     "consist3d": _consist3d,
     "texturedreamer": _texturedreamer,

@@ -18,12 +18,16 @@ from pcs_ext.results import FOLDER, read_results
 
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "toybox_quality": (
-        "pcs_ext.toybox.quality", "--clips", "0", "--sheets", "docs/images", "--output", "results/toybox_quality.json",
-        "--cards",
+        "pcs_ext.toybox.quality", "--clips", "0", "--sets", "0", "--sheets", "docs/images",
+        "--output", "results/toybox_quality.json", "--cards",
     ),
     "toybox_clips": (
-        "pcs_ext.toybox.quality", "--scenes", "0", "--sheets", "docs/images", "--output", "results/toybox_clips.json",
-        "--cards",
+        "pcs_ext.toybox.quality", "--scenes", "0", "--sets", "0", "--sheets", "docs/images",
+        "--output", "results/toybox_clips.json", "--cards",
+    ),
+    "toybox_views": (
+        "pcs_ext.toybox.quality", "--scenes", "0", "--clips", "0", "--sheets", "docs/images",
+        "--output", "results/toybox_views.json", "--cards",
     ),
     "panorama_systems": ("benchmarks.panorama_systems",),
     "svg_systems": ("benchmarks.svg_systems", "--seeds", "3"),

@@ -22,7 +22,14 @@ from pcs_ext.threed.field_stage import FieldStage, PosedPictures, distil_field
 from pcs_ext.threed.fields import AbstractField
 from pcs_ext.threed.guidance import AbstractGuidance, TurnTaking, build_guidance
 from pcs_ext.threed.pseudo_views import make_pseudo_views, read_pseudo_views
-from pcs_ext.threed.recipes import AvatarTo3dRecipe, PhotosTo3dRecipe, PhotoTo3dRecipe, RefinedTo3dRecipe
+from pcs_ext.threed.recipes import (
+    AvatarTo3dRecipe,
+    PhotosTo3dRecipe,
+    PhotoTo3dRecipe,
+    RefinedTo3dRecipe,
+    TextTo3dRecipe,
+)
+from pcs_ext.threed.relearn import relearning
 from pcs_ext.threed.request import Request
 from pcs_ext.threed.shapes import Shape, preview_sheet
 from pcs_ext.threed.surface import TetSurface, load_surface, save_surface, start_from
@@ -66,6 +73,8 @@ class Job:
     def __init__(self, request: Request, backbone: AbstractUnetBackbone, work: WorkFolder, reporter: Reporter) -> None:
         self.request, self.backbone, self.work, self.reporter = request, backbone, work, reporter
         self.recipe, self.artifact = request.recipe, request.artifact
+        if request.joint is not None:
+            request.joint.check_base(backbone)
 
     def run(self) -> tuple[str, Shape]:
         """All stages; the name of the last one's folder inside the work folder, and its shape."""
@@ -77,7 +86,8 @@ class Job:
             return "field/field", self._consist3d(self.recipe)
         if isinstance(self.recipe, AvatarTo3dRecipe):
             return "field/field", self._avatarbooth(self.recipe)
-        return "field/field", self._field("field", self.recipe.field, self._teacher(self.artifact))
+        teacher = self._teacher(self._relearned(self.recipe))
+        return "field/field", self._field("field", self.recipe.field, teacher)
 
     def _teacher(self, artifact: Artifact) -> Teacher:
         return Teacher((artifact,), artifact.concept.prompt(self.request.prompt))
@@ -154,6 +164,25 @@ class Job:
             base=self.backbone,
             seed=self.artifact.data.training["seed"],
             start=start,
+            reporter=self.reporter,
+        )
+
+    def _relearned(self, recipe: TextTo3dRecipe) -> Artifact:
+        """The subject as the recipe learns it, where there are photos; done only once."""
+        output, photos = self.work.path / "subject", self.request.photos
+        if recipe.relearn is None or not photos:
+            return self.artifact
+        if output.exists():
+            return Artifact.load(output)
+        self.reporter.event("stage", f"the subject anew: {len(photos)} pictures", stage="subject")
+        noun = self.artifact.concept.class_noun
+        return learn(
+            photos,
+            noun=noun,
+            output=output,
+            recipe=relearning(noun, recipe.relearn, self.artifact.sampling),
+            base=self.backbone,
+            seed=self.artifact.data.training["seed"],
             reporter=self.reporter,
         )
 

@@ -1,8 +1,8 @@
 """Several views of one thing denoised together: any Stable Diffusion UNet made view-joint (MVDream, arXiv 2308.16512).
 
-Self-attention looks at the tokens of all views of a thing, with learned corrections to its projections; the camera
-enters beside the timestep. The UNet itself stays frozen, so a subject learned on it works in the joint model as well.
-MVDream trains all of the UNet instead; the corrections are ours.
+Self-attention looks at the tokens of all views of a thing, with learned corrections to its projections and to the
+layers behind it; the camera enters beside the timestep. The UNet itself stays frozen, so a subject learned on it works
+in the joint model as well. Differs from MVDream, which trains all of the UNet: the corrections are ours.
 """
 
 import contextlib
@@ -23,25 +23,33 @@ from pcs_ext.threed.cameras import Cameras
 
 _CAMERA_NUMBERS = 16
 _FILES = ("config.json", "adapter.safetensors")
+_ATTENTION = ".attn1"
+_CORRECTED = {_ATTENTION: ("to_q", "to_k", "to_v", "to_out.0"), ".ff": ("net.0.proj", "net.2")}
+"""Module path endings -> linear layers below them that get a correction."""
+_TOYBOX = Path(__file__).parents[1] / "toybox" / "weights" / "multiview"
+"""Where the embedded base's own adapter lies: reached by path, as its base is."""
 
 
 class MultiViewAdapter(nn.Module):
     """What makes a UNet view-joint. A fresh one adds nothing but the common attention.
 
     Args:
-        widths: module path of every self-attention -> (width of its input, width inside).
+        layers: module path of every corrected linear layer -> (width of its input, of its output).
         time_width: of the UNet's timestep embedding.
+        base: fingerprint of the backbone it is for; empty: any of the same shape.
     """
 
-    def __init__(self, widths: dict[str, tuple[int, int]], time_width: int) -> None:
+    def __init__(self, layers: dict[str, tuple[int, int]], time_width: int, base: str = "") -> None:
         super().__init__()
-        self.widths, self.time_width = dict(widths), time_width
+        self.layers, self.time_width, self.base = dict(layers), time_width, base
         self.camera = nn.Sequential(
             nn.Linear(_CAMERA_NUMBERS, time_width), nn.SiLU(), nn.Linear(time_width, time_width)
         )
         self.corrections = nn.ModuleDict(
-            {path.replace(".", "/"): _Corrections(outer, inner) for path, (outer, inner) in widths.items()}
+            {_key(path): nn.Linear(*widths, bias=False) for path, widths in layers.items()}
         )
+        for layer in self.corrections.values():
+            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.camera[2].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.camera[2].bias)  # type: ignore[arg-type]
 
@@ -49,12 +57,14 @@ class MultiViewAdapter(nn.Module):
     def of(backbone: AbstractUnetBackbone) -> "MultiViewAdapter":
         """A fresh adapter for a backbone's UNet, on its device, in float32."""
         unet = backbone.denoiser
-        widths = {
-            path: (module.to_q.in_features, module.to_q.out_features)
-            for path, module in unet.named_modules()
-            if path.endswith(".attn1")
-        }
-        return MultiViewAdapter(widths, unet.time_embedding.linear_2.out_features).to(backbone.device)
+        layers: dict[str, tuple[int, int]] = {}
+        for path, module in unet.named_modules():
+            for ending, names in _CORRECTED.items():
+                for name in names if path.endswith(ending) else ():
+                    layer = module.get_submodule(name)
+                    layers[f"{path}.{name}"] = (layer.in_features, layer.out_features)
+        width = unet.time_embedding.linear_2.out_features
+        return MultiViewAdapter(layers, width, backbone.fingerprint).to(backbone.device)
 
     @contextlib.contextmanager
     def joined(self, backbone: AbstractUnetBackbone, cameras: Cameras, views: int) -> Iterator[None]:
@@ -74,34 +84,51 @@ class MultiViewAdapter(nn.Module):
         if views < 1 or len(cameras) == 0 or len(cameras) % views:
             raise UsageError(f"expected cameras for whole sets of {views} views (at least 1), got {len(cameras)}.")
         unet = backbone.denoiser
-        found = {path for path, _ in unet.named_modules() if path.endswith(".attn1")}
-        if found != self.widths.keys():
+        attentions = {path: module for path, module in unet.named_modules() if path.endswith(_ATTENTION)}
+        own = {path.rpartition(_ATTENTION)[0] + _ATTENTION for path in self.layers if _ATTENTION in path}
+        if attentions.keys() != own:
             raise UsageError(
-                f"the multi-view adapter has {len(self.widths)} self-attentions, {backbone.name} has {len(found)} "
+                f"the multi-view adapter has {len(own)} self-attentions, {backbone.name} has {len(attentions)} "
                 "(or others); use it with the base it was trained on."
             )
         if views == 1:
             yield
             return
-        attentions = {path: unet.get_submodule(path) for path in self.widths}
         before = {path: attention.processor for path, attention in attentions.items()}
         added = self.camera(camera_numbers(cameras).to(self.camera[0].weight))  # type: ignore[arg-type]
-        handle = unet.time_embedding.register_forward_hook(_adding(added, views))
+        handles = [unet.time_embedding.register_forward_hook(_adding(added, views))]
         try:
-            for path, attention in attentions.items():
-                attention.processor = _JointAttention(self.corrections[path.replace(".", "/")], views)
+            for path in self.layers:
+                layer = unet.get_submodule(path)
+                handles.append(layer.register_forward_hook(_correcting(self.corrections[_key(path)])))
+            for attention in attentions.values():
+                attention.processor = _JointAttention(views)
             yield
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
             for path, attention in attentions.items():
                 attention.processor = before[path]
+
+    def check_base(self, backbone: AbstractUnetBackbone) -> None:
+        """See that a backbone is the one the adapter was trained on.
+
+        Raises:
+            ModelError: it is another one.
+        """
+        if self.base not in ("", backbone.fingerprint):
+            raise ModelError(
+                f"the multi-view adapter was trained on a base with fingerprint {self.base}, {backbone.name} has "
+                f"{backbone.fingerprint}; use that base, or train an adapter for this one."
+            )
 
     def save(self, folder: Path) -> None:
         """Write `config.json` and `adapter.safetensors` (float16)."""
         tensors = {name: value.half().cpu().contiguous() for name, value in self.state_dict().items()}
         with atomic_folder(folder) as target:
             save_file(tensors, target / _FILES[1])
-            write_json(target / _FILES[0], {"widths": self.widths, "time_width": self.time_width})
+            said = {"layers": self.layers, "time_width": self.time_width, "base_fingerprint": self.base}
+            write_json(target / _FILES[0], said)
 
     @staticmethod
     def load(folder: Path, device: str | torch.device = "cpu") -> "MultiViewAdapter":
@@ -116,38 +143,46 @@ class MultiViewAdapter(nn.Module):
                 f"{folder} is no multi-view adapter ({', '.join(missing)} missing); expected what save wrote."
             )
         settings = read_json(folder / _FILES[0])
-        adapter = MultiViewAdapter({k: tuple(v) for k, v in settings["widths"].items()}, settings["time_width"])
+        layers = {path: tuple(widths) for path, widths in settings["layers"].items()}
+        adapter = MultiViewAdapter(layers, settings["time_width"], settings["base_fingerprint"])
         adapter.load_state_dict({name: value.float() for name, value in load_file(folder / _FILES[1]).items()})
         return adapter.to(device)
 
 
+def own_adapter(base: str) -> Path | None:
+    """The folder of the adapter that ships for a base; None for bases without one."""
+    return _TOYBOX if base == "toybox" and (_TOYBOX / _FILES[0]).is_file() else None
+
+
 def camera_numbers(cameras: Cameras) -> Tensor:
-    """Camera-to-world matrices as `b 16`, their positions at distance 1 from the origin: the scale must not matter."""
+    """Camera-to-world matrices as `b 16`, their positions at distance 1 from the point looked at.
+
+    Neither the scale nor where in the world the thing stands may matter.
+    """
     matrix = cameras.camera_to_world.clone()
-    matrix[:, :3, 3] = F.normalize(matrix[:, :3, 3], dim=1)
+    matrix[:, :3, 3] = matrix[:, :3, 2]
     return matrix.flatten(1)
 
 
-class _Corrections(nn.Module):
-    """What is added to a self-attention's projections; zero at first."""
+def _key(path: str) -> str:
+    """A module path as a name in a ModuleDict, which takes no dots."""
+    return path.replace(".", "/")
 
-    def __init__(self, outer: int, inner: int) -> None:
-        super().__init__()
-        sizes = {"q": (outer, inner), "k": (outer, inner), "v": (outer, inner), "out": (inner, outer)}
-        self.layers = nn.ModuleDict({name: nn.Linear(*size, bias=False) for name, size in sizes.items()})
-        for layer in self.layers.values():
-            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
 
-    def forward(self, name: str, x: Tensor) -> Tensor:
-        """The correction `q`, `k`, `v` or `out` for `b n d`, in the precision of `x`."""
-        return F.linear(x, self.layers[name].weight.to(x.dtype))  # type: ignore[arg-type]
+def _correcting(correction: nn.Module) -> Any:
+    """A hook that adds the correction to a linear layer's output, in the precision of its input."""
+
+    def hook(module: nn.Module, given: Any, output: Tensor) -> Tensor:
+        return output + F.linear(given[0], correction.weight.to(given[0].dtype))  # type: ignore[arg-type]
+
+    return hook
 
 
 class _JointAttention:
     """Self-attention over the tokens of `views` consecutive rows."""
 
-    def __init__(self, corrections: nn.Module, views: int) -> None:
-        self.corrections, self.views = corrections, views
+    def __init__(self, views: int) -> None:
+        self.views = views
 
     def __call__(
         self,
@@ -159,15 +194,12 @@ class _JointAttention:
         **_: Any,
     ) -> Tensor:
         rows, tokens, _width = hidden_states.shape
-        base = {"q": attn.to_q, "k": attn.to_k, "v": attn.to_v}
         query, key, value = (
-            (project(hidden_states) + self.corrections(name, hidden_states))
-            .reshape(rows // self.views, self.views * tokens, attn.heads, -1)
-            .transpose(1, 2)
-            for name, project in base.items()
+            project(hidden_states).reshape(rows // self.views, self.views * tokens, attn.heads, -1).transpose(1, 2)
+            for project in (attn.to_q, attn.to_k, attn.to_v)
         )
         mixed = attend(query, key, value, attn.scale).transpose(1, 2).reshape(rows, tokens, -1)
-        mixed = attn.to_out[1](attn.to_out[0](mixed) + self.corrections("out", mixed))
+        mixed = attn.to_out[1](attn.to_out[0](mixed))
         if attn.residual_connection:
             mixed = mixed + hidden_states
         return mixed / attn.rescale_output_factor

@@ -15,6 +15,7 @@ _METRICS = {
     "oracle": ("oracle/",),
     "motion": ("clips/",),
     "motion_reader": ("reader/",),
+    "multiview": ("views/", "words/"),
 }
 
 ABOUT: Mapping[str, str] = {
@@ -24,9 +25,12 @@ ABOUT: Mapping[str, str] = {
     "oracle": "Reads class, colour, pattern, accessory, context, style and view off a picture of one toy.",
     "motion": "An AnimateDiff motion adapter: makes the base draw clips of moving toys.",
     "motion_reader": "Reads off a clip which of the world's motions it shows, or that nothing moves.",
+    "multiview": "A multi-view adapter (after MVDream): makes the base draw four sides of one toy together.",
     "reference": "An IP-Adapter that reads `dino`: shows the base a picture of a toy beside the prompt.",
 }
 """What each shipped folder is."""
+_SHOWN = {"motion": "clips", "motion_reader": "clips", "multiview": "views"}
+"""The stage that renders what a model learns from, where that is not `data`."""
 
 
 def write_card(folder: Path, name: str, stages: Mapping[str, int], facts: Mapping[str, Any]) -> None:
@@ -50,7 +54,7 @@ def write_card(folder: Path, name: str, stages: Mapping[str, int], facts: Mappin
         "## Made by",
         "",
         "```sh",
-        f"python -m pcs_ext.toybox.train {'clips' if name.startswith('motion') else 'data'}",
+        f"python -m pcs_ext.toybox.train {_SHOWN.get(name, 'data')}",
         "python -m pcs_ext.toybox.train tokenizer",
         *commands,
         "python -m pcs_ext.toybox.train export",

@@ -31,6 +31,7 @@ from pcs_ext.toybox.quality_measures import (
 )
 from pcs_ext.toybox.quality_motion import held_out_clips, measure_clips, measure_motion_reader
 from pcs_ext.toybox.quality_sheets import write_confusions, write_pairs, write_samples
+from pcs_ext.toybox.quality_views import measure_views
 
 DATA_SEED = 1
 FLOORS: dict[str, tuple[float, float]] = {
@@ -61,23 +62,25 @@ def measure(
     sheets: Path | None,
     reporter: Reporter,
     clips: int = 64,
+    sets: int = 48,
 ) -> tuple[list[Measured], list[str]]:
     """Measure every model found.
 
     Args:
         weights: folder with `oracle`, `clip`, `base`, `motion` and so on; or a training run's `models`, with `vae`.
-        scenes: held-out pictures; 0 measures nothing but clips.
+        scenes: held-out pictures; 0 measures nothing but clips and sets.
         prompts: captions to generate from; 0 generates nothing.
         resolution: of the pictures, in pixels.
         sheets: folder for the pictures of `toybox_*.png`; None writes none.
         reporter: hears the progress.
         clips: held-out clips to read, and captions to make clips from; 0 leaves motion out.
+        sets: captions to make sets of views from; 0 leaves them out.
 
     Returns:
         The figures, and the names of the models that are missing.
     """
     if scenes == 0:
-        return _measure_motion(weights, resolution, clips, sheets, reporter)
+        return _measure_moving(weights, resolution, clips, sets, sheets, reporter)
     data = held_out(scenes, resolution, seed=DATA_SEED)
     reporter.event("data", f"{scenes} held-out scenes rendered")
     figures, missing = _measure_readers(weights, data, sheets)
@@ -92,8 +95,23 @@ def measure(
     found, images = measure_generated(weights / "base", weights / "oracle", prompts, reporter, seed=DATA_SEED)
     if sheets is not None:
         write_samples(sheets / "toybox_samples.png", images[:64])
-    moving, absent = _measure_motion(weights, resolution, clips, sheets, reporter) if clips else ([], [])
+    moving, absent = _measure_moving(weights, resolution, clips, sets, sheets, reporter)
     return figures + found + moving, missing + absent
+
+
+def _measure_moving(
+    weights: Path, resolution: int, clips: int, sets: int, sheets: Path | None, reporter: Reporter
+) -> tuple[list[Measured], list[str]]:
+    """Pictures that belong together: clips, and views of one toy."""
+    figures, missing = _measure_motion(weights, resolution, clips, sheets, reporter) if clips else ([], [])
+    if not sets:
+        return figures, missing
+    if not (weights / "multiview" / "config.json").is_file():
+        return figures, [*missing, "multiview"]
+    found, images = measure_views(weights, sets, reporter)
+    if sheets is not None:
+        write_samples(sheets / "toybox_views.png", images[:16].flatten(0, 1))
+    return figures + found, missing
 
 
 def _measure_motion(
@@ -181,6 +199,7 @@ def main(
     scenes: int = 1000,
     prompts: int = 500,
     clips: int = 64,
+    sets: int = 48,
     resolution: int = 64,
     sheets: Path | None = None,
     output: Path | None = None,
@@ -191,9 +210,10 @@ def main(
 
     Args:
         weights: folder of the models; the shipped ones when not given.
-        scenes: held-out pictures; 0 measures nothing but clips.
+        scenes: held-out pictures; 0 measures nothing but clips and sets.
         prompts: captions to generate from.
         clips: held-out clips, and captions to make clips from; 0 leaves them out.
+        sets: captions to draw four views of a toy from; 0 leaves them out.
         resolution: of the pictures, in pixels.
         sheets: folder to write contact sheets to.
         output: also write the JSON there.
@@ -206,6 +226,7 @@ def main(
             scenes=scenes,
             prompts=prompts,
             clips=clips,
+            sets=sets,
             resolution=resolution,
             sheets=sheets,
             reporter=ConsoleReporter(),

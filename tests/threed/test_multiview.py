@@ -9,8 +9,10 @@ import torch
 from pcs_ext.errors import ModelError, UsageError
 from pcs_ext.image.adapters import LowRankConfig, build_adapter, injected
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
+from pcs_ext.image.sample import SampleConfig
 from pcs_ext.threed.cameras import Cameras, ring
 from pcs_ext.threed.multiview import MultiViewAdapter, camera_numbers
+from pcs_ext.threed.view_sets import sample_sets
 from tests.support.tiny import tiny_backbone
 
 
@@ -75,11 +77,10 @@ def test_views_of_a_thing_see_each_other_and_no_other_thing(
     assert (moved[4:] == 0).all()
 
 
-def test_cameras_matter_and_their_distance_does_not(backbone: AbstractUnetBackbone, trained: MultiViewAdapter) -> None:
+def test_directions_matter_distance_and_place_do_not(backbone: AbstractUnetBackbone, trained: MultiViewAdapter) -> None:
     latents = latents_of(backbone, 4)
-    origin = (0.0, 0.0, 0.0)
     outputs = []
-    for cameras in (ring(4, target=origin), ring(4, target=origin, distance=9.0), ring(4, target=origin, elevation=60)):
+    for cameras in (ring(4), ring(4, target=(1.0, 2.0, 3.0), distance=9.0), ring(4, elevation=60)):
         with trained.joined(backbone, cameras, 4):
             outputs.append(predict(backbone, latents))
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-3, atol=1e-4)
@@ -121,6 +122,20 @@ def test_gradients_reach_the_adapter_alone(backbone: AbstractUnetBackbone) -> No
     assert all(parameter.grad is None for parameter in backbone.denoiser.parameters())
 
 
+def test_sets_of_views_are_sampled_together(backbone: AbstractUnetBackbone, trained: MultiViewAdapter) -> None:
+    prompts, config = ["a photo of the dog", "a cat"], SampleConfig(num_inference_steps=2, guidance_scale=3.0)
+
+    def draw(prompts: list[str], seeds: list[int]) -> torch.Tensor:
+        return sample_sets(backbone, trained, prompts, ring(4), seeds=seeds, config=config)
+
+    both = draw(prompts, [5, 6])
+    assert both.shape == (2, 4, 3, backbone.resolution, backbone.resolution)
+    torch.testing.assert_close(both[1:], draw(prompts[1:], [6]), rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(both[:1], draw(prompts[1:], [5]), atol=1e-2)
+    with pytest.raises(UsageError, match="a seed for every prompt"):
+        draw(prompts, [5])
+
+
 def test_files_round_trip(backbone: AbstractUnetBackbone, trained: MultiViewAdapter, tmp_path: Path) -> None:
     trained.save(tmp_path / "views")
     again, latents = MultiViewAdapter.load(tmp_path / "views"), latents_of(backbone, 4)
@@ -143,6 +158,6 @@ def test_half_sets_are_refused(backbone: AbstractUnetBackbone, count: int, views
 
 
 def test_an_adapter_of_another_base_is_refused(backbone: AbstractUnetBackbone) -> None:
-    adapter = MultiViewAdapter({"mid_block.attn1": (8, 8)}, 16)
+    adapter = MultiViewAdapter({"mid_block.attn1.to_q": (8, 8)}, 16)
     with pytest.raises(UsageError, match="base it was trained on"), adapter.joined(backbone, ring(2), 2):
         pass

@@ -12,9 +12,12 @@ import torch
 import pcs_ext
 from pcs_ext.errors import ModelError
 from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.reference.files import open_adapter
 from pcs_ext.image.sample import SampleConfig, sample
 from pcs_ext.reporter import SilentReporter
+from pcs_ext.threed.multiview import MultiViewAdapter, own_adapter
+from pcs_ext.threed.recipes import RECIPES as RECIPES_3D
 from pcs_ext.toybox import weights_path
 from pcs_ext.toybox.judges import toybox_judges
 from pcs_ext.toybox.quality import FLOORS, measure
@@ -39,7 +42,8 @@ def test_stock_classes_load_the_base_without_a_network() -> None:
 def test_the_weights_are_few_and_safetensors_only() -> None:
     sizes = {path.relative_to(WEIGHTS): path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()}
     assert sum(sizes.values()) < 100e6
-    beside_the_demo = ("motion", "reference")
+    beside_the_demo = ("motion", "reference", "multiview")
+    assert sum(size for path, size in sizes.items() if path.parts[0] == "multiview") < 9e6
     assert sum(size for path, size in sizes.items() if path.parts[0] not in beside_the_demo) < 40e6
     assert not [path for path in WEIGHTS.rglob("config.json") if "_name_or_path" in path.read_text(encoding="utf-8")]
     assert not [path for path in sizes if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt")]
@@ -92,6 +96,18 @@ def test_the_reference_adapter_belongs_to_what_ships_beside_it_or_is_said_to_be_
     said = json.loads((WEIGHTS / "reference" / "config.json").read_text(encoding="utf-8"))
     assert said["base_fingerprint"] == backbone.fingerprint
     assert opened.adapter.width == opened.encoder.width
+
+
+def test_the_multiview_adapter_belongs_to_what_ships_beside_it_or_mvdream_says_it_is_missing() -> None:
+    recipe = RECIPES_3D["mvdream"]
+    if own_adapter("toybox") is None:
+        assert recipe.system == "", "the survey's row is claimed when the adapter ships"
+        return
+    backbone = load_backbone("toybox", device="cpu", precision="fp32")
+    assert isinstance(backbone, AbstractUnetBackbone)
+    adapter = MultiViewAdapter.load(WEIGHTS / "multiview")
+    assert adapter.base == backbone.fingerprint
+    assert recipe.system == "mvdream"
 
 
 def test_the_base_says_what_it_is() -> None:

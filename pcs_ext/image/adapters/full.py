@@ -160,6 +160,11 @@ class FullAdapter(AbstractAdapter):
             groups.setdefault(key.partition(".")[0], []).append(trained)
         return {component: tuple(parameters) for component, parameters in groups.items()}
 
+    def weights_and_base(self) -> list[tuple[Tensor, Tensor]]:
+        """Every trained weight and where it began, in float32; only while injected."""
+        assert self._places, f"adapter {self.name!r} is not injected"
+        return [(self._trained[key], place.base.detach().float()) for key, place in self._places.items()]
+
     def state_dict(self) -> dict[str, Tensor]:
         if self._pending is not None:
             return dict(self._pending)

@@ -12,6 +12,7 @@ from pcs_ext.image.terms.context import ContextConfig, ContextTerm
 from pcs_ext.image.terms.decompose import DecomposeConfig, DecomposeTerm
 from pcs_ext.image.terms.disentangle import DisentangleConfig, DisentangleTerm
 from pcs_ext.image.terms.diversity import DiversityConfig, DiversityTerm
+from pcs_ext.image.terms.drift import DriftConfig, DriftTerm
 from pcs_ext.image.terms.kurtosis import KurtosisConfig, KurtosisTerm
 from pcs_ext.image.terms.pair import PairTerm, PairTermConfig
 from pcs_ext.image.terms.region import RegionConfig, RegionTerm
@@ -27,6 +28,7 @@ TermConfig: TypeAlias = Annotated[
     | DecomposeConfig
     | DisentangleConfig
     | DiversityConfig
+    | DriftConfig
     | KurtosisConfig
     | PairTermConfig
     | RegionConfig
@@ -45,6 +47,7 @@ _CLASSES = {
     DecomposeConfig: DecomposeTerm,
     DisentangleConfig: DisentangleTerm,
     DiversityConfig: DiversityTerm,
+    DriftConfig: DriftTerm,
     KurtosisConfig: KurtosisTerm,
     PairTermConfig: PairTerm,
     RegionConfig: RegionTerm,
@@ -68,6 +71,7 @@ __all__ = [
     "DecomposeConfig",
     "DisentangleConfig",
     "DiversityConfig",
+    "DriftConfig",
     "KurtosisConfig",
     "Noised",
     "PairTermConfig",

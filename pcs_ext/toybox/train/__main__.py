@@ -31,6 +31,9 @@ Stage = Literal[
     "export_clips",
     "reference",
     "export_reference",
+    "views",
+    "multiview",
+    "export_multiview",
 ]
 STEPS: dict[str, int] = {
     "vae": 6000,
@@ -44,6 +47,7 @@ STEPS: dict[str, int] = {
     "motion_reader": 2000,
     "motion": 2800,
     "reference": 12_000,
+    "multiview": 3000,
 }
 _TRAINED = {
     "vae": ("vae", "train_vae"),
@@ -57,6 +61,7 @@ _TRAINED = {
     "motion_reader": ("motion_reader", "train_motion_reader"),
     "motion": ("motion", "train_motion"),
     "reference": ("reference", "train_reference"),
+    "multiview": ("multiview", "train_multiview"),
 }
 """Stage -> module and function."""
 
@@ -73,7 +78,8 @@ def train(
     Args:
         stage: what to make; the order is data, tokenizer, vae, clip, dino, oracle, latents, decoder, words, unet,
             align, export; then, for clips, on the base that ships: clips, motion_reader, motion, export_clips; for
-            reference photos, on what ships and on data: reference, export_reference. `adopt` in place of the tokenizer
+            reference photos, on what ships and on data: reference, export_reference; for 3D, on the base that ships:
+            views, multiview, export_multiview. `adopt` in place of the tokenizer
             begins with the models that ship: every stage then goes on from its own.
         preset: sizes: 64 pixels for a CPU, 128 for a GPU.
         steps: optimiser steps in all; 0 takes the stage's own number.
@@ -113,6 +119,10 @@ def _run_whole(stage: str, settings: Settings, reporter: Reporter) -> None:
         from pcs_ext.toybox.train.clips import render_clips
 
         render_clips(settings, reporter)
+    elif stage == "views":
+        from pcs_ext.toybox.train.views import render_views
+
+        render_views(settings, reporter)
     elif stage == "tokenizer":
         from pcs_ext.toybox.train.tokenizer import train_tokenizer
 
@@ -129,6 +139,10 @@ def _run_whole(stage: str, settings: Settings, reporter: Reporter) -> None:
         from pcs_ext.toybox.train.export import export_reference
 
         export_reference(settings, reporter)
+    elif stage == "export_multiview":
+        from pcs_ext.toybox.train.export import export_multiview
+
+        export_multiview(settings, reporter)
     else:
         from pcs_ext.toybox.train.export import export
 

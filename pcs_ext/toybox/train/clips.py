@@ -1,26 +1,21 @@
 """Clips of moving toys on disk: rendered once, resumable."""
 
 import dataclasses
-import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pcs_ext.config_io import atomic_write_bytes, atomic_write_text
-from pcs_ext.errors import InputError
 from pcs_ext.reporter import Reporter
 from pcs_ext.runtime import generator_for
+from pcs_ext.toybox.train.groups import SHARD, missing_shards, read_shards, write_shard
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.world.captions import caption
 from pcs_ext.toybox.world.motion import frames_of
-from pcs_ext.toybox.world.render import render_rgb
 from pcs_ext.toybox.world.sampling import sample_clip
 from pcs_ext.toybox.world.scene import Scene
 
 FRAMES = 8
-_SHARD = 100
 _CAPTIONS = 3
 
 
@@ -37,10 +32,9 @@ def clips_of(stream: str, first: int, count: int, *, seed: int = 1, frames: int 
 def render_clips(settings: Settings, reporter: Reporter) -> None:
     """Render a clip for every ten scenes of the settings, in shards of 100 (or one smaller one); made ones are kept."""
     count = max(1, settings.scenes // 10)
-    shards = range(max(1, count // _SHARD))
-    missing = [shard for shard in shards if not (_folder(settings) / f"{shard:05d}.json").exists()]
+    missing = missing_shards(_folder(settings), count)
     for done, shard in enumerate(missing):
-        _render_shard(settings, shard, min(_SHARD, count))
+        _render_shard(settings, shard, min(SHARD, count))
         reporter.progress("clips", done + 1, len(missing))
 
 
@@ -49,19 +43,13 @@ def _folder(settings: Settings) -> Path:
 
 
 def _render_shard(settings: Settings, shard: int, count: int) -> None:
-    clips = clips_of("clips", shard * _SHARD, count, seed=settings.data_seed)
-    images = render_rgb(
-        [frame for clip in clips for frame in clip], resolution=settings.resolution, device=settings.device
-    )
-    levels = ((images + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+    clips = clips_of("clips", shard * SHARD, count, seed=settings.data_seed)
     records = []
     for index, clip in enumerate(clips):
         generator = generator_for("toybox", "captions", "clips", settings.data_seed, shard, index)
         captions = [caption(clip[0], generator) for _ in range(_CAPTIONS)]
         records.append({"captions": captions, "motion": clip[0].motion})
-    atomic_write_bytes(_folder(settings) / f"{shard:05d}.rgb", levels.tobytes())
-    # The captions are written last: a shard exists when they do.
-    atomic_write_text(_folder(settings) / f"{shard:05d}.json", json.dumps(records))
+    write_shard(_folder(settings), shard, clips, records, settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,16 +77,9 @@ def load_clips(settings: Settings) -> ClipData:
     Raises:
         InputError: nothing is rendered yet.
     """
-    folder, side = _folder(settings), settings.resolution
-    paths = sorted(folder.glob("*.json"))
-    if not paths:
-        raise InputError(f"{folder} holds no rendered clips; run `python -m pcs_ext.toybox.train clips` first.")
-    records = [record for path in paths for record in json.loads(path.read_text(encoding="utf-8"))]
-    images = [
-        np.fromfile(path.with_suffix(".rgb"), dtype=np.uint8).reshape(-1, FRAMES, 3, side, side) for path in paths
-    ]
+    images, records = read_shards(_folder(settings), FRAMES, settings.resolution, "clips")
     return ClipData(
-        images=torch.from_numpy(np.concatenate(images)),
+        images=images,
         captions=[record["captions"] for record in records],
         motions=[record["motion"] for record in records],
     )

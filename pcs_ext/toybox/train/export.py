@@ -28,8 +28,8 @@ def export(settings: Settings, reporter: Reporter, target: Path | None = None) -
     Args:
         settings: of this generation of toybox.
         reporter: hears what was written.
-        target: folder for `base`, `clip`, `dino`, `oracle`, `reference` and the two for clips; None: the package's
-            `weights` folder.
+        target: folder for `base`, `clip`, `dino`, `oracle`, `reference`, `multiview` and the two for clips; None: the
+            package's `weights` folder.
 
     What the commands do not tell about a training (a change of the code on the way) is read from `models/notes.json`,
     `{"base": "..."}`, into the cards.
@@ -68,6 +68,8 @@ def export(settings: Settings, reporter: Reporter, target: Path | None = None) -
         export_clips(settings, reporter, target)
     if (models / "reference").exists():
         export_reference(settings, reporter, target)
+    if (models / "multiview").exists():
+        export_multiview(settings, reporter, target)
 
 
 def export_reference(settings: Settings, reporter: Reporter, target: Path | None = None) -> None:
@@ -91,6 +93,27 @@ def export_reference(settings: Settings, reporter: Reporter, target: Path | None
         _card(settings, folder, "reference", ("reference",))
         size = (folder / REFERENCE).stat().st_size / 1e6
     reporter.event("export", f"reference written, {size:.1f} MB")
+
+
+def export_multiview(settings: Settings, reporter: Reporter, target: Path | None = None) -> None:
+    """Write the multi-view adapter alone; it is float16 already.
+
+    Args:
+        settings: of this generation of toybox.
+        reporter: hears what was written.
+        target: as in `export`.
+
+    Raises:
+        InputError: it is not trained yet.
+    """
+    trained, target = settings.folder / "models" / "multiview", target or weights_path("base").parent
+    if not trained.is_dir():
+        raise InputError(f"{trained} does not exist; run the stage multiview first.")
+    with atomic_folder(target / "multiview") as folder:
+        shutil.copytree(trained, folder, dirs_exist_ok=True)
+        _card(settings, folder, "multiview", ("multiview",))
+        size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    reporter.event("export", f"multiview written, {size:.1f} MB")
 
 
 def export_clips(settings: Settings, reporter: Reporter, target: Path | None = None) -> None:

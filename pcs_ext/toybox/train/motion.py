@@ -23,6 +23,7 @@ from pcs_ext.image.types import LossTerms
 from pcs_ext.reporter import Reporter
 from pcs_ext.toybox import weights_path
 from pcs_ext.toybox.train.clips import ClipData, load_clips
+from pcs_ext.toybox.train.groups import Groups
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.stage import rows, run_stage
 from pcs_ext.toybox.train.unet import draw_timesteps, loss_weights
@@ -163,7 +164,7 @@ def _captions(data: ClipData, chosen: Tensor, generator: torch.Generator) -> lis
     ]
 
 
-def clip_latents(image: AbstractBackbone, data: ClipData, path: Path, reporter: Reporter) -> Tensor:
+def clip_latents(image: AbstractBackbone, data: Groups, path: Path, reporter: Reporter) -> Tensor:
     """Latents of all clips, `n c f h w` float16, kept in `path` for the same autoencoder and the same clips."""
     mark = f"{autoencoder_digest(image)} {len(data)}"
     if path.is_file():

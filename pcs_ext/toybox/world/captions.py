@@ -19,7 +19,7 @@ def relative_view(scene: Scene) -> str:
     return view_name(scene.camera.azimuth - scene.objects[0].heading, scene.camera.elevation)
 
 
-def caption(scene: Scene, generator: torch.Generator | None = None) -> str:
+def caption(scene: Scene, generator: torch.Generator | None = None, *, view: bool = True) -> str:
     """What the scene shows, in the grammar that the models are trained on.
 
     `STYLE a COLOR PATTERN CLASS with COLOR parts ACCESSORY MOTION CONTEXT, VIEW`
@@ -27,6 +27,7 @@ def caption(scene: Scene, generator: torch.Generator | None = None) -> str:
     Args:
         scene: colours that are not words of the vocabulary are left out.
         generator: drops parts of the caption at random, as in training; None names everything.
+        view: whether the view may be named; where cameras say it, words need not.
     """
 
     def say(probability: float) -> bool:
@@ -38,7 +39,7 @@ def caption(scene: Scene, generator: torch.Generator | None = None) -> str:
         words.append(scene.context)
     text = " ".join(word for word in words if word)
     # Views mean something for one toy only (two toys face their own ways), and in a clip they may change.
-    if len(scene.objects) == 1 and not scene.motion and say(0.6):
+    if view and len(scene.objects) == 1 and not scene.motion and say(0.6):
         text += f", {relative_view(scene)}"
     return text
 
