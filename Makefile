@@ -43,3 +43,5 @@ bench: $(READY)  ## print speed and memory as JSON
 	$(BIN)/python -m benchmarks.world
 	$(BIN)/python -m benchmarks.dreambooth_lora_step
 	$(BIN)/python -m benchmarks.motion_director_step
+	$(BIN)/python -m benchmarks.guidance_step
+	$(BIN)/python -m benchmarks.field_rendering

@@ -210,6 +210,21 @@ def carved_mesh(truth: TrueToy, resolution: int = 72) -> Any:
     import trimesh
     from skimage import measure
 
+    bounds, outside = Bounds(), carved_distances(truth, resolution)
+    padded = np.pad(-outside.numpy(), 1, constant_values=-1.0)
+    corners, faces, _, _ = measure.marching_cubes(padded, 0.0)
+    vertices = ((corners - 1) * (2 / (resolution - 1)) - 1) * bounds.half + np.asarray(bounds.center)
+    mesh = trimesh.Trimesh(vertices=vertices, faces=faces, process=True)
+    if mesh.volume < 0:
+        mesh.invert()
+    return mesh
+
+
+def carved_distances(truth: TrueToy, resolution: int) -> Tensor:
+    """How far in front of the toy the corners of a grid over the cube are in some view, `x y z` in cells.
+
+    In [-1, 1]; below 0 where no view sees through.
+    """
     bounds, side = Bounds(), truth.masks.shape[1]
     line = torch.linspace(-1, 1, resolution)
     grid = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).view(-1, 3)
@@ -220,10 +235,4 @@ def carved_mesh(truth: TrueToy, resolution: int = 72) -> Any:
         x, y = (value.floor().long().clamp(0, side - 1) for value in (column, row))
         surface = torch.where(truth.masks[index], truth.depth[index], torch.inf)[y, x]
         outside = torch.maximum(outside, ((surface - depth) / step).clamp(-1, 1))
-    padded = np.pad(-outside.view((resolution,) * 3).numpy(), 1, constant_values=-1.0)
-    corners, faces, _, _ = measure.marching_cubes(padded, 0.0)
-    vertices = ((corners - 1) * (2 / (resolution - 1)) - 1) * bounds.half + np.asarray(bounds.center)
-    mesh = trimesh.Trimesh(vertices=vertices, faces=faces, process=True)
-    if mesh.volume < 0:
-        mesh.invert()
-    return mesh
+    return outside.view((resolution,) * 3)

@@ -41,15 +41,15 @@ def make(
     Args:
         subject: folder written by `learn`.
         prompt: text with {subject} where the subject goes; words for the view are appended.
-        output: the mesh to write: .glb, .obj or .ply.
+        output: the mesh to write: .glb, .obj, .ply or .usdz.
         method: dreambooth3d (needs --photos), consist3d (one photo), magic3d, dreamfusion, prolificdreamer, avatarbooth
-            (needs --head), or mvdream (needs --multiview).
+            (needs --head), or mvdream (with --photos it learns the subject anew).
         preset: fast, to see that it works; balanced; or the steps of the paper.
         photos: what the subject was learned from: one folder, or files.
         depth: picture of how near things are in consist3d's photo, brighter is nearer; without it the mask beside the
             photo (NAME_mask.png) is inflated.
         head: the subject's head as a subject of its own, for avatarbooth.
-        multiview: folder of a multi-view adapter, for recipes that judge views together.
+        multiview: folder of a multi-view adapter, for recipes that judge views together; without it the base's own.
         base: another base of the same family than the one it was learned on.
         steps: of the stages in all; 0 takes the preset's.
         seed: of everything random.
@@ -188,7 +188,7 @@ def edit(
         scene: OUTPUT.work of `3d make`; it is never written to.
         subject: folder written by `learn`: what comes into the box.
         prompt: of the edited scene, with {subject} for what is new.
-        output: the mesh to write: .glb, .obj or .ply.
+        output: the mesh to write: .glb, .obj, .ply or .usdz.
         box: least x, y, z, then greatest; the scene's cube reaches from -1.5 -1.5 -0.75 to 1.5 1.5 2.25, z up.
         mode: beside what is in the box, or instead of it.
         scene_prompt: what the scene shows; empty takes the prompt it was made with.
@@ -274,10 +274,11 @@ def export(
     texture_size: int = 0,
     resolution: int = 0,
     threshold: float = 0.0,
+    splats: bool = False,
     viewer: bool = True,
     overwrite: bool = False,
 ) -> None:
-    """Write a 3D object as another file: GLB, OBJ (with MTL and PNG) or PLY.
+    """Write a 3D object as another file: GLB, USDZ, OBJ (with MTL and PNG) or PLY.
 
     Args:
         source: OUTPUT.work of `3d make`, whose mesh is cut anew, or a .glb, .obj or .ply file to convert.
@@ -286,6 +287,7 @@ def export(
         texture_size: texels per side; 0: enough for the mesh.
         resolution: samples per side of the cut; 0 takes the recipe's.
         threshold: density at the surface; 0 takes the recipe's.
+        splats: write a .ply of Gaussian splats, one per face, for splat viewers and editors.
         viewer: also write an HTML page beside a GLB in which one turns the object, offline.
         overwrite: replace what is there.
     """
@@ -298,6 +300,7 @@ def export(
         texture_size=texture_size or None,
         resolution=resolution or None,
         threshold=threshold or None,
+        splats=splats,
         viewer=viewer,
         overwrite=overwrite,
     )

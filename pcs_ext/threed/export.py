@@ -8,9 +8,10 @@ import numpy as np
 from pcs_ext.config_io import atomic_write_bytes
 from pcs_ext.errors import InputError, UsageError
 from pcs_ext.threed.cameras import Cameras, ring
-from pcs_ext.threed.mesh import FORMATS, MeshConfig, read_mesh, write_mesh
+from pcs_ext.threed.mesh import WRITTEN, MeshConfig, read_mesh, write_mesh
 from pcs_ext.threed.mesh_views import render_mesh
 from pcs_ext.threed.shapes import Shape, cut_mesh, painter, recut, shape_views
+from pcs_ext.threed.splat_ply import splat_bytes
 from pcs_ext.threed.texture import TextureConfig, bake_texture
 from pcs_ext.threed.turntable import KINDS, sheet, write_turntable
 from pcs_ext.threed.viewer import write_viewer
@@ -50,6 +51,7 @@ def export_3d(
     texture_size: int | None = None,
     resolution: int | None = None,
     threshold: float | None = None,
+    splats: bool = False,
     viewer: bool = True,
     overwrite: bool = False,
 ) -> list[Path]:
@@ -57,11 +59,12 @@ def export_3d(
 
     Args:
         source: OUTPUT.work of `3d make`, or a GLB, OBJ or PLY.
-        output: ends in .glb, .obj or .ply.
+        output: ends in .glb, .obj, .ply or .usdz.
         colors: of a field's mesh; a file's mesh keeps its own (textures become vertex colours in a PLY).
         texture_size: texels per side; None: enough for the mesh.
         resolution: of the cut; None takes the recipe's.
         threshold: density at the surface; None takes the recipe's.
+        splats: write a PLY of Gaussian splats, one per face, instead of a mesh.
         viewer: write a page beside a GLB.
         overwrite: replace what is there.
 
@@ -73,7 +76,7 @@ def export_3d(
         InputError: a source that cannot be read.
     """
     page = output.with_suffix(".html") if viewer and output.suffix.lower() == ".glb" else None
-    check_free(output, FORMATS, overwrite)
+    check_free(output, ("ply",) if splats else WRITTEN, overwrite)
     if source.is_dir():
         shape, result = finished_shape(source)
         settings = recut(result.mesh, shape, {"resolution": resolution, "threshold": threshold})
@@ -87,6 +90,9 @@ def export_3d(
         mesh = read_mesh(source)
         if output.suffix.lower() == ".ply" and mesh.visual.kind == "texture":
             mesh.visual = mesh.visual.to_color()
+    if splats:
+        atomic_write_bytes(output, splat_bytes(mesh))
+        return [output]
     return write_with_page(mesh, output, page)
 
 

@@ -10,7 +10,7 @@ from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.threed.export import check_free, colors_for, finished_mesh, write_with_page
 from pcs_ext.threed.job import Job
-from pcs_ext.threed.mesh import FORMATS
+from pcs_ext.threed.mesh import WRITTEN
 from pcs_ext.threed.request import MakeOptions, read_request
 from pcs_ext.threed.shapes import Shape
 from pcs_ext.threed.work import Result, WorkFolder
@@ -46,7 +46,7 @@ def make_3d(
     Args:
         subject: folder written by `learn`.
         prompt: text with `{subject}`; view words are appended.
-        output: ends in .glb, .obj or .ply.
+        output: ends in .glb, .obj, .ply or .usdz.
         options: how.
         reporter: hears events and progress.
 
@@ -57,7 +57,7 @@ def make_3d(
         Interrupted: Ctrl-C; what was done is saved.
     """
     options, reporter = options or MakeOptions(), reporter or SilentReporter()
-    check_free(output, FORMATS, options.overwrite)
+    check_free(output, WRITTEN, options.overwrite)
     request = read_request(subject, prompt, options)
     backbone = load_backbone(request.base, device=options.device, precision=options.precision, reporter=reporter)
     work = WorkFolder(output.with_name(f"{output.name}.work"), request.identity(backbone))

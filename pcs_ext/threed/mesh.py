@@ -10,6 +10,7 @@ from pcs_ext.config_io import atomic_write_bytes, config
 from pcs_ext.errors import InputError, ResourceError, UsageError
 from pcs_ext.threed.fields import AbstractField
 from pcs_ext.threed.surface_colors import surface_colors
+from pcs_ext.threed.usdz import usdz_bytes
 
 _CHUNK = 65_536
 _EMPTY = 0.2
@@ -17,6 +18,8 @@ _EMPTY = 0.2
 _Y_UP = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 """World (z up, front at -y) to glTF (y up, front at +z)."""
 FORMATS = ("glb", "obj", "ply")
+"""Written and read."""
+WRITTEN = (*FORMATS, "usdz")
 
 
 @config
@@ -87,22 +90,25 @@ def density_level(density: np.ndarray, settings: MeshConfig) -> float:
 
 
 def write_mesh(mesh: Any, path: Path) -> None:
-    """Write a mesh as GLB (turned to y up, as glTF demands), OBJ or PLY (world axes, z up), by the path's ending.
+    """Write a mesh by the path's ending: GLB or USDZ (turned to y up, as glTF demands), OBJ or PLY (world axes, z up).
 
-    A texture goes into the GLB; beside an OBJ it is written as `NAME.png` with `NAME.mtl`.
+    A texture goes into the GLB or USDZ; beside an OBJ it is written as `NAME.png` with `NAME.mtl`.
 
     Raises:
         UsageError: another ending, or a texture in a PLY, which has colours at vertices alone.
     """
     kind = path.suffix.lower().lstrip(".")
-    if kind not in FORMATS:
-        raise UsageError(f"expected a file ending in {', '.join(FORMATS)}, got {path.name!r}. Choose one of these.")
+    if kind not in WRITTEN:
+        raise UsageError(f"expected a file ending in {', '.join(WRITTEN)}, got {path.name!r}. Choose one of these.")
     textured = mesh.visual.kind == "texture"
     if textured and kind == "ply":
         raise UsageError(f"{path.name} would lose the texture: a ply has colours at vertices. Choose glb or obj.")
     turned = mesh.copy()
-    if kind == "glb":
+    if kind in ("glb", "usdz"):
         turned.apply_transform(_Y_UP)
+    if kind == "usdz":
+        atomic_write_bytes(path, usdz_bytes(turned))
+        return
     if textured and kind == "obj":
         _write_textured_obj(turned, path)
         return

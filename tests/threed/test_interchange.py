@@ -1,0 +1,140 @@
+"""USDZ and splats, taken apart by hand and by readers that are not ours."""
+
+import io
+import re
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+from torch import Tensor
+
+from pcs_ext.errors import UsageError
+from pcs_ext.threed.export import export_3d
+from pcs_ext.threed.mesh import read_mesh, write_mesh
+from pcs_ext.threed.splat_ply import splat_bytes
+from pcs_ext.threed.texture import TextureConfig, bake_texture
+from pcs_ext.threed.usdz import stored_aligned
+
+
+def two_tone(places: Tensor, normals: Tensor) -> Tensor:
+    """Red above, blue below, rough and dull or smooth and metallic."""
+    above = (places[:, 2:] > 0).float()
+    return torch.cat([above, torch.zeros_like(above), 1 - above, 0.25 + 0.5 * above, 1 - above], 1)
+
+
+@pytest.fixture
+def painted() -> Any:
+    """A ball with both maps."""
+    return bake_texture(trimesh.creation.icosphere(2), two_tone, TextureConfig())
+
+
+@pytest.fixture
+def colored() -> Any:
+    """A box, every corner another colour."""
+    mesh: Any = trimesh.creation.box((1, 2, 3))
+    colors = np.concatenate([np.random.default_rng(0).integers(0, 255, (8, 3)), np.full((8, 1), 255)], 1)
+    mesh.visual.vertex_colors = colors.astype(np.uint8)
+    return mesh
+
+
+def numbers(stage: str, name: str, width: int) -> np.ndarray:
+    """The array of a stage's property."""
+    (found,) = re.findall(rf"{re.escape(name)} = \[(.*?)\]", stage)
+    return np.array(re.findall(r"-?[\d.]+(?:e-?\d+)?", found), dtype=float).reshape(-1, width)
+
+
+def test_a_usdz_is_a_stored_zip_whose_files_begin_at_multiples_of_64(painted: Any, tmp_path: Path) -> None:
+    write_mesh(painted, tmp_path / "ball.usdz")
+    data = (tmp_path / "ball.usdz").read_bytes()
+    with zipfile.ZipFile(tmp_path / "ball.usdz") as archive:
+        assert archive.testzip() is None
+        entries = archive.infolist()
+        assert [entry.filename for entry in entries] == ["scene.usda", "textures/color.png", "textures/maps.png"]
+        for entry in entries:
+            assert entry.compress_type == zipfile.ZIP_STORED
+            name, extra = struct.unpack("<HH", data[entry.header_offset + 26 : entry.header_offset + 30])
+            start = entry.header_offset + 30 + name + extra
+            assert start % 64 == 0
+            assert data[start : start + entry.file_size] == archive.read(entry)
+    write_mesh(painted, tmp_path / "again.usdz")
+    assert (tmp_path / "again.usdz").read_bytes() == data
+
+
+def test_padding_fits_names_of_every_length() -> None:
+    for length in range(1, 70):
+        files = {"a" * length: b"x" * length, "b": b"y"}
+        with zipfile.ZipFile(io.BytesIO(stored_aligned(files))) as archive:
+            assert {name: archive.read(name) for name in archive.namelist()} == files
+
+
+def test_a_usdz_holds_the_mesh_y_up_with_its_texture_right_side_up(painted: Any, tmp_path: Path) -> None:
+    write_mesh(painted, tmp_path / "ball.usdz")
+    with zipfile.ZipFile(tmp_path / "ball.usdz") as archive:
+        stage = archive.read("scene.usda").decode()
+        picture, maps = (
+            np.asarray(Image.open(io.BytesIO(archive.read(f"textures/{name}.png")))) for name in ("color", "maps")
+        )
+    assert stage.count("{") == stage.count("}")
+    assert 'upAxis = "Y"' in stage
+    points, faces = numbers(stage, "point3f[] points", 3), numbers(stage, "int[] faceVertexIndices", 3).astype(int)
+    again = trimesh.Trimesh(points, faces, process=True)
+    assert again.volume == pytest.approx(painted.volume, rel=1e-3)
+    places = numbers(stage, "texCoord2f[] primvars:st", 2)[faces].mean(1)
+    height, width = picture.shape[:2]
+    rows, columns = ((1 - places[:, 1]) * height).astype(int), (places[:, 0] * width).astype(int)
+    middle = points[faces].mean(1)
+    clear = np.abs(middle[:, 1]) > 0.2  # y is up now
+    above = middle[clear, 1] > 0
+    seen, rough = picture[rows, columns][clear], maps[rows, columns][clear]
+    assert (seen[above] == (255, 0, 0)).all()
+    assert (seen[~above] == (0, 0, 255)).all()
+    assert np.abs(rough[above][:, 1] / 255 - 0.75).max() < 0.02
+    assert (rough[~above][:, 2] == 255).all()
+
+
+def test_vertex_colors_become_light(colored: Any, tmp_path: Path) -> None:
+    write_mesh(colored, tmp_path / "box.usdz")
+    with zipfile.ZipFile(tmp_path / "box.usdz") as archive:
+        stage = archive.read("scene.usda").decode()
+        assert archive.namelist() == ["scene.usda"]
+    light = numbers(stage, "color3f[] primvars:displayColor", 3)
+    encoded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    assert np.abs(encoded * 255 - colored.visual.vertex_colors[:, :3]).max() < 0.6
+
+
+def test_splats_lie_flat_on_their_faces(colored: Any, tmp_path: Path) -> None:
+    (tmp_path / "box.ply").write_bytes(splat_bytes(colored))
+    loaded = trimesh.load(tmp_path / "box.ply")
+    table = loaded.metadata["_ply_raw"]["vertex"]["data"]
+    assert len(table) == len(colored.faces)
+    assert len(table.dtype.names) == 62
+    places = np.stack([table[axis].squeeze() for axis in "xyz"], 1)
+    np.testing.assert_allclose(places, colored.triangles_center, atol=1e-6)
+    w, x, y, z = (table[f"rot_{index}"].squeeze() for index in range(4))
+    # The third column of the rotation: where the thin direction points.
+    thin = np.stack([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)], 1)
+    np.testing.assert_allclose(thin, colored.face_normals, atol=1e-5)
+    scales = np.exp(np.stack([table[f"scale_{index}"].squeeze() for index in range(3)], 1))
+    assert (scales[:, 2] < 0.2 * scales[:, 0]).all()
+    colors = 0.5 + 0.28209479177387814 * np.stack([table[f"f_dc_{index}"].squeeze() for index in range(3)], 1)
+    expected = colored.visual.vertex_colors[:, :3][colored.faces].mean(1) / 255
+    np.testing.assert_allclose(colors, expected, atol=1e-5)
+    opacity = 1 / (1 + np.exp(-table["opacity"].squeeze()))
+    np.testing.assert_allclose(opacity, 0.98, atol=1e-4)
+
+
+def test_files_become_splats_and_usdz(painted: Any, tmp_path: Path) -> None:
+    write_mesh(painted, tmp_path / "ball.glb")
+    export_3d(tmp_path / "ball.glb", tmp_path / "ball.usdz")
+    assert zipfile.is_zipfile(tmp_path / "ball.usdz")
+    assert export_3d(tmp_path / "ball.glb", tmp_path / "splats.ply", splats=True) == [tmp_path / "splats.ply"]
+    count = len(read_mesh(tmp_path / "ball.glb").faces)
+    assert f"element vertex {count}\n".encode() in (tmp_path / "splats.ply").read_bytes()[:60]
+    with pytest.raises(UsageError, match=r"a file name that ends in ply"):
+        export_3d(tmp_path / "ball.glb", tmp_path / "splats.glb", splats=True)
