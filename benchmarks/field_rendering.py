@@ -20,7 +20,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from benchmarks.threed_measures import carved_distances, true_toy
+from benchmarks.true_toys import carved_distances, true_toy
 from pcs_ext.threed.cameras import Rays, rays
 from pcs_ext.threed.fields import AbstractField, Bounds, HashField, HashGrid, VoxelField
 from pcs_ext.threed.occupancy import Occupancy
@@ -115,7 +115,7 @@ def ours(field: AbstractField, samples: int, occupancy: Occupancy) -> Render:
 
 def by_nerfacc(field: VoxelField, samples: int) -> tuple[nn.Module, Render]:
     """The same field and places, nerfacc's weights and sums."""
-    from nerfacc import accumulate_along_rays, render_weight_from_density
+    from nerfacc import accumulate_along_rays, render_weight_from_density  # pyright: ignore[reportMissingImports]
 
     def render(bundle: Rays, generator: torch.Generator) -> Tensor:
         near, far = intersect(bundle, field.bounds)
@@ -133,11 +133,11 @@ def by_nerfacc(field: VoxelField, samples: int) -> tuple[nn.Module, Render]:
 
 def by_nerfstudio(field: VoxelField, samples: int) -> tuple[nn.Module, Render]:
     """nerfstudio's parts in a field of our hash field's size, in the same cube."""
-    from nerfstudio.cameras.rays import RayBundle
-    from nerfstudio.field_components.encodings import HashEncoding
-    from nerfstudio.field_components.mlp import MLP
-    from nerfstudio.model_components.ray_samplers import UniformSampler
-    from nerfstudio.model_components.renderers import RGBRenderer
+    from nerfstudio.cameras.rays import RayBundle  # pyright: ignore[reportMissingImports]
+    from nerfstudio.field_components.encodings import HashEncoding  # pyright: ignore[reportMissingImports]
+    from nerfstudio.field_components.mlp import MLP  # pyright: ignore[reportMissingImports]
+    from nerfstudio.model_components.ray_samplers import UniformSampler  # pyright: ignore[reportMissingImports]
+    from nerfstudio.model_components.renderers import RGBRenderer  # pyright: ignore[reportMissingImports]
 
     sizes: dict[str, Any] = {"num_levels": LEVELS, "min_res": COARSEST, "max_res": FINEST, "log2_hashmap_size": TABLE}
     encoding = HashEncoding(**sizes, features_per_level=2, implementation="torch")

@@ -1,6 +1,5 @@
 """What a 3D object is measured by where the truth is known: its pictures, the views in them, outline and surface."""
 
-import dataclasses
 import statistics
 from typing import Any
 
@@ -8,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.true_toys import TrueToy, carved_distances
 from pcs_ext.image.evaluate import Judges
-from pcs_ext.threed.cameras import Cameras, rays, ring
+from pcs_ext.threed.cameras import Cameras
 from pcs_ext.threed.field_fit import psnr
 from pcs_ext.threed.fields import AbstractField, Bounds
 from pcs_ext.threed.mesh_views import render_mesh
@@ -17,15 +17,10 @@ from pcs_ext.threed.rasterize import project, rasterize
 from pcs_ext.threed.render import RenderConfig, render_views
 from pcs_ext.threed.shapes import Shape, shape_views
 from pcs_ext.toybox.world.captions import view_name
-from pcs_ext.toybox.world.render import render, render_rgb
-from pcs_ext.toybox.world.scene import Camera, Scene, SceneObject
 
-VIEWS = 24
-"""All around, at 15 degrees: no photo is taken from there but by chance."""
 _UNSURE = 6.0
 """Degrees beside a border between two view words in which nobody is asked for the word: as in the oracle's training."""
 _POINTS = 4000
-_UNDERGROUND = (0.0, 0.0, -100.0)
 HIGHER: dict[str, bool] = {
     "psnr": True,
     "likeness": True,
@@ -40,57 +35,6 @@ HIGHER: dict[str, bool] = {
     "identity": True,
 }
 """Every measure, and whether more is better."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrueToy:
-    """A toy from all around."""
-
-    name: str
-    """Its class."""
-    cameras: Cameras
-    """`b`."""
-    images: Tensor
-    """`b 3 h w` in [0, 1], over white."""
-    coverage: Tensor
-    """`b 1 h w` in [0, 1]: share of the pixel that it covers."""
-    masks: Tensor
-    """`b h w` bool: it is at the pixel's centre."""
-    depth: Tensor
-    """`b h w`: along the optical axis, where the mask is."""
-    points: Tensor
-    """`n 3`: its surface as it is seen."""
-    scenery: Tensor
-    """`b 3 h w` in [0, 1]: the plain place without it; judges are used to one."""
-
-
-def true_toy(toy: SceneObject, side: int = 64, views: int = VIEWS) -> TrueToy:
-    """The truth from a ring of `views` cameras, `side` pixels square."""
-    cameras = ring(views)
-    places = [
-        Camera(azimuth=a, elevation=e)
-        for a, e in zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True)
-    ]
-    shown = render([Scene(objects=(toy,), camera=place) for place in places], resolution=side)
-    gone = dataclasses.replace(toy, position=_UNDERGROUND)
-    scenery = render_rgb([Scene(objects=(gone,), camera=place) for place in places], resolution=side)
-    cover = shown.coverage[:, None]
-    return TrueToy(
-        name=toy.class_name,
-        cameras=cameras,
-        images=(shown.rgb * 0.5 + 0.5) * cover + (1 - cover),
-        coverage=cover,
-        masks=shown.mask,
-        depth=shown.depth,
-        points=_seen_points(cameras, shown.mask, shown.depth),
-        scenery=scenery * 0.5 + 0.5,
-    )
-
-
-def _seen_points(cameras: Cameras, masks: Tensor, depth: Tensor) -> Tensor:
-    bundle, seen = rays(cameras, *masks.shape[1:]), masks.reshape(-1)
-    reach = depth.reshape(-1)[seen] / bundle.along[seen]
-    return bundle.origins[seen] + bundle.directions[seen] * reach[:, None]
 
 
 @torch.no_grad()
@@ -218,21 +162,3 @@ def carved_mesh(truth: TrueToy, resolution: int = 72) -> Any:
     if mesh.volume < 0:
         mesh.invert()
     return mesh
-
-
-def carved_distances(truth: TrueToy, resolution: int) -> Tensor:
-    """How far in front of the toy the corners of a grid over the cube are in some view, `x y z` in cells.
-
-    In [-1, 1]; below 0 where no view sees through.
-    """
-    bounds, side = Bounds(), truth.masks.shape[1]
-    line = torch.linspace(-1, 1, resolution)
-    grid = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).view(-1, 3)
-    points = grid * bounds.half + torch.tensor(bounds.center)
-    outside, step = torch.full((len(points),), -1.0), 2 * bounds.half / (resolution - 1)
-    for index in range(len(truth.cameras)):
-        column, row, depth = project(truth.cameras, index, points, side, side).unbind(1)
-        x, y = (value.floor().long().clamp(0, side - 1) for value in (column, row))
-        surface = torch.where(truth.masks[index], truth.depth[index], torch.inf)[y, x]
-        outside = torch.maximum(outside, ((surface - depth) / step).clamp(-1, 1))
-    return outside.view((resolution,) * 3)

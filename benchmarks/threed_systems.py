@@ -28,12 +28,13 @@ from benchmarks.subjects import learned, subject_path, subjects_folder
 from benchmarks.threed_measures import HIGHER
 from benchmarks.threed_ways import ROOT, WAYS, Made, Measures, Setting
 from pcs_ext.config_io import read_json, write_json
-from pcs_ext.errors import PcsError
+from pcs_ext.errors import PcsError, UsageError
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.reporter import ConsoleReporter
 from pcs_ext.results import as_result
 from pcs_ext.runtime import cache_folder
+from pcs_ext.threed.multiview import own_adapter
 from pcs_ext.threed.recipes import RECIPES, Effort
 from pcs_ext.toybox.judges import toybox_judges
 from pcs_ext.toybox.world.subjects import SUBJECTS
@@ -66,6 +67,8 @@ CLAIMS = (
           exists_for=("janus-rate", "views-right", "likeness")),
     Claim(column="magic3d", baseline="its coarse field", system="magic3d", exists_for=("psnr", "likeness")),
     Claim(column="consist3d", baseline="SJC by one token", system="consist3d", exists_for=("likeness", "views-right")),
+    Claim(column="tip-editor", baseline="score of the whole scene alone", system=RECIPES["tip-editor"].system,
+          exists_for=("likeness", "class-right")),
     Claim(column="texturedreamer", baseline="SDS of the subject's model", system="texturedreamer",
           exists_for=("clip-likeness", "likeness")),
 )  # fmt: skip
@@ -82,6 +85,7 @@ def main(
     parts: int = 1,
     threads: int = 0,
     quick: bool = False,
+    ways: tuple[str, ...] = tuple(WAYS),
     work: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: in the cache folder)")] = Path(),
     output: Path = ROOT / "results" / "threed_systems.json",
 ) -> None:
@@ -96,6 +100,7 @@ def main(
         part: which share of the subjects this process does.
         parts: number of shares.
         threads: of the CPU; 0 leaves torch's choice.
+        ways: only these; the results are written where all of them are done.
         quick: a few steps of everything, one subject, one seed: shows that it runs and says nothing; needs --work.
         work: folder of the runs.
         output: results file.
@@ -115,7 +120,7 @@ def main(
                           reporter=ConsoleReporter())  # fmt: skip
         folder = f"{backbone.fingerprint}-{learner}-{effort}" + ("-quick" if quick else "")
         bench = Bench(work / folder, learner, setting)
-        runs = [(name, seed, way) for seed in range(seeds) for name in names for way in WAYS
+        runs = [(name, seed, way) for seed in range(seeds) for name in names for way in _possible(ways)
                 if way in _PAIR or names.index(name) < others]  # fmt: skip
         for name, seed, way in runs:
             if names.index(name) % parts == part:
@@ -134,6 +139,17 @@ def main(
                 f"{row['method']:16} {row['metric']:17} {row['value']:8.4f} ± {row['spread']:.4f}{against}\n"
             )
         sys.stdout.write(f"{output}\n")
+
+
+def _possible(ways: Sequence[str]) -> list[str]:
+    """Those that are known and have what they need.
+
+    Raises:
+        UsageError: one is not known.
+    """
+    if unknown := set(ways) - WAYS.keys():
+        raise UsageError(f"--ways {', '.join(sorted(unknown))} is unknown; expected some of {', '.join(WAYS)}.")
+    return [way for way in ways if way != "mvdream" or own_adapter("toybox") is not None]
 
 
 class Bench:
@@ -183,8 +199,8 @@ def result_rows(runs: Sequence[Measures]) -> list[dict[str, Any]]:
         for metric in HIGHER:
             if both and all(metric in run[column] for run in both for column in (claim.column, claim.baseline)):
                 rows.append(_row(both, claim, metric))
-    own = [run["the toy itself"] for run in runs]
-    for metric in own[0]:
+    own = [run["the toy itself"] for run in runs if "the toy itself" in run]
+    for metric in own[0] if own else ():
         values = [one[metric] for one in own]
         rows.append({"method": "the toy itself", "metric": metric, "higher_is_better": None,
                      "value": statistics.fmean(values), "spread": _interval(values), "n": len(own), "baseline": None,

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.threed_measures import carved_mesh, geometry, in_place, look, mesh_pictures, pictures, true_toy
+from benchmarks.threed_measures import carved_mesh, geometry, in_place, look, mesh_pictures, pictures
+from benchmarks.true_toys import true_toy
 from pcs_ext.config_io import read_json, write_json
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
@@ -23,15 +24,22 @@ from pcs_ext.image.sample import sample
 from pcs_ext.image.subject import Artifact, to_pil
 from pcs_ext.reporter import Reporter
 from pcs_ext.runtime import generator_for
+from pcs_ext.threed.box import Box
 from pcs_ext.threed.cameras import ring
 from pcs_ext.threed.distillation import DistillationConfig
+from pcs_ext.threed.edit_job import edited_field
+from pcs_ext.threed.edit_request import EditOptions
+from pcs_ext.threed.edited_field import EditedField
+from pcs_ext.threed.field_config import FieldConfig, save_field
+from pcs_ext.threed.field_fit import FieldFitConfig, fit_field
 from pcs_ext.threed.fields import Bounds
 from pcs_ext.threed.guidance import build_guidance
 from pcs_ext.threed.make import make_3d
-from pcs_ext.threed.mesh import write_mesh
+from pcs_ext.threed.mesh import MeshConfig, write_mesh
 from pcs_ext.threed.placed_mesh import place_mesh
 from pcs_ext.threed.recipes import (
     RECIPES,
+    EditRecipe,
     Effort,
     PhotosTo3dRecipe,
     PhotoTo3dRecipe,
@@ -45,6 +53,7 @@ from pcs_ext.threed.texture import TextureConfig
 from pcs_ext.threed.texture_job import baked, texture_3d
 from pcs_ext.threed.texture_request import TextureOptions
 from pcs_ext.threed.texture_stage import TextureLoss, learn_texture
+from pcs_ext.threed.work import Result, WorkFolder
 from pcs_ext.toybox.world.scene import SceneObject
 from pcs_ext.toybox.world.subjects import SUBJECTS, class_noun, novel_views, photos, reference_scenes
 
@@ -53,6 +62,9 @@ PROMPT = "a photo of {subject}"
 _ASKED = ("front view", "side view", "back view")
 _STEPS, _TEXTURE_STEPS = 8, 4
 """Of a quick run."""
+_PLAIN = "on a plain background"
+BOX = Box(low=(0.55, -0.5, -0.05), high=(1.45, 0.5, 1.05))
+"""Beside a toy, on its left: where a subject is put."""
 Measures = dict[str, dict[str, float]]
 """Column (a way to make something) -> measure -> value; `seconds` is one of them."""
 
@@ -256,6 +268,57 @@ def _painted(run: Made, mesh: Any) -> dict[str, float]:
     return found
 
 
+def _tip_editor(run: Made) -> Measures:
+    """The subject comes into a box beside another toy, whose field is fitted to true views; the box is measured."""
+    other = next(name for name in SUBJECTS if name != run.name)
+    scene, noun = _fitted_scene(run, other), class_noun(other)
+    recipe = RECIPES["tip-editor"].build("toybox", run.setting.effort)
+    assert isinstance(recipe, EditRecipe)
+    if run.setting.quick:
+        recipe = recipe.with_steps(_STEPS)
+    alone = dataclasses.replace(recipe, stage=dataclasses.replace(recipe.stage, share=(1.0, 1.0)))
+    found: Measures = {}
+    for column, one in (("tip-editor", recipe), ("score of the whole scene alone", alone)):
+        file = run.folder / column.replace(" ", "-")
+        write_json(file.with_suffix(".json"), one)
+        options = EditOptions(box=BOX, config=file.with_suffix(".json"), content_prompt=f"{PROMPT} {_PLAIN}",
+                              seed=run.seed, device="cpu", overwrite=True)  # fmt: skip
+        start = time.perf_counter()
+        field = edited_field(scene, run.subject, f"a photo of a {noun} and {{subject}} {_PLAIN}",
+                             file.with_suffix(".work"), options, run.setting.reporter)  # fmt: skip
+        found[column] = {**_content(run, field), "seconds": time.perf_counter() - start}
+    return found
+
+
+def _fitted_scene(run: Made, name: str) -> Path:
+    """A finished job whose field shows a toy as it is."""
+    work = WorkFolder(run.folder / "scene.work", {"true": name})
+    if not (work.path / "field" / "field").is_dir():
+        truth, settings = true_toy(SUBJECTS[name]), FieldConfig()
+        field = settings.build()
+        fit = FitConfig(steps=_STEPS if run.setting.quick else 400, lr_schedule="cosine", max_gradient_norm=None)
+        for _ in fit_field(field, truth.cameras, truth.images, FieldFitConfig(fit=fit)):
+            pass
+        save_field(field, settings, work.path / "field" / "field")
+    prompt = f"a photo of a {class_noun(name)} {_PLAIN}"
+    work.finish(Result(field="field/field", mesh=MeshConfig(resolution=64, relative=0.5), prompt=prompt))
+    return work.path
+
+
+@torch.no_grad()
+def _content(run: Made, field: EditedField) -> dict[str, float]:
+    """Of the box's content alone, from all around in a plain place: likeness to the subject, class read as its own."""
+    truth, judges, views = true_toy(run.toy, views=8), run.setting.judges, 8
+    cameras = ring(views, target=BOX.middle, distance=5.2 * BOX.half / field.bounds.half)
+    shown = in_place(*pictures(field.alone(), cameras, truth.masks.shape[1]), truth.scenery)
+    assert judges.dino is not None
+    assert judges.attributes is not None
+    true = novel_views(run.name, 16, generator_for("threed systems", run.name)).images
+    alike = judges.dino.encode_images(shown) @ judges.dino.encode_images(true).T
+    kinds = [entry["class"] == run.toy.class_name for entry in judges.attributes(shown)]
+    return {"likeness": float(alike.mean()), "class-right": statistics.fmean(kinds)}
+
+
 WAYS: dict[str, Callable[[Made], Measures]] = {
     "naive": _naive,
     "dreambooth3d": _dreambooth3d,
@@ -264,6 +327,7 @@ WAYS: dict[str, Callable[[Made], Measures]] = {
     "magic3d": _magic3d,
     "consist3d": _consist3d,
     "texturedreamer": _texturedreamer,
+    "tip-editor": _tip_editor,
 }
 """What is made of a learned subject, and the columns that come of it."""
 _PAIR = ("naive", "dreambooth3d")

@@ -71,6 +71,8 @@ def commands() -> dict[str, Callable[..., Any]]:
         "3d make": threed_cli.make,
         "3d texture": threed_cli.texture,
         "3d edit": threed_cli.edit,
+        "3d animate": general.animate,
+        "3d views": threed_cli.views,
         "3d render": threed_cli.render,
         "3d export": threed_cli.export,
         "video learn-motion": video_cli.learn_motion,

@@ -1,4 +1,4 @@
-"""Commands that belong to no plugin: `evaluate`, `demo`, `systems`, `doctor`."""
+"""Commands that belong to no plugin or to two: `evaluate`, `3d animate`, `demo`, `systems`, `doctor`."""
 
 import dataclasses
 import json as json_module
@@ -73,6 +73,71 @@ def evaluate(
     sys.stdout.write(f"\n{output / 'reports'}\n")
 
 
+def animate(
+    scene: Positional[Path],
+    subject: Positional[Path],
+    prompt: Positional[str],
+    output: Output,
+    method: Literal["dream-in-4d", "animate124"] = "dream-in-4d",
+    preset: Literal["fast", "balanced", "paper"] = "balanced",
+    base: str = "",
+    motion_module: Path | None = None,
+    steps: int = 0,
+    seed: int = 0,
+    config: Path | None = None,
+    previews: int = 0,
+    frames: int = 48,
+    side: int = 192,
+    overwrite: bool = False,
+    device: Device = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    jsonl: Path | None = None,
+) -> None:
+    """Set a finished 3D scene in motion by a video model; interrupted, the same command goes on.
+
+    Args:
+        scene: OUTPUT.work of `3d make`; it is never written to.
+        subject: folder written by `learn`: what the scene shows.
+        prompt: of the clip, with {subject} where the subject goes: "{subject} jumping".
+        output: .mp4, .webp or .gif, a film around it; .png for a sheet of moments and directions.
+        method: dream-in-4d displaces the scene's points and leaves its looks; animate124 has a grid for every moment.
+        preset: fast, to see that it works; balanced; or the steps of the paper.
+        base: a text-to-video model, or another image base of the subject's family.
+        motion_module: motion adapter for an image base; toybox has its own.
+        steps: 0 takes the preset's.
+        seed: of everything random.
+        config: a recipe as JSON (OUTPUT.work/recipe.json is one).
+        previews: write a sheet to OUTPUT.work/previews every so many steps; 0 writes none.
+        frames: of the film.
+        side: of the film, pixels.
+        overwrite: replace the output (the work folder is never replaced).
+        device: where the base runs.
+        precision: of the base's weights.
+        jsonl: also write every event as a JSON line to this file.
+    """
+    from pcs_ext.image.cli import console_reporter
+    from pcs_ext.threed.animate_job import AnimateOptions, animate_3d
+    from pcs_ext.video.backbones.load import load_video_backbone
+
+    options = AnimateOptions(
+        method=method,
+        effort=preset,
+        base=base,
+        motion_module=motion_module,
+        steps=steps or None,
+        seed=seed,
+        config=config,
+        previews=previews,
+        frames=frames,
+        side=side,
+        overwrite=overwrite,
+        device=device,
+        precision=precision,
+    )
+    made = animate_3d(scene, subject, prompt, output, options, load_video_backbone, reporter=console_reporter(jsonl))
+    sys.stdout.write(f"{made.file}\n{made.work}\n")
+
+
 def demo(
     output: Output = Path("demo"),
     subject: str = "rex",
@@ -80,7 +145,7 @@ def demo(
     seeds: int = 4,
     seed: int = 0,
     steps: int = 0,
-    parts: tuple[Literal["panorama", "video", "drawing", "protection"], ...] = ("panorama", "video"),
+    parts: tuple[Literal["panorama", "object", "video", "drawing", "protection"], ...] = ("panorama", "video"),
 ) -> None:
     """Learn a bundled toy and write a page that shows it.
 
@@ -91,9 +156,9 @@ def demo(
         seeds: images of each.
         seed: of everything random.
         steps: optimiser steps of everything that learns; 0 takes what each part is made for.
-        parts: what else to show: a panorama (seconds), a motion learned from one clip (a minute), an SVG redrawn with
-            its layers kept (a minute), protected photos and what an attacker gets (minutes). Asked for later, they are
-            added to what is there.
+        parts: what else to show: a panorama (seconds), an object to turn (minutes), a motion learned from one clip (a
+            minute), an SVG redrawn with its layers kept (a minute), protected photos and what an attacker gets
+            (minutes). Asked for later, they are added to what is there.
     """
     from pcs_ext.demo.job import run_demo
 

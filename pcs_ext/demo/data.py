@@ -75,6 +75,30 @@ class ShownPanorama:
 
 
 @config
+class ShownObject:
+    """The subject as a mesh."""
+
+    method: str
+    """How it was made."""
+    text: str
+    """The prompt, with `{subject}`."""
+    model: str
+    """Relative path of the GLB."""
+    viewer: str
+    """Relative path of the page to turn it in."""
+    made: str
+    """Relative path of its turntable, an animated WebP."""
+    true: str
+    """Relative path of the toy's own."""
+    faces: int
+    """Triangles."""
+    likeness: float
+    """Mean cosine of its views to the toy's from the same cameras."""
+    seconds: float
+    """Time to make it."""
+
+
+@config
 class ShownClip:
     """A clip and what was measured of it."""
 
@@ -245,6 +269,8 @@ class DemoData:
     device: str
     """Where it ran."""
     panorama: ShownPanorama | None = None
+    """Where that part was asked for."""
+    object: ShownObject | None = None
     """Where that part was asked for."""
     video: ShownVideo | None = None
     """Where that part was asked for."""

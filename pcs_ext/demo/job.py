@@ -11,6 +11,7 @@ import torch
 from pcs_ext.config_io import atomic_write_bytes, to_jsonable, write_json
 from pcs_ext.demo.data import DemoData, ShownPrompt, ShownSystem
 from pcs_ext.demo.drawing import drawing_recipe, make_drawing
+from pcs_ext.demo.object import METHOD, make_object
 from pcs_ext.demo.page import write_page
 from pcs_ext.demo.panorama import make_panorama
 from pcs_ext.demo.protection import make_protection
@@ -23,6 +24,7 @@ from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.evaluate import (
     CLASS_WORD,
     UNRELATED_PROMPTS,
+    ImageEncoder,
     Judges,
     Prompt,
     Truth,
@@ -35,6 +37,7 @@ from pcs_ext.image.learn_once import learn_once, learn_seconds
 from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import generator_for
+from pcs_ext.threed.request import MakeOptions
 from pcs_ext.toybox import weights_path
 from pcs_ext.toybox.judges import toybox_judges
 from pcs_ext.toybox.motion_reader import MotionReader
@@ -43,7 +46,7 @@ from pcs_ext.toybox.world.subjects import class_noun, novel_views, reference_pho
 from pcs_ext.toybox.world.subjects import subject as toy_named
 from pcs_ext.video.backbones.load import load_video_backbone
 
-Part = Literal["panorama", "video", "drawing", "protection"]
+Part = Literal["panorama", "object", "video", "drawing", "protection"]
 """What the page may show beside the subject, its pictures and their measures."""
 _TRUE_VIEWS = 64
 _DRIFT_SEEDS = 2
@@ -172,6 +175,25 @@ def _made_parts(job: _Job, photos: Sequence[Path], artifacts: dict[str, Artifact
     recipe, first = next(iter(artifacts.items()))
     makers = {
         "panorama": lambda: make_panorama(job.output, first, job.backbone, name=job.subject.capitalize(), **shared),
+        "object": lambda: make_object(
+            job.output,
+            job.output / "subjects" / recipe,
+            photos,
+            toy=toy_named(job.subject),
+            encoder=_image_judge(judges),
+            resolution=job.backbone.resolution,
+            options=MakeOptions(
+                method=METHOD,
+                effort="fast",
+                base=job.backbone.name,
+                device=str(job.backbone.device),
+                steps=job.steps,
+                seed=job.seed,
+                colors="vertex",
+                viewer=True,
+            ),
+            reporter=job.reporter,
+        ),
         "video": lambda: make_video(
             job.output,
             job.output / "subjects" / recipe,
@@ -194,10 +216,14 @@ def _made_parts(job: _Job, photos: Sequence[Path], artifacts: dict[str, Artifact
     return {name: make() for name, make in makers.items() if name in job.parts}
 
 
-def _clip_judge(judges: Judges) -> ClipJudge:
+def _image_judge(judges: Judges) -> ImageEncoder:
     if judges.dino is None:
-        raise UsageError("clips are judged by an image encoder; give the demo one, or leave the video out.")
-    return ClipJudge(judges.dino, MotionReader.load(weights_path("motion_reader")))
+        raise UsageError("clips and objects are judged by an image encoder; give the demo one, or leave them out.")
+    return judges.dino
+
+
+def _clip_judge(judges: Judges) -> ClipJudge:
+    return ClipJudge(_image_judge(judges), MotionReader.load(weights_path("motion_reader")))
 
 
 def _write(

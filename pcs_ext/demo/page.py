@@ -9,6 +9,7 @@ from pcs_ext.demo.data import DemoData
 from pcs_ext.demo.drawing import drawing_section
 from pcs_ext.demo.gallery import gallery_section, mosaic, photos_section
 from pcs_ext.demo.numbers import numbers_section, seconds_text
+from pcs_ext.demo.object import object_section
 from pcs_ext.demo.panorama import panorama_section
 from pcs_ext.demo.protection import protection_section
 from pcs_ext.demo.video import video_section
@@ -46,6 +47,8 @@ def _parts(data: DemoData, folder: Path) -> str:
     name, sections = display_name(data), {}
     if data.panorama is not None:
         sections["panorama"] = panorama_section(data.panorama, folder, name)
+    if data.object is not None:
+        sections["object"] = object_section(data.object, folder, name)
     if data.video is not None:
         sections["video"] = video_section(data.video, folder, name)
     if data.drawing is not None:

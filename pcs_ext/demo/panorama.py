@@ -66,6 +66,7 @@ def panorama_section(shown: ShownPanorama, folder: Path, name: str) -> str:
         f'<div class="around-flat"><img src="{data_uri(folder / shown.picture, side=_SIDE)}" '
         f'alt="{text}, a 360 degree panorama laid flat" loading="lazy" decoding="async">'
         '<button type="button" class="go" data-opens="around" hidden>Look around</button></div></div>'
-        '<dialog id="around" aria-label="Panorama"><form method="dialog"><button class="close" aria-label="Close">×'
-        f'</button></form><iframe title="{text}" loading="lazy" srcdoc="{inside}"></iframe></dialog>'
+        '<dialog id="around" class="inside" aria-label="Panorama"><form method="dialog"><button class="close" '
+        f'aria-label="Close">×</button></form><iframe title="{text}" loading="lazy" srcdoc="{inside}"></iframe>'
+        "</dialog>"
     )

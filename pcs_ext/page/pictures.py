@@ -14,6 +14,11 @@ def svg_uri(path: Path) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
 
 
+def webp_uri(path: Path) -> str:
+    """A data URI of a WebP file as it is, an animation for instance."""
+    return "data:image/webp;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
 def video_uri(path: Path) -> str:
     """A data URI of an MP4 file, for the source of a `video`."""
     return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode("ascii")

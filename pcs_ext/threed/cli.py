@@ -230,6 +230,54 @@ def edit(
     _tell(output, len(made.mesh.faces), (*made.files[1:], made.work))
 
 
+def views(
+    subject: Positional[Path],
+    prompt: Positional[str],
+    output: Output,
+    seeds: tuple[int, ...] = (0, 1),
+    elevation: float = 15.0,
+    multiview: Path | None = None,
+    base: str = "",
+    steps: int = 0,
+    overwrite: bool = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Draw a learned subject from four sides together (MVDream): a picture of what `3d make --method mvdream` sees.
+
+    Args:
+        subject: folder written by `learn`.
+        prompt: text with {subject} where the subject goes; it need not name a view.
+        output: .png, a row for every seed: front, one side, back, other side.
+        seeds: one set of views each.
+        elevation: degrees above the horizon.
+        multiview: folder of a multi-view adapter; without it the base's own.
+        base: another base of the same family than the one it was learned on.
+        steps: of sampling; 0 takes the subject's.
+        overwrite: replace what is there.
+        device: where the base runs.
+        precision: of the base's weights.
+    """
+    from pcs_ext.image.cli import console_reporter
+    from pcs_ext.threed.view_sets import draw_views
+
+    draw_views(
+        subject,
+        prompt,
+        output,
+        seeds=seeds,
+        elevation=elevation,
+        multiview=multiview,
+        base=base,
+        steps=steps or None,
+        overwrite=overwrite,
+        device=device,
+        precision=precision,
+        reporter=console_reporter(None),
+    )
+    sys.stdout.write(f"{output}\n")
+
+
 def render(
     source: Positional[Path],
     output: Output,

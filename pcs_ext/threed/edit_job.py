@@ -26,7 +26,7 @@ from pcs_ext.threed.field_config import FieldConfig
 from pcs_ext.threed.guidance import AbstractGuidance, build_guidance
 from pcs_ext.threed.localization import SceneLoss, SceneUpdates
 from pcs_ext.threed.make import Made
-from pcs_ext.threed.mesh import FORMATS
+from pcs_ext.threed.mesh import WRITTEN
 from pcs_ext.threed.shapes import preview_sheet, shape_views
 from pcs_ext.threed.work import Result, WorkFolder
 
@@ -43,7 +43,7 @@ def edit_3d(
         scene: OUTPUT.work of `3d make`; never written to.
         subject: folder written by `learn`: what comes into the box.
         prompt: of the edited scene, with `{subject}`.
-        output: ends in .glb, .obj or .ply.
+        output: ends in .glb, .obj, .ply or .usdz.
         options: the box and how.
         reporter: hears events and progress.
 
@@ -54,22 +54,40 @@ def edit_3d(
         Interrupted: Ctrl-C; what was done is saved.
     """
     reporter = reporter or SilentReporter()
-    check_free(output, FORMATS, options.overwrite)
+    check_free(output, WRITTEN, options.overwrite)
+    path = output.with_name(f"{output.name}.work")
     request = read_edit_request(scene, subject, prompt, options)
-    backbone = load_backbone(request.base, device=options.device, precision=options.precision, reporter=reporter)
-    work = WorkFolder(output.with_name(f"{output.name}.work"), request.identity(backbone))
-    write_json(work.path / "recipe.json", request.recipe)
     try:
-        field = EditJob(request, backbone, work, reporter).run()
-        mesh = finished_mesh(field, request.made.mesh, colors_for(output, "auto"))
+        field = _edited(request, path, reporter)
+        mesh = finished_mesh(field, request.scene.made.mesh, colors_for(output, "auto"))
     except KeyboardInterrupt:
-        raise Interrupted(
-            f"interrupted; what was done is in {work.path}. The same command goes on from there."
-        ) from None
-    text = request.artifact.concept.prompt(prompt)
-    work.finish(Result(field="edit/edited", mesh=request.made.mesh, prompt=text))
+        raise Interrupted(f"interrupted; what was done is in {path}. The same command goes on from there.") from None
     page = output.with_suffix(".html") if options.viewer and output.suffix.lower() == ".glb" else None
-    return Made(mesh=mesh, shape=field, files=tuple(write_with_page(mesh, output, page)), work=work.path)
+    return Made(mesh=mesh, shape=field, files=tuple(write_with_page(mesh, output, page)), work=path)
+
+
+def edited_field(
+    scene: Path, subject: Path, prompt: str, work: Path, options: EditOptions, reporter: Reporter
+) -> EditedField:
+    """The edited scene as a field, whether or not a mesh can be cut out of it. Arguments and errors as `edit_3d`'s.
+
+    Args:
+        scene, subject, prompt, options: as for `edit_3d`.
+        work: the job's folder.
+        reporter: hears events and progress.
+    """
+    return _edited(read_edit_request(scene, subject, prompt, options), work, reporter)
+
+
+def _edited(request: EditRequest, path: Path, reporter: Reporter) -> EditedField:
+    options = request.options
+    backbone = load_backbone(request.base, device=options.device, precision=options.precision, reporter=reporter)
+    work = WorkFolder(path, request.identity(backbone))
+    write_json(work.path / "recipe.json", request.recipe)
+    field = EditJob(request, backbone, work, reporter).run()
+    text = request.artifact.concept.prompt(request.prompt)
+    work.finish(Result(field="edit/edited", mesh=request.scene.made.mesh, prompt=text))
+    return field
 
 
 class EditJob:
@@ -109,10 +127,9 @@ class EditJob:
         """The scene with a nearly transparent beginning in the box."""
         stage, options, request = self.recipe.stage, self.request.options, self.request
         content = FieldConfig(resolution=stage.resolution, bounds=content_bounds(options.box), blob=stage.blob)
-        settings = EditedConfig(scene=request.scene_settings, content=content, box=options.box, mode=options.mode)
+        settings = EditedConfig(scene=request.scene.settings, content=content, box=options.box, mode=options.mode)
         field = EditedField(settings, seed)
-        field.scene.load_state_dict(load_file(request.scene / "field.safetensors"))
-        field.scene.advance(1.0)
+        request.scene.fill(field.scene)
         return field
 
     def _guidances(self, backbone: AbstractUnetBackbone) -> tuple[AbstractGuidance, AbstractGuidance]:

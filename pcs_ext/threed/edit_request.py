@@ -4,16 +4,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from pcs_ext.config_io import file_sha256, from_jsonable, read_json, to_jsonable
+from pcs_ext.config_io import from_jsonable, read_json, to_jsonable
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.learn import preset_of
 from pcs_ext.image.subject import Artifact
 from pcs_ext.threed.box import Box
-from pcs_ext.threed.field_config import FieldConfig
 from pcs_ext.threed.job_options import JobOptions
 from pcs_ext.threed.recipes import RECIPES, EditRecipe, Effort
-from pcs_ext.threed.work import Result, finished_shape
+from pcs_ext.threed.scene import Scene, read_scene
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,12 +39,8 @@ class EditRequest:
     """The subject that comes into the box."""
     recipe: EditRecipe
     """How."""
-    scene: Path
-    """Folder of the scene's field."""
-    scene_settings: FieldConfig
-    """What that field is."""
-    made: Result
-    """What the scene's job said of itself."""
+    scene: Scene
+    """What is edited."""
     prompt: str
     """Of the edited scene, with `{subject}`."""
     base: str
@@ -56,13 +51,13 @@ class EditRequest:
     @property
     def scene_prompt(self) -> str:
         """What the scene shows."""
-        return self.options.scene_prompt or self.made.prompt
+        return self.options.scene_prompt or self.scene.made.prompt
 
     def identity(self, backbone: AbstractUnetBackbone) -> dict[str, Any]:
         """Everything that decides what comes out, as JSON data: the name a work folder is claimed by."""
         return {
             "recipe": to_jsonable(self.recipe),
-            "scene": file_sha256(self.scene / "field.safetensors"),
+            "scene": self.scene.digest,
             "box": to_jsonable(self.options.box),
             "mode": self.options.mode,
             "prompts": [self.scene_prompt, self.prompt, self.options.content_prompt],
@@ -79,14 +74,8 @@ def read_edit_request(scene: Path, subject: Path, prompt: str, options: EditOpti
     Raises:
         UsageError, ConfigError, InputError, ArtifactError: with what to do.
     """
-    shape, made = finished_shape(scene)
-    folder = scene / made.field
-    if not (folder / "field.json").is_file():
-        raise UsageError(
-            f"{scene} holds a surface or an edited scene; expected a field: a job of dreambooth3d, dreamfusion, "
-            "prolificdreamer or mvdream."
-        )
-    bounds, box = shape.bounds, options.box
+    found = read_scene(scene)
+    bounds, box = found.settings.bounds, options.box
     low, high = ([middle + sign * bounds.half for middle in bounds.center] for sign in (-1, 1))
     if any(a < least or b > most for a, b, least, most in zip(box.low, box.high, low, high, strict=True)):
         raise UsageError(f"the box {box.low} to {box.high} leaves the scene's cube, {tuple(low)} to {tuple(high)}.")
@@ -97,9 +86,7 @@ def read_edit_request(scene: Path, subject: Path, prompt: str, options: EditOpti
     return EditRequest(
         artifact=artifact,
         recipe=edit_recipe(preset_of(base), options),
-        scene=folder,
-        scene_settings=from_jsonable(FieldConfig, read_json(folder / "field.json"), where=str(folder / "field.json")),
-        made=made,
+        scene=found,
         prompt=prompt,
         base=base,
         options=options,

@@ -16,9 +16,9 @@ from pcs_ext.threed.camera_laws import CameraLaw, draw_cameras
 from pcs_ext.threed.cameras import Cameras, rays
 from pcs_ext.threed.distillation import DistillationConfig, TimestepLaw
 from pcs_ext.threed.edited_field import EditedField
-from pcs_ext.threed.fields import AbstractField, Blob
+from pcs_ext.threed.fields import AbstractField, Blob, VoxelField
 from pcs_ext.threed.guidance import AbstractGuidance
-from pcs_ext.threed.regularizers import entropy_loss, opacity_loss
+from pcs_ext.threed.regularizers import entropy_loss, opacity_loss, total_variation
 from pcs_ext.threed.render import RenderConfig, RenderedRays, render_rays
 from pcs_ext.threed.teach import taught
 
@@ -57,6 +57,9 @@ class EditStage:
     than that empties the box."""
     entropy: float = 0.0
     """Of `entropy_loss` of the content alone (TIP-Editor: none)."""
+    variation: float = 0.0
+    """Of `total_variation` of the content's raw density and colour. Splats have an extent of their own; voxels without
+    this turn to dust."""
 
     def __post_init__(self) -> None:
         shares = (*self.share, self.plain_until, self.plain)
@@ -111,6 +114,10 @@ class EditLoss:
         terms |= {f"content/{name}": term for name, term in judged.terms.items()}
         terms["opacity"] = stage.opacity * opacity_loss(rendered.opacity)
         terms["entropy"] = stage.entropy * entropy_loss(rendered.opacity)
+        grids = self.field.content
+        if stage.variation and isinstance(grids, VoxelField):
+            variation = total_variation(grids.density_grid) + total_variation(grids.albedo_grid)
+            terms["variation"] = stage.variation * variation
         return LossTerms(terms)
 
     def _views(

@@ -98,11 +98,12 @@ class VoxelField(AbstractField):
         self.density_grid = nn.Parameter(start.clone())
         self.albedo_grid = nn.Parameter(torch.zeros(1, 3, *x.shape))
 
-    def query(self, points: Tensor) -> Queried:
-        """See `AbstractField.query`."""
+    def query(self, points: Tensor, change: Tensor | None = None) -> Queried:
+        """See `AbstractField.query`; with something added to raw density and colour, `1 4 d h w`, where it is given."""
         local = self.bounds.normalized(points)
         inside = (local.abs() <= 1).all(-1)
         grid = torch.cat([self.density_grid, self.albedo_grid], 1)
+        grid = grid if change is None else grid + change
         values = functional.grid_sample(
             grid, local.view(1, 1, 1, -1, 3), mode="bilinear", padding_mode="border", align_corners=True
         ).view(4, -1)

@@ -154,6 +154,22 @@ def own_adapter(base: str) -> Path | None:
     return _TOYBOX if base == "toybox" and (_TOYBOX / _FILES[0]).is_file() else None
 
 
+def find_adapter(base: str, folder: Path | None) -> Path:
+    """The folder that was named, or that of the base's own adapter.
+
+    Raises:
+        UsageError: none was named and none ships.
+    """
+    found = folder or own_adapter(base)
+    if found is None:
+        missing = " (toybox's is missing: `python -m pcs_ext.toybox.train multiview` makes one)"
+        raise UsageError(
+            f"views are to be seen together and no multi-view adapter ships for {base}"
+            f"{missing if base == 'toybox' else ''}; give one that was trained on it: --multiview FOLDER."
+        )
+    return found
+
+
 def camera_numbers(cameras: Cameras) -> Tensor:
     """Camera-to-world matrices as `b 16`, their positions at distance 1 from the point looked at.
 

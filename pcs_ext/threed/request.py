@@ -14,9 +14,10 @@ from pcs_ext.image.learn import preset_of
 from pcs_ext.image.subject import Artifact
 from pcs_ext.threed.export import Colors
 from pcs_ext.threed.job_options import JobOptions
-from pcs_ext.threed.multiview import MultiViewAdapter
+from pcs_ext.threed.multiview import MultiViewAdapter, find_adapter
 from pcs_ext.threed.recipes import (
     RECIPES,
+    AnimateRecipe,
     AnyRecipe3d,
     AvatarTo3dRecipe,
     EditRecipe,
@@ -39,13 +40,13 @@ class MakeOptions(JobOptions):
     effort: Effort = "balanced"
     """Which of its numbers of steps."""
     photos: Sequence[Path] | Path | str = ()
-    """What the subject was learned from; DreamBooth3D and Consist3D need them."""
+    """What the subject was learned from; DreamBooth3D and Consist3D need them, MVDream learns it anew from them."""
     depth: Path | None = None
     """A depth picture of Consist3D's photo, brighter is nearer; None: its mask's outline, inflated."""
     head: Path | None = None
     """Folder of the subject's head as a subject of its own; AvatarBooth needs it."""
     multiview: Path | None = None
-    """Folder of a multi-view adapter, for recipes with a joint score."""
+    """Folder of a multi-view adapter, for recipes with a joint score; None: the one that ships with the base."""
     colors: Colors | Literal["auto"] = "auto"
     """At the vertices or in a texture; auto: a texture where the format holds one."""
 
@@ -116,6 +117,7 @@ def read_request(subject: Path, prompt: str, options: MakeOptions) -> Request:
         options.method, preset_of(base), options.effort, steps=options.steps, config=options.config
     )
     photos = _checked_photos(recipe, artifact, options.photos)
+    multiview = _found_adapter(recipe, base, options.multiview)
     return Request(
         artifact=artifact,
         recipe=recipe,
@@ -124,8 +126,8 @@ def read_request(subject: Path, prompt: str, options: MakeOptions) -> Request:
         photos=tuple(photos),
         depth=_checked_depth(recipe, photos, options.depth),
         head=_checked_head(recipe, artifact, options.head),
-        multiview=options.multiview,
-        joint=_checked_adapter(recipe, options.multiview),
+        multiview=multiview,
+        joint=None if multiview is None else MultiViewAdapter.load(multiview),
         seed=options.seed,
         previews=options.previews,
     )
@@ -146,6 +148,10 @@ def resolve_recipe_3d(
         recipe = RECIPES[method].build(preset, effort)
         if isinstance(recipe, TextureRecipe):
             raise UsageError(f"{method} paints a mesh that is there: pcs-ext 3d texture MESH SUBJECT -o OUT.glb.")
+        if isinstance(recipe, AnimateRecipe):
+            raise UsageError(
+                f"{method} moves a scene that is there: pcs-ext 3d animate SCENE.work SUBJECT PROMPT -o OUT.mp4."
+            )
         if isinstance(recipe, EditRecipe):
             raise UsageError(
                 f"{method} edits a scene that is there: pcs-ext 3d edit SCENE.work SUBJECT PROMPT --box ..."
@@ -162,9 +168,12 @@ def resolve_recipe_3d(
 
 def _checked_photos(recipe: AnyRecipe3d, artifact: Artifact, photos: Sequence[Path] | Path | str) -> list[Path]:
     """The photos' paths, if the recipe needs them; they must be those that the subject was learned from."""
-    if not isinstance(recipe, (PhotosTo3dRecipe, PhotoTo3dRecipe)):
+    needed = isinstance(recipe, (PhotosTo3dRecipe, PhotoTo3dRecipe))
+    if not needed and not (isinstance(recipe, TextTo3dRecipe) and recipe.relearn is not None):
         if photos:
             raise UsageError(f"{recipe.id} takes no photos; leave --photos out, or choose --method dreambooth3d.")
+        return []
+    if not photos and not needed:
         return []
     if not photos:
         raise UsageError(
@@ -222,10 +231,10 @@ def _checked_head(recipe: AnyRecipe3d, body: Artifact, head: Path | None) -> Art
     return found
 
 
-def _checked_adapter(recipe: AnyRecipe3d, folder: Path | None) -> MultiViewAdapter | None:
-    wanted = isinstance(recipe, TextTo3dRecipe) and recipe.joint
-    if wanted and folder is None:
-        raise UsageError(f"{recipe.id} judges views together; give a multi-view adapter: --multiview FOLDER.")
-    if not wanted and folder is not None:
+def _found_adapter(recipe: AnyRecipe3d, base: str, folder: Path | None) -> Path | None:
+    """The multi-view adapter's folder, if the recipe judges views together: the one named, or the base's own."""
+    if isinstance(recipe, TextTo3dRecipe) and recipe.joint:
+        return find_adapter(base, folder)
+    if folder is not None:
         raise UsageError(f"{recipe.id} takes no multi-view adapter; leave --multiview out.")
-    return None if folder is None else MultiViewAdapter.load(folder)
+    return None

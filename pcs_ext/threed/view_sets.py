@@ -1,20 +1,28 @@
 """Pictures of one thing from several sides, sampled together."""
 
+import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from pcs_ext.config_io import atomic_write_bytes
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.sample import SampleConfig, SampleHooks, sample
-from pcs_ext.reporter import Reporter
+from pcs_ext.image.subject import Artifact
+from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import seed_for
-from pcs_ext.threed.cameras import Cameras
-from pcs_ext.threed.multiview import MultiViewAdapter
+from pcs_ext.threed.cameras import Cameras, ring
+from pcs_ext.threed.export import check_free
+from pcs_ext.threed.multiview import MultiViewAdapter, find_adapter
+from pcs_ext.threed.turntable import sheet
 
 _SETS = 4
 """Sampled at once."""
+_LOOKS = 4
+"""Views of a set: the front, both sides and the back."""
 
 
 @torch.no_grad()
@@ -57,3 +65,56 @@ def sample_sets(
         reporter=reporter,
     )
     return images.unflatten(0, (-1, views))
+
+
+def draw_views(
+    subject: Path,
+    prompt: str,
+    output: Path,
+    *,
+    seeds: Sequence[int] = (0,),
+    elevation: float = 15.0,
+    multiview: Path | None = None,
+    base: str = "",
+    steps: int | None = None,
+    overwrite: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    reporter: Reporter | None = None,
+) -> None:
+    """Draw a learned subject from four sides, a set per seed, as a PNG: what `mvdream` will be taught by.
+
+    Args:
+        subject: folder written by `learn`.
+        prompt: text with `{subject}`; the cameras say the view.
+        output: ends in .png.
+        seeds: a row of four views each, from the front on.
+        elevation: degrees above the horizon.
+        multiview: folder of a multi-view adapter; None: the base's own.
+        base: another base of the same family.
+        steps: of sampling; None takes the subject's.
+        overwrite: replace what is there.
+        device, precision: where and how the base runs.
+        reporter: hears the progress.
+
+    Raises:
+        UsageError, ArtifactError, ModelError: with what to do.
+    """
+    check_free(output, ("png",), overwrite)
+    if not seeds or not 0 <= elevation <= 60:
+        raise UsageError(f"expected one or more seeds and an elevation in [0, 60], got {list(seeds)} and {elevation}.")
+    artifact = Artifact.load(subject)
+    text, name = artifact.concept.prompt(prompt), base or artifact.data.base_name
+    adapter = MultiViewAdapter.load(find_adapter(name, multiview))
+    backbone = artifact.backbone(name, device=device, precision=precision)
+    assert isinstance(backbone, AbstractUnetBackbone), "a view-joint backbone is a UNet"
+    sampling = artifact.sampling
+    config = sampling if steps is None else dataclasses.replace(sampling, num_inference_steps=steps)
+    with artifact.applied(backbone):
+        cameras = ring(_LOOKS, elevation=elevation)
+        adapter.to(backbone.device)
+        images = sample_sets(
+            backbone, adapter, [text] * len(seeds), cameras, seeds=seeds, config=config,
+            reporter=reporter or SilentReporter(),
+        )  # fmt: skip
+    atomic_write_bytes(output, sheet(images.flatten(0, 1) / 2 + 0.5, columns=_LOOKS))

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.field_rendering import contestants, step
 from benchmarks.guidance_step import PROMPT, SCALE, Contestant, Ours, Threestudio
-from benchmarks.threed_measures import true_toy
+from benchmarks.true_toys import true_toy
 from pcs_ext.threed.cameras import rays, ring
 from pcs_ext.threed.distillation import DistillationConfig, distilled_score
 from pcs_ext.toybox.world.subjects import SUBJECTS

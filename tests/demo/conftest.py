@@ -13,6 +13,7 @@ from pcs_ext.demo.data import (
     ShownClip,
     ShownDrawing,
     ShownMethod,
+    ShownObject,
     ShownPanorama,
     ShownPrompt,
     ShownProtected,
@@ -21,6 +22,7 @@ from pcs_ext.demo.data import (
     ShownVideo,
 )
 from pcs_ext.image.evaluate import Figure, Report
+from tests.support.small_jobs import Learned, learn_small
 
 SEEDS = (3, 4)
 TEXTS = ("a photo of {subject} on the beach", "a pencil sketch of {subject}")
@@ -111,6 +113,8 @@ def whole(demo: tuple[DemoData, Path]) -> tuple[DemoData, Path]:
     data, folder = demo
     panorama = noise(folder / "panorama" / "panorama.png", (64, 32))
     (folder / "panorama" / "panorama.html").write_text('<!doctype html><p id="hint">"Drag" & look</p>')
+    turning = "panorama/turning.webp"
+    Image.effect_noise((64, 64), 40).convert("RGB").save(folder / turning)
     drawing = {"picture": noise(folder / "drawing" / "customized.png")}
     for name in ("exemplar", "redrawn", "outlines"):
         (folder / "drawing" / f"{name}.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
@@ -159,6 +163,17 @@ def whole(demo: tuple[DemoData, Path]) -> tuple[DemoData, Path]:
         "panorama": ShownPanorama(
             picture=panorama, viewer="panorama/panorama.html", text="a photo of {subject}", seam=1.0, seconds=9.0
         ),
+        "object": ShownObject(
+            method="dreambooth3d",
+            text="a photo of {subject}",
+            model="object/object.glb",
+            viewer="panorama/panorama.html",
+            made=turning,
+            true=turning,
+            faces=1200,
+            likeness=0.5,
+            seconds=120.0,
+        ),
         "drawing": ShownDrawing(
             **drawing,
             noun="house",
@@ -181,3 +196,9 @@ def whole(demo: tuple[DemoData, Path]) -> tuple[DemoData, Path]:
         "protection": protection,
     }
     return dataclasses.replace(data, **parts), folder
+
+
+@pytest.fixture(scope="session")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
+    """What 3D jobs start from, on a tiny base; read-only."""
+    return learn_small(tmp_path_factory.mktemp("learned"))

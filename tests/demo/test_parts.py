@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from pcs_ext.defense.attack import Attacker
 from pcs_ext.defense.evaluation import Plan
 from pcs_ext.demo.drawing import drawing_recipe, make_drawing
 from pcs_ext.demo.job import run_demo
+from pcs_ext.demo.object import make_object, object_section
 from pcs_ext.demo.part import part, part_seconds
 from pcs_ext.demo.protection import make_protection
 from pcs_ext.demo.video import ClipJudge, make_video, video_recipe
@@ -22,10 +24,13 @@ from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.reporter import SilentReporter
 from pcs_ext.svg.vector.read import read_svg
 from pcs_ext.svg.vector.refine import Refinement
+from pcs_ext.threed.request import MakeOptions
 from pcs_ext.toybox.motion_reader import MotionReader
+from pcs_ext.toybox.world.subjects import subject
 from pcs_ext.video.backbones.inflated import InflatedBackbone
 from pcs_ext.video.clips import read_clip
 from tests.support.encoders import tiny_dino
+from tests.support.small_jobs import Learned, small
 
 
 def test_a_part_keeps_what_is_its_own_and_drops_what_is_not(tmp_path: Path) -> None:
@@ -111,7 +116,33 @@ def test_a_motion_is_learned_and_the_subject_takes_it_on(tmp_path: Path, photos:
     backbone.remove()
 
 
+def test_the_subject_becomes_an_object_beside_the_true_toy(learned: Learned, tmp_path: Path) -> None:
+    encoder = load_image_encoder(tiny_dino(tmp_path / "dino"))
+    options = MakeOptions(config=small("dreambooth3d", tmp_path), device="cpu", precision="fp32", colors="vertex",
+                          viewer=True)  # fmt: skip
+    settings: dict[str, Any] = {
+        "toy": subject("rex"),
+        "encoder": encoder,
+        "resolution": 32,
+        "options": options,
+        "reporter": SilentReporter(),
+    }
+    photos = sorted(path for path in learned.photos.iterdir() if not path.stem.endswith("_mask"))
+    shown = make_object(tmp_path, learned.subject, photos, **settings)
+    for path in (shown.made, shown.true):
+        with Image.open(tmp_path / path) as turning:
+            assert (turning.size, getattr(turning, "n_frames", 1)) == ((192, 192), 24)
+    assert shown.faces > 0
+    assert -1 <= shown.likeness < 0.999
+    section = object_section(shown, tmp_path, "Rex")
+    assert "srcdoc=" in section
+    assert section.count("data:image/webp;base64,") == 2
+    before = (tmp_path / shown.model).stat().st_mtime_ns
+    assert make_object(tmp_path, learned.subject, photos, **settings).faces == shown.faces
+    assert (tmp_path / shown.model).stat().st_mtime_ns == before
+
+
 def test_an_unknown_part_is_named_before_anything_is_loaded(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no part opera; expected panorama, video, drawing, protection"):
+    with pytest.raises(UsageError, match="no part opera; expected panorama, object, video, drawing, protection"):
         run_demo(tmp_path, parts=["opera"])  # type: ignore[list-item]
     assert not list(tmp_path.iterdir())

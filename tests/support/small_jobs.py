@@ -42,6 +42,7 @@ from pcs_ext.threed.recipes import (
     TextTo3dRecipe,
     TextureRecipe,
 )
+from pcs_ext.threed.relearn import RelearnConfig
 from pcs_ext.threed.request import MakeOptions
 from pcs_ext.threed.surface import SurfaceConfig
 from pcs_ext.threed.surface_stage import SurfaceStage
@@ -131,7 +132,13 @@ def stage(steps: int, **changes: Any) -> FieldStage:
     )
 
 
-def _recipe(method: str) -> AnyRecipe3d:
+def relearn(drift_weight: float = 1.0) -> RelearnConfig:
+    """A subject learned anew in three steps."""
+    return RelearnConfig(fit=fit_of(3), learning_rate=1e-3, batch_size=1, drift_weight=drift_weight)
+
+
+def small_recipe(method: str) -> AnyRecipe3d:
+    """A recipe of a second or less."""
     if method == "dreambooth3d":
         weak = Reconstruction(weight=0.1, rays_per_step=64)
         views = PseudoViewConfig(views=3)
@@ -157,13 +164,14 @@ def _recipe(method: str) -> AnyRecipe3d:
     changes: dict[str, Any] = {"guidance": VariationalConfig()} if method == "vsd" else {}
     if joint:
         changes = {"guidance": RECONSTRUCTION, "cameras": CameraLaw(views=4), "views_per_step": 4}
-    return TextTo3dRecipe(id=method, joint=joint, field=stage(3 if joint else 6, **changes), mesh=MESH)
+    anew = relearn() if joint else None
+    return TextTo3dRecipe(id=method, joint=joint, relearn=anew, field=stage(3 if joint else 6, **changes), mesh=MESH)
 
 
 def small(method: str, folder: Path) -> Path:
     """A small recipe of a method as a JSON file."""
     path = folder / f"{method}.json"
-    write_json(path, _recipe(method))
+    write_json(path, small_recipe(method))
     return path
 
 

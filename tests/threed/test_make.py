@@ -11,15 +11,17 @@ from safetensors.torch import load_file
 
 from pcs_ext.config_io import from_jsonable, read_json, to_jsonable, write_json
 from pcs_ext.errors import ArtifactError, CheckpointError, ConfigError, InputError, UsageError
+from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.learn import learn
 from pcs_ext.image.subject import Artifact
 from pcs_ext.threed.export import export_3d, render_3d
 from pcs_ext.threed.field_config import FieldConfig
 from pcs_ext.threed.make import Made, make_3d
 from pcs_ext.threed.mesh import read_mesh
-from pcs_ext.threed.recipes import RECIPES, EditRecipe, PhotosTo3dRecipe, Recipe3d, TextureRecipe
+from pcs_ext.threed.recipes import RECIPES, AnimateRecipe, EditRecipe, PhotosTo3dRecipe, Recipe3d, TextureRecipe
 from pcs_ext.threed.request import MakeOptions
-from tests.support.small_jobs import PROMPT, Learned, make, stage
+from pcs_ext.threed.view_sets import draw_views
+from tests.support.small_jobs import PROMPT, Learned, make, relearn, small_recipe, stage
 
 
 @pytest.mark.parametrize("effort", ["fast", "balanced", "paper"])
@@ -30,7 +32,7 @@ def test_every_recipe_builds_and_survives_json(preset: Any, effort: Any, tmp_pat
         recipe.validate()
         assert recipe.id == entry.id
         write_json(tmp_path / "recipe.json", recipe)
-        kind = type(recipe) if isinstance(recipe, (TextureRecipe, EditRecipe)) else Recipe3d
+        kind = type(recipe) if isinstance(recipe, (TextureRecipe, EditRecipe, AnimateRecipe)) else Recipe3d
         assert from_jsonable(kind, read_json(tmp_path / "recipe.json"), where="the file") == recipe
         assert to_jsonable(recipe.with_steps(10)) != to_jsonable(recipe)
 
@@ -90,10 +92,43 @@ def test_magic3d_refines_the_surface_of_its_field(learned: Learned, tmp_path: Pa
 
 
 def test_a_joint_recipe_takes_an_adapter_and_only_it(learned: Learned, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--multiview FOLDER"):
+    with pytest.raises(UsageError, match="no multi-view adapter ships for .*--multiview FOLDER"):
         make(learned, tmp_path, "mvdream")
     made = make(learned, tmp_path, "mvdream", multiview=learned.multiview, colors="vertex")
     assert made.mesh.volume > 0
+    assert not (made.work / "subject").exists(), "without photos the subject is taken as it was learned"
+
+
+def test_a_subject_is_drawn_from_four_sides_together(learned: Learned, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"device": "cpu", "precision": "fp32", "steps": 2}
+    with pytest.raises(UsageError, match="no multi-view adapter ships for"):
+        draw_views(learned.subject, PROMPT, tmp_path / "views.png", **given)
+    draw_views(learned.subject, PROMPT, tmp_path / "views.png", seeds=(0, 1), multiview=learned.multiview, **given)
+    with Image.open(tmp_path / "views.png") as drawn:
+        assert drawn.size == (4 * 32, 2 * 32)
+        rows = [drawn.crop((0, top, 128, top + 32)).tobytes() for top in (0, 32)]
+    assert rows[0] != rows[1]
+    with pytest.raises(UsageError, match="one or more seeds"):
+        draw_views(learned.subject, PROMPT, tmp_path / "more.png", seeds=(), multiview=learned.multiview, **given)
+
+
+def test_mvdream_learns_the_subject_anew_held_by_the_drift_of_its_weights(learned: Learned, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"multiview": learned.multiview, "photos": learned.photos}
+    distances = []
+    for weight in (0.0, 1000.0):
+        folder = tmp_path / str(weight)
+        folder.mkdir()
+        recipe = dataclasses.replace(small_recipe("mvdream"), relearn=relearn(drift_weight=weight))
+        write_json(folder / "recipe.json", recipe)
+        made = make(learned, folder, "mvdream", config=folder / "recipe.json", **given)
+        again = Artifact.load(made.work / "subject")
+        assert again.data.recipe["id"] == "mvdream-dreambooth"
+        whole = again.data.tensors_of("denoiser")
+        base = load_backbone(again.data.base_name, device="cpu", precision="fp32")
+        start = dict(base.denoiser.named_parameters())
+        moved = [(value - start[key.removeprefix("denoiser.")]).abs().sum() for key, value in whole.items()]
+        distances.append(float(sum(moved)))
+    assert 0 < distances[1] < 0.8 * distances[0]
 
 
 def test_wrong_requests_are_refused_before_anything_is_made(learned: Learned, tmp_path: Path) -> None:
@@ -106,7 +141,7 @@ def test_wrong_requests_are_refused_before_anything_is_made(learned: Learned, tm
         make(learned, tmp_path, "dreambooth3d", photos=other)
     with pytest.raises(UsageError, match="takes no photos"):
         make(learned, tmp_path, "dreamfusion", photos=learned.photos)
-    with pytest.raises(UsageError, match="ends in glb, obj, ply"):
+    with pytest.raises(UsageError, match="ends in glb, obj, ply, usdz"):
         make(learned, tmp_path, "dreamfusion", output=tmp_path / "rex.fbx")
     with pytest.raises(UsageError, match="does not say where the subject goes"):
         make(learned, tmp_path, "dreamfusion", prompt="a dog")

@@ -7,16 +7,15 @@ import torch
 
 from benchmarks.threed_measures import (
     HIGHER,
-    TrueToy,
     carved_mesh,
     geometry,
     in_place,
     look,
     mesh_pictures,
-    true_toy,
     view_readings,
 )
 from benchmarks.threed_systems import CLAIMS, result_rows
+from benchmarks.true_toys import TrueToy, true_toy
 from benchmarks.truth import COMMANDS
 from pcs_ext.results import as_result
 from pcs_ext.systems import beats_baseline, catalogue

@@ -1,7 +1,9 @@
 """Every way to make a 3D object of a learned subject, listed by hand."""
 
+from pcs_ext.threed.recipes.animate124 import animate124
 from pcs_ext.threed.recipes.avatarbooth import avatarbooth
 from pcs_ext.threed.recipes.base import (
+    AnimateRecipe,
     AnyRecipe3d,
     AvatarTo3dRecipe,
     EditRecipe,
@@ -15,6 +17,7 @@ from pcs_ext.threed.recipes.base import (
     TextureRecipe,
 )
 from pcs_ext.threed.recipes.consist3d import consist3d
+from pcs_ext.threed.recipes.dream_in_4d import dream_in_4d
 from pcs_ext.threed.recipes.dreambooth3d import dreambooth3d
 from pcs_ext.threed.recipes.dreamfusion import dreamfusion
 from pcs_ext.threed.recipes.magic3d import magic3d
@@ -25,6 +28,7 @@ from pcs_ext.threed.recipes.tip_editor import tip_editor
 
 __all__ = [
     "RECIPES",
+    "AnimateRecipe",
     "AnyRecipe3d",
     "AvatarTo3dRecipe",
     "EditRecipe",
@@ -56,7 +60,10 @@ _ENTRIES = (
     # Its row of the survey is claimed when an edit has been seen to work on the embedded base.
     ("tip-editor", "something new in a box of a scene: 3d edit", "2401.14828", "", tip_editor),
     # Its row of the survey is claimed when an adapter for the embedded base ships.
-    ("mvdream", "four views judged together; needs --multiview ADAPTER", "2308.16512", "", mvdream),
+    ("mvdream", "four views judged together by a multi-view adapter", "2308.16512", "", mvdream),
+    # Their rows of the survey are claimed when a motion has been seen to come out.
+    ("animate124", "a grid for every moment, frames refined by the subject: 3d animate", "2311.14603", "", animate124),
+    ("dream-in-4d", "a still field, displaced at every moment: 3d animate", "2311.16854", "", dream_in_4d),
 )
 RECIPES: dict[str, RecipeEntry3d] = {
     id: RecipeEntry3d(id=id, summary=summary, paper=f"arXiv {paper}", system=system, build=build)

@@ -13,7 +13,9 @@ from pcs_ext.threed.edit_stage import EditStage
 from pcs_ext.threed.field_stage import FieldStage
 from pcs_ext.threed.localization import LocalizationConfig
 from pcs_ext.threed.mesh import MeshConfig
+from pcs_ext.threed.motion_stage import MotionStage
 from pcs_ext.threed.pseudo_views import PseudoViewConfig
+from pcs_ext.threed.relearn import RelearnConfig
 from pcs_ext.threed.surface_stage import SurfaceStage
 from pcs_ext.threed.texture_stage import TextureStage
 from pcs_ext.threed.turned_views import ShapeWordConfig, TurnConfig
@@ -36,7 +38,9 @@ class TextTo3dRecipe:
     negative_prompt: str = ""
     """What to stay away from."""
     joint: bool = False
-    """Views of a set are judged together by a multi-view adapter, which the caller names."""
+    """Views of a set are judged together by a multi-view adapter: the base's own, or one that the caller names."""
+    relearn: RelearnConfig | None = None
+    """How the subject is learned anew where the caller gives its photos; None: it is taken as it was learned."""
     field: FieldStage
     """The optimisation."""
     mesh: MeshConfig = MeshConfig(resolution=96, relative=0.5)
@@ -258,6 +262,29 @@ class EditRecipe:
         )
 
 
+@config
+class AnimateRecipe:
+    """From a still scene to a moving one: a recipe of `3d animate`."""
+
+    kind: Literal["animate"] = "animate"
+    """Tag of this recipe in JSON."""
+    id: str
+    """Key in `RECIPES`."""
+    words: ViewWords = ViewWords()
+    """How prompts of single frames say where the camera stands; those of clips do not."""
+    negative_prompt: str = ""
+    """What to stay away from."""
+    stage: MotionStage
+    """The optimisation."""
+
+    def validate(self) -> None:
+        """Nothing that types do not say."""
+
+    def with_steps(self, steps: int) -> "AnimateRecipe":
+        """The same recipe with so many steps."""
+        return dataclasses.replace(self, stage=self.stage.with_steps(steps))
+
+
 AnyRecipe3d: TypeAlias = TextTo3dRecipe | PhotosTo3dRecipe | PhotoTo3dRecipe | AvatarTo3dRecipe | RefinedTo3dRecipe
 """A recipe of `3d make`."""
 Recipe3d: TypeAlias = Annotated[AnyRecipe3d, Discriminator("kind")]
@@ -275,5 +302,5 @@ class RecipeEntry3d:
     """Where it is described."""
     system: str
     """Row of the survey: an id of `systems.json`; empty for baselines without one."""
-    build: Callable[[Preset, Effort], AnyRecipe3d | TextureRecipe | EditRecipe]
+    build: Callable[[Preset, Effort], AnyRecipe3d | TextureRecipe | EditRecipe | AnimateRecipe]
     """`(preset of the base, effort) -> recipe`."""

@@ -74,7 +74,7 @@ def train_multiview(
         settings,
         FitConfig(steps=steps, lr_schedule="cosine", warmup_steps=100, autocast="bf16", ema_decay=0.999),
         reporter,
-        learning_rate=1e-3,
+        learning_rate=6e-4,
         weight_decay=0.01,
         minutes=minutes,
         finish=finish,

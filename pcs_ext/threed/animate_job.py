@@ -1,0 +1,266 @@
+"""`3d animate`: a finished scene, a learned subject and a prompt in; the scene in motion, filmed, out."""
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pcs_ext.config_io import atomic_write_bytes, from_jsonable, read_json, to_jsonable, write_json
+from pcs_ext.errors import Interrupted, UsageError
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.checkpoint import CheckpointFolder
+from pcs_ext.image.learn import preset_of
+from pcs_ext.image.subject import Artifact
+from pcs_ext.reporter import Reporter, SilentReporter
+from pcs_ext.runtime import seed_for
+from pcs_ext.threed.cameras import Cameras, orbit, ring
+from pcs_ext.threed.clip_guidance import ClipGuidance
+from pcs_ext.threed.export import check_free
+from pcs_ext.threed.fields import AbstractField
+from pcs_ext.threed.guidance import AbstractGuidance, ScoreGuidance
+from pcs_ext.threed.job_options import JobOptions
+from pcs_ext.threed.motion_stage import MotionLoss, learn_motion
+from pcs_ext.threed.moving_fields import AbstractMovingField, MovingConfig, load_moving, save_moving
+from pcs_ext.threed.recipes import RECIPES, AnimateRecipe, Effort
+from pcs_ext.threed.scene import Scene, read_scene
+from pcs_ext.threed.shapes import shape_views
+from pcs_ext.threed.turntable import KINDS, sheet, write_turntable
+from pcs_ext.threed.work import WorkFolder
+
+_LOOKS = 4
+"""Directions in a sheet."""
+_TURNS = 2
+"""Times that the motion is seen, there and back, while the camera goes once around."""
+
+
+class LoadClips(Protocol):
+    """Loads a model of clips: its `predict` takes latents `b c f h w`, and of pictures `b c h w`."""
+
+    def __call__(self, base: str, motion: Path | None, *, device: str, precision: str, reporter: Reporter) -> Any: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnimateOptions(JobOptions):
+    """How a scene is set in motion and filmed."""
+
+    method: str = "dream-in-4d"
+    """Name in `RECIPES`."""
+    effort: Effort = "balanced"
+    """Which of the recipe's numbers of steps."""
+    motion_module: Path | None = None
+    """Motion adapter for an image base; None: the base's own."""
+    frames: int = 48
+    """Of the film."""
+    side: int = 192
+    """Of the film, pixels."""
+    frames_per_second: float = 12.0
+    """Of the film."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.frames < 1 or not 16 <= self.side <= 2048 or self.frames_per_second <= 0:
+            raise UsageError(
+                f"expected at least 1 frame of 16 to 2048 pixels and a rate above 0, got {self.frames}, {self.side} "
+                f"and {self.frames_per_second}."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Animated:
+    """What a finished job left."""
+
+    field: AbstractMovingField
+    """The scene in motion."""
+    file: Path
+    """The film."""
+    work: Path
+    """The job's folder."""
+
+
+def animate_3d(
+    scene: Path,
+    subject: Path,
+    prompt: str,
+    output: Path,
+    options: AnimateOptions,
+    load: LoadClips,
+    *,
+    reporter: Reporter | None = None,
+) -> Animated:
+    """Set a finished scene in motion.
+
+    The job lives in `OUTPUT.work/`; the same call goes on from there after an interruption, to the same tensors bit for
+    bit on the CPU.
+
+    Args:
+        scene: OUTPUT.work of `3d make`; never written to.
+        subject: folder written by `learn`: what the scene shows.
+        prompt: of the clip, with `{subject}`.
+        output: .mp4, .webp or .gif; .png for a sheet, moments beside each other, directions below.
+        options: how.
+        load: makes a model of clips from a base's name.
+        reporter: hears events and progress.
+
+    Raises:
+        UsageError, ConfigError, InputError, ArtifactError, ModelError: before any training, with what to do.
+        CheckpointError: the work folder belongs to another request.
+        DivergedError: the loss stopped being finite.
+        Interrupted: Ctrl-C; what was done is saved.
+    """
+    reporter = reporter or SilentReporter()
+    check_free(output, (*KINDS, "png"), options.overwrite)
+    found, artifact = read_scene(scene), Artifact.load(subject)
+    text = artifact.concept.prompt(prompt)
+    base = options.base or artifact.data.base_name
+    recipe = animate_recipe(preset_of(base), options)
+    settings = MovingConfig(still=found.settings, motion=recipe.stage.motion)
+    backbone = load(base, options.motion_module, device=options.device, precision=options.precision, reporter=reporter)
+    identity = {
+        "recipe": to_jsonable(recipe),
+        "scene": found.digest,
+        "prompt": text,
+        "subject": artifact.data.content_hash,
+        "base": backbone.fingerprint,
+        "precision": str(backbone.dtype),
+        "seed": options.seed,
+    }
+    work = WorkFolder(output.with_name(f"{output.name}.work"), identity)
+    write_json(work.path / "recipe.json", recipe)
+    job = AnimateJob(recipe, artifact, text, backbone, work, options, reporter)
+    try:
+        field = job.run(settings, found)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted; what was done is in {work.path}. The same command goes on from there."
+        ) from None
+    write_film(field, output, frames=options.frames, side=options.side, rate=options.frames_per_second)
+    return Animated(field, output, work.path)
+
+
+def animate_recipe(preset: Any, options: AnimateOptions) -> AnimateRecipe:
+    """The recipe that the options name.
+
+    Raises:
+        ConfigError: the JSON does not fit.
+        UsageError: an unknown method, or no step.
+    """
+    known = [name for name in RECIPES if isinstance(RECIPES[name].build(preset, options.effort), AnimateRecipe)]
+    if options.config is not None:
+        recipe = from_jsonable(AnimateRecipe, read_json(options.config), where=str(options.config))
+    elif options.method in known:
+        recipe = RECIPES[options.method].build(preset, options.effort)
+    else:
+        raise UsageError(f"a scene is set in motion by {' or '.join(known)}, got {options.method!r}.")
+    assert isinstance(recipe, AnimateRecipe)
+    if options.steps is not None and options.steps < 1:
+        raise UsageError(f"--steps must be at least 1, got {options.steps}.")
+    return recipe if options.steps is None else recipe.with_steps(options.steps)
+
+
+class AnimateJob:
+    """The one stage of a request; done once, goes on where it was stopped."""
+
+    def __init__(
+        self,
+        recipe: AnimateRecipe,
+        artifact: Artifact,
+        prompt: str,
+        backbone: AbstractBackbone,
+        work: WorkFolder,
+        options: AnimateOptions,
+        reporter: Reporter,
+    ) -> None:
+        self.recipe, self.artifact, self.prompt, self.backbone = recipe, artifact, prompt, backbone
+        self.work, self.options, self.reporter = work, options, reporter
+
+    def run(self, settings: MovingConfig, scene: Scene) -> AbstractMovingField:
+        """The scene in motion."""
+        folder = self.work.path / "motion" / "moving"
+        if folder.exists():
+            return load_moving(folder)
+        stage = self.recipe.stage
+        seed = seed_for(self.options.seed, "motion") % 2**31
+        stage = dataclasses.replace(stage, fit=dataclasses.replace(stage.fit, seed=seed))
+        field = settings.build()
+        scene.fill(field.still)
+        checkpoints = self.work.path / "motion" / "checkpoints"
+        kept = CheckpointFolder(checkpoints, config_hash=f"{self.work.hash}-motion", reporter=self.reporter)
+        with self._judges() as (clips, pictures):
+            loss = MotionLoss(field, stage, clips, pictures)
+            for state in learn_motion(loss, checkpoints=kept, reporter=self.reporter):
+                self.reporter.progress("3d motion", state.step, state.total_steps)
+                self._preview(field, state.step)
+        save_moving(field, folder)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        return field
+
+    @contextlib.contextmanager
+    def _judges(self) -> Iterator[tuple[ClipGuidance, AbstractGuidance | None]]:
+        """Of clips and, where the recipe wants it, of frames, with the subject in the base."""
+        recipe = self.recipe
+        with self.artifact.applied(self.backbone) as backbone:
+            clips = ClipGuidance(
+                backbone,
+                self.prompt,
+                recipe.stage.guidance,
+                negative_prompt=recipe.negative_prompt,
+                noise_share=recipe.stage.noise_share,
+            )
+            pictures = recipe.stage.pictures
+            if pictures is None:
+                yield clips, None
+                return
+            yield (
+                clips,
+                ScoreGuidance(
+                    backbone,
+                    self.prompt,
+                    pictures.guidance,
+                    negative_prompt=recipe.negative_prompt,
+                    words=recipe.words,
+                ),
+            )
+
+    def _preview(self, field: AbstractMovingField, step: int) -> None:
+        every = self.options.previews
+        if every and step % every == 0:
+            path = self.work.path / "previews" / f"motion-{step:06d}.png"
+            atomic_write_bytes(path, motion_sheet(field, side=64))
+            self.reporter.event("preview", f"preview {path}", path=str(path))
+
+
+def write_film(field: AbstractMovingField, output: Path, *, frames: int, side: int, rate: float) -> None:
+    """A moving scene as a film around it, or as a sheet, by the path's ending."""
+    if output.suffix.lower() == ".png":
+        atomic_write_bytes(output, motion_sheet(field, side=side))
+        return
+    turn = ring(frames, target=field.bounds.center)
+    shown = [_seen(field, _there_and_back(index, frames), turn[[index]], side) for index in range(frames)]
+    write_turntable(output, torch.cat(shown), rate)
+
+
+def motion_sheet(field: AbstractMovingField, *, side: int) -> bytes:
+    """Moments from left to right, directions from top to bottom, as a PNG."""
+    moments = field.settings.motion.moments
+    columns = min(moments, 8)
+    azimuths = [(360 / _LOOKS * look + 20) % 360 for look in range(_LOOKS)]
+    count = [15.0] * _LOOKS, [5.2] * _LOOKS, [32.0] * _LOOKS
+    cameras = orbit(azimuths, *count, target=field.bounds.center)
+    by_moment = torch.stack([_seen(field, index / (columns - 1), cameras, side) for index in range(columns)], 1)
+    return sheet(by_moment.flatten(0, 1), columns=columns)
+
+
+def _there_and_back(index: int, frames: int) -> float:
+    """The moment shown by a frame: the motion runs to its end and back."""
+    place = (2 * _TURNS * index / frames) % 2
+    return place if place <= 1 else 2 - place
+
+
+def _seen(field: AbstractMovingField, time: float, cameras: Cameras, side: int) -> Tensor:
+    shape: AbstractField = field.at(time)
+    return shape_views(shape, cameras, side, samples=96)
