@@ -144,13 +144,16 @@ def test_the_page_is_made_from_the_numbers_on_disk(demo, page):
 
 def test_the_parts_are_shown_and_the_viewer_travels_inside(whole_page):
     outline = _Outline(whole_page)
-    frame = outline.of("iframe")
-    assert len(frame) == 1
-    assert frame[0]["srcdoc"] == '<!doctype html><p id="hint">"Drag" & look</p>'
-    assert "src" not in frame[0]
-    opener = next(button for button in outline.of("button") if "data-opens" in button)
-    assert "hidden" in opener, "without a script there is nothing to press"
-    assert opener["data-opens"] in {dialog["id"] for dialog in outline.of("dialog")}
+    frames = outline.of("iframe")
+    assert len(frames) == 2, "a panorama and an object"
+    for frame in frames:
+        assert frame["srcdoc"] == '<!doctype html><p id="hint">"Drag" & look</p>'
+        assert "src" not in frame
+    openers = [button for button in outline.of("button") if "data-opens" in button]
+    assert all("hidden" in opener for opener in openers), "without a script there is nothing to press"
+    assert {opener["data-opens"] for opener in openers} == {"around", "turn"}
+    assert {"around", "turn"} <= {dialog["id"] for dialog in outline.of("dialog")}
+    assert "likeness to the toy itself is 0.50" in outline.text
     assert "Layers: 2 kept, 1 gone, 1 new" in outline.text
     assert "at most 8 of 255 levels" in outline.text
     assert "Here it learns less from protected photos" in outline.text

@@ -200,7 +200,7 @@ def edit(learned: Learned, folder: Path, *, reporter: Reporter | None = None) ->
     """`edit_3d` of a small recipe."""
     place = LocalizationConfig(fit=fit_of(3), side=8, views=3)
     score = DistillationConfig(guidance_scale=5.0, max_gradient=1.0)
-    filling = EditStage(resolution=10, fit=fit_of(4), guidance=score, side=16, samples=12)
+    filling = EditStage(resolution=10, fit=fit_of(4), guidance=score, side=16, samples=12, variation=1.0)
     write_json(folder / "edit.json", EditRecipe(id="tip-editor", place=place, stage=filling))
     options = EditOptions(box=BOX, config=folder / "edit.json", **HERE)
     return edit_3d(learned.scene, learned.subject, "a photo of a cat on {subject}", folder / "rex.glb", options,

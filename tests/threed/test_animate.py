@@ -202,7 +202,8 @@ def test_a_killed_job_ends_like_one_left_alone(kind: str, learned: Learned, moti
     stored = [load_file(folder / "rex.png.work/motion/moving/moving.safetensors") for folder in (whole, parts)]
     assert all(torch.equal(value, stored[1][key]) for key, value in stored[0].items())
     assert not (made.work / "motion" / "checkpoints").exists()
-    assert Image.open(whole / "rex.png").size == (3 * 16, 4 * 16)
+    with Image.open(whole / "rex.png") as drawn:
+        assert drawn.size == (3 * 16, 4 * 16)
     still = load_file(learned.scene / "field" / "field" / "field.safetensors")
     assert all(torch.equal(value, stored[0][f"still.{key}"]) for key, value in still.items())
     name = "changes" if kind == "grids" else "displacements"
@@ -211,7 +212,8 @@ def test_a_killed_job_ends_like_one_left_alone(kind: str, learned: Learned, moti
 
 def test_a_finished_job_is_filmed_again(learned: Learned, motion: Path, tmp_path: Path) -> None:
     animate(learned, tmp_path, "displaced", motion, "rex.gif")
-    assert getattr(Image.open(tmp_path / "rex.gif"), "n_frames", 1) == 4
+    with Image.open(tmp_path / "rex.gif") as film:
+        assert getattr(film, "n_frames", 1) == 4
 
 
 def test_wrong_requests_are_refused(learned: Learned, tmp_path: Path) -> None:
