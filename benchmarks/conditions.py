@@ -27,7 +27,8 @@ from pcs_ext.errors import InputError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.edits.boxes import Box
-from pcs_ext.image.edits.layout import LayoutConfig, sample_layout
+from pcs_ext.image.edits.layout import LayoutConfig, layout_hooks
+from pcs_ext.image.edits.one_by_one import one_by_one
 from pcs_ext.image.edits.region import around, whole
 from pcs_ext.image.edits.settings import resolve_edit
 from pcs_ext.image.edits.swap import SwapConfig, swap
@@ -141,7 +142,9 @@ def measure_layouts(
         wanted = asked_boxes(scene, exchanged=index % 2 == 1)
         line = [rendered[index][None]]
         for method, settings in (("plain", off), ("layout-control", config)):
-            made = sample_layout(backbone, caption(scene), wanted, seeds=[index], config=settings)
+            prompt = caption(scene)
+            hooks = layout_hooks(backbone, prompt, wanted, settings)
+            made = one_by_one(backbone, prompt, hooks, seeds=[index], sampling=settings.sampling)
             found[method] += hits(oracle, made[0], wanted)
             line.append(_framed(made[0], wanted)[None])
         found["rendered"] += hits(oracle, rendered[index], asked_boxes(scene, exchanged=False))

@@ -15,12 +15,10 @@ from pcs_ext.image.attention import AttentionProgram, attention_program, token_g
 from pcs_ext.image.attention_edits import progress_at
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.edits.boxes import Box, box_cells
-from pcs_ext.image.edits.one_by_one import HooksOf, sample_boxed
+from pcs_ext.image.edits.one_by_one import HooksOf, noised_back, placed, visited
 from pcs_ext.image.recipes import Preset
-from pcs_ext.image.sample import Predict, SampleConfig, SampleHooks, build_scheduler
+from pcs_ext.image.sample import Predict, SampleConfig, SampleHooks
 from pcs_ext.image.types import Conditioning
-from pcs_ext.reporter import Reporter
-from pcs_ext.runtime import generator_for
 
 _LARGEST_SIGMA = 14.6
 """Where the paper's schedule begins; schedules that begin at purer noise would make the bias there without bound."""
@@ -68,43 +66,24 @@ def cones_2_layout(preset: Preset) -> Cones2Config:
     )
 
 
-def sample_cones_2(
-    backbone: AbstractBackbone,
-    prompt: str,
-    boxes: Sequence[Box],
-    *,
-    seeds: Sequence[int],
-    config: Cones2Config,
-    negative_prompt: str = "",
-    reporter: Reporter | None = None,
-) -> Tensor:
-    """Images of a prompt with its phrases in their boxes, `n 3 h w` in [-1, 1], float32 on the CPU; one per seed.
+def cones_2_hooks(backbone: AbstractBackbone, prompt: str, boxes: Sequence[Box], config: Cones2Config) -> HooksOf:
+    """Of pictures of a prompt with its phrases in their boxes, for `one_by_one`; a negative prompt has no layout.
 
     Args:
         backbone: with adapters already injected.
         prompt: the text.
         boxes: of phrases of it.
-        seeds: of the noise.
         config: how; scale 0 without recurrence is plain sampling.
-        negative_prompt: what to stay away from; it has no layout.
-        reporter: hears the progress.
 
     Raises:
         UsageError: a phrase does not stand in the prompt, none or one twice is given, or wrong sizes.
     """
-
-    def guide(positions: Sequence[tuple[int, ...]], size: tuple[int, int]) -> HooksOf:
-        row = 1 if config.sampling.guidance_scale != 1.0 else 0
-        bias = LayoutBias(backbone, boxes, positions, size, config, rows=[row])
-        return lambda seed: SampleHooks(
-            predict=biased(backbone, bias),
-            recur=Recurrence(backbone, seed, config) if config.recurrence else None,
-        )
-
-    return sample_boxed(
-        backbone, prompt, boxes, guide, seeds=seeds, sampling=config.sampling, negative_prompt=negative_prompt,
-        reporter=reporter,
-    )  # fmt: skip
+    positions, size = placed(backbone, prompt, boxes, config.sampling)
+    row = 1 if config.sampling.guidance_scale != 1.0 else 0
+    bias = LayoutBias(backbone, boxes, positions, size, config, rows=[row])
+    return lambda seed: SampleHooks(
+        predict=biased(backbone, bias), recur=Recurrence(backbone, seed, config) if config.recurrence else None
+    )
 
 
 def biased(backbone: AbstractBackbone, bias: "LayoutBias"):
@@ -189,8 +168,8 @@ def noise_level(backbone: AbstractBackbone, timestep: float) -> float:
 class Recurrence:
     """`SampleHooks.recur`: latents after a guided step, noised up again to where it began.
 
-    x_t = sqrt(abar_t / abar_s) x_s + sqrt(1 - abar_t / abar_s) noise, which is the released code's addition of
-    sqrt(sigma_t^2 - sigma_s^2) noise in latents that keep their variance.
+    `noised_back` is the released code's addition of sqrt(sigma_t^2 - sigma_s^2) noise in latents that keep their
+    variance.
 
     Args:
         backbone: whose schedule it is.
@@ -200,13 +179,12 @@ class Recurrence:
 
     def __init__(self, backbone: AbstractBackbone, seed: int, config: Cones2Config) -> None:
         self.backbone, self.seed, self.config = backbone, seed, config
-        self.timesteps = [int(t) for t in build_scheduler(backbone, config.sampling).timesteps]
+        self.timesteps = visited(backbone, config.sampling)
 
     def __call__(self, step: int, timestep: Tensor, latents: Tensor) -> Tensor | None:
         if progress_at(self.backbone, timestep) >= self.config.last:
             return None
-        abar = self.backbone.schedule.alphas_cumprod
-        stride = self.backbone.schedule.num_train_timesteps // len(self.timesteps)
-        ratio = float(abar[int(timestep)] / abar[max(int(timestep) - stride, 0)])
-        noise = torch.randn(latents.shape, generator=generator_for(self.seed, "recurrence", step)).to(latents)
-        return ratio**0.5 * latents + (1 - ratio) ** 0.5 * noise
+        began, stride = int(timestep), self.backbone.schedule.num_train_timesteps // len(self.timesteps)
+        return noised_back(
+            self.backbone, latents, reached=max(began - stride, 0), began=began, seed=self.seed, step=step
+        )

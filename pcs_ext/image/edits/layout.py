@@ -15,11 +15,10 @@ from pcs_ext.image.attention import attention_program, token_grid
 from pcs_ext.image.attention_edits import Capture, progress_at
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.edits.boxes import Box
-from pcs_ext.image.edits.one_by_one import HooksOf, sample_boxed
+from pcs_ext.image.edits.one_by_one import HooksOf, placed
 from pcs_ext.image.recipes import Preset
 from pcs_ext.image.sample import SampleConfig, SampleHooks
 from pcs_ext.image.types import Conditioning
-from pcs_ext.reporter import Reporter
 
 
 @config
@@ -63,42 +62,24 @@ def layout_control(preset: Preset) -> LayoutConfig:
     )
 
 
-def sample_layout(
-    backbone: AbstractBackbone,
-    prompt: str,
-    boxes: Sequence[Box],
-    *,
-    seeds: Sequence[int],
-    config: LayoutConfig,
-    negative_prompt: str = "",
-    reporter: Reporter | None = None,
-) -> Tensor:
-    """Images of a prompt with its words in their boxes, `n 3 h w` in [-1, 1], float32 on the CPU; one per seed.
-
-    One picture at a time: guidance keeps the denoiser's activations, and a picture does not depend on its neighbours.
+def layout_hooks(backbone: AbstractBackbone, prompt: str, boxes: Sequence[Box], config: LayoutConfig) -> HooksOf:
+    """Of pictures of a prompt with its words in their boxes, for `one_by_one`: guidance keeps the activations of one.
 
     Args:
         backbone: with adapters already injected.
         prompt: the text.
         boxes: of phrases of it.
-        seeds: of the noise.
         config: how; `iterations` 0 is plain sampling, bit for bit.
-        negative_prompt: what to stay away from.
-        reporter: hears the progress.
 
     Raises:
         UsageError: a phrase does not stand in the prompt, none or one twice is given, or wrong sizes.
     """
-
-    def guide(positions: Sequence[tuple[int, ...]], size: tuple[int, int]) -> HooksOf:
-        pixels = (size[0] * backbone.vae_factor, size[1] * backbone.vae_factor)
-        moving = LayoutGuide(backbone, backbone.encode_prompt([prompt], size=pixels), boxes, positions, config)
-        return lambda seed: SampleHooks(before_step=moving) if config.iterations else SampleHooks()
-
-    return sample_boxed(
-        backbone, prompt, boxes, guide, seeds=seeds, sampling=config.sampling, negative_prompt=negative_prompt,
-        reporter=reporter,
-    )  # fmt: skip
+    positions, (rows, columns) = placed(backbone, prompt, boxes, config.sampling)
+    with torch.no_grad():
+        size = rows * backbone.vae_factor, columns * backbone.vae_factor
+        conditioning = backbone.encode_prompt([prompt], size=size)
+    moving = LayoutGuide(backbone, conditioning, boxes, positions, config)
+    return lambda seed: SampleHooks(before_step=moving) if config.iterations else SampleHooks()
 
 
 class LayoutGuide:

@@ -13,8 +13,9 @@ from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.concept import SUBJECT
 from pcs_ext.image.edits.boxes import Box, check_boxes
 from pcs_ext.image.edits.cast import Cast
-from pcs_ext.image.edits.cones_2 import Cones2Config, sample_cones_2
-from pcs_ext.image.edits.layout import LayoutConfig, sample_layout
+from pcs_ext.image.edits.cones_2 import Cones2Config, cones_2_hooks
+from pcs_ext.image.edits.layout import LayoutConfig, layout_hooks
+from pcs_ext.image.edits.one_by_one import one_by_one
 from pcs_ext.image.edits.pacgen import PacgenConfig, compose_regionally, lone_member
 from pcs_ext.image.subject import Artifact, GeneratedImage, to_pil
 from pcs_ext.reporter import Reporter
@@ -39,8 +40,7 @@ def draw_layouts(
         cast: who may be named.
         prompts: texts, with `{subject}`, or the `{name}` of one of several, where a subject goes.
         boxes: of phrases that stand in every prompt, likewise.
-        seeds, config, negative_prompt: see `sample_layout`, `sample_cones_2` and, for one learned subject and its box,
-            `compose_regionally`.
+        seeds, config, negative_prompt: see `one_by_one` and, for one learned subject and its box, `compose_regionally`.
         base: already loaded.
         device, precision: of a base that is loaded here.
         reporter: hears the progress.
@@ -78,8 +78,10 @@ def _placed(
     backbone: AbstractBackbone, text: str, boxes: Sequence[Box], *, config: LayoutConfig | Cones2Config, **common: Any
 ) -> Tensor:
     if isinstance(config, LayoutConfig):
-        return sample_layout(backbone, text, boxes, config=config, **common)
-    return sample_cones_2(backbone, text, boxes, config=config, **common)
+        hooks = layout_hooks(backbone, text, boxes, config)
+    else:
+        hooks = cones_2_hooks(backbone, text, boxes, config)
+    return one_by_one(backbone, text, hooks, sampling=config.sampling, task="layout", **common)
 
 
 def _filled(

@@ -9,8 +9,9 @@ from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.edits.cast import Cast
+from pcs_ext.image.edits.one_by_one import one_by_one
 from pcs_ext.image.edits.region import square
-from pcs_ext.image.edits.sag import SagConfig, likeness_to, sample_led
+from pcs_ext.image.edits.sag import SagConfig, led_hooks, likeness_to
 from pcs_ext.image.evaluate.encoders import load_image_text_encoder
 from pcs_ext.image.photo_reader import encoder_folder
 from pcs_ext.image.subject import GeneratedImage, to_pil
@@ -61,9 +62,10 @@ def draw_led(
     made = []
     with cast.applied(backbone):
         for prompt, text in zip(prompts, texts, strict=True):
-            images = sample_led(
-                backbone, text, loss, seeds=seeds, config=config, negative_prompt=negative_prompt, reporter=reporter
-            )
+            images = one_by_one(
+                backbone, text, led_hooks(backbone, loss, config), seeds=seeds, sampling=config.sampling,
+                negative_prompt=negative_prompt, task="lead", reporter=reporter,
+            )  # fmt: skip
             made += [
                 GeneratedImage(to_pil(image), prompt, {"seed": seed, **facts})
                 for image, seed in zip(images, seeds, strict=True)

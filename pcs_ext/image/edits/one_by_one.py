@@ -5,16 +5,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.edits.boxes import Box, check_boxes
 from pcs_ext.image.phrases import phrase_positions
-from pcs_ext.image.sample import SampleConfig, SampleHooks, initial_noise, sample
+from pcs_ext.image.sample import SampleConfig, SampleHooks, build_scheduler, initial_noise, sample
 from pcs_ext.reporter import Reporter
+from pcs_ext.runtime import generator_for
 
 HooksOf = Callable[[int], SampleHooks]
 """`seed -> hooks` of one picture."""
-Guide = Callable[[Sequence[tuple[int, ...]], tuple[int, int]], HooksOf]
-"""`(tokens of every box's phrase, rows and columns of the latents) -> hooks of every picture`."""
 
 
 @torch.no_grad()
@@ -34,7 +34,7 @@ def one_by_one(
     Args:
         backbone: with adapters already injected.
         prompt: the text.
-        hooks: of each picture.
+        hooks: of each picture: `layout_hooks`, `cones_2_hooks` and `led_hooks` make some.
         seeds: of the noise.
         sampling: how.
         negative_prompt: what to stay away from.
@@ -44,6 +44,8 @@ def one_by_one(
     Raises:
         UsageError: no seed, or wrong sizes.
     """
+    if not seeds:
+        raise UsageError("pictures need at least one seed, got none.")
     images = []
     for index, seed in enumerate(seeds):
         images.append(
@@ -55,35 +57,40 @@ def one_by_one(
     return torch.cat(images)
 
 
-@torch.no_grad()
-def sample_boxed(
-    backbone: AbstractBackbone,
-    prompt: str,
-    boxes: Sequence[Box],
-    guide: Guide,
-    *,
-    seeds: Sequence[int],
-    sampling: SampleConfig,
-    negative_prompt: str = "",
-    reporter: Reporter | None = None,
-) -> Tensor:
-    """Images of a prompt with its phrases in their boxes, as from `one_by_one`.
-
-    Args:
-        backbone: with adapters already injected.
-        prompt: the text.
-        boxes: of phrases of it.
-        guide: how boxes are kept.
-        seeds, sampling, negative_prompt, reporter: see `one_by_one`.
+def placed(
+    backbone: AbstractBackbone, prompt: str, boxes: Sequence[Box], sampling: SampleConfig
+) -> tuple[list[tuple[int, ...]], tuple[int, int]]:
+    """The tokens of every box's phrase, and the rows and columns of the latents.
 
     Raises:
         UsageError: a phrase does not stand in the prompt, none or one twice is given, or wrong sizes.
     """
     check_boxes(boxes)
     positions = [phrase_positions(backbone, prompt, box.phrase) for box in boxes]
-    shape = initial_noise(backbone, seeds[:1], sampling).shape
-    hooks = guide(positions, (shape[-2], shape[-1]))
-    return one_by_one(
-        backbone, prompt, hooks, seeds=seeds, sampling=sampling, negative_prompt=negative_prompt, task="layout",
-        reporter=reporter,
-    )  # fmt: skip
+    shape = initial_noise(backbone, [0], sampling).shape
+    return positions, (shape[-2], shape[-1])
+
+
+def noised_back(
+    backbone: AbstractBackbone, latents: Tensor, *, reached: int, began: int, seed: int, step: int
+) -> Tensor:
+    """Latents after a step, noised up to where it began, to take it once more (self-recurrence, time travel).
+
+    x_began = sqrt(r) x_reached + sqrt(1 - r) noise with r = abar_began / abar_reached: latents keep their variance.
+
+    Args:
+        backbone: whose schedule it is.
+        latents: `b c h w`.
+        reached, began: timesteps.
+        seed: of the picture.
+        step: of the sampling; every step has its own noise.
+    """
+    abar = backbone.schedule.alphas_cumprod
+    ratio = float(abar[began] / abar[reached])
+    noise = torch.randn(latents.shape, generator=generator_for(seed, "recurrence", step)).to(latents)
+    return ratio**0.5 * latents + (1 - ratio) ** 0.5 * noise
+
+
+def visited(backbone: AbstractBackbone, sampling: SampleConfig) -> list[int]:
+    """The timesteps of a sampling, the noisiest first."""
+    return [int(timestep) for timestep in build_scheduler(backbone, sampling).timesteps]

@@ -16,14 +16,12 @@ from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.attention_edits import progress_at
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.edits.one_by_one import one_by_one
+from pcs_ext.image.edits.one_by_one import HooksOf, noised_back, visited
 from pcs_ext.image.evaluate.encoders import ClipEncoder
 from pcs_ext.image.guidance import combine_guidance
 from pcs_ext.image.recipes import Preset
-from pcs_ext.image.sample import Predict, SampleConfig, SampleHooks, build_scheduler
+from pcs_ext.image.sample import Predict, SampleConfig, SampleHooks
 from pcs_ext.image.types import Conditioning
-from pcs_ext.reporter import Reporter
-from pcs_ext.runtime import generator_for
 
 Loss = Callable[[Tensor], Tensor]
 """`images b 3 h w in [-1, 1] -> 0-d`, differentiable."""
@@ -79,29 +77,13 @@ def sag(preset: Preset) -> SagConfig:
     )
 
 
-def sample_led(
-    backbone: AbstractBackbone,
-    prompt: str,
-    loss: Loss,
-    *,
-    seeds: Sequence[int],
-    config: SagConfig,
-    negative_prompt: str = "",
-    reporter: Reporter | None = None,
-) -> Tensor:
-    """Images of a prompt led to a small loss, `n 3 h w` in [-1, 1], float32 on the CPU; one per seed.
+def led_hooks(backbone: AbstractBackbone, loss: Loss, config: SagConfig) -> HooksOf:
+    """Of pictures led to a small loss, for `one_by_one`.
 
     Args:
         backbone: with adapters already injected.
-        prompt: the text.
         loss: of the clean estimate's image; see `likeness_to`.
-        seeds: of the noise.
         config: how; scale 0 without repetition is plain sampling.
-        negative_prompt: what to stay away from.
-        reporter: hears the progress.
-
-    Raises:
-        UsageError: no seed, or wrong sizes.
     """
 
     def hooks(seed: int) -> SampleHooks:
@@ -111,10 +93,7 @@ def sample_led(
             on_step=lead.led,
         )  # fmt: skip
 
-    return one_by_one(
-        backbone, prompt, hooks, seeds=seeds, sampling=config.sampling, negative_prompt=negative_prompt, task="lead",
-        reporter=reporter,
-    )  # fmt: skip
+    return hooks
 
 
 def likeness_to(reference: Tensor, encoder: ClipEncoder, config: SagConfig) -> Loss:
@@ -158,7 +137,7 @@ class Lead:
 
     def __init__(self, backbone: AbstractBackbone, loss: Loss, config: SagConfig, seed: int) -> None:
         self.backbone, self.loss, self.config, self.seed = backbone, loss, config, seed
-        self.timesteps = [int(t) for t in build_scheduler(backbone, config.sampling).timesteps]
+        self.timesteps = visited(backbone, config.sampling)
         self._began: Tensor | None = None
         self._conditioning: Conditioning | None = None
         self._by_words = 0.0
@@ -187,10 +166,8 @@ class Lead:
         if not self._is_active(timestep) or step + 1 == len(self.timesteps):
             return None
         moved = self.led(step, timestep, latents)
-        abar = self.backbone.schedule.alphas_cumprod
-        ratio = float(abar[self.timesteps[step]] / abar[self.timesteps[step + 1]])
-        noise = torch.randn(latents.shape, generator=generator_for(self.seed, "recurrence", step)).to(latents)
-        self._began = ratio**0.5 * moved + (1 - ratio) ** 0.5 * noise
+        began, reached = self.timesteps[step], self.timesteps[step + 1]
+        self._began = noised_back(self.backbone, moved, reached=reached, began=began, seed=self.seed, step=step)
         return self._began
 
     def led(self, step: int, timestep: Tensor, latents: Tensor) -> Tensor:

@@ -10,11 +10,12 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.edits.boxes import Box
 from pcs_ext.image.edits.cast import Cast, name_all, subject_adapters
-from pcs_ext.image.edits.cones_2 import Cones2Config, sample_cones_2
+from pcs_ext.image.edits.cones_2 import Cones2Config, cones_2_hooks
 from pcs_ext.image.edits.mc2 import Mc2Config, compose_apart
 from pcs_ext.image.edits.members import Composed, Member
 from pcs_ext.image.edits.multibooth import MultiBoothConfig, compose_in_boxes
 from pcs_ext.image.edits.omg import OmgConfig, compose
+from pcs_ext.image.edits.one_by_one import one_by_one
 from pcs_ext.image.edits.pacgen import PacgenConfig, compose_regionally
 from pcs_ext.image.edits.regions import columns
 from pcs_ext.image.merge.words import WORD_ADAPTERS, NamedSubject
@@ -115,9 +116,10 @@ def _by_layout(
     words = {subject.name: subject.words for subject in _subjects(cast)}
     meant = [dataclasses.replace(box, phrase=words[name]) for name, box in placed.items()]
     with cast.applied(backbone):
-        images = sample_cones_2(
-            backbone, name_all(text, words), meant, seeds=seeds, config=config, negative_prompt=negative_prompt,
-            reporter=reporter,
+        prompt = name_all(text, words)
+        images = one_by_one(
+            backbone, prompt, cones_2_hooks(backbone, prompt, meant, config), seeds=seeds, sampling=config.sampling,
+            negative_prompt=negative_prompt, task="layout", reporter=reporter,
         )  # fmt: skip
     return [(image, {"boxes": _plain(placed)}) for image in images]
 

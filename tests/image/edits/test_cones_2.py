@@ -16,10 +16,11 @@ from pcs_ext.image.edits.cones_2 import (
     LayoutBias,
     Recurrence,
     biased,
+    cones_2_hooks,
     cones_2_layout,
     noise_level,
-    sample_cones_2,
 )
+from pcs_ext.image.edits.one_by_one import one_by_one
 from pcs_ext.image.sample import SampleConfig, SampleHooks, sample
 
 SAMPLING = SampleConfig(scheduler="ddim", num_inference_steps=3, guidance_scale=2.0)
@@ -30,6 +31,11 @@ POSITIONS = [(3,), (7,)]
 
 def quick(**changes) -> Cones2Config:
     return dataclasses.replace(cones_2_layout("toybox"), **{"sampling": SAMPLING, **changes})
+
+
+def pictures(backbone: AbstractBackbone, boxes: list[Box], *, seeds: list[int], config: Cones2Config) -> torch.Tensor:
+    hooks = cones_2_hooks(backbone, PROMPT, boxes, config)
+    return one_by_one(backbone, PROMPT, hooks, seeds=seeds, sampling=config.sampling)
 
 
 def test_the_bias_by_hand(sd: AbstractBackbone) -> None:
@@ -83,12 +89,12 @@ def test_switched_off_it_is_plain_sampling(family: str, request: pytest.FixtureR
     with torch.no_grad():
         plain = sample(backbone, [PROMPT], seeds=[3], config=SAMPLING)
     for off in (quick(scale=0.0, recurrence=False), quick(last=0.0)):
-        assert torch.equal(sample_cones_2(backbone, PROMPT, boxes, seeds=[3], config=off), plain)
-    once = sample_cones_2(backbone, PROMPT, boxes, seeds=[3], config=quick(recurrence=False))
+        assert torch.equal(pictures(backbone, boxes, seeds=[3], config=off), plain)
+    once = pictures(backbone, boxes, seeds=[3], config=quick(recurrence=False))
     assert not torch.equal(once, plain)
-    twice = sample_cones_2(backbone, PROMPT, boxes, seeds=[5, 3], config=quick())
+    twice = pictures(backbone, boxes, seeds=[5, 3], config=quick())
     assert not torch.equal(twice[1:], once)
-    assert torch.equal(twice[1:], sample_cones_2(backbone, PROMPT, boxes, seeds=[3], config=quick()))
+    assert torch.equal(twice[1:], pictures(backbone, boxes, seeds=[3], config=quick()))
 
 
 def test_a_step_taken_again_begins_at_its_own_noise_level(sd: AbstractBackbone) -> None:

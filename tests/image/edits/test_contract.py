@@ -14,19 +14,20 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.edits import EDITS
 from pcs_ext.image.edits.boxes import parse_box
 from pcs_ext.image.edits.concept_centric import ConceptCentricConfig, sample_guided_twice
-from pcs_ext.image.edits.cones_2 import Cones2Config, sample_cones_2
+from pcs_ext.image.edits.cones_2 import Cones2Config, cones_2_hooks
 from pcs_ext.image.edits.dci import DciConfig, sample_integrated
 from pcs_ext.image.edits.freecontrol import FreeControlConfig, follow_structure
 from pcs_ext.image.edits.freecure import FreeCureConfig, sample_cured
 from pcs_ext.image.edits.insert import InsertConfig, insert
-from pcs_ext.image.edits.layout import LayoutConfig, sample_layout
+from pcs_ext.image.edits.layout import LayoutConfig, layout_hooks
 from pcs_ext.image.edits.mc2 import Mc2Config, compose_apart
 from pcs_ext.image.edits.members import Member
 from pcs_ext.image.edits.multibooth import MultiBoothConfig, compose_in_boxes
 from pcs_ext.image.edits.omg import OmgConfig, compose
+from pcs_ext.image.edits.one_by_one import HooksOf, one_by_one
 from pcs_ext.image.edits.pacgen import PacgenConfig, compose_regionally
 from pcs_ext.image.edits.portrait_diffusion import PortraitDiffusionConfig, restyle
-from pcs_ext.image.edits.sag import SagConfig, sample_led
+from pcs_ext.image.edits.sag import SagConfig, led_hooks
 from pcs_ext.image.edits.settings import resolve_edit
 from pcs_ext.image.edits.style_aligned import StyleAlignedConfig, sample_aligned
 from pcs_ext.image.edits.swap import SwapConfig, swap
@@ -42,8 +43,13 @@ def _swap(backbone: AbstractBackbone, config: SwapConfig) -> torch.Tensor:
     return swap(backbone, PICTURE, MASK, source_prompt="a cat", target_prompt="a red dog", config=config)
 
 
+def _boxed(backbone: AbstractBackbone, hooks: Callable[..., HooksOf], config: Any) -> torch.Tensor:
+    made = hooks(backbone, "a red dog", [parse_box("dog: 0 0 0.5 1")], config)
+    return one_by_one(backbone, "a red dog", made, seeds=[0], sampling=config.sampling)
+
+
 def _layout(backbone: AbstractBackbone, config: LayoutConfig) -> torch.Tensor:
-    return sample_layout(backbone, "a red dog", [parse_box("dog: 0 0 0.5 1")], seeds=[0], config=config)
+    return _boxed(backbone, layout_hooks, config)
 
 
 def _insert(backbone: AbstractBackbone, config: InsertConfig) -> torch.Tensor:
@@ -59,7 +65,7 @@ def _follow(backbone: AbstractBackbone, config: FreeControlConfig) -> torch.Tens
 
 
 def _cones_2(backbone: AbstractBackbone, config: Cones2Config) -> torch.Tensor:
-    return sample_cones_2(backbone, "a red dog", [parse_box("dog: 0 0 0.5 1")], seeds=[0], config=config)
+    return _boxed(backbone, cones_2_hooks, config)
 
 
 def _members() -> list[Member]:
@@ -96,7 +102,8 @@ def _restyle(backbone: AbstractBackbone, config: PortraitDiffusionConfig) -> tor
 
 
 def _sag(backbone: AbstractBackbone, config: SagConfig) -> torch.Tensor:
-    return sample_led(backbone, "a red dog", lambda images: images.mean(), seeds=[0], config=config)
+    hooks = led_hooks(backbone, lambda images: images.mean(), config)
+    return one_by_one(backbone, "a red dog", hooks, seeds=[0], sampling=config.sampling)
 
 
 def _dci(backbone: AbstractBackbone, config: DciConfig) -> torch.Tensor:

@@ -18,9 +18,10 @@ from pcs_ext.image.edits.layout import (
     energy_paths,
     layout_control,
     layout_energy,
-    sample_layout,
+    layout_hooks,
 )
 from pcs_ext.image.edits.layout_pictures import draw_layouts
+from pcs_ext.image.edits.one_by_one import one_by_one
 from pcs_ext.image.learn import learn
 from pcs_ext.image.ledger import Ledger
 from pcs_ext.image.recipes import RECIPES
@@ -34,6 +35,11 @@ BOXES = [parse_box("red dog: 0 0 0.5 1"), parse_box("cat: 0.5 0 1 1")]
 
 def quick(**changes) -> LayoutConfig:
     return dataclasses.replace(layout_control("toybox"), sampling=SAMPLING, last=0.5, **changes)
+
+
+def pictures(backbone: AbstractBackbone, *, seeds: list[int], config: LayoutConfig) -> torch.Tensor:
+    hooks = layout_hooks(backbone, PROMPT, BOXES, config)
+    return one_by_one(backbone, PROMPT, hooks, seeds=seeds, sampling=config.sampling)
 
 
 def test_the_energy_by_hand() -> None:
@@ -70,13 +76,13 @@ def test_the_energy_falls_while_latents_move(sd: AbstractBackbone) -> None:
 def test_without_moves_it_is_plain_sampling(family: str, request: pytest.FixtureRequest) -> None:
     backbone = request.getfixturevalue(family)
     plain = sample(backbone, [PROMPT], seeds=[3], config=SAMPLING)
-    off = sample_layout(backbone, PROMPT, BOXES, seeds=[3], config=quick(iterations=0))
-    satisfied = sample_layout(backbone, PROMPT, BOXES, seeds=[3], config=quick(scale=0.0))
-    moved = sample_layout(backbone, PROMPT, BOXES, seeds=[3], config=quick(scale=30.0))
+    off = pictures(backbone, seeds=[3], config=quick(iterations=0))
+    satisfied = pictures(backbone, seeds=[3], config=quick(scale=0.0))
+    moved = pictures(backbone, seeds=[3], config=quick(scale=30.0))
     assert torch.equal(off, plain.detach())
     assert torch.equal(satisfied, plain.detach())
     assert not torch.equal(moved, plain)
-    both = sample_layout(backbone, PROMPT, BOXES, seeds=[5, 3], config=quick(scale=30.0))
+    both = pictures(backbone, seeds=[5, 3], config=quick(scale=30.0))
     assert torch.equal(both[1:], moved), "a picture depends on its own seed alone"
 
 

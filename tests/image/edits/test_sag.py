@@ -8,7 +8,8 @@ import torch
 
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.edits.sag import EulerChain, SagConfig, gram, likeness_to, patch_features, sag, sample_led
+from pcs_ext.image.edits.one_by_one import one_by_one
+from pcs_ext.image.edits.sag import EulerChain, Loss, SagConfig, gram, led_hooks, likeness_to, patch_features, sag
 from pcs_ext.image.evaluate.encoders import load_image_text_encoder
 from pcs_ext.image.sample import SampleConfig, SampleHooks, sample
 from tests.support.encoders import tiny_clip
@@ -20,6 +21,11 @@ PROMPT = "a red dog"
 
 def quick(**changes) -> SagConfig:
     return dataclasses.replace(sag("toybox"), **{"sampling": SAMPLING, **changes})
+
+
+def pictures(backbone: AbstractBackbone, loss: Loss, *, seeds: list[int], config: SagConfig) -> torch.Tensor:
+    hooks = led_hooks(backbone, loss, config)
+    return one_by_one(backbone, PROMPT, hooks, seeds=seeds, sampling=config.sampling)
 
 
 def brightness(images: torch.Tensor) -> torch.Tensor:
@@ -59,16 +65,15 @@ def test_pictures_go_where_the_loss_falls(sd: AbstractBackbone) -> None:
     with torch.no_grad():
         plain = sample(sd, [PROMPT], seeds=[3], config=SAMPLING)
     off = quick(scale=0.0, repeat=False)
-    assert torch.equal(sample_led(sd, PROMPT, brightness, seeds=[3], config=off), plain)
-    darker = sample_led(sd, PROMPT, brightness, seeds=[3], config=quick(scale=2.0, repeat=False, first=0.0, last=1.0))
-    brighter = sample_led(
-        sd, PROMPT, lambda images: -images.mean(), seeds=[3],
-        config=quick(scale=2.0, repeat=False, first=0.0, last=1.0),
-    )  # fmt: skip
+    assert torch.equal(pictures(sd, brightness, seeds=[3], config=off), plain)
+    darker = pictures(sd, brightness, seeds=[3], config=quick(scale=2.0, repeat=False, first=0.0, last=1.0))
+    brighter = pictures(
+        sd, lambda images: -images.mean(), seeds=[3], config=quick(scale=2.0, repeat=False, first=0.0, last=1.0)
+    )
     assert float(darker.mean()) < float(plain.mean()) < float(brighter.mean())
-    twice = sample_led(sd, PROMPT, brightness, seeds=[5, 3], config=quick())
-    assert torch.equal(twice[1:], sample_led(sd, PROMPT, brightness, seeds=[3], config=quick()))
-    assert not torch.equal(twice[1:], sample_led(sd, PROMPT, brightness, seeds=[3], config=quick(repeat=False)))
+    twice = pictures(sd, brightness, seeds=[5, 3], config=quick())
+    assert torch.equal(twice[1:], pictures(sd, brightness, seeds=[3], config=quick()))
+    assert not torch.equal(twice[1:], pictures(sd, brightness, seeds=[3], config=quick(repeat=False)))
 
 
 def test_what_is_compared(tmp_path: Path) -> None:
