@@ -65,6 +65,9 @@ class Concept:
     """Learned tokens for aspects of the subject, such as its style: prompts may write one of them instead of all."""
     negative: str = ""
     """A second learned token, for the negative prompt (DreamArtist); empty: there is none."""
+    inverse: str = ""
+    """Learned word for a relation read from its other end: captions "cat {subject} stone" are half of the time "stone
+    <inverse> cat" (Inv-ReVersion); empty: there is none."""
     article: bool = True
     """Whether an article is put before the subject's words; relations ("cat <R> box") have none."""
 
@@ -92,10 +95,17 @@ class Concept:
             UsageError: there is no `{subject}` in the text.
         """
         tokens = self.token.split() if self.mode == "learned" else []
-        several = (*self.parts, *self.aspects, *(tokens if len(tokens) > 1 else ()))
+        several = (*self.parts, *self.aspects, *(tokens if len(tokens) > 1 else ()), *filter(None, [self.inverse]))
         if SUBJECT not in text and any(part in text for part in several):
             return text
         return fill(text, self.name, article=self.article)
+
+    def inverted(self, text: str) -> str:
+        """A caption with its two things exchanged around the inverse word, where `{subject}` stands between them."""
+        before, found, after = text.partition(SUBJECT)
+        if not (self.inverse and found) or SUBJECT in after:
+            return text
+        return " ".join(part for part in (after.strip(" ,."), self.inverse, before.strip(" ,.")) if part)
 
     def negative_prompt(self, text: str = "") -> str:
         """What guidance goes away from: the learned negative word, if there is one, and `text`."""

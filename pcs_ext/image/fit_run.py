@@ -202,7 +202,8 @@ class Fit(AbstractRun):
         self.whole = False
         with updates_in_backward(self.optimizer) as norms:
             losses = self._backward()
-        return losses, self._total(norms)
+        self._check_any(norms)
+        return losses, torch.linalg.vector_norm(torch.stack(list(norms)))
 
     def _backward(self) -> dict[str, Tensor]:
         """Gradients averaged over the micro-batches; the mean of every term and, last, of their total."""
@@ -222,18 +223,16 @@ class Fit(AbstractRun):
             passes.append(LossTerms({name: term.detach() for name, term in terms.terms.items()}))
         return mean_terms(passes, self.device)
 
-    def _total(self, norms: Sequence[Tensor]) -> Tensor:
-        if not norms:
+    def _check_any(self, gradients: Sequence[Tensor]) -> None:
+        if not gradients:
             raise ConfigError(
                 f"no parameter of the groups {[group.name for group in self.groups]} got a gradient; expected a loss "
                 "that depends on them. Check requires_grad and which adapters the model holds."
             )
-        return torch.linalg.vector_norm(torch.stack(list(norms)))
 
     def _gradient_norm(self) -> Tensor:
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        if not gradients:
-            return self._total([])
+        self._check_any(gradients)
         if self.loss_scale is not None:
             self.loss_scale.unscale(gradients)
         norm = torch.nn.utils.get_total_norm(gradients)

@@ -12,23 +12,26 @@ import torch
 from pcs_ext.artifact import ArtifactData
 from pcs_ext.config_io import check_place, config_hash, file_sha256, from_jsonable, read_json, to_jsonable
 from pcs_ext.errors import ArtifactError, Interrupted, UsageError
-from pcs_ext.image.adapters import ReferenceAdapter, build_adapter
+from pcs_ext.image.adapters import ImageWordsAdapter, ReferenceAdapter, build_adapter
 from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.class_images import ClassImages
+from pcs_ext.image.concept import SUBJECT
 from pcs_ext.image.contrast import Contrast, PromptReader, Rivals, photo_features
-from pcs_ext.image.data import Photo, SubjectDataset, find_photos
+from pcs_ext.image.data import Photo, SubjectDataset, concept_crops, find_photos
 from pcs_ext.image.early_stopping import DvarStop
 from pcs_ext.image.fit import AbstractRun, fit
 from pcs_ext.image.forgetting import Forgetting
 from pcs_ext.image.loss_log import LossLog
 from pcs_ext.image.mask_estimate import EstimatedMasks
 from pcs_ext.image.photo_contexts import is_context, with_contexts
+from pcs_ext.image.photo_reader import reader_for
 from pcs_ext.image.previews import Previews
 from pcs_ext.image.recipe_request import with_request, with_start, with_token
 from pcs_ext.image.recipes import RECIPES, Phase, Preset, Recipe
+from pcs_ext.image.rounds import Rounds
 from pcs_ext.image.subject import Artifact
 from pcs_ext.image.token_norms import kept_norms
 from pcs_ext.image.training import LatentCache, PhaseLoss, only_trainable, parameter_groups
@@ -144,7 +147,10 @@ def learn(
     backbone = base if loaded else load_backbone(base, device=device, precision=precision, reporter=reporter)
     resolved = resolve_recipe(recipe, noun, preset_of(backbone), config=config)
     resolved = with_token(with_start(with_request(resolved, token, steps), start, backbone), backbone)
-    resolved, found = with_contexts(resolved, found)
+    resolved, found = with_contexts(resolved, concept_crops(found) if resolved.concept_crops else found)
+    if resolved.active is not None:
+        once = {"base": backbone, "seed": seed, "after": after, "rivals": rivals, "reporter": reporter}
+        return _in_rounds(resolved, found, output, once)
     reporter.event(
         "learn", f"{resolved.id}: {len(found)} photos, {resolved.steps} steps, on {backbone.device}", photos=len(found)
     )
@@ -159,6 +165,22 @@ def learn(
     _artifact(run, found, _trained(run)).save(output)
     shutil.rmtree(run.folder, ignore_errors=True)
     reporter.event("learned", f"saved {output}", output=str(output))
+    return Artifact(ArtifactData.load(output))
+
+
+def _in_rounds(recipe: Recipe, photos: Sequence[Photo], output: Path, request: dict[str, Any]) -> Artifact:
+    """`learn` by itself for every round, with what all of them share; the last one's subject is this one's."""
+    assert recipe.active is not None
+    single, noun = dataclasses.replace(recipe, active=None), recipe.concept.class_noun
+    folder = Path(f"{output}.training")
+    rounds = Rounds(
+        recipe.active, recipe.concept, request["base"], folder=folder, taken=Path(f"{output}.taken"),
+        seed=request["seed"], reporter=request["reporter"],
+    )  # fmt: skip
+    last = rounds.run(photos, lambda some, place: learn(some, noun=noun, output=place, recipe=single, **request))
+    dataclasses.replace(last.data, recipe=to_jsonable(recipe)).save(output)
+    shutil.rmtree(folder, ignore_errors=True)
+    request["reporter"].event("learned", f"saved {output}", output=str(output))
     return Artifact(ArtifactData.load(output))
 
 
@@ -255,6 +277,11 @@ class _Run:
 
     def _show(self, latents: LatentCache) -> None:
         """Give one photo to adapters that look at a picture of the subject later on."""
+        words = [adapter for adapter in self.adapters.values() if isinstance(adapter, ImageWordsAdapter)]
+        reader = reader_for(words, self.backbone.device)
+        for adapter in words if self.start is None else ():
+            assert reader is not None
+            adapter.keep(reader.read(self.data.squares()[0][None])[0])
         for adapter in self.adapters.values():
             if isinstance(adapter, ReferenceAdapter) and adapter.reference is None:
                 adapter.reference = latents(self.data.batch(1, generator_for(self.seed, "reference")))[0].cpu()
@@ -347,7 +374,7 @@ def _class_images(recipe: Recipe, backbone: AbstractBackbone, seed: int, reporte
     sets = [
         ClassImages.generate(
             backbone,
-            prompt=recipe.concept.class_prompt(template),
+            prompt=recipe.concept.class_prompt(template) if SUBJECT in template else template,
             count=count,
             config=recipe.sampling,
             seed=seed,
@@ -356,7 +383,8 @@ def _class_images(recipe: Recipe, backbone: AbstractBackbone, seed: int, reporte
         for template, count in zip(templates, shares(min(recipe.class_images, needed), len(templates)), strict=True)
         if count > 0
     ]
-    return ClassImages.joined(sets)
+    joined = ClassImages.joined(sets)
+    return ClassImages(joined.images, recipe.class_caption) if recipe.class_caption else joined
 
 
 def shares(total: int, parts: int) -> list[int]:

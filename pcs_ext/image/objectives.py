@@ -1,7 +1,6 @@
-"""Losses as pure functions, and the denoising objective that combines them."""
+"""The denoising objective: the loss of one batch, and the terms that recipes add to it."""
 
 import contextlib
-import enum
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
@@ -16,57 +15,12 @@ from pcs_ext.image.attention import AttentionMaps, attention_program
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.balance import BalanceConfig, balanced, shown_parts
 from pcs_ext.image.guidance import combine_guidance
+from pcs_ext.image.masked_loss import MaskNormalisation, denoising_errors, masked_mean
 from pcs_ext.image.noise import append_dims
+from pcs_ext.image.residual_filter import SuppressConfig, suppressed
 from pcs_ext.image.terms import Noised, Step, TermConfig, build_term
 from pcs_ext.image.timesteps import TimestepSampling
 from pcs_ext.image.types import Batch, Conditioning, LossTerms
-
-
-class MaskNormalisation(enum.StrEnum):
-    """Six incompatible ways in use to turn masked squared errors into a number.
-
-    `e` are squared errors `b c h w`, `m` the mask `b 1 h w` resized by area to the latents.
-    """
-
-    MULTIPLY_BOTH = "multiply-both"
-    """Prediction and target times m, mean over everything: sum(m^2 e) / (b c h w). Break-A-Scene."""
-    PER_SAMPLE_AREA = "per-sample-area"
-    """sum(m e) / sum(m) per sample, m counted once although e has c channels: c times a mean. Mix-of-Show."""
-    PER_SAMPLE_MEAN = "per-sample-mean"
-    """sum(m e) / (c sum(m)) per sample: the mean over the masked area. Custom Diffusion."""
-    SOFT = "soft"
-    """MULTIPLY_BOTH with (1 + m) / 2 in place of m: what is around counts half. CLiC."""
-    FLOOR = "floor"
-    """m raised to a floor (0.1), mean over everything: the background still counts a little. OneTrainer."""
-    PLAIN = "plain"
-    """sum(m e) / (b c h w): small subjects get small losses. sd-scripts."""
-
-
-MASK_FLOOR = 0.1
-
-
-def masked_mean(errors: Tensor, mask: Tensor | None, normalisation: MaskNormalisation) -> Tensor:
-    """Per-sample loss `b` of squared errors `b c ...` under a mask `b 1 ...` of the same trailing shape, or no mask."""
-    axes = tuple(range(1, errors.dim()))
-    if mask is None:
-        return errors.mean(axes)
-    mask = mask.to(errors.dtype)
-    if normalisation is MaskNormalisation.MULTIPLY_BOTH:
-        return (mask.square() * errors).mean(axes)
-    if normalisation is MaskNormalisation.SOFT:
-        return (((1 + mask) / 2).square() * errors).mean(axes)
-    if normalisation is MaskNormalisation.FLOOR:
-        return (mask.clamp_min(MASK_FLOOR) * errors).mean(axes)
-    if normalisation is MaskNormalisation.PLAIN:
-        return (mask * errors).mean(axes)
-    area = mask.sum(axes).clamp_min(1e-6)
-    total = (mask * errors).sum(axes)
-    return total / area / (errors.shape[1] if normalisation is MaskNormalisation.PER_SAMPLE_MEAN else 1)
-
-
-def denoising_errors(prediction: Tensor, target: Tensor) -> Tensor:
-    """Squared errors in float32, shaped like the inputs."""
-    return (prediction.float() - target.float()).square()
 
 
 @config
@@ -96,6 +50,8 @@ class ObjectiveConfig:
     """That CLIP, whose text tower must be the base's: `toybox`, a transformers folder or a hub id."""
     noise_offset: float = 0.0
     """Add this times one normal number per sample and channel to the noise, so that brightness can change."""
+    suppress: SuppressConfig | None = None
+    """Fine detail of the errors counts less (Inv-ReVersion); None: all frequencies count alike."""
     timesteps: TimestepSampling = TimestepSampling()
     """Which noise levels are visited."""
     train_guidance: float = 1.0
@@ -167,34 +123,53 @@ class DenoisingObjective:
         """
         if self.config.denoising_weight == 0:
             return self._terms(backbone, batch, conditioning, {}, generator)
-        schedule, device = backbone.schedule, backbone.device
-        noise = self._noise(latents.shape, generator).to(device)
-        timesteps = self.config.timesteps.draw(len(latents), schedule.alphas_cumprod, generator).to(device)
-        latents = latents.to(device)
-        recorded: dict[int, AttentionMaps] = {}
-        noised = Noised(
-            latents=schedule.add_noise(latents, noise, timesteps),
-            timesteps=timesteps,
-            target=schedule.target(latents, noise, timesteps),
-        )
+        latents = latents.to(backbone.device)
+        noised = self._noised(backbone, latents, generator)
         told = self._told(conditioning, batch, generator)
         slow = self._by_averages(backbone, noised, told)
+        recorded: dict[int, AttentionMaps] = {}
         with self._recording(backbone, recorded), self._referring(latents, batch):
             prediction = self._predict(backbone, noised, told, negative)
         terms = self._terms(backbone, batch, conditioning, recorded, generator, noised, prediction)
+        return self._denoising(backbone, batch, noised, prediction, slow) + terms
+
+    def _noised(self, backbone: AbstractBackbone, latents: Tensor, generator: torch.Generator) -> Noised:
+        """Noise, then timesteps, are drawn."""
+        noise = self._noise(latents.shape, generator).to(backbone.device)
+        timesteps = self.config.timesteps.draw(len(latents), backbone.schedule.alphas_cumprod, generator)
+        timesteps = timesteps.to(backbone.device)
+        return Noised(
+            latents=backbone.schedule.add_noise(latents, noise, timesteps),
+            timesteps=timesteps,
+            target=backbone.schedule.target(latents, noise, timesteps),
+        )
+
+    def _denoising(
+        self, backbone: AbstractBackbone, batch: Batch, noised: Noised, prediction: Tensor, slow: Tensor | None
+    ) -> LossTerms:
+        """The denoising error of photos, and of class images, or what a balance makes of it."""
         errors = denoising_errors(prediction, noised.target)
+        if self.config.suppress is not None:
+            errors = suppressed(prediction.float() - noised.target.float(), self.config.suppress).square()
         if self.config.snr_gamma is not None:
-            errors = errors * append_dims(schedule.min_snr_weights(timesteps, self.config.snr_gamma), errors)
+            weights = backbone.schedule.min_snr_weights(noised.timesteps, self.config.snr_gamma)
+            errors = errors * append_dims(weights, errors)
         losses = masked_mean(errors, *self._mask(batch, errors))
+        if batch.weights is not None:
+            losses = losses * batch.weights.to(losses)
         if slow is not None:
-            drifts = masked_mean(denoising_errors(prediction, slow), *self._mask(batch, errors))
-            return self._balanced(losses, drifts, batch) + terms
+            return self._balanced(
+                losses, masked_mean(denoising_errors(prediction, slow), *self._mask(batch, errors)), batch
+            )
         if batch.is_prior is None:
-            return LossTerms({"denoising": self.config.denoising_weight * losses.mean()}) + terms
-        prior = batch.is_prior.to(device)
-        denoising = self.config.denoising_weight * losses[~prior].mean()
-        own = {"denoising": denoising, "prior": self.config.prior_loss_weight * losses[prior].mean()}
-        return LossTerms(own) + terms
+            return LossTerms({"denoising": self.config.denoising_weight * losses.mean()})
+        prior = batch.is_prior.to(losses.device)
+        return LossTerms(
+            {
+                "denoising": self.config.denoising_weight * losses[~prior].mean(),
+                "prior": self.config.prior_loss_weight * losses[prior].mean(),
+            }
+        )
 
     def _by_averages(self, backbone: AbstractBackbone, noised: Noised, told: Conditioning) -> Tensor | None:
         """What the averaged weights answer to the same question, for a balance; before the graph of the step is built.

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from pcs_ext.errors import ConfigError, ModelError
 from pcs_ext.image.adapters.base import AbstractAdapter
-from pcs_ext.image.adapters.image_residual import ImageResidualAdapter, ImageResidualConfig
+from pcs_ext.image.adapters.image_residual import ImageResidualAdapter
+from pcs_ext.image.adapters.image_words import ImageWordsAdapter
 from pcs_ext.image.backbones.load import TOYBOX_WEIGHTS, hub_folder
 from pcs_ext.image.evaluate.encoders import ClipEncoder, load_image_text_encoder
 from pcs_ext.image.types import Batch
@@ -20,7 +21,8 @@ class PhotoReader:
     """Image features before they are normalised, kept by `Batch.keys`.
 
     Args:
-        config: names the encoder.
+        encoder: see `load_photo_encoder`.
+        width: of its features, as the adapter says.
         device: where it runs.
 
     Raises:
@@ -28,26 +30,26 @@ class PhotoReader:
         ConfigError: its features have another width than the configuration says.
     """
 
-    def __init__(self, config: ImageResidualConfig, device: torch.device) -> None:
-        self.clip = load_photo_encoder(config.encoder, device)
-        width = self.clip.model.visual_projection.weight.shape[0]
-        if width != config.width:
-            raise ConfigError(
-                f"features of {config.encoder} have width {width}; the adapter's width is {config.width}."
-            )
+    def __init__(self, encoder: str, width: int, device: torch.device) -> None:
+        self.clip = load_photo_encoder(encoder, device)
+        own = self.clip.model.visual_projection.weight.shape[0]
+        if own != width:
+            raise ConfigError(f"features of {encoder} have width {own}; the adapter's width is {width}.")
         self._known: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
         """`b d`, float32."""
         if batch.keys is None:
-            return self._read(batch.images)
+            return self.read(batch.images)
         for key, image in zip(batch.keys, batch.images, strict=True):
             if key not in self._known:
-                self._known[key] = self._read(image[None])[0]
+                self._known[key] = self.read(image[None])[0]
         return torch.stack([self._known[key] for key in batch.keys])
 
-    def _read(self, images: Tensor) -> Tensor:
+    @torch.no_grad()
+    def read(self, images: Tensor) -> Tensor:
+        """Features `b d`, float32, of images `b 3 h w`."""
         pixels = self.clip.preprocessing(images.to(self.clip.device))
         with torch.autocast(self.clip.device.type, enabled=False):
             return self.clip.model.visual_projection(self.clip.model.vision_model(pixel_values=pixels).pooler_output)
@@ -55,8 +57,8 @@ class PhotoReader:
 
 def reader_for(adapters: Iterable[AbstractAdapter], device: torch.device) -> PhotoReader | None:
     """For the first adapter that looks at photos; None: none does."""
-    configs = [adapter.config for adapter in adapters if isinstance(adapter, ImageResidualAdapter)]
-    return PhotoReader(configs[0], device) if configs else None
+    configs = [adapter.config for adapter in adapters if isinstance(adapter, (ImageResidualAdapter, ImageWordsAdapter))]
+    return PhotoReader(configs[0].encoder, configs[0].width, device) if configs else None
 
 
 def load_photo_encoder(encoder: str, device: torch.device) -> ClipEncoder:

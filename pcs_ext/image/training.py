@@ -9,16 +9,19 @@ from torch import Tensor
 
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters.base import AbstractAdapter
+from pcs_ext.image.adapters.image_words import ImageWordsAdapter, showing
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.class_images import ClassImages
 from pcs_ext.image.contrast import Contrast
 from pcs_ext.image.data import SubjectDataset
 from pcs_ext.image.degradation import degraded
 from pcs_ext.image.forgetting import Forgetting
+from pcs_ext.image.latent_cache import LatentCache
 from pcs_ext.image.objectives import DenoisingObjective
 from pcs_ext.image.photo_reader import reader_for
 from pcs_ext.image.prototype import Prototype
 from pcs_ext.image.recipes.base import Phase
+from pcs_ext.image.regional import regional
 from pcs_ext.image.types import Batch, Conditioning, LossTerms, ParameterGroup
 
 
@@ -67,33 +70,6 @@ def only_trainable(groups: Sequence[ParameterGroup], adapters: Iterable[Abstract
             parameter.grad = None
 
 
-class LatentCache:
-    """Latents of images that come back unchanged, by their `Batch.keys`; random crops have no key and are encoded anew.
-
-    Differs from the usual scripts: the mean of the autoencoder's posterior is used instead of a draw from it, so
-    that one encoding serves all steps. The posterior's spread is below 1 % of the latents' for the bases in use.
-    """
-
-    def __init__(self, backbone: AbstractBackbone) -> None:
-        self.backbone = backbone
-        self._latents: dict[str, Tensor] = {}
-
-    @torch.no_grad()
-    def __call__(self, batch: Batch) -> Tensor:
-        """Latents `b c h w` of the batch's images."""
-        if batch.keys is None:
-            return self._encode(batch.images)
-        for key, image in zip(batch.keys, batch.images, strict=True):
-            if key not in self._latents:
-                # One by one: rounding depends on what is encoded together, and a resumed run meets images in an order
-                # of its own.
-                self._latents[key] = self._encode(image[None])[0]
-        return torch.stack([self._latents[key] for key in batch.keys])
-
-    def _encode(self, images: Tensor) -> Tensor:
-        return self.backbone.encode_images(images.to(self.backbone.device, self.backbone.dtype)).float()
-
-
 class PromptCache:
     """Conditioning by prompt while no text parameter trains; otherwise the prompts are encoded in every step."""
 
@@ -110,6 +86,9 @@ class PromptCache:
             for prompt in dict.fromkeys(prompts):
                 if prompt not in self._known:
                     self._known[prompt] = self.backbone.encode_prompt([prompt])
+            if any(self._known[prompt].per_layer is not None for prompt in prompts):
+                # What depends on timesteps is encoded for all rows at once; apart it would be for each of them.
+                return self.backbone.encode_prompt(prompts)
         return Conditioning.cat([self._known[prompt] for prompt in prompts])
 
 
@@ -137,12 +116,14 @@ class PhaseLoss:
         self.class_images = class_images if phase.objective.prior_loss_weight > 0 else None
         self.latents = latents
         text_trains = any(group.name.split("/")[1] not in ("denoiser", "content", "image") for group in groups)
-        self.prompts = PromptCache(backbone, enabled=not text_trains)
-        self.objective = DenoisingObjective(phase.objective, adapters, averaged)
+        self.adapters = adapters or {}
+        of_photos = any(isinstance(adapter, ImageWordsAdapter) for adapter in self.adapters.values())
+        self.prompts = PromptCache(backbone, enabled=not (text_trains or of_photos))
+        self.objective = DenoisingObjective(phase.objective, self.adapters, averaged)
         weighs = phase.objective.prototype_weight > 0
         encoder = phase.objective.prototype_encoder
         self.prototype = Prototype(backbone, photos.concept, encoder) if weighs else None
-        self.reader = reader_for((adapters or {}).values(), backbone.device)
+        self.reader = reader_for(self.adapters.values(), backbone.device)
 
     def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         """Loss terms of one micro-batch; everything random comes from `generator`."""
@@ -155,8 +136,11 @@ class PhaseLoss:
             batch = stack(batch, self.class_images.batch(self.phase.batch_size, generator))
         if self.reader is not None:
             batch = dataclasses.replace(batch, features=self.reader(batch))
-        conditioning, negative = self.prompts(batch.captions), self._negative(batch)
-        terms = self.objective(self.backbone, batch, self.latents(batch), conditioning, generator, negative)
+        with showing(self.adapters.values(), batch.features):
+            conditioning, negative = self.prompts(batch.captions), self._negative(batch)
+        latents = self.latents(batch)
+        with regional(self.backbone.denoiser, self.photos.augmentation.pack):
+            terms = self.objective(self.backbone, batch, latents, conditioning, generator, negative)
         if self.forgetting is not None:
             terms += LossTerms({"forgetting": self.phase.objective.forgetting_weight * self.forgetting()})
         if self.prototype is not None:
@@ -174,6 +158,11 @@ class PhaseLoss:
         return self.prompts([caption.replace(concept.name, concept.negative) for caption in batch.captions])
 
 
+def weights_of(photos: Tensor, count: int) -> Tensor:
+    """What `count` class images count beside photos: each what its photo counts, in turn."""
+    return photos[torch.arange(count) % len(photos)]
+
+
 def stack(photos: Batch, prior: Batch) -> Batch:
     """One batch of photos followed by class images, for a single forward pass."""
     count = len(photos.captions), len(prior.captions)
@@ -188,5 +177,6 @@ def stack(photos: Batch, prior: Batch) -> Batch:
         else torch.cat([photos.part_masks, torch.zeros(count[1], *photos.part_masks.shape[1:])]),
         valid=None if photos.valid is None else torch.cat([photos.valid, ones]),
         is_prior=is_prior,
+        weights=None if photos.weights is None else torch.cat([photos.weights, weights_of(photos.weights, count[1])]),
         keys=None if photos.keys is None or prior.keys is None else photos.keys + prior.keys,
     )

@@ -75,31 +75,25 @@ class Conditioning:
 
     def __getitem__(self, index: slice | Tensor | list[int]) -> "Conditioning":
         """The same conditioning for some rows of the batch."""
-        per_layer = self.per_layer
         rows = torch.arange(self.batch_size)[index]
 
-        def picked(timesteps: Tensor, module_path: str) -> tuple[Tensor, Tensor]:
-            assert per_layer is not None
-            # A row's states depend on that row's timestep alone: the others get any valid one.
-            full = timesteps.new_full((self.batch_size,), int(timesteps[0]))
-            full[rows.to(full.device)] = timesteps
-            keys, values = per_layer(full, module_path)
-            return keys[rows.to(keys.device)], values[rows.to(values.device)]
+        def some(tensor: Tensor) -> Tensor:
+            return tensor[rows.to(tensor.device)]
+
+        def some_if_any(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else some(tensor)
 
         return Conditioning(
-            states=self.states[rows.to(self.states.device)],
-            pooled=None if self.pooled is None else self.pooled[rows.to(self.pooled.device)],
-            time_ids=None if self.time_ids is None else self.time_ids[rows.to(self.time_ids.device)],
-            per_layer=None if per_layer is None else picked,
-            deviation=None if self.deviation is None else self.deviation[rows.to(self.deviation.device)],
-            marks=None if self.marks is None else {name: mark[rows] for name, mark in self.marks.items()},
+            states=some(self.states),
+            pooled=some_if_any(self.pooled),
+            time_ids=some_if_any(self.time_ids),
+            per_layer=None if self.per_layer is None else _layers_of(rows, self.per_layer, self.batch_size),
+            deviation=some_if_any(self.deviation),
+            marks=None if self.marks is None else {name: some(mark) for name, mark in self.marks.items()},
             plain=None if self.plain is None else self.plain[index],
-            styled=None if self.styled is None else self.styled[rows],
+            styled=some_if_any(self.styled),
             decoupled=tuple(
-                {
-                    path: (keys[rows.to(keys.device)], values[rows.to(values.device)])
-                    for path, (keys, values) in source.items()
-                }
+                {path: (some(keys), some(values)) for path, (keys, values) in source.items()}
                 for source in self.decoupled
             ),
         )
@@ -122,56 +116,68 @@ class Conditioning:
     @staticmethod
     def cat(parts: "list[Conditioning]") -> "Conditioning":
         """Stack several conditionings along the batch (guidance runs them in one pass)."""
-        sizes = [part.batch_size for part in parts]
-
-        def stacked(timesteps: Tensor, module_path: str) -> tuple[Tensor, Tensor]:
-            pairs = [p.at(t, module_path) for p, t in zip(parts, timesteps.split(sizes), strict=True)]
-            keys, values = zip(
-                *[(k.expand(s, -1, -1), v.expand(s, -1, -1)) for (k, v), s in zip(pairs, sizes, strict=True)],
-                strict=True,
-            )
-            return torch.cat(keys), torch.cat(values)
-
+        has_plain = any(part.plain is not None for part in parts)
         return Conditioning(
             states=torch.cat([part.states for part in parts]),
-            pooled=_cat_optional([part.pooled for part in parts]),
-            time_ids=_cat_optional([part.time_ids for part in parts]),
-            per_layer=stacked if any(part.per_layer is not None for part in parts) else None,
-            deviation=torch.cat(
-                [p.states.new_zeros(p.states.shape) if p.deviation is None else p.deviation for p in parts]
-            )
-            if any(part.deviation is not None for part in parts)
-            else None,
+            pooled=_cat_all_or_none([part.pooled for part in parts]),
+            time_ids=_cat_all_or_none([part.time_ids for part in parts]),
+            per_layer=_stacked_layers(parts) if any(part.per_layer is not None for part in parts) else None,
+            deviation=_cat_filled([(part.deviation, torch.zeros_like(part.states)) for part in parts]),
             marks=_cat_marks(parts),
-            plain=Conditioning.cat([part.plain or part for part in parts])
-            if any(part.plain is not None for part in parts)
-            else None,
-            styled=torch.cat([_none_of(part) if part.styled is None else part.styled for part in parts])
-            if any(part.styled is not None for part in parts)
-            else None,
+            plain=Conditioning.cat([part.plain or part for part in parts]) if has_plain else None,
+            styled=_cat_filled([(part.styled, torch.zeros(part.batch_size, dtype=torch.bool)) for part in parts]),
             decoupled=_cat_decoupled(parts),
         )
 
 
-def _none_of(part: Conditioning) -> Tensor:
-    return torch.zeros(part.batch_size, dtype=torch.bool)
+def _layers_of(rows: Tensor, per_layer: LayerStates, batch_size: int) -> LayerStates:
+    """States of single layers for some rows of a batch."""
+
+    def picked(timesteps: Tensor, module_path: str) -> tuple[Tensor, Tensor]:
+        # A row's states depend on that row's timestep alone: the others get any valid one.
+        full = timesteps.new_full((batch_size,), int(timesteps[0]))
+        full[rows.to(full.device)] = timesteps
+        keys, values = per_layer(full, module_path)
+        return keys[rows.to(keys.device)], values[rows.to(values.device)]
+
+    return picked
+
+
+def _stacked_layers(parts: list[Conditioning]) -> LayerStates:
+    """States of single layers for all rows of several conditionings."""
+    sizes = [part.batch_size for part in parts]
+
+    def stacked(timesteps: Tensor, module_path: str) -> tuple[Tensor, Tensor]:
+        pairs = [part.at(own, module_path) for part, own in zip(parts, timesteps.split(sizes), strict=True)]
+        keys, values = (
+            torch.cat([states.expand(size, -1, -1) for states, size in zip(side, sizes, strict=True)])
+            for side in zip(*pairs, strict=True)
+        )
+        return keys, values
+
+    return stacked
+
+
+def _cat_filled(pairs: list[tuple[Tensor | None, Tensor]]) -> Tensor | None:
+    """Tensors along the batch, the second of a pair where there is no first; None if there is none at all."""
+    if all(tensor is None for tensor, _ in pairs):
+        return None
+    return torch.cat([empty if tensor is None else tensor for tensor, empty in pairs])
+
+
+def _cat_all_or_none(tensors: list[Tensor | None]) -> Tensor | None:
+    present = [tensor for tensor in tensors if tensor is not None]
+    assert len(present) in (0, len(tensors)), "some parts have the field and some do not"
+    return torch.cat(present) if present else None
 
 
 def _cat_marks(parts: list[Conditioning]) -> dict[str, Tensor] | None:
     names = dict.fromkeys(name for part in parts for name in part.marks or ())
-    if not names:
-        return None
-    none = [torch.zeros(part.states.shape[:2]) for part in parts]
-    return {
-        name: torch.cat([(part.marks or {}).get(name, empty) for part, empty in zip(parts, none, strict=True)])
+    found = {
+        name: _cat_filled([((part.marks or {}).get(name), torch.zeros(part.states.shape[:2])) for part in parts])
         for name in names
     }
-
-
-def _cat_optional(tensors: list[Tensor | None]) -> Tensor | None:
-    present = [tensor for tensor in tensors if tensor is not None]
-    assert len(present) in (0, len(tensors)), "some parts have the field and some do not"
-    return torch.cat(present) if present else None
+    return {name: mark for name, mark in found.items() if mark is not None} or None
 
 
 def _cat_decoupled(parts: list[Conditioning]) -> tuple[Decoupled, ...]:
@@ -204,8 +210,7 @@ class Batch:
     masks: Tensor | None = None
     """Where the subject is, `b 1 h w` in [0, 1]; None: everywhere."""
     part_masks: Tensor | None = None
-    """Where each of several subjects is, `b k h w` in [0, 1], in the order of the concept's parts; None: there is one.
-    """
+    """Where each of several subjects is, `b k h w` in [0, 1], in the concept's order; None: there is one."""
     valid: Tensor | None = None
     """Which pixels are photo and not padding, `b 1 h w` in {0, 1}; None: all."""
     is_prior: Tensor | None = None
@@ -214,6 +219,8 @@ class Batch:
     """`b` names of (image, augmentation): equal keys have equal pixels, so latents may be cached by them."""
     features: Tensor | None = None
     """What an image encoder makes of the images, `b d`, for adapters that look at them; None: nobody does."""
+    weights: Tensor | None = None
+    """What each counts in the loss, `b`; None: all alike."""
     before: Tensor | None = None
     """The images before something was done to them, `b 3 h w` in [-1, 1]; None: not known for all."""
 

@@ -29,3 +29,14 @@ def test_articles(text: str, rare: str, learned: str, plain: str) -> None:
 def test_a_prompt_without_subject_is_refused_with_an_example() -> None:
     with pytest.raises(UsageError, match="does not say where the subject goes.*for example"):
         RARE.prompt("a dog on the beach")
+
+
+def test_a_relation_is_read_from_its_other_end() -> None:
+    relation = Concept(
+        class_noun="thing", mode="learned", token="<r>", with_noun=False, article=False, inverse="<back>"
+    )
+    assert relation.inverted("cat {subject} stone") == "stone <back> cat"
+    assert relation.prompt("stone <back> cat") == "stone <back> cat"
+    assert relation.prompt("cat {subject} stone") == "cat <r> stone"
+    assert relation.inverted("cat {subject} {subject}") == "cat {subject} {subject}"
+    assert LEARNED.inverted("cat {subject} stone") == "cat {subject} stone"

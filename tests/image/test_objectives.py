@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.objectives import MASK_FLOOR, DenoisingObjective, MaskNormalisation, ObjectiveConfig, masked_mean
+from pcs_ext.image.masked_loss import MASK_FLOOR, MaskNormalisation, masked_mean
+from pcs_ext.image.objectives import DenoisingObjective, ObjectiveConfig
 from pcs_ext.image.types import Batch
 
 

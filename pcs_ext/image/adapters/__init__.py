@@ -14,6 +14,7 @@ from pcs_ext.image.adapters.frame_words import FrameWordAdapter, FrameWordConfig
 from pcs_ext.image.adapters.full import FullAdapter, FullConfig
 from pcs_ext.image.adapters.head_factors import HeadFactorsAdapter, HeadFactorsConfig
 from pcs_ext.image.adapters.image_residual import ImageResidualAdapter, ImageResidualConfig
+from pcs_ext.image.adapters.image_words import ImageWordsAdapter, ImageWordsConfig
 from pcs_ext.image.adapters.low_rank import LowRankAdapter, LowRankConfig
 from pcs_ext.image.adapters.mixture import MixtureAdapter, MixtureConfig
 from pcs_ext.image.adapters.neti import NetiAdapter, NetiConfig
@@ -25,6 +26,8 @@ from pcs_ext.image.adapters.residual import ResidualAdapter, ResidualConfig
 from pcs_ext.image.adapters.side_network import SideNetworkAdapter, SideNetworkConfig
 from pcs_ext.image.adapters.spectral_shift import SpectralShiftAdapter, SpectralShiftConfig
 from pcs_ext.image.adapters.spectrum import SpectrumAdapter, SpectrumConfig
+from pcs_ext.image.adapters.stage_words import StageWordsAdapter, StageWordsConfig
+from pcs_ext.image.adapters.stepwise import StepwiseAdapter, StepwiseConfig
 from pcs_ext.image.adapters.tail import TailAdapter, TailConfig
 from pcs_ext.image.adapters.text_prefix import TextPrefixAdapter, TextPrefixConfig
 from pcs_ext.image.adapters.value_residual import ValueResidualAdapter, ValueResidualConfig
@@ -41,6 +44,9 @@ AdapterConfig: TypeAlias = Annotated[
     | ResidualConfig
     | TextPrefixConfig
     | DistributionConfig
+    | StageWordsConfig
+    | StepwiseConfig
+    | ImageWordsConfig
     | ImageResidualConfig
     | LowRankConfig
     | SpectralShiftConfig
@@ -69,6 +75,9 @@ _CLASSES = {
     ResidualConfig: ResidualAdapter,
     TextPrefixConfig: TextPrefixAdapter,
     DistributionConfig: DistributionAdapter,
+    StageWordsConfig: StageWordsAdapter,
+    StepwiseConfig: StepwiseAdapter,
+    ImageWordsConfig: ImageWordsAdapter,
     ImageResidualConfig: ImageResidualAdapter,
     LowRankConfig: LowRankAdapter,
     RankOneConfig: RankOneAdapter,
@@ -94,6 +103,7 @@ PROMPT_ADAPTERS = (
     ResidualConfig,
     TextPrefixConfig,
     DistributionConfig,
+    ImageWordsConfig,
     ValueResidualConfig,
     AttributesConfig,
 )
@@ -132,6 +142,8 @@ __all__ = [
     "HeadFactorsConfig",
     "ImageResidualAdapter",
     "ImageResidualConfig",
+    "ImageWordsAdapter",
+    "ImageWordsConfig",
     "LowRankAdapter",
     "LowRankConfig",
     "MixtureAdapter",
@@ -154,6 +166,10 @@ __all__ = [
     "SpectralShiftConfig",
     "SpectrumAdapter",
     "SpectrumConfig",
+    "StageWordsAdapter",
+    "StageWordsConfig",
+    "StepwiseAdapter",
+    "StepwiseConfig",
     "TailAdapter",
     "TailConfig",
     "TextPrefixAdapter",

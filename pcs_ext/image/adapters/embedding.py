@@ -38,7 +38,7 @@ class EmbeddingConfig:
     subspace: int = 0
     """Train so many coordinates instead of whole rows: along the first principal directions of the token table, each as
     long as the table's standard deviation there, so that unit normal coordinates draw rows like the table's (Gradient-
-    free Textual Inversion, Fei et al. 2023, arXiv 2304.05265). At most the rows' width counts; 0: whole rows."""
+    free Textual Inversion, Fei et al. 2023, arXiv 2304.05818). At most the rows' width counts; 0: whole rows."""
 
     def __post_init__(self) -> None:
         check_placeholder(self.placeholder, self.num_vectors)

@@ -113,6 +113,11 @@ class ImageResidualAdapter(AbstractAdapter):
             per_layer=None if per_layer is None else added,
         )
 
+    def alone(self, conditioning: Conditioning, batch: Batch) -> Conditioning:
+        """The photos' vectors at every position, without the captions' states; what is pooled stays."""
+        vectors = self.vectors(batch).unsqueeze(1).to(conditioning.states.dtype)
+        return dataclasses.replace(conditioning, states=vectors.expand_as(conditioning.states), per_layer=None)
+
     def parameters(self) -> Mapping[str, tuple[nn.Parameter, ...]]:
         assert self._mapper is not None, f"adapter {self.name!r} has no parameters before it is injected"
         return {"image": tuple(self._mapper.parameters())}

@@ -1,5 +1,6 @@
 """Photos in: reading, checking, augmenting, batching."""
 
+from pcs_ext.image.data.concept_crops import concept_crops
 from pcs_ext.image.data.dataset import Augmentation, SubjectDataset
 from pcs_ext.image.data.photos import Photo, find_photos, open_image, photo_paths, read_mask, read_photo
 
@@ -7,6 +8,7 @@ __all__ = [
     "Augmentation",
     "Photo",
     "SubjectDataset",
+    "concept_crops",
     "find_photos",
     "open_image",
     "photo_paths",

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from pcs_ext.errors import ConfigError, PhotoError
 from pcs_ext.image.concept import SUBJECT, Concept
 from pcs_ext.image.data.cutout import moved_about
 from pcs_ext.image.data.photos import Photo
+from pcs_ext.image.grid import joined
 from pcs_ext.image.types import Batch
 
 
@@ -32,18 +33,29 @@ class Augmentation:
     relocate: bool = False
     """Custom Diffusion's random scale and place (arXiv 2212.04488, supplement): 2/3 of the time smaller, in
     [1/3, 1], else larger, in [1.2, 1.4]; the caption says so and the loss is limited to the photo."""
-
     cutout: bool = False
     """PACGen's (arXiv 2306.17154): the subject, cut out by its mask, at a random size and place on gray. Photos without
     a mask stay as they are."""
+    pack: int = 1
+    """So many photos per side are packed into one picture, each at its part of the side, and treated apart by the
+    denoiser (DreamBooth++). The first one's caption is that of all."""
 
     def __post_init__(self) -> None:
+        if self.pack < 1 or (self.pack > 1 and (self.aspect != 1 or self.roll or self.relocate or self.cutout)):
+            raise ConfigError(
+                f"pack must be at least 1, got {self.pack}; packed photos are squares: set aspect to 1, and roll, "
+                "relocate and cutout to false."
+            )
         if self.cutout and (self.aspect != 1 or self.roll or self.relocate):
             raise ConfigError("cutout moves subjects in squares; set aspect to 1, and roll and relocate to false.")
         if self.aspect not in (1, 2):
             raise ConfigError(f"aspect must be 1 (squares) or 2 (panoramas), got {self.aspect}.")
         if self.relocate and (self.aspect != 1 or self.roll):
             raise ConfigError("relocate moves squares; set it to false, or aspect to 1 and roll to false.")
+
+
+Sample: TypeAlias = tuple[Tensor, Tensor | None, Tensor, str, str | None]
+"""Image, masks, valid area, caption, and key; see `Batch`."""
 
 
 class SubjectDataset:
@@ -78,20 +90,30 @@ class SubjectDataset:
             if not (photo.parts > 0.5).any():  # type: ignore[operator]
                 raise PhotoError(f"all numbered masks of {photo.path} are black; it shows none of the subjects.")
         self.photos, self.concept = list(photos), concept
-        self.resolution, self.augmentation = resolution, augmentation
+        self.resolution, self.augmentation = resolution // augmentation.pack, augmentation
         self._crops: dict[int, tuple[Tensor, Tensor | None]] = {}
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
-        """`size` photos drawn without replacement as long as there are enough; everything random from `generator`."""
+        """`size` photos drawn without replacement as long as there are enough; everything random from `generator`.
+
+        Where photos are packed, `size` pictures of several.
+        """
+        pack = self.augmentation.pack
         order: list[int] = []
-        while len(order) < size:
+        while len(order) < size * pack**2:
             order += torch.randperm(len(self.photos), generator=generator).tolist()
-        samples = [self._sample(index, generator) for index in order[:size]]
+        order = order[: size * pack**2]
+        samples = [self._sample(index, generator) for index in order]
+        apart = self._stacked(order, samples)
+        return apart if pack == 1 else packed(apart, pack)
+
+    def _stacked(self, order: list[int], samples: list[Sample]) -> Batch:
         masks = [mask for _, mask, *_ in samples]
         parts = self.concept.parts
         has_mask = any(mask is not None for mask in masks)
         ones = torch.ones(1, *samples[0][0].shape[1:])
         keys = [key for *_, key in samples]
+        weights = [self.photos[index].weight for index in order]
         return Batch(
             images=torch.stack([image for image, *_ in samples]),
             captions=tuple(caption for _, _, _, caption, _ in samples),
@@ -103,7 +125,8 @@ class SubjectDataset:
             part_masks=torch.stack([mask for mask in masks if mask is not None]) if parts and has_mask else None,
             valid=torch.stack([valid for _, _, valid, _, _ in samples]) if self.augmentation.relocate else None,
             keys=None if any(key is None for key in keys) else tuple(str(key) for key in keys),
-            before=self._before(order[:size], [str(key) for key in keys]),
+            weights=None if all(weight == 1 for weight in weights) else torch.tensor(weights, dtype=torch.float32),
+            before=self._before(order, [str(key) for key in keys]),
         )
 
     def _before(self, order: list[int], keys: list[str]) -> Tensor | None:
@@ -128,7 +151,7 @@ class SubjectDataset:
         named = [index for index, part in enumerate(self.concept.parts) if part in caption]
         return masks[named].amax(0, keepdim=True)
 
-    def _sample(self, index: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor, str, str | None]:
+    def _sample(self, index: int, generator: torch.Generator) -> Sample:
         photo, augmentation = self.photos[index], self.augmentation
         if augmentation.crop == "center":
             image, mask = self._center(index)
@@ -179,6 +202,8 @@ class SubjectDataset:
         words = (*self.concept.parts, *self.concept.aspects)
         named = SUBJECT in photo.caption or any(word in photo.caption for word in words)
         text = photo.caption if named else f"{SUBJECT}, {photo.caption}"
+        if self.concept.inverse and bool(torch.rand((), generator=generator) < 0.5):
+            text = self.concept.inverted(text)
         return self.concept.prompt(text)
 
     def _some_parts(self, photo: Photo, generator: torch.Generator) -> tuple[str, ...]:
@@ -244,3 +269,21 @@ def relocate(
         valid[:, top + margin : top + new - margin, left + margin : left + new - margin] = 1
         prefix = "far away, " if scale < 0.6 else ""
     return cut[:3].clamp(-1, 1), None if mask is None else cut[3:].clamp(0, 1), valid, prefix
+
+
+def packed(batch: Batch, side: int) -> Batch:
+    """Pictures of `side` by `side` photos each, rows first, with the first one's caption.
+
+    Args:
+        batch: of squares, so many times as many as there shall be pictures.
+        side: photos per side.
+    """
+    group = side**2
+    return Batch(
+        images=joined(batch.images, side),
+        captions=batch.captions[::group],
+        masks=None if batch.masks is None else joined(batch.masks, side),
+        part_masks=None if batch.part_masks is None else joined(batch.part_masks, side),
+        weights=None if batch.weights is None else batch.weights.unflatten(0, (-1, group)).mean(1),
+        before=None if batch.before is None else joined(batch.before, side),
+    )

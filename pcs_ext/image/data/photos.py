@@ -37,6 +37,8 @@ class Photo:
     parts: Tensor | None = None
     """`k h w` in [0, 1]: where each of several subjects is, from `NAME_mask1.png`, `NAME_mask2.png`, ...; `mask` is
     then where any of them is."""
+    weight: float = 1.0
+    """What it counts in the loss where others count 1."""
     before: Tensor | None = None
     """`3 h w` in [-1, 1]: the picture before something was done to it, from `NAME_before.png`."""
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError, PhotoError
+from pcs_ext.image.active import ActiveConfig
 from pcs_ext.image.adapters import AdapterConfig
 from pcs_ext.image.concept import Concept
 from pcs_ext.image.data import Augmentation, Photo
@@ -91,8 +92,14 @@ class Recipe:
     """Prompt of the class images, with the class noun in place of `{subject}`."""
     class_templates: tuple[str, ...] = ()
     """Several prompts instead, each for an equal share of the class images and their caption; empty: the one above."""
+    class_caption: str = ""
+    """What class images are learned with instead of the prompt that made them; empty: that prompt."""
     photo_context: PhotoContext | None = None
     """Words that take in what is particular to each photo, instead of templates and captions; None: those count."""
+    active: ActiveConfig | None = None
+    """Learn in rounds, beside pictures of the subject that the rounds before made; None: once."""
+    concept_crops: bool = False
+    """Photos with numbered masks become several: the whole, and a square around each thing with its own caption."""
     needs_masks: bool = False
     """Whether every photo must have a mask; without it the recipe would be another method."""
     needs_before: bool = False
@@ -106,6 +113,8 @@ class Recipe:
         Raises:
             ConfigError: a phase trains an adapter that is not there, or asks for prior preservation without images.
         """
+        if self.augmentation.pack > 1 and self.class_images:
+            raise ConfigError("packed photos have no class images beside them; set class_images to 0, or pack to 1.")
         for phase in self.phases:
             unknown = {key.split("/")[0] for key in phase.learning_rates} - self.adapters.keys()
             if unknown:
@@ -175,7 +184,7 @@ class RecipeEntry:
     summary: str
     """One line for lists."""
     paper: str
-    """Where it is described (arXiv id)."""
+    """Where it is described: arXiv id, DOI or journal."""
     system: str
     """Row of the survey this recipe implements: an id of `systems.json`."""
     scope: str

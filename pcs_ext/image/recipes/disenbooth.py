@@ -5,7 +5,7 @@ from pcs_ext.image.concept import Concept
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.objectives import ObjectiveConfig
 from pcs_ext.image.recipes.base import Phase, Preset, Recipe
-from pcs_ext.image.recipes.presets import SAMPLING
+from pcs_ext.image.recipes.presets import PHOTO_ENCODER, SAMPLING
 from pcs_ext.image.terms import DisentangleConfig
 
 
@@ -19,7 +19,7 @@ def disenbooth(noun: str, preset: Preset) -> Recipe:
     its own CLIP, other rates, rank and steps; not measured yet.
     """
     small = preset == "toybox"
-    encoder, width = ("toybox", 192) if small else ("openai/clip-vit-large-patch14", 768)
+    encoder, width = PHOTO_ENCODER[preset]
     rate = 1e-3 if small else 1e-4
     return Recipe(
         id="disenbooth",

@@ -1,4 +1,4 @@
-"""Gradient-free Textual Inversion (Fei et al. 2023, arXiv 2304.05265): a word found by evolution, without gradients."""
+"""Gradient-free Textual Inversion (Fei et al. 2023, arXiv 2304.05818): a word found by evolution, without gradients."""
 
 from pcs_ext.image.adapters import EmbeddingConfig
 from pcs_ext.image.concept import OBJECT_TEMPLATES, Concept

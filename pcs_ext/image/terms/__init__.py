@@ -10,12 +10,17 @@ from pcs_ext.image.terms.attention import AttentionConfig, AttentionTerm
 from pcs_ext.image.terms.base import AbstractTerm, Noised, Step
 from pcs_ext.image.terms.context import ContextConfig, ContextTerm
 from pcs_ext.image.terms.decompose import DecomposeConfig, DecomposeTerm
+from pcs_ext.image.terms.decouple import DecoupleConfig, DecoupleTerm
 from pcs_ext.image.terms.disentangle import DisentangleConfig, DisentangleTerm
 from pcs_ext.image.terms.diversity import DiversityConfig, DiversityTerm
 from pcs_ext.image.terms.drift import DriftConfig, DriftTerm
+from pcs_ext.image.terms.equilibrium import EquilibriumConfig, EquilibriumTerm
+from pcs_ext.image.terms.invariance import InvarianceConfig, InvarianceTerm
 from pcs_ext.image.terms.kurtosis import KurtosisConfig, KurtosisTerm
 from pcs_ext.image.terms.pair import PairTerm, PairTermConfig
+from pcs_ext.image.terms.preserve import PreserveConfig, PreserveTerm
 from pcs_ext.image.terms.region import RegionConfig, RegionTerm
+from pcs_ext.image.terms.stay import StayConfig, StayTerm
 from pcs_ext.image.terms.steering import SteeringConfig, SteeringTerm
 from pcs_ext.image.terms.text_preserve import TextPreserveConfig, TextPreserveTerm
 from pcs_ext.image.terms.tied_look import TiedLookConfig, TiedLookTerm
@@ -27,6 +32,11 @@ TermConfig: TypeAlias = Annotated[
     | ContextConfig
     | DecomposeConfig
     | DisentangleConfig
+    | PreserveConfig
+    | EquilibriumConfig
+    | StayConfig
+    | InvarianceConfig
+    | DecoupleConfig
     | DiversityConfig
     | DriftConfig
     | KurtosisConfig
@@ -46,6 +56,11 @@ _CLASSES = {
     ContextConfig: ContextTerm,
     DecomposeConfig: DecomposeTerm,
     DisentangleConfig: DisentangleTerm,
+    PreserveConfig: PreserveTerm,
+    EquilibriumConfig: EquilibriumTerm,
+    StayConfig: StayTerm,
+    InvarianceConfig: InvarianceTerm,
+    DecoupleConfig: DecoupleTerm,
     DiversityConfig: DiversityTerm,
     DriftConfig: DriftTerm,
     KurtosisConfig: KurtosisTerm,
@@ -69,13 +84,18 @@ __all__ = [
     "AttentionConfig",
     "ContextConfig",
     "DecomposeConfig",
+    "DecoupleConfig",
     "DisentangleConfig",
     "DiversityConfig",
     "DriftConfig",
+    "EquilibriumConfig",
+    "InvarianceConfig",
     "KurtosisConfig",
     "Noised",
     "PairTermConfig",
+    "PreserveConfig",
     "RegionConfig",
+    "StayConfig",
     "SteeringConfig",
     "Step",
     "TermConfig",

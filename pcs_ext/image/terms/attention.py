@@ -27,6 +27,8 @@ class AttentionConfig:
     """Maps of this many cells per side are averaged; 16 in both papers' code at 512 pixels."""
     weight: float = 1e-2
     """Both papers'."""
+    elsewhere: tuple[str, ...] = ()
+    """Adapters whose words are held to where no subject is, by name: those of backgrounds."""
 
 
 class AttentionTerm(AbstractTerm):
@@ -46,14 +48,15 @@ class AttentionTerm(AbstractTerm):
         total = maps.new_zeros(())
         if masks is None:
             return total
-        for index, adapter in enumerate(step.words().values()):
+        for index, (name, adapter) in enumerate(step.words().items()):
             at = token_positions(step.backbone, adapter.tokens, step.batch.captions)
             shown = at.any(1)
             if step.batch.is_prior is not None:
                 shown = shown & ~step.batch.is_prior.to(shown.device)
             if not shown.any():
                 continue
-            mask = masks[:, min(index, masks.shape[1] - 1)]
+            away = name in self.config.elsewhere
+            mask = 1 - masks.amax(1) if away else masks[:, min(index, masks.shape[1] - 1)]
             total = total + attention_errors(maps[shown], at[shown], mask[shown], self.config.form).mean()
         return self.config.weight * total
 

@@ -9,6 +9,7 @@ from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters.pair import PairAdapter
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.latent_cache import LatentCache
 from pcs_ext.image.terms.base import AbstractTerm, Step
 
 
@@ -32,7 +33,7 @@ class PairTerm(AbstractTerm):
 
     def __init__(self, config: PairTermConfig) -> None:
         self.config = config
-        self._latents: dict[str, Tensor] = {}
+        self._latents: LatentCache | None = None
 
     def __call__(self, step: Step) -> Tensor:
         pairs = [adapter for adapter in step.adapters.values() if isinstance(adapter, PairAdapter)]
@@ -42,7 +43,8 @@ class PairTerm(AbstractTerm):
                 f"{len(pairs)} such adapters and {'no' if step.batch.before is None else 'such'} pictures."
             )
         (adapter,), backbone, captions = pairs, step.backbone, step.batch.captions
-        before, after = (self._encoded(step, at) for at in ("before", "after"))
+        latents = self._latents = self._latents or LatentCache(backbone)
+        before, after = latents.before(step.batch), latents(step.batch)
         noise = torch.randn(before.shape, generator=step.generator).to(backbone.device)
         timesteps = backbone.schedule.draw_timesteps(len(before), step.generator).to(backbone.device)
         with adapter.content_alone():
@@ -52,23 +54,6 @@ class PairTerm(AbstractTerm):
             with adapter.style_beside():
                 error = error + _error(backbone, after, noise, timesteps, list(captions))
         return error
-
-    @torch.no_grad()
-    def _encoded(self, step: Step, at: Literal["before", "after"]) -> Tensor:
-        """Latents `b c h w`; those of pictures that come back are kept."""
-        pictures = step.batch.images if at == "after" else step.batch.before
-        assert pictures is not None
-        keys = step.batch.keys or ("",) * len(pictures)
-        rows = []
-        for key, picture in zip(keys, pictures, strict=True):
-            known = self._latents.get(f"{at}/{key}") if key else None
-            if known is None:
-                image = picture[None].to(step.backbone.device, step.backbone.dtype)
-                known = step.backbone.encode_images(image).float()[0]
-                if key:
-                    self._latents[f"{at}/{key}"] = known
-            rows.append(known)
-        return torch.stack(rows)
 
 
 def _error(backbone: AbstractBackbone, latents: Tensor, noise: Tensor, timesteps: Tensor, prompts: list[str]) -> Tensor:

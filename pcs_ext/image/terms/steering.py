@@ -22,6 +22,11 @@ PREPOSITIONS = tuple(
     "underneath up upon with within without".split()
 )
 
+VERBS = tuple(
+    "holding carrying wearing riding touching hugging kissing facing pushing pulling leaning hanging floating "  # noqa: SIM905
+    "standing sitting lying painted carved printed wrapped filled covered hidden holds carries wears rides".split()
+)
+
 
 @config
 class SteeringConfig:
@@ -31,6 +36,10 @@ class SteeringConfig:
     """Tag of this term in JSON."""
     positives: int = 4
     """Prepositions drawn per caption."""
+    verbs: int = 0
+    """Verbs drawn per caption, positives as well (Inv-ReVersion); 0: none."""
+    verb_weight: float = 0.5
+    """What a verb counts where a preposition counts 1."""
     words: tuple[str, ...] = ()
     """Positives instead of prepositions, all of them; one of several tokens counts by their mean."""
     away: tuple[str, ...] = ()
@@ -46,8 +55,8 @@ class SteeringConfig:
 class SteeringTerm(AbstractTerm):
     """-log(sum over positives / sum over positives and negatives) of exp(cosine / temperature), mean over captions.
 
-    Differs from the paper: its list of prepositions is not known here, the list is ours, and of it those that are one
-    token of the model are used.
+    Differs from the paper: its list of prepositions is not known here, the list is ours, as is that of verbs, and of
+    them those that are one token of the model are used.
     """
 
     name = "steering"
@@ -74,6 +83,7 @@ class SteeringTerm(AbstractTerm):
         given = [_row(tokenizer.base, embedding, word) for word in self.config.words]
         away = [_row(tokenizer.base, embedding, word) for word in self.config.away]
         prepositions = [] if given else single_tokens(tokenizer.base, PREPOSITIONS)
+        verbs = single_tokens(tokenizer.base, VERBS) if self.config.verbs and not given else []
         own = [token for adapter in step.words().values() for token in adapter.tokens]
         losses = []
         for caption in step.batch.captions:
@@ -85,12 +95,18 @@ class SteeringTerm(AbstractTerm):
             others = tokenizer.base(text, add_special_tokens=False).input_ids
             negatives = torch.cat([embedding.weight[others], *away])
             if given:
-                positives = torch.cat(given)
+                positives, weights = torch.cat(given), None
             else:
-                picked = torch.randperm(len(prepositions), generator=step.generator)[: self.config.positives].tolist()
-                positives = embedding.weight[[prepositions[i] for i in picked]]
-            losses.append(info_nce(learned.mean(0), positives, negatives, self.config.temperature))
+                drawn = [*_some(prepositions, self.config.positives, step), *_some(verbs, self.config.verbs, step)]
+                positives, weights = embedding.weight[drawn], torch.ones(len(drawn))
+                weights[min(len(prepositions), self.config.positives) :] = self.config.verb_weight
+            losses.append(info_nce(learned.mean(0), positives, negatives, self.config.temperature, weights))
         return losses
+
+
+def _some(ids: list[int], count: int, step: Step) -> list[int]:
+    """So many of them at random, or all; nothing is drawn of none."""
+    return [ids[i] for i in torch.randperm(len(ids), generator=step.generator)[:count].tolist()] if ids else []
 
 
 def _row(tokenizer: object, embedding: nn.Embedding, word: str) -> Tensor:
@@ -114,18 +130,25 @@ def single_tokens(tokenizer: object, words: tuple[str, ...]) -> list[int]:
     pieces = [tokenizer(word, add_special_tokens=False).input_ids for word in words]  # type: ignore[operator]
     ids = [ids[0] for ids in pieces if len(ids) == 1]
     if not ids:
-        raise ConfigError("none of the prepositions is one token of this base, so there is nothing to steer towards.")
+        raise ConfigError(
+            f"none of {', '.join(words[:5])}, ... is one token of this base, so there is nothing to steer towards."
+        )
     return ids
 
 
-def info_nce(anchor: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+def info_nce(
+    anchor: Tensor, positives: Tensor, negatives: Tensor, temperature: float, weights: Tensor | None = None
+) -> Tensor:
     """InfoNCE with several positives, 0-d.
 
     Args:
         anchor: `d`.
         positives, negatives: `p d` and `n d`; n may be 0.
         temperature: divides the cosines.
+        weights: times the exponentials of the positives, `p`, at least one positive; None: all 1.
     """
     cosines = F.normalize(torch.cat([positives, negatives]).float(), dim=-1) @ F.normalize(anchor.float(), dim=-1)
     logits = cosines / temperature
+    if weights is not None:
+        logits = torch.cat([logits[: len(weights)] + weights.to(logits).log(), logits[len(weights) :]])
     return logits.logsumexp(0) - logits[: len(positives)].logsumexp(0)

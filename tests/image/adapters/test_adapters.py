@@ -14,11 +14,15 @@ from pcs_ext.image.adapters import (
     EmbeddingConfig,
     FullConfig,
     HeadFactorsConfig,
+    ImageWordsAdapter,
+    ImageWordsConfig,
     LowRankConfig,
     NetiConfig,
     SideNetworkConfig,
     SpectralShiftConfig,
     SpectrumConfig,
+    StageWordsConfig,
+    StepwiseConfig,
     TailConfig,
     TextPrefixConfig,
     ValueResidualConfig,
@@ -34,8 +38,11 @@ CONFIGS = {
     "side_network": SideNetworkConfig(targets=(r"\.attn2$", r"\.ff$")),
     "lora": LowRankConfig(rank=4, alpha=2.0, components=BOTH),
     "lora-conv": LowRankConfig(rank=4, targets="all_linear_conv", components=BOTH),
+    "image_words": ImageWordsConfig(placeholder="<rex>", initializer="dog", width=6),
     "dora": LowRankConfig(method="dora", rank=4, targets="all_linear_conv", components=BOTH),
+    "stepwise": StepwiseConfig(placeholder="<rex>", stages=3, initializer="dog"),
     "loha": LowRankConfig(method="loha", rank=2, alpha=1.0, targets="all_linear_conv", components=BOTH),
+    "stage_words": StageWordsConfig(placeholder="<rex>", initializer="dog", features=16, anchors=4, width=8),
     "lokr": LowRankConfig(method="lokr", rank=2, alpha=1.0, targets="all_linear_conv", components=BOTH),
     "oft": LowRankConfig(method="oft", rank=4, targets="all_linear_conv", components=BOTH),
     "bottleneck": SideNetworkConfig(targets=(r"\.attn2$",), reads="output", activation="relu", width=4),
@@ -51,7 +58,19 @@ CONFIGS = {
     "value_residual": ValueResidualConfig(placeholder="<rex>", class_noun="dog"),
     "subspace": EmbeddingConfig(placeholder="<rex>", initializer="dog", subspace=5),
 }
-TOKENS = ("embedding", "spectrum", "neti", "tail", "text_prefix", "distribution", "value_residual", "subspace")
+TOKENS = (
+    "embedding",
+    "spectrum",
+    "neti",
+    "tail",
+    "text_prefix",
+    "distribution",
+    "value_residual",
+    "subspace",
+    "image_words",
+    "stepwise",
+    "stage_words",
+)
 ADAPTERS = pytest.mark.parametrize("key", CONFIGS)
 
 
@@ -137,6 +156,8 @@ def test_only_its_own_parameters_train_and_the_gradient_reaches_all_of_them(key,
     adapter = build(key)
     with injected(backbone, adapter):
         disturb(adapter)
+        if isinstance(adapter, ImageWordsAdapter):  # of no photo its network would see zeros
+            adapter.keep(torch.ones(6))
         own = {id(p) for p in itertools.chain(*adapter.parameters().values())}
         run(backbone, "a photo of <rex> <rex>_1").square().sum().backward()
         for root in backbone.components().values():

@@ -1,5 +1,6 @@
 """A vector per photo: its formula, the loss around it, and that pictures are made without it."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,12 @@ def test_three_terms_against_separate_passes(sd: AbstractBackbone) -> None:
         torch.testing.assert_close(got.terms["denoising"], with_photo)
         expected = 0.5 * without + 0.25 * alikeness(text.states, vectors)
         torch.testing.assert_close(got.terms["disentangle"], expected)
+        by_itself = dataclasses.replace(config, sample_weight=2.0)
+        objective = DenoisingObjective(ObjectiveConfig(terms=(by_itself,)), {"photo": adapter})
+        third = objective(sd, batch, latents, text, torch.Generator().manual_seed(3)).terms["disentangle"]
+        speechless = dataclasses.replace(text, states=vectors[:, None].expand_as(text.states))
+        alone = plain(sd, batch, latents, speechless, torch.Generator().manual_seed(3)).total
+        torch.testing.assert_close(third, expected + 2 * alone)
     means = text.states.mean(1)
     cosine = (means * vectors).sum(-1) / (means.norm(dim=-1) * vectors.norm(dim=-1))
     torch.testing.assert_close(alikeness(text.states, vectors), cosine.mean())
@@ -57,7 +64,7 @@ def test_features_are_read_once_and_have_the_width_that_is_said(photos: Path) ->
     recipe = RECIPES["disenbooth"].build("dog", "toybox")
     config = recipe.adapters["photo"]
     assert isinstance(config, ImageResidualConfig)
-    reader = PhotoReader(config, torch.device("cpu"))
+    reader = PhotoReader(config.encoder, config.width, torch.device("cpu"))
     data = SubjectDataset(find_photos(photos), recipe.concept, resolution=32, augmentation=recipe.augmentation)
     batch = data.batch(3, torch.Generator().manual_seed(0))
     first = reader(batch)
@@ -65,6 +72,6 @@ def test_features_are_read_once_and_have_the_width_that_is_said(photos: Path) ->
     assert torch.equal(first, reader(batch))
     assert first.norm(dim=-1).std() > 0, "before they are normalised"
     with pytest.raises(ConfigError, match="have width 192; the adapter's width is 7"):
-        PhotoReader(ImageResidualConfig(width=7), torch.device("cpu"))
+        PhotoReader("toybox", 7, torch.device("cpu"))
     with pytest.raises(ModelError, match="looks at photos with no/such.*neither a folder nor in the hub cache"):
-        PhotoReader(ImageResidualConfig(encoder="no/such", width=192), torch.device("cpu"))
+        PhotoReader("no/such", 192, torch.device("cpu"))

@@ -83,3 +83,18 @@ def test_each_word_has_its_own_mask_and_class_images_have_none(sd: AbstractBackb
         for module in sd.denoiser.modules()
         if hasattr(module, "processor")
     )
+
+
+def test_words_of_backgrounds_are_held_to_where_no_subject_is(sd: AbstractBackbone) -> None:
+    word = build_adapter("view", EmbeddingConfig(placeholder="<a>"))
+    masks = torch.zeros(2, 1, 32, 32)
+    masks[:, :, :, :8] = 1
+
+    def term(mask: torch.Tensor, **more: Any) -> torch.Tensor:
+        objective = DenoisingObjective(ObjectiveConfig(terms=(AttentionConfig(side=8, **more),)), {"view": word})
+        batch, told = batch_of(("a <a>",) * 2, mask), sd.encode_prompt(["a <a>"] * 2)
+        return objective(sd, batch, torch.zeros(2, 4, 8, 8), told, torch.Generator().manual_seed(0)).terms["attention"]
+
+    with injected(sd, word), torch.no_grad():
+        torch.testing.assert_close(term(masks, elsewhere=("view",)), term(1 - masks))
+        assert not torch.isclose(term(masks), term(1 - masks))

@@ -33,6 +33,11 @@ def test_info_nce_against_its_formula() -> None:
     torch.testing.assert_close(
         info_nce(anchor, positives, negatives, 0.07), torch.tensor(-math.log(good / (good + bad)))
     )
+    weights = torch.tensor([1.0, 1.0, 0.5, 0.0])
+    good = sum(float(weight) * similarity(positive) for weight, positive in zip(weights, positives, strict=True))
+    torch.testing.assert_close(
+        info_nce(anchor, positives, negatives, 0.07, weights), torch.tensor(-math.log(good / (good + bad)))
+    )
     assert info_nce(anchor, positives, negatives[:0], 0.07) == 0, "without negatives there is nothing to tell apart"
 
 
