@@ -1,0 +1,140 @@
+"""`python -m pcs_ext.toybox.world.export_pairs`: what reference adapters learn from, as the folders a user would have.
+
+Random toys, a subfolder each, every photo in another place, light, style and from another side, with its mask, a
+caption that leaves out what another photo tells (colours, patterns), and the toy's class in `noun.txt`. Some subfolders
+show two toys side by side, with a mask and a noun for each.
+"""
+
+import dataclasses
+import io
+from pathlib import Path
+
+import torch
+import tyro
+from PIL import Image
+from torch import Tensor
+
+from pcs_ext.config_io import atomic_folder
+from pcs_ext.reporter import ConsoleReporter, Reporter
+from pcs_ext.runtime import generator_for
+from pcs_ext.toybox.world.captions import relative_view
+from pcs_ext.toybox.world.export_examples import to_image
+from pcs_ext.toybox.world.render import render
+from pcs_ext.toybox.world.sampling import frame, sample_scene, sample_toy
+from pcs_ext.toybox.world.scene import Scene
+
+_PATTERNED = 0.6
+"""Share of toys with a pattern, the rare attribute: as in the pairs that toybox's own encoders learn from."""
+_VIEWED = 1 / 3
+"""Share of captions that name the view."""
+
+
+def album_scenes(index: int, photos: int, *, seed: int = 1, couple: bool = False) -> list[Scene]:
+    """The scenes of one subfolder: always the same ones. In every one the toys wear something else or nothing.
+
+    Args:
+        index: of the subfolder.
+        photos: how many.
+        seed: of all.
+        couple: two toys of different classes instead of one.
+    """
+    generator = generator_for("toybox", "album", "couple" if couple else "toy", seed, index)
+    if couple:
+        return _couple_scenes(photos, generator)
+    toy = sample_toy(generator, patterned=_PATTERNED)
+    worn = [sample_toy(generator).accessory for _ in range(photos)]
+    return [sample_scene(generator, toy=dataclasses.replace(toy, accessory=one)) for one in worn]
+
+
+def _couple_scenes(photos: int, generator: torch.Generator) -> list[Scene]:
+    toys = sample_scene(generator, two_objects=1.0).objects
+    while toys[0].class_name == toys[1].class_name:
+        toys = sample_scene(generator, two_objects=1.0).objects
+    scenes = []
+    for _ in range(photos):
+        other = sample_scene(generator, two_objects=1.0)
+        camera = frame(toys, other.camera.azimuth, other.camera.elevation, fill=0.86)
+        scenes.append(dataclasses.replace(other, objects=toys, camera=camera))
+    return scenes
+
+
+def album_caption(scene: Scene, generator: torch.Generator) -> str:
+    """A scene's style, classes, accessories, place and, at times, view."""
+    toys = " and ".join(
+        " ".join(word for word in (f"a {toy.class_name}", toy.accessory) if word) for toy in scene.objects
+    )
+    text = f"{scene.style} {toys} {scene.context}"
+    viewed = len(scene.objects) == 1 and float(torch.rand((), generator=generator)) < _VIEWED
+    return f"{text}, {relative_view(scene)}" if viewed else text
+
+
+def export_album(folder: Path, scenes: list[Scene], resolution: int, generator: torch.Generator) -> None:
+    """Write one subfolder whole."""
+    seen = render(scenes, resolution=resolution)
+    with atomic_folder(folder) as made:
+        for number, scene in enumerate(scenes):
+            _write(made / f"{number + 1}.png", to_image(seen.rgb[number]))
+            if len(scene.objects) == 1:
+                _write(made / f"{number + 1}_mask.png", _mask(seen.coverage[number]))
+            else:
+                for index in range(len(scene.objects)):
+                    own = seen.coverage[number] * (seen.object_ids[number] == index)
+                    _write(made / f"{number + 1}_mask{index + 1}.png", _mask(own))
+            (made / f"{number + 1}.txt").write_text(album_caption(scene, generator), encoding="utf-8")
+        nouns = [toy.class_name for toy in scenes[0].objects]
+        (made / "noun.txt").write_text("\n".join(nouns) + "\n", encoding="utf-8")
+
+
+def _mask(coverage: Tensor) -> Image.Image:
+    return Image.fromarray((coverage * 255).round().byte().numpy())
+
+
+def _write(path: Path, image: Image.Image) -> None:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    path.write_bytes(buffer.getvalue())
+
+
+def export_pairs(
+    folder: Path, reporter: Reporter, *, subjects: int, couples: int, photos: int, resolution: int, seed: int
+) -> None:
+    """Write the subfolders `00000`, ..., and `couple-00000`, ...; those that are there are kept.
+
+    Args:
+        folder: to write to.
+        reporter: hears the progress.
+        subjects: subfolders of one toy.
+        couples: subfolders of two.
+        photos: in each.
+        resolution: side of the pictures in pixels.
+        seed: of all.
+    """
+    wanted = [(f"{index:05d}", index, False) for index in range(subjects)]
+    wanted += [(f"couple-{index:05d}", index, True) for index in range(couples)]
+    for done, (name, index, couple) in enumerate(wanted):
+        if not (folder / name).exists():
+            scenes = album_scenes(index, photos, seed=seed, couple=couple)
+            export_album(folder / name, scenes, resolution, generator_for("toybox", "album words", seed, name))
+        reporter.progress("export", done + 1, len(wanted))
+
+
+def main(
+    output: Path, subjects: int = 4000, couples: int = 0, photos: int = 4, resolution: int = 64, seed: int = 1
+) -> None:
+    """Render albums of random toys for `pcs-ext reference learn`; a call that was stopped goes on.
+
+    Args:
+        output: folder to write to.
+        subjects: albums of one toy.
+        couples: albums of two toys together, for systems that show several (fastcomposer, ssr-encoder).
+        photos: in each album.
+        resolution: side of the pictures in pixels.
+        seed: of all; others give other toys.
+    """
+    export_pairs(
+        output, ConsoleReporter(), subjects=subjects, couples=couples, photos=photos, resolution=resolution, seed=seed
+    )
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

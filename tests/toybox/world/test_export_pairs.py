@@ -1,0 +1,47 @@
+"""Albums to train reference adapters on: what they show, say and mask, and that they can be read as such."""
+
+from pathlib import Path
+
+from pcs_ext.image.reference.pairs import read_subjects
+from pcs_ext.reporter import SilentReporter
+from pcs_ext.toybox.world.export_pairs import album_scenes, export_pairs
+from pcs_ext.toybox.world.vocabulary import ACCESSORIES, CLASSES, COLORS, PATTERNS
+
+
+def test_albums_are_what_learning_reads_and_say_nothing_that_another_photo_tells(tmp_path: Path) -> None:
+    options = {"subjects": 2, "couples": 1, "photos": 2, "resolution": 32, "seed": 3}
+    export_pairs(tmp_path, SilentReporter(), **options)
+    subjects = read_subjects(tmp_path, asks_noun=True, several=True)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["00000", "00001", "couple-00000"]
+    assert [len(own.nouns) for own in subjects] == [1, 1, 2]
+    for own in subjects:
+        assert all(noun in CLASSES for noun in own.nouns)
+        for photo in own.photos:
+            assert photo.image.shape == (3, 32, 32)
+            assert photo.mask is not None
+            assert 0.02 < photo.mask.mean() < 0.9
+            said = photo.caption or ""
+            for worn in ACCESSORIES[1:]:
+                said = said.replace(worn, "")
+            assert not {*COLORS, *PATTERNS} & set(said.replace(",", "").split())
+    couple = subjects[2].photos[0].parts
+    assert couple is not None
+    assert len(couple) == 2
+    assert (couple[0] * couple[1]).max() < 0.3, "each toy has its own pixels"
+
+
+def test_an_album_shows_the_same_toys_in_other_scenes(tmp_path: Path) -> None:
+    one = album_scenes(0, 3)
+    assert len({scene.objects[0].proportions for scene in one}) == 1
+    assert len({(scene.context, scene.style, scene.camera) for scene in one}) == 3
+    two = album_scenes(0, 2, couple=True)
+    assert two[0].objects == two[1].objects
+    assert two[0].camera != two[1].camera
+    assert album_scenes(0, 3) == one
+    assert album_scenes(1, 3) != one
+    written = tmp_path / "00000" / "1.png"
+    options = {"subjects": 1, "couples": 0, "photos": 2, "resolution": 32}
+    export_pairs(tmp_path, SilentReporter(), seed=1, **options)
+    before = written.stat().st_mtime_ns
+    export_pairs(tmp_path, SilentReporter(), seed=1, **options)
+    assert written.stat().st_mtime_ns == before, "what is there is kept"
