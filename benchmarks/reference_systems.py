@@ -1,11 +1,12 @@
-"""`python -m benchmarks.reference_systems`: what one photo beside a prompt gives, without learning.
+"""`python -m benchmarks.reference_systems [ADAPTER ...]`: what photos beside a prompt give, without learning.
 
-The held-out subjects of `examples/`, the toybox prompts with the class word in them, three seeds: IP-Adapter shown one
-photo, and shown all five, against the class word alone. Likeness is to true new views, as in `image_subjects`, whose
+The held-out subjects of `examples/`, the toybox prompts with the class word in them, three seeds: each adapter shown
+one photo, and shown all five, against the class word alone. Adapters are folders that `pcs-ext reference learn` wrote,
+of any system; without any it is the one that ships. Likeness is to true new views, as in `image_subjects`, whose
 figures of dreambooth-lora are printed beside these where they are committed.
 
-The adapter reads pictures with the encoder that measures dino-i. clip-i and the oracle's readings (`subject`: class and
-pattern) are judges that it never met; believe a gain in dino-i when they see it, too.
+Some adapters read pictures with the encoder that measures dino-i, others with the one of clip-i. The oracle's readings
+(`subject`: class and pattern) are a judge that none ever met; believe a gain where it sees it, too.
 
 Images are kept in a work folder; an interrupted call goes on.
 """
@@ -31,7 +32,8 @@ from pcs_ext.image.evaluate import CLASS_WORD, Judges, Report, evaluate_images, 
 from pcs_ext.image.evaluate.generation import Paint, make_images, paint_base
 from pcs_ext.image.evaluate.pictures import square_images
 from pcs_ext.image.recipes.presets import SAMPLING
-from pcs_ext.image.reference.files import WEIGHTS
+from pcs_ext.image.reference import REFERENCES
+from pcs_ext.image.reference.files import read_settings, weights_digest
 from pcs_ext.image.reference.reference import generate
 from pcs_ext.image.subject import GeneratedImage
 from pcs_ext.reporter import ConsoleReporter, Reporter
@@ -42,16 +44,16 @@ from pcs_ext.toybox.judges import toybox_judges
 from pcs_ext.toybox.world.subjects import SUBJECTS, class_noun
 
 ROOT = Path(__file__).parents[1]
-METHODS = {"ip-adapter": 1, "ip-adapter-5": 5}
-"""Name -> photos shown."""
+PHOTOS = (1, 5)
+"""How many are shown."""
 _COLUMNS = (*SHOWN, "subject")
 
 
 def main(
+    adapters: tyro.conf.Positional[tuple[Path, ...]] = (),
     subjects: int = len(SUBJECTS),
     seeds: int = 3,
     scale: float = 1.0,
-    adapter: str = "",
     threads: int = 0,
     work: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: in the cache folder)")] = Path(),
     output: Path = ROOT / "results" / "reference_systems.json",
@@ -59,10 +61,10 @@ def main(
     """Generate, measure, write.
 
     Args:
+        adapters: folders written by `pcs-ext reference learn --base toybox`; none: the one that ships.
         subjects: the first so many.
         seeds: sampling seeds 0, 1, ...
         scale: strength of the photos.
-        adapter: another one than toybox's own.
         threads: of the CPU; 0 leaves torch's choice.
         work: folder of the images.
         output: results file.
@@ -72,22 +74,40 @@ def main(
     work = work if work != Path() else cache_folder() / "reference_systems"
     reporter, names = ConsoleReporter(), list(SUBJECTS)[:subjects]
     try:
+        methods = [method for folder in adapters or (weights_path("reference"),) for method in _methods(folder)]
         backbone, judges = load_backbone("toybox", reporter=reporter), toybox_judges()
-        shown = _Shown(backbone, judges, range(seeds), scale, adapter, reporter)
-        measured = {method: [shown.report(work, name, method) for name in names] for method in (CLASS_WORD, *METHODS)}
+        shown = _Shown(backbone, judges, range(seeds), scale, reporter)
+        measured = {method: [shown.report(work, name, method) for name in names] for method in (None, *methods)}
     except PcsError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
-    plain = [report for report, _ in measured[CLASS_WORD]]
+    plain = [report for report, _ in measured[None]]
     rows = []
     for method, found in measured.items():
         seconds = round(statistics.fmean(seconds for _, seconds in found), 2)
-        against = plain if method != CLASS_WORD else ()
-        system = "ip-adapter" if method in METHODS else ""
+        against, system = ((), "") if method is None else (plain, REFERENCES[method.kind].system)
         rows += result_rows([report for report, _ in found], system=system, baseline=against, seconds=seconds)
     command = " ".join(["python -m benchmarks.reference_systems", *sys.argv[1:]])
     write_json(output, as_result(rows, command=command, seeds=list(range(seeds)), subjects=names, scale=scale))
     sys.stdout.write(results_table([*rows, *_learned()], _COLUMNS) + f"\n{output}\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Method:
+    """An adapter and how many photos it is shown."""
+
+    kind: str
+    folder: Path
+    photos: int
+
+    @property
+    def name(self) -> str:
+        """As in results: `photomaker`, `photomaker-5`."""
+        return self.kind if self.photos == 1 else f"{self.kind}-{self.photos}"
+
+
+def _methods(folder: Path) -> list[_Method]:
+    return [_Method(read_settings(folder).kind, folder, count) for count in PHOTOS]
 
 
 def _learned() -> list[dict]:
@@ -105,35 +125,37 @@ class _Shown:
     judges: Judges
     seeds: range
     scale: float
-    adapter: str
     reporter: Reporter
 
-    def report(self, work: Path, name: str, method: str) -> tuple[Report, float]:
-        """Figures of one subject, and seconds per image."""
+    def report(self, work: Path, name: str, method: _Method | None) -> tuple[Report, float]:
+        """Figures of one subject by an adapter, or by its class word alone, and seconds per image."""
         photos, prompts = photo_paths(ROOT / "examples" / name), prompt_set("toybox")
         noun, config = class_noun(name), SAMPLING["toybox"]
         facts = {"base": self.backbone.fingerprint, "sampling": to_jsonable(config), "noun": noun}
-        paint = paint_base(self.backbone, config, noun)
-        if method in METHODS:
-            given = photos[: METHODS[method]]
-            paint = self._paint(given, noun)
-            digest = file_sha256(Path(self.adapter or weights_path("reference")) / WEIGHTS)
-            facts |= {"photos": [file_sha256(path) for path in given], "scale": self.scale, "adapter": digest}
+        paint, called = paint_base(self.backbone, config, noun), CLASS_WORD
+        if method is not None:
+            given, called = photos[: method.photos], method.name
+            paint = self._paint(given, noun, method)
+            shown = [file_sha256(path) for path in given]
+            facts |= {"photos": shown, "scale": self.scale, "adapter": weights_digest(method.folder)}
         made = make_images(
-            work / name / method, [prompt.text for prompt in prompts], self.seeds, paint, facts=facts,
-            task=f"{name} {method}", reporter=self.reporter,
+            work / name / called, [prompt.text for prompt in prompts], self.seeds, paint, facts=facts,
+            task=f"{name} {called}", reporter=self.reporter,
         )  # fmt: skip
         side = self.backbone.resolution
         report = evaluate_images(
             square_images(made.paths, side), square_images(photos, side), noun=noun, prompts=prompts, seeds=self.seeds,
-            judges=self.judges, recipe=method, subject=name, truth=truth_of(name, side),
+            judges=self.judges, recipe=called, subject=name, truth=truth_of(name, side),
         )  # fmt: skip
         return report, made.seconds / len(made.paths)
 
-    def _paint(self, photos: Sequence[Path], noun: str) -> Paint:
+    def _paint(self, photos: Sequence[Path], noun: str, method: _Method) -> Paint:
         def paint(prompts: Sequence[str], seeds: Sequence[int]) -> list[GeneratedImage]:
             texts = [fill(prompt, noun) for prompt in prompts]
-            return generate(texts, photos, seeds=seeds, base=self.backbone, scale=self.scale, adapter=self.adapter)
+            return generate(
+                texts, photos, seeds=seeds, base=self.backbone, scale=self.scale, adapter=str(method.folder),
+                nouns=(noun,),
+            )  # fmt: skip
 
         return paint
 

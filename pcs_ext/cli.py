@@ -50,6 +50,8 @@ def commands() -> dict[str, Callable[..., Any]]:
         "image style": edits_cli.style,
         "image restyle": edits_cli.restyle,
         "reference learn": reference_cli.learn,
+        "reference tune": reference_cli.tune,
+        "reference systems": reference_cli.systems,
         "evaluate": general.evaluate,
         "export": image_cli.export,
         "merge": merge_cli.merge,

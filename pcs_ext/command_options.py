@@ -77,13 +77,15 @@ class _References:
     """folder, .safetensors file, or owner/name/path/file.safetensors on the hub; toybox has its own."""
     reference_encoder: str = ""
     """folder or hub id of its image encoder, where it does not lie beside the adapter."""
+    reference_noun: tuple[str, ...] = ()
+    """the prompt's word for what the photos show, for adapters that ask: one for all, or one for each photo."""
 
     @property
     def asked(self) -> dict[str, Any]:
         """The keyword arguments of `pcs_ext.image.reference.reference.generate`."""
         return {
             "references": self.reference, "scale": self.reference_scale, "adapter": self.reference_adapter,
-            "encoder": self.reference_encoder,
+            "encoder": self.reference_encoder, "nouns": self.reference_noun,
         }  # fmt: skip
 
 

@@ -1,15 +1,17 @@
 """Commands of reference adapters: parse, call, report. Heavy modules are imported inside the functions."""
 
+import sys
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from pcs_ext.command_options import MACHINE, Machine, Output, console_reporter, print_paths
+from pcs_ext.command_options import MACHINE, Machine, Output, console_reporter, print_json, print_paths
 
 
 def learn(
     pairs: Positional[Path],
     output: Output,
+    system: str = "ip-adapter",
     base: str = "toybox",
     encoder: str = "",
     steps: int = 0,
@@ -19,15 +21,18 @@ def learn(
     overwrite: bool = False,
     jsonl: Path | None = None,
 ) -> None:
-    """Train an adapter for `image --reference` (IP-Adapter) on photos of many subjects.
+    """Train an adapter for `image --reference` on photos of many subjects.
 
-    It is trained once for a base and then sees any subject. The base stays as it is.
+    It is trained once for a base and then sees any subject. The base's files stay as they are.
 
     Args:
-        pairs: folder with a subfolder for each subject: two photos or more, a caption NAME.txt beside every photo.
-        output: folder for the adapter; diffusers' load_ip_adapter reads it, too.
+        pairs: folder with a subfolder for each subject: two photos or more, a caption NAME.txt beside every photo; for
+            most systems noun.txt with the captions' word for it, for some masks NAME_mask.png.
+        output: folder for the adapter; diffusers' load_ip_adapter reads an IP-Adapter's, too.
+        system: what is trained (`pcs-ext reference systems` lists them).
         base: toybox, a hub id, a diffusers folder or a .safetensors file.
-        encoder: toybox/dino or toybox/clip, a transformers folder or a hub id of the image encoder.
+        encoder: toybox/dino or toybox/clip, a transformers folder or a hub id of the image encoder; empty takes, on
+            toybox, the system's.
         steps: optimiser steps in all; 0 takes the settings'.
         config: settings as JSON (`ReferenceTraining`) instead of the paper's.
         seed: of everything random.
@@ -37,7 +42,66 @@ def learn(
     from pcs_ext.image.reference.learn import learn_reference
 
     learn_reference(
-        pairs, output, base=base, encoder=encoder, steps=steps or None, config=config, seed=seed, **machine.loading,
-        overwrite=overwrite, reporter=console_reporter(jsonl),
+        pairs, output, system=system, base=base, encoder=encoder, steps=steps or None, config=config, seed=seed,
+        **machine.loading, overwrite=overwrite, reporter=console_reporter(jsonl),
     )  # fmt: skip
     print_paths([output])
+
+
+def tune(
+    adapter: Positional[Path],
+    photos: Positional[tuple[Path, ...]],
+    noun: str,
+    output: Output,
+    steps: int = 15,
+    batch_size: int = 16,
+    learning_rate: float = 1e-5,
+    base: str = "",
+    seed: int = 0,
+    machine: Machine = MACHINE,
+    overwrite: bool = False,
+    jsonl: Path | None = None,
+) -> None:
+    """Tune a trained adapter to one subject in a few steps, from one photo or more (E4T).
+
+    Show the same photos by it afterwards: image PROMPT --reference PHOTO --reference-adapter OUTPUT --reference-noun N
+
+    Args:
+        adapter: folder written by `reference learn`, of any system but ip-adapter.
+        photos: of the subject.
+        noun: what it is: dog, toy robot.
+        output: folder for the tuned adapter.
+        steps: optimiser steps.
+        batch_size: noisy copies of the photos in each.
+        learning_rate: of all that trains.
+        base: the base it was trained on; empty: as the adapter's folder says.
+        seed: of everything random.
+        overwrite: replace what is at the output path.
+        jsonl: also write every event as a JSON line to this file.
+    """
+    from pcs_ext.image.reference.tune import tune_reference
+
+    tune_reference(
+        adapter, photos, output, noun=noun, steps=steps, batch_size=batch_size, learning_rate=learning_rate, base=base,
+        seed=seed, **machine.loading, overwrite=overwrite, reporter=console_reporter(jsonl),
+    )  # fmt: skip
+    print_paths([output])
+
+
+def systems(config: str = "") -> None:
+    """List what `reference learn --system` can train, or print one's settings as JSON to edit and pass with --config.
+
+    Args:
+        config: a system, whose settings for toybox are printed.
+    """
+    from pcs_ext.config_io import to_jsonable
+    from pcs_ext.errors import UsageError
+    from pcs_ext.image.reference import REFERENCES
+
+    if not config:
+        lines = [f"{entry.id:<16}{entry.paper:<18}{entry.summary}" for entry in REFERENCES.values()]
+        sys.stdout.write("\n".join(lines) + "\n")
+        return
+    if config not in REFERENCES:
+        raise UsageError(f"--config {config} is no system; expected one of {', '.join(REFERENCES)}.")
+    print_json(to_jsonable(REFERENCES[config].settings("toybox")))

@@ -8,9 +8,26 @@ import torch
 from torch import Tensor
 
 LayerStates = Callable[[Tensor, str], tuple[Tensor, Tensor]]
-Decoupled = Mapping[str, tuple[Tensor, Tensor]]
-"""Module path -> keys and values of something that is attended to beside the text, `b m d` each, all heads side by
-side, after their projections."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decoupled:
+    """Something that is attended to beside the text."""
+
+    pairs: Mapping[str, tuple[Tensor, Tensor]]
+    """Module path -> keys and values, `b m d` each, all heads side by side, after their projections."""
+    gate: Tensor | None = None
+    """`b n`, 1 at the tokens of a word: what is found counts as much as a cell looks at that word, where the cell that
+    looks at it most has 1 (ELITE, arXiv 2302.13848, eq. 6); None: everywhere alike."""
+
+    def __getitem__(self, index: Tensor) -> "Decoupled":
+        """The same for some rows of the batch."""
+
+        def rows(tensor: Tensor) -> Tensor:
+            return tensor[index.to(tensor.device)]
+
+        pairs = {path: (rows(keys), rows(values)) for path, (keys, values) in self.pairs.items()}
+        return Decoupled(pairs=pairs, gate=None if self.gate is None else rows(self.gate))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +59,9 @@ class Conditioning:
     decoupled: tuple[Decoupled, ...] = ()
     """What the queries of text cross-attentions attend to besides, each source by itself: what they find there is added
     to what they find in the text (IP-Adapter, arXiv 2308.06721, eq. 5)."""
+    shown: Mapping[str, Tensor] | None = None
+    """By adapter, what it reads of pictures inside the denoiser, `b m d`; zeros in rows that were shown none; None: no
+    row was shown any."""
 
     @property
     def batch_size(self) -> int:
@@ -92,10 +112,8 @@ class Conditioning:
             marks=None if self.marks is None else {name: some(mark) for name, mark in self.marks.items()},
             plain=None if self.plain is None else self.plain[index],
             styled=some_if_any(self.styled),
-            decoupled=tuple(
-                {path: (some(keys), some(values)) for path, (keys, values) in source.items()}
-                for source in self.decoupled
-            ),
+            decoupled=tuple(source[rows] for source in self.decoupled),
+            shown=None if self.shown is None else {name: some(read) for name, read in self.shown.items()},
         )
 
     def with_states(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
@@ -127,6 +145,7 @@ class Conditioning:
             plain=Conditioning.cat([part.plain or part for part in parts]) if has_plain else None,
             styled=_cat_filled([(part.styled, torch.zeros(part.batch_size, dtype=torch.bool)) for part in parts]),
             decoupled=_cat_decoupled(parts),
+            shown=_cat_shown(parts),
         )
 
 
@@ -185,9 +204,9 @@ def _cat_decoupled(parts: list[Conditioning]) -> tuple[Decoupled, ...]:
     fullest = max((part.decoupled for part in parts), key=len)
 
     def stacked(index: int, path: str) -> tuple[Tensor, Tensor]:
-        some = fullest[index][path]
+        some = fullest[index].pairs[path]
         pairs = [
-            part.decoupled[index][path]
+            part.decoupled[index].pairs[path]
             if index < len(part.decoupled)
             else tuple(tensor.new_zeros(part.batch_size, *tensor.shape[1:]) for tensor in some)
             for part in parts
@@ -196,7 +215,28 @@ def _cat_decoupled(parts: list[Conditioning]) -> tuple[Decoupled, ...]:
         assert len({key.shape[1:] for key in keys}) == 1, "parts that are stacked attend to equally many tokens"
         return torch.cat(keys), torch.cat(values)
 
-    return tuple({path: stacked(index, path) for path in source} for index, source in enumerate(fullest))
+    def gated(index: int) -> Tensor | None:
+        some = fullest[index].gate
+        if some is None:
+            return None
+        gates = [part.decoupled[index].gate if index < len(part.decoupled) else None for part in parts]
+        none = [some.new_zeros(part.batch_size, some.shape[1]) for part in parts]
+        return torch.cat([empty if gate is None else gate for gate, empty in zip(gates, none, strict=True)])
+
+    return tuple(
+        Decoupled(pairs={path: stacked(index, path) for path in source.pairs}, gate=gated(index))
+        for index, source in enumerate(fullest)
+    )
+
+
+def _cat_shown(parts: list[Conditioning]) -> dict[str, Tensor] | None:
+    some = {name: read for part in parts for name, read in (part.shown or {}).items()}
+    if not some:
+        return None
+    return {
+        name: torch.cat([(p.shown or {}).get(name, read.new_zeros(p.batch_size, *read.shape[1:])) for p in parts])
+        for name, read in some.items()
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,52 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.reference.ip_adapter import IPAdapter, attention_order
+from pcs_ext.image.reference.base import AbstractReferenceAdapter
+from pcs_ext.image.reference.blip_diffusion import BlipDiffusionConfig
+from pcs_ext.image.reference.e4t import E4TConfig
+from pcs_ext.image.reference.elite import EliteConfig
+from pcs_ext.image.reference.encoder import PictureEncoder, open_encoder
+from pcs_ext.image.reference.fastcomposer import FastComposerConfig
+from pcs_ext.image.reference.files import reading_of
+from pcs_ext.image.reference.instantbooth import InstantBoothConfig
+from pcs_ext.image.reference.ip_adapter import IPAdapter, IPAdapterConfig, attention_order
+from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapter
+from pcs_ext.image.reference.photomaker import PhotoMakerConfig
 from pcs_ext.image.reference.projection import LinearProjection, Resampler
+from pcs_ext.image.reference.ssr_encoder import SSREncoderConfig
 
 WIDTH, HIDDEN = 16, 32
 """Of the encoder's embedding and of its patches."""
+TINY: dict[str, KindConfig] = {
+    "ip-adapter": IPAdapterConfig(tokens=2),
+    "photomaker": PhotoMakerConfig(rank=2),
+    "fastcomposer": FastComposerConfig(),
+    "elite": EliteConfig(hidden=16),
+    "ssr-encoder": SSREncoderConfig(heads=2, head_width=8),
+    "instantbooth": InstantBoothConfig(heads=2),
+    "e4t": E4TConfig(),
+    "blip-diffusion": BlipDiffusionConfig(tokens=2, width=16, depth=2, heads=2),
+}
+"""Every system at a size of a few thousand weights."""
+
+
+def tiny_system(
+    system: str, backbone: AbstractBackbone, eye: Path, *, seed: int = 0
+) -> tuple[AbstractReferenceAdapter, PictureEncoder]:
+    """An untrained adapter of a system and the encoder it reads, in the folder `tiny_vision` wrote."""
+    config = TINY[system]
+    kind = adapter_class(config)
+    encoder = open_encoder(eye, kind.sees, depths=kind.depths)
+    return build_adapter(config, backbone, reading_of(encoder), seed=seed), encoder
+
+
+def at_random(adapter: AbstractReferenceAdapter, backbone: AbstractBackbone) -> None:
+    """Every weight moved by random numbers that are large enough to matter."""
+    generator = torch.Generator().manual_seed(7)
+    with adapter.inserted(backbone), torch.no_grad():
+        for group in adapter.groups().values():
+            for parameter in group:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
 def tiny_adapter(backbone: AbstractBackbone, *, plus: bool = False, seed: int = 0) -> IPAdapter:

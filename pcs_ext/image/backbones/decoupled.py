@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -26,10 +27,13 @@ def attending_besides(denoiser: nn.Module, sources: Sequence[Decoupled]) -> Iter
     """
     handles: list[RemovableHandle] = []
     try:
-        for path in dict.fromkeys(path for source in sources for path in source):
+        for path in dict.fromkeys(path for source in sources for path in source.pairs):
             attention = denoiser.get_submodule(path)
-            beside = _Beside(attention, [source[path] for source in sources if path in source])
+            found = [(*source.pairs[path], source.gate) for source in sources if path in source.pairs]
+            beside = _Beside(attention, found)
             handles.append(attention.get_submodule("to_q").register_forward_hook(beside.keep))
+            if any(gate is not None for _, _, gate in found):
+                handles.append(attention.get_submodule("to_k").register_forward_hook(beside.keep_keys))
             handles.append(attention.get_submodule("to_out.0").register_forward_pre_hook(beside.add))
         yield
     finally:
@@ -40,23 +44,39 @@ def attending_besides(denoiser: nn.Module, sources: Sequence[Decoupled]) -> Iter
 class _Beside:
     """One attention module's further keys and values, between its queries and its output."""
 
-    def __init__(self, attention: Any, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-        self.heads, self.scale, self.pairs = attention.heads, attention.scale, pairs
+    def __init__(self, attention: Any, sources: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> None:
+        self.heads, self.scale, self.sources = attention.heads, attention.scale, sources
         self._query: Tensor | None = None
+        self._keys: Tensor | None = None
 
     def keep(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """After `to_q`."""
         self._query = output
 
+    def keep_keys(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """After `to_k`, where a gate asks where cells look in the text."""
+        self._keys = output
+
     def add(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Before `to_out`."""
         query, self._query = self._query, None
+        text, self._keys = self._keys, None
         assert query is not None, "the attention gave an output without asking for queries"
         mixed = inputs[0]
-        for keys, values in self.pairs:
+        for keys, values, gate in self.sources:
             asked, told, found = (self._split(x.to(query.dtype)) for x in (query, keys, values))
-            mixed = mixed + attend(asked, told, found, self.scale).transpose(1, 2).flatten(2).to(mixed.dtype)
+            seen = attend(asked, told, found, self.scale)
+            if gate is not None:
+                assert text is not None, "a gated source stands beside an attention to the text"
+                seen = seen * self._looks(asked, self._split(text.to(query.dtype)), gate).to(seen.dtype)
+            mixed = mixed + seen.transpose(1, 2).flatten(2).to(mixed.dtype)
         return (mixed, *inputs[1:])
+
+    def _looks(self, asked: Tensor, text: Tensor, gate: Tensor) -> Tensor:
+        """How much each cell looks at the gate's word, `b heads n 1` in [0, 1], the largest of a picture 1."""
+        scores = self.scale * (asked.float() @ text.float().transpose(-1, -2))
+        looks = torch.einsum("bhnt,bt->bhn", scores.softmax(-1), gate.to(scores))
+        return (looks / looks.amax((1, 2), keepdim=True).clamp_min(1e-8)).unsqueeze(-1)
 
     def _split(self, x: Tensor) -> Tensor:
         """`b n d` -> `b heads n d/heads`."""

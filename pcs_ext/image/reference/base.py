@@ -1,33 +1,84 @@
-"""What every trained way to show a frozen base a picture promises, wherever the picture enters."""
+"""What every trained way to show a base a picture promises, wherever the picture enters."""
 
 import abc
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
+from pcs_ext.errors import ArtifactError
+from pcs_ext.image.adapters.base import AbstractAdapter, injected
+from pcs_ext.image.adapters.layers import to_storage
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.prompt_programs import Encode
+from pcs_ext.image.reference.shown import Sees, Shown
 from pcs_ext.image.types import Conditioning
 
-Sees = Literal["embedding", "patches"]
-"""What of the image encoder is read: one vector of the picture, or a vector of every patch."""
+if TYPE_CHECKING:
+    from pcs_ext.image.reference.pairs import Pairs
+
+Terms = Callable[[], Mapping[str, Tensor]]
+"""What is added to the denoising error of a batch, by name, asked after the base has predicted."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What an adapter reads of an image encoder, and what it was made for."""
+
+    sees: Sees
+    width: int
+    """Of the encoder's vectors."""
+    layers: int = 1
+    """How many of the encoder's layers are seen."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingStage:
+    """A part of the training, in which some of the weights learn."""
+
+    name: str
+    share: float
+    """Of the steps."""
+    trains: tuple[str, ...]
+    """Groups of `AbstractReferenceAdapter.groups` that learn."""
 
 
 class AbstractReferenceAdapter(nn.Module, abc.ABC):
-    """A network between a frozen image encoder and a frozen base, trained once on pairs for all subjects.
+    """A network between a frozen image encoder and a base, trained once on pictures of many subjects for all others.
 
-    It turns prompts and pictures into conditioning and leaves the base as it is. Where the pictures enter is its own
-    affair: IP-Adapter puts keys and values beside the text's; an encoder that makes words of pictures (E4T, ELITE)
-    changes prompts before they are encoded, one that mixes pictures into words (FastComposer, PhotoMaker) the states
-    afterwards. All of them train by `ReferenceLoss` and are shown pictures by `Reference`.
+    It turns prompts and pictures into conditioning. Where the pictures enter is its own affair: IP-Adapter and
+    SSR-Encoder put keys and values beside the text's, ELITE makes words of pictures, PhotoMaker and FastComposer mix
+    them into the states of the subject's word, InstantBooth puts layers into the denoiser. All of them train by
+    `ReferenceLoss` and are shown pictures by `Reference`, inside `inserted`.
     """
 
     sees: Sees
     """What it reads of the image encoder."""
     width: int
     """Of the vectors it reads."""
+    depths: tuple[float, ...] = ()
+    """Where it sees several layers: which, as shares of the encoder's depth, in the order it reads them."""
+    cuts: bool = False
+    """Whether it also reads pictures with what is around the subject taken out."""
+    asks_noun: bool = False
+    """Whether it must know by which word a prompt names what a picture shows."""
+    asks_masks: bool = False
+    """Whether it cannot be trained without masks."""
+    several: bool = False
+    """Whether the pictures beside a prompt may show several subjects, each by a noun of its own."""
+    inside: tuple[AbstractAdapter, ...] = ()
+    """Weights of its own in the base."""
+
+    @property
+    def stages(self) -> tuple[TrainingStage, ...]:
+        """The training's parts, in order."""
+        return (TrainingStage(name="all", share=1.0, trains=("reference", "base")),)
+
+    def begin_stage(self, name: str) -> None:
+        """Told before each part of the training; most have one."""
 
     @abc.abstractmethod
     def check(self, backbone: AbstractBackbone) -> None:
@@ -43,7 +94,7 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
         backbone: AbstractBackbone,
         encode: Encode,
         prompts: Sequence[str],
-        features: Tensor,
+        shown: Shown,
         *,
         scale: float = 1.0,
         size: tuple[int, int] | None = None,
@@ -51,27 +102,93 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
         """Conditioning of prompts beside pictures. Differentiable with respect to the adapter's parameters.
 
         Args:
-            backbone: whose layers the conditioning is for.
+            backbone: whose layers the conditioning is for; the adapter is inserted into it.
             encode: `backbone.encode_prompt`, or it with programs around it.
-            prompts: `b` texts.
-            features: of the `r` pictures of each, `b r d` or `b r n d`, in float32.
+            prompts: `b` texts; those without their picture's noun are encoded as the base encodes them, where nouns are
+                asked for.
+            shown: the pictures of each.
             scale: strength, 1 as trained; at 0 the conditioning is exactly the prompts'.
             size: height and width in pixels; None: the base's resolution.
         """
 
-    @abc.abstractmethod
+    @contextlib.contextmanager
+    def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
+        """Inside, the adapter's weights are in the base; at scale 0 they change nothing there."""
+        for adapter in self.inside:
+            adapter.set_scale(scale)
+        with injected(backbone, *self.inside):
+            yield
+
+    @contextlib.contextmanager
+    def watching(self, backbone: AbstractBackbone, pairs: "Pairs") -> Iterator[Terms]:
+        """Inside, the base predicts for a training batch; yields what is added to its loss afterwards."""
+        yield dict
+
+    def groups(self) -> dict[str, tuple[nn.Parameter, ...]]:
+        """What trains, asked inside `inserted`: `reference`, the networks, and `base`, weights in the base."""
+        inside = [p for adapter in self.inside for group in adapter.parameters().values() for p in group]
+        return {"reference": tuple(self.parameters()), "base": tuple(inside)}
+
     def published(self) -> Mapping[str, Tensor]:
-        """Tensors under the names of published files."""
+        """Tensors under the names they have in files; weights in the base as `inside.<number>.<name>`."""
+        own = {key: to_storage(tensor) for key, tensor in self.state_dict().items()}
+        for index, adapter in enumerate(self.inside):
+            own |= {f"inside.{index}.{key}": tensor for key, tensor in adapter.state_dict().items()}
+        return own
+
+    def load_published(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of `published`.
+
+        Raises:
+            ArtifactError: tensors are missing, superfluous, or of other shapes; the first few are named.
+        """
+        own = {key: tensor for key, tensor in state.items() if not key.startswith("inside.")}
+        wanted = self.state_dict()
+        faults = [f"{key} is missing" for key in wanted.keys() - own.keys()]
+        faults += [f"{key} is not expected" for key in own.keys() - wanted.keys()]
+        faults += [
+            f"{key} is {tuple(own[key].shape)}, expected {tuple(wanted[key].shape)}"
+            for key in wanted.keys() & own.keys()
+            if wanted[key].shape != own[key].shape
+        ]
+        if faults:
+            raise ArtifactError(
+                f"the file's tensors do not fit this base or image encoder: {'; '.join(sorted(faults)[:4])}. Pass the "
+                "base and encoder that it was trained with, or train it again."
+            )
+        self.load_state_dict(own)
+        for index, adapter in enumerate(self.inside):
+            prefix = f"inside.{index}."
+            adapter.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its parameters."""
+        return next(self.parameters()).dtype
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ReferenceEntry:
-    """What `REFERENCES` holds: enough to list a kind of adapter without building it."""
+def check_context(name: str, context: int, backbone: AbstractBackbone) -> None:
+    """See that a base's text states have the width that an adapter was made for.
 
-    id: str
-    summary: str
-    """One line for lists."""
-    paper: str
-    """Where it is described (arXiv id)."""
-    system: str
-    """Row of the survey: an id of `systems.json`; empty while no trained weights show that it works."""
+    Raises:
+        ArtifactError: they have another.
+    """
+    theirs = context_width(backbone)
+    if theirs != context:
+        raise ArtifactError(
+            f"the {name} adapter was made for text states of width {context}; {backbone.name} has {theirs}. Pass an "
+            "adapter of the base's family with --reference-adapter, or another --base."
+        )
+
+
+def context_width(backbone: AbstractBackbone) -> int:
+    """Width of the text states that a base's cross-attentions read."""
+    paths = backbone.cross_attention_paths()
+    if not paths:
+        raise ArtifactError(f"{backbone.name} has no text cross-attention, which reference adapters need.")
+    return backbone.denoiser.get_submodule(paths[0]).to_k.weight.shape[1]
+
+
+def token_widths(backbone: AbstractBackbone) -> list[int]:
+    """Width of the token rows of every text encoder."""
+    return [encoder.get_input_embeddings().weight.shape[1] for encoder in backbone.text_encoders]

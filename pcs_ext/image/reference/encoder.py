@@ -1,16 +1,19 @@
-"""The frozen image encoder in front of a reference adapter: pictures -> one vector each, or one of every patch."""
+"""The frozen image encoder in front of a reference adapter: pictures -> a vector, one of every patch, or of layers."""
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pcs_ext.config_io import config_hash, file_sha256, read_json
 from pcs_ext.errors import ModelError
 from pcs_ext.image.evaluate.encoders import Preprocessing, load_image_encoder
-from pcs_ext.image.reference.base import Sees
+from pcs_ext.image.reference.shown import Sees, Sight
 
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of CLIP's published preprocessing: folders of IP-Adapter's image encoders hold no file that says so."""
@@ -30,33 +33,72 @@ class PictureEncoder:
     device: torch.device
     output: str
     """`projected` (CLIP), `class_token` or `pooled`: which output is the picture's embedding."""
+    depths: tuple[float, ...] = ()
+    """Where layers are seen: which, as shares of all, 1 the last."""
 
     @property
     def width(self) -> int:
         """Of the vectors."""
         return width_of(self.model.config.to_dict(), self.sees)
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Numbers of the layers that are seen, from 1, in the order of `depths`; a layer is seen once."""
+        return tuple(dict.fromkeys(max(1, round(share * layer_count(self.model.config))) for share in self.depths))
+
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Pictures `b 3 h w` in [-1, 1] -> `b d` or `b n d`, float32. Not differentiable."""
+        """Pictures `b 3 h w` in [-1, 1] -> `b d`, `b k d` or `b l k d`, float32. Not differentiable."""
         return self._read(self.preprocessing(images.to(self.device)))
+
+    def sight(self, images: Tensor, masks: Tensor | None, *, cut: bool) -> Sight:
+        """What is seen of pictures.
+
+        Args:
+            images: `b 3 h w` in [-1, 1].
+            masks: where what they are shown for is, `b 1 h w` in [0, 1]; None: not known.
+            cut: also look at it alone, black around it, where masks are known.
+        """
+        features = self(images)
+        if masks is None or not cut:
+            return Sight(features=features)
+        kept = (masks > 0.5).to(images)
+        return Sight(features=features, cut=self(images * kept - (1 - kept)), cover=self._cover(kept, features))
+
+    def _cover(self, kept: Tensor, features: Tensor) -> Tensor:
+        """`b p`: which patches the mask touches, through the encoder's own resizing and cropping."""
+        plain = dataclasses.replace(self.preprocessing, mean=(0.0,) * 3, std=(1.0,) * 3, interpolation="bilinear")
+        seen = plain(2 * kept.expand(-1, 3, -1, -1).float() - 1)[:, :1]
+        count = 1 if self.sees == "embedding" else features.shape[-2]
+        side = math.isqrt(count if self.output == "pooled" else max(count - 1, 1))
+        return F.adaptive_max_pool2d((seen > 0.5).float(), side).flatten(1).to(self.device)
 
     @torch.no_grad()
     def blank(self, features: Tensor) -> Tensor:
         """Features of no picture, shaped like `features`: what an adapter is shown where guidance goes away from.
 
-        Zeros for the embedding; for patches what the encoder makes of an input of zeros, a picture of the mean colour
-        (both as diffusers' pipelines have it).
+        Zeros for the embedding; for patches and layers what the encoder makes of an input of zeros, a picture of the
+        mean colour (both as diffusers' pipelines have it).
         """
         if self.sees == "embedding":
             return torch.zeros_like(features)
         side = self.preprocessing(torch.zeros(1, 3, 64, 64)).shape[-2:]
         return self._read(torch.zeros(1, 3, *side, device=self.device)).expand_as(features).to(features)
 
+    def blank_sight(self, sight: Sight) -> Sight:
+        """No picture, shaped like `sight`."""
+        return Sight(
+            features=self.blank(sight.features),
+            cut=None if sight.cut is None else self.blank(sight.cut),
+            cover=None if sight.cover is None else torch.zeros_like(sight.cover),
+        )
+
     def _read(self, pixels: Tensor) -> Tensor:
         with torch.autocast(self.device.type, enabled=False):
             if self.sees == "patches":
                 return _patches(self.model, pixels)
+            if self.sees == "layers":
+                return _layers(self.model, pixels, self.layers)
             if self.output == "projected":
                 pooled = self.model.vision_model(pixel_values=pixels).pooler_output
                 return self.model.visual_projection(pooled).float()
@@ -72,13 +114,41 @@ def _patches(model: Any, pixels: Tensor) -> Tensor:
     return states[-1].flatten(2).transpose(1, 2).float() if states[-1].dim() == 4 else states[-2].float()
 
 
-def open_encoder(folder: Path, sees: Sees, device: torch.device | str = "cpu") -> PictureEncoder:
+def _layers(model: Any, pixels: Tensor, numbers: Sequence[int]) -> Tensor:
+    """States of those layers, counted from 1, `b l k d`; without the register tokens of newer DINOs."""
+    model = getattr(model, "vision_model", model)
+    states = model(pixel_values=pixels, output_hidden_states=True).hidden_states
+    seen = torch.stack([states[number] for number in numbers], dim=1).float()
+    registers = getattr(model.config, "num_register_tokens", 0)
+    return torch.cat([seen[:, :, :1], seen[:, :, 1 + registers :]], dim=2)
+
+
+def layer_count(config: Any) -> int:
+    """How many layers a transformer has.
+
+    Raises:
+        ModelError: it is none.
+    """
+    vision = getattr(config, "vision_config", config)
+    count = getattr(vision, "num_hidden_layers", None)
+    if count is None:
+        raise ModelError(
+            f"the adapter reads layers of a transformer, and a {config.model_type} is convolutional; pass a CLIP, DINO "
+            "or ViT (of toybox: --encoder toybox/clip)."
+        )
+    return int(count)
+
+
+def open_encoder(
+    folder: Path, sees: Sees, device: torch.device | str = "cpu", *, depths: Sequence[float] = ()
+) -> PictureEncoder:
     """Load an encoder.
 
     Args:
         folder: of a transformers model: CLIP (whole, or its vision half), DINO, DINOv2, ViT, ResNet.
         sees: what is read of it.
         device: where it runs.
+        depths: which layers, where layers are seen.
 
     Raises:
         ModelError: a file is missing, or the model is of another kind.
@@ -96,6 +166,8 @@ def open_encoder(folder: Path, sees: Sees, device: torch.device | str = "cpu") -
         loaded: Any = load_image_encoder(folder)
         model, preprocessing, output = loaded.model, loaded.preprocessing, getattr(loaded, "output", "projected")
     model = model.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
+    if sees == "layers":
+        layer_count(model.config)
     return PictureEncoder(
         id=f"{folder.resolve().name} ({digest})",
         digest=digest,
@@ -104,6 +176,7 @@ def open_encoder(folder: Path, sees: Sees, device: torch.device | str = "cpu") -
         preprocessing=preprocessing,
         device=torch.device(device),
         output=output,
+        depths=tuple(depths),
     )
 
 

@@ -1,11 +1,11 @@
 """Reference adapters on disk: published files and folders, and our own folders, which other tools read too.
 
-A folder of ours holds `ip_adapter.safetensors` in the published layout and `config.json`, which says what it was
-trained with. Published files say nothing of themselves; their image encoder lies beside them, as in h94/IP-Adapter.
+A folder of ours holds `config.json`, which says what was trained and with what, and the weights: an IP-Adapter's as
+`ip_adapter.safetensors` in the published layout, others' as `reference.safetensors`. Published files say nothing of
+themselves; their image encoder lies beside them, as in h94/IP-Adapter.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -13,21 +13,29 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from pcs_ext.config_io import atomic_folder, atomic_write_bytes, config, from_jsonable, read_json, write_json
+from pcs_ext.config_io import (
+    atomic_folder,
+    atomic_write_bytes,
+    config,
+    file_sha256,
+    from_jsonable,
+    read_json,
+    write_json,
+)
 from pcs_ext.errors import ArtifactError, ModelError
+from pcs_ext.image.adapters import FullAdapter
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import TOYBOX_WEIGHTS, hub_folder
-from pcs_ext.image.reference.base import AbstractReferenceAdapter
+from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading
 from pcs_ext.image.reference.encoder import PictureEncoder, open_encoder, width_of
-from pcs_ext.image.reference.ip_adapter import IPAdapter
+from pcs_ext.image.reference.ip_adapter import IPAdapter, IPAdapterConfig
+from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapter
 
 WEIGHTS, CONFIG = "ip_adapter.safetensors", "config.json"
+OTHER_WEIGHTS = "reference.safetensors"
+"""Of all kinds but IP-Adapter, whose files other tools read by that name."""
 _ENCODERS = ("image_encoder", "models/image_encoder", "sdxl_models/image_encoder")
 """Where image encoders lie in a published repository, beside those next to the file."""
-_READERS: Mapping[str, Callable[[Mapping[str, Tensor]], AbstractReferenceAdapter]] = {
-    "ip-adapter": IPAdapter.from_published,
-}
-"""`ReferenceConfig.kind` -> from tensors to the adapter; files that say nothing of themselves are IP-Adapter's."""
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _GET = {
     "sd": "h94/IP-Adapter/models/ip-adapter_sd15.safetensors (Stable Diffusion 1.x)",
@@ -41,6 +49,8 @@ class ReferenceConfig:
 
     kind: str = "ip-adapter"
     """A key of `REFERENCES`."""
+    adapter: KindConfig | None = None
+    """Its settings; None: an IP-Adapter of earlier versions."""
     encoder: str
     """`toybox/NAME`, a hub id, or a folder: the image encoder it was trained with."""
     encoder_digest: str
@@ -77,10 +87,39 @@ def open_adapter(backbone: AbstractBackbone, name: str = "", *, encoder: str = "
         ArtifactError: it was made for another kind of base, or trained with another encoder.
     """
     place = _place(backbone, name)
-    adapter = _reader(place)(_read(place.weights))
-    adapter.check(backbone)
+    settings = None if place.settings is None else place.settings.adapter
+    if settings is None or isinstance(settings, IPAdapterConfig):
+        adapter: AbstractReferenceAdapter = IPAdapter.from_published(_read(place.weights, published=True))
+        adapter.check(backbone)
+        eye = _encoder(place, adapter, encoder, backbone.device)
+    else:
+        eye = _encoder(place, adapter_class(settings), encoder, backbone.device)
+        adapter = _ours(place, settings, eye, backbone)
     adapter.to(backbone.device, backbone.dtype).eval().requires_grad_(False)
-    return OpenedAdapter(adapter=adapter, encoder=_encoder(place, adapter, encoder, backbone.device))
+    return OpenedAdapter(adapter=adapter, encoder=eye)
+
+
+def reading_of(encoder: PictureEncoder) -> Reading:
+    """What an image encoder gives."""
+    return Reading(sees=encoder.sees, width=encoder.width, layers=max(1, len(encoder.layers)))
+
+
+def read_settings(folder: Path) -> ReferenceConfig:
+    """What a folder of ours says of its adapter.
+
+    Raises:
+        ModelError: it is none.
+    """
+    there = [folder / name for name in (WEIGHTS, OTHER_WEIGHTS) if (folder / name).is_file()]
+    said = _settings_beside(there[0]) if there else None
+    if said is None:
+        raise ModelError(f"{folder} is no adapter of ours; expected a folder that `pcs-ext reference learn` wrote.")
+    return said
+
+
+def weights_digest(folder: Path) -> str:
+    """Sha256 of the weights in a folder of ours."""
+    return file_sha256(next(folder / name for name in (WEIGHTS, OTHER_WEIGHTS) if (folder / name).is_file()))
 
 
 def save_adapter(adapter: AbstractReferenceAdapter, settings: ReferenceConfig, folder: Path, *, half: bool) -> None:
@@ -92,9 +131,10 @@ def save_adapter(adapter: AbstractReferenceAdapter, settings: ReferenceConfig, f
         folder: replaced if it is there.
         half: float16 instead of float32.
     """
+    name = WEIGHTS if settings.kind == "ip-adapter" else OTHER_WEIGHTS
     tensors = {key: value.half() if half else value.float() for key, value in adapter.published().items()}
     with atomic_folder(folder) as made:
-        atomic_write_bytes(made / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+        atomic_write_bytes(made / name, save(tensors, metadata={"format": "pt"}))
         write_json(made / CONFIG, settings)
 
 
@@ -110,13 +150,26 @@ class _Place:
     """Path of the weights in it."""
 
 
-def _reader(place: _Place) -> Callable[[Mapping[str, Tensor]], AbstractReferenceAdapter]:
-    kind = "ip-adapter" if place.settings is None else place.settings.kind
-    if kind not in _READERS:
+def _ours(
+    place: _Place, settings: KindConfig, eye: PictureEncoder, backbone: AbstractBackbone
+) -> AbstractReferenceAdapter:
+    """The adapter of a folder of ours, of any kind but IP-Adapter."""
+    assert place.settings is not None
+    made = build_adapter(settings, backbone, reading_of(eye))
+    full = [adapter for adapter in made.inside if isinstance(adapter, FullAdapter)]
+    if full and place.settings.base_fingerprint != backbone.fingerprint:
         raise ArtifactError(
-            f"{place.weights.parent} holds an adapter of kind {kind!r}; this version knows {', '.join(_READERS)}."
+            f"{place.weights.parent} holds the whole denoiser of {place.settings.base} "
+            f"({place.settings.base_fingerprint}), and {backbone.name} is another base ({backbone.fingerprint}). Pass "
+            "that one with --base."
         )
-    return _READERS[kind]
+    made.load_published(_read(place.weights, published=False))
+    made.check(backbone)
+    with made.inserted(backbone):  # once before sampling: weights made in inference mode could not be tuned
+        for parameters in made.groups().values():
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+    return made
 
 
 def _place(backbone: AbstractBackbone, name: str) -> _Place:
@@ -154,8 +207,9 @@ def _pickle_message(path: Path) -> str:
 
 
 def _in_folder(folder: Path) -> _Place:
-    if (folder / WEIGHTS).is_file():
-        return _Place(folder / WEIGHTS, _settings_beside(folder / WEIGHTS))
+    for name in (WEIGHTS, OTHER_WEIGHTS):
+        if (folder / name).is_file():
+            return _Place(folder / name, _settings_beside(folder / name))
     files = sorted(folder.glob("*.safetensors"))
     if len(files) == 1:
         return _Place(files[0], None)
@@ -171,9 +225,15 @@ def _in_folder(folder: Path) -> _Place:
 
 def _settings_beside(weights: Path) -> ReferenceConfig | None:
     path = weights.with_name(CONFIG)
-    if weights.name != WEIGHTS or not path.is_file():
+    if weights.name not in (WEIGHTS, OTHER_WEIGHTS) or not path.is_file():
         return None
-    return from_jsonable(ReferenceConfig, read_json(path), where=str(path))
+    said = from_jsonable(ReferenceConfig, read_json(path), where=str(path))
+    if weights.name == OTHER_WEIGHTS and said.adapter is None:
+        raise ArtifactError(
+            f"{path} does not say what {weights.name} is; expected the settings of its adapter. Train it again, or "
+            "take the file that was written with it."
+        )
+    return said
 
 
 def _on_hub(name: str) -> _Place:
@@ -201,12 +261,12 @@ def _fetched(repository: str, inside: str) -> Path:
         ) from None
 
 
-def _read(weights: Path) -> dict[str, Tensor]:
+def _read(weights: Path, *, published: bool) -> dict[str, Tensor]:
     try:
         state = load_file(weights)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{weights} is damaged or no safetensors file ({error}); fetch it again.") from None
-    if not any(key.startswith("ip_adapter.") for key in state):
+    if published and not any(key.startswith("ip_adapter.") for key in state):
         seen = ", ".join(sorted(state)[:3]) or "nothing"
         raise ArtifactError(
             f"{weights} holds {seen}, ...; expected an IP-Adapter (tensors image_proj.* and ip_adapter.*)."
@@ -214,16 +274,22 @@ def _read(weights: Path) -> dict[str, Tensor]:
     return state
 
 
-def _encoder(place: _Place, adapter: AbstractReferenceAdapter, asked: str, device: torch.device) -> PictureEncoder:
+def _encoder(
+    place: _Place,
+    adapter: AbstractReferenceAdapter | type[AbstractReferenceAdapter],
+    asked: str,
+    device: torch.device,
+) -> PictureEncoder:
     if asked:
         folder = encoder_folder(asked)
     elif place.settings is not None:
         inside = place.weights.with_name("image_encoder")
         folder = inside if inside.is_dir() else encoder_folder(place.settings.encoder)
     else:
+        assert isinstance(adapter, AbstractReferenceAdapter), "files that say nothing of themselves are IP-Adapter's"
         folder = _beside(place, adapter)
-    opened = open_encoder(folder, adapter.sees, device)
-    if opened.width != adapter.width:
+    opened = open_encoder(folder, adapter.sees, device, depths=adapter.depths)
+    if isinstance(adapter, AbstractReferenceAdapter) and opened.width != adapter.width:
         raise ArtifactError(
             f"the reference adapter reads vectors of width {adapter.width}, {opened.id} gives {opened.width}; pass the "
             "encoder it was trained with by --reference-encoder."

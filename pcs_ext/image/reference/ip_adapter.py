@@ -6,16 +6,19 @@ it (a learned subject's LoRA, attention programs) act as they do.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from pcs_ext.errors import ArtifactError
+from pcs_ext.config_io import config
+from pcs_ext.errors import ArtifactError, ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.prompt_programs import Encode
-from pcs_ext.image.reference.base import AbstractReferenceAdapter
+from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading
 from pcs_ext.image.reference.projection import LinearProjection, Projection, projection_for
-from pcs_ext.image.types import Conditioning
+from pcs_ext.image.reference.shown import Sees, Shown
+from pcs_ext.image.types import Conditioning, Decoupled
 
 _FAMILIES = {
     (768, 16): "Stable Diffusion 1.x",
@@ -24,6 +27,25 @@ _FAMILIES = {
     (192, 7): "toybox",
 }
 """Width of text states and number of cross-attentions -> what has them."""
+
+
+@config
+class IPAdapterConfig:
+    """Keys and values beside the text's."""
+
+    kind: Literal["ip-adapter"] = "ip-adapter"
+    """Tag in JSON."""
+    tokens: int = 4
+    """That stand for a picture; 4 in the paper."""
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise ConfigError(f"tokens must be at least 1, got {self.tokens}.")
+
+
+def build(config: IPAdapterConfig, backbone: AbstractBackbone, reading: Reading, seed: int) -> "IPAdapter":
+    """An untrained one."""
+    return IPAdapter.begin(backbone, reading.width, tokens=config.tokens, seed=seed)
 
 
 class IPAdapter(AbstractReferenceAdapter):
@@ -37,6 +59,8 @@ class IPAdapter(AbstractReferenceAdapter):
         projection: to tokens.
         widths: channels of every cross-attention, in that order.
     """
+
+    sees: Sees = "embedding"
 
     def __init__(self, projection: Projection, widths: Sequence[int]) -> None:
         super().__init__()
@@ -91,7 +115,7 @@ class IPAdapter(AbstractReferenceAdapter):
         widths = [len(state.get(f"ip_adapter.{number}.to_k_ip.weight", first)) for number in numbers]
         own = {key.removeprefix("image_proj."): value for key, value in state.items() if key.startswith("image_proj.")}
         made = cls(projection_for(own, first.shape[1]), widths)
-        _fill(made, state)
+        made.load_published(state)
         return made
 
     @property
@@ -115,7 +139,7 @@ class IPAdapter(AbstractReferenceAdapter):
         backbone: AbstractBackbone,
         encode: Encode,
         prompts: Sequence[str],
-        features: Tensor,
+        shown: Shown,
         *,
         scale: float = 1.0,
         size: tuple[int, int] | None = None,
@@ -124,18 +148,15 @@ class IPAdapter(AbstractReferenceAdapter):
         conditioning = encode(prompts, size=size)
         if scale == 0:
             return conditioning
-        tokens = self.image_proj(features.flatten(0, 1).to(next(self.parameters()).dtype))
+        features = shown.sight.features
+        tokens = self.image_proj(features.flatten(0, 1).to(self.dtype))
         tokens = tokens.unflatten(0, features.shape[:2]).flatten(1, 2)
         maps = self.ip_adapter.values()
-        beside = {
+        pairs = {
             path: (layer["to_k_ip"](tokens), scale * layer["to_v_ip"](tokens))  # type: ignore[index]
             for path, layer in zip(attention_order(backbone), maps, strict=True)
         }
-        return conditioning.beside(beside)
-
-    def published(self) -> Mapping[str, Tensor]:
-        """See `AbstractReferenceAdapter.published`."""
-        return {key: tensor.detach().cpu().contiguous() for key, tensor in self.state_dict().items()}
+        return conditioning.beside(Decoupled(pairs=pairs))
 
 
 def attention_order(backbone: AbstractBackbone) -> list[str]:
@@ -147,17 +168,3 @@ def attention_order(backbone: AbstractBackbone) -> list[str]:
 def _layout(context: int, count: int) -> str:
     known = _FAMILIES.get((context, count))
     return f"{count} cross-attentions of text width {context}" + (f" ({known})" if known else "")
-
-
-def _fill(made: IPAdapter, state: Mapping[str, Tensor]) -> None:
-    wanted = made.state_dict()
-    faults = [f"{key} is missing" for key in wanted.keys() - state.keys()]
-    faults += [f"{key} is not expected" for key in state.keys() - wanted.keys()]
-    faults += [
-        f"{key} is {tuple(state[key].shape)}, expected {tuple(wanted[key].shape)}"
-        for key in wanted.keys() & state.keys()
-        if wanted[key].shape != state[key].shape
-    ]
-    if faults:
-        raise ArtifactError(f"the tensors are not IP-Adapter's: {'; '.join(sorted(faults)[:5])}. Fetch the file again.")
-    made.load_state_dict(dict(state))

@@ -5,15 +5,18 @@ import shutil
 from pathlib import Path
 
 from pcs_ext.config_io import check_place, config_hash, file_sha256, from_jsonable, read_json, to_jsonable
-from pcs_ext.errors import ArtifactError, Interrupted, UsageError
+from pcs_ext.errors import ArtifactError, Interrupted, PhotoError, UsageError
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.fit import FitConfig, fit
 from pcs_ext.image.learn import AUTOCAST
-from pcs_ext.image.reference.encoder import open_encoder
-from pcs_ext.image.reference.files import ReferenceConfig, encoder_folder, save_adapter
-from pcs_ext.image.reference.ip_adapter import IPAdapter
-from pcs_ext.image.reference.pairs import encode_subjects, read_subjects
+from pcs_ext.image.reference import REFERENCES, ReferenceEntry
+from pcs_ext.image.reference.base import AbstractReferenceAdapter, TrainingStage
+from pcs_ext.image.reference.encoder import PictureEncoder, open_encoder
+from pcs_ext.image.reference.files import ReferenceConfig, encoder_folder, reading_of, save_adapter
+from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapter
+from pcs_ext.image.reference.pairs import PairData, encode_subjects, read_subjects
+from pcs_ext.image.reference.shown import Sight
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
 from pcs_ext.image.types import ParameterGroup
 from pcs_ext.reporter import Reporter, SilentReporter
@@ -23,6 +26,7 @@ def learn_reference(
     pairs: Path,
     output: Path,
     *,
+    system: str = "ip-adapter",
     base: str = "toybox",
     encoder: str = "",
     steps: int | None = None,
@@ -33,13 +37,16 @@ def learn_reference(
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> Path:
-    """Train IP-Adapter on pairs of pictures; checkpoints live in `OUTPUT.training/`, and the same call goes on there.
+    """Train a system on pairs of pictures; checkpoints live in `OUTPUT.training/`, and the same call goes on there.
 
     Args:
-        pairs: a folder with a subfolder for each subject, two photos or more in each, a caption beside every photo.
-        output: folder of the adapter, readable by diffusers' `load_ip_adapter`, too.
-        base: toybox, a hub id, a diffusers folder or a file; it stays frozen.
-        encoder: `toybox/NAME`, a transformers folder or hub id; empty: `toybox/dino`, for toybox alone.
+        pairs: a folder with a subfolder for each subject, in each two photos or more with captions beside them;
+            see `read_subjects` for nouns and masks.
+        output: folder of the adapter; an IP-Adapter's is readable by diffusers' `load_ip_adapter`, too.
+        system: a key of `REFERENCES`.
+        base: toybox, a hub id, a diffusers folder or a file; it stays frozen, but for weights that a system puts into
+            it and that are stored with the adapter.
+        encoder: `toybox/NAME`, a transformers folder or hub id; empty: the system's own, for toybox alone.
         steps: optimiser steps; None takes the settings'.
         config: `ReferenceTraining` as JSON.
         seed: of everything random.
@@ -49,28 +56,31 @@ def learn_reference(
         reporter: hears the progress.
 
     Raises:
-        PhotoError, ModelError, ConfigError, ArtifactError: before any training, with what to do.
+        UsageError, PhotoError, ModelError, ConfigError, ArtifactError: before any training, with what to do.
         Interrupted: Ctrl-C; what was done is saved.
     """
     reporter = reporter or SilentReporter()
     if output.exists() and not overwrite:
         raise ArtifactError(f"{output} exists already; choose another --output or pass --overwrite to replace it.")
     check_place(output)
-    settings = ReferenceTraining() if config is None else from_jsonable(ReferenceTraining, read_json(config))
-    settings = settings if steps is None else dataclasses.replace(settings, steps=steps)
-    encoder = encoder or _toybox_encoder(base)
-    subjects = read_subjects(pairs)
+    entry = _entry(system)
+    settings, kind = _settings(entry, base, config, steps)
+    made_by = adapter_class(kind)
+    encoder = encoder or _toybox_encoder(base, entry)
+    subjects = read_subjects(pairs, asks_noun=made_by.asks_noun, several=made_by.several)
+    _check_masks([photo.mask is not None for own in subjects for photo in own.photos], made_by, pairs, system)
     backbone = load_backbone(base, device=device, precision=precision, reporter=reporter)
-    reader = open_encoder(encoder_folder(encoder), "embedding", backbone.device)
-    data = encode_subjects(subjects, backbone, reader, reporter)
-    adapter = IPAdapter.begin(backbone, reader.width, tokens=settings.tokens, seed=seed)
-    loss = ReferenceLoss(backbone, adapter, data, settings, reader.blank(data.features[:1])[0])
-    hashes = [file_sha256(photo.path) for own in subjects for photo in own]
-    known = [to_jsonable(settings), seed, backbone.fingerprint, reader.digest, hashes]
-    training = CheckpointFolder(Path(f"{output}.training"), config_hash=config_hash(known))
-    _train(loss, adapter, settings, FitConfig(steps=settings.steps, seed=seed, autocast=AUTOCAST[backbone.dtype]),
-           training, reporter)  # fmt: skip
+    reader = open_encoder(encoder_folder(encoder), made_by.sees, backbone.device, depths=made_by.depths)
+    data = encode_subjects(subjects, backbone, reader, reporter, cut=made_by.cuts)
+    adapter = build_adapter(kind, backbone, reading_of(reader), seed=seed)
+    told = [[own.nouns, *[(file_sha256(photo.path), photo.caption) for photo in own.photos]] for own in subjects]
+    known = [system, to_jsonable(settings), seed, backbone.fingerprint, reader.digest, told]
+    loss = ReferenceLoss(backbone, adapter, data, settings, blank_of(data, reader))
+    with adapter.inserted(backbone):
+        train_stages(loss, settings, seed, Path(f"{output}.training"), config_hash(known), reporter)
     said = ReferenceConfig(
+        kind=system,
+        adapter=kind,
         encoder=encoder,
         encoder_digest=reader.digest,
         base=backbone.name,
@@ -84,31 +94,106 @@ def learn_reference(
     return output
 
 
-def _train(
+def _entry(system: str) -> ReferenceEntry:
+    if system not in REFERENCES:
+        raise UsageError(f"--system {system} is not known; expected one of {', '.join(REFERENCES)}.")
+    return REFERENCES[system]
+
+
+def _settings(
+    entry: ReferenceEntry, base: str, config: Path | None, steps: int | None
+) -> tuple[ReferenceTraining, KindConfig]:
+    """How is trained, and what."""
+    settings = entry.settings(base)
+    if config is not None:
+        settings = from_jsonable(ReferenceTraining, read_json(config), where=str(config))
+        if settings.adapter is None:
+            settings = dataclasses.replace(settings, adapter=entry.settings(base).adapter)
+    settings = settings if steps is None else dataclasses.replace(settings, steps=steps)
+    assert settings.adapter is not None
+    if settings.adapter.kind != entry.adapter.kind:
+        raise UsageError(
+            f"{config} has an adapter of kind {settings.adapter.kind}, and --system is {entry.id}; expected the same."
+        )
+    return settings, settings.adapter
+
+
+def _check_masks(there: list[bool], made_by: type[AbstractReferenceAdapter], pairs: Path, system: str) -> None:
+    if made_by.asks_masks and not all(there):
+        raise PhotoError(
+            f"{there.count(False)} of {len(there)} photos in {pairs} have no mask, and {system} learns with masks; put "
+            "NAME_mask.png beside every photo, white where the subject is."
+        )
+
+
+def blank_of(data: PairData, reader: PictureEncoder) -> Sight:
+    """How one picture looks when there is none."""
+    parts = max((len(own) for own in data.nouns), default=1)
+    one = Sight(features=data.features, cut=data.cut, cover=data.cover).map(lambda known: known[:1].float())
+    one = one if parts == 1 else one.map(lambda known: known[:, 0])
+    return reader.blank_sight(one.map(lambda known: known.to(reader.device))).map(lambda known: known[0].cpu())
+
+
+def train_stages(
     loss: ReferenceLoss,
-    adapter: IPAdapter,
     settings: ReferenceTraining,
-    fitting: FitConfig,
-    checkpoints: CheckpointFolder,
+    seed: int,
+    folder: Path,
+    known: str,
     reporter: Reporter,
 ) -> None:
-    group = ParameterGroup(
-        name="reference",
-        parameters=tuple(adapter.parameters()),
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-    )
-    try:
-        for state in fit(loss, [group], fitting, checkpoints=checkpoints):
-            reporter.progress("learn reference", state.step, state.total_steps, loss=state.losses["total"])
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted; what was learned so far is saved. The same command goes on.") from None
+    """One part of the training after the other; those that are done are read from their last checkpoint.
+
+    Args:
+        loss: of the adapter, which is inserted into its backbone.
+        settings: how.
+        seed: of everything random.
+        folder: of the checkpoints, a subfolder for each part.
+        known: hash of all that must not change between start and resume.
+        reporter: hears the progress.
+
+    Raises:
+        Interrupted: Ctrl-C; what was done is saved.
+    """
+    adapter, backbone = loss.adapter, loss.backbone
+    adapter.train()
+    for number, stage in enumerate(adapter.stages):
+        adapter.begin_stage(stage.name)
+        steps = max(1, round(stage.share * settings.steps))
+        fitting = FitConfig(steps=steps, seed=seed + number, autocast=AUTOCAST[backbone.dtype])
+        checkpoints = CheckpointFolder(folder / f"{number + 1}-{stage.name}", config_hash=known)
+        title = "learn reference" if len(adapter.stages) == 1 else f"learn reference ({stage.name})"
+        try:
+            for state in fit(loss, _groups(adapter, stage, settings), fitting, checkpoints=checkpoints):
+                reporter.progress(title, state.step, state.total_steps, loss=state.losses["total"])
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; what was learned so far is saved. The same command goes on.") from None
+    adapter.eval()
 
 
-def _toybox_encoder(base: str) -> str:
+def _groups(
+    adapter: AbstractReferenceAdapter, stage: TrainingStage, settings: ReferenceTraining
+) -> list[ParameterGroup]:
+    network, base = settings.rates
+    found = {name: parameters for name, parameters in adapter.groups().items() if name in stage.trains and parameters}
+    for name, parameters in adapter.groups().items():
+        for parameter in parameters:
+            parameter.requires_grad_(name in stage.trains)
+    return [
+        ParameterGroup(
+            name=name,
+            parameters=parameters,
+            learning_rate=base if name == "base" else network,
+            weight_decay=settings.weight_decay,
+        )
+        for name, parameters in found.items()
+    ]
+
+
+def _toybox_encoder(base: str, entry: ReferenceEntry) -> str:
     if base != "toybox":
         raise UsageError(
             f"--encoder is needed for {base}: the folder or hub id of a CLIP, DINO, ViT or ResNet that sees such "
             "photos as the base draws, for instance openai/clip-vit-large-patch14."
         )
-    return "toybox/dino"
+    return entry.toybox_encoder

@@ -1,12 +1,12 @@
-"""What a reference adapter learns from: pictures in groups, each group of one subject.
+"""What a reference adapter learns from: pictures in groups, each group of one subject, or of several together.
 
-A target and its caption come with the features of another picture of the same subject. Differs from IP-Adapter, whose
-reference is the target itself: two pictures of a subject share the subject and not the place, the light or the pose, so
-that these stay the caption's to say.
+A target and its caption come with features of other pictures of the same subject. Differs from IP-Adapter and most
+others, whose reference is the target itself: two pictures of a subject share the subject and not the place, the light
+or the pose, so that these stay the caption's to say.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,110 +16,285 @@ from torch import Tensor
 from pcs_ext.errors import PhotoError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.data import Photo, find_photos
+from pcs_ext.image.masks import bounding_box
+from pcs_ext.image.reference.encoder import PictureEncoder
+from pcs_ext.image.reference.nouns import names
+from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.reporter import Reporter
+
+NOUN_FILE = "noun.txt"
+_MARGIN = 0.1
+"""Around a subject that is cut out of a picture of several, as a share of its longer side."""
+_BATCH = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """One batch: targets, what is said of them, and another picture of each."""
+    """One batch: targets, what is said of them, and other pictures of what they show."""
 
     latents: Tensor
     """`b c h w` of the targets, float32."""
     captions: tuple[str, ...]
-    features: Tensor
-    """`b 1 d` or `b 1 n d` of the references."""
+    shown: Shown
+    """The references, `b r`."""
     weights: Tensor | None
     """`b 1 h w` of the targets' latent cells in the loss; None: all alike."""
+    masks: Tensor | None = None
+    """`b p h w` in [0, 1]: which latent cells each of the target's subjects covers; None: not known."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PairData:
-    """Pictures that were encoded once."""
+    """Pictures that were encoded once: `n` of them, each of up to `p` subjects."""
 
     latents: Tensor
     """`n c h w`."""
     features: Tensor
-    """`n d` or `n k d`."""
+    """`n ...`, of whole pictures, or `n p ...`, of each subject of a picture."""
     captions: Sequence[tuple[str, ...]]
     """Of every picture, one or several: one is drawn each time."""
     groups: Sequence[Tensor]
-    """Rows of one subject each, two or more."""
+    """Rows of the same subjects each, two or more."""
     weights: Tensor | None = None
     """`n 1 h w` of latent cells in the loss, 1 on average; None: all alike."""
+    nouns: Sequence[tuple[str, ...]] = ()
+    """What every group shows, in the order of its masks; empty: not told."""
+    masks: Tensor | None = None
+    """`n p h w` in [0, 1] of latent cells, in that order; None: not known for all."""
+    cut: Tensor | None = None
+    """As `features`, with black around the subject."""
+    cover: Tensor | None = None
+    """`n k`, or `n p k`: see `Sight.cover`."""
 
-    def draw(self, batch: int, generator: torch.Generator) -> Pairs:
-        """A random batch: subjects evenly, of each two different pictures."""
+    def draw(self, batch: int, generator: torch.Generator, *, photos: int = 1) -> Pairs:
+        """A random batch: groups evenly, of each a target and other pictures.
+
+        Args:
+            batch: how many targets.
+            generator: the only source of randomness.
+            photos: how many pictures of one subject are shown at most; how many it is this time is drawn, too. Of
+                several subjects, one of each is.
+        """
         chosen = torch.randint(len(self.groups), (batch,), generator=generator).tolist()
         rows = [self.groups[index] for index in chosen]
-        picked = torch.stack([own[torch.randperm(len(own), generator=generator)[:2]] for own in rows])
-        targets, references = picked.unbind(1)
+        most = min(photos, *(len(own) - 1 for own in rows))
+        count = 1 if most == 1 else 1 + int(torch.randint(most, (), generator=generator))
+        picked = torch.stack([own[torch.randperm(len(own), generator=generator)[: 1 + count]] for own in rows])
+        targets, references = picked[:, 0], picked[:, 1:]
         told = torch.rand(batch, generator=generator).tolist()
         captions = [self.captions[row] for row in targets.tolist()]
         return Pairs(
             latents=self.latents[targets].float(),
             captions=tuple(said[int(share * len(said))] for said, share in zip(captions, told, strict=True)),
-            features=self.features[references].float().unsqueeze(1),
+            shown=self._shown(references, chosen),
             weights=None if self.weights is None else self.weights[targets].float(),
+            masks=None if self.masks is None else self.masks[targets].float(),
         )
 
+    def _shown(self, references: Tensor, chosen: list[int]) -> Shown:
+        several = bool(self.nouns) and max(len(own) for own in self.nouns) > 1
+        sight = Sight(features=self.features, cut=self.cut, cover=self.cover)
+        if several:
+            # One picture, in it each subject by itself.
+            parts = self.features.shape[1]
+            nouns = tuple((*self.nouns[index], *[""] * (parts - len(self.nouns[index]))) for index in chosen)
+            return Shown(sight=sight.map(lambda known: known[references[:, 0]].float()), nouns=nouns)
+        nouns = tuple(self.nouns[index] * references.shape[1] for index in chosen) if self.nouns else ()
+        return Shown(sight=sight.map(lambda known: known[references].float()), nouns=nouns)
 
-def read_subjects(folder: Path) -> list[list[Photo]]:
-    """The photos of a folder's subfolders, one subject each, with a caption `NAME.txt` beside every photo.
+
+@dataclasses.dataclass(frozen=True)
+class Subjects:
+    """A folder of one subject, or of several that stand together."""
+
+    photos: tuple[Photo, ...]
+    nouns: tuple[str, ...]
+    """Of `noun.txt`, a line for each; empty: there is none."""
+
+
+def read_subjects(folder: Path, *, asks_noun: bool = False, several: bool = False) -> list[Subjects]:
+    """The photos of a folder's subfolders, with a caption `NAME.txt` beside every photo.
+
+    A subfolder shows one subject, which `noun.txt` names, in photos with masks `NAME_mask.png`, or several together: a
+    line of `noun.txt` and a mask `NAME_mask1.png`, `NAME_mask2.png` for each.
+
+    Args:
+        folder: of the subfolders.
+        asks_noun: nouns must be told, and captions must have them.
+        several: whether a subfolder may show several subjects.
 
     Raises:
-        PhotoError: there are no subfolders, one has fewer than two photos, or a photo has no caption.
+        PhotoError: there are no subfolders, one has fewer than two photos, a photo has no caption, or what nouns and
+            masks must tell is missing.
     """
     places = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not places:
         raise PhotoError(f"{folder} has no subfolders; expected one for each subject, with two photos of it or more.")
-    subjects = [find_photos(place) for place in places]
-    for place, photos in zip(places, subjects, strict=True):
-        if len(photos) < 2:
+    return [_subjects(place, asks_noun, several) for place in places]
+
+
+def _subjects(place: Path, asks_noun: bool, several: bool) -> Subjects:
+    photos = find_photos(place)
+    if len(photos) < 2:
+        raise PhotoError(f"{place} holds one photo; expected two or more of one subject: one is shown, one is drawn.")
+    bare = [photo.path.name for photo in photos if not photo.caption]
+    if bare:
+        raise PhotoError(
+            f"{place} has no caption beside {', '.join(bare[:3])}; expected {Path(bare[0]).stem}.txt, which says "
+            "what the photo shows and leaves out what another photo of the subject tells."
+        )
+    text = place / NOUN_FILE
+    nouns = tuple(line.strip() for line in text.read_text(encoding="utf-8").splitlines()) if text.is_file() else ()
+    nouns = tuple(noun for noun in nouns if noun)
+    if asks_noun:
+        _check_nouns(place, photos, nouns)
+    if len(nouns) > 1:
+        _check_parts(place, photos, nouns, several)
+    return Subjects(tuple(photos), nouns)
+
+
+def _check_nouns(place: Path, photos: Sequence[Photo], nouns: tuple[str, ...]) -> None:
+    if not nouns:
+        raise PhotoError(
+            f"{place} has no {NOUN_FILE}; expected the word by which its captions name the subject: robot."
+        )
+    for photo in photos:
+        missing = [noun for noun in nouns if not names(photo.caption or "", noun)]
+        if missing:
             raise PhotoError(
-                f"{place} holds one photo; expected two or more of one subject: one is shown, one is drawn."
+                f"the caption of {photo.path} does not name the {missing[0]} of {NOUN_FILE}: {photo.caption!r}. Say it "
+                "there as it stands in that file."
             )
-        bare = [photo.path.name for photo in photos if not photo.caption]
-        if bare:
+
+
+def _check_parts(place: Path, photos: Sequence[Photo], nouns: tuple[str, ...], several: bool) -> None:
+    if not several:
+        raise PhotoError(
+            f"{place / NOUN_FILE} names {len(nouns)} subjects; this system learns from photos of one. Leave the folder "
+            "out, or name one subject."
+        )
+    if len(set(nouns)) < len(nouns):
+        raise PhotoError(
+            f"{place / NOUN_FILE} names two subjects alike ({', '.join(nouns)}); expected different words."
+        )
+    for photo in photos:
+        count = 0 if photo.parts is None else len(photo.parts)
+        if count != len(nouns):
             raise PhotoError(
-                f"{place} has no caption beside {', '.join(bare[:3])}; expected {Path(bare[0]).stem}.txt, which says "
-                "what the photo shows and leaves out what another photo of the subject tells."
+                f"{photo.path} has {count} numbered masks; expected {len(nouns)}, {photo.path.stem}_mask1.png and so "
+                f"on, in the order of {NOUN_FILE} ({', '.join(nouns)})."
             )
-    return subjects
 
 
 @torch.no_grad()
 def encode_subjects(
-    subjects: Sequence[Sequence[Photo]],
+    subjects: Sequence[Subjects],
     backbone: AbstractBackbone,
-    encoder: Callable[[Tensor], Tensor],
+    encoder: PictureEncoder,
     reporter: Reporter,
+    *,
+    cut: bool = False,
 ) -> PairData:
     """Latents of the largest centred squares at the base's resolution, and features of the whole photos.
+
+    Of photos of several subjects, each is seen by itself, in a square around its mask.
 
     Args:
         subjects: from `read_subjects`.
         backbone: encodes latents.
-        encoder: pictures `1 3 h w` -> features.
+        encoder: of the references.
         reporter: hears the progress.
+        cut: also look at the subjects alone, where masks are known.
     """
-    photos = [photo for own in subjects for photo in own]
-    latents, features = [], []
-    for index, photo in enumerate(photos):
-        square = _square(photo.image, backbone.resolution)
-        latents.append(backbone.encode_images(square[None].to(backbone.device, backbone.dtype)).float().cpu())
-        features.append(encoder(photo.image[None]).cpu())
-        reporter.progress("encode", index + 1, len(photos))
-    firsts = torch.tensor([0, *(len(own) for own in subjects)]).cumsum(0).tolist()
+    photos = [photo for own in subjects for photo in own.photos]
+    parts = max(len(own.nouns) for own in subjects) if any(own.nouns for own in subjects) else 1
+    latents, sights = [], []
+    for first in range(0, len(photos), _BATCH):
+        some = photos[first : first + _BATCH]
+        squares = torch.stack([_square(photo.image, backbone.resolution) for photo in some])
+        latents.append(backbone.encode_images(squares.to(backbone.device, backbone.dtype)).half().cpu())
+        sights.append(_seen(some, parts, encoder, cut))
+        reporter.progress("encode", first + len(some), len(photos))
+    seen = Sight.cat(sights)
+    firsts = torch.tensor([0, *(len(own.photos) for own in subjects)]).cumsum(0).tolist()
+    masks = [_cells(photo, parts, backbone) for photo in photos]
     return PairData(
         latents=torch.cat(latents),
-        features=torch.cat(features),
+        features=seen.features,
+        cut=seen.cut,
+        cover=seen.cover,
         captions=[(photo.caption or "",) for photo in photos],
-        groups=[torch.arange(first, first + len(own)) for first, own in zip(firsts[:-1], subjects, strict=True)],
+        groups=[torch.arange(a, a + len(own.photos)) for a, own in zip(firsts[:-1], subjects, strict=True)],
+        nouns=[own.nouns for own in subjects] if all(own.nouns for own in subjects) else (),
+        masks=torch.stack(masks) if all(mask is not None for mask in masks) else None,  # type: ignore[arg-type]
     )
 
 
+def _seen(photos: Sequence[Photo], parts: int, encoder: PictureEncoder, cut: bool) -> Sight:
+    """Of each photo `...`, or, where some show several subjects, of each of them `parts ...`; half precision."""
+    single = [_views(photo, parts) for photo in photos]
+    flat = [view for views in single for view in views]
+    masked = cut and all(mask is not None for _, mask in flat)
+    sights = []
+    for group in _alike(flat):
+        images = torch.stack([flat[index][0] for index in group])
+        masks = torch.stack([flat[index][1] for index in group]) if masked else None  # type: ignore[misc]
+        sights.append(encoder.sight(images, masks, cut=masked))
+    order = torch.tensor([index for group in _alike(flat) for index in group]).argsort()
+    seen = Sight.cat(sights).map(lambda tensor: tensor.cpu()[order].half())
+    return seen if parts == 1 else seen.map(lambda tensor: tensor.unflatten(0, (-1, parts)))
+
+
+def _alike(views: Sequence[tuple[Tensor, Tensor | None]]) -> list[list[int]]:
+    """Which of them have the same size, together."""
+    sizes: dict[tuple[int, ...], list[int]] = {}
+    for index, (image, _) in enumerate(views):
+        sizes.setdefault(tuple(image.shape), []).append(index)
+    return list(sizes.values())
+
+
+def _views(photo: Photo, parts: int) -> list[tuple[Tensor, Tensor | None]]:
+    """What is looked at, and its mask: the photo, or a square around each of several subjects."""
+    if parts == 1:
+        return [(photo.image, photo.mask)]
+    masks = photo.parts if photo.parts is not None else photo.mask
+    if masks is None:
+        return [(photo.image, None)] * parts
+    views: list[tuple[Tensor, Tensor | None]] = [around(photo.image, mask[None]) for mask in masks]
+    return (views + [views[0]] * parts)[:parts]
+
+
+def around(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The square around a mask, with a margin, as far as the picture reaches.
+
+    Args:
+        image: `3 h w`.
+        mask: `1 h w` in [0, 1]; an empty one leaves all as it is.
+    """
+    if not (mask > 0.5).any():
+        return image, mask
+    height, width = mask.shape[1:]
+    x0, y0, x1, y1 = bounding_box(mask[None])
+    side = round((1 + 2 * _MARGIN) * max(x1 - x0, y1 - y0))
+    tall, wide = min(side, height), min(side, width)
+    top = min(max((y0 + y1 - tall) // 2, 0), height - tall)
+    left = min(max((x0 + x1 - wide) // 2, 0), width - wide)
+    return image[:, top : top + tall, left : left + wide], mask[:, top : top + tall, left : left + wide]
+
+
+def _cells(photo: Photo, parts: int, backbone: AbstractBackbone) -> Tensor | None:
+    """Share of every latent cell that each subject covers, `parts h w`, half; None: the photo has no masks."""
+    masks = photo.parts if photo.parts is not None else photo.mask
+    if masks is None:
+        return None
+    square = _square(2 * masks - 1, backbone.resolution)
+    cells = F.avg_pool2d((square + 1) / 2, backbone.vae_factor)
+    empty = cells.new_zeros(max(0, parts - len(cells)), *cells.shape[1:])
+    return torch.cat([cells, empty])[:parts].half()
+
+
 def _square(image: Tensor, side: int) -> Tensor:
-    """The largest centred square of `3 h w`, resized to `side`."""
+    """The largest centred square of `c h w` in [-1, 1], resized to `side`."""
     height, width = image.shape[1:]
     short = min(height, width)
     top, left = (height - short) // 2, (width - short) // 2

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
@@ -15,6 +14,8 @@ from pcs_ext.image.data import Photo, find_photos
 from pcs_ext.image.learn import preset_of
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.image.reference.files import OpenedAdapter, open_adapter
+from pcs_ext.image.reference.nouns import check_named
+from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.sample import SampleHooks, sample
 from pcs_ext.image.subject import Artifact, GeneratedImage, to_pil
 from pcs_ext.image.types import Conditioning
@@ -23,26 +24,31 @@ from pcs_ext.reporter import Reporter, SilentReporter
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Features of pictures, ready to be shown beside any prompts."""
+    """Pictures as an adapter sees them, ready to be shown beside any prompts."""
 
     opened: OpenedAdapter
-    features: Tensor
-    """`r d` or `r n d` of `r` pictures, which are shown together beside every prompt."""
+    sight: Sight
+    """Of `r` pictures, which are shown together beside every prompt."""
+    nouns: tuple[str, ...] = ()
+    """By which word prompts name what each picture shows; empty where the adapter asks for none."""
     scale: float = 1.0
     """Strength, 1 as trained, 0 the plain base."""
 
     def hooks(self, backbone: AbstractBackbone) -> SampleHooks:
         """What `sample` needs to show the pictures beside its prompts, and none beside its negative prompts."""
-        shown = self.features[None].to(backbone.device)
-        blank = self.opened.encoder.blank(self.features)[None].to(backbone.device)
+        adapter = self.opened.adapter
+        shown = self.sight.map(lambda tensor: tensor[None].to(backbone.device))
+        blank = self.opened.encoder.blank_sight(self.sight).map(lambda tensor: tensor[None].to(backbone.device))
 
         def encode(prompts: Sequence[str], *, negative: bool, size: tuple[int, int]) -> Conditioning:
-            features = (blank if negative else shown).expand(len(prompts), *shown.shape[1:])
-            return self.opened.adapter.conditioned(
-                backbone, backbone.encode_prompt, prompts, features, scale=self.scale, size=size
-            )
+            sight = (blank if negative else shown).map(lambda x: x.expand(len(prompts), *x.shape[1:]))
+            seen = torch.full((len(prompts),), not negative)
+            beside = Shown(sight=sight, nouns=(self.nouns,) * len(prompts) if self.nouns else (), seen=seen)
+            return adapter.conditioned(backbone, backbone.encode_prompt, prompts, beside, scale=self.scale, size=size)
 
-        return SampleHooks(encode=encode)
+        # Adapters without weights in the base leave the loop as it is, which is faster.
+        attention = (lambda: adapter.inserted(backbone, self.scale)) if adapter.inside else None
+        return SampleHooks(encode=encode, attention=attention)
 
 
 def show(
@@ -52,6 +58,7 @@ def show(
     adapter: str = "",
     encoder: str = "",
     scale: float = 1.0,
+    nouns: Sequence[str] = (),
 ) -> Reference:
     """Let an adapter see photos for a base.
 
@@ -61,16 +68,40 @@ def show(
         adapter: see `open_adapter`.
         encoder: see `open_adapter`.
         scale: strength: 1 as trained, less keeps more of the prompt, 0 is the plain base.
+        nouns: by which word prompts name what is shown: one for all photos, or one for each. Adapters that need none
+            pass over them.
 
     Raises:
-        UsageError: a scale below 0.
+        UsageError: a scale below 0, or nouns that are missing, or of several subjects where the adapter knows one.
         ModelError, ArtifactError: see `open_adapter`.
     """
     if not 0 <= scale < float("inf"):
         raise UsageError(f"--reference-scale must be 0 or more, got {scale}; 1 is as trained.")
     opened = open_adapter(backbone, adapter, encoder=encoder)
-    features = torch.cat([opened.encoder(photo.image[None]) for photo in photos])
-    return Reference(opened=opened, features=features, scale=scale)
+    named = _nouns(opened, nouns, len(photos))
+    masks = [None if photo.mask is None else photo.mask[None] for photo in photos]
+    cut = opened.adapter.cuts and all(mask is not None for mask in masks)
+    sights = [opened.encoder.sight(photo.image[None], mask, cut=cut) for photo, mask in zip(photos, masks, strict=True)]
+    return Reference(opened=opened, sight=Sight.cat(sights), nouns=named, scale=scale)
+
+
+def _nouns(opened: OpenedAdapter, nouns: Sequence[str], count: int) -> tuple[str, ...]:
+    adapter = opened.adapter
+    if not adapter.asks_noun:
+        return ()
+    if not nouns:
+        raise UsageError(
+            "this reference adapter must know which word of the prompt the photos belong to; pass it, for instance "
+            "--reference-noun robot."
+        )
+    if len(nouns) not in (1, count):
+        raise UsageError(f"--reference-noun has {len(nouns)} words for {count} photos; expected one, or one for each.")
+    if len(set(nouns)) > 1 and not adapter.several:
+        raise UsageError(
+            f"this reference adapter shows one subject at a time, and --reference-noun names {', '.join(nouns)}. Pass "
+            "one noun, or an adapter for several (fastcomposer, ssr-encoder)."
+        )
+    return tuple(nouns) if len(nouns) == count else (nouns[0],) * count
 
 
 def generate(
@@ -81,6 +112,7 @@ def generate(
     scale: float = 1.0,
     adapter: str = "",
     encoder: str = "",
+    nouns: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
     negative_prompt: str = "",
     steps: int | None = None,
@@ -100,6 +132,7 @@ def generate(
         scale: see `show`.
         adapter: see `open_adapter`.
         encoder: see `open_adapter`.
+        nouns: see `show`.
         seeds: an image depends on its prompt, its seed and the settings, not on what is generated beside it.
         negative_prompt: what to stay away from; only with guidance.
         steps: denoising steps; None takes the subject's recipe's, or the base's.
@@ -111,7 +144,7 @@ def generate(
         reporter: hears the progress.
 
     Raises:
-        UsageError: no prompt, no seed, or a prompt that names a subject although none was given.
+        UsageError: no prompt, no seed, a prompt that names a subject although none was given, or one without the noun.
         PhotoError, ModelError, ArtifactError: see `show`.
     """
     prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
@@ -122,7 +155,8 @@ def generate(
     if not isinstance(base, AbstractBackbone):
         named = base or ("toybox" if subject is None else subject.data.base_name)
         base = load_backbone(named, device=device, precision=precision, reporter=reporter)
-    reference = show(base, photos, adapter=adapter, encoder=encoder, scale=scale)
+    reference = show(base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns)
+    check_named(list(prompts), list(dict.fromkeys(reference.nouns)))
     known = {"references": len(photos), "reference_scale": scale, "reference_encoder": reference.opened.encoder.id}
     if subject is not None:
         images = subject.generate(prompts, seeds=seeds, negative_prompt=negative_prompt, steps=steps,

@@ -1,5 +1,6 @@
-"""The loss by which every kind of reference adapter learns: the frozen base denoises a target beside its reference."""
+"""The loss by which every kind of reference adapter learns: the base denoises a target beside its references."""
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -8,22 +9,28 @@ from torch import Tensor
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.objectives import denoising_errors
+from pcs_ext.image.objectives import MaskNormalisation, denoising_errors, masked_mean
 from pcs_ext.image.reference.base import AbstractReferenceAdapter
-from pcs_ext.image.reference.pairs import PairData
+from pcs_ext.image.reference.kinds import KindConfig
+from pcs_ext.image.reference.pairs import PairData, Pairs
+from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.types import LossTerms
 
 
 @config
 class ReferenceTraining:
-    """How an adapter is trained; the values are the paper's (section 4.1.2, as recalled), but for steps and batch."""
+    """How an adapter is trained; defaults are IP-Adapter's (section 4.1.2, as recalled), but for steps and batch."""
 
+    adapter: KindConfig | None = None
+    """What is trained; None: the system's own settings."""
     steps: int = 100_000
     """Optimiser steps; the paper's million are for millions of captioned pictures."""
     batch_size: int = 8
     """Pairs per step; 64 over eight GPUs in the paper."""
     learning_rate: float = 1e-4
-    """AdamW's, constant."""
+    """AdamW's, constant, of the adapter's networks."""
+    base_learning_rate: float | None = None
+    """Of its weights in the base; None: the same."""
     weight_decay: float = 0.01
     """On all matrices."""
     drop_image: float = 0.05
@@ -32,28 +39,36 @@ class ReferenceTraining:
     """Share of pairs whose caption is empty."""
     drop_both: float = 0.05
     """Share of pairs with neither, for guidance."""
-    tokens: int = 4
-    """That stand for a picture."""
+    masked: float = 0.0
+    """Share of pairs whose error counts inside the masks alone, where masks are known."""
+    photos: int = 1
+    """Pictures of one subject that are shown at most."""
 
     def __post_init__(self) -> None:
         shares = (self.drop_image, self.drop_text, self.drop_both)
-        if min(shares) < 0 or sum(shares) > 1:
+        if min(shares) < 0 or sum(shares) > 1 or not 0 <= self.masked <= 1:
             raise ConfigError(
-                f"drop_image, drop_text and drop_both must be shares that sum to at most 1, got {shares}."
+                f"drop_image, drop_text and drop_both must be shares that sum to at most 1, got {shares}, and masked a "
+                f"share, got {self.masked}."
             )
-        if min(self.steps, self.batch_size, self.tokens) < 1 or self.learning_rate <= 0:
-            raise ConfigError("steps, batch_size and tokens must be at least 1 and learning_rate above 0.")
+        if min(self.steps, self.batch_size, self.photos) < 1 or min(self.rates) <= 0:
+            raise ConfigError("steps, batch_size and photos must be at least 1 and learning rates above 0.")
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Learning rates of the networks and of the weights in the base."""
+        return self.learning_rate, self.base_learning_rate or self.learning_rate
 
 
 class ReferenceLoss:
     """`(step, micro_step, generator) -> LossTerms`, as `fit` wants it (IP-Adapter, eq. 6).
 
     Args:
-        backbone: frozen.
+        backbone: frozen, the adapter inserted.
         adapter: trains.
         data: what from.
         settings: batch and shares dropped.
-        blank: features of no picture, shaped like one row of `data.features`.
+        blank: how one picture of `data` looks when there is none.
         draw_timesteps: `(batch, generator) -> timesteps b`; None: evenly.
         weigh: `timesteps b -> weights b` of the squared errors; None: all alike.
     """
@@ -64,7 +79,7 @@ class ReferenceLoss:
         adapter: AbstractReferenceAdapter,
         data: PairData,
         settings: ReferenceTraining,
-        blank: Tensor,
+        blank: Sight,
         *,
         draw_timesteps: Callable[[int, torch.Generator], Tensor] | None = None,
         weigh: Callable[[Tensor], Tensor] | None = None,
@@ -76,22 +91,38 @@ class ReferenceLoss:
         return torch.randint(self.backbone.schedule.num_train_timesteps, (batch,), generator=generator)
 
     def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
-        """The denoising error of one batch; everything random comes from `generator`."""
-        pairs, device = self.data.draw(self.settings.batch_size, generator), self.backbone.device
-        mute, blind = self._dropped(generator)
-        captions = ["" if muted else said for muted, said in zip(mute.tolist(), pairs.captions, strict=True)]
-        unseen = blind.reshape(-1, *[1] * (pairs.features.dim() - 1))
-        features = torch.where(unseen, self.blank.to(pairs.features), pairs.features).to(device)
-        conditioning = self.adapter.conditioned(self.backbone, self.backbone.encode_prompt, captions, features)
+        """The denoising error of one batch and the adapter's own terms; everything random comes from `generator`."""
+        pairs, device = self._drawn(generator), self.backbone.device
+        encode, adapter = self.backbone.encode_prompt, self.adapter
+        conditioning = adapter.conditioned(self.backbone, encode, pairs.captions, pairs.shown)
         clean, schedule = pairs.latents.to(device), self.backbone.schedule
         noise = torch.randn(clean.shape, generator=generator).to(device)
         timesteps = self.draw_timesteps(len(clean), generator).to(device)
-        predicted = self.backbone.predict(schedule.add_noise(clean, noise, timesteps), timesteps, conditioning)
+        inside = (torch.rand(len(clean), generator=generator) < self.settings.masked).to(device)
+        with adapter.watching(self.backbone, pairs) as watched:
+            predicted = self.backbone.predict(schedule.add_noise(clean, noise, timesteps), timesteps, conditioning)
+            terms = dict(watched())
         errors = denoising_errors(predicted, schedule.target(clean, noise, timesteps))
         if pairs.weights is not None:
             errors = errors * pairs.weights.to(device)
-        errors = errors.mean((1, 2, 3))
-        return LossTerms({"denoising": (errors if self.weigh is None else errors * self.weigh(timesteps)).mean()})
+        means = errors.mean((1, 2, 3))
+        if pairs.masks is not None:
+            # Prediction and target times the mask, mean over everything: as FastComposer's released code has it.
+            mask = pairs.masks.amax(1, keepdim=True).to(device)
+            means = torch.where(inside, masked_mean(errors, mask, MaskNormalisation.MULTIPLY_BOTH), means)
+        return LossTerms(
+            {"denoising": (means if self.weigh is None else means * self.weigh(timesteps)).mean(), **terms}
+        )
+
+    def _drawn(self, generator: torch.Generator) -> Pairs:
+        """A batch, some of it without caption or without pictures, on the backbone's device."""
+        pairs = self.data.draw(self.settings.batch_size, generator, photos=self.settings.photos)
+        mute, blind = self._dropped(generator)
+        captions = tuple("" if muted else said for muted, said in zip(mute.tolist(), pairs.captions, strict=True))
+        shown, device = pairs.shown, self.backbone.device
+        sight = _blinded(shown.sight, self.blank, blind).map(lambda tensor: tensor.to(device))
+        seen = Shown(sight=sight, nouns=shown.nouns, seen=~blind)
+        return dataclasses.replace(pairs, captions=captions, shown=seen)
 
     def _dropped(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Which pairs go without caption, and which without reference, `b` bool each."""
@@ -99,4 +130,21 @@ class ReferenceLoss:
         first = settings.drop_both
         second = first + settings.drop_text
         third = second + settings.drop_image
-        return chance < second, (chance < first) | ((second <= chance) & (chance < third))
+        mute, blind = chance < second, (chance < first) | ((second <= chance) & (chance < third))
+        if bool((mute | blind).all()):
+            # A batch in which no prompt has its picture teaches some adapters nothing, and there is nothing to derive.
+            mute[0] = blind[0] = False
+        return mute, blind
+
+
+def _blinded(sight: Sight, blank: Sight, blind: Tensor) -> Sight:
+    """The same with no picture in the rows that are blind, `b` bool."""
+
+    def without(seen: Tensor, nothing: Tensor) -> Tensor:
+        return torch.where(blind.reshape(-1, *[1] * (seen.dim() - 1)), nothing.to(seen), seen)
+
+    return Sight(
+        features=without(sight.features, blank.features),
+        cut=None if sight.cut is None or blank.cut is None else without(sight.cut, blank.cut),
+        cover=None if sight.cover is None or blank.cover is None else without(sight.cover, blank.cover),
+    )

@@ -22,8 +22,9 @@ from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.reference.encoder import PictureEncoder, open_encoder
 from pcs_ext.image.reference.files import ReferenceConfig, encoder_folder, save_adapter
-from pcs_ext.image.reference.ip_adapter import IPAdapter
+from pcs_ext.image.reference.ip_adapter import IPAdapter, IPAdapterConfig
 from pcs_ext.image.reference.pairs import PairData
+from pcs_ext.image.reference.shown import Sight
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
 from pcs_ext.image.types import LossTerms
 from pcs_ext.reporter import Reporter
@@ -58,19 +59,20 @@ def train_reference(
     backbone = base_to_teach(settings, base)
     encoder = open_encoder(encoder_folder(ENCODER), "embedding", settings.device)
     data = pair_data(settings, backbone, encoder, reporter)
-    adapter = IPAdapter.begin(backbone, encoder.width, tokens=_TRAINING.tokens)
+    adapter = IPAdapter.begin(backbone, encoder.width, tokens=IPAdapterConfig().tokens)
     learned = ReferenceLoss(
         backbone,
         adapter,
         data,
         _TRAINING,
-        encoder.blank(data.features[0]),
+        Sight(features=encoder.blank(data.features[0])),
         draw_timesteps=draw_timesteps,
         weigh=lambda timesteps: loss_weights(backbone.schedule, timesteps),
     )
 
     def finish() -> None:
         said = ReferenceConfig(
+            adapter=IPAdapterConfig(),
             encoder=ENCODER,
             encoder_digest=encoder.digest,
             base="toybox",

@@ -9,8 +9,10 @@ from PIL import Image
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.learn import learn
 from pcs_ext.image.recipes import RECIPES
+from pcs_ext.image.reference import REFERENCES
 from tests.support.command_line import run
-from tests.support.tiny_reference import published
+from tests.support.tiny_albums import albums
+from tests.support.tiny_reference import published, tiny_vision
 
 PROMPT = "a photo of the red toy"
 
@@ -96,3 +98,33 @@ def test_mistakes_get_one_message(
         assert message in err
     assert (tmp_path / "there.png").read_bytes() == b"kept"
     assert not (tmp_path / "one.png").exists()
+
+
+def test_a_system_is_trained_and_shows_several_photos(
+    tiny_sd_path: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run("reference", "systems", capture=capsys)
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == list(REFERENCES)
+    code, out, _ = run("reference", "systems", "--config", "photomaker", capture=capsys)
+    settings = json.loads(out) | {"steps": 2, "batch_size": 2, "photos": 2}
+    settings["adapter"]["rank"] = 2
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    machine = ["--device", "cpu", "--precision", "fp32"]
+    adapter, pairs = tmp_path / "maker", albums(tmp_path / "pairs")
+    code, out, err = run(
+        "reference", "learn", pairs, "-o", adapter, "--system", "photomaker", "--base", tiny_sd_path, *machine,
+        "--encoder", tiny_vision(tmp_path / "eye"), "--config", tmp_path / "settings.json", capture=capsys,
+    )  # fmt: skip
+    assert (code, out.split()) == (0, [str(adapter)]), err
+    made = {}
+    for name, given in (("one", ["0.png"]), ("two", ["0.png", "1.png"])):
+        command = ["image", "a photo of the dog", "--base", tiny_sd_path, "-o", tmp_path / f"{name}.png", *machine]
+        shown = ["--reference", *[photos / file for file in given], "--reference-adapter", adapter, "--steps", "3"]
+        code, _, err = run(*command, *shown, "--reference-noun", "dog", capture=capsys)
+        assert code == 0, err
+        made[name] = read(tmp_path / f"{name}.png")[0]
+    assert made["one"] != made["two"]
+    asked = ["image", "a photo of the dog", "--base", tiny_sd_path, "-o", tmp_path / "no.png", *machine, *shown]
+    code, _, err = run(*asked, capture=capsys)
+    assert (code, "must know which word" in err) == (2, True), err

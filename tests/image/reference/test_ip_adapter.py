@@ -17,6 +17,7 @@ from pcs_ext.image.adapters import LowRankAdapter, LowRankConfig, injected
 from pcs_ext.image.attention import AttentionMaps, attention_program
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.reference.ip_adapter import IPAdapter, attention_order
+from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.types import Conditioning
 from tests.support.tiny import tiny_backbone
 from tests.support.tiny_reference import HIDDEN, WIDTH, tiny_adapter
@@ -35,7 +36,8 @@ def features(count: int, plus: bool, pictures: int = 1) -> Tensor:
 
 
 def told(adapter: IPAdapter, backbone: AbstractBackbone, shown: Tensor, scale: float = 1.0) -> Conditioning:
-    return adapter.conditioned(backbone, backbone.encode_prompt, PROMPTS[: len(shown)], shown, scale=scale)
+    pictures = Shown(sight=Sight(features=shown))
+    return adapter.conditioned(backbone, backbone.encode_prompt, PROMPTS[: len(shown)], pictures, scale=scale)
 
 
 def latents(count: int = 2) -> tuple[Tensor, Tensor]:
@@ -208,7 +210,7 @@ def test_a_whole_pipeline_of_diffusers_makes_the_same_pictures(sd: AbstractBackb
     save_file(dict(adapter.published()), tmp_path / "ours.safetensors")
     encoder = open_encoder(tiny_vision(tmp_path / "eye"), "embedding")
     seen = encoder(torch.rand(2, 3, 40, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1)
-    reference = Reference(opened=OpenedAdapter(adapter=adapter, encoder=encoder), features=seen, scale=0.6)
+    reference = Reference(opened=OpenedAdapter(adapter=adapter, encoder=encoder), sight=Sight(features=seen), scale=0.6)
     ours = sample(sd, list(PROMPTS), seeds=[1, 2], config=config, hooks=reference.hooks(sd), batch_size=1)
     stock: Any = StableDiffusionPipeline
     pipeline = stock(

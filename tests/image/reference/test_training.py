@@ -15,6 +15,7 @@ from pcs_ext.image.reference.files import open_adapter
 from pcs_ext.image.reference.ip_adapter import IPAdapter
 from pcs_ext.image.reference.learn import learn_reference
 from pcs_ext.image.reference.pairs import PairData, read_subjects
+from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
 from pcs_ext.image.types import ParameterGroup
 from tests.support.tiny_reference import WIDTH, tiny_vision
@@ -37,17 +38,17 @@ def test_a_pair_is_two_pictures_of_one_subject() -> None:
         data, features=torch.arange(6.0)[:, None], latents=torch.arange(6.0).reshape(6, 1, 1, 1)
     )
     drawn = numbered.draw(200, torch.Generator().manual_seed(0))
-    target, reference = drawn.latents.flatten(), drawn.features.flatten()
+    target, reference = drawn.latents.flatten(), drawn.shown.sight.features.flatten()
     assert (target // 3 == reference // 3).all()
     assert (target != reference).all()
     assert set(target.tolist()) == set(range(6))
     assert set(drawn.captions) == {"a photo", "the toy"}
-    assert drawn.features.shape == (200, 1, 1)
+    assert drawn.shown.sight.features.shape == (200, 1, 1)
 
 
 def test_shares_are_dropped_as_said(sd: AbstractBackbone) -> None:
     settings = ReferenceTraining(steps=1, batch_size=20_000, drop_image=0.1, drop_text=0.2, drop_both=0.05)
-    loss = ReferenceLoss(sd, IPAdapter.begin(sd, WIDTH), two_subjects(), settings, torch.zeros(WIDTH))
+    loss = ReferenceLoss(sd, IPAdapter.begin(sd, WIDTH), two_subjects(), settings, Sight(features=torch.zeros(WIDTH)))
     text, image = loss._dropped(torch.Generator().manual_seed(0))
     shares = [float(x.float().mean()) for x in (text & ~image, image & ~text, text & image)]
     assert shares == pytest.approx([0.2, 0.1, 0.05], abs=0.01)
@@ -61,7 +62,7 @@ def test_an_adapter_learns_what_only_the_reference_tells(sd: AbstractBackbone) -
     adapter = IPAdapter.begin(sd, WIDTH)
     base = [parameter.clone() for parameter in sd.denoiser.parameters()]
     late = lambda batch, generator: torch.randint(600, 1000, (batch,), generator=generator)  # noqa: E731
-    loss = ReferenceLoss(sd, adapter, data, settings, torch.zeros(WIDTH), draw_timesteps=late)
+    loss = ReferenceLoss(sd, adapter, data, settings, Sight(features=torch.zeros(WIDTH)), draw_timesteps=late)
     group = ParameterGroup(name="reference", parameters=tuple(adapter.parameters()), learning_rate=1e-2)
     totals = [state.losses["total"] for state in fit(loss, [group], FitConfig(steps=60))]
     assert sum(totals[-10:]) < 0.9 * sum(totals[:10])
@@ -74,8 +75,9 @@ def test_an_adapter_learns_what_only_the_reference_tells(sd: AbstractBackbone) -
 def _error(sd: AbstractBackbone, adapter: IPAdapter, data: PairData, features: torch.Tensor) -> float:
     noise = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(9))
     timesteps = torch.full((6,), 800)
-    shown = adapter.conditioned(sd, sd.encode_prompt, ["a photo"] * 6, features.unsqueeze(1))
-    predicted = sd.predict(sd.schedule.add_noise(data.latents, noise, timesteps), timesteps, shown)
+    shown = Shown(sight=Sight(features=features.unsqueeze(1)))
+    told = adapter.conditioned(sd, sd.encode_prompt, ["a photo"] * 6, shown)
+    predicted = sd.predict(sd.schedule.add_noise(data.latents, noise, timesteps), timesteps, told)
     return float((predicted - noise).square().mean())
 
 

@@ -1,0 +1,225 @@
+"""E4T, the tuning encoder (Gal et al. 2023, arXiv 2302.12228): a word near the class word, in a base made ready for it.
+
+An encoder reads the picture and, at every noise level, what the denoiser's first half makes of the picture that is
+being drawn; it predicts by how much the word differs from the class word. Offsets of the attention weights, the same
+for all subjects, learn with it. It is meant to be tuned to a subject in a few steps afterwards (`reference tune`).
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pcs_ext.config_io import config
+from pcs_ext.errors import ConfigError
+from pcs_ext.image.adapters import FullAdapter, FullConfig
+from pcs_ext.image.adapters.weight_offsets import WeightOffsetAdapter
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.predict_programs import Predict, add_prediction, remove_prediction
+from pcs_ext.image.prompt_programs import Encode
+from pcs_ext.image.reference.base import (
+    AbstractReferenceAdapter,
+    Reading,
+    Terms,
+    check_context,
+    context_width,
+    token_widths,
+)
+from pcs_ext.image.reference.nouns import names, renamed
+from pcs_ext.image.reference.pairs import Pairs
+from pcs_ext.image.reference.shown import Sees, Shown
+from pcs_ext.image.reference.words import SeenWords, noun_rows
+from pcs_ext.image.types import Conditioning
+
+_NAME = "reference_e4t"
+
+
+@config
+class E4TConfig:
+    """An encoder of word offsets, and weight offsets."""
+
+    kind: Literal["e4t"] = "e4t"
+    """Tag in JSON."""
+    offset_scale: float = 0.1
+    """The predicted offset counts so much (a public port's; the paper's could not be read)."""
+    offset_weight: float = 0.01
+    """Of the offset's squared length in the loss (section 4.1); 0.1 while it is tuned to a subject."""
+    denoiser: bool = False
+    """Whether all of the denoiser's weights are its own: those of a tuned one are."""
+
+    def __post_init__(self) -> None:
+        if self.offset_scale <= 0 or self.offset_weight < 0:
+            raise ConfigError(
+                f"offset_scale must be positive and offset_weight not negative, got {self.offset_scale} and "
+                f"{self.offset_weight}."
+            )
+
+
+def build(config: E4TConfig, backbone: AbstractBackbone, reading: Reading, seed: int) -> "E4T":
+    """An untrained one: its weight offsets change nothing yet."""
+    blocks = list(backbone.denoiser.config["block_out_channels"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = E4T(config, reading, blocks, context_width(backbone), token_widths(backbone), seed)
+    return made.to(backbone.device)
+
+
+class E4T(AbstractReferenceAdapter):
+    """The encoder and the weight offsets.
+
+    Differs from E4T in that it is trained for all classes at once, the class word being each subject's noun, where the
+    paper trains one encoder for each; and in that another picture of the subject is shown than the one that is drawn.
+
+    Args:
+        config: of the adapter.
+        reading: of the image encoder.
+        blocks: channels that the denoiser's downward blocks put out.
+        context: width of text states.
+        tokens: of token rows.
+        seed: of the weight offsets.
+    """
+
+    sees: Sees = "layers"
+    depths = tuple(layer / 12 for layer in range(1, 13))
+    """Every second of 24 layers."""
+    asks_noun = True
+
+    def __init__(
+        self,
+        config: E4TConfig,
+        reading: Reading,
+        blocks: Sequence[int],
+        context: int,
+        tokens: Sequence[int],
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config, self.width, self.context, self.tokens = config, reading.width, context, list(tokens)
+        # CLIP's own last norm stands before the linear map in the port; any encoder's layers are normed here.
+        self.norm = nn.LayerNorm(reading.width)
+        self.linear = nn.Linear(reading.width, reading.width)
+        self.last = nn.Linear(reading.width + sum(blocks), sum(tokens))
+        self.act = nn.LeakyReLU()
+        self.seen_words = SeenWords(1)
+        self.inside = (self.seen_words, WeightOffsetAdapter("reference_offsets", seed))
+        if config.denoiser:
+            self.inside = (*self.inside, FullAdapter("reference", FullConfig(components=("denoiser",))))
+        self._texts: list[tuple[str, str, float]] = []
+        self._offsets: Tensor | None = None
+
+    def check(self, backbone: AbstractBackbone) -> None:
+        """See `AbstractReferenceAdapter.check`."""
+        check_context("e4t", self.context, backbone)
+
+    def conditioned(
+        self,
+        backbone: AbstractBackbone,
+        encode: Encode,
+        prompts: Sequence[str],
+        shown: Shown,
+        *,
+        scale: float = 1.0,
+        size: tuple[int, int] | None = None,
+    ) -> Conditioning:
+        """See `AbstractReferenceAdapter.conditioned`. Pictures of a row are averaged.
+
+        The states are the prompts' own until the denoiser is asked inside `inserted`, which replaces them. In training
+        what this returned before is forgotten.
+        """
+        told = encode(prompts, size=size)
+        named = [seen and names(text, own[0]) for text, own, seen in zip(prompts, shown.nouns, shown.rows, strict=True)]
+        if scale == 0 or not any(named):
+            return told
+        if self.training:
+            self._texts = []
+        numbers = []
+        for text, own, there in zip(prompts, shown.nouns, named, strict=True):
+            if there:
+                self._texts.append((renamed(text, own[0], self.seen_words.word(1)), own[0], scale))
+            numbers.append(float(len(self._texts)) if there else 0.0)
+        classes = shown.to(next(self.parameters())).sight.features[..., 0, :]
+        features = self.norm(classes).mean((1, 2)).float()
+        row = torch.cat([torch.tensor(numbers, device=features.device)[:, None], features], dim=-1)
+        return dataclasses.replace(told, shown={**(told.shown or {}), _NAME: row[:, None]})
+
+    @contextlib.contextmanager
+    def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
+        """See `AbstractReferenceAdapter.inserted`: the word is made anew whenever the denoiser is asked."""
+        with super().inserted(backbone, scale):
+            add_prediction(backbone, _NAME, self._answered(backbone))
+            try:
+                yield
+            finally:
+                remove_prediction(backbone, _NAME)
+                self._texts, self._offsets = [], None
+
+    def _answered(self, backbone: AbstractBackbone) -> Any:
+        def answered(predict: Predict, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+            read = (conditioning.shown or {}).get(_NAME)
+            rows = None if read is None else read[:, 0, 0].nonzero()[:, 0]
+            if read is None or rows is None or not len(rows):
+                return predict(noisy, timesteps, conditioning)
+            at = rows.to(noisy.device)
+            told = [self._texts[int(number) - 1] for number in read[rows, 0, 0].tolist()]
+            drawn = self._drawn(backbone, predict, noisy[at], timesteps.expand(len(noisy))[at])
+            states = self._states(backbone, read[rows, 0, 1:], drawn, told)
+            place = lambda all_of: all_of.index_copy(0, rows.to(all_of.device), states.to(all_of))  # noqa: E731
+            return predict(noisy, timesteps, conditioning.with_states(place))
+
+        return answered
+
+    def _states(
+        self, backbone: AbstractBackbone, features: Tensor, drawn: Tensor, told: Sequence[tuple[str, str, float]]
+    ) -> Tensor:
+        """Text states of the prompts with their words, `m n context`."""
+        like = self.last.weight
+        seen = self.linear(features.to(like))
+        offsets = self.last(self.act(torch.cat([seen, drawn.to(like)], dim=-1)))
+        self._offsets = offsets
+        strength = self.config.offset_scale * torch.tensor([scale for _, _, scale in told], device=like.device)
+        moved = (strength[:, None] * offsets.float()).split(self.tokens, dim=-1)
+        nouns = [noun_rows(backbone, noun) for _, noun, _ in told]
+        words = [(torch.stack([rows[index] for rows in nouns]) + part)[:, None] for index, part in enumerate(moved)]
+        with self.seen_words.meaning(words):
+            return backbone.encode_prompt([text for text, _, _ in told]).states
+
+    def _drawn(self, backbone: AbstractBackbone, predict: Predict, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """What each downward block of the denoiser puts out for the noisy picture and an empty prompt, averaged over
+        cells, side by side: `m channels`. The rest of the denoiser is not run."""
+        pooled: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: Any, output: tuple[Tensor, Any]) -> None:
+            pooled.append(output[0].mean((2, 3)))
+
+        def stop(module: nn.Module, inputs: Any) -> None:
+            raise _Enough
+
+        denoiser = backbone.denoiser
+        handles = [block.register_forward_hook(keep) for block in denoiser.down_blocks]
+        handles.append(denoiser.mid_block.register_forward_pre_hook(stop))
+        try:
+            predict(noisy, timesteps, backbone.encode_prompt([""] * len(noisy)))
+        except _Enough:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        return torch.cat(pooled, dim=-1)
+
+    @contextlib.contextmanager
+    def watching(self, backbone: AbstractBackbone, pairs: Pairs) -> Iterator[Terms]:
+        """See `AbstractReferenceAdapter.watching`: `offset`, its squared length, a mean over prompts."""
+        self._offsets = None
+
+        def terms() -> dict[str, Tensor]:
+            lengths = self.last.weight.new_zeros(1) if self._offsets is None else self._offsets.square().sum(-1)
+            return {"offset": self.config.offset_weight * lengths.mean()}
+
+        yield terms
+
+
+class _Enough(Exception):
+    """The downward blocks are done."""

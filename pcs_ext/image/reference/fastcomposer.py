@@ -1,0 +1,168 @@
+"""FastComposer (Xiao et al. 2023, arXiv 2305.10431): several subjects, each mixed into the word that names it.
+
+The base's denoiser is trained with it, and the attention to every such word is held to its subject's mask, so that two
+subjects do not blend. The first noise levels of a picture see the words alone.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pcs_ext.config_io import config
+from pcs_ext.errors import ConfigError
+from pcs_ext.image.adapters import FullAdapter, FullConfig
+from pcs_ext.image.attention import attention_program, token_grid
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.prompt_programs import Encode
+from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading, Terms, check_context, context_width
+from pcs_ext.image.reference.delay import delayed
+from pcs_ext.image.reference.fusing import FusedWord, Places, fused
+from pcs_ext.image.reference.nouns import names, noun_positions
+from pcs_ext.image.reference.pairs import Pairs
+from pcs_ext.image.reference.shown import Sees, Shown
+from pcs_ext.image.types import Conditioning
+
+
+@config
+class FastComposerConfig:
+    """Pictures mixed into words, and the whole denoiser."""
+
+    kind: Literal["fastcomposer"] = "fastcomposer"
+    """Tag in JSON."""
+    delay: float = 0.2
+    """Share of the noise levels that see the words alone: 10 of 50 steps in the released settings."""
+    localization_weight: float = 1e-3
+    """Of the attention outside of a subject's mask less that inside (section 3.3); the released settings'."""
+    localization_levels: int = 5
+    """Of the denoiser's blocks with cross-attention the middle so many are held to the masks; 5 of 7 there."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.delay <= 1 or self.localization_weight < 0 or self.localization_levels < 1:
+            raise ConfigError(
+                "delay must be in [0, 1], localization_weight not negative and localization_levels at least 1, got "
+                f"{self.delay}, {self.localization_weight} and {self.localization_levels}."
+            )
+
+
+def build(config: FastComposerConfig, backbone: AbstractBackbone, reading: Reading, seed: int) -> "FastComposer":
+    """An untrained one: its denoiser is the base's."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return FastComposer(config, reading.width, context_width(backbone)).to(backbone.device)
+
+
+class FastComposer(AbstractReferenceAdapter):
+    """The network that mixes, and the denoiser.
+
+    Differs from FastComposer, which also trains the last two layers of the image encoder: here it stays as it is.
+    Several pictures of one subject are averaged, as in the released demonstration (as recalled).
+
+    Args:
+        config: of the adapter.
+        width: of the image encoder's embedding.
+        context: of text states.
+    """
+
+    sees: Sees = "embedding"
+    asks_noun = True
+    asks_masks = True
+    several = True
+
+    def __init__(self, config: FastComposerConfig, width: int, context: int) -> None:
+        super().__init__()
+        self.width, self.config = width, config
+        self.fuse = FusedWord(width, context)
+        self.inside = (FullAdapter("reference", FullConfig(components=("denoiser",))),)
+
+    def check(self, backbone: AbstractBackbone) -> None:
+        """See `AbstractReferenceAdapter.check`."""
+        check_context("fastcomposer", self.fuse.context, backbone)
+
+    def conditioned(
+        self,
+        backbone: AbstractBackbone,
+        encode: Encode,
+        prompts: Sequence[str],
+        shown: Shown,
+        *,
+        scale: float = 1.0,
+        size: tuple[int, int] | None = None,
+    ) -> Conditioning:
+        """See `AbstractReferenceAdapter.conditioned`."""
+        plain = encode(prompts, size=size)
+        places, embeddings = _placed(backbone, prompts, shown)
+        if scale == 0 or not places.rows:
+            return plain
+        told = fused(plain, places, embeddings, self.fuse, scale)
+        if self.training or self.config.delay == 0:
+            return told
+        return delayed(plain, told, self.config.delay, backbone.schedule.num_train_timesteps)
+
+    @contextlib.contextmanager
+    def watching(self, backbone: AbstractBackbone, pairs: Pairs) -> Iterator[Terms]:
+        """See `AbstractReferenceAdapter.watching`: `localization`, 0 where nothing is shown or no mask is known."""
+        places, _ = _placed(backbone, pairs.captions, pairs.shown)
+        if pairs.masks is None or not places.rows or self.config.localization_weight == 0:
+            yield dict
+            return
+        looks: dict[str, Tensor] = {}
+        rows, tokens = torch.tensor(places.rows), torch.tensor(places.tokens)
+
+        def keep(path: str, probabilities: Tensor) -> Tensor:
+            # Heads `m h cells` of the words that have a picture.
+            looks[path] = probabilities[rows.to(probabilities.device), :, :, tokens.to(probabilities.device)]
+            return probabilities
+
+        masks = pairs.masks[rows, torch.tensor(places.pictures)].to(backbone.device)
+        with attention_program(backbone, keep, middle_paths(backbone, self.config.localization_levels)):
+            yield lambda: {"localization": self.config.localization_weight * localization(looks, masks)}
+
+
+def localization(looks: Mapping[str, Tensor], masks: Tensor) -> Tensor:
+    """Mean attention outside of a subject's mask less the mean inside, over heads, words and layers (0-d).
+
+    Args:
+        looks: by layer, probabilities `m h cells` of words.
+        masks: `m rows columns` in [0, 1], of each word's subject.
+    """
+    losses = []
+    for probabilities in looks.values():
+        grid = token_grid(probabilities.shape[-1], (masks.shape[1], masks.shape[2]))
+        inside = F.interpolate(masks[:, None], size=grid, mode="bilinear", antialias=True).flatten(2)
+        looked, outside = probabilities.float(), 1 - inside
+        losses.append(_mean(looked, outside).mean() - _mean(looked, inside).mean())
+    return torch.stack(losses).mean()
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    return (values * weights).sum(-1) / weights.sum(-1).clamp_min(1e-5)
+
+
+def middle_paths(backbone: AbstractBackbone, levels: int) -> list[str]:
+    """Cross-attentions of the middle blocks: outermost blocks are left out on both sides alike."""
+    paths = backbone.cross_attention_paths()
+    blocks = list(dict.fromkeys(path.split(".attentions.")[0] for path in paths))
+    first = max(0, (len(blocks) - levels) // 2)
+    chosen = blocks[first : first + levels]
+    return [path for path in paths if path.split(".attentions.")[0] in chosen]
+
+
+def _placed(backbone: AbstractBackbone, prompts: Sequence[str], shown: Shown) -> tuple[Places, Tensor]:
+    """Where the nouns stand, and `b r width`: of each picture the mean over those of the same noun."""
+    rows, tokens, pictures = [], [], []
+    embeddings = shown.sight.features.clone()
+    for row, seen in enumerate(shown.rows):
+        for noun in dict.fromkeys(shown.nouns[row]):
+            if not seen or not names(prompts[row], noun):
+                continue
+            own = [index for index, other in enumerate(shown.nouns[row]) if other == noun]
+            embeddings[row, own[0]] = shown.sight.features[row, own].mean(0)
+            found = noun_positions(backbone, prompts[row], noun)
+            rows += [row] * len(found)
+            tokens += found
+            pictures += [own[0]] * len(found)
+    return Places(rows, tokens, pictures), embeddings

@@ -1,0 +1,226 @@
+"""InstantBooth (Shi et al. 2023, arXiv 2304.03411): a word for what pictures show, and layers that read their patches.
+
+The word stands before the class word ("a photo of a V person"); it is made of the pictures' embeddings, averaged.
+Between self- and cross-attention of every block of the denoiser a gated layer attends to its own cells and the
+pictures' patches. The base stays as it is.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pcs_ext.config_io import config
+from pcs_ext.errors import ConfigError
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.unet import recomputing_inside
+from pcs_ext.image.predict_programs import Predict, add_prediction, remove_prediction
+from pcs_ext.image.prompt_programs import Encode
+from pcs_ext.image.reference.base import (
+    AbstractReferenceAdapter,
+    Reading,
+    check_context,
+    context_width,
+    token_widths,
+)
+from pcs_ext.image.reference.nouns import names, renamed
+from pcs_ext.image.reference.shown import Sees, Shown
+from pcs_ext.image.reference.words import SeenWords, noun_rows
+from pcs_ext.image.types import Conditioning
+
+_NAME = "reference_patches"
+
+
+@config
+class InstantBoothConfig:
+    """A word, and gated layers."""
+
+    kind: Literal["instantbooth"] = "instantbooth"
+    """Tag in JSON."""
+    heads: int = 8
+    """Of the gated layers' attention (as recalled of GLIGEN, arXiv 2301.07093, whose layers these are)."""
+    balance: float = 0.3
+    """Strength of the gated layers in use, beta of eq. 6; 1 in training. Lower ones heed the prompt more. Ours: the
+    paper's value is not known here."""
+    renormalise: bool = True
+    """In use, bring the word to the length of the class word's token (section 3.5, whose factor is not known here; a
+    word longer than its neighbours drowns them)."""
+
+    def __post_init__(self) -> None:
+        if self.heads < 1 or self.balance < 0:
+            raise ConfigError(f"heads must be at least 1 and balance not negative, got {self.heads}, {self.balance}.")
+
+
+def build(config: InstantBoothConfig, backbone: AbstractBackbone, reading: Reading, seed: int) -> "InstantBooth":
+    """An untrained one: its gates are shut."""
+    paths = backbone.cross_attention_paths()
+    widths = {path.removesuffix(".attn2"): backbone.denoiser.get_submodule(path).to_q.weight.shape[1] for path in paths}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = InstantBooth(config, reading.width, widths, context_width(backbone), token_widths(backbone))
+    return made.to(backbone.device)
+
+
+class GatedPatches(nn.Module):
+    """y + beta tanh(gamma) S([y, f]): cells attend to themselves and to patches (eq. 6); gamma begins at 0.
+
+    Args:
+        width: of the cells.
+        heads: of the attention; as many as divide the width, at most.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = next(count for count in range(heads, 0, -1) if width % count == 0)
+        self.norm = nn.LayerNorm(width)
+        self.to_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.to_out = nn.Linear(width, width)
+        self.gamma = nn.Parameter(torch.zeros(()))
+
+    def forward(self, cells: Tensor, patches: Tensor) -> Tensor:
+        """What is added to the cells: `b n width` and `b m width` -> `b n width`, float32."""
+        joined = self.norm(torch.cat([cells.to(patches.dtype), patches], dim=1))
+        asked, told, found = (
+            x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in self.to_qkv(joined).chunk(3, -1)
+        )
+        mixed = F.scaled_dot_product_attention(asked[:, :, : cells.shape[1]], told, found)
+        return self.gamma.tanh() * self.to_out(mixed.transpose(1, 2).flatten(2))
+
+
+class InstantBooth(AbstractReferenceAdapter):
+    """The maps to a word and to patches' vectors, and the gated layers.
+
+    Differs from InstantBooth, which also trains its two copies of the image encoder: here one stays as it is, and the
+    last layer's class token is the embedding. Another picture of the subject is shown than the one that is drawn, in
+    place of the same picture moved and turned; around the subject it is black, as in the paper, where masks are known.
+
+    Args:
+        config: of the adapter.
+        width: of the image encoder's vectors.
+        widths: of the denoiser's blocks with cross-attention, by their paths.
+        context: of text states.
+        tokens: of token rows.
+    """
+
+    sees: Sees = "layers"
+    depths = (1.0,)
+    cuts = True
+    asks_noun = True
+
+    def __init__(
+        self, config: InstantBoothConfig, width: int, widths: dict[str, int], context: int, tokens: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.config, self.width, self.context, self.tokens = config, width, context, list(tokens)
+        self.concept = nn.Linear(width, sum(tokens))
+        self.names = {path: path.replace(".", "_") for path in widths}
+        self.patches = nn.ModuleDict({self.names[path]: nn.Linear(width, own) for path, own in widths.items()})
+        self.gates = nn.ModuleDict({self.names[path]: GatedPatches(own, config.heads) for path, own in widths.items()})
+        self.seen_words = SeenWords(1)
+        self.inside = (self.seen_words,)
+
+    def check(self, backbone: AbstractBackbone) -> None:
+        """See `AbstractReferenceAdapter.check`."""
+        check_context("instantbooth", self.context, backbone)
+
+    def conditioned(
+        self,
+        backbone: AbstractBackbone,
+        encode: Encode,
+        prompts: Sequence[str],
+        shown: Shown,
+        *,
+        scale: float = 1.0,
+        size: tuple[int, int] | None = None,
+    ) -> Conditioning:
+        """See `AbstractReferenceAdapter.conditioned`. Words of several pictures are averaged, patches side by side."""
+        named = [seen and names(text, own[0]) for text, own, seen in zip(prompts, shown.nouns, shown.rows, strict=True)]
+        if scale == 0 or not any(named):
+            return encode(prompts, size=size)
+        features = shown.to(next(self.parameters())).sight.object[:, :, 0]
+        words = self._words(backbone, features, shown, scale)
+        texts = [
+            renamed(text, own[0], f"{self.seen_words.word(1)} {own[0]}") if there else text
+            for text, own, there in zip(prompts, shown.nouns, named, strict=True)
+        ]
+        with self.seen_words.meaning(words):
+            told = encode(texts, size=size)
+        strength = scale * (1.0 if self.training else self.config.balance)
+        # A last column says how strongly a row's patches count: 0 where it has none.
+        counted = strength * torch.tensor(named, device=features.device, dtype=features.dtype)
+        flat = features.flatten(1, 2)
+        read = torch.cat([flat, counted[:, None, None].expand(-1, flat.shape[1], 1)], dim=-1)
+        return dataclasses.replace(told, shown={**(told.shown or {}), _NAME: read})
+
+    def _words(self, backbone: AbstractBackbone, features: Tensor, shown: Shown, scale: float) -> list[Tensor]:
+        """The word in each text encoder, `b 1 d`; at lower strengths nearer to the class word's token."""
+        made = self.concept(features[:, :, 0].mean(1)).float().split(self.tokens, dim=-1)
+        if self.training:
+            return [part[:, None] for part in made]
+        nouns = [noun_rows(backbone, own[0]) for own in shown.nouns]
+        words = []
+        for index, part in enumerate(made):
+            noun = torch.stack([rows[index] for rows in nouns])
+            if self.config.renormalise:
+                part = F.normalize(part, dim=-1) * noun.norm(dim=-1, keepdim=True)
+            words.append(torch.lerp(noun, part, min(scale, 1.0))[:, None])
+        return words
+
+    @contextlib.contextmanager
+    def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
+        """See `AbstractReferenceAdapter.inserted`: the gated layers are there while rows with patches are denoised."""
+        with super().inserted(backbone, scale):
+            add_prediction(backbone, _NAME, self._answered(backbone))
+            try:
+                yield
+            finally:
+                remove_prediction(backbone, _NAME)
+
+    def _answered(self, backbone: AbstractBackbone) -> Any:
+        def answered(predict: Predict, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+            read = (conditioning.shown or {}).get(_NAME)
+            if read is None:
+                return predict(noisy, timesteps, conditioning)
+            inside = lambda: self._gated(backbone.denoiser, read)  # noqa: E731
+            with recomputing_inside(backbone.denoiser, inside), inside():
+                return predict(noisy, timesteps, conditioning)
+
+        return answered
+
+    @contextlib.contextmanager
+    def _gated(self, denoiser: nn.Module, read: Tensor) -> Iterator[None]:
+        features, counted = read[..., :-1], read[:, :1, -1:]
+        handles = []
+        try:
+            for path, name in self.names.items():
+                block = denoiser.get_submodule(path)
+                gate = _Between(self.gates[name], self.patches[name](features), counted)
+                handles.append(block.norm1.register_forward_pre_hook(gate.keep))  # type: ignore[union-attr]
+                handles.append(block.attn1.register_forward_hook(gate.add))  # type: ignore[union-attr]
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class _Between:
+    """A gated layer behind a self-attention: it reads what the block holds after it, and adds to its output."""
+
+    def __init__(self, gate: nn.Module, patches: Tensor, counted: Tensor) -> None:
+        self.gate, self.patches, self.counted = gate, patches, counted
+        self._cells: Tensor | None = None
+
+    def keep(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Before the block's first norm."""
+        self._cells = inputs[0]
+
+    def add(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        """After the self-attention."""
+        cells, self._cells = self._cells, None
+        assert cells is not None, "a block attends to itself after its first norm"
+        added = self.gate(cells + output, self.patches) * self.counted
+        return output + added.to(output.dtype)

@@ -1,0 +1,69 @@
+"""Pictures beside a batch of prompts, as an image encoder sees them."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Sees = Literal["embedding", "patches", "layers"]
+"""What of the image encoder is read: one vector of the picture, a vector of every patch, or all vectors of several
+layers of a transformer, its class token's first."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sight:
+    """Pictures as an encoder sees them. `...` are axes of pictures: `n`, or `b r`, `r` beside each of `b` prompts."""
+
+    features: Tensor
+    """`... d` (embedding), `... k d` (patches) or `... l k d` (layers), float32."""
+    cut: Tensor | None = None
+    """The same with black around what the picture is shown for; None: no mask is known, or nobody asks."""
+    cover: Tensor | None = None
+    """`... p`: which patches show it, 0 or 1; beside `cut`."""
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Sight":
+        """The same with `change` done to every tensor."""
+        return Sight(
+            features=change(self.features),
+            cut=None if self.cut is None else change(self.cut),
+            cover=None if self.cover is None else change(self.cover),
+        )
+
+    @staticmethod
+    def cat(parts: "list[Sight]") -> "Sight":
+        """Side by side along the first axis; without masks, where one part has none."""
+        cuts, covers = [part.cut for part in parts], [part.cover for part in parts]
+        return Sight(
+            features=torch.cat([part.features for part in parts]),
+            cut=None if any(cut is None for cut in cuts) else torch.cat(cuts),  # type: ignore[arg-type]
+            cover=None if any(cover is None for cover in covers) else torch.cat(covers),  # type: ignore[arg-type]
+        )
+
+    @property
+    def object(self) -> Tensor:
+        """What is seen of the thing alone: `cut`, or the whole picture where no mask is known."""
+        return self.features if self.cut is None else self.cut
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shown:
+    """Which pictures stand beside which prompts."""
+
+    sight: Sight
+    """Of the `r` pictures of each of the `b` prompts; of no picture in rows that see none."""
+    nouns: tuple[tuple[str, ...], ...] = ()
+    """`b` times `r`: the words by which prompts name what the pictures show; "" stands for no picture. Empty where the
+    adapter asks for no words."""
+    seen: Tensor | None = None
+    """`b` bool: rows that see their pictures; None: all."""
+
+    @property
+    def rows(self) -> list[bool]:
+        """Which rows see their pictures."""
+        return [True] * len(self.sight.features) if self.seen is None else self.seen.tolist()
+
+    def to(self, like: Tensor) -> "Shown":
+        """The same with features on the device and in the precision of `like`."""
+        return dataclasses.replace(self, sight=self.sight.map(lambda tensor: tensor.to(like)))

@@ -1,0 +1,117 @@
+"""Tune a trained reference adapter to one subject in a few steps (E4T, arXiv 2302.12228, section 4.3).
+
+What is known of all subjects is the beginning, and all of it learns on the subject's own photos: the adapter's networks
+and its weights in the base, of E4T the whole denoiser, too. The result is an adapter of its own, for that subject.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from pcs_ext.config_io import check_place, config_hash, file_sha256
+from pcs_ext.errors import ArtifactError, ConfigError, UsageError
+from pcs_ext.image.adapters import FullAdapter, FullConfig
+from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.data import find_photos
+from pcs_ext.image.reference.e4t import E4TConfig
+from pcs_ext.image.reference.files import open_adapter, read_settings, save_adapter, weights_digest
+from pcs_ext.image.reference.learn import blank_of, train_stages
+from pcs_ext.image.reference.pairs import PairData, Subjects, encode_subjects
+from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
+from pcs_ext.reporter import Reporter, SilentReporter
+
+TUNING_WEIGHT = 0.1
+"""Of E4T's word offset while it is tuned (a public port's)."""
+
+
+def tune_reference(
+    adapter: Path,
+    photos: Path | str | Sequence[Path | str],
+    output: Path,
+    *,
+    noun: str,
+    steps: int = 15,
+    batch_size: int = 16,
+    learning_rate: float = 1e-5,
+    seed: int = 0,
+    base: str = "",
+    device: str = "auto",
+    precision: str = "auto",
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+) -> Path:
+    """Go on training a folder of `reference learn` on photos of one subject; resumable like that.
+
+    Args:
+        adapter: that folder, of any system but IP-Adapter.
+        photos: of the subject, one or more: each is shown and drawn.
+        output: folder of the tuned adapter, which is shown the same photos afterwards.
+        noun: the subject's class word.
+        steps: of the optimiser; fewer than 15 are enough in the paper.
+        batch_size: noisy copies of the photos in each.
+        learning_rate: of everything. Ours: the paper's is not known here.
+        seed: of everything random.
+        base: the base it was trained on; empty: as the folder says.
+        device: auto, cuda, mps or cpu.
+        precision: of the base's weights.
+        overwrite: replace an existing output.
+        reporter: hears the progress.
+
+    Raises:
+        UsageError, PhotoError, ModelError, ArtifactError: before any training, with what to do.
+        Interrupted: Ctrl-C; what was done is saved.
+    """
+    reporter = reporter or SilentReporter()
+    if output.exists() and not overwrite:
+        raise ArtifactError(f"{output} exists already; choose another --output or pass --overwrite to replace it.")
+    if output.resolve() == adapter.resolve():
+        raise UsageError(f"--output {output} is the adapter itself; tuning makes another one. Choose another --output.")
+    check_place(output)
+    if min(steps, batch_size) < 1 or learning_rate <= 0:
+        raise ConfigError("steps and batch_size must be at least 1 and learning_rate above 0.")
+    given = [dataclasses.replace(photo, caption=f"a photo of a {noun}") for photo in find_photos(photos)]
+    settings = read_settings(adapter)
+    backbone = load_backbone(base or settings.base, device=device, precision=precision, reporter=reporter)
+    opened = open_adapter(backbone, str(adapter))
+    made, reader, kind = opened.adapter, opened.encoder, settings.adapter
+    if not made.asks_noun or kind is None:
+        raise UsageError(
+            f"{adapter} is an IP-Adapter, which has no word for a subject to tune; `pcs-ext learn` learns a subject in "
+            "any base, and pictures are shown beside it."
+        )
+    if isinstance(kind, E4TConfig) and not kind.denoiser:
+        kind = dataclasses.replace(kind, denoiser=True, offset_weight=TUNING_WEIGHT)
+        made.config = kind  # type: ignore[assignment]
+        made.inside = (*made.inside, FullAdapter("reference", FullConfig(components=("denoiser",))))
+    made.float().requires_grad_(True)
+    data = _same(encode_subjects([Subjects(tuple(given), (noun,))], backbone, reader, reporter, cut=made.cuts))
+    training = ReferenceTraining(
+        adapter=kind, steps=steps, batch_size=batch_size, learning_rate=learning_rate, drop_image=0.0, drop_text=0.0,
+        drop_both=0.0,
+    )  # fmt: skip
+    loss = ReferenceLoss(backbone, made, data, training, blank_of(data, reader))
+    known = [
+        weights_digest(adapter),
+        [file_sha256(photo.path) for photo in given],
+        noun,
+        steps,
+        batch_size,
+        learning_rate,
+        seed,
+    ]
+    with made.inserted(backbone):
+        train_stages(loss, training, seed, Path(f"{output}.training"), config_hash(known), reporter)
+    fingerprint, total = backbone.fingerprint, settings.steps + steps
+    tuned = dataclasses.replace(settings, adapter=kind, base_fingerprint=fingerprint, steps=total)
+    save_adapter(made, tuned, output, half=False)
+    shutil.rmtree(f"{output}.training", ignore_errors=True)
+    reporter.event("tuned", f"saved {output}", output=str(output))
+    return output
+
+
+def _same(data: PairData) -> PairData:
+    """Every picture is shown beside itself: there may be one alone."""
+    return dataclasses.replace(data, groups=[torch.tensor([row, row]) for row in range(len(data.latents))])

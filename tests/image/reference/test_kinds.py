@@ -1,0 +1,340 @@
+"""What every system of reference adapters must do: learn, be stored, act beside prompts and leave no trace."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pcs_ext.config_io import write_json
+from pcs_ext.errors import ArtifactError, ConfigError, Interrupted, ModelError, PhotoError, UsageError
+from pcs_ext.image.adapters import FullAdapter
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.data import find_photos
+from pcs_ext.image.fit import FitConfig, fit
+from pcs_ext.image.reference import REFERENCES
+from pcs_ext.image.reference.base import AbstractReferenceAdapter
+from pcs_ext.image.reference.e4t import E4TConfig
+from pcs_ext.image.reference.files import OTHER_WEIGHTS, ReferenceConfig, open_adapter, read_settings, save_adapter
+from pcs_ext.image.reference.learn import _groups, learn_reference
+from pcs_ext.image.reference.pairs import PairData
+from pcs_ext.image.reference.reference import Reference, show
+from pcs_ext.image.reference.shown import Shown, Sight
+from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
+from pcs_ext.image.reference.tune import tune_reference
+from pcs_ext.image.sample import SampleConfig, sample
+from pcs_ext.reporter import SilentReporter
+from tests.support.encoders import tiny_resnet
+from tests.support.tiny_albums import albums
+from tests.support.tiny_reference import TINY, at_random, tiny_system, tiny_vision
+
+PROMPTS = ["a photo of the dog", "red dog on beach"]
+SYSTEMS = list(REFERENCES)
+OTHERS = [system for system in SYSTEMS if system != "ip-adapter"]
+
+
+@pytest.fixture
+def eye(tmp_path: Path) -> Path:
+    return tiny_vision(tmp_path / "eye")
+
+
+def sight_of(encoder: Any, *, count: int = 2, pictures: int = 1) -> Sight:
+    """Of random pictures, `count pictures ...`, the left half of each being what it is shown for."""
+    images = torch.rand(count * pictures, 3, 40, 40, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    masks = torch.zeros(count * pictures, 1, 40, 40)
+    masks[..., :20] = 1
+    seen = encoder.sight(images, masks, cut=encoder.sees != "embedding")
+    return seen.map(lambda tensor: tensor.unflatten(0, (count, pictures)))
+
+
+def shown(encoder: Any, *, pictures: int = 1, noun: str = "dog") -> Shown:
+    return Shown(sight=sight_of(encoder, pictures=pictures), nouns=((noun,) * pictures,) * 2)
+
+
+def latents() -> tuple[Tensor, Tensor]:
+    return torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(4)), torch.tensor([300, 20])
+
+
+def predicted(
+    sd: AbstractBackbone, adapter: AbstractReferenceAdapter, pictures: Shown, scale: float = 1.0, prompts=PROMPTS
+) -> Tensor:
+    with torch.no_grad(), adapter.inserted(sd, scale):
+        return sd.predict(*latents(), adapter.conditioned(sd, sd.encode_prompt, prompts, pictures, scale=scale))
+
+
+def test_every_system_has_a_tiny_one() -> None:
+    assert set(TINY) == set(SYSTEMS)
+    assert all(entry.settings("toybox").adapter is not None for entry in REFERENCES.values())
+    assert all(entry.settings("other").adapter == entry.adapter for entry in REFERENCES.values())
+    assert len({entry.system for entry in REFERENCES.values()}) == len(SYSTEMS)
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_pictures_matter_and_at_strength_0_the_base_answers_to_the_bit(
+    system: str, family: str, eye: Path, request: pytest.FixtureRequest
+) -> None:
+    backbone: AbstractBackbone = request.getfixturevalue(family)
+    adapter, encoder = tiny_system(system, backbone, eye)
+    at_random(adapter, backbone)
+    adapter.eval().requires_grad_(False)
+    before = backbone.encode_prompt(PROMPTS)
+    plain = backbone.predict(*latents(), before).detach()
+    pictures = shown(encoder)
+    full = predicted(backbone, adapter, pictures)
+    assert (full - plain).abs().mean() > 1e-3
+    assert torch.equal(predicted(backbone, adapter, pictures, 0.0), plain)
+    half = predicted(backbone, adapter, pictures, 0.5)
+    assert not torch.equal(half, full)
+    assert torch.equal(backbone.predict(*latents(), backbone.encode_prompt(PROMPTS)).detach(), plain), "a trace stayed"
+    swapped = Shown(sight=pictures.sight.map(lambda tensor: tensor.flip(0)), nouns=pictures.nouns)
+    assert (predicted(backbone, adapter, swapped) - full).abs().flatten(1).amax(1).min() > 1e-4
+
+
+@pytest.mark.parametrize("system", OTHERS)
+def test_a_row_depends_on_its_own_prompt_and_pictures(system: str, sd: AbstractBackbone, eye: Path) -> None:
+    adapter, encoder = tiny_system(system, sd, eye)
+    at_random(adapter, sd)
+    adapter.eval().requires_grad_(False)
+    pictures, (noisy, timesteps) = shown(encoder, pictures=2), latents()
+    with torch.no_grad(), adapter.inserted(sd):
+        both = adapter.conditioned(sd, sd.encode_prompt, PROMPTS, pictures)
+        together = sd.predict(noisy, timesteps, both)
+        for row in range(2):
+            alone = sd.predict(noisy[row : row + 1], timesteps[row : row + 1], both[[row]])
+            torch.testing.assert_close(alone[0], together[row], atol=2e-5, rtol=0)
+        # One row that sees nothing: what stands beside it must not change it.
+        seen = Shown(sight=pictures.sight, nouns=pictures.nouns, seen=torch.tensor([True, False]))
+        mixed = sd.predict(noisy, timesteps, adapter.conditioned(sd, sd.encode_prompt, PROMPTS, seen))
+        torch.testing.assert_close(mixed[0], together[0], atol=2e-5, rtol=0)
+        if system != "ssr-encoder":  # whose rows without pictures look at what the encoder makes of none
+            told = sd.predict(noisy, timesteps, sd.encode_prompt(PROMPTS))
+            torch.testing.assert_close(mixed[1], told[1], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_it_learns_what_only_the_reference_tells_and_the_base_stays(
+    system: str, sd: AbstractBackbone, eye: Path
+) -> None:
+    """Prediction of the noise in pure noise of a bright and a dark subject: without the reference both are one."""
+    adapter, encoder = tiny_system(system, sd, eye)
+    one = opposite(sight_of(encoder).map(lambda tensor: tensor[:, 0]))
+    data = bright_and_dark(one)
+    full = any(isinstance(own, FullAdapter) for own in adapter.inside)
+    settings = ReferenceTraining(
+        batch_size=8, drop_image=0.0, drop_text=0.0, drop_both=0.0, masked=0.5, photos=2, learning_rate=1e-2,
+        base_learning_rate=1e-3 if full else 1e-2,
+    )  # fmt: skip
+    late = lambda batch, generator: torch.randint(600, 1000, (batch,), generator=generator)  # noqa: E731
+    blank = one.map(lambda tensor: torch.zeros_like(tensor[0]))
+    loss = ReferenceLoss(sd, adapter, data, settings, blank, draw_timesteps=late)
+    base = [parameter.clone() for parameter in sd.denoiser.parameters()]
+    adapter.train()
+    with adapter.inserted(sd):
+        for stage in adapter.stages:
+            adapter.begin_stage(stage.name)
+            groups = _groups(adapter, stage, settings)
+            before = held_out(loss)
+            for _ in fit(loss, groups, FitConfig(steps=25)):
+                pass
+            assert held_out(loss) < 0.99 * before, stage.name
+            assert all(p.grad is not None for group in groups for p in group.parameters), stage.name
+    assert all(torch.equal(a, b) for a, b in zip(base, sd.denoiser.parameters(), strict=True))
+    adapter.eval().requires_grad_(False)
+    right, wrong = (_error(sd, adapter, data, one, order) for order in ([0, 1], [1, 0]))
+    assert right < wrong
+
+
+def opposite(sight: Sight) -> Sight:
+    """Two pictures whose features are each other's negatives."""
+    features = torch.randn(sight.features[:1].shape, generator=torch.Generator().manual_seed(3))
+    both = torch.cat([features, -features])
+    return Sight(features=both, cut=None if sight.cut is None else both, cover=sight.cover)
+
+
+def bright_and_dark(one: Sight) -> PairData:
+    """Three pictures of a bright subject and three of a dark one, whose captions do not tell them apart."""
+    rows = torch.tensor([0, 0, 0, 1, 1, 1])
+    return PairData(
+        latents=torch.tensor([1.0, 1, 1, -1, -1, -1])[:, None, None, None].expand(6, 4, 8, 8).clone(),
+        features=one.features[rows], cut=None if one.cut is None else one.cut[rows],
+        cover=None if one.cover is None else one.cover[rows], captions=[("a photo of the dog",)] * 6,
+        groups=torch.arange(6).reshape(2, 3).unbind(0), nouns=[("dog",), ("dog",)],
+        masks=torch.zeros(6, 1, 8, 8).index_fill(3, torch.arange(4), 1.0),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def held_out(loss: ReferenceLoss) -> float:
+    """The loss of batches that are always the same."""
+    return sum(float(loss(0, 0, torch.Generator().manual_seed(100 + seed)).total) for seed in range(4))
+
+
+@torch.no_grad()
+def _error(sd: AbstractBackbone, adapter: AbstractReferenceAdapter, data: PairData, one: Sight, order: list[int]):
+    clean, timesteps = data.latents[[0, 3]], torch.tensor([700, 700])
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(9))
+    pictures = Shown(sight=one.map(lambda tensor: tensor[order].unsqueeze(1)), nouns=(("dog",), ("dog",)))
+    with adapter.inserted(sd):
+        told = adapter.conditioned(sd, sd.encode_prompt, ["a photo of the dog"] * 2, pictures)
+        answer = sd.predict(sd.schedule.add_noise(clean, noise, timesteps), timesteps, told)
+    return float((answer - noise).square().mean())
+
+
+def said(system: str, backbone: AbstractBackbone, encoder: Any, eye: Path) -> ReferenceConfig:
+    return ReferenceConfig(
+        kind=system, adapter=TINY[system], encoder=str(eye), encoder_digest=encoder.digest, base=backbone.name,
+        base_fingerprint=backbone.fingerprint, family=backbone.family, steps=1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_stored_and_opened_again_it_draws_the_same_pictures(
+    system: str, sd: AbstractBackbone, eye: Path, photos: Path, tmp_path: Path
+) -> None:
+    adapter, encoder = tiny_system(system, sd, eye)
+    at_random(adapter, sd)
+    save_adapter(adapter, said(system, sd, encoder, eye), tmp_path / "ours", half=False)
+    adapter.eval().requires_grad_(False)
+    nouns = ("dog",) if adapter.asks_noun else ()
+    opened = show(sd, find_photos([photos / "0.png"]), adapter=str(tmp_path / "ours"), nouns=nouns)
+    held = Reference(
+        opened=type(opened.opened)(adapter=adapter, encoder=encoder), sight=opened.sight, nouns=opened.nouns
+    )  # fmt: skip
+    config = SampleConfig(scheduler="ddim", num_inference_steps=3, guidance_scale=3.0)
+    with torch.inference_mode():
+        made = [sample(sd, PROMPTS, seeds=[1, 2], config=config, hooks=one.hooks(sd)) for one in (held, opened)]
+        plain = sample(sd, PROMPTS, seeds=[1, 2], config=config)
+    assert torch.equal(*made)
+    assert not torch.allclose(made[0], plain, atol=1e-3)
+    names = {path.name for path in (tmp_path / "ours").iterdir()}
+    assert names == {"config.json", "ip_adapter.safetensors" if system == "ip-adapter" else OTHER_WEIGHTS}
+
+
+class Stopping(SilentReporter):
+    """Presses Ctrl-C at a step of a task."""
+
+    def __init__(self, task: str, step: int) -> None:
+        self.at = task, step
+
+    def progress(self, task: str, step: int, total: int, **values: float) -> None:
+        if (task, step) == self.at:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("system", ["elite", "fastcomposer"])
+def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
+    system: str, eye: Path, tiny_sd_path: Path, tmp_path: Path
+) -> None:
+    pairs = albums(tmp_path / "pairs", couples=1 if system == "fastcomposer" else 0)
+    settings = REFERENCES[system].training
+    write_json(
+        tmp_path / "tiny.json", {"adapter": TINY[system], "steps": 6, "batch_size": 2, "masked": settings.masked}
+    )
+    asked: dict[str, Any] = {
+        "system": system, "base": str(tiny_sd_path), "encoder": str(eye), "device": "cpu", "precision": "fp32",
+        "config": tmp_path / "tiny.json",
+    }  # fmt: skip
+    task = "learn reference (local)" if system == "elite" else "learn reference"
+    with pytest.raises(Interrupted, match="same command goes on"):
+        learn_reference(pairs, tmp_path / "resumed", **asked, reporter=Stopping(task, 2))
+    assert (tmp_path / "resumed.training").is_dir()
+    learn_reference(pairs, tmp_path / "resumed", **asked)
+    learn_reference(pairs, tmp_path / "straight", **asked)
+    resumed, straight = (load_file(tmp_path / name / OTHER_WEIGHTS) for name in ("resumed", "straight"))
+    assert all(torch.equal(resumed[key], straight[key]) for key in straight)
+    assert not (tmp_path / "resumed.training").exists()
+
+
+def test_adapters_of_another_base_or_encoder_are_refused(
+    sd: AbstractBackbone, sdxl: AbstractBackbone, eye: Path, tmp_path: Path
+) -> None:
+    for system, message in (("photomaker", "do not fit this base"), ("fastcomposer", "holds the whole denoiser")):
+        adapter, encoder = tiny_system(system, sd, eye)
+        at_random(adapter, sd)
+        save_adapter(adapter, said(system, sd, encoder, eye), tmp_path / system, half=True)
+        with pytest.raises(ArtifactError, match=message):
+            open_adapter(sdxl, str(tmp_path / system))
+    (tmp_path / "photomaker" / "config.json").unlink()
+    with pytest.raises(ArtifactError, match="expected an IP-Adapter"):
+        open_adapter(sd, str(tmp_path / "photomaker"))
+    with pytest.raises(ModelError, match="reads layers of a transformer, and a resnet is convolutional"):
+        tiny_system("elite", sd, tiny_resnet(tmp_path / "net"))
+
+
+def test_albums_that_cannot_be_used_are_named(eye: Path, tiny_sd_path: Path, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"base": str(tiny_sd_path), "encoder": str(eye), "device": "cpu", "steps": 1}
+    pairs = albums(tmp_path / "pairs", couples=1)
+    with pytest.raises(PhotoError, match="names 2 subjects; this system learns from photos of one"):
+        learn_reference(pairs, tmp_path / "x", system="photomaker", **asked)
+    (pairs / "couple-0" / "1_mask2.png").unlink()
+    with pytest.raises(PhotoError, match=r"1.png has 1 numbered masks; expected 2, 1_mask1.png and so on"):
+        learn_reference(pairs, tmp_path / "x", system="fastcomposer", **asked)
+    (pairs / "couple-0" / "noun.txt").unlink()
+    with pytest.raises(PhotoError, match="has no noun.txt; expected the word"):
+        learn_reference(pairs, tmp_path / "x", system="fastcomposer", **asked)
+    (pairs / "couple-0" / "noun.txt").write_text("duck")
+    with pytest.raises(PhotoError, match="does not name the duck of noun.txt"):
+        learn_reference(pairs, tmp_path / "x", system="photomaker", **asked)
+    (pairs / "couple-0" / "noun.txt").write_text("dog")
+    (pairs / "dog-album" / "0_mask.png").unlink()
+    with pytest.raises(PhotoError, match="1 of 9 photos in .* have no mask, and elite learns with masks"):
+        learn_reference(pairs, tmp_path / "x", system="elite", **asked)
+    with pytest.raises(UsageError, match="--system elites is not known; expected one of ip-adapter, photomaker"):
+        learn_reference(pairs, tmp_path / "x", system="elites", **asked)
+    write_json(tmp_path / "other.json", {"adapter": TINY["elite"]})
+    with pytest.raises(UsageError, match="kind elite, and --system is photomaker"):
+        learn_reference(pairs, tmp_path / "x", system="photomaker", config=tmp_path / "other.json", **asked)
+    write_json(tmp_path / "wrong.json", {"adapter": {"kind": "elite", "hiden": 3}})
+    with pytest.raises(ConfigError, match="hiden"):
+        learn_reference(pairs, tmp_path / "x", system="elite", config=tmp_path / "wrong.json", **asked)
+
+
+def test_nouns_are_asked_for_and_must_be_in_the_prompt(
+    sd: AbstractBackbone, eye: Path, photos: Path, tmp_path: Path
+) -> None:
+    from pcs_ext.image.reference.reference import generate
+
+    adapter, encoder = tiny_system("photomaker", sd, eye)
+    with adapter.inserted(sd):
+        pass
+    save_adapter(adapter, said("photomaker", sd, encoder, eye), tmp_path / "ours", half=False)
+    two = [photos / "0.png", photos / "1.png"]
+    asked: dict[str, Any] = {"adapter": str(tmp_path / "ours"), "base": sd, "steps": 1}
+    for prompt, nouns, message in (
+        ("a photo of the dog", (), "must know which word"),
+        ("a photo of the cat", ("dog",), "does not name the dog"),
+        ("a photo of the dog", ("dog", "dog", "dog"), "3 words for 2 photos"),
+        ("the dog and the cat", ("dog", "cat"), "shows one subject at a time"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            generate(prompt, two, nouns=nouns, **asked)
+    image = generate("a photo of the dog", two, nouns=["dog"], **asked)[0]
+    assert isinstance(image.image, Image.Image)
+
+
+def test_tuned_to_one_photo_it_is_an_adapter_of_its_own(
+    sd: AbstractBackbone, eye: Path, photos: Path, tmp_path: Path
+) -> None:
+    adapter, encoder = tiny_system("e4t", sd, eye)
+    at_random(adapter, sd)
+    save_adapter(adapter, said("e4t", sd, encoder, eye), tmp_path / "ours", half=False)
+    asked: dict[str, Any] = {"noun": "dog", "batch_size": 2, "device": "cpu", "precision": "fp32"}
+    tune_reference(tmp_path / "ours", photos / "0.png", tmp_path / "rex", steps=3, learning_rate=1e-3, **asked)
+    before, after = (load_file(tmp_path / name / OTHER_WEIGHTS) for name in ("ours", "rex"))
+    assert {key for key in after if key not in before} == {f"inside.2.denoiser.{k}" for k in sd.denoiser.state_dict()}
+    assert all(not torch.equal(before[key], after[key]) for key in before)
+    settings = read_settings(tmp_path / "rex")
+    assert isinstance(settings.adapter, E4TConfig)
+    assert (settings.adapter.denoiser, settings.adapter.offset_weight, settings.steps) == (True, 0.1, 4)
+    reference = show(sd, find_photos(photos / "0.png"), adapter=str(tmp_path / "rex"), nouns=("dog",))
+    with torch.inference_mode():
+        config = SampleConfig(scheduler="ddim", num_inference_steps=2, guidance_scale=2.0)
+        sample(sd, PROMPTS[:1], seeds=[1], config=config, hooks=reference.hooks(sd))
+    with pytest.raises(UsageError, match="is the adapter itself"):
+        tune_reference(tmp_path / "ours", photos / "0.png", tmp_path / "ours", overwrite=True, **asked)
+    with pytest.raises(ModelError, match="is no adapter of ours"):
+        tune_reference(photos, photos / "0.png", tmp_path / "other", **asked)
