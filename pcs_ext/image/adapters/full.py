@@ -165,12 +165,6 @@ class FullAdapter(AbstractAdapter):
         assert self._places, f"adapter {self.name!r} is not injected"
         return [(self._trained[key], place.base.detach().float()) for key, place in self._places.items()]
 
-    def distance(self) -> Tensor:
-        """Sum of the squared differences of the trained weights and the base's, 0-d, float32. Differentiable."""
-        assert self._places, f"adapter {self.name!r} is not injected"
-        pairs = [(self._trained[key], place.base.detach()) for key, place in self._places.items()]
-        return torch.stack([(trained - base.to(trained)).square().sum() for trained, base in pairs]).sum()
-
     def state_dict(self) -> dict[str, Tensor]:
         if self._pending is not None:
             return dict(self._pending)

@@ -7,7 +7,7 @@ from pcs_ext.image.masked_loss import MaskNormalisation
 from pcs_ext.image.objectives import ObjectiveConfig
 from pcs_ext.image.recipes.base import Phase, Preset, Recipe
 from pcs_ext.image.recipes.presets import SAMPLING
-from pcs_ext.image.terms import StayConfig
+from pcs_ext.image.terms import DriftConfig
 
 _TOKEN = "<subject>"
 
@@ -22,7 +22,8 @@ def hifi_tuner(noun: str, preset: Preset) -> Recipe:
     small = preset == "toybox"
     batch = 4 if small else 1
     masked = ObjectiveConfig(mask_normalisation=MaskNormalisation.PER_SAMPLE_MEAN)
-    held = ObjectiveConfig(mask_normalisation=MaskNormalisation.PER_SAMPLE_MEAN, terms=(StayConfig(),))
+    stay = DriftConfig(weight=1e-2, measure="sum_of_squares")
+    held = ObjectiveConfig(mask_normalisation=MaskNormalisation.PER_SAMPLE_MEAN, terms=(stay,))
     return Recipe(
         id="hifi-tuner",
         concept=Concept(

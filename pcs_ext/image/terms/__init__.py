@@ -20,7 +20,6 @@ from pcs_ext.image.terms.kurtosis import KurtosisConfig, KurtosisTerm
 from pcs_ext.image.terms.pair import PairTerm, PairTermConfig
 from pcs_ext.image.terms.preserve import PreserveConfig, PreserveTerm
 from pcs_ext.image.terms.region import RegionConfig, RegionTerm
-from pcs_ext.image.terms.stay import StayConfig, StayTerm
 from pcs_ext.image.terms.steering import SteeringConfig, SteeringTerm
 from pcs_ext.image.terms.text_preserve import TextPreserveConfig, TextPreserveTerm
 from pcs_ext.image.terms.tied_look import TiedLookConfig, TiedLookTerm
@@ -34,7 +33,6 @@ TermConfig: TypeAlias = Annotated[
     | DisentangleConfig
     | PreserveConfig
     | EquilibriumConfig
-    | StayConfig
     | InvarianceConfig
     | DecoupleConfig
     | DiversityConfig
@@ -58,7 +56,6 @@ _CLASSES = {
     DisentangleConfig: DisentangleTerm,
     PreserveConfig: PreserveTerm,
     EquilibriumConfig: EquilibriumTerm,
-    StayConfig: StayTerm,
     InvarianceConfig: InvarianceTerm,
     DecoupleConfig: DecoupleTerm,
     DiversityConfig: DiversityTerm,
@@ -95,7 +92,6 @@ __all__ = [
     "PairTermConfig",
     "PreserveConfig",
     "RegionConfig",
-    "StayConfig",
     "SteeringConfig",
     "Step",
     "TermConfig",

@@ -1,4 +1,4 @@
-"""Weights that stay near the base's own (MVDream, Shi et al. 2023, arXiv 2308.16512, its DreamBooth)."""
+"""Weights that stay near the base's own, instead of prior preservation: no class images are needed."""
 
 from typing import Literal
 
@@ -13,16 +13,19 @@ from pcs_ext.image.terms.base import AbstractTerm, Step
 
 @config
 class DriftConfig:
-    """Mean absolute distance of all weights that train to where they began, in place of prior preservation."""
+    """How far all weights of adapters of kind full have gone from where they began."""
 
     kind: Literal["drift"] = "drift"
     """Tag of this term in JSON."""
     weight: float = 1.0
-    """MVDream: 1."""
+    """MVDream: 1, of the mean."""
+    measure: Literal["mean_absolute", "sum_of_squares"] = "mean_absolute"
+    """|| theta - theta_0 ||_1 / N (MVDream, Shi et al. 2023, arXiv 2308.16512, its DreamBooth), which pulls all weights
+    alike; or || theta - theta_0 ||^2 (HiFi Tuner, Wang et al. 2023, arXiv 2312.00079), which pulls far ones more."""
 
 
 class DriftTerm(AbstractTerm):
-    """weight * || theta - theta_0 ||_1 / N over the adapters of kind full."""
+    """The distance, weighted."""
 
     name = "drift"
 
@@ -36,6 +39,8 @@ class DriftTerm(AbstractTerm):
                 f"a drift is that of whole weights, but none of the adapters {sorted(step.adapters)} is of kind full; "
                 "take the term out, or train one."
             )
-        pairs = [pair for adapter in whole for pair in adapter.weights_and_base()]
-        moved = torch.stack([(trained - base).abs().sum() for trained, base in pairs]).sum()
-        return self.config.weight * moved / sum(trained.numel() for trained, _ in pairs)
+        moves = [trained - base for adapter in whole for trained, base in adapter.weights_and_base()]
+        if self.config.measure == "sum_of_squares":
+            return self.config.weight * torch.stack([move.square().sum() for move in moves]).sum()
+        moved = torch.stack([move.abs().sum() for move in moves]).sum()
+        return self.config.weight * moved / sum(move.numel() for move in moves)

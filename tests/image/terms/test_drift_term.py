@@ -32,6 +32,21 @@ def test_the_mean_distance_of_all_weights_to_the_base(sd: AbstractBackbone) -> N
         torch.testing.assert_close(parameters[1].grad, torch.full_like(parameters[1], -2 / total))
 
 
+def test_the_sum_of_squares(sd: AbstractBackbone) -> None:
+    weights = build_adapter("weights", FullConfig(components=("denoiser",), include=(r"conv_out",)))
+    term = build_term(DriftConfig(weight=0.5, measure="sum_of_squares"))
+    with injected(sd, weights):
+        step = step_of(sd, {"weights": weights})
+        parameters = weights.parameters()["denoiser"]
+        with torch.no_grad():
+            for parameter in parameters:
+                parameter += 0.1
+        count = sum(parameter.numel() for parameter in parameters)
+        torch.testing.assert_close(term(step), torch.tensor(0.5 * 0.01 * count), rtol=1e-4, atol=0.0)
+        (gradient, *_) = torch.autograd.grad(term(step), parameters)
+        torch.testing.assert_close(gradient, torch.full_like(gradient, 0.1), rtol=1e-4, atol=1e-6)
+
+
 def test_updates_beside_the_weights_have_no_drift(sd: AbstractBackbone) -> None:
     adapter = build_adapter("lora", LowRankConfig(rank=2))
     with injected(sd, adapter), pytest.raises(ConfigError, match="none of the adapters"):
