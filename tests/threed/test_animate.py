@@ -189,8 +189,9 @@ def motion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_killed_job_ends_like_one_left_alone(kind: str, learned: Learned, motion: Path, tmp_path: Path) -> None:
+def test_a_killed_job_ends_like_one_left_alone(learned: Learned, motion: Path, tmp_path: Path) -> None:
+    # The kind with frames judged from the middle on; the other one differs in its field alone.
+    kind = "grids"
     torch.set_num_threads(1)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
@@ -206,12 +207,13 @@ def test_a_killed_job_ends_like_one_left_alone(kind: str, learned: Learned, moti
         assert drawn.size == (3 * 16, 4 * 16)
     still = load_file(learned.scene / "field" / "field" / "field.safetensors")
     assert all(torch.equal(value, stored[0][f"still.{key}"]) for key, value in still.items())
-    name = "changes" if kind == "grids" else "displacements"
-    assert stored[0][name].abs().max() > 0
+    assert stored[0]["changes"].abs().max() > 0
 
 
 def test_a_finished_job_is_filmed_again(learned: Learned, motion: Path, tmp_path: Path) -> None:
-    animate(learned, tmp_path, "displaced", motion, "rex.gif")
+    made = animate(learned, tmp_path, "displaced", motion, "rex.gif")
+    moved = load_file(made.work / "motion/moving/moving.safetensors")
+    assert moved["displacements"].abs().max() > 0
     with Image.open(tmp_path / "rex.gif") as film:
         assert getattr(film, "n_frames", 1) == 4
 
