@@ -30,7 +30,7 @@ _VIEWED = 1 / 3
 
 
 def album_scenes(index: int, photos: int, *, seed: int = 1, couple: bool = False) -> list[Scene]:
-    """The scenes of one subfolder: always the same ones. In every one the toys wear something else or nothing.
+    """The scenes of one subfolder: always the same ones. A toy that is alone wears something else, or nothing, in each.
 
     Args:
         index: of the subfolder.
