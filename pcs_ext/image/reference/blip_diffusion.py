@@ -95,7 +95,7 @@ class _Block(nn.Module):
     def __init__(self, width: int, heads: int, *, looks: bool) -> None:
         super().__init__()
         self.heads, self.looks = heads, looks
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3 if looks else 2))
         self.to_qkv, self.to_out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         if looks:
             self.ask, self.tell, self.look_out = (nn.Linear(width, n * width) for n in (1, 2, 1))
@@ -111,7 +111,7 @@ class _Block(nn.Module):
             both = torch.cat(
                 [both[:, :count] + self.look_out(self._mixed(asked, keys, values)), both[:, count:]], dim=1
             )
-        both = both + self.feed(self.norms[2](both))
+        both = both + self.feed(self.norms[-1](both))
         return both[:, :count], both[:, count:]
 
     def _mixed(self, *parts: Tensor) -> Tensor:

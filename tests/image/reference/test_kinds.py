@@ -28,6 +28,7 @@ from pcs_ext.image.reference.tune import tune_reference
 from pcs_ext.image.sample import SampleConfig, sample
 from pcs_ext.reporter import SilentReporter
 from tests.support.encoders import tiny_resnet
+from tests.support.tiny import tiny_backbone
 from tests.support.tiny_albums import albums
 from tests.support.tiny_reference import TINY, at_random, tiny_system, tiny_vision
 
@@ -116,18 +117,24 @@ def test_a_row_depends_on_its_own_prompt_and_pictures(system: str, sd: AbstractB
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_its_loss_falls_every_weight_of_it_learns_and_the_base_stays(
-    system: str, sd: AbstractBackbone, eye: Path
-) -> None:
+def test_it_learns_what_only_the_reference_tells_and_the_base_stays(system: str, eye: Path, tmp_path: Path) -> None:
+    """A bright and a dark subject whose captions are one: told by the photo which it is, the base is right about it.
+
+    Velocity in much noise is mostly the clean picture's negative, so whoever does not look at the photo is half wrong.
+    """
+    sd = tiny_backbone(tmp_path / "sd", prediction_type="v_prediction")
     adapter, encoder = tiny_system(system, sd, eye)
     one = opposite(sight_of(encoder).map(lambda tensor: tensor[:, 0]))
     data = bright_and_dark(one)
     full = any(isinstance(own, FullAdapter) for own in adapter.inside)
+    # E4T's offset counts a tenth and passes through the text encoder.
+    steps, rate = (250, 2e-2) if system == "e4t" else (60, 1e-2)
     settings = ReferenceTraining(
-        batch_size=8, drop_image=0.0, drop_text=0.0, drop_both=0.0, masked=0.5, photos=2, learning_rate=1e-2,
+        batch_size=8, drop_image=0.0, drop_text=0.0, drop_both=0.0, masked=0.5, photos=2, learning_rate=rate,
         base_learning_rate=1e-3 if full else 1e-2,
     )  # fmt: skip
-    late = lambda batch, generator: torch.randint(600, 1000, (batch,), generator=generator)  # noqa: E731
+    # Some systems do not look at photos in the first fifth.
+    late = lambda batch, generator: torch.randint(700, 790, (batch,), generator=generator)  # noqa: E731
     blank = one.map(lambda tensor: torch.zeros_like(tensor[0]))
     loss = ReferenceLoss(sd, adapter, data, settings, blank, draw_timesteps=late)
     base = [parameter.clone() for parameter in sd.denoiser.parameters()]
@@ -137,11 +144,14 @@ def test_its_loss_falls_every_weight_of_it_learns_and_the_base_stays(
             adapter.begin_stage(stage.name)
             groups = _groups(adapter, stage, settings)
             before = held_out(loss)
-            for _ in fit(loss, groups, FitConfig(steps=15)):
+            for _ in fit(loss, groups, FitConfig(steps=steps)):
                 pass
-            assert held_out(loss) < 0.998 * before, stage.name
+            assert held_out(loss) < 0.99 * before, stage.name
             assert all(p.grad is not None for group in groups for p in group.parameters), stage.name
     assert all(torch.equal(a, b) for a, b in zip(base, sd.denoiser.parameters(), strict=True))
+    adapter.eval().requires_grad_(False)
+    right, wrong = (_error(sd, adapter, data, one, order) for order in ([0, 1], [1, 0]))
+    assert right + 0.1 < wrong
 
 
 def opposite(sight: Sight) -> Sight:
@@ -155,7 +165,7 @@ def bright_and_dark(one: Sight) -> PairData:
     """Three pictures of a bright subject and three of a dark one, whose captions do not tell them apart."""
     rows = torch.tensor([0, 0, 0, 1, 1, 1])
     return PairData(
-        latents=torch.tensor([1.0, 1, 1, -1, -1, -1])[:, None, None, None].expand(6, 4, 8, 8).clone(),
+        latents=torch.tensor([0.4] * 3 + [-0.4] * 3)[:, None, None, None].expand(6, 4, 8, 8).clone(),
         features=one.features[rows], cut=None if one.cut is None else one.cut[rows],
         cover=None if one.cover is None else one.cover[rows], captions=[("a photo of the dog",)] * 6,
         groups=torch.arange(6).reshape(2, 3).unbind(0), nouns=[("dog",), ("dog",)],
@@ -167,6 +177,20 @@ def bright_and_dark(one: Sight) -> PairData:
 def held_out(loss: ReferenceLoss) -> float:
     """The loss of batches that are always the same."""
     return sum(float(loss(0, 0, torch.Generator().manual_seed(100 + seed)).total) for seed in range(4))
+
+
+@torch.no_grad()
+def _error(sd: AbstractBackbone, adapter: AbstractReferenceAdapter, data: PairData, one: Sight, order: list[int]):
+    """Mean square error of the velocity, the photos shown in some order."""
+    draws, clean = 16, data.latents[[0, 3]].repeat(16, 1, 1, 1)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(9))
+    timesteps = torch.full((2 * draws,), 745)
+    pictures = Shown(sight=one.map(lambda tensor: tensor[order * draws].unsqueeze(1)), nouns=(("dog",),) * 2 * draws)
+    with adapter.inserted(sd):
+        told = adapter.conditioned(sd, sd.encode_prompt, ["a photo of the dog"] * 2 * draws, pictures)
+        answer = sd.predict(sd.schedule.add_noise(clean, noise, timesteps), timesteps, told)
+    kept = sd.schedule.alphas_cumprod[745]
+    return float((answer - (kept.sqrt() * noise - (1 - kept).sqrt() * clean)).square().mean())
 
 
 def said(system: str, backbone: AbstractBackbone, encoder: Any, eye: Path) -> ReferenceConfig:
