@@ -59,6 +59,14 @@ def quick(recipe: str, steps: int = 6) -> Recipe:
     return dataclasses.replace(full, class_images=min(full.class_images, 3), sampling=sampling).with_steps(steps)
 
 
+def with_things(photos: Path, recipe: Recipe) -> Path:
+    """For a recipe that learns every thing in a picture, one numbered mask and two captions beside each."""
+    for mask in photos.glob("*_mask.png") if recipe.concept_crops else ():
+        shutil.copy(mask, mask.with_name(mask.name.replace("_mask", "_mask1")))
+        mask.with_name(mask.name.replace("_mask.png", ".txt")).write_text("{subject}\na thing {subject}", "utf-8")
+    return photos
+
+
 def one_per_kind() -> list[str]:
     """A recipe for every combination of adapters, the first of each."""
     kinds: dict[tuple[str, ...], str] = {}
@@ -102,7 +110,9 @@ def test_contract(name: str, shared: AbstractBackbone, photos: Path, tmp_path: P
     before = weights(sd)
     with torch.no_grad():
         plain = sd.predict(torch.ones(1, 4, 8, 8), torch.tensor([300]), sd.encode_prompt(["a photo of a dog"]))
-    artifact = learn(photos, noun="dog", output=tmp_path / "rex", recipe=quick(name), base=sd, seed=3)
+    recipe = quick(name)
+    photos = with_things(photos, recipe)
+    artifact = learn(photos, noun="dog", output=tmp_path / "rex", recipe=recipe, base=sd, seed=3)
     after = weights(sd)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before), "the base was changed"

@@ -141,8 +141,14 @@ class Recipe:
         """See that each photo has beside it what this recipe needs.
 
         Raises:
-            PhotoError: one has no mask, or no picture of how it was before.
+            PhotoError: one has no mask, or no picture of how it was before, or none has things in it.
         """
+        if self.concept_crops and all(photo.parts is None for photo in photos):
+            raise PhotoError(
+                f"{self.id} learns every thing in a picture and needs to know where they are; put black and white "
+                f"{photos[0].path.stem}_mask1.png, {photos[0].path.stem}_mask2.png and so on beside "
+                f"{photos[0].path.name}, and {photos[0].path.stem}.txt with a line for it and one for each."
+            )
         bare = [photo.path for photo in photos if photo.mask is None]
         if self.needs_masks and bare:
             raise PhotoError(

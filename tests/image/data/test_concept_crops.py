@@ -9,6 +9,7 @@ import torch
 from pcs_ext.errors import PhotoError
 from pcs_ext.image.data import Photo
 from pcs_ext.image.data.concept_crops import concept_crops, square_around
+from pcs_ext.image.recipes import RECIPES
 
 
 def test_squares_stay_in_the_picture() -> None:
@@ -40,6 +41,8 @@ def test_every_thing_is_a_picture_with_its_line(tmp_path: Path) -> None:
     assert other is plain
     with pytest.raises(PhotoError, match="has 2 numbered masks and 1 lines in a.txt; expected 3"):
         concept_crops([dataclasses.replace(photo, caption="a house")])
+    with pytest.raises(PhotoError, match=r"put black and white b_mask1\.png"):
+        RECIPES["finestyle"].build("in flat style", "toybox").check_photos([plain])
     black = dataclasses.replace(photo, parts=torch.stack([parts[0], torch.zeros(80, 80)]))
     with pytest.raises(PhotoError, match="is black; expected one thing"):
         concept_crops([black])
