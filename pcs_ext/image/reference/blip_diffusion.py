@@ -95,23 +95,24 @@ class _Block(nn.Module):
     def __init__(self, width: int, heads: int, *, looks: bool) -> None:
         super().__init__()
         self.heads, self.looks = heads, looks
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3 if looks else 2))
+        self.norm, self.feed_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.to_qkv, self.to_out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         if looks:
+            self.look_norm = nn.LayerNorm(width)
             self.ask, self.tell, self.look_out = (nn.Linear(width, n * width) for n in (1, 2, 1))
         self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, queries: Tensor, text: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
         count = queries.shape[1]
         both = torch.cat([queries, text], dim=1)
-        both = both + self.to_out(self._mixed(*self.to_qkv(self.norms[0](both)).chunk(3, -1)))
+        both = both + self.to_out(self._mixed(*self.to_qkv(self.norm(both)).chunk(3, -1)))
         if self.looks:
             keys, values = self.tell(picture).chunk(2, -1)
-            asked = self.ask(self.norms[1](both[:, :count]))
+            asked = self.ask(self.look_norm(both[:, :count]))
             both = torch.cat(
                 [both[:, :count] + self.look_out(self._mixed(asked, keys, values)), both[:, count:]], dim=1
             )
-        both = both + self.feed(self.norms[-1](both))
+        both = both + self.feed(self.feed_norm(both))
         return both[:, :count], both[:, count:]
 
     def _mixed(self, *parts: Tensor) -> Tensor:
