@@ -13,14 +13,15 @@ from typing import Annotated
 import torch
 import tyro
 
-from benchmarks.subjects import learned, subject_path, subjects_folder
+from benchmarks.subjects import EXAMPLES, learned, subject_path, subjects_folder
 from pcs_ext.config_io import atomic_write_text, read_json, write_json
 from pcs_ext.demo.plots import standalone_scatter
+from pcs_ext.demo.sheet import write_rows
 from pcs_ext.demo.standing import standing_of_rows
 from pcs_ext.errors import PcsError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
-from pcs_ext.image.data import find_photos
+from pcs_ext.image.data import find_photos, photo_paths
 from pcs_ext.image.evaluate import (
     CLASS_WORD,
     UNRELATED_PROMPTS,
@@ -44,6 +45,9 @@ from pcs_ext.toybox.world.subjects import subject as toy_named
 ROOT = Path(__file__).parents[1]
 RECIPE_IDS = ("dreambooth-lora", "textual-inversion", "custom-diffusion", "dreambooth")
 SHOWN = ("dino-i-truth", "clip-i-truth", "clip-t", "attributes", "attributes/context", "attributes/accessory", "drift")
+SHEET = ("on the beach", "in the snow", "on the grass", "in the city", "wearing a red hat", "wearing a crown",
+         "a blue scarf", "side view")  # fmt: skip
+"""How the prompts of the sheet end."""
 _TRUE_VIEWS = 64
 
 
@@ -57,6 +61,7 @@ def main(
     work: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: in the cache folder)")] = Path(),
     output: Path = ROOT / "results" / "image_subjects.json",
     plot: Path = ROOT / "docs" / "images" / "image_subjects.svg",
+    sheet: Path = ROOT / "docs" / "images" / "image_subjects.jpg",
 ) -> None:
     """Measure and write the results once all runs are there.
 
@@ -70,6 +75,7 @@ def main(
         work: folder of the runs.
         output: results file.
         plot: SVG of fidelity against editability.
+        sheet: picture with a row per subject: two photos and what the first recipe made of `SHEET`, the first seed's.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -88,6 +94,7 @@ def main(
         sys.exit(error.exit_code)
     if all(_done(work, *run, backbone.fingerprint) for run in runs):
         _write(work, runs, output, plot)
+        _write_sheet(work, runs, sheet)
 
 
 def _folder(work: Path, name: str, seed: int) -> Path:
@@ -105,7 +112,7 @@ def _run(
     """Learn, generate, measure; a finished run is not done again."""
     if _done(work, name, seed, recipe, backbone.fingerprint):
         return
-    folder, photos = _folder(work, name, seed), ROOT / "examples" / name
+    folder, photos = _folder(work, name, seed), EXAMPLES / name
     artifact = learned(name, seed, backbone, reporter, recipe=recipe, work=work)
     evaluate_artifact(
         artifact,
@@ -151,6 +158,16 @@ def _write(work: Path, runs: list[tuple[str, int, str]], output: Path, plot: Pat
     place = standing_of_rows(rows)
     atomic_write_text(plot, standalone_scatter(place.points, place.ceiling))
     sys.stdout.write(results_table(rows, SHOWN) + f"\n{output}\n{plot}\n")
+
+
+def _write_sheet(work: Path, runs: list[tuple[str, int, str]], path: Path) -> None:
+    _, seed, recipe = runs[0]
+    numbers = [index for index, prompt in enumerate(prompt_set("toybox")) if prompt.text.endswith(SHEET)]
+    rows = []
+    for name in dict.fromkeys(name for name, _, _ in runs):
+        made = _folder(work, name, seed) / "images" / recipe
+        rows.append((photo_paths(EXAMPLES / name)[:2], [made / f"{index:02d}-{seed}.png" for index in numbers]))
+    write_rows(rows, path)
 
 
 if __name__ == "__main__":

@@ -102,8 +102,8 @@ def test_systems_lists_all_rows_with_a_computed_status(capsys: pytest.CaptureFix
     assert len(rows) == 176
     assert rows["dreambooth"]["recipes"] == ["dreambooth-lora", "dreambooth"]
     assert rows["dreambooth"]["status"] in ("runs", "measured")
-    assert rows["elite"]["status"] == "open"
-    assert rows["elite"]["reason"] == "no recipe yet"
+    assert rows["elite"]["status"] in ("runs", "measured")
+    assert {row["reason"] for row in rows.values() if row["status"] == "open"} == {"no recipe yet"}
     code, out, _ = run("systems", capture=capsys)
     assert "176 in all" in out
     assert len(out.splitlines()) == 176 + 4

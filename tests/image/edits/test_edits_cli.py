@@ -51,6 +51,8 @@ def street(tmp_path: Path) -> Path:
 def test_swap(rex: str, street: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     original, output = street.read_bytes(), tmp_path / "out" / "new.png"
     command = ("image", "swap", str(street), rex, "--noun", "cat", "-o", str(output), "--steps", "2")
+    # Whether attention of a random model finds a cat hangs on its last bits.
+    command = (*command, "--precision", "fp32")
     code, out, err = run(*command, "--mask", str(tmp_path / "given.png"), capture=capsys)
     assert (code, out.split()) == (0, [str(output)]), err
     (before, _), (after, info), (mask, _) = (read(path) for path in (street, output, tmp_path / "given.png"))
