@@ -97,8 +97,8 @@ def test_the_job_makes_page_numbers_and_images(tmp_path, run):
     assert learned.learn_seconds > 0
     assert "drift" in learned.report.figures
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
-        # A column of five photos, a wider gap, eight columns of pictures.
-        assert sheet.size == (128 + 30 + 8 * 134 - 6, 5 * 134 - 6)
+        # A column of five photos, a wider gap, a row of four pictures.
+        assert sheet.size == (128 + 30 + 4 * 134 - 6, 5 * 134 - 6)
     facts = json.loads((tmp_path / "out" / "images" / "class-word" / "made_from.json").read_text())
     assert facts["noun"] == "dog"
 
