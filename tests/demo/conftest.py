@@ -107,18 +107,7 @@ def noise(path: Path, size: tuple[int, int] = (64, 64)) -> str:
     return str(path.relative_to(path.parents[1]))
 
 
-@pytest.fixture
-def whole(demo: tuple[DemoData, Path]) -> tuple[DemoData, Path]:
-    """The same with all its parts."""
-    data, folder = demo
-    panorama = noise(folder / "panorama" / "panorama.png", (64, 32))
-    (folder / "panorama" / "panorama.html").write_text('<!doctype html><p id="hint">"Drag" & look</p>')
-    turning = "panorama/turning.webp"
-    Image.effect_noise((64, 64), 40).convert("RGB").save(folder / turning)
-    drawing = {"picture": noise(folder / "drawing" / "customized.png")}
-    for name in ("exemplar", "redrawn", "outlines"):
-        (folder / "drawing" / f"{name}.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
-        drawing[name] = f"drawing/{name}.svg"
+def protection(folder: Path) -> ShownProtection:
     arms = tuple(
         ShownArm(
             id=arm,
@@ -135,16 +124,7 @@ def whole(demo: tuple[DemoData, Path]) -> tuple[DemoData, Path]:
         levels=8.0,
         ssim=0.97,
     )
-    clips = []
-    for label, read in (("The clip", "jumping"), ("Rex, with its motion", "jumping"), ("Rex, without", "")):
-        stem = f"video/{len(clips)}"
-        still = noise(folder / f"{stem}.png")
-        (folder / f"{stem}.mp4").write_bytes(b"film")
-        clips.append(
-            ShownClip(label=label, clip=f"{stem}.mp4", still=still, read=read, fidelity=0.9 if read else 0.0,
-                      likeness=0.5)
-        )  # fmt: skip
-    protection = ShownProtection(
+    return ShownProtection(
         recipe="aspl",
         noun="dog",
         levels=8.0,
@@ -159,6 +139,29 @@ def whole(demo: tuple[DemoData, Path]) -> tuple[DemoData, Path]:
         report="protection/report.html",
         seconds=90.0,
     )
+
+
+@pytest.fixture
+def whole(demo: tuple[DemoData, Path]) -> tuple[DemoData, Path]:
+    """The same with all its parts."""
+    data, folder = demo
+    panorama = noise(folder / "panorama" / "panorama.png", (64, 32))
+    (folder / "panorama" / "panorama.html").write_text('<!doctype html><p id="hint">"Drag" & look</p>')
+    turning = "panorama/turning.webp"
+    Image.effect_noise((64, 64), 40).convert("RGB").save(folder / turning)
+    drawing = {"picture": noise(folder / "drawing" / "customized.png")}
+    for name in ("exemplar", "redrawn", "outlines"):
+        (folder / "drawing" / f"{name}.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+        drawing[name] = f"drawing/{name}.svg"
+    clips = []
+    for label, read in (("The clip", "jumping"), ("Rex, with its motion", "jumping"), ("Rex, without", "")):
+        stem = f"video/{len(clips)}"
+        still = noise(folder / f"{stem}.png")
+        (folder / f"{stem}.mp4").write_bytes(b"film")
+        clips.append(
+            ShownClip(label=label, clip=f"{stem}.mp4", still=still, read=read, fidelity=0.9 if read else 0.0,
+                      likeness=0.5)
+        )  # fmt: skip
     parts = {
         "panorama": ShownPanorama(
             picture=panorama, viewer="panorama/panorama.html", text="a photo of {subject}", seam=1.0, seconds=9.0
@@ -193,7 +196,7 @@ def whole(demo: tuple[DemoData, Path]) -> tuple[DemoData, Path]:
             methods=(ShownMethod(label="motion-director", figures=(0.7, 0.6, 0.5, 0.4, None)),),
             seconds=70.0,
         ),
-        "protection": protection,
+        "protection": protection(folder),
     }
     return dataclasses.replace(data, **parts), folder
 

@@ -16,8 +16,10 @@ from pcs_ext.errors import ArtifactError, ConfigError, UsageError
 from pcs_ext.image.adapters import FullAdapter, FullConfig
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.data import find_photos
+from pcs_ext.image.reference.base import AbstractReferenceAdapter
 from pcs_ext.image.reference.e4t import E4TConfig
 from pcs_ext.image.reference.files import open_adapter, read_settings, save_adapter, weights_digest
+from pcs_ext.image.reference.kinds import KindConfig
 from pcs_ext.image.reference.learn import blank_of, train_stages
 from pcs_ext.image.reference.pairs import PairData, Subjects, encode_subjects
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
@@ -65,28 +67,20 @@ def tune_reference(
         Interrupted: Ctrl-C; what was done is saved.
     """
     reporter = reporter or SilentReporter()
-    if output.exists() and not overwrite:
-        raise ArtifactError(f"{output} exists already; choose another --output or pass --overwrite to replace it.")
-    if output.resolve() == adapter.resolve():
-        raise UsageError(f"--output {output} is the adapter itself; tuning makes another one. Choose another --output.")
-    check_place(output)
+    _check_output(output, adapter, overwrite)
     if min(steps, batch_size) < 1 or learning_rate <= 0:
         raise ConfigError("steps and batch_size must be at least 1 and learning_rate above 0.")
     given = [dataclasses.replace(photo, caption=f"a photo of a {noun}") for photo in find_photos(photos)]
     settings = read_settings(adapter)
     backbone = load_backbone(base or settings.base, device=device, precision=precision, reporter=reporter)
     opened = open_adapter(backbone, str(adapter))
-    made, reader, kind = opened.adapter, opened.encoder, settings.adapter
-    if not made.asks_noun or kind is None:
+    made, reader = opened.adapter, opened.encoder
+    if not made.asks_noun or settings.adapter is None:
         raise UsageError(
             f"{adapter} is an IP-Adapter, which has no word for a subject to tune; `pcs-ext learn` learns a subject in "
             "any base, and pictures are shown beside it."
         )
-    if isinstance(kind, E4TConfig) and not kind.denoiser:
-        kind = dataclasses.replace(kind, denoiser=True, offset_weight=TUNING_WEIGHT)
-        made.config = kind  # type: ignore[assignment]
-        made.inside = (*made.inside, FullAdapter("reference", FullConfig(components=("denoiser",))))
-    made.float().requires_grad_(True)
+    kind = _opened_up(made, settings.adapter)
     data = _same(encode_subjects([Subjects(tuple(given), (noun,))], backbone, reader, reporter, cut=made.cuts))
     training = ReferenceTraining(
         adapter=kind, steps=steps, batch_size=batch_size, learning_rate=learning_rate, drop_image=0.0, drop_text=0.0,
@@ -110,6 +104,24 @@ def tune_reference(
     shutil.rmtree(f"{output}.training", ignore_errors=True)
     reporter.event("tuned", f"saved {output}", output=str(output))
     return output
+
+
+def _check_output(output: Path, adapter: Path, overwrite: bool) -> None:
+    if output.exists() and not overwrite:
+        raise ArtifactError(f"{output} exists already; choose another --output or pass --overwrite to replace it.")
+    if output.resolve() == adapter.resolve():
+        raise UsageError(f"--output {output} is the adapter itself; tuning makes another one. Choose another --output.")
+    check_place(output)
+
+
+def _opened_up(made: AbstractReferenceAdapter, kind: KindConfig) -> KindConfig:
+    """Let all of an adapter learn, of E4T's the whole denoiser, too; its settings then."""
+    if isinstance(kind, E4TConfig) and not kind.denoiser:
+        kind = dataclasses.replace(kind, denoiser=True, offset_weight=TUNING_WEIGHT)
+        made.config = kind  # type: ignore[assignment]
+        made.inside = (*made.inside, FullAdapter("reference", FullConfig(components=("denoiser",))))
+    made.float().requires_grad_(True)
+    return kind
 
 
 def _same(data: PairData) -> PairData:
