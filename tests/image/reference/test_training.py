@@ -12,7 +12,7 @@ from pcs_ext.errors import ArtifactError, ConfigError, PhotoError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.fit import FitConfig, fit
 from pcs_ext.image.reference.files import open_adapter
-from pcs_ext.image.reference.ip_adapter import IPAdapter
+from pcs_ext.image.reference.systems.ip_adapter import IPAdapter
 from pcs_ext.image.reference.learn import learn_reference
 from pcs_ext.image.reference.pairs import PairData, read_subjects
 from pcs_ext.image.reference.shown import Shown, Sight
