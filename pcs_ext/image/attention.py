@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.cpu_attention import attend
+from pcs_ext.image.backbones.token_grid import token_grid
 
 AttentionProgram = Callable[[str, Tensor], Tensor]
 """`(module path, what is there) -> what goes on from there`, of the same shape. Differentiable. By place:
@@ -87,20 +88,6 @@ def path_grid(backbone: AbstractBackbone, path: str, size: tuple[int, int]) -> t
     """Rows and columns of cells that an attention sees, for latents of `size` (rows, columns)."""
     level = path_level(backbone, path)
     return tuple(math.ceil(side / 2**level) for side in size)  # type: ignore[return-value]
-
-
-def token_grid(queries: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns behind `queries` cells of latents of `size`: halved, rounded up, as often as it takes.
-
-    Raises:
-        UsageError: no number of halvings gives so many cells.
-    """
-    rows, columns = size
-    while rows * columns > queries:
-        rows, columns = math.ceil(rows / 2), math.ceil(columns / 2)
-    if rows * columns != queries:
-        raise UsageError(f"an attention over {queries} cells does not belong to latents of {size[0]} x {size[1]}.")
-    return rows, columns
 
 
 class AttentionMaps:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,15 +20,26 @@ class Decoupled:
     gate: Tensor | None = None
     """`b n`, 1 at the tokens of a word: what is found counts as much as a cell looks at that word, where the cell that
     looks at it most has 1 (ELITE, arXiv 2302.13848, eq. 6); None: everywhere alike."""
+    above: float | None = None
+    """Beside a gate: cells count 1 or 0, by whether their look lies above this share of the way from the picture's
+    least to its largest (MS-Diffusion, arXiv 2406.07209); None: as much as they look."""
+    where: Tensor | None = None
+    """`b m rows columns`, on the latents' grid: 1 where cells may attend to each of the `m` tokens, 0 where they may
+    not. Cells that may attend to none find nothing. None: all may attend to all."""
+    joint: Tensor | None = None
+    """`b`: text and these tokens share one softmax, in which each of the tokens weighs so much, 1 as a word does, 0 in
+    rows that have none; None: what is found is added."""
 
     def __getitem__(self, index: Tensor) -> "Decoupled":
         """The same for some rows of the batch."""
 
-        def rows(tensor: Tensor) -> Tensor:
-            return tensor[index.to(tensor.device)]
+        def rows(tensor: Tensor | None) -> Any:
+            return None if tensor is None else tensor[index.to(tensor.device)]
 
         pairs = {path: (rows(keys), rows(values)) for path, (keys, values) in self.pairs.items()}
-        return Decoupled(pairs=pairs, gate=None if self.gate is None else rows(self.gate))
+        return dataclasses.replace(
+            self, pairs=pairs, gate=rows(self.gate), where=rows(self.where), joint=rows(self.joint)
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -215,16 +227,21 @@ def _cat_decoupled(parts: list[Conditioning]) -> tuple[Decoupled, ...]:
         assert len({key.shape[1:] for key in keys}) == 1, "parts that are stacked attend to equally many tokens"
         return torch.cat(keys), torch.cat(values)
 
-    def gated(index: int) -> Tensor | None:
-        some = fullest[index].gate
+    def filled(index: int, name: str) -> Tensor | None:
+        some = getattr(fullest[index], name)
         if some is None:
             return None
-        gates = [part.decoupled[index].gate if index < len(part.decoupled) else None for part in parts]
-        none = [some.new_zeros(part.batch_size, some.shape[1]) for part in parts]
-        return torch.cat([empty if gate is None else gate for gate, empty in zip(gates, none, strict=True)])
+        known = [getattr(part.decoupled[index], name) if index < len(part.decoupled) else None for part in parts]
+        return _cat_filled(
+            [(k, some.new_zeros(p.batch_size, *some.shape[1:])) for k, p in zip(known, parts, strict=True)]
+        )
 
     return tuple(
-        Decoupled(pairs={path: stacked(index, path) for path in source.pairs}, gate=gated(index))
+        dataclasses.replace(
+            source,
+            pairs={path: stacked(index, path) for path in source.pairs},
+            **{name: filled(index, name) for name in ("gate", "where", "joint")},
+        )
         for index, source in enumerate(fullest)
     )
 

@@ -3,6 +3,8 @@
 softmax(Q K'^T / sqrt(d)) V' is added to the text's softmax(Q K^T / sqrt(d)) V before the output projection (IP-Adapter,
 Ye et al. 2023, arXiv 2308.06721, eq. 4 and 5). The text's own path is not touched: queries are read where `to_q` gives
 them, and the sum is made where `to_out` takes it, so that any attention processor, program or low-rank layer stays.
+Sources may also share one softmax with the text: softmax(Q [K, K']^T) [V, V'] is the mean of both results, weighed by
+the sums of their exponentials, so that there, too, the text's own path is left alone.
 """
 
 import contextlib
@@ -10,10 +12,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pcs_ext.image.backbones.cpu_attention import attend
+from pcs_ext.image.backbones.token_grid import token_grid
 from pcs_ext.image.types import Decoupled
 
 
@@ -29,10 +33,9 @@ def attending_besides(denoiser: nn.Module, sources: Sequence[Decoupled]) -> Iter
     try:
         for path in dict.fromkeys(path for source in sources for path in source.pairs):
             attention = denoiser.get_submodule(path)
-            found = [(*source.pairs[path], source.gate) for source in sources if path in source.pairs]
-            beside = _Beside(attention, found)
+            beside = _Beside(attention, path, [source for source in sources if path in source.pairs])
             handles.append(attention.get_submodule("to_q").register_forward_hook(beside.keep))
-            if any(gate is not None for _, _, gate in found):
+            if beside.reads_text:
                 handles.append(attention.get_submodule("to_k").register_forward_hook(beside.keep_keys))
             handles.append(attention.get_submodule("to_out.0").register_forward_pre_hook(beside.add))
         yield
@@ -44,39 +47,83 @@ def attending_besides(denoiser: nn.Module, sources: Sequence[Decoupled]) -> Iter
 class _Beside:
     """One attention module's further keys and values, between its queries and its output."""
 
-    def __init__(self, attention: Any, sources: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> None:
-        self.heads, self.scale, self.sources = attention.heads, attention.scale, sources
+    def __init__(self, attention: Any, path: str, sources: Sequence[Decoupled]) -> None:
+        self.heads, self.scale, self.path, self.sources = attention.heads, attention.scale, path, sources
         self._query: Tensor | None = None
         self._keys: Tensor | None = None
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the keys of what the attention reads anyway are asked for."""
+        return any(source.gate is not None or source.joint is not None for source in self.sources)
 
     def keep(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """After `to_q`."""
         self._query = output
 
     def keep_keys(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """After `to_k`, where a gate asks where cells look in the text."""
+        """After `to_k`."""
         self._keys = output
 
     def add(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Before `to_out`."""
         query, self._query = self._query, None
-        text, self._keys = self._keys, None
+        keys, self._keys = self._keys, None
         assert query is not None, "the attention gave an output without asking for queries"
-        mixed = inputs[0]
-        for keys, values, gate in self.sources:
-            asked, told, found = (self._split(x.to(query.dtype)) for x in (query, keys, values))
-            seen = attend(asked, told, found, self.scale)
-            if gate is not None:
-                assert text is not None, "a gated source stands beside an attention to the text"
-                seen = seen * self._looks(asked, self._split(text.to(query.dtype)), gate).to(seen.dtype)
-            mixed = mixed + seen.transpose(1, 2).flatten(2).to(mixed.dtype)
-        return (mixed, *inputs[1:])
+        assert keys is not None or not self.reads_text, "the source stands beside an attention that has keys"
+        asked = self._split(query)
+        text = None if keys is None else self._split(keys.to(query.dtype))
+        mixed, mass = self._split(inputs[0]), None
+        for source in self.sources:
+            told, found = (self._split(x.to(query.dtype)) for x in source.pairs[self.path])
+            if source.joint is not None:
+                assert text is not None
+                mass = self._mass(asked, text) if mass is None else mass
+                mixed, mass = self._joined(mixed, mass, asked, told, found, source.joint)
+                continue
+            seen = attend(asked, told, found, self.scale) if source.where is None else self._inside(
+                asked, told, found, source.where
+            )  # fmt: skip
+            if source.gate is not None:
+                assert text is not None
+                seen = seen * self._looks(asked, text, source.gate, source.above).to(seen.dtype)
+            mixed = mixed + seen.to(mixed.dtype)
+        return (mixed.transpose(1, 2).flatten(2), *inputs[1:])
 
-    def _looks(self, asked: Tensor, text: Tensor, gate: Tensor) -> Tensor:
+    def _scores(self, asked: Tensor, told: Tensor) -> Tensor:
+        return self.scale * (asked.float() @ told.float().transpose(-1, -2))
+
+    def _mass(self, asked: Tensor, told: Tensor) -> Tensor:
+        """Logarithm of what a softmax over these keys is divided by, `b heads n 1`."""
+        return self._scores(asked, told).logsumexp(-1, keepdim=True)
+
+    def _joined(
+        self, mixed: Tensor, mass: Tensor, asked: Tensor, told: Tensor, found: Tensor, joint: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What one softmax over both finds: each part's by its share of the mass; and the mass of both."""
+        seen = attend(asked, told, found, self.scale)
+        own = self._mass(asked, told) + joint.to(mass).log()[:, None, None, None]
+        share = (own - mass).sigmoid().to(mixed.dtype)
+        return mixed + share * (seen.to(mixed.dtype) - mixed), torch.logaddexp(mass, own)
+
+    def _inside(self, asked: Tensor, told: Tensor, found: Tensor, where: Tensor) -> Tensor:
+        """What cells find among the tokens that are open to them; nothing where none is."""
+        grid = token_grid(asked.shape[2], (where.shape[2], where.shape[3]))
+        # A coarse cell may attend where one of those that it covers may, as boxes round outwards.
+        opened = F.adaptive_max_pool2d(where.float(), grid).flatten(2).transpose(1, 2)[:, None] > 0.5
+        scores = self._scores(asked, told).masked_fill(~opened, torch.finfo(torch.float32).min)
+        probabilities = scores.softmax(-1) * opened
+        return probabilities.to(found.dtype) @ found
+
+    def _looks(self, asked: Tensor, text: Tensor, gate: Tensor, above: float | None) -> Tensor:
         """How much each cell looks at the gate's word, `b heads n 1` in [0, 1], the largest of a picture 1."""
-        scores = self.scale * (asked.float() @ text.float().transpose(-1, -2))
+        scores = self._scores(asked, text)
         looks = torch.einsum("bhnt,bt->bhn", scores.softmax(-1), gate.to(scores))
-        return (looks / looks.amax((1, 2), keepdim=True).clamp_min(1e-8)).unsqueeze(-1)
+        if above is None:
+            return (looks / looks.amax((1, 2), keepdim=True).clamp_min(1e-8)).unsqueeze(-1)
+        mean = looks.mean(1, keepdim=True)
+        least, most = mean.amin(2, keepdim=True), mean.amax(2, keepdim=True)
+        return (mean - least > above * (most - least)).to(looks).unsqueeze(-1)
 
     def _split(self, x: Tensor) -> Tensor:
         """`b n d` -> `b heads n d/heads`."""
