@@ -61,10 +61,10 @@ class Resampler(nn.Module):
             nn.ModuleList([_PerceiverAttention(inner, attention), _feed_forward(inner, growth)]) for _ in range(depth)
         )
 
-    def forward(self, features: Tensor) -> Tensor:
-        """`b patches width` -> `b tokens context`."""
+    def forward(self, features: Tensor, queries: Tensor | None = None) -> Tensor:
+        """`b patches width` and queries in place of the learned ones, `b tokens inner` -> `b tokens context`."""
         told = self.proj_in(features)
-        latents = self.latents.expand(len(features), -1, -1)
+        latents = self.latents.expand(len(features), -1, -1) if queries is None else queries
         for layer in self.layers:
             attend, feed = cast(nn.ModuleList, layer)
             latents = latents + attend(told, latents)

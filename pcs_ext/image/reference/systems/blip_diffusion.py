@@ -5,11 +5,10 @@ a robot on the beach, the robot is W1 ... W16". Text encoder and denoiser are tr
 """
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
@@ -23,6 +22,7 @@ from pcs_ext.image.reference.base import (
     context_width,
     token_widths,
 )
+from pcs_ext.image.reference.query_transformer import QueryTransformer
 from pcs_ext.image.reference.shown import Sees, Shown
 from pcs_ext.image.reference.words import SeenWords, noun_rows
 from pcs_ext.image.types import Conditioning
@@ -53,64 +53,6 @@ class BlipDiffusionConfig:
             )
 
 
-class QueryTransformer(nn.Module):
-    """Learned queries attend to each other and to a text, and in every second block to a picture (BLIP-2's Q-Former).
-
-    Args:
-        config: of the adapter.
-        text: width of the text's rows.
-        picture: width of the picture's vectors.
-        made: width of what the queries become.
-    """
-
-    def __init__(self, config: BlipDiffusionConfig, text: int, picture: int, made: int) -> None:
-        super().__init__()
-        width = config.width
-        self.queries = nn.Parameter(0.02 * torch.randn(1, config.tokens, width))
-        self.text = nn.Linear(text, width)
-        self.picture = nn.Linear(picture, width)
-        self.blocks = nn.ModuleList(_Block(width, config.heads, looks=index % 2 == 0) for index in range(config.depth))
-        # The paper's feed-forward layer in front of the text encoder: two linear ones with GELU between them.
-        self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, made))
-
-    def forward(self, text: Tensor, picture: Tensor) -> Tensor:
-        """`b n text` and `b k picture` -> `b tokens made`."""
-        told, seen = self.text(text), self.picture(picture)
-        queries = self.queries.expand(len(text), -1, -1)
-        for block in self.blocks:
-            queries, told = cast(_Block, block)(queries, told, seen)
-        return self.out(queries)
-
-
-class _Block(nn.Module):
-    def __init__(self, width: int, heads: int, *, looks: bool) -> None:
-        super().__init__()
-        self.heads, self.looks = heads, looks
-        self.norm, self.feed_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.to_qkv, self.to_out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        if looks:
-            self.look_norm = nn.LayerNorm(width)
-            self.ask, self.tell, self.look_out = (nn.Linear(width, n * width) for n in (1, 2, 1))
-        self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-
-    def forward(self, queries: Tensor, text: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
-        count = queries.shape[1]
-        both = torch.cat([queries, text], dim=1)
-        both = both + self.to_out(self._mixed(*self.to_qkv(self.norm(both)).chunk(3, -1)))
-        if self.looks:
-            keys, values = self.tell(picture).chunk(2, -1)
-            asked = self.ask(self.look_norm(both[:, :count]))
-            both = torch.cat(
-                [both[:, :count] + self.look_out(self._mixed(asked, keys, values)), both[:, count:]], dim=1
-            )
-        both = both + self.feed(self.feed_norm(both))
-        return both[:, :count], both[:, count:]
-
-    def _mixed(self, *parts: Tensor) -> Tensor:
-        query, key, value = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in parts)
-        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-
-
 class BlipDiffusion(AbstractReferenceAdapter):
     """The query transformer, and the weights of text encoder and denoiser.
 
@@ -131,7 +73,9 @@ class BlipDiffusion(AbstractReferenceAdapter):
     def __init__(self, config: BlipDiffusionConfig, width: int, context: int, tokens: Sequence[int]) -> None:
         super().__init__()
         self.config, self.width, self.context, self.tokens = config, width, context, list(tokens)
-        self.former = QueryTransformer(config, sum(tokens), width, sum(tokens))
+        self.former = QueryTransformer(
+            config.tokens, config.width, config.depth, config.heads, text=sum(tokens), picture=width, made=sum(tokens)
+        )
         self.seen_words = SeenWords(config.tokens)
         names_ = ("text_encoder", "text_encoder_2")[: len(self.tokens)] if config.text_encoder else ()
         self.inside = (FullAdapter("reference", FullConfig(components=("denoiser", *names_))), self.seen_words)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.backbones.unet import recomputing_inside
 from pcs_ext.image.predict_programs import Predict, add_prediction, remove_prediction
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import (
@@ -28,6 +27,7 @@ from pcs_ext.image.reference.base import (
     query_widths,
     token_widths,
 )
+from pcs_ext.image.reference.gated import GatedPatches, reading_patches
 from pcs_ext.image.reference.nouns import renamed
 from pcs_ext.image.reference.shown import Sees, Shown
 from pcs_ext.image.reference.words import SeenWords, noun_rows
@@ -54,32 +54,6 @@ class InstantBoothConfig:
     def __post_init__(self) -> None:
         if self.heads < 1 or self.balance < 0:
             raise ConfigError(f"heads must be at least 1 and balance not negative, got {self.heads}, {self.balance}.")
-
-
-class GatedPatches(nn.Module):
-    """y + beta tanh(gamma) S([y, f]): cells attend to themselves and to patches (eq. 6); gamma begins at 0.
-
-    Args:
-        width: of the cells.
-        heads: of the attention; as many as divide the width, at most.
-    """
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = next(count for count in range(heads, 0, -1) if width % count == 0)
-        self.norm = nn.LayerNorm(width)
-        self.to_qkv = nn.Linear(width, 3 * width, bias=False)
-        self.to_out = nn.Linear(width, width)
-        self.gamma = nn.Parameter(torch.zeros(()))
-
-    def forward(self, cells: Tensor, patches: Tensor) -> Tensor:
-        """What is added to the cells: `b n width` and `b m width` -> `b n width`, float32."""
-        joined = self.norm(torch.cat([cells.to(patches.dtype), patches], dim=1))
-        asked, told, found = (
-            x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in self.to_qkv(joined).chunk(3, -1)
-        )
-        mixed = F.scaled_dot_product_attention(asked[:, :, : cells.shape[1]], told, found)
-        return self.gamma.tanh() * self.to_out(mixed.transpose(1, 2).flatten(2))
 
 
 class InstantBooth(AbstractReferenceAdapter):
@@ -171,42 +145,9 @@ class InstantBooth(AbstractReferenceAdapter):
             read = (conditioning.shown or {}).get(_NAME)
             if read is None:
                 return predict(noisy, timesteps, conditioning)
-            inside = lambda: self._gated(backbone.denoiser, read)  # noqa: E731
-            with recomputing_inside(backbone.denoiser, inside), inside():
+            counted = read[:, :1, -1:]
+            layers = {path: (self.gates[name], self.patches[name](read[..., :-1])) for path, name in self.names.items()}
+            with reading_patches(backbone.denoiser, layers, counted):
                 return predict(noisy, timesteps, conditioning)
 
         return answered
-
-    @contextlib.contextmanager
-    def _gated(self, denoiser: nn.Module, read: Tensor) -> Iterator[None]:
-        features, counted = read[..., :-1], read[:, :1, -1:]
-        handles = []
-        try:
-            for path, name in self.names.items():
-                block = denoiser.get_submodule(path)
-                gate = _Between(self.gates[name], self.patches[name](features), counted)
-                handles.append(block.norm1.register_forward_pre_hook(gate.keep))  # type: ignore[union-attr]
-                handles.append(block.attn1.register_forward_hook(gate.add))  # type: ignore[union-attr]
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-class _Between:
-    """A gated layer behind a self-attention: it reads what the block holds after it, and adds to its output."""
-
-    def __init__(self, gate: nn.Module, patches: Tensor, counted: Tensor) -> None:
-        self.gate, self.patches, self.counted = gate, patches, counted
-        self._cells: Tensor | None = None
-
-    def keep(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Before the block's first norm."""
-        self._cells = inputs[0]
-
-    def add(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        """After the self-attention."""
-        cells, self._cells = self._cells, None
-        assert cells is not None, "a block attends to itself after its first norm"
-        added = self.gate(cells + output, self.patches) * self.counted
-        return output + added.to(output.dtype)
