@@ -79,13 +79,16 @@ class _References:
     """folder or hub id of its image encoder, where it does not lie beside the adapter."""
     reference_noun: tuple[str, ...] = ()
     """the prompt's word for what the photos show, for adapters that ask: one for all, or one for each photo."""
+    reference_box: tuple[str, ...] = ()
+    """where each photo's subject shall stand, for adapters that can be told: left,top,right,bottom, 0,0,0.5,1 being the
+    left half."""
 
     @property
     def asked(self) -> dict[str, Any]:
         """The keyword arguments of `pcs_ext.image.reference.reference.generate`."""
         return {
             "references": self.reference, "scale": self.reference_scale, "adapter": self.reference_adapter,
-            "encoder": self.reference_encoder, "nouns": self.reference_noun,
+            "encoder": self.reference_encoder, "nouns": self.reference_noun, "boxes": self.reference_box,
         }  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def tune(
     Show the same photos by it afterwards: image PROMPT --reference PHOTO --reference-adapter OUTPUT --reference-noun N
 
     Args:
-        adapter: folder written by `reference learn`, of any system but ip-adapter.
+        adapter: folder written by `reference learn`, of any system that asks for a noun.
         photos: of the subject.
         noun: what it is: dog, toy robot.
         output: folder for the tuned adapter.
@@ -99,7 +99,7 @@ def systems(config: str = "") -> None:
     from pcs_ext.image.reference import REFERENCES
 
     if not config:
-        lines = [f"{entry.id:<16}{entry.paper:<18}{entry.summary}" for entry in REFERENCES.values()]
+        lines = [f"{entry.id:<18}{entry.paper:<18}{entry.summary}" for entry in REFERENCES.values()]
         sys.stdout.write("\n".join(lines) + "\n")
         return
     if config not in REFERENCES:

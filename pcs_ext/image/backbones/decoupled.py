@@ -91,7 +91,9 @@ class _Beside:
         return (mixed.transpose(1, 2).flatten(2), *inputs[1:])
 
     def _scores(self, asked: Tensor, told: Tensor) -> Tensor:
-        return self.scale * (asked.float() @ told.float().transpose(-1, -2))
+        # In float32 whatever autocast says: shares of two softmaxes are compared, and scores are masked.
+        with torch.autocast(asked.device.type, enabled=False):
+            return self.scale * (asked.float() @ told.float().transpose(-1, -2))
 
     def _mass(self, asked: Tensor, told: Tensor) -> Tensor:
         """Logarithm of what a softmax over these keys is divided by, `b heads n 1`."""

@@ -70,6 +70,12 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
     """Whether it cannot be trained without masks."""
     several: bool = False
     """Whether the pictures beside a prompt may show several subjects, each by a noun of its own."""
+    asks_boxes: bool = False
+    """Whether it is told where in the picture that is drawn things shall stand, where somebody knows."""
+    unplaced: float = 0.0
+    """Of such an adapter, the share of training pairs of which nobody says so."""
+    scrambles: bool = False
+    """Whether it reads pictures whose patches are out of order, so that no things are seen in them."""
     inside: tuple[AbstractAdapter, ...] = ()
     """Weights of its own in the base."""
 
@@ -136,6 +142,11 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
             adapter.set_scale(scale)
         with injected(backbone, *self.inside):
             yield
+
+    @property
+    def enters(self) -> bool:
+        """Whether `inserted` does anything."""
+        return bool(self.inside) or type(self).inserted is not AbstractReferenceAdapter.inserted
 
     @contextlib.contextmanager
     def watching(self, backbone: AbstractBackbone, pairs: "Pairs") -> Iterator[Terms]:

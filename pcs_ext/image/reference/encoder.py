@@ -35,6 +35,8 @@ class PictureEncoder:
     """`projected` (CLIP), `class_token` or `pooled`: which output is the picture's embedding."""
     depths: tuple[float, ...] = ()
     """Where layers are seen: which, as shares of all, 1 the last."""
+    scrambled: bool = False
+    """Whether pictures are seen with their patches out of order, each time in the same one."""
 
     @property
     def width(self) -> int:
@@ -95,6 +97,8 @@ class PictureEncoder:
 
     def _read(self, pixels: Tensor) -> Tensor:
         with torch.autocast(self.device.type, enabled=False):
+            if self.scrambled:
+                pixels = scramble(pixels, patch_side(self.model.config))
             if self.sees == "patches":
                 return _patches(self.model, pixels)
             if self.sees == "layers":
@@ -123,6 +127,37 @@ def _layers(model: Any, pixels: Tensor, numbers: Sequence[int]) -> Tensor:
     return torch.cat([seen[:, :, :1], seen[:, :, 1 + registers :]], dim=2)
 
 
+def patch_side(config: Any) -> int:
+    """Pixels along a patch of a vision transformer.
+
+    Raises:
+        ModelError: it is none.
+    """
+    side = getattr(getattr(config, "vision_config", config), "patch_size", None)
+    if not isinstance(side, int):
+        raise ModelError(
+            f"the adapter reads pictures whose patches are out of order, and a {config.model_type} has none; pass a "
+            "CLIP, DINO or ViT (of toybox: --encoder toybox/clip)."
+        )
+    return side
+
+
+def scramble(pixels: Tensor, side: int) -> Tensor:
+    """Pictures `b c h w` with their patches of `side` pixels in an order drawn once for all.
+
+    To a vision transformer this is what other positions for the same patches are (StyleAdapter, arXiv 2309.01770):
+    textures stay, things are taken apart.
+    """
+    rows, columns = pixels.shape[2] // side, pixels.shape[3] // side
+    whole = pixels[:, :, : rows * side, : columns * side]
+    patches = whole.unflatten(3, (columns, side)).unflatten(2, (rows, side)).permute(2, 4, 0, 1, 3, 5).flatten(0, 1)
+    order = torch.randperm(rows * columns, generator=torch.Generator().manual_seed(0)).to(pixels.device)
+    mixed = patches[order].unflatten(0, (rows, columns)).permute(2, 3, 0, 4, 1, 5).flatten(4, 5).flatten(2, 3)
+    out = pixels.clone()
+    out[:, :, : rows * side, : columns * side] = mixed
+    return out
+
+
 def layer_count(config: Any) -> int:
     """How many layers a transformer has.
 
@@ -140,7 +175,12 @@ def layer_count(config: Any) -> int:
 
 
 def open_encoder(
-    folder: Path, sees: Sees, device: torch.device | str = "cpu", *, depths: Sequence[float] = ()
+    folder: Path,
+    sees: Sees,
+    device: torch.device | str = "cpu",
+    *,
+    depths: Sequence[float] = (),
+    scrambled: bool = False,
 ) -> PictureEncoder:
     """Load an encoder.
 
@@ -149,6 +189,7 @@ def open_encoder(
         sees: what is read of it.
         device: where it runs.
         depths: which layers, where layers are seen.
+        scrambled: whether patches are put out of order.
 
     Raises:
         ModelError: a file is missing, or the model is of another kind.
@@ -168,6 +209,8 @@ def open_encoder(
     model = model.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
     if sees == "layers":
         layer_count(model.config)
+    if scrambled:
+        patch_side(model.config)
     return PictureEncoder(
         id=f"{folder.resolve().name} ({digest})",
         digest=digest,
@@ -177,6 +220,7 @@ def open_encoder(
         device=torch.device(device),
         output=output,
         depths=tuple(depths),
+        scrambled=scrambled,
     )
 
 

@@ -8,7 +8,6 @@ themselves; their image encoder lies beside them, as in h94/IP-Adapter.
 import dataclasses
 from pathlib import Path, PurePosixPath
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -27,8 +26,9 @@ from pcs_ext.image.adapters import FullAdapter
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import TOYBOX_WEIGHTS, hub_folder
 from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading
-from pcs_ext.image.reference.encoder import PictureEncoder, open_encoder, width_of
+from pcs_ext.image.reference.encoder import PictureEncoder, width_of
 from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapter
+from pcs_ext.image.reference.latents import OWN, open_eye
 from pcs_ext.image.reference.systems.ip_adapter import IPAdapter, IPAdapterConfig
 
 WEIGHTS, CONFIG = "ip_adapter.safetensors", "config.json"
@@ -91,9 +91,9 @@ def open_adapter(backbone: AbstractBackbone, name: str = "", *, encoder: str = "
     if settings is None or isinstance(settings, IPAdapterConfig):
         adapter: AbstractReferenceAdapter = IPAdapter.from_published(_read(place.weights, published=True))
         adapter.check(backbone)
-        eye = _encoder(place, adapter, encoder, backbone.device)
+        eye = _encoder(place, adapter, encoder, backbone)
     else:
-        eye = _encoder(place, adapter_class(settings), encoder, backbone.device)
+        eye = _encoder(place, adapter_class(settings), encoder, backbone)
         adapter = _ours(place, settings, eye, backbone)
     adapter.to(backbone.device, backbone.dtype).eval().requires_grad_(False)
     return OpenedAdapter(adapter=adapter, encoder=eye)
@@ -278,7 +278,7 @@ def _encoder(
     place: _Place,
     adapter: AbstractReferenceAdapter | type[AbstractReferenceAdapter],
     asked: str,
-    device: torch.device,
+    backbone: AbstractBackbone,
 ) -> PictureEncoder:
     if asked:
         folder = encoder_folder(asked)
@@ -288,7 +288,7 @@ def _encoder(
     else:
         assert isinstance(adapter, AbstractReferenceAdapter), "files that say nothing of themselves are IP-Adapter's"
         folder = _beside(place, adapter)
-    opened = open_encoder(folder, adapter.sees, device, depths=adapter.depths)
+    opened = open_eye(folder, adapter, backbone)
     if isinstance(adapter, AbstractReferenceAdapter) and opened.width != adapter.width:
         raise ArtifactError(
             f"the reference adapter reads vectors of width {adapter.width}, {opened.id} gives {opened.width}; pass the "
@@ -303,11 +303,13 @@ def _encoder(
 
 
 def encoder_folder(name: str) -> Path:
-    """Where an image encoder lies: `toybox/NAME`, a folder, or a hub id.
+    """Where an image encoder lies: `toybox/NAME`, a folder, or a hub id; nowhere, if it is the base's autoencoder.
 
     Raises:
         ModelError: there is none.
     """
+    if name == OWN:
+        return Path(name)
     if name.startswith("toybox/"):
         return TOYBOX_WEIGHTS / name.removeprefix("toybox/")
     return Path(name).expanduser() if Path(name).expanduser().is_dir() else hub_folder(name)

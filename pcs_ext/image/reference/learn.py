@@ -12,9 +12,10 @@ from pcs_ext.image.fit import FitConfig, fit
 from pcs_ext.image.learn import AUTOCAST
 from pcs_ext.image.reference import REFERENCES, ReferenceEntry
 from pcs_ext.image.reference.base import AbstractReferenceAdapter, TrainingStage
-from pcs_ext.image.reference.encoder import PictureEncoder, open_encoder
+from pcs_ext.image.reference.encoder import PictureEncoder
 from pcs_ext.image.reference.files import ReferenceConfig, encoder_folder, reading_of, save_adapter
 from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapter
+from pcs_ext.image.reference.latents import OWN, open_eye
 from pcs_ext.image.reference.pairs import PairData, encode_subjects, read_subjects
 from pcs_ext.image.reference.shown import Sight
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
@@ -66,11 +67,11 @@ def learn_reference(
     entry = _entry(system)
     settings, kind = _settings(entry, base, config, steps)
     made_by = adapter_class(kind)
-    encoder = encoder or _toybox_encoder(base, entry)
+    encoder = OWN if made_by.sees == "latents" else encoder or _toybox_encoder(base, entry)
     subjects = read_subjects(pairs, asks_noun=made_by.asks_noun, several=made_by.several)
     _check_masks([photo.mask is not None for own in subjects for photo in own.photos], made_by, pairs, system)
     backbone = load_backbone(base, device=device, precision=precision, reporter=reporter)
-    reader = open_encoder(encoder_folder(encoder), made_by.sees, backbone.device, depths=made_by.depths)
+    reader = open_eye(encoder_folder(encoder), made_by, backbone)
     data = encode_subjects(subjects, backbone, reader, reporter, cut=made_by.cuts)
     adapter = build_adapter(kind, backbone, reading_of(reader), seed=seed)
     told = [[own.nouns, *[(file_sha256(photo.path), photo.caption) for photo in own.photos]] for own in subjects]

@@ -41,6 +41,8 @@ class Pairs:
     """`b 1 h w` of the targets' latent cells in the loss; None: all alike."""
     masks: Tensor | None = None
     """`b p h w` in [0, 1]: which latent cells each of the target's subjects covers; None: not known."""
+    subjects: Tensor | None = None
+    """`b`: numbers of the groups that the targets are of; None: not known."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,7 @@ class PairData:
             shown=self._shown(references, chosen),
             weights=None if self.weights is None else self.weights[targets].float(),
             masks=None if self.masks is None else self.masks[targets].float(),
+            subjects=torch.tensor(chosen),
         )
 
     def _shown(self, references: Tensor, chosen: list[int]) -> Shown:
@@ -211,7 +214,7 @@ def encode_subjects(
     latents, sights = [], []
     for first in range(0, len(photos), _BATCH):
         some = photos[first : first + _BATCH]
-        squares = torch.stack([_square(photo.image, backbone.resolution) for photo in some])
+        squares = torch.stack([square(photo.image, backbone.resolution) for photo in some])
         latents.append(backbone.encode_images(squares.to(backbone.device, backbone.dtype)).half().cpu())
         sights.append(_seen(some, parts, encoder, cut))
         reporter.progress("encode", first + len(some), len(photos))
@@ -287,13 +290,13 @@ def _cells(photo: Photo, parts: int, backbone: AbstractBackbone) -> Tensor | Non
     masks = photo.parts if photo.parts is not None else photo.mask
     if masks is None:
         return None
-    square = _square(2 * masks - 1, backbone.resolution)
-    cells = F.avg_pool2d((square + 1) / 2, backbone.vae_factor)
+    shares = (square(2 * masks - 1, backbone.resolution) + 1) / 2
+    cells = F.avg_pool2d(shares, backbone.vae_factor)
     empty = cells.new_zeros(max(0, parts - len(cells)), *cells.shape[1:])
     return torch.cat([cells, empty])[:parts].half()
 
 
-def _square(image: Tensor, side: int) -> Tensor:
+def square(image: Tensor, side: int) -> Tensor:
     """The largest centred square of `c h w` in [-1, 1], resized to `side`."""
     height, width = image.shape[1:]
     short = min(height, width)

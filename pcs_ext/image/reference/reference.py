@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
@@ -13,6 +14,7 @@ from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.data import Photo, find_photos
 from pcs_ext.image.learn import preset_of
 from pcs_ext.image.recipes.presets import SAMPLING
+from pcs_ext.image.reference.boxes import read_boxes
 from pcs_ext.image.reference.files import OpenedAdapter, open_adapter
 from pcs_ext.image.reference.nouns import check_named
 from pcs_ext.image.reference.shown import Shown, Sight
@@ -33,6 +35,8 @@ class Reference:
     """By which word prompts name what each picture shows; empty where the adapter asks for none."""
     scale: float = 1.0
     """Strength, 1 as trained, 0 the plain base."""
+    boxes: Tensor | None = None
+    """`r 4`: see `Shown.boxes`."""
 
     def hooks(self, backbone: AbstractBackbone) -> SampleHooks:
         """What `sample` needs to show the pictures beside its prompts, and none beside its negative prompts."""
@@ -43,11 +47,13 @@ class Reference:
         def encode(prompts: Sequence[str], *, negative: bool, size: tuple[int, int]) -> Conditioning:
             sight = (blank if negative else shown).map(lambda x: x.expand(len(prompts), *x.shape[1:]))
             seen = torch.full((len(prompts),), not negative)
-            beside = Shown(sight=sight, nouns=(self.nouns,) * len(prompts) if self.nouns else (), seen=seen)
+            nouns = (self.nouns,) * len(prompts) if self.nouns else ()
+            boxes = None if self.boxes is None else self.boxes.to(backbone.device).expand(len(prompts), -1, -1)
+            beside = Shown(sight=sight, nouns=nouns, seen=seen, boxes=boxes)
             return adapter.conditioned(backbone, backbone.encode_prompt, prompts, beside, scale=self.scale, size=size)
 
-        # Adapters without weights in the base leave the loop as it is, which is faster.
-        attention = (lambda: adapter.inserted(backbone, self.scale)) if adapter.inside else None
+        # Adapters that change nothing in the base leave the loop as it is, which is faster.
+        attention = (lambda: adapter.inserted(backbone, self.scale)) if adapter.enters else None
         return SampleHooks(encode=encode, attention=attention)
 
 
@@ -59,6 +65,7 @@ def show(
     encoder: str = "",
     scale: float = 1.0,
     nouns: Sequence[str] = (),
+    boxes: Sequence[str] = (),
 ) -> Reference:
     """Let an adapter see photos for a base.
 
@@ -70,19 +77,24 @@ def show(
         scale: strength: 1 as trained, less keeps more of the prompt, 0 is the plain base.
         nouns: by which word prompts name what is shown: one for all photos, or one for each. Adapters that need none
             pass over them.
+        boxes: where each photo's subject shall stand, "0,0,0.5,1" being the left half; empty: wherever its word does.
 
     Raises:
-        UsageError: a scale below 0, or nouns that are missing, or of several subjects where the adapter knows one.
+        UsageError: a scale below 0; nouns that are missing, or of several subjects where the adapter knows one; boxes
+            that cannot be read or that the adapter does not ask for.
         ModelError, ArtifactError: see `open_adapter`.
     """
     if not 0 <= scale < float("inf"):
         raise UsageError(f"--reference-scale must be 0 or more, got {scale}; 1 is as trained.")
     opened = open_adapter(backbone, adapter, encoder=encoder)
     named = _nouns(opened, nouns, len(photos))
+    if boxes and not opened.adapter.asks_boxes:
+        raise UsageError("this reference adapter cannot be told where things shall stand; leave out --reference-box.")
+    placed = read_boxes(boxes, len(photos)) if boxes else None
     masks = [None if photo.mask is None else photo.mask[None] for photo in photos]
     cut = opened.adapter.cuts and all(mask is not None for mask in masks)
     sights = [opened.encoder.sight(photo.image[None], mask, cut=cut) for photo, mask in zip(photos, masks, strict=True)]
-    return Reference(opened=opened, sight=Sight.cat(sights), nouns=named, scale=scale)
+    return Reference(opened=opened, sight=Sight.cat(sights), nouns=named, scale=scale, boxes=placed)
 
 
 def _nouns(opened: OpenedAdapter, nouns: Sequence[str], count: int) -> tuple[str, ...]:
@@ -113,6 +125,7 @@ def generate(
     adapter: str = "",
     encoder: str = "",
     nouns: Sequence[str] = (),
+    boxes: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
     negative_prompt: str = "",
     steps: int | None = None,
@@ -133,6 +146,7 @@ def generate(
         adapter: see `open_adapter`.
         encoder: see `open_adapter`.
         nouns: see `show`.
+        boxes: see `show`.
         seeds: an image depends on its prompt, its seed and the settings, not on what is generated beside it.
         negative_prompt: what to stay away from; only with guidance.
         steps: denoising steps; None takes the subject's recipe's, or the base's.
@@ -155,7 +169,7 @@ def generate(
     if not isinstance(base, AbstractBackbone):
         named = base or ("toybox" if subject is None else subject.data.base_name)
         base = load_backbone(named, device=device, precision=precision, reporter=reporter)
-    reference = show(base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns)
+    reference = show(base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns, boxes=boxes)
     check_named(list(prompts), list(dict.fromkeys(reference.nouns)))
     known = {"references": len(photos), "reference_scale": scale, "reference_encoder": reference.opened.encoder.id}
     if subject is not None:

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Sees = Literal["embedding", "patches", "layers"]
+Sees = Literal["embedding", "patches", "layers", "latents"]
 """What of the image encoder is read: one vector of the picture, a vector of every patch, or all vectors of several
-layers of a transformer, its class token's first."""
+layers of a transformer, its class token's first; or no encoder but the base's own latents of the picture."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class Sight:
     """Pictures as an encoder sees them. `...` are axes of pictures: `n`, or `b r`, `r` beside each of `b` prompts."""
 
     features: Tensor
-    """`... d` (embedding), `... k d` (patches) or `... l k d` (layers), float32."""
+    """`... d` (embedding), `... k d` (patches), `... l k d` (layers) or `... c h w` (latents), float32."""
     cut: Tensor | None = None
     """The same with black around what the picture is shown for; None: no mask is known, or nobody asks."""
     cover: Tensor | None = None
@@ -58,6 +58,9 @@ class Shown:
     adapter asks for no words."""
     seen: Tensor | None = None
     """`b` bool: rows that see their pictures; None: all."""
+    boxes: Tensor | None = None
+    """`b r 4`: left, top, right and bottom of where each shall stand, in shares of the picture that is drawn; zeros
+    where nobody says so; None: nobody says so of any."""
 
     @property
     def rows(self) -> list[bool]:

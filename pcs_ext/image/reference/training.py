@@ -11,6 +11,7 @@ from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.objectives import MaskNormalisation, denoising_errors, masked_mean
 from pcs_ext.image.reference.base import AbstractReferenceAdapter
+from pcs_ext.image.reference.boxes import boxes_of
 from pcs_ext.image.reference.kinds import KindConfig
 from pcs_ext.image.reference.pairs import PairData, Pairs
 from pcs_ext.image.reference.shown import Shown, Sight
@@ -121,8 +122,18 @@ class ReferenceLoss:
         captions = tuple("" if muted else said for muted, said in zip(mute.tolist(), pairs.captions, strict=True))
         shown, device = pairs.shown, self.backbone.device
         sight = _blinded(shown.sight, self.blank, blind).map(lambda tensor: tensor.to(device))
-        seen = Shown(sight=sight, nouns=shown.nouns, seen=~blind)
+        seen = Shown(sight=sight, nouns=shown.nouns, seen=~blind, boxes=self._placed(pairs, generator))
         return dataclasses.replace(pairs, captions=captions, shown=seen)
+
+    def _placed(self, pairs: Pairs, generator: torch.Generator) -> Tensor | None:
+        """Where the target has what each picture shows, `b r 4`; zeros in the share of rows that are not told."""
+        if not self.adapter.asks_boxes or pairs.masks is None:
+            return None
+        boxes = boxes_of(pairs.masks)
+        count = pairs.shown.sight.features.shape[1]
+        told = torch.rand(len(boxes), generator=generator) >= self.adapter.unplaced
+        placed = boxes if boxes.shape[1] == count else boxes[:, :1].expand(-1, count, -1)
+        return (placed * told[:, None, None]).to(self.backbone.device)
 
     def _dropped(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Which pairs go without caption, and which without reference, `b` bool each."""

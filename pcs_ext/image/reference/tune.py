@@ -48,7 +48,7 @@ def tune_reference(
     """Go on training a folder of `reference learn` on photos of one subject; resumable like that.
 
     Args:
-        adapter: that folder, of any system but IP-Adapter.
+        adapter: that folder, of any system that asks for a noun.
         photos: of the subject, one or more: each is shown and drawn.
         output: folder of the tuned adapter, which is shown the same photos afterwards.
         noun: the subject's class word.
@@ -77,7 +77,7 @@ def tune_reference(
     made, reader = opened.adapter, opened.encoder
     if not made.asks_noun or settings.adapter is None:
         raise UsageError(
-            f"{adapter} is an IP-Adapter, which has no word for a subject to tune; `pcs-ext learn` learns a subject in "
+            f"{adapter} ({settings.kind}) has no word for a subject to tune; `pcs-ext learn` learns a subject in "
             "any base, and pictures are shown beside it."
         )
     kind = _opened_up(made, settings.adapter)
