@@ -9,18 +9,28 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.reference.base import AbstractReferenceAdapter
+from pcs_ext.image.reference.encoder import PictureEncoder
+from pcs_ext.image.reference.files import reading_of
+from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapter
+from pcs_ext.image.reference.latents import open_eye
+from pcs_ext.image.reference.projection import LinearProjection, Resampler
+from pcs_ext.image.reference.systems.artadapter import ArtAdapterConfig
 from pcs_ext.image.reference.systems.blip_diffusion import BlipDiffusionConfig
+from pcs_ext.image.reference.systems.bootpig import BootPIGConfig
+from pcs_ext.image.reference.systems.customcontrast import CustomContrastConfig
 from pcs_ext.image.reference.systems.e4t import E4TConfig
 from pcs_ext.image.reference.systems.elite import EliteConfig
-from pcs_ext.image.reference.encoder import PictureEncoder, open_encoder
 from pcs_ext.image.reference.systems.fastcomposer import FastComposerConfig
-from pcs_ext.image.reference.files import reading_of
 from pcs_ext.image.reference.systems.instantbooth import InstantBoothConfig
 from pcs_ext.image.reference.systems.ip_adapter import IPAdapter, IPAdapterConfig, attention_order
-from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapter
+from pcs_ext.image.reference.systems.kim_sod_cnn import KimSodCnnConfig
+from pcs_ext.image.reference.systems.ms_diffusion import MSDiffusionConfig
 from pcs_ext.image.reference.systems.photomaker import PhotoMakerConfig
-from pcs_ext.image.reference.projection import LinearProjection, Resampler
+from pcs_ext.image.reference.systems.retrinet import RetriNetConfig
 from pcs_ext.image.reference.systems.ssr_encoder import SSREncoderConfig
+from pcs_ext.image.reference.systems.styleadapter import StyleAdapterConfig
+from pcs_ext.image.reference.systems.subject_diffusion import SubjectDiffusionConfig
+from pcs_ext.image.reference.systems.umm_diffusion import UMMDiffusionConfig
 
 WIDTH, HIDDEN = 16, 32
 """Of the encoder's embedding and of its patches."""
@@ -33,6 +43,15 @@ TINY: dict[str, KindConfig] = {
     "instantbooth": InstantBoothConfig(heads=2),
     "e4t": E4TConfig(),
     "blip-diffusion": BlipDiffusionConfig(tokens=2, width=16, depth=2, heads=2),
+    "ms-diffusion": MSDiffusionConfig(tokens=2, inner=16, attention=64, depth=1),
+    "customcontrast": CustomContrastConfig(words=1, tokens=2, width=64, depth=1, heads=2, compared=8),
+    "styleadapter": StyleAdapterConfig(tokens=2, width=16, depth=1, heads=2),
+    "artadapter": ArtAdapterConfig(tokens=2, hidden=16, content_cells=2, content_hidden=4),
+    "kim-sod-cnn": KimSodCnnConfig(hidden=16),
+    "umm-diffusion": UMMDiffusionConfig(hidden=16),
+    "bootpig": BootPIGConfig(),
+    "retrinet": RetriNetConfig(heads=2),
+    "subject-diffusion": SubjectDiffusionConfig(hidden=16, heads=2),
 }
 """Every system at a size of a few thousand weights."""
 
@@ -43,7 +62,7 @@ def tiny_system(
     """An untrained adapter of a system and the encoder it reads, in the folder `tiny_vision` wrote."""
     config = TINY[system]
     kind = adapter_class(config)
-    encoder = open_encoder(eye, kind.sees, depths=kind.depths)
+    encoder = open_eye(eye, kind, backbone)
     return build_adapter(config, backbone, reading_of(encoder), seed=seed), encoder
 
 

@@ -7,7 +7,8 @@ theirs, the others none.
 
 from pcs_ext.image.reference.entry import ReferenceEntry
 from pcs_ext.image.reference.objects import OBJECTS
+from pcs_ext.image.reference.styles import STYLES
 
 __all__ = ["REFERENCES", "ReferenceEntry"]
 
-REFERENCES: dict[str, ReferenceEntry] = {**OBJECTS}
+REFERENCES: dict[str, ReferenceEntry] = {**OBJECTS, **STYLES}

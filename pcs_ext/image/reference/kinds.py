@@ -8,14 +8,23 @@ from pydantic import Discriminator
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading
 from pcs_ext.image.reference.systems import (
+    artadapter,
     blip_diffusion,
+    bootpig,
+    customcontrast,
     e4t,
     elite,
     fastcomposer,
     instantbooth,
     ip_adapter,
+    kim_sod_cnn,
+    ms_diffusion,
     photomaker,
+    retrinet,
     ssr_encoder,
+    styleadapter,
+    subject_diffusion,
+    umm_diffusion,
 )
 
 KindConfig: TypeAlias = Annotated[
@@ -26,7 +35,16 @@ KindConfig: TypeAlias = Annotated[
     | ssr_encoder.SSREncoderConfig
     | instantbooth.InstantBoothConfig
     | blip_diffusion.BlipDiffusionConfig
-    | e4t.E4TConfig,
+    | e4t.E4TConfig
+    | ms_diffusion.MSDiffusionConfig
+    | customcontrast.CustomContrastConfig
+    | styleadapter.StyleAdapterConfig
+    | artadapter.ArtAdapterConfig
+    | kim_sod_cnn.KimSodCnnConfig
+    | umm_diffusion.UMMDiffusionConfig
+    | subject_diffusion.SubjectDiffusionConfig
+    | bootpig.BootPIGConfig
+    | retrinet.RetriNetConfig,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -40,6 +58,15 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     instantbooth.InstantBoothConfig: instantbooth.InstantBooth,
     blip_diffusion.BlipDiffusionConfig: blip_diffusion.BlipDiffusion,
     e4t.E4TConfig: e4t.E4T,
+    ms_diffusion.MSDiffusionConfig: ms_diffusion.MSDiffusion,
+    customcontrast.CustomContrastConfig: customcontrast.CustomContrast,
+    styleadapter.StyleAdapterConfig: styleadapter.StyleAdapter,
+    artadapter.ArtAdapterConfig: artadapter.ArtAdapter,
+    kim_sod_cnn.KimSodCnnConfig: kim_sod_cnn.KimSodCnn,
+    umm_diffusion.UMMDiffusionConfig: umm_diffusion.UMMDiffusion,
+    subject_diffusion.SubjectDiffusionConfig: subject_diffusion.SubjectDiffusion,
+    bootpig.BootPIGConfig: bootpig.BootPIG,
+    retrinet.RetriNetConfig: retrinet.RetriNet,
 }
 
 

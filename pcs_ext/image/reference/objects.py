@@ -2,13 +2,20 @@
 
 from pcs_ext.image.reference.entry import ReferenceEntry
 from pcs_ext.image.reference.systems.blip_diffusion import BlipDiffusionConfig
+from pcs_ext.image.reference.systems.bootpig import BootPIGConfig
+from pcs_ext.image.reference.systems.customcontrast import CustomContrastConfig
 from pcs_ext.image.reference.systems.e4t import E4TConfig
 from pcs_ext.image.reference.systems.elite import EliteConfig
 from pcs_ext.image.reference.systems.fastcomposer import FastComposerConfig
 from pcs_ext.image.reference.systems.instantbooth import InstantBoothConfig
 from pcs_ext.image.reference.systems.ip_adapter import IPAdapterConfig
+from pcs_ext.image.reference.systems.kim_sod_cnn import KimSodCnnConfig
+from pcs_ext.image.reference.systems.ms_diffusion import MSDiffusionConfig
 from pcs_ext.image.reference.systems.photomaker import PhotoMakerConfig
+from pcs_ext.image.reference.systems.retrinet import RetriNetConfig
 from pcs_ext.image.reference.systems.ssr_encoder import SSREncoderConfig
+from pcs_ext.image.reference.systems.subject_diffusion import SubjectDiffusionConfig
+from pcs_ext.image.reference.systems.umm_diffusion import UMMDiffusionConfig
 from pcs_ext.image.reference.training import ReferenceTraining
 
 OBJECTS: dict[str, ReferenceEntry] = {
@@ -186,5 +193,139 @@ OBJECTS: dict[str, ReferenceEntry] = {
             drop_both=0.05,
         ),
         toybox_encoder="toybox/clip",
+    ),
+    "ms-diffusion": ReferenceEntry(
+        id="ms-diffusion",
+        summary="several subjects, each in a box: queries of word and box, attention held to boxes",
+        paper="arXiv 2406.07209",
+        system="ms-diffusion",
+        adapter=MSDiffusionConfig(),
+        # The released settings: 1e-4, batch 8 a GPU; how many steps is not said there.
+        training=ReferenceTraining(batch_size=8, learning_rate=1e-4),
+        toybox=ReferenceTraining(
+            adapter=MSDiffusionConfig(tokens=4, inner=192, attention=192, depth=2),
+            steps=3000,
+            batch_size=16,
+            learning_rate=1e-3,
+        ),
+        toybox_encoder="toybox/clip",
+    ),
+    "customcontrast": ReferenceEntry(
+        id="customcontrast",
+        summary="words and tokens of several scales, told apart from other subjects' by contrast",
+        paper="arXiv 2409.05606",
+        system="customcontrast",
+        adapter=CustomContrastConfig(),
+        # Ours, after IP-Adapter's: the paper's are not known here. Two photos, for positives.
+        training=ReferenceTraining(batch_size=16, learning_rate=1e-4, photos=2),
+        toybox=ReferenceTraining(
+            adapter=CustomContrastConfig(width=192, depth=2, heads=4, compared=64),
+            steps=3000,
+            batch_size=16,
+            learning_rate=1e-3,
+            photos=2,
+        ),
+        toybox_encoder="toybox/clip",
+    ),
+    "kim-sod-cnn": ReferenceEntry(
+        id="kim-sod-cnn",
+        summary="the subject cut out, as a word and as local features of a convolution",
+        paper="Electronics 2023",
+        system="kim-sod-cnn",
+        adapter=KimSodCnnConfig(),
+        # Ours, after ELITE's, on which it is built: the paper's are not known here.
+        training=ReferenceTraining(batch_size=16, learning_rate=1.6e-5, drop_image=0.0, drop_text=0.0, drop_both=0.05),
+        toybox=ReferenceTraining(
+            adapter=KimSodCnnConfig(hidden=192),
+            steps=3000,
+            batch_size=16,
+            learning_rate=1e-3,
+            drop_image=0.0,
+            drop_text=0.0,
+            drop_both=0.05,
+        ),
+    ),
+    "umm-diffusion": ReferenceEntry(
+        id="umm-diffusion",
+        summary="a pseudo word; predictions for it and for the words alone are mixed",
+        paper="arXiv 2303.09319",
+        system="umm-diffusion",
+        adapter=UMMDiffusionConfig(),
+        # Ours: the paper's are not known here.
+        training=ReferenceTraining(batch_size=16, learning_rate=1e-4, drop_image=0.0, drop_text=0.0, drop_both=0.1),
+        toybox=ReferenceTraining(
+            adapter=UMMDiffusionConfig(hidden=256),
+            steps=3000,
+            batch_size=16,
+            learning_rate=1e-3,
+            drop_image=0.0,
+            drop_text=0.0,
+            drop_both=0.1,
+        ),
+    ),
+    "subject-diffusion": ReferenceEntry(
+        id="subject-diffusion",
+        summary="subjects as words, as patches in boxes through gated layers, and held by attention",
+        paper="arXiv 2307.11410",
+        system="subject-diffusion",
+        adapter=SubjectDiffusionConfig(),
+        # The released settings: words, pictures and both dropped for 5 % each; rate and batch as recalled.
+        training=ReferenceTraining(steps=300_000, batch_size=16, learning_rate=3e-5),
+        toybox=ReferenceTraining(
+            adapter=SubjectDiffusionConfig(hidden=192),
+            steps=3000,
+            batch_size=16,
+            learning_rate=5e-4,
+            base_learning_rate=3e-5,
+        ),
+        toybox_encoder="toybox/clip",
+    ),
+    "bootpig": ReferenceEntry(
+        id="bootpig",
+        summary="a copy of the denoiser reads the picture's latents; self-attentions look over",
+        paper="arXiv 2401.13974",
+        system="bootpig",
+        adapter=BootPIGConfig(),
+        # The released settings: 5e-6 and, for the base's self-attentions, 1e-7; 10,000 steps of 4 twice; words and
+        # pictures dropped for 15 % each, independently.
+        training=ReferenceTraining(
+            steps=10_000,
+            batch_size=8,
+            learning_rate=5e-6,
+            base_learning_rate=1e-7,
+            drop_image=0.1275,
+            drop_text=0.1275,
+            drop_both=0.0225,
+        ),
+        toybox=ReferenceTraining(
+            adapter=BootPIGConfig(),
+            steps=2000,
+            batch_size=16,
+            learning_rate=2e-4,
+            base_learning_rate=3e-5,
+            drop_image=0.1,
+            drop_text=0.1,
+            drop_both=0.02,
+        ),
+        toybox_encoder="base",
+    ),
+    "retrinet": ReferenceEntry(
+        id="retrinet",
+        summary="a copy of the denoiser's downward half fetches from each picture what a word asks for",
+        paper="arXiv 2312.02521",
+        system="retrinet",
+        adapter=RetriNetConfig(),
+        # Ours, after ControlNet's: the paper's are not known here.
+        training=ReferenceTraining(batch_size=8, learning_rate=1e-5, drop_image=0.0, drop_text=0.0, drop_both=0.1),
+        toybox=ReferenceTraining(
+            adapter=RetriNetConfig(),
+            steps=2000,
+            batch_size=16,
+            learning_rate=2e-4,
+            drop_image=0.05,
+            drop_text=0.0,
+            drop_both=0.05,
+        ),
+        toybox_encoder="base",
     ),
 }

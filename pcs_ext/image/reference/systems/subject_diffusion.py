@@ -1,0 +1,275 @@
+"""Subject-Diffusion (Ma et al. 2023, arXiv 2307.11410): subjects as words, as patches in boxes, and held by attention.
+
+Of every subject the embedding becomes a word at the end of the prompt ("..., the dog is W"); its patches, with the
+features of its box, are read by gated layers between self- and cross-attention; and the denoiser is told which cells
+are outside of all boxes. Text encoder and the keys and values of cross-attentions learn with it, and attention to a
+subject's words is held to its mask.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pcs_ext.config_io import config
+from pcs_ext.errors import ConfigError
+from pcs_ext.image.adapters import CrossAttentionAdapter, CrossAttentionConfig, FullAdapter, FullConfig
+from pcs_ext.image.adapters.base import AbstractAdapter
+from pcs_ext.image.adapters.vocabulary import token_positions
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.predict_programs import Predict, add_prediction, remove_prediction
+from pcs_ext.image.reference.asked import Asked
+from pcs_ext.image.reference.base import (
+    AbstractReferenceAdapter,
+    Reading,
+    Terms,
+    check_context,
+    context_width,
+    query_widths,
+    token_widths,
+)
+from pcs_ext.image.reference.boxes import BoxFeatures, cells_in, known_boxes
+from pcs_ext.image.reference.gated import GatedPatches, reading_patches
+from pcs_ext.image.reference.localization import localized
+from pcs_ext.image.reference.nouns import names, noun_positions
+from pcs_ext.image.reference.pairs import Pairs
+from pcs_ext.image.reference.shown import Sees, Shown
+from pcs_ext.image.reference.words import SeenWords, noun_rows
+from pcs_ext.image.types import Conditioning
+
+_PATCHES, _FREE = "reference_grounded_patches", "reference_free_cells"
+
+
+@config
+class SubjectDiffusionConfig:
+    """Words, gated layers and places. Defaults are the released code's, where nothing else is said."""
+
+    kind: Literal["subject-diffusion"] = "subject-diffusion"
+    """Tag in JSON."""
+    subjects: int = 2
+    """That get a word, at most."""
+    hidden: int = 1024
+    """Width inside the maps."""
+    heads: int = 8
+    """Of the gated layers' attention (as recalled of GLIGEN, arXiv 2301.07093, whose layers these are)."""
+    localization_weight: float = 0.01
+    """Of the attention outside of a subject's mask less that inside."""
+    localization_levels: int = 5
+    """Of the denoiser's blocks with cross-attention the middle so many are held to the masks."""
+    text_encoder: bool = True
+    """Whether the text encoder learns, too; without it the folder is that much smaller."""
+    unplaced: float = 0.1
+    """Share of training pairs whose boxes are kept back; 0.1 of the masks there."""
+
+    def __post_init__(self) -> None:
+        if min(self.subjects, self.hidden, self.heads, self.localization_levels) < 1:
+            raise ConfigError("subjects, hidden, heads and localization_levels must be at least 1.")
+        if self.localization_weight < 0 or not 0 <= self.unplaced <= 1:
+            raise ConfigError("localization_weight must not be negative, and unplaced must be a share.")
+
+
+class GroundedPatches(nn.Module):
+    """Patches with the features of their subject's box -> vectors for the gated layers; learned ones for what is not
+    known.
+
+    Args:
+        width: of the patches.
+        hidden: of what comes out.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.features = BoxFeatures()
+        entering = width + self.features.width
+        self.nowhere = nn.Parameter(torch.zeros(self.features.width))
+        self.nothing = nn.Parameter(torch.zeros(width))
+        self.net = nn.Sequential(
+            nn.LayerNorm(entering), nn.Linear(entering, hidden), nn.GELU(), nn.Linear(hidden, hidden)
+        )
+
+    def forward(self, patches: Tensor, boxes: Tensor, present: Tensor) -> Tensor:
+        """`b r k width`, `b r 4` and `b r` bool -> `b r*k hidden`."""
+        placed = (present & known_boxes(boxes))[..., None]
+        place = torch.where(placed, self.features(boxes).to(patches), self.nowhere)
+        seen = torch.where(present[..., None, None], patches, self.nothing)
+        return self.net(torch.cat([seen, place[:, :, None].expand(*seen.shape[:3], -1)], dim=-1)).flatten(1, 2)
+
+
+class SubjectDiffusion(AbstractReferenceAdapter):
+    """The maps, the gated layers, and the weights in the base.
+
+    Differs from Subject-Diffusion in that the image encoder stays as it is, that gated layers have no feed-forward
+    network behind them, and that another picture of the subject is shown than the one that is drawn. Free cells enter
+    beside the first convolution, which is the same as by a fifth channel of its own whose weights begin at 0. In use
+    there is one guidance, where the released code has a second one for the pictures.
+
+    Args:
+        config: of the adapter.
+        width: of the image encoder's vectors.
+        widths: of the denoiser's blocks with cross-attention, by their paths.
+        context: of text states.
+        tokens: of token rows.
+        entering: channels of the denoiser's first features.
+    """
+
+    sees: Sees = "layers"
+    depths = (1.0,)
+    cuts = True
+    asks_noun = True
+    asks_masks = True
+    asks_boxes = True
+    several = True
+
+    def __init__(
+        self,
+        config: SubjectDiffusionConfig,
+        width: int,
+        widths: dict[str, int],
+        context: int,
+        tokens: Sequence[int],
+        entering: int,
+    ) -> None:
+        super().__init__()
+        self.config, self.width, self.context, self.tokens = config, width, context, list(tokens)
+        self.unplaced = config.unplaced
+        self.concept = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, config.hidden), nn.GELU(), nn.Linear(config.hidden, sum(tokens))
+        )
+        self.grounded = GroundedPatches(width, config.hidden)
+        self.names = {path: path.replace(".", "_") for path in widths}
+        self.patches = nn.ModuleDict({self.names[path]: nn.Linear(config.hidden, own) for path, own in widths.items()})
+        self.gates = nn.ModuleDict({self.names[path]: GatedPatches(own, config.heads) for path, own in widths.items()})
+        self.free = nn.Conv2d(1, entering, 3, padding=1, bias=False)
+        nn.init.zeros_(self.free.weight)
+        self.seen_words = SeenWords(config.subjects)
+        kept: tuple[AbstractAdapter, ...] = (CrossAttentionAdapter("reference_maps", CrossAttentionConfig()),)
+        if config.text_encoder:
+            encoders = ("text_encoder", "text_encoder_2")[: len(self.tokens)]
+            kept = (*kept, FullAdapter("reference", FullConfig(components=encoders)))
+        self.inside = (*kept, self.seen_words)
+
+    @classmethod
+    def untrained(
+        cls, config: SubjectDiffusionConfig, backbone: AbstractBackbone, reading: Reading, seed: int
+    ) -> "SubjectDiffusion":
+        """Gates are shut, and the base's weights its own."""
+        widths = {path.removesuffix(".attn2"): width for path, width in query_widths(backbone).items()}
+        entering = backbone.denoiser.conv_in.weight.shape[0]
+        return cls(config, reading.width, widths, context_width(backbone), token_widths(backbone), entering)
+
+    def check(self, backbone: AbstractBackbone) -> None:
+        """See `AbstractReferenceAdapter.check`."""
+        check_context("subject-diffusion", self.context, backbone)
+
+    def _told(self, asked: Asked) -> Conditioning:
+        """See `AbstractReferenceAdapter.conditioned`. Words of pictures of one noun are averaged."""
+        present = asked.present
+        if not present.any():
+            return asked.encoded()
+        like = next(self.parameters())
+        features = asked.shown.to(like).sight.object[:, :, 0]
+        with self.seen_words.meaning(self._words(asked, features[:, :, 0])):
+            told = asked.encoded([self._text(*row) for row in zip(asked.prompts, self._named(asked), strict=True)])
+        given = asked.shown.boxes
+        boxes = torch.zeros(*present.shape, 4, device=like.device) if given is None else given.float().to(like.device)
+        dense = self.grounded(features, boxes, present)
+        counted = asked.scale * present.any(1).to(dense)
+        read = torch.cat([dense, counted[:, None, None].expand(-1, dense.shape[1], 1)], dim=-1)
+        cells = cells_in(boxes * present.unsqueeze(-1), *asked.grid).amax(1).flatten(1)
+        free = counted[:, None] * (1 - cells) * cells.any(1, keepdim=True)
+        return dataclasses.replace(
+            told, shown={**(told.shown or {}), _PATCHES: read, _FREE: free.to(dense).unsqueeze(-1)}
+        )
+
+    def _named(self, asked: Asked) -> list[list[str]]:
+        return [
+            named_subjects(text, own, seen, self.config.subjects)
+            for text, own, seen in zip(asked.prompts, asked.shown.nouns, asked.shown.rows, strict=True)
+        ]
+
+    def _text(self, text: str, nouns: Sequence[str]) -> str:
+        """The prompt, and of every subject what it is: "..., the dog is W1"."""
+        return text + "".join(f", the {noun} is {self.seen_words.word(1 + at)}" for at, noun in enumerate(nouns))
+
+    def _words(self, asked: Asked, classes: Tensor) -> list[Tensor]:
+        """`b subjects d` of each text encoder; at lower strengths nearer to the noun's own row."""
+        made = self.concept(classes).float()
+        rows: list[list[Tensor]] = [[] for _ in self.tokens]
+        for row, (nouns, shown) in enumerate(zip(self._named(asked), asked.shown.nouns, strict=True)):
+            mine = [made[row, [at for at, other in enumerate(shown) if other == noun]].mean(0) for noun in nouns]
+            split = [word.split(self.tokens) for word in mine]
+            own = [noun_rows(asked.backbone, noun) for noun in nouns]
+            for index, width in enumerate(self.tokens):
+                words = [torch.lerp(o[index], s[index], min(asked.scale, 1.0)) for o, s in zip(own, split, strict=True)]
+                empty = made.new_zeros(self.config.subjects - len(words), width)
+                rows[index].append(torch.cat([torch.stack(words), empty]) if words else empty)
+        return [torch.stack(own) for own in rows]
+
+    @contextlib.contextmanager
+    def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
+        """See `AbstractReferenceAdapter.inserted`: patches and places are read while the denoiser predicts."""
+        with super().inserted(backbone, scale):
+            add_prediction(backbone, _PATCHES, self._answered(backbone))
+            try:
+                yield
+            finally:
+                remove_prediction(backbone, _PATCHES)
+
+    def _answered(self, backbone: AbstractBackbone) -> Any:
+        def answered(predict: Predict, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+            shown: Any = conditioning.shown or {}
+            if _PATCHES not in shown:
+                return predict(noisy, timesteps, conditioning)
+            dense, counted = shown[_PATCHES][..., :-1], shown[_PATCHES][:, :1, -1:]
+            layers = {path: (self.gates[name], self.patches[name](dense)) for path, name in self.names.items()}
+            free = shown[_FREE].to(self.free.weight).transpose(1, 2).unflatten(2, noisy.shape[2:])
+
+            def place(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+                return output + self.free(free).to(output.dtype)
+
+            handle = backbone.denoiser.conv_in.register_forward_hook(place)
+            try:
+                with reading_patches(backbone.denoiser, layers, counted):
+                    return predict(noisy, timesteps, conditioning)
+            finally:
+                handle.remove()
+
+        return answered
+
+    @contextlib.contextmanager
+    def watching(self, backbone: AbstractBackbone, pairs: Pairs) -> Iterator[Terms]:
+        """See `AbstractReferenceAdapter.watching`: `localization`, 0 where nothing is shown or no mask is known."""
+        rows, tokens, pictures = self._held(backbone, pairs.captions, pairs.shown)
+        if pairs.masks is None or not rows or self.config.localization_weight == 0:
+            yield dict
+            return
+        count = pairs.masks.shape[1]
+        masks = pairs.masks[torch.tensor(rows), torch.tensor(pictures).clamp_max(count - 1)]
+        with localized(backbone, rows, tokens, masks, self.config.localization_levels) as outside:
+            yield lambda: {"localization": self.config.localization_weight * outside()}
+
+    def _held(
+        self, backbone: AbstractBackbone, captions: Sequence[str], shown: Shown
+    ) -> tuple[list[int], list[int], list[int]]:
+        """Rows, tokens and pictures of nouns and of the words that say what they are."""
+        rows, tokens, pictures = [], [], []
+        for row, (text, own, seen) in enumerate(zip(captions, shown.nouns, shown.rows, strict=True)):
+            nouns = named_subjects(text, own, seen, self.config.subjects)
+            whole = self._text(text, nouns)
+            for at, noun in enumerate(nouns):
+                word = (
+                    token_positions(backbone, [self.seen_words.word(1 + at)], [whole])[0].nonzero().flatten().tolist()
+                )
+                found = noun_positions(backbone, whole, noun) + word
+                rows += [row] * len(found)
+                tokens += found
+                pictures += [own.index(noun)] * len(found)
+        return rows, tokens, pictures
+
+
+def named_subjects(text: str, nouns: Sequence[str], seen: bool, most: int) -> list[str]:
+    """Different nouns of a row's pictures that its prompt names, in order, at most so many; none, if it sees none."""
+    return [noun for noun in dict.fromkeys(nouns) if seen and names(text, noun)][:most]

@@ -1,0 +1,502 @@
+"""What single systems promise beyond the contract: boxes, contrasts, styles, mixed predictions, words at the end."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pcs_ext.errors import ModelError, UsageError
+from pcs_ext.image.attention import attention_program, path_level
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.decoupled import attending_besides
+from pcs_ext.image.reference.boxes import BoxFeatures, boxes_of, cells_in, read_boxes
+from pcs_ext.image.reference.contrasting import contrasted
+from pcs_ext.image.reference.encoder import open_encoder, scramble
+from pcs_ext.image.reference.latents import LatentEncoder
+from pcs_ext.image.reference.pairs import PairData, Pairs
+from pcs_ext.image.reference.shown import Shown, Sight
+from pcs_ext.image.reference.systems.artadapter import ArtAdapter
+from pcs_ext.image.reference.systems.bootpig import BootPIG, timestep_noise
+from pcs_ext.image.reference.systems.customcontrast import CustomContrast, contrasts
+from pcs_ext.image.reference.systems.kim_sod_cnn import KimSodCnn
+from pcs_ext.image.reference.systems.ms_diffusion import MSDiffusion
+from pcs_ext.image.reference.systems.retrinet import RetriNet
+from pcs_ext.image.reference.systems.styleadapter import StyleAdapter
+from pcs_ext.image.reference.systems.subject_diffusion import SubjectDiffusion
+from pcs_ext.image.reference.systems.umm_diffusion import UMMDiffusion
+from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
+from pcs_ext.image.terms.steering import info_nce
+from pcs_ext.image.types import Conditioning, Decoupled
+from tests.support.encoders import tiny_resnet
+from tests.support.tiny_reference import HIDDEN, WIDTH, at_random, tiny_system, tiny_vision
+
+PROMPT = "the dog on beach"
+
+
+@pytest.fixture
+def eye(tmp_path: Path) -> Path:
+    return tiny_vision(tmp_path / "eye")
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def latents() -> tuple[Tensor, Tensor]:
+    return drawn(1, 4, 8, 8, seed=4), torch.tensor([300])
+
+
+def layers(pictures: int = 1, count: int = 2, *, seed: int = 0) -> Sight:
+    """Layers of pictures that nobody cut out, `1 pictures count 17 HIDDEN`."""
+    return Sight(features=drawn(1, pictures, count, 17, HIDDEN, seed=seed))
+
+
+def mixed_before_output(backbone: AbstractBackbone, told: Conditioning, source: Decoupled, path: str) -> Any:
+    """Queries of an attention, and what enters its output layer, with and without a source beside the text."""
+    attention, seen, queries = backbone.denoiser.get_submodule(path), [], []
+    noisy, timesteps = latents()
+    for sources in ((), (source,)):
+        with attending_besides(backbone.denoiser, sources):
+            handle = attention.to_out[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+            with attention_program(backbone, lambda _, q: queries.append(q) or q, [path], at="queries"):
+                backbone.denoiser(noisy, timesteps, encoder_hidden_states=told.states)
+            handle.remove()
+    heads = lambda x: x.unflatten(2, (attention.heads, -1)).transpose(1, 2)  # noqa: E731
+    return heads, attention, queries[0], seen[0], seen[1]
+
+
+@torch.no_grad()
+def test_one_softmax_of_text_and_pictures_is_that_of_their_keys_side_by_side(sd: AbstractBackbone) -> None:
+    path, told = sd.cross_attention_paths()[0], sd.encode_prompt([PROMPT])
+    width = sd.denoiser.get_submodule(path).to_k.weight.shape[0]
+    keys, values = drawn(1, 3, width), drawn(1, 3, width, seed=1)
+    for weight in (1.0, 0.25, 0.0):
+        source = Decoupled(pairs={path: (keys, values)}, joint=torch.tensor([weight]))
+        heads, attention, query, plain, mixed = mixed_before_output(sd, told, source, path)
+        own = heads(torch.cat([attention.to_k(told.states), keys], dim=1))
+        scores = attention.scale * heads(query) @ own.transpose(-1, -2)
+        scores[..., -3:] += torch.tensor(weight).log()
+        wanted = scores.softmax(-1) @ heads(torch.cat([attention.to_v(told.states), values], dim=1))
+        torch.testing.assert_close(mixed, wanted.transpose(1, 2).flatten(2), atol=1e-5, rtol=1e-5)
+        assert torch.equal(mixed, plain) == (weight == 0)
+
+
+@torch.no_grad()
+def test_cells_attend_to_the_tokens_that_are_open_to_them(sd: AbstractBackbone) -> None:
+    path, told = sd.cross_attention_paths()[0], sd.encode_prompt([PROMPT])
+    width = sd.denoiser.get_submodule(path).to_k.weight.shape[0]
+    keys, values = drawn(1, 2, width), drawn(1, 2, width, seed=1)
+    where = torch.zeros(1, 2, 8, 8)
+    where[0, 0, :, :4] = 1
+    where[0, 1, :4, :2] = 1
+    heads, attention, query, plain, mixed = mixed_before_output(
+        sd, told, Decoupled(pairs={path: (keys, values)}, where=where), path
+    )
+    added = (mixed - plain)[0].unflatten(0, (8, 8))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = mixed_before_output(sd, told, Decoupled(pairs={path: (keys, values)}, where=where), path)[-1]
+    torch.testing.assert_close(half.float(), mixed, atol=0.1, rtol=0.1)
+    torch.testing.assert_close(added[:, 4:], torch.zeros_like(added[:, 4:]))
+    torch.testing.assert_close(added[4:, :4], values[0, 0].expand(4, 4, -1), atol=1e-5, rtol=1e-5)
+    both = F.scaled_dot_product_attention(heads(query), heads(keys), heads(values), scale=attention.scale)
+    both = both.transpose(1, 2).flatten(2)[0].unflatten(0, (8, 8))
+    torch.testing.assert_close(added[:4, :2], both[:4, :2], atol=1e-5, rtol=1e-5)
+
+
+def test_boxes_lie_around_masks_and_cells_in_boxes() -> None:
+    masks = torch.zeros(2, 8, 8)
+    masks[0, 2:6, 1:3] = 1
+    boxes = boxes_of(masks)
+    assert boxes.tolist() == [[1 / 8, 2 / 8, 3 / 8, 6 / 8], [0, 0, 0, 0]]
+    assert torch.equal(cells_in(boxes, 8, 8), masks)
+    # On a coarse grid a box has every cell that it touches.
+    assert cells_in(boxes, 4, 4)[0].tolist() == [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
+    features = BoxFeatures(2)(torch.tensor([0.5, 0.0, 1.0, 0.25]))
+    angles = torch.tensor([0.5, 5.0, 0, 0, 1, 10, 0.25, 2.5])
+    torch.testing.assert_close(features, torch.stack([angles.sin(), angles.cos()], dim=-1).flatten())
+    assert read_boxes(["0,0,0.5,1"], 1).tolist() == [[0, 0, 0.5, 1]]
+    for texts, count, message in (
+        (["0,0,1,1"], 2, "1 boxes for 2 photos"),
+        (["0.5,0,0.2,1"], 1, "expected left,top,right,bottom"),
+        (["a,b"], 1, "is no box"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            read_boxes(texts, count)
+
+
+@torch.no_grad()
+def test_ms_diffusion_asks_with_word_and_box_and_holds_subjects_to_boxes(sd: AbstractBackbone, eye: Path) -> None:
+    adapter, _ = tiny_system("ms-diffusion", sd, eye)
+    assert isinstance(adapter, MSDiffusion)
+    adapter.eval()
+    left, right = [0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]
+    phrases, boxes = drawn(3, adapter.context), torch.tensor([left, right, [0.0] * 4])
+    queries = adapter.resampler.queries(phrases[[0, 0, 0]], boxes)
+    assert (queries[0] - queries[1]).abs().max() > 1e-3, "the box counts"
+    assert (adapter.resampler.queries(phrases, boxes)[1] - queries[1]).abs().max() > 1e-3, "the word counts"
+    assert torch.equal(queries[2], adapter.resampler.latents[0])
+    sight = Sight(features=drawn(1, 3, 17, HIDDEN))
+    shown = Shown(sight=sight, nouns=(("dog", "cat", ""),), boxes=torch.tensor([[left, right, [0.0] * 4]]))
+    told = adapter.conditioned(sd, sd.encode_prompt, ["the dog and the cat"], shown)
+    (source,) = told.decoupled
+    assert source.where is not None
+    assert source.where[0, :2, :, :4].min() == 1 - source.where[0, :2, :, 4:].max() == 1
+    assert source.where[0, 2:4, :, 4:].min() == 1 - source.where[0, 2:4, :, :4].max() == 1
+    assert source.where[0, 4:].max() == 0
+    # Without boxes each stands where cells look at its word, at its last token.
+    told = adapter.conditioned(sd, sd.encode_prompt, ["the dog and the cat"], Shown(sight=sight, nouns=shown.nouns))
+    gates = [source.gate for source in told.decoupled]
+    dog, cat = (place_of(sd, "the dog and the cat", noun) for noun in ("dog", "cat"))
+    assert [gate.nonzero().tolist() for gate in gates if gate is not None] == [[[0, dog]], [[0, cat]], []]
+    assert {source.above for source in told.decoupled} == {0.5}
+
+
+@torch.no_grad()
+def test_a_gate_with_a_threshold_opens_cells_above_it(sd: AbstractBackbone) -> None:
+    path, told = sd.cross_attention_paths()[0], sd.encode_prompt([PROMPT])
+    width = sd.denoiser.get_submodule(path).to_k.weight.shape[0]
+    pair, gate = (drawn(1, 1, width), drawn(1, 1, width, seed=1)), torch.zeros(1, 24)
+    gate[0, 2] = 1
+    source = Decoupled(pairs={path: pair}, gate=gate, above=0.5)
+    heads, attention, query, plain, mixed = mixed_before_output(sd, told, source, path)
+    look = (attention.scale * heads(query) @ heads(attention.to_k(told.states)).transpose(-1, -2)).softmax(-1)[..., 2]
+    mean = look.mean(1)[0]
+    wanted = ((mean - mean.min()) / (mean.max() - mean.min()) > 0.5).float()
+    assert 0 < wanted.sum() < len(wanted)
+    torch.testing.assert_close((mixed - plain)[0], wanted[:, None] * pair[1][0], atol=1e-5, rtol=1e-5)
+
+
+def test_training_tells_where_the_target_has_what_is_shown(sd: AbstractBackbone, eye: Path) -> None:
+    adapter, _ = tiny_system("ms-diffusion", sd, eye)
+    masks = torch.zeros(4, 1, 8, 8)
+    masks[..., :4] = 1
+    data = PairData(
+        latents=drawn(4, 4, 8, 8), features=drawn(4, 17, HIDDEN), captions=[("the dog",)] * 4,
+        groups=torch.arange(4).reshape(1, 4).unbind(0), nouns=[("dog",)], masks=masks,
+    )  # fmt: skip
+    settings = ReferenceTraining(batch_size=2000, photos=2)
+    loss = ReferenceLoss(sd, adapter, data, settings, Sight(features=torch.zeros(17, HIDDEN)))
+    pairs = loss._drawn(torch.Generator().manual_seed(0))
+    boxes = pairs.shown.boxes
+    assert boxes is not None
+    assert boxes.shape == (2000, pairs.shown.sight.features.shape[1], 4)
+    told = boxes[:, 0, 2] > 0
+    assert boxes[told].unique(dim=0).tolist() == [[[0, 0, 0.5, 1]] * boxes.shape[1]]
+    assert float(told.float().mean()) == pytest.approx(0.9, abs=0.03)
+    assert pairs.subjects is not None
+    assert pairs.subjects.tolist() == [0] * 2000
+
+
+def test_contrasts_are_info_nce_of_every_anchor() -> None:
+    anchors, others = drawn(5, 6), drawn(5, 6, seed=1)
+    subjects = torch.tensor([0, 0, 1, 2, 2])
+    alike = subjects[:, None] == subjects[None]
+    each = [info_nce(anchors[i], others[alike[i]], others[~alike[i]], 0.2) for i in range(5)]
+    torch.testing.assert_close(contrasted(anchors, others, alike, 0.2), torch.stack(each).mean())
+    # Against themselves, the third has no other picture of its subject and does not count.
+    kept = [i for i in range(5) if i != 2]
+    own = alike & ~torch.eye(5, dtype=torch.bool)
+    each = [info_nce(anchors[i], anchors[own[i]], anchors[~alike[i]], 0.2) for i in kept]
+    torch.testing.assert_close(contrasted(anchors, anchors, alike, 0.2, same=True), torch.stack(each).mean())
+    assert contrasted(anchors[:1], anchors[:1], alike[:1, :1], 0.2, same=True) == 0
+    # Two subjects at right angles, two pictures each: one positive with cosine 1 and two negatives with 0.
+    crossed = torch.eye(4)[[0, 0, 1, 1]]
+    crossmodal, multiscale = contrasts(crossed, [crossed, crossed], torch.tensor([0, 0, 1, 1]), 0.5)
+    e = torch.tensor(2.0).exp()
+    torch.testing.assert_close(crossmodal, -(2 * e / (2 * e + 2)).log())
+    torch.testing.assert_close(multiscale, -(e / (e + 2)).log())
+
+
+def test_customcontrasts_terms_are_of_rows_that_see_pictures(sd: AbstractBackbone, eye: Path) -> None:
+    adapter, _ = tiny_system("customcontrast", sd, eye)
+    assert isinstance(adapter, CustomContrast)
+    features = drawn(3, 2, 2, 17, HIDDEN)
+
+    def terms(seen: list[bool], features: Tensor) -> dict[str, float]:
+        shown = Shown(sight=Sight(features=features), nouns=(("dog", "dog"),) * 3, seen=torch.tensor(seen))
+        pairs = Pairs(
+            latents=drawn(3, 4, 8, 8), captions=(PROMPT,) * 3, shown=shown, weights=None,
+            subjects=torch.tensor([0, 1, 1]),
+        )  # fmt: skip
+        with adapter.watching(sd, pairs) as watched, torch.no_grad():
+            return {name: float(value) for name, value in watched().items()}
+
+    full = terms([True, True, True], features)
+    assert set(full) == {"crossmodal", "multiscale"}
+    assert min(full.values()) > 0
+    changed = features.clone()
+    changed[2] = 0
+    assert terms([True, True, False], features) == terms([True, True, False], changed)
+    assert terms([True, True, False], features) != full
+
+
+def test_patches_out_of_order_are_patches_at_other_positions(eye: Path, tmp_path: Path) -> None:
+    """Against the encoder with its position embeddings in the inverse order, and with loops."""
+    plain, mixed = (open_encoder(eye, "layers", depths=(1.0,), scrambled=on) for on in (False, True))
+    pictures = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
+    cut = scramble(pictures, 8)
+    for place, source in enumerate(order.tolist()):
+        to, come = (slice(8 * (n // 4), 8 * (n // 4) + 8) for n in (place, source))
+        across, beside = (slice(8 * (n % 4), 8 * (n % 4) + 8) for n in (place, source))
+        assert torch.equal(cut[..., to, across], pictures[..., come, beside])
+    positions = plain.model.vision_model.embeddings.position_embedding.weight
+    expected = mixed(pictures)
+    with torch.no_grad():
+        positions[1 + order] = positions[1:].clone()
+    moved = plain(pictures)
+    torch.testing.assert_close(expected[:, :, 0], moved[:, :, 0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(expected[:, :, 1:], moved[:, :, 1 + order], atol=1e-5, rtol=1e-4)
+    with pytest.raises(ModelError, match="a resnet has none"):
+        open_encoder(tiny_resnet(tmp_path / "net"), "patches", scrambled=True)
+
+
+@torch.no_grad()
+def test_styleadapter_reads_no_class_token_and_balances_two_paths(sd: AbstractBackbone, eye: Path) -> None:
+    adapter, encoder = tiny_system("styleadapter", sd, eye)
+    assert isinstance(adapter, StyleAdapter)
+    assert encoder.scrambled
+    at_random(adapter, sd)
+    sight = layers(2, 1)
+    other = sight.features.clone()
+    other[:, :, :, 0] += 5
+    assert torch.equal(adapter.style(sight.features), adapter.style(other))
+    assert adapter.style(sight.features).shape == (1, 2, adapter.context)
+    noisy, timesteps = latents()
+    shown = Shown(sight=sight, nouns=(("", ""),))
+    plain = sd.predict(noisy, timesteps, sd.encode_prompt([PROMPT]))
+    for balance in adapter.balance.values():
+        balance.zero_()
+    told = adapter.conditioned(sd, sd.encode_prompt, [PROMPT], shown)
+    assert torch.equal(sd.predict(noisy, timesteps, told), plain)
+    next(iter(adapter.balance.values())).fill_(0.5)
+    told = adapter.conditioned(sd, sd.encode_prompt, [PROMPT], shown)
+    assert (sd.predict(noisy, timesteps, told) - plain).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_artadapter_takes_style_from_statistics_and_content_from_what_is_left(sd: AbstractBackbone, eye: Path) -> None:
+    adapter, encoder = tiny_system("artadapter", sd, eye)
+    assert isinstance(adapter, ArtAdapter)
+    assert encoder.layers == (1, 2)
+    at_random(adapter, sd)
+    features = layers().features[0]
+    shuffled = torch.cat([features[:, :, :1], features[:, :, 1:][:, :, torch.randperm(16)]], dim=2)
+    torch.testing.assert_close(adapter.style(features), adapter.style(shuffled), atol=1e-5, rtol=1e-5)
+    wide = features.clone()
+    wide[:, :, 1:] += features[:, :, 1:] - features[:, :, 1:].mean(2, keepdim=True)
+    assert (adapter.style(features) - adapter.style(wide)).abs().max() > 1e-3, "the spread counts"
+    clean = drawn(1, 4, 8, 8)
+    torch.testing.assert_close(
+        adapter.content.content(clean), adapter.content.content(3 * clean + 1), atol=1e-4, rtol=1e-4
+    )
+    # The content is told inside `watching`, to rows that see a style, and nowhere else.
+    noisy, timesteps = latents()
+    told = sd.encode_prompt([PROMPT])
+    plain = sd.predict(noisy, timesteps, told)
+    for seen in (True, False):
+        shown = Shown(sight=layers(), nouns=(("",),), seen=torch.tensor([seen]))
+        pairs = Pairs(latents=clean, captions=(PROMPT,), shown=shown, weights=None)
+        with adapter.watching(sd, pairs) as watched:
+            inside = sd.predict(noisy, timesteps, told)
+            assert not watched()
+        assert torch.equal(inside, plain) == (not seen)
+    assert torch.equal(sd.predict(noisy, timesteps, told), plain)
+
+
+@torch.no_grad()
+def test_kims_local_features_are_a_convolution_of_the_subject_alone(sd: AbstractBackbone, eye: Path) -> None:
+    adapter, _ = tiny_system("kim-sod-cnn", sd, eye)
+    assert isinstance(adapter, KimSodCnn)
+    adapter.eval()
+    cover = torch.zeros(1, 1, 16)
+    cover[..., [5, 6, 9, 10]] = 1
+    features = drawn(1, 1, 17, HIDDEN)
+    outside = features.clone()
+    outside[:, :, 1:] += 9 * (1 - cover).unsqueeze(-1)
+    local = [adapter.local(x[0, :, 1:], cover[0]) for x in (features, outside)]
+    torch.testing.assert_close(local[0][0], local[1][0])
+    # The middle of the grid, written out: what the second layer sums over its 3 x 3 neighbours of the first.
+    grid = (features[0, 0, 1:] * cover[0, 0, :, None]).reshape(4, 4, HIDDEN)
+    padded = F.pad(grid, (0, 0, 2, 2, 2, 2))
+    first, second = adapter.local.first, adapter.local.second
+    assert first.bias is not None
+    assert second.bias is not None
+    total = second.bias.clone()
+    for dy in range(3):
+        for dx in range(3):
+            y, x = 1 + dy, 1 + dx  # of the first layer's output around cell (1, 1), 1 being the padding
+            near = padded[y : y + 3, x : x + 3]
+            hidden = F.gelu(torch.einsum("yxc,ocyx->o", near, first.weight) + first.bias)
+            total += second.weight[:, :, dy, dx] @ hidden
+    torch.testing.assert_close(local[0][0][0, 5], adapter.local.norm(total), atol=1e-4, rtol=1e-4)
+    texts: list[str] = []
+
+    def encode(prompts, *, size=None) -> Conditioning:
+        texts.extend(prompts)
+        return sd.encode_prompt(prompts, size=size)
+
+    with adapter.inserted(sd):
+        shown = Shown(sight=Sight(features=features, cut=features, cover=cover), nouns=(("dog",),))
+        told = adapter.conditioned(sd, encode, [PROMPT], shown)
+    assert texts == ["the <reference>_1 dog on beach"]
+    keys, values = next(iter(told.decoupled[0].pairs.values()))
+    off = cover[0, 0] == 0
+    assert keys[0, off].abs().max() == values[0, off].abs().max() == 0
+    assert keys[0, ~off].abs().amin(0).max() > 0
+
+
+@torch.no_grad()
+def test_umm_mixes_the_prediction_for_both_with_that_for_the_words(sd: AbstractBackbone, eye: Path) -> None:
+    adapter, _ = tiny_system("umm-diffusion", sd, eye)
+    assert isinstance(adapter, UMMDiffusion)
+    at_random(adapter, sd)
+    sight = Sight(features=drawn(2, 1, WIDTH))
+    shown = Shown(sight=sight, nouns=(("dog",),) * 2, seen=torch.tensor([True, False]))
+    prompts, noisy, timesteps = [PROMPT, "a dog"], drawn(2, 4, 8, 8, seed=4), torch.tensor([300, 20])
+    with adapter.inserted(sd):
+        both = adapter.train().conditioned(sd, sd.encode_prompt, prompts, shown)
+        alone = sd.predict(noisy, timesteps, sd.encode_prompt(prompts))
+        pictured = sd.predict(noisy, timesteps, both)
+        told = adapter.eval().conditioned(sd, sd.encode_prompt, prompts, shown)
+        mixed = sd.predict(noisy, timesteps, told)
+    assert torch.equal(told.states, both.states)
+    torch.testing.assert_close(mixed[0], 0.7 * pictured[0] + 0.3 * alone[0], atol=1e-5, rtol=1e-5)
+    assert (pictured[0] - alone[0]).abs().max() > 1e-3
+    torch.testing.assert_close(mixed[1], alone[1], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_subject_diffusion_says_words_and_tells_which_cells_are_free(sd: AbstractBackbone, eye: Path) -> None:
+    adapter, _ = tiny_system("subject-diffusion", sd, eye)
+    assert isinstance(adapter, SubjectDiffusion)
+    adapter.eval()
+    texts: list[str] = []
+
+    def encode(prompts, *, size=None) -> Conditioning:
+        texts.extend(prompts)
+        return sd.encode_prompt(prompts, size=size)
+
+    boxes = torch.tensor([[[0.0, 0, 0.5, 1], [0.5, 0, 1, 0.5], [0.0, 0, 0.5, 1]]])
+    shown = Shown(sight=layers(3, 1), nouns=(("dog", "cat", "dog"),), boxes=boxes)
+    noisy, timesteps = latents()
+    with adapter.inserted(sd):
+        told = adapter.conditioned(sd, encode, ["the dog and the cat"], shown)
+        assert texts == ["the dog and the cat, the dog is <reference>_1, the cat is <reference>_2"]
+        (words,) = adapter._words(_asked(adapter, sd, shown), shown.sight.features[:, :, 0, 0])
+        made = adapter.concept(shown.sight.features[0, :, 0, 0])
+        torch.testing.assert_close(words[0], torch.stack([made[[0, 2]].mean(0), made[1]]))
+        # Nothing but the words acts while gates are shut and places have no weight.
+        assert torch.equal(sd.predict(noisy, timesteps, told), sd.predict(noisy, timesteps, word_alone(told)))
+        assert told.shown is not None
+        free = told.shown["reference_free_cells"][0, :, 0].reshape(8, 8)
+        assert free.tolist() == [[0.0] * 8] * 4 + [[0.0] * 4 + [1.0] * 4] * 4
+        adapter.free.weight.fill_(0.1)
+        first = []
+        after = sd.denoiser.down_blocks[0].resnets[0]
+        handle = after.register_forward_pre_hook(lambda module, inputs: first.append(inputs[0]))
+        sd.predict(noisy, timesteps, told)
+        sd.predict(noisy, timesteps, word_alone(told))
+        handle.remove()
+        # The same as a fifth channel.
+        five = torch.cat([noisy, free[None, None]], dim=1)
+        weight = torch.cat([sd.denoiser.conv_in.weight, adapter.free.weight], dim=1)
+        wanted = F.conv2d(five, weight, sd.denoiser.conv_in.bias, padding=1)
+        torch.testing.assert_close(first[0], wanted, atol=1e-5, rtol=1e-5)
+        assert (first[0] - first[1]).abs().max() > 0.1
+        rows, tokens, pictures = adapter._held(sd, ["the dog and the cat"], shown)
+    assert (rows, pictures) == ([0] * 4, [0, 0, 1, 1])
+    # Nouns where they stand first, and the words behind "is" at the end of both clauses.
+    text = texts[0]
+    assert [tokens[0], tokens[2]] == [place_of(sd, text, "dog"), place_of(sd, text, "cat")]
+    ids = sd.tokenizers[0]("the dog and the cat, the dog is").input_ids
+    assert tokens[1] == len(ids) - 1
+
+
+@torch.no_grad()
+def test_bootpig_looks_at_itself_twice_where_the_reference_is_what_is_drawn(sd: AbstractBackbone, eye: Path) -> None:
+    """A reference as noisy as the picture, told the same words, holds the same cells: they say nothing new."""
+    adapter, encoder = tiny_system("bootpig", sd, eye)
+    assert isinstance(adapter, BootPIG)
+    assert encoder.id == f"base ({sd.fingerprint[:8]})"
+    adapter.eval()
+    clean, timesteps, words = drawn(1, 4, 8, 8), torch.tensor([300]), "a photo of the dog"
+    noisy = sd.schedule.add_noise(clean, timestep_noise(300, (4, 8, 8))[None], timesteps)
+    plain = sd.predict(noisy, timesteps, sd.encode_prompt([words]))
+    with adapter.inserted(sd):
+        for pictures in (1, 2):
+            shown = Shown(
+                sight=Sight(features=clean[:, None].repeat(1, pictures, 1, 1, 1)), nouns=(("dog",) * pictures,)
+            )
+            told = adapter.conditioned(sd, sd.encode_prompt, [words], shown)
+            torch.testing.assert_close(sd.predict(noisy, timesteps, told), plain, atol=1e-5, rtol=1e-5)
+        other = Shown(sight=Sight(features=-clean[:, None]), nouns=(("dog",),))
+        told = adapter.conditioned(sd, sd.encode_prompt, [words], other)
+        assert (sd.predict(noisy, timesteps, told) - plain).abs().max() > 1e-3
+    names = set(adapter.reference.net.state_dict())
+    assert "conv_in.weight" in names
+    assert not any(name.startswith("conv_out") for name in names), "what no kept cell depends on is let go"
+
+
+@torch.no_grad()
+def test_retrinet_fetches_other_things_for_other_words_and_reads_them_going_up(sd: AbstractBackbone, eye: Path) -> None:
+    adapter, _ = tiny_system("retrinet", sd, eye)
+    assert isinstance(adapter, RetriNet)
+    adapter.eval()
+    paths = [path.removesuffix(".attn2") for path in sd.cross_attention_paths()]
+    assert list(adapter.names) == [path for path in paths if path.startswith("up_blocks.")]
+    # The copy is the downward half, and each reading layer has the cells of its own level.
+    assert not any(name.startswith("up_blocks") for name in adapter.encoder.net.state_dict())
+    for path, source in adapter.read.items():
+        assert not source.startswith("up_blocks.")
+        assert path_level(sd, path) == path_level(sd, source)
+    noisy, timesteps = latents()
+    picture = Sight(features=drawn(1, 2, 4, 8, 8))
+    prompt = "the dog and the cat"
+    with adapter.inserted(sd):
+        plain = sd.predict(noisy, timesteps, sd.encode_prompt([prompt]))
+        told = [
+            adapter.conditioned(sd, sd.encode_prompt, [prompt], Shown(sight=picture, nouns=(nouns,)))
+            for nouns in (("dog", "cat"), ("cat", "dog"))
+        ]
+        assert torch.equal(sd.predict(noisy, timesteps, told[0]), plain), "gates begin shut"
+        for gate in adapter.gates.values():
+            gate.gamma.fill_(0.7)  # type: ignore[union-attr, operator]
+        one, other = (sd.predict(noisy, timesteps, each) for each in told)
+        assert (one - plain).abs().max() > 1e-3
+        assert (one - other).abs().max() > 1e-5, "pictures are asked for their words"
+
+
+def test_latents_are_read_of_the_subject_alone(sd: AbstractBackbone) -> None:
+    encoder, image = LatentEncoder.of(sd), torch.rand(1, 3, 40, 50, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    mask = torch.zeros(1, 1, 40, 50)
+    mask[..., :25] = 1
+    seen = encoder.sight(image, mask, cut=True)
+    assert seen.cut is not None
+    assert seen.cover is not None
+    side = sd.resolution // sd.vae_factor
+    assert seen.features.shape == (1, 4, side, side)
+    black = torch.where(mask > 0, image, torch.full_like(image, -1.0))
+    torch.testing.assert_close(seen.cut, encoder(black))
+    # The middle square begins at column 5 of 50: its left half, 20 of 40, lies inside.
+    cells = seen.cover.reshape(side, side)
+    assert cells[:, : side // 2].min() == 1
+    assert cells[:, side // 2 + 1 :].max() == 0
+
+
+def place_of(sd: AbstractBackbone, text: str, noun: str) -> int:
+    (token,) = sd.tokenizers[0](noun, add_special_tokens=False).input_ids
+    return sd.tokenizers[0](text).input_ids.index(token)
+
+
+def word_alone(told: Conditioning) -> Conditioning:
+    return Conditioning(states=told.states, pooled=told.pooled, time_ids=told.time_ids)
+
+
+def _asked(adapter: SubjectDiffusion, sd: AbstractBackbone, shown: Shown) -> Any:
+    from pcs_ext.image.reference.asked import Asked
+
+    return Asked(backbone=sd, encode=sd.encode_prompt, prompts=["the dog and the cat"], shown=shown)
