@@ -1,26 +1,21 @@
 """What single systems for people promise beyond the contract, against formulas written out."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from pcs_ext.errors import PhotoError
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.guidance import combine_terms
 from pcs_ext.image.reference.encoder import PictureEncoder, open_encoder
-from pcs_ext.image.reference.files import OpenedAdapter, ReferenceConfig, save_adapter
+from pcs_ext.image.reference.files import OpenedAdapter
 from pcs_ext.image.reference.identity import IdentityLoss, vector_of
-from pcs_ext.image.reference.inpaint import inpaint
 from pcs_ext.image.reference.inside import read_of
 from pcs_ext.image.reference.joint import in_heads, joint_attention
 from pcs_ext.image.reference.nouns import noun_positions
-from pcs_ext.image.reference.pairs import Pairs, read_subjects
+from pcs_ext.image.reference.pairs import Pairs
 from pcs_ext.image.reference.reference import Reference
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.systems.dreamidentity import DreamIdentity
@@ -34,8 +29,7 @@ from pcs_ext.image.reference.systems.profusion import ProFusion, fusion, refinem
 from pcs_ext.image.reference.systems.pva import PVA
 from pcs_ext.image.sample import SampleConfig, sample
 from pcs_ext.image.types import Conditioning
-from tests.support.command_line import run
-from tests.support.tiny_reference import HIDDEN, TINY, WIDTH, at_random, tiny_system, tiny_vision
+from tests.support.tiny_reference import HIDDEN, WIDTH, at_random, tiny_system, tiny_vision
 
 
 @pytest.fixture
@@ -361,62 +355,3 @@ def test_an_identity_loss_counts_what_the_encoder_sees_in_little_noise(
     assert (estimate.grad.flatten(1).abs().amax(1) > 0).tolist() == [True, True, False]
     unseen = Shown(sight=Sight(features=features), seen=torch.tensor([False, False, True]))
     assert float(loss(sd, encoder, clean, timesteps, unseen)) == 0
-
-
-def test_a_hole_is_filled_and_the_rest_stays(
-    tiny_sd_path: Path, eye: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    sd = load_backbone(str(tiny_sd_path), device="cpu", precision="fp32")
-    adapter, encoder = ready("pva", sd, eye)
-    said = ReferenceConfig(
-        kind="pva", adapter=TINY["pva"], encoder=str(eye), encoder_digest=encoder.digest, base=sd.name,
-        base_fingerprint=sd.fingerprint, family=sd.family, steps=1,
-    )  # fmt: skip
-    save_adapter(adapter, said, tmp_path / "pva", half=False)
-    picture = Image.effect_noise((32, 32), 60).convert("RGB")
-    picture.save(tmp_path / "me.png")
-    hole = Image.new("L", (32, 32))
-    hole.paste(255, (8, 8, 20, 20))
-    hole.save(tmp_path / "me_mask.png")
-    flags = ["--base", tiny_sd_path, "--device", "cpu", "--precision", "fp32", "--steps", "2"]
-    shown = ["--reference", photos / "0.png", "--reference-adapter", tmp_path / "pva"]
-    made = {}
-    for name, more in (("one", []), ("off", ["--reference-scale", "0"])):
-        output = tmp_path / f"{name}.png"
-        code, out, err = run(
-            "reference", "inpaint", tmp_path / "me.png", "the dog", "-o", output, *flags, *shown, *more, capture=capsys
-        )
-        assert (code, out.split()) == (0, [str(output)]), err
-        with Image.open(output) as image:
-            made[name] = torch.tensor(list(image.tobytes())).reshape(32, 32, 3)
-            assert json.loads(image.info["pcs_ext"])["inpainted"] == "me.png"
-    own = torch.tensor(list(picture.tobytes())).reshape(32, 32, 3)
-    inside = torch.zeros(32, 32, dtype=torch.bool)
-    inside[8:20, 8:20] = True
-    for image in made.values():
-        assert (image[~inside] - own[~inside]).abs().max() <= 1
-        assert (image[inside] - own[inside]).abs().float().mean() > 5
-    assert (made["one"] != made["off"]).any()
-    (tmp_path / "me_mask.png").unlink()
-    with pytest.raises(PhotoError, match=r"has no mask; expected me_mask.png"):
-        inpaint(tmp_path / "me.png", "the dog", photos / "0.png", base=sd)
-
-
-def test_a_base_invents_pairs_that_can_be_learned_from(
-    tiny_sd_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pairs = tmp_path / "pairs"
-    asked = ["--noun", "dog", "-o", pairs, "--base", tiny_sd_path, "--device", "cpu", "--precision", "fp32"]
-    prompts = ["--prompts", "a photo of {subject}", "{subject} on beach"]
-    code, out, err = run("reference", "invent", "red dog", *asked, *prompts, capture=capsys)
-    assert (code, out.split()) == (0, [str(pairs)]), err
-    before = (pairs / "red-dog" / "0.png").read_bytes()
-    code, _, err = run("reference", "invent", "red dog", "blue dog", *asked, *prompts, capture=capsys)
-    assert code == 0, err
-    assert (pairs / "red-dog" / "0.png").read_bytes() == before
-    one, other = read_subjects(pairs, asks_noun=True)
-    assert one.nouns == other.nouns == ("dog",)
-    assert [photo.caption for photo in one.photos] == ["a photo of dog", "dog on beach"]
-    assert (one.photos[0].image - other.photos[0].image).abs().max() > 0.01
-    code, _, err = run("reference", "invent", "cat", *asked, "--prompts", "a cat", "{subject}", capture=capsys)
-    assert (code, "has no {subject}" in err) == (2, True), err
