@@ -46,7 +46,9 @@ def test_steps_are_those_of_ddim(eta: float, sd: AbstractBackbone) -> None:
     latents, noise, extra = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(3))
     for index in (0, 4, COUNT - 2):
         time = torch.full((2,), steps.timesteps[index])
-        wanted = scheduler.step(noise, steps.timesteps[index], latents, eta=eta, variance_noise=extra, return_dict=False)[0]
+        wanted = scheduler.step(
+            noise, steps.timesteps[index], latents, eta=eta, variance_noise=extra, return_dict=False
+        )[0]
         mean, sigma = steps.mean(sd.schedule.to_x0(noise, latents, time), noise, index, eta)
         torch.testing.assert_close(mean + sigma * extra, wanted, rtol=1e-4, atol=1e-4)
 

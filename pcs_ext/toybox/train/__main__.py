@@ -34,6 +34,8 @@ Stage = Literal[
     "views",
     "multiview",
     "export_multiview",
+    "panorama",
+    "export_panorama",
 ]
 STEPS: dict[str, int] = {
     "vae": 6000,
@@ -79,8 +81,8 @@ def train(
         stage: what to make; the order is data, tokenizer, vae, clip, dino, oracle, latents, decoder, words, unet,
             align, export; then, for clips, on the base that ships: clips, motion_reader, motion, export_clips; for
             reference photos, on what ships and on data: reference, export_reference; for 3D, on the base that ships:
-            views, multiview, export_multiview. `adopt` in place of the tokenizer
-            begins with the models that ship: every stage then goes on from its own.
+            views, multiview, export_multiview; for panoramas, on the base that ships: panorama, export_panorama.
+            `adopt` in place of the tokenizer begins with the models that ship: every stage then goes on from its own.
         preset: sizes: 64 pixels for a CPU, 128 for a GPU.
         steps: optimiser steps in all; 0 takes the stage's own number.
         minutes: stop after so many minutes, to go on in a later call; 0 never.
@@ -143,6 +145,14 @@ def _run_whole(stage: str, settings: Settings, reporter: Reporter) -> None:
         from pcs_ext.toybox.train.export import export_multiview
 
         export_multiview(settings, reporter)
+    elif stage == "panorama":
+        from pcs_ext.toybox.train.panorama import train_panorama
+
+        train_panorama(settings, reporter)
+    elif stage == "export_panorama":
+        from pcs_ext.toybox.train.panorama import export_panorama
+
+        export_panorama(settings, reporter)
     else:
         from pcs_ext.toybox.train.export import export
 
