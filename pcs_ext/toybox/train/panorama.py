@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from pcs_ext.config_io import atomic_folder
-from pcs_ext.errors import InputError
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.learn import learn
 from pcs_ext.image.subject import Artifact, to_pil
@@ -14,6 +13,7 @@ from pcs_ext.reporter import Reporter
 from pcs_ext.runtime import generator_for
 from pcs_ext.toybox import weights_path
 from pcs_ext.toybox.cards import write_card
+from pcs_ext.toybox.train.export import trained_model
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.world.captions import caption
 from pcs_ext.toybox.world.render import render_rgb
@@ -73,9 +73,7 @@ def export_panorama(settings: Settings, reporter: Reporter, target: Path | None 
     Raises:
         InputError: it is not trained yet.
     """
-    trained, target = settings.folder / "models" / "panorama", target or weights_path("base").parent
-    if not trained.is_dir():
-        raise InputError(f"{trained} does not exist; run the stage panorama first.")
+    trained, target = trained_model(settings, "panorama"), target or weights_path("base").parent
     data = Artifact.load(trained).data
     tensors = {name: {key: _half(value) for key, value in own.items()} for name, own in data.tensors.items()}
     training = {key: value for key, value in data.training.items() if key != "losses"}
