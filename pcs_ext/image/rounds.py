@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from pcs_ext.config_io import read_json, write_json
+from pcs_ext.errors import CheckpointError
 from pcs_ext.image.active import ActiveConfig, Taken, take
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.concept import SUBJECT, Concept
@@ -30,6 +31,7 @@ class Rounds:
         folder: of what is needed only until the end.
         taken: folder of the pictures that are learned from; it stays.
         seed: of the pictures.
+        made_by: hash of all that decides what rounds learn: those of another one are refused.
         reporter: hears the progress.
     """
 
@@ -42,13 +44,20 @@ class Rounds:
         folder: Path,
         taken: Path,
         seed: int,
+        made_by: str,
         reporter: Reporter,
     ) -> None:
         self.settings, self.concept, self.backbone = settings, concept, backbone
         self.folder, self.taken, self.seed, self.reporter = folder, taken, seed, reporter
+        self.made_by = made_by
 
     def run(self, photos: Sequence[Photo], learn_once: LearnOnce) -> Artifact:
-        """The subject of the last round, or of the one after which too few directions were unsure."""
+        """The subject of the last round, or of the one after which too few directions were unsure.
+
+        Raises:
+            CheckpointError: the folder holds rounds that were made by something else.
+        """
+        self._claim()
         added: list[Photo] = []
         directions = list(self.settings.directions)
         number = 1
@@ -64,6 +73,17 @@ class Rounds:
             added += [self._photo(number, index, one) for index, one in enumerate(found)]
             directions = [one for one in directions if one not in {took.direction for took in found}]
             number += 1
+
+    def _claim(self) -> None:
+        """Mark the folder as this job's."""
+        mark = self.folder / "rounds.json"
+        if not mark.exists():
+            write_json(mark, {"made_by": self.made_by})
+        elif read_json(mark)["made_by"] != self.made_by:
+            raise CheckpointError(
+                f"{self.folder} holds rounds of other settings, photos or another base. Run with the same ones to go "
+                "on, or move the folder away to start over."
+            )
 
     def _learned(self, number: int, photos: Sequence[Photo], learn_once: LearnOnce) -> Artifact:
         place = self.folder / f"round-{number}"
