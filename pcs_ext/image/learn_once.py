@@ -5,8 +5,10 @@ from pathlib import Path
 
 from pcs_ext.config_io import file_sha256, to_jsonable
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.data import find_photos
 from pcs_ext.image.evaluate.stopwatch import Stopwatch, seconds_in
 from pcs_ext.image.learn import learn, preset_of, resolve_recipe
+from pcs_ext.image.photo_contexts import with_contexts
 from pcs_ext.image.recipes import Recipe
 from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import Reporter
@@ -68,13 +70,16 @@ def _is_of(
     seed: int,
 ) -> bool:
     resolved = resolve_recipe(recipe, noun, preset_of(base))
-    wanted = to_jsonable(resolved if steps is None else resolved.with_steps(steps))
+    resolved = resolved if steps is None else resolved.with_steps(steps)
+    if resolved.photo_context is not None:
+        resolved, _ = with_contexts(resolved, find_photos(photos))
+    wanted = to_jsonable(resolved)
     found = dict(artifact.data.recipe)
     # The rare word is chosen when the base is known, after the recipe is resolved.
     del wanted["concept"], found["concept"]
     return (
         found == wanted
-        and artifact.concept.class_noun == noun
+        and artifact.concept.class_noun == resolved.concept.class_noun
         and artifact.data.base_fingerprint == base.fingerprint
         and artifact.data.training["seed"] == seed
         and artifact.data.training["photos"] == {path.name: file_sha256(path) for path in photos}
