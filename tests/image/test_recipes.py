@@ -334,13 +334,13 @@ def test_union_sampling_names_what_its_masks_show(photos: Path) -> None:
 
 def test_class_images_may_have_many_captions(shared: AbstractBackbone) -> None:
     from pcs_ext.image.class_images import ClassImages
-    from pcs_ext.image.learn import _class_images, shares
+    from pcs_ext.image.class_sets import class_images_of, shares
     from pcs_ext.reporter import SilentReporter
 
     assert shares(7, 3) == [3, 2, 2]
     assert shares(2, 3) == [1, 1, 0]
     recipe = quick("he-data-perspective")
-    images = _class_images(recipe, shared, 0, SilentReporter())
+    images = class_images_of(recipe, shared, 0, SilentReporter())
     assert isinstance(images, ClassImages)
     assert images.prompts == [recipe.concept.class_prompt(template) for template in recipe.class_templates[:3]]
     assert len(set(recipe.class_templates)) == 64

@@ -9,18 +9,18 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.reference.base import AbstractReferenceAdapter
-from pcs_ext.image.reference.blip_diffusion import BlipDiffusionConfig
-from pcs_ext.image.reference.e4t import E4TConfig
-from pcs_ext.image.reference.elite import EliteConfig
 from pcs_ext.image.reference.encoder import PictureEncoder, open_encoder
-from pcs_ext.image.reference.fastcomposer import FastComposerConfig
 from pcs_ext.image.reference.files import reading_of
-from pcs_ext.image.reference.instantbooth import InstantBoothConfig
-from pcs_ext.image.reference.ip_adapter import IPAdapter, IPAdapterConfig, attention_order
 from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapter
-from pcs_ext.image.reference.photomaker import PhotoMakerConfig
 from pcs_ext.image.reference.projection import LinearProjection, Resampler
-from pcs_ext.image.reference.ssr_encoder import SSREncoderConfig
+from pcs_ext.image.reference.systems.blip_diffusion import BlipDiffusionConfig
+from pcs_ext.image.reference.systems.e4t import E4TConfig
+from pcs_ext.image.reference.systems.elite import EliteConfig
+from pcs_ext.image.reference.systems.fastcomposer import FastComposerConfig
+from pcs_ext.image.reference.systems.instantbooth import InstantBoothConfig
+from pcs_ext.image.reference.systems.ip_adapter import IPAdapter, IPAdapterConfig, attention_order
+from pcs_ext.image.reference.systems.photomaker import PhotoMakerConfig
+from pcs_ext.image.reference.systems.ssr_encoder import SSREncoderConfig
 
 WIDTH, HIDDEN = 16, 32
 """Of the encoder's embedding and of its patches."""

@@ -5,15 +5,15 @@ ten times the rate. Those of IP-Adapter were measured; PhotoMaker, FastComposer 
 theirs, the others none.
 """
 
-from pcs_ext.image.reference.blip_diffusion import BlipDiffusionConfig
-from pcs_ext.image.reference.e4t import E4TConfig
-from pcs_ext.image.reference.elite import EliteConfig
 from pcs_ext.image.reference.entry import ReferenceEntry
-from pcs_ext.image.reference.fastcomposer import FastComposerConfig
-from pcs_ext.image.reference.instantbooth import InstantBoothConfig
-from pcs_ext.image.reference.ip_adapter import IPAdapterConfig
-from pcs_ext.image.reference.photomaker import PhotoMakerConfig
-from pcs_ext.image.reference.ssr_encoder import SSREncoderConfig
+from pcs_ext.image.reference.systems.blip_diffusion import BlipDiffusionConfig
+from pcs_ext.image.reference.systems.e4t import E4TConfig
+from pcs_ext.image.reference.systems.elite import EliteConfig
+from pcs_ext.image.reference.systems.fastcomposer import FastComposerConfig
+from pcs_ext.image.reference.systems.instantbooth import InstantBoothConfig
+from pcs_ext.image.reference.systems.ip_adapter import IPAdapterConfig
+from pcs_ext.image.reference.systems.photomaker import PhotoMakerConfig
+from pcs_ext.image.reference.systems.ssr_encoder import SSREncoderConfig
 from pcs_ext.image.reference.training import ReferenceTraining
 
 __all__ = ["REFERENCES", "ReferenceEntry"]

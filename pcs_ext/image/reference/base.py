@@ -4,7 +4,7 @@ import abc
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.adapters.layers import to_storage
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.prompt_programs import Encode
+from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.shown import Sees, Shown
 from pcs_ext.image.types import Conditioning
 
@@ -88,7 +89,18 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
             ArtifactError: it was made for a base of another layout; the message names both.
         """
 
+    @classmethod
     @abc.abstractmethod
+    def untrained(cls, config: Any, backbone: AbstractBackbone, reading: Reading, seed: int) -> Self:
+        """One that has learned nothing yet; its networks are drawn from torch's own generator.
+
+        Args:
+            config: settings of its kind.
+            backbone: to be trained for.
+            reading: what the image encoder gives.
+            seed: of weights that are not drawn from torch's own generator.
+        """
+
     def conditioned(
         self,
         backbone: AbstractBackbone,
@@ -110,6 +122,12 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
             scale: strength, 1 as trained; at 0 the conditioning is exactly the prompts'.
             size: height and width in pixels; None: the base's resolution.
         """
+        asked = Asked(backbone=backbone, encode=encode, prompts=prompts, shown=shown, scale=scale, size=size)
+        return asked.encoded() if scale == 0 else self._told(asked)
+
+    @abc.abstractmethod
+    def _told(self, asked: Asked) -> Conditioning:
+        """`conditioned` at any strength but 0."""
 
     @contextlib.contextmanager
     def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
@@ -192,3 +210,15 @@ def context_width(backbone: AbstractBackbone) -> int:
 def token_widths(backbone: AbstractBackbone) -> list[int]:
     """Width of the token rows of every text encoder."""
     return [encoder.get_input_embeddings().weight.shape[1] for encoder in backbone.text_encoders]
+
+
+def attention_widths(backbone: AbstractBackbone) -> dict[str, int]:
+    """Channels of every text cross-attention's keys, by its path."""
+    paths = backbone.cross_attention_paths()
+    return {path: backbone.denoiser.get_submodule(path).to_k.weight.shape[0] for path in paths}
+
+
+def query_widths(backbone: AbstractBackbone) -> dict[str, int]:
+    """Channels of what every text cross-attention asks with, by its path."""
+    paths = backbone.cross_attention_paths()
+    return {path: backbone.denoiser.get_submodule(path).to_q.weight.shape[1] for path in paths}

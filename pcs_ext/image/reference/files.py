@@ -28,8 +28,8 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import TOYBOX_WEIGHTS, hub_folder
 from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading
 from pcs_ext.image.reference.encoder import PictureEncoder, open_encoder, width_of
-from pcs_ext.image.reference.ip_adapter import IPAdapter, IPAdapterConfig
 from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapter
+from pcs_ext.image.reference.systems.ip_adapter import IPAdapter, IPAdapterConfig
 
 WEIGHTS, CONFIG = "ip_adapter.safetensors", "config.json"
 OTHER_WEIGHTS = "reference.safetensors"

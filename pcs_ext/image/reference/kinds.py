@@ -1,11 +1,13 @@
 """Every kind of reference adapter: its settings, and how an untrained one is made of them."""
 
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, TypeAlias
 
+import torch
 from pydantic import Discriminator
 
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.reference import (
+from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading
+from pcs_ext.image.reference.systems import (
     blip_diffusion,
     e4t,
     elite,
@@ -15,7 +17,6 @@ from pcs_ext.image.reference import (
     photomaker,
     ssr_encoder,
 )
-from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading
 
 KindConfig: TypeAlias = Annotated[
     ip_adapter.IPAdapterConfig
@@ -30,21 +31,21 @@ KindConfig: TypeAlias = Annotated[
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
 
-_KINDS: dict[type, tuple[type[AbstractReferenceAdapter], Any]] = {
-    ip_adapter.IPAdapterConfig: (ip_adapter.IPAdapter, ip_adapter.build),
-    photomaker.PhotoMakerConfig: (photomaker.PhotoMaker, photomaker.build),
-    fastcomposer.FastComposerConfig: (fastcomposer.FastComposer, fastcomposer.build),
-    elite.EliteConfig: (elite.Elite, elite.build),
-    ssr_encoder.SSREncoderConfig: (ssr_encoder.SSREncoder, ssr_encoder.build),
-    instantbooth.InstantBoothConfig: (instantbooth.InstantBooth, instantbooth.build),
-    blip_diffusion.BlipDiffusionConfig: (blip_diffusion.BlipDiffusion, blip_diffusion.build),
-    e4t.E4TConfig: (e4t.E4T, e4t.build),
+_KINDS: dict[type, type[AbstractReferenceAdapter]] = {
+    ip_adapter.IPAdapterConfig: ip_adapter.IPAdapter,
+    photomaker.PhotoMakerConfig: photomaker.PhotoMaker,
+    fastcomposer.FastComposerConfig: fastcomposer.FastComposer,
+    elite.EliteConfig: elite.Elite,
+    ssr_encoder.SSREncoderConfig: ssr_encoder.SSREncoder,
+    instantbooth.InstantBoothConfig: instantbooth.InstantBooth,
+    blip_diffusion.BlipDiffusionConfig: blip_diffusion.BlipDiffusion,
+    e4t.E4TConfig: e4t.E4T,
 }
 
 
 def adapter_class(config: KindConfig) -> type[AbstractReferenceAdapter]:
     """The class that a kind's settings belong to: it says what is read of pictures and prompts."""
-    return _KINDS[type(config)][0]
+    return _KINDS[type(config)]
 
 
 def build_adapter(
@@ -58,4 +59,6 @@ def build_adapter(
         reading: what the image encoder gives.
         seed: of its networks.
     """
-    return _KINDS[type(config)][1](config, backbone, reading, seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _KINDS[type(config)].untrained(config, backbone, reading, seed).to(backbone.device)

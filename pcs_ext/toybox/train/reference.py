@@ -22,9 +22,9 @@ from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.reference.encoder import PictureEncoder, open_encoder
 from pcs_ext.image.reference.files import ReferenceConfig, encoder_folder, save_adapter
-from pcs_ext.image.reference.ip_adapter import IPAdapter, IPAdapterConfig
 from pcs_ext.image.reference.pairs import PairData
 from pcs_ext.image.reference.shown import Sight
+from pcs_ext.image.reference.systems.ip_adapter import IPAdapter, IPAdapterConfig
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
 from pcs_ext.image.types import LossTerms
 from pcs_ext.reporter import Reporter

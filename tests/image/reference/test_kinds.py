@@ -17,12 +17,12 @@ from pcs_ext.image.data import find_photos
 from pcs_ext.image.fit import FitConfig, fit
 from pcs_ext.image.reference import REFERENCES
 from pcs_ext.image.reference.base import AbstractReferenceAdapter
-from pcs_ext.image.reference.e4t import E4TConfig
 from pcs_ext.image.reference.files import OTHER_WEIGHTS, ReferenceConfig, open_adapter, read_settings, save_adapter
 from pcs_ext.image.reference.learn import _groups, learn_reference
 from pcs_ext.image.reference.pairs import PairData
 from pcs_ext.image.reference.reference import Reference, show
 from pcs_ext.image.reference.shown import Shown, Sight
+from pcs_ext.image.reference.systems.e4t import E4TConfig
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
 from pcs_ext.image.reference.tune import tune_reference
 from pcs_ext.image.sample import SampleConfig, sample

@@ -14,16 +14,16 @@ from pcs_ext.image.attention import attention_program
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.data import find_photos
 from pcs_ext.image.reference.delay import delayed
-from pcs_ext.image.reference.e4t import E4T
-from pcs_ext.image.reference.elite import Elite
 from pcs_ext.image.reference.encoder import open_encoder
-from pcs_ext.image.reference.fastcomposer import FastComposer, _placed, localization, middle_paths
-from pcs_ext.image.reference.instantbooth import InstantBooth
 from pcs_ext.image.reference.nouns import names, noun_positions, renamed, repeated
 from pcs_ext.image.reference.pairs import around, encode_subjects, read_subjects
-from pcs_ext.image.reference.photomaker import PhotoMaker
 from pcs_ext.image.reference.shown import Shown, Sight
-from pcs_ext.image.reference.ssr_encoder import SSREncoder
+from pcs_ext.image.reference.systems.e4t import E4T
+from pcs_ext.image.reference.systems.elite import Elite
+from pcs_ext.image.reference.systems.fastcomposer import FastComposer, _placed, localization, middle_paths
+from pcs_ext.image.reference.systems.instantbooth import InstantBooth
+from pcs_ext.image.reference.systems.photomaker import PhotoMaker
+from pcs_ext.image.reference.systems.ssr_encoder import SSREncoder
 from pcs_ext.image.types import Conditioning, Decoupled
 from pcs_ext.reporter import SilentReporter
 from tests.support.tiny_albums import albums

@@ -19,7 +19,7 @@ from pcs_ext.image.adapters import FullAdapter, FullConfig
 from pcs_ext.image.adapters.weight_offsets import WeightOffsetAdapter
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.predict_programs import Predict, add_prediction, remove_prediction
-from pcs_ext.image.prompt_programs import Encode
+from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import (
     AbstractReferenceAdapter,
     Reading,
@@ -28,9 +28,9 @@ from pcs_ext.image.reference.base import (
     context_width,
     token_widths,
 )
-from pcs_ext.image.reference.nouns import names, renamed
+from pcs_ext.image.reference.nouns import renamed
 from pcs_ext.image.reference.pairs import Pairs
-from pcs_ext.image.reference.shown import Sees, Shown
+from pcs_ext.image.reference.shown import Sees
 from pcs_ext.image.reference.words import SeenWords, noun_rows
 from pcs_ext.image.types import Conditioning
 
@@ -56,15 +56,6 @@ class E4TConfig:
                 f"offset_scale must be positive and offset_weight not negative, got {self.offset_scale} and "
                 f"{self.offset_weight}."
             )
-
-
-def build(config: E4TConfig, backbone: AbstractBackbone, reading: Reading, seed: int) -> "E4T":
-    """An untrained one: its weight offsets change nothing yet."""
-    blocks = list(backbone.denoiser.config["block_out_channels"])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        made = E4T(config, reading, blocks, context_width(backbone), token_widths(backbone), seed)
-    return made.to(backbone.device)
 
 
 class E4T(AbstractReferenceAdapter):
@@ -110,37 +101,33 @@ class E4T(AbstractReferenceAdapter):
         self._texts: list[tuple[str, str, float]] = []
         self._offsets: Tensor | None = None
 
+    @classmethod
+    def untrained(cls, config: E4TConfig, backbone: AbstractBackbone, reading: Reading, seed: int) -> "E4T":
+        """Its weight offsets change nothing yet."""
+        blocks = list(backbone.denoiser.config["block_out_channels"])
+        return cls(config, reading, blocks, context_width(backbone), token_widths(backbone), seed)
+
     def check(self, backbone: AbstractBackbone) -> None:
         """See `AbstractReferenceAdapter.check`."""
         check_context("e4t", self.context, backbone)
 
-    def conditioned(
-        self,
-        backbone: AbstractBackbone,
-        encode: Encode,
-        prompts: Sequence[str],
-        shown: Shown,
-        *,
-        scale: float = 1.0,
-        size: tuple[int, int] | None = None,
-    ) -> Conditioning:
+    def _told(self, asked: Asked) -> Conditioning:
         """See `AbstractReferenceAdapter.conditioned`. Pictures of a row are averaged.
 
         The states are the prompts' own until the denoiser is asked inside `inserted`, which replaces them. In training
         what this returned before is forgotten.
         """
-        told = encode(prompts, size=size)
-        named = [seen and names(text, own[0]) for text, own, seen in zip(prompts, shown.nouns, shown.rows, strict=True)]
-        if scale == 0 or not any(named):
+        told, named = asked.encoded(), asked.named
+        if not any(named):
             return told
         if self.training:
             self._texts = []
         numbers = []
-        for text, own, there in zip(prompts, shown.nouns, named, strict=True):
+        for text, noun, there in zip(asked.prompts, asked.nouns, named, strict=True):
             if there:
-                self._texts.append((renamed(text, own[0], self.seen_words.word(1)), own[0], scale))
+                self._texts.append((renamed(text, noun, self.seen_words.word(1)), noun, asked.scale))
             numbers.append(float(len(self._texts)) if there else 0.0)
-        classes = shown.to(next(self.parameters())).sight.features[..., 0, :]
+        classes = asked.shown.to(next(self.parameters())).sight.features[..., 0, :]
         features = self.norm(classes).mean((1, 2)).float()
         row = torch.cat([torch.tensor(numbers, device=features.device)[:, None], features], dim=-1)
         return dataclasses.replace(told, shown={**(told.shown or {}), _NAME: row[:, None]})

@@ -8,13 +8,11 @@ the words alone.
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
-
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters import LowRankAdapter, LowRankConfig
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.prompt_programs import Encode
+from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading, check_context, context_width
 from pcs_ext.image.reference.delay import delayed
 from pcs_ext.image.reference.fusing import FusedWord, Places, fused
@@ -37,13 +35,6 @@ class PhotoMakerConfig:
     def __post_init__(self) -> None:
         if self.rank < 1 or not 0 <= self.delay <= 1:
             raise ConfigError(f"rank must be at least 1 and delay in [0, 1], got {self.rank} and {self.delay}.")
-
-
-def build(config: PhotoMakerConfig, backbone: AbstractBackbone, reading: Reading, seed: int) -> "PhotoMaker":
-    """An untrained one: its low-rank weights change nothing yet."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return PhotoMaker(config, reading.width, context_width(backbone), seed).to(backbone.device)
 
 
 class PhotoMaker(AbstractReferenceAdapter):
@@ -69,29 +60,27 @@ class PhotoMaker(AbstractReferenceAdapter):
         self.fuse = FusedWord(width, context)
         self.inside = (LowRankAdapter("reference", LowRankConfig(rank=config.rank, init_seed=seed)),)
 
+    @classmethod
+    def untrained(
+        cls, config: PhotoMakerConfig, backbone: AbstractBackbone, reading: Reading, seed: int
+    ) -> "PhotoMaker":
+        """Its low-rank weights change nothing yet."""
+        return cls(config, reading.width, context_width(backbone), seed)
+
     def check(self, backbone: AbstractBackbone) -> None:
         """See `AbstractReferenceAdapter.check`."""
         check_context("photomaker", self.fuse.context, backbone)
 
-    def conditioned(
-        self,
-        backbone: AbstractBackbone,
-        encode: Encode,
-        prompts: Sequence[str],
-        shown: Shown,
-        *,
-        scale: float = 1.0,
-        size: tuple[int, int] | None = None,
-    ) -> Conditioning:
+    def _told(self, asked: Asked) -> Conditioning:
         """See `AbstractReferenceAdapter.conditioned`. All pictures of a row show what its first noun names."""
-        plain = encode(prompts, size=size)
-        stacked, places = self._stacked(backbone, prompts, shown)
-        if scale == 0 or not places.rows:
+        plain = asked.encoded()
+        stacked, places = self._stacked(asked.backbone, asked.prompts, asked.shown)
+        if not places.rows:
             return plain
-        told = fused(encode(stacked, size=size), places, shown.sight.features, self.fuse, scale)
+        told = fused(asked.encoded(stacked), places, asked.shown.sight.features, self.fuse, asked.scale)
         if self.training or self.delay == 0:
             return told
-        return delayed(plain, told, self.delay, backbone.schedule.num_train_timesteps)
+        return delayed(plain, told, self.delay, asked.backbone.schedule.num_train_timesteps)
 
     def _stacked(self, backbone: AbstractBackbone, prompts: Sequence[str], shown: Shown) -> tuple[list[str], Places]:
         """Prompts with the class word once per picture, and where those words stand."""

@@ -6,7 +6,7 @@ beside the text, as in IP-Adapter.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -17,7 +17,15 @@ from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.prompt_programs import Encode
-from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading, Terms, check_context, context_width
+from pcs_ext.image.reference.asked import Asked
+from pcs_ext.image.reference.base import (
+    AbstractReferenceAdapter,
+    Reading,
+    Terms,
+    attention_widths,
+    check_context,
+    context_width,
+)
 from pcs_ext.image.reference.pairs import Pairs
 from pcs_ext.image.reference.shown import Sees, Shown
 from pcs_ext.image.types import Conditioning, Decoupled
@@ -43,15 +51,6 @@ class SSREncoderConfig:
                 "heads and head_width must be at least 1 and consistency_weight not negative, got "
                 f"{self.heads}, {self.head_width} and {self.consistency_weight}."
             )
-
-
-def build(config: SSREncoderConfig, backbone: AbstractBackbone, reading: Reading, seed: int) -> "SSREncoder":
-    """An untrained one."""
-    paths = backbone.cross_attention_paths()
-    channels = {path: backbone.denoiser.get_submodule(path).to_k.weight.shape[0] for path in paths}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return SSREncoder(config, reading, channels, context_width(backbone)).to(backbone.device)
 
 
 class TokenToPatch(nn.Module):
@@ -112,28 +111,25 @@ class SSREncoder(AbstractReferenceAdapter):
         self.keys = nn.ModuleDict({n: nn.Linear(context, channels[p], bias=False) for p, n in self.maps.items()})
         self.values = nn.ModuleDict({n: nn.Linear(context, channels[p], bias=False) for p, n in self.maps.items()})
 
+    @classmethod
+    def untrained(
+        cls, config: SSREncoderConfig, backbone: AbstractBackbone, reading: Reading, seed: int
+    ) -> "SSREncoder":
+        """Nothing of it is the base's."""
+        return cls(config, reading, attention_widths(backbone), context_width(backbone))
+
     def check(self, backbone: AbstractBackbone) -> None:
         """See `AbstractReferenceAdapter.check`."""
         check_context("ssr-encoder", self.context, backbone)
 
-    def conditioned(
-        self,
-        backbone: AbstractBackbone,
-        encode: Encode,
-        prompts: Sequence[str],
-        shown: Shown,
-        *,
-        scale: float = 1.0,
-        size: tuple[int, int] | None = None,
-    ) -> Conditioning:
+    def _told(self, asked: Asked) -> Conditioning:
         """See `AbstractReferenceAdapter.conditioned`. What several pictures tell stands side by side."""
-        conditioning = encode(prompts, size=size)
-        if scale == 0:
-            return conditioning
-        found, _ = self._found(encode, shown)
+        found, _ = self._found(asked.encode, asked.shown)
         tokens = found.flatten(1, 3)
-        pairs = {path: (self.keys[name](tokens), scale * self.values[name](tokens)) for path, name in self.maps.items()}
-        return conditioning.beside(Decoupled(pairs=pairs))
+        pairs = {
+            path: (self.keys[name](tokens), asked.scale * self.values[name](tokens)) for path, name in self.maps.items()
+        }
+        return asked.encoded().beside(Decoupled(pairs=pairs))
 
     def _found(self, encode: Encode, shown: Shown) -> tuple[Tensor, Tensor]:
         """What the nouns find, `b r l n context`, and the nouns, `b r n context`; "" asks where there is no picture."""

@@ -17,17 +17,18 @@ from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters import CrossAttentionAdapter, CrossAttentionConfig
 from pcs_ext.image.adapters.vocabulary import token_positions
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.prompt_programs import Encode
+from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import (
     AbstractReferenceAdapter,
     Reading,
     Terms,
     TrainingStage,
+    attention_widths,
     check_context,
     context_width,
     token_widths,
 )
-from pcs_ext.image.reference.nouns import names, renamed
+from pcs_ext.image.reference.nouns import renamed
 from pcs_ext.image.reference.pairs import Pairs
 from pcs_ext.image.reference.shown import Sees, Shown
 from pcs_ext.image.reference.words import SeenWords, noun_rows
@@ -58,25 +59,6 @@ class EliteConfig:
             )
         if min(self.local_strength, self.word_weight, self.value_weight) < 0:
             raise ConfigError("local_strength, word_weight and value_weight must not be negative.")
-
-
-def build(config: EliteConfig, backbone: AbstractBackbone, reading: Reading, seed: int) -> "Elite":
-    """An untrained one: keys and values begin as the text's own."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        made = Elite(config, reading, _attentions(backbone), context_width(backbone), token_widths(backbone))
-    with torch.no_grad():
-        for path, name in made.maps.items():
-            attention = backbone.denoiser.get_submodule(path)
-            made.local_keys[name].weight.copy_(attention.to_k.weight)  # type: ignore[union-attr, operator]
-            made.local_values[name].weight.copy_(attention.to_v.weight)  # type: ignore[union-attr, operator]
-    return made.to(backbone.device)
-
-
-def _attentions(backbone: AbstractBackbone) -> dict[str, int]:
-    """Channels of every text cross-attention."""
-    paths = backbone.cross_attention_paths()
-    return {path: backbone.denoiser.get_submodule(path).to_k.weight.shape[0] for path in paths}
 
 
 class Elite(AbstractReferenceAdapter):
@@ -145,6 +127,17 @@ class Elite(AbstractReferenceAdapter):
             "base": self.kept.parameters()["denoiser"],
         }
 
+    @classmethod
+    def untrained(cls, config: EliteConfig, backbone: AbstractBackbone, reading: Reading, seed: int) -> "Elite":
+        """Keys and values begin as the text's own."""
+        made = cls(config, reading, attention_widths(backbone), context_width(backbone), token_widths(backbone))
+        with torch.no_grad():
+            for path, name in made.maps.items():
+                attention = backbone.denoiser.get_submodule(path)
+                made.local_keys[name].weight.copy_(attention.to_k.weight)  # type: ignore[union-attr, operator]
+                made.local_values[name].weight.copy_(attention.to_v.weight)  # type: ignore[union-attr, operator]
+        return made
+
     def check(self, backbone: AbstractBackbone) -> None:
         """See `AbstractReferenceAdapter.check`."""
         check_context("elite", self.context, backbone)
@@ -166,31 +159,18 @@ class Elite(AbstractReferenceAdapter):
         mean = torch.stack(made).mean(0)
         return mean if cover is None else mean * cover.to(mean).unsqueeze(-1)
 
-    def conditioned(
-        self,
-        backbone: AbstractBackbone,
-        encode: Encode,
-        prompts: Sequence[str],
-        shown: Shown,
-        *,
-        scale: float = 1.0,
-        size: tuple[int, int] | None = None,
-    ) -> Conditioning:
+    def _told(self, asked: Asked) -> Conditioning:
         """See `AbstractReferenceAdapter.conditioned`. Words of several pictures are averaged, patches side by side."""
-        named = [seen and names(text, own[0]) for text, own, seen in zip(prompts, shown.nouns, shown.rows, strict=True)]
-        if scale == 0 or not any(named):
-            return encode(prompts, size=size)
-        sight = shown.to(next(self.parameters())).sight
+        if not any(asked.named):
+            return asked.encoded()
+        sight = asked.shown.to(next(self.parameters())).sight
         words = self.words(sight.features.flatten(0, 1)).unflatten(0, sight.features.shape[:2]).mean(1)
         count = 1 if self.local else words.shape[1]
-        asked = " ".join(self.seen_words.word(number) for number in range(1, 1 + count))
-        texts = [
-            renamed(text, own[0], asked) if there else text
-            for text, own, there in zip(prompts, shown.nouns, named, strict=True)
-        ]
-        with self.seen_words.meaning(self._at_strength(backbone, words, shown, scale)):
-            told = encode(texts, size=size)
-        return self._beside(backbone, told, texts, shown, named, scale) if self.local else told
+        stand_in = " ".join(self.seen_words.word(number) for number in range(1, 1 + count))
+        texts = asked.with_words(lambda text, noun: renamed(text, noun, stand_in))
+        with self.seen_words.meaning(self._at_strength(asked.backbone, words, asked.shown, asked.scale)):
+            told = asked.encoded(texts)
+        return self._beside(asked, told, texts) if self.local else told
 
     def _at_strength(self, backbone: AbstractBackbone, words: Tensor, shown: Shown, scale: float) -> list[Tensor]:
         """The words of each text encoder, `b l d`, between the noun's own and theirs."""
@@ -203,22 +183,14 @@ class Elite(AbstractReferenceAdapter):
             for index, part in enumerate(split)
         ]
 
-    def _beside(
-        self,
-        backbone: AbstractBackbone,
-        told: Conditioning,
-        texts: list[str],
-        shown: Shown,
-        named: list[bool],
-        scale: float,
-    ) -> Conditioning:
-        strength = scale * (1.0 if self.training else self.config.local_strength)
-        patches = self._local(shown) * torch.tensor(named, device=backbone.device)[:, None, None]
+    def _beside(self, asked: Asked, told: Conditioning, texts: list[str]) -> Conditioning:
+        strength = asked.scale * (1.0 if self.training else self.config.local_strength)
+        patches = self._local(asked.shown) * torch.tensor(asked.named, device=asked.backbone.device)[:, None, None]
         pairs = {
             path: (self.local_keys[name](patches), strength * self.local_values[name](patches))
             for path, name in self.maps.items()
         }
-        gate = token_positions(backbone, [self.seen_words.word(1)], texts).float()
+        gate = token_positions(asked.backbone, [self.seen_words.word(1)], texts).float()
         return told.beside(Decoupled(pairs=pairs, gate=gate))
 
     def _local(self, shown: Shown) -> Tensor:

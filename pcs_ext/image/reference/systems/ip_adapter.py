@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from pcs_ext.config_io import config
 from pcs_ext.errors import ArtifactError, ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.prompt_programs import Encode
+from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading
 from pcs_ext.image.reference.projection import LinearProjection, Projection, projection_for
-from pcs_ext.image.reference.shown import Sees, Shown
+from pcs_ext.image.reference.shown import Sees
 from pcs_ext.image.types import Conditioning, Decoupled
 
 _FAMILIES = {
@@ -41,11 +41,6 @@ class IPAdapterConfig:
     def __post_init__(self) -> None:
         if self.tokens < 1:
             raise ConfigError(f"tokens must be at least 1, got {self.tokens}.")
-
-
-def build(config: IPAdapterConfig, backbone: AbstractBackbone, reading: Reading, seed: int) -> "IPAdapter":
-    """An untrained one."""
-    return IPAdapter.begin(backbone, reading.width, tokens=config.tokens, seed=seed)
 
 
 class IPAdapter(AbstractReferenceAdapter):
@@ -99,6 +94,11 @@ class IPAdapter(AbstractReferenceAdapter):
         return made.to(backbone.device)
 
     @classmethod
+    def untrained(cls, config: IPAdapterConfig, backbone: AbstractBackbone, reading: Reading, seed: int) -> "IPAdapter":
+        """See `begin`."""
+        return cls.begin(backbone, reading.width, tokens=config.tokens, seed=seed)
+
+    @classmethod
     def from_published(cls, state: Mapping[str, Tensor]) -> "IPAdapter":
         """From the tensors of a published file.
 
@@ -134,29 +134,17 @@ class IPAdapter(AbstractReferenceAdapter):
                 "the base's family with --reference-adapter, or another --base."
             )
 
-    def conditioned(
-        self,
-        backbone: AbstractBackbone,
-        encode: Encode,
-        prompts: Sequence[str],
-        shown: Shown,
-        *,
-        scale: float = 1.0,
-        size: tuple[int, int] | None = None,
-    ) -> Conditioning:
+    def _told(self, asked: Asked) -> Conditioning:
         """See `AbstractReferenceAdapter.conditioned`. Tokens of several pictures are attended to together."""
-        conditioning = encode(prompts, size=size)
-        if scale == 0:
-            return conditioning
-        features = shown.sight.features
+        features = asked.shown.sight.features
         tokens = self.image_proj(features.flatten(0, 1).to(self.dtype))
         tokens = tokens.unflatten(0, features.shape[:2]).flatten(1, 2)
         maps = self.ip_adapter.values()
         pairs = {
-            path: (layer["to_k_ip"](tokens), scale * layer["to_v_ip"](tokens))  # type: ignore[index]
-            for path, layer in zip(attention_order(backbone), maps, strict=True)
+            path: (layer["to_k_ip"](tokens), asked.scale * layer["to_v_ip"](tokens))  # type: ignore[index]
+            for path, layer in zip(attention_order(asked.backbone), maps, strict=True)
         }
-        return conditioning.beside(Decoupled(pairs=pairs))
+        return asked.encoded().beside(Decoupled(pairs=pairs))
 
 
 def attention_order(backbone: AbstractBackbone) -> list[str]:

@@ -19,15 +19,16 @@ from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.unet import recomputing_inside
 from pcs_ext.image.predict_programs import Predict, add_prediction, remove_prediction
-from pcs_ext.image.prompt_programs import Encode
+from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import (
     AbstractReferenceAdapter,
     Reading,
     check_context,
     context_width,
+    query_widths,
     token_widths,
 )
-from pcs_ext.image.reference.nouns import names, renamed
+from pcs_ext.image.reference.nouns import renamed
 from pcs_ext.image.reference.shown import Sees, Shown
 from pcs_ext.image.reference.words import SeenWords, noun_rows
 from pcs_ext.image.types import Conditioning
@@ -53,16 +54,6 @@ class InstantBoothConfig:
     def __post_init__(self) -> None:
         if self.heads < 1 or self.balance < 0:
             raise ConfigError(f"heads must be at least 1 and balance not negative, got {self.heads}, {self.balance}.")
-
-
-def build(config: InstantBoothConfig, backbone: AbstractBackbone, reading: Reading, seed: int) -> "InstantBooth":
-    """An untrained one: its gates are shut."""
-    paths = backbone.cross_attention_paths()
-    widths = {path.removesuffix(".attn2"): backbone.denoiser.get_submodule(path).to_q.weight.shape[1] for path in paths}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        made = InstantBooth(config, reading.width, widths, context_width(backbone), token_widths(backbone))
-    return made.to(backbone.device)
 
 
 class GatedPatches(nn.Module):
@@ -123,35 +114,30 @@ class InstantBooth(AbstractReferenceAdapter):
         self.seen_words = SeenWords(1)
         self.inside = (self.seen_words,)
 
+    @classmethod
+    def untrained(
+        cls, config: InstantBoothConfig, backbone: AbstractBackbone, reading: Reading, seed: int
+    ) -> "InstantBooth":
+        """Its gates are shut."""
+        widths = {path.removesuffix(".attn2"): width for path, width in query_widths(backbone).items()}
+        return cls(config, reading.width, widths, context_width(backbone), token_widths(backbone))
+
     def check(self, backbone: AbstractBackbone) -> None:
         """See `AbstractReferenceAdapter.check`."""
         check_context("instantbooth", self.context, backbone)
 
-    def conditioned(
-        self,
-        backbone: AbstractBackbone,
-        encode: Encode,
-        prompts: Sequence[str],
-        shown: Shown,
-        *,
-        scale: float = 1.0,
-        size: tuple[int, int] | None = None,
-    ) -> Conditioning:
+    def _told(self, asked: Asked) -> Conditioning:
         """See `AbstractReferenceAdapter.conditioned`. Words of several pictures are averaged, patches side by side."""
-        named = [seen and names(text, own[0]) for text, own, seen in zip(prompts, shown.nouns, shown.rows, strict=True)]
-        if scale == 0 or not any(named):
-            return encode(prompts, size=size)
-        features = shown.to(next(self.parameters())).sight.object[:, :, 0]
-        words = self._words(backbone, features, shown, scale)
-        texts = [
-            renamed(text, own[0], f"{self.seen_words.word(1)} {own[0]}") if there else text
-            for text, own, there in zip(prompts, shown.nouns, named, strict=True)
-        ]
+        if not any(asked.named):
+            return asked.encoded()
+        features = asked.shown.to(next(self.parameters())).sight.object[:, :, 0]
+        words = self._words(asked.backbone, features, asked.shown, asked.scale)
+        texts = asked.with_words(lambda text, noun: renamed(text, noun, f"{self.seen_words.word(1)} {noun}"))
         with self.seen_words.meaning(words):
-            told = encode(texts, size=size)
-        strength = scale * (1.0 if self.training else self.config.balance)
+            told = asked.encoded(texts)
+        strength = asked.scale * (1.0 if self.training else self.config.balance)
         # A last column says how strongly a row's patches count: 0 where it has none.
-        counted = strength * torch.tensor(named, device=features.device, dtype=features.dtype)
+        counted = strength * torch.tensor(asked.named, device=features.device, dtype=features.dtype)
         flat = features.flatten(1, 2)
         read = torch.cat([flat, counted[:, None, None].expand(-1, flat.shape[1], 1)], dim=-1)
         return dataclasses.replace(told, shown={**(told.shown or {}), _NAME: read})

@@ -15,7 +15,7 @@ from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters import FullAdapter, FullConfig
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.prompt_programs import Encode
+from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import (
     AbstractReferenceAdapter,
     Reading,
@@ -23,7 +23,6 @@ from pcs_ext.image.reference.base import (
     context_width,
     token_widths,
 )
-from pcs_ext.image.reference.nouns import names
 from pcs_ext.image.reference.shown import Sees, Shown
 from pcs_ext.image.reference.words import SeenWords, noun_rows
 from pcs_ext.image.types import Conditioning
@@ -52,14 +51,6 @@ class BlipDiffusionConfig:
                 "tokens, depth and heads must be at least 1, and width a multiple of heads, got "
                 f"{self.tokens}, {self.depth}, {self.heads} and {self.width}."
             )
-
-
-def build(config: BlipDiffusionConfig, backbone: AbstractBackbone, reading: Reading, seed: int) -> "BlipDiffusion":
-    """An untrained one: text encoder and denoiser are the base's."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        made = BlipDiffusion(config, reading.width, context_width(backbone), token_widths(backbone))
-    return made.to(backbone.device)
 
 
 class QueryTransformer(nn.Module):
@@ -145,31 +136,25 @@ class BlipDiffusion(AbstractReferenceAdapter):
         names_ = ("text_encoder", "text_encoder_2")[: len(self.tokens)] if config.text_encoder else ()
         self.inside = (FullAdapter("reference", FullConfig(components=("denoiser", *names_))), self.seen_words)
 
+    @classmethod
+    def untrained(
+        cls, config: BlipDiffusionConfig, backbone: AbstractBackbone, reading: Reading, seed: int
+    ) -> "BlipDiffusion":
+        """Text encoder and denoiser are the base's."""
+        return cls(config, reading.width, context_width(backbone), token_widths(backbone))
+
     def check(self, backbone: AbstractBackbone) -> None:
         """See `AbstractReferenceAdapter.check`."""
         check_context("blip-diffusion", self.context, backbone)
 
-    def conditioned(
-        self,
-        backbone: AbstractBackbone,
-        encode: Encode,
-        prompts: Sequence[str],
-        shown: Shown,
-        *,
-        scale: float = 1.0,
-        size: tuple[int, int] | None = None,
-    ) -> Conditioning:
+    def _told(self, asked: Asked) -> Conditioning:
         """See `AbstractReferenceAdapter.conditioned`. A prompt too long for its words loses the last of them."""
-        named = [seen and names(text, own[0]) for text, own, seen in zip(prompts, shown.nouns, shown.rows, strict=True)]
-        if scale == 0 or not any(named):
-            return encode(prompts, size=size)
+        if not any(asked.named):
+            return asked.encoded()
         words = " ".join(self.seen_words.word(number) for number in range(1, 1 + self.config.tokens))
-        texts = [
-            f"{text}, the {own[0]} is {words}" if there else text
-            for text, own, there in zip(prompts, shown.nouns, named, strict=True)
-        ]
-        with self.seen_words.meaning(self._words(backbone, shown, scale)):
-            return encode(texts, size=size)
+        texts = asked.with_words(lambda text, noun: f"{text}, the {noun} is {words}")
+        with self.seen_words.meaning(self._words(asked.backbone, asked.shown, asked.scale)):
+            return asked.encoded(texts)
 
     def _words(self, backbone: AbstractBackbone, shown: Shown, scale: float) -> list[Tensor]:
         """`b tokens d` of each text encoder; at lower strengths nearer to the noun's own row."""

@@ -17,7 +17,7 @@ from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters import FullAdapter, FullConfig
 from pcs_ext.image.attention import attention_program, token_grid
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.prompt_programs import Encode
+from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading, Terms, check_context, context_width
 from pcs_ext.image.reference.delay import delayed
 from pcs_ext.image.reference.fusing import FusedWord, Places, fused
@@ -48,13 +48,6 @@ class FastComposerConfig:
             )
 
 
-def build(config: FastComposerConfig, backbone: AbstractBackbone, reading: Reading, seed: int) -> "FastComposer":
-    """An untrained one: its denoiser is the base's."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return FastComposer(config, reading.width, context_width(backbone)).to(backbone.device)
-
-
 class FastComposer(AbstractReferenceAdapter):
     """The network that mixes, and the denoiser.
 
@@ -78,29 +71,27 @@ class FastComposer(AbstractReferenceAdapter):
         self.fuse = FusedWord(width, context)
         self.inside = (FullAdapter("reference", FullConfig(components=("denoiser",))),)
 
+    @classmethod
+    def untrained(
+        cls, config: FastComposerConfig, backbone: AbstractBackbone, reading: Reading, seed: int
+    ) -> "FastComposer":
+        """Its denoiser is the base's."""
+        return cls(config, reading.width, context_width(backbone))
+
     def check(self, backbone: AbstractBackbone) -> None:
         """See `AbstractReferenceAdapter.check`."""
         check_context("fastcomposer", self.fuse.context, backbone)
 
-    def conditioned(
-        self,
-        backbone: AbstractBackbone,
-        encode: Encode,
-        prompts: Sequence[str],
-        shown: Shown,
-        *,
-        scale: float = 1.0,
-        size: tuple[int, int] | None = None,
-    ) -> Conditioning:
+    def _told(self, asked: Asked) -> Conditioning:
         """See `AbstractReferenceAdapter.conditioned`."""
-        plain = encode(prompts, size=size)
-        places, embeddings = _placed(backbone, prompts, shown)
-        if scale == 0 or not places.rows:
+        plain = asked.encoded()
+        places, embeddings = _placed(asked.backbone, asked.prompts, asked.shown)
+        if not places.rows:
             return plain
-        told = fused(plain, places, embeddings, self.fuse, scale)
+        told = fused(plain, places, embeddings, self.fuse, asked.scale)
         if self.training or self.config.delay == 0:
             return told
-        return delayed(plain, told, self.config.delay, backbone.schedule.num_train_timesteps)
+        return delayed(plain, told, self.config.delay, asked.backbone.schedule.num_train_timesteps)
 
     @contextlib.contextmanager
     def watching(self, backbone: AbstractBackbone, pairs: Pairs) -> Iterator[Terms]:

@@ -1,0 +1,1 @@
+"""The systems: where each puts pictures into a base."""
