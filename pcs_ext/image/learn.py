@@ -29,7 +29,7 @@ from pcs_ext.image.mask_estimate import EstimatedMasks
 from pcs_ext.image.photo_contexts import is_context, with_contexts
 from pcs_ext.image.photo_reader import reader_for
 from pcs_ext.image.previews import Previews
-from pcs_ext.image.recipe_request import with_request, with_start, with_token
+from pcs_ext.image.recipe_request import check_rounds, with_request, with_start, with_token
 from pcs_ext.image.recipes import RECIPES, Phase, Preset, Recipe
 from pcs_ext.image.rewards.loss import RewardLoss
 from pcs_ext.image.rounds import learn_in_rounds
@@ -150,6 +150,7 @@ def learn(
     resolved = with_token(with_start(with_request(resolved, token, steps), start, backbone), backbone)
     resolved, found = with_contexts(resolved, concept_crops(found) if resolved.concept_crops else found)
     if resolved.active is not None:
+        check_rounds(resolved, previews, start)
         once = {"base": backbone, "seed": seed, "after": after, "rivals": rivals, "reporter": reporter}
         return learn_in_rounds(resolved, found, output, learn, once)
     reporter.event(
@@ -233,6 +234,8 @@ class _Run:
         self.recipe, self.backbone, self.data, self.class_images = recipe, backbone, data, class_images
         self.previews = previews
         self.seed, self.folder, self.reporter = seed, folder, reporter
+        # Before any phase: estimated masks take the place of the photos' own.
+        self.photo_digests = [photo.digest for photo in data.photos]
         self.steps = 0
         self.adapters: Mapping[str, AbstractAdapter] = {
             name: build_adapter(name, config) for name, config in recipe.adapters.items()
@@ -277,7 +280,9 @@ class _Run:
 
     def _company(self) -> list[str]:
         """Digests of what a run that goes on must meet again beside its own settings."""
-        return [*self.after_hashes(), *([] if self.rivals is None else [self.rivals.digest]), *self.start_hashes()]
+        rivals = [] if self.rivals is None else [self.rivals.digest]
+        own = [self.backbone.fingerprint, *self.photo_digests]
+        return [*own, *self.after_hashes(), *rivals, *self.start_hashes()]
 
     def _contrast(self, phase: Phase) -> Contrast | None:
         if self.rivals is None or phase.objective.classification_weight <= 0:

@@ -7,8 +7,10 @@ from pathlib import Path
 from pcs_ext.config_io import file_sha256, from_jsonable
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.data import find_photos
 from pcs_ext.image.evaluate.stopwatch import Stopwatch, seconds_in
 from pcs_ext.image.learn import learn, preset_of, resolve_recipe
+from pcs_ext.image.photo_contexts import with_contexts
 from pcs_ext.image.recipes import Recipe
 from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import Reporter
@@ -71,9 +73,11 @@ def _is_of(
 ) -> bool:
     resolved = resolve_recipe(recipe, noun, preset_of(base))
     wanted = resolved if steps is None else resolved.with_steps(steps)
+    if wanted.photo_context is not None:
+        wanted, _ = with_contexts(wanted, find_photos(photos))
     return (
         _followed(artifact, wanted)
-        and artifact.concept.class_noun == noun
+        and artifact.concept.class_noun == wanted.concept.class_noun
         and artifact.data.base_fingerprint == base.fingerprint
         and artifact.data.training["seed"] == seed
         and artifact.data.training["photos"] == {path.name: file_sha256(path) for path in photos}

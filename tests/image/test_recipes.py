@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageChops, ImageOps, ImageStat
 
 from pcs_ext.config_io import from_jsonable, to_jsonable
-from pcs_ext.errors import ArtifactError, ConfigError, Interrupted, PhotoError, UsageError
+from pcs_ext.errors import ArtifactError, CheckpointError, ConfigError, Interrupted, PhotoError, UsageError
 from pcs_ext.image.adapters import build_adapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
@@ -212,6 +212,13 @@ def test_the_same_seed_gives_the_same_artifact_also_after_an_interruption(
     with pytest.raises(Interrupted, match="same command goes on"):
         learn(photos, noun="dog", output=tmp_path / "b", recipe=recipe, base=sd, seed=5, reporter=Stopper())
     assert (tmp_path / "b.training").is_dir()
+    # What it goes on with must be what it began with.
+    caption = photos / "0.txt"
+    for others, text in ((sorted(photos.glob("?.png"))[1:], ""), (photos, "{subject} in the snow")):
+        caption.write_text(text, "utf-8")
+        with pytest.raises(CheckpointError, match="made by other settings"):
+            learn(others, noun="dog", output=tmp_path / "b", recipe=recipe, base=sd, seed=5)
+    caption.unlink()
     resumed = learn(photos, noun="dog", output=tmp_path / "b", recipe=recipe, base=sd, seed=5)
     assert not (tmp_path / "b.training").exists()
     for name, tensors in straight.data.tensors.items():
