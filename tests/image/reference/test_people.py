@@ -9,11 +9,13 @@ from torch import Tensor
 
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.guidance import combine_terms
+from pcs_ext.image.reference.base import Reading
 from pcs_ext.image.reference.encoder import PictureEncoder, open_encoder
 from pcs_ext.image.reference.files import OpenedAdapter
 from pcs_ext.image.reference.identity import IdentityLoss, vector_of
 from pcs_ext.image.reference.inside import read_of
 from pcs_ext.image.reference.joint import in_heads, joint_attention
+from pcs_ext.image.reference.kinds import build_adapter
 from pcs_ext.image.reference.nouns import noun_positions
 from pcs_ext.image.reference.pairs import Pairs
 from pcs_ext.image.reference.reference import Reference
@@ -25,11 +27,12 @@ from pcs_ext.image.reference.systems.idadapter import IDAdapter
 from pcs_ext.image.reference.systems.infinite_id import InfiniteID, adain_mean
 from pcs_ext.image.reference.systems.moa import MoA, routing
 from pcs_ext.image.reference.systems.portraitbooth import PortraitBooth
-from pcs_ext.image.reference.systems.profusion import ProFusion, fusion, refinement
+from pcs_ext.image.reference.systems.profusion import ProFusion, ProFusionConfig, fusion, refinement
 from pcs_ext.image.reference.systems.pva import PVA
+from pcs_ext.image.reference.tune import _opened_up
 from pcs_ext.image.sample import SampleConfig, sample
 from pcs_ext.image.types import Conditioning
-from tests.support.tiny_reference import HIDDEN, WIDTH, at_random, tiny_system, tiny_vision
+from tests.support.tiny_reference import HIDDEN, TINY, WIDTH, at_random, tiny_system, tiny_vision
 
 
 @pytest.fixture
@@ -234,7 +237,24 @@ def test_profusions_word_depends_on_the_noise_level_and_pictures_on_their_own_se
         adapter.refines = False
         unfused = sample(sd, ["red dog"], seeds=[2], config=config, hooks=reference.hooks(sd))
     torch.testing.assert_close(both[1:], alone, atol=1e-4, rtol=0)
-    assert (alone - unfused).abs().max() > 1e-2
+        assert (alone - unfused).abs().max() > 1e-2
+        # Euler's latents are as large as their noise; without guidance there is nothing to go away from.
+        adapter.refines = True
+        plain = SampleConfig(scheduler="euler", num_inference_steps=2, guidance_scale=1.0)
+        fused = sample(sd, ["red dog"], seeds=[2], config=plain, hooks=reference.hooks(sd))
+    assert fused.isfinite().all()
+    assert 0.02 < float(fused.std()) < 1
+
+
+def test_tuned_profusion_has_a_denoiser_of_its_own(sd: AbstractBackbone, eye: Path) -> None:
+    adapter, _ = tiny_system("profusion", sd, eye)
+    kind = _opened_up(adapter, TINY["profusion"])
+    assert isinstance(kind, ProFusionConfig)
+    assert kind.denoiser
+    again = build_adapter(kind, sd, Reading(sees="patches", width=HIDDEN))
+    assert [type(own) for own in again.inside] == [type(own) for own in adapter.inside]
+    with adapter.inserted(sd):
+        assert len(adapter.groups()["base"]) == len(list(sd.denoiser.parameters()))
 
 
 @torch.no_grad()
