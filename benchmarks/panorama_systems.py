@@ -22,49 +22,22 @@ from torch import Tensor
 from pcs_ext.config_io import write_json
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.learn import learn
-from pcs_ext.image.subject import Artifact, to_pil
+from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import ConsoleReporter
 from pcs_ext.results import as_result
-from pcs_ext.runtime import cache_folder, generator_for
+from pcs_ext.runtime import cache_folder
 from pcs_ext.svg.panorama.projection import perspective
 from pcs_ext.svg.panorama.sample import Method, PanoramaConfig, sample_panoramas
 from pcs_ext.svg.panorama.seams import discontinuity, pole_spread, seam_ratio
 from pcs_ext.toybox import weights_path
 from pcs_ext.toybox.oracle import Oracle
-from pcs_ext.toybox.world.captions import caption
+from pcs_ext.toybox.train.panorama import SCENES, TRIGGER, scenes_around, words, write_panoramas
 from pcs_ext.toybox.world.render import render_rgb
-from pcs_ext.toybox.world.sampling import sample_scene
-from pcs_ext.toybox.world.scene import Scene
 
 ROOT = Path(__file__).parents[1]
-TRIGGER = "360-degree panoramic image"
 METHODS: tuple[Method, ...] = ("stitch", "circular", "multidiffusion")
 CONTEXTS = ("on the beach", "in the desert", "in the snow", "on the grass", "in a room", "at night")
 _CROPS = (0.0, 90.0, 180.0, 270.0)
-
-
-def scenes_around(stream: str, count: int) -> list[Scene]:
-    """Scenes seen from within, a toy straight ahead: always the same ones."""
-    scenes = []
-    for index in range(count):
-        scene = sample_scene(generator_for("toybox", stream, 1, index), style="a photo of", two_objects=0.0)
-        camera = dataclasses.replace(scene.camera, projection="equirectangular", elevation=12.0, distance=2.2)
-        scenes.append(dataclasses.replace(scene, camera=camera))
-    return scenes
-
-
-def words(scene: Scene) -> str:
-    """The caption without its view: a panorama has all of them."""
-    return caption(scene).rsplit(", ", 1)[0]
-
-
-def write_panoramas(folder: Path, count: int, resolution: int) -> None:
-    """PNG files and captions beside them, as a user would have them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    scenes = scenes_around("panoramas", count)
-    for index, (scene, picture) in enumerate(zip(scenes, render_rgb(scenes, resolution=resolution), strict=True)):
-        to_pil(picture).save(folder / f"{index:03d}.png")
-        (folder / f"{index:03d}.txt").write_text(words(scene), encoding="utf-8")
 
 
 def contexts_read(oracle: Oracle, panoramas: Tensor, context: str) -> list[float]:
@@ -86,7 +59,7 @@ def figures(panoramas: Tensor) -> dict[str, list[float]]:
 
 
 def main(
-    panoramas: int = 48,
+    panoramas: int = SCENES,
     seeds: int = 3,
     steps: int = 0,
     work: Path = Path(),

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+import torch.nn.functional as F
 import tyro
+from PIL import Image
 from torch import Tensor
 
 from pcs_ext.config_io import read_json, write_json
@@ -58,6 +60,8 @@ HIGHER = {
     "dino-i": True,
     "clip-t": True,
 }
+_SIDE = 128
+"""Of a picture in the sheet."""
 BASELINES = {"live-tracing": "tracing the customised picture", "vectorfusion": "VectorFusion on the plain base"}
 
 
@@ -68,6 +72,7 @@ def main(
     steps: int = 0,
     work: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: in the cache folder)")] = Path(),
     output: Path = ROOT / "results" / "svg_systems.json",
+    sheet: Path = ROOT / "docs" / "images" / "svg_systems.png",
 ) -> None:
     """Measure and write the results.
 
@@ -78,6 +83,7 @@ def main(
         steps: of learning an exemplar; 0 takes the recipe's.
         work: folder of the runs.
         output: results file.
+        sheet: picture with a row per exemplar, the first seed's: it, its customised picture, and what three ways drew.
     """
     torch.set_num_threads(1)
     work = work if work != Path() else cache_folder() / "svg_systems"
@@ -95,14 +101,34 @@ def main(
     for row in rows:
         against = "" if row["baseline"] is None else f"  {row['baseline']} {row['baseline_value']:.3f}"
         sys.stdout.write(f"{row['system']:18} {row['metric']:16} {row['value']:.3f}{against}\n")
-    sys.stdout.write(f"{output}\n")
+    Image.fromarray(_sheet([_folder(work, name, 0, recipe, steps, backbone) for name in names], names)).save(sheet)
+    sys.stdout.write(f"{output}\n{sheet}\n")
+
+
+def _folder(work: Path, name: str, seed: int, recipe: str, steps: int, backbone: AbstractBackbone) -> Path:
+    return work / f"{name}-{seed}-{recipe}-{steps}-{backbone.fingerprint}"
+
+
+def _sheet(folders: list[Path], names: list[str]) -> Any:
+    """`h w 3` bytes."""
+    rows = []
+    for folder, name in zip(folders, names, strict=True):
+        scenes = [read_svg(path).scene for path in (
+            ROOT / "examples" / "svg" / f"{name}.svg",
+            *(folder / f"{way}.svg" for way in ("ours", "traced", "vectorfusion")),
+        )]  # fmt: skip
+        drawn = [on_canvas(scene, _SIDE).clamp(0, 1) for scene in scenes]
+        picture, _ = read_target(folder / "ours.svg.work" / "customized.png", _SIDE)
+        picture = F.interpolate(picture[None], size=(_SIDE, _SIDE), mode="nearest")[0]
+        rows.append(torch.cat([drawn[0], picture, *drawn[1:]], dim=-1))
+    return (torch.cat(rows, dim=-2).permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
 
 
 def _run(
     work: Path, name: str, seed: int, recipe: str, steps: int, backbone: AbstractBackbone, judges: Judges
 ) -> dict[str, dict[str, float]]:
     """Metrics by system; a finished run is read back."""
-    folder = work / f"{name}-{seed}-{recipe}-{steps}-{backbone.fingerprint}"
+    folder = _folder(work, name, seed, recipe, steps, backbone)
     done = folder / "metrics.json"
     if done.exists():
         return read_json(done)

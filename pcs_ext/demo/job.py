@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from pcs_ext.config_io import atomic_write_bytes, to_jsonable, write_json
+from pcs_ext.config_io import atomic_write_bytes, read_json, to_jsonable, write_json
 from pcs_ext.demo.data import DemoData, ShownPrompt, ShownSystem
 from pcs_ext.demo.drawing import drawing_recipe, make_drawing
 from pcs_ext.demo.object import METHOD, make_object
@@ -145,14 +145,18 @@ def _spread(prompts: Sequence[Prompt], count: int) -> tuple[Prompt, ...]:
 
 def _write_photos(job: _Job) -> list[Path]:
     """The subject's five photos as a user's camera would leave them: sizes, JPEG, one on its side with an EXIF flag."""
-    paths = [job.output / "photos" / f"{index + 1}.jpg" for index in range(len(SIZES))]
-    if not all(path.is_file() for path in paths):
+    folder = job.output / "photos"
+    paths, mark, subject = [folder / f"{index + 1}.jpg" for index in range(len(SIZES))], folder / "of.json", job.subject
+    whose = read_json(mark)["subject"] if mark.is_file() else ""
+    if whose != subject or not all(path.is_file() for path in paths):
+        mark.unlink(missing_ok=True)
         shots = reference_photos(job.subject, resolution=512)
         for index, path in enumerate(paths):
             rotated = index + 1 == ROTATED
             atomic_write_bytes(
                 path, photo_bytes(shots.images[index], shots.masks[index, 0], SIZES[index], rotated=rotated)
             )
+        write_json(mark, {"subject": subject})
     return paths
 
 

@@ -15,7 +15,7 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.subject import Artifact
 from pcs_ext.page.pictures import data_uri
 from pcs_ext.reporter import Reporter
-from pcs_ext.svg.panorama.make import default_config, make_panoramas
+from pcs_ext.svg.panorama.make import default_config, make_panoramas, own_look
 from pcs_ext.svg.panorama.seams import seam_ratio
 from pcs_ext.svg.panorama.viewer import write_viewer
 
@@ -32,13 +32,14 @@ def make_panorama(
     """Make it, or take what an equal run made; the picture and a viewer of its own lie in `OUTPUT/panorama/`."""
     folder = output / FOLDER
     picture = folder / _PICTURE
-    facts = {"artifact": artifact.data.content_hash, "base": backbone.fingerprint, "prompt": PROMPT, "seed": seed}
+    look = own_look(backbone.name)
+    facts = {"artifact": artifact.data.content_hash, "base": backbone.fingerprint, "prompt": PROMPT, "seed": seed,
+             "look": None if look is None else look.data.content_hash}  # fmt: skip
     with part(folder, facts, reporter) as watch:
         if not picture.is_file():
-            config = default_config([artifact])
-            make_panoramas(
-                PROMPT, picture, subject=artifact, base=backbone, seeds=[seed], config=config, reporter=watch
-            )
+            config = default_config([artifact] if look is None else [look, artifact])
+            make_panoramas(PROMPT, picture, subject=artifact, look=look, base=backbone, seeds=[seed], config=config,
+                           reporter=watch)  # fmt: skip
         write_viewer(picture, folder / _VIEWER, title=PROMPT.replace("{subject}", name), fov=_FOV)
     levels = np.array(Image.open(picture).convert("RGB"), dtype=np.float32)
     seam = seam_ratio(torch.from_numpy(levels).permute(2, 0, 1)[None]).item()

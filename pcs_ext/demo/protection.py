@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from pcs_ext.config_io import read_json, to_jsonable
+from pcs_ext.config_io import file_sha256, read_json, to_jsonable
 from pcs_ext.defense.attack import Attacker
 from pcs_ext.defense.evaluation import ARMS, Plan
 from pcs_ext.defense.evaluation import FOLDER as ATTACKS
@@ -59,6 +59,7 @@ def make_protection(
         "method": to_jsonable(method),
         "plan": to_jsonable(plan),
         "base": backbone.fingerprint,
+        "photos": [file_sha256(photo) for photo in photos],
         "noun": noun,
         "seed": seed,
     }

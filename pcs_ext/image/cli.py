@@ -134,6 +134,10 @@ def image(
                            steps=steps or None, guidance_scale=guidance_scale or None, subject_scale=scale,
                            base=base or None)  # fmt: skip
         return
+    if references != REFERENCES:
+        raise UsageError(
+            "--reference-scale, -adapter, -encoder and -noun are about photos; give some: --reference PHOTO."
+        )
     if not prompts:
         raise UsageError('image needs prompts after the subject, got none: "a photo of {subject} on the beach".')
     if "{" not in prompts[0] and os.path.isdir(prompts[0]):

@@ -128,7 +128,7 @@ def layout(
         cast,
         prompts,
         asked,
-        seeds=pictures.seeds,
+        seeds=pictures.seeds_for(prompts),
         config=settings,
         negative_prompt=negative_prompt,
         **machine.loading,
@@ -226,7 +226,7 @@ def follow(
     settings = resolve_edit(method, FreeControlConfig, cast.base_name, config, **sampling.asked)
     made = follow_pictures(
         cast, read_photo(picture).image, prompts, noun=noun, picture_prompt=picture_prompt, class_noun=class_noun,
-        seeds=pictures.seeds, config=settings, **machine.loading, reporter=console_reporter(),
+        seeds=pictures.seeds_for(prompts), config=settings, **machine.loading, reporter=console_reporter(),
     )  # fmt: skip
     print_paths(save_images(made, pictures.output))
 
@@ -260,8 +260,8 @@ def heed(
     artifact = Artifact.load(subject)
     settings = resolve_edit(method, HEEDING, artifact.data.base_name, config, **sampling.asked)
     made = draw_heeding(
-        artifact, prompts, words=words, seeds=pictures.seeds, config=settings, negative_prompt=negative_prompt,
-        **machine.loading, reporter=console_reporter(),
+        artifact, prompts, words=words, seeds=pictures.seeds_for(prompts), config=settings,
+        negative_prompt=negative_prompt, **machine.loading, reporter=console_reporter(),
     )  # fmt: skip
     print_paths(save_images(made, pictures.output))
 
@@ -304,7 +304,7 @@ def style(
     cast = open_cast(subject, base)
     settings = resolve_edit(method, (StyleAlignedConfig, SagConfig), cast.base_name, config, **sampling.asked)
     given = read_photo(reference).image if reference is not None else None
-    common = {"seeds": pictures.seeds, "negative_prompt": negative_prompt, **machine.loading}
+    common = {"seeds": pictures.seeds_for(prompts), "negative_prompt": negative_prompt, **machine.loading}
     if isinstance(settings, SagConfig):
         if given is None or reference_prompt:
             raise UsageError("sag leads pictures to a --reference, which needs no --reference-prompt.")

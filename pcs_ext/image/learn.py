@@ -18,7 +18,7 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.class_images import ClassImages
-from pcs_ext.image.concept import SUBJECT
+from pcs_ext.image.class_sets import class_images_of
 from pcs_ext.image.contrast import Contrast, PromptReader, Rivals, photo_features
 from pcs_ext.image.data import Photo, SubjectDataset, concept_crops, find_photos
 from pcs_ext.image.early_stopping import DvarStop
@@ -29,9 +29,10 @@ from pcs_ext.image.mask_estimate import EstimatedMasks
 from pcs_ext.image.photo_contexts import is_context, with_contexts
 from pcs_ext.image.photo_reader import reader_for
 from pcs_ext.image.previews import Previews
-from pcs_ext.image.recipe_request import with_request, with_start, with_token
+from pcs_ext.image.recipe_request import check_rounds, with_request, with_start, with_token
 from pcs_ext.image.recipes import RECIPES, Phase, Preset, Recipe
-from pcs_ext.image.rounds import Rounds
+from pcs_ext.image.rewards.loss import RewardLoss
+from pcs_ext.image.rounds import learn_in_rounds
 from pcs_ext.image.subject import Artifact
 from pcs_ext.image.token_norms import kept_norms
 from pcs_ext.image.training import LatentCache, PhaseLoss, only_trainable, parameter_groups
@@ -149,8 +150,9 @@ def learn(
     resolved = with_token(with_start(with_request(resolved, token, steps), start, backbone), backbone)
     resolved, found = with_contexts(resolved, concept_crops(found) if resolved.concept_crops else found)
     if resolved.active is not None:
+        check_rounds(resolved, previews, start)
         once = {"base": backbone, "seed": seed, "after": after, "rivals": rivals, "reporter": reporter}
-        return _in_rounds(resolved, found, output, once)
+        return learn_in_rounds(resolved, found, output, learn, once)
     reporter.event(
         "learn", f"{resolved.id}: {len(found)} photos, {resolved.steps} steps, on {backbone.device}", photos=len(found)
     )
@@ -158,29 +160,13 @@ def learn(
         found, resolved.concept, resolution=backbone.resolution, augmentation=resolved.augmentation,
         estimated=resolved.phases[0].estimate is not None,
     )  # fmt: skip
-    class_images = _class_images(resolved, backbone, seed, reporter)
+    class_images = class_images_of(resolved, backbone, seed, reporter)
     sheets = Previews(Path(f"{output}.previews"), previews, backbone, resolved.concept, resolved.sampling)
     run = _Run(resolved, backbone, data, class_images, sheets, seed, Path(f"{output}.training"), reporter, after,
                rivals, start)  # fmt: skip
     _artifact(run, found, _trained(run)).save(output)
     shutil.rmtree(run.folder, ignore_errors=True)
     reporter.event("learned", f"saved {output}", output=str(output))
-    return Artifact(ArtifactData.load(output))
-
-
-def _in_rounds(recipe: Recipe, photos: Sequence[Photo], output: Path, request: dict[str, Any]) -> Artifact:
-    """`learn` by itself for every round, with what all of them share; the last one's subject is this one's."""
-    assert recipe.active is not None
-    single, noun = dataclasses.replace(recipe, active=None), recipe.concept.class_noun
-    folder = Path(f"{output}.training")
-    rounds = Rounds(
-        recipe.active, recipe.concept, request["base"], folder=folder, taken=Path(f"{output}.taken"),
-        seed=request["seed"], reporter=request["reporter"],
-    )  # fmt: skip
-    last = rounds.run(photos, lambda some, place: learn(some, noun=noun, output=place, recipe=single, **request))
-    dataclasses.replace(last.data, recipe=to_jsonable(recipe)).save(output)
-    shutil.rmtree(folder, ignore_errors=True)
-    request["reporter"].event("learned", f"saved {output}", output=str(output))
     return Artifact(ArtifactData.load(output))
 
 
@@ -248,6 +234,8 @@ class _Run:
         self.recipe, self.backbone, self.data, self.class_images = recipe, backbone, data, class_images
         self.previews = previews
         self.seed, self.folder, self.reporter = seed, folder, reporter
+        # Before any phase: estimated masks take the place of the photos' own.
+        self.photo_digests = [photo.digest for photo in data.photos]
         self.steps = 0
         self.adapters: Mapping[str, AbstractAdapter] = {
             name: build_adapter(name, config) for name, config in recipe.adapters.items()
@@ -292,7 +280,9 @@ class _Run:
 
     def _company(self) -> list[str]:
         """Digests of what a run that goes on must meet again beside its own settings."""
-        return [*self.after_hashes(), *([] if self.rivals is None else [self.rivals.digest]), *self.start_hashes()]
+        rivals = [] if self.rivals is None else [self.rivals.digest]
+        own = [self.backbone.fingerprint, *self.photo_digests]
+        return [*own, *self.after_hashes(), *rivals, *self.start_hashes()]
 
     def _contrast(self, phase: Phase) -> Contrast | None:
         if self.rivals is None or phase.objective.classification_weight <= 0:
@@ -329,6 +319,8 @@ class _Run:
                 self.adapters,
                 lambda: running[0].averaged(),
             )
+            if phase.reward is not None:
+                loss = RewardLoss(phase.reward, self.backbone, self.recipe.concept, self.data.squares(), loss)
             stop = None if phase.dvar is None else DvarStop(phase.dvar, loss, seed=self.seed)
             # Frozen weights in half precision need trained float32 ones cast to meet them.
             autocast = phase.fit.autocast if phase.fit.autocast != "none" else AUTOCAST[self.backbone.dtype]
@@ -360,33 +352,3 @@ def _check_output(output: Path, overwrite: bool) -> None:
     if output.exists() and not overwrite:
         raise ArtifactError(f"{output} exists already; choose another --output or pass --overwrite to replace it.")
     check_place(output)
-
-
-def _class_images(recipe: Recipe, backbone: AbstractBackbone, seed: int, reporter: Reporter) -> ClassImages | None:
-    if recipe.class_images == 0:
-        return None
-    needed = sum(
-        p.fit.steps * p.fit.gradient_accumulation * p.batch_size
-        for p in recipe.phases
-        if p.objective.prior_loss_weight > 0
-    )
-    templates = recipe.class_templates or (recipe.class_template,)
-    sets = [
-        ClassImages.generate(
-            backbone,
-            prompt=recipe.concept.class_prompt(template) if SUBJECT in template else template,
-            count=count,
-            config=recipe.sampling,
-            seed=seed,
-            reporter=reporter,
-        )
-        for template, count in zip(templates, shares(min(recipe.class_images, needed), len(templates)), strict=True)
-        if count > 0
-    ]
-    joined = ClassImages.joined(sets)
-    return ClassImages(joined.images, recipe.class_caption) if recipe.class_caption else joined
-
-
-def shares(total: int, parts: int) -> list[int]:
-    """`total` in `parts` whole numbers that differ by one at most, the larger ones first."""
-    return [total // parts + (index < total % parts) for index in range(parts)]

@@ -1,12 +1,16 @@
 """A subject that many jobs need is learned once: taken from disk where an equal run finished it, else learned now."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from pcs_ext.config_io import file_sha256, to_jsonable
+from pcs_ext.config_io import file_sha256, from_jsonable
+from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.data import find_photos
 from pcs_ext.image.evaluate.stopwatch import Stopwatch, seconds_in
 from pcs_ext.image.learn import learn, preset_of, resolve_recipe
+from pcs_ext.image.photo_contexts import with_contexts
 from pcs_ext.image.recipes import Recipe
 from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import Reporter
@@ -68,14 +72,23 @@ def _is_of(
     seed: int,
 ) -> bool:
     resolved = resolve_recipe(recipe, noun, preset_of(base))
-    wanted = to_jsonable(resolved if steps is None else resolved.with_steps(steps))
-    found = dict(artifact.data.recipe)
-    # The rare word is chosen when the base is known, after the recipe is resolved.
-    del wanted["concept"], found["concept"]
+    wanted = resolved if steps is None else resolved.with_steps(steps)
+    if wanted.photo_context is not None:
+        wanted, _ = with_contexts(wanted, find_photos(photos))
     return (
-        found == wanted
-        and artifact.concept.class_noun == noun
+        _followed(artifact, wanted)
+        and artifact.concept.class_noun == wanted.concept.class_noun
         and artifact.data.base_fingerprint == base.fingerprint
         and artifact.data.training["seed"] == seed
         and artifact.data.training["photos"] == {path.name: file_sha256(path) for path in photos}
     )
+
+
+def _followed(artifact: Artifact, wanted: Recipe) -> bool:
+    """Whether a subject came of a recipe; settings that were added since it was learned had their defaults then."""
+    try:
+        found = from_jsonable(Recipe, artifact.data.recipe)
+    except ConfigError:
+        return False
+    # The rare word is chosen when the base is known, after the recipe is resolved.
+    return dataclasses.replace(found, concept=wanted.concept) == wanted

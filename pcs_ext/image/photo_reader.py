@@ -71,10 +71,10 @@ def load_photo_encoder(encoder: str, device: torch.device) -> ClipEncoder:
 
 
 def encoder_folder(encoder: str, who: str, where: str) -> Path:
-    """The folder of a CLIP that settings name: toybox, a folder, or a hub id.
+    """The folder of an encoder that settings name: toybox (its CLIP), a folder, or a hub id.
 
     Args:
-        encoder: what they name.
+        encoder: what they name; `toybox/NAME` is another encoder of its than the CLIP.
         who: needs it, for the message.
         where: which settings, for the message.
 
@@ -83,6 +83,8 @@ def encoder_folder(encoder: str, who: str, where: str) -> Path:
     """
     if encoder == "toybox":
         return TOYBOX_WEIGHTS / "clip"
+    if encoder.startswith("toybox/"):
+        return TOYBOX_WEIGHTS / encoder.removeprefix("toybox/")
     if Path(encoder).is_dir():
         return Path(encoder)
     try:

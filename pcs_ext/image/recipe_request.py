@@ -61,3 +61,15 @@ def with_token(recipe: Recipe, backbone: AbstractBackbone) -> Recipe:
         return recipe
     word = pick_rare_tokens(backbone.tokenizers[0], count=1)[0].word
     return dataclasses.replace(recipe, concept=dataclasses.replace(concept, token=word))
+
+
+def check_rounds(recipe: Recipe, previews: int, start: Artifact | None) -> None:
+    """See that nothing is asked of a recipe of rounds that it cannot do.
+
+    Raises:
+        UsageError: previews, or a subject to go on from.
+    """
+    if previews:
+        raise UsageError(f"{recipe.id} learns anew in every round and writes no previews; leave --previews out.")
+    if start is not None:
+        raise UsageError(f"{recipe.id} begins every round at the base and cannot go on from a subject.")

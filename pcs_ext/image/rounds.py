@@ -1,17 +1,22 @@
 """Rounds of learning on disk: each one's subject, the pictures of it that the next one learns from, and resumption."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from pcs_ext.config_io import read_json, write_json
+from pcs_ext.artifact import ArtifactData
+from pcs_ext.config_io import config_hash, read_json, to_jsonable, write_json
+from pcs_ext.errors import CheckpointError
 from pcs_ext.image.active import ActiveConfig, Taken, take
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.concept import SUBJECT, Concept
 from pcs_ext.image.data import Photo, read_photo
 from pcs_ext.image.photo_reader import load_photo_encoder
+from pcs_ext.image.recipes.base import Recipe
 from pcs_ext.image.subject import Artifact, GeneratedImage
 from pcs_ext.reporter import Reporter
 from pcs_ext.runtime import seed_for
@@ -30,6 +35,7 @@ class Rounds:
         folder: of what is needed only until the end.
         taken: folder of the pictures that are learned from; it stays.
         seed: of the pictures.
+        made_by: hash of all that decides what rounds learn: those of another one are refused.
         reporter: hears the progress.
     """
 
@@ -42,13 +48,20 @@ class Rounds:
         folder: Path,
         taken: Path,
         seed: int,
+        made_by: str,
         reporter: Reporter,
     ) -> None:
         self.settings, self.concept, self.backbone = settings, concept, backbone
         self.folder, self.taken, self.seed, self.reporter = folder, taken, seed, reporter
+        self.made_by = made_by
 
     def run(self, photos: Sequence[Photo], learn_once: LearnOnce) -> Artifact:
-        """The subject of the last round, or of the one after which too few directions were unsure."""
+        """The subject of the last round, or of the one after which too few directions were unsure.
+
+        Raises:
+            CheckpointError: the folder holds rounds that were made by something else.
+        """
+        self._claim()
         added: list[Photo] = []
         directions = list(self.settings.directions)
         number = 1
@@ -64,6 +77,17 @@ class Rounds:
             added += [self._photo(number, index, one) for index, one in enumerate(found)]
             directions = [one for one in directions if one not in {took.direction for took in found}]
             number += 1
+
+    def _claim(self) -> None:
+        """Mark the folder as this job's."""
+        mark = self.folder / "rounds.json"
+        if not mark.exists():
+            write_json(mark, {"made_by": self.made_by})
+        elif read_json(mark)["made_by"] != self.made_by:
+            raise CheckpointError(
+                f"{self.folder} holds rounds of other settings, photos or another base. Run with the same ones to go "
+                "on, or move the folder away to start over."
+            )
 
     def _learned(self, number: int, photos: Sequence[Photo], learn_once: LearnOnce) -> Artifact:
         place = self.folder / f"round-{number}"
@@ -109,3 +133,31 @@ def as_tensor(made: GeneratedImage) -> torch.Tensor:
     """`3 h w` in [-1, 1]."""
     pixels = torch.frombuffer(bytearray(made.image.convert("RGB").tobytes()), dtype=torch.uint8)
     return pixels.reshape(made.image.height, made.image.width, 3).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def learn_in_rounds(
+    recipe: Recipe, photos: Sequence[Photo], output: Path, learn: Callable[..., Artifact], request: dict[str, Any]
+) -> Artifact:
+    """`learn` by itself for every round, with what all of them share; the last one's subject is saved as this one's.
+
+    Args:
+        recipe: with `active`.
+        photos: of the subject.
+        output: folder of the artifact.
+        learn: `pcs_ext.image.learn.learn`.
+        request: its other arguments: `base` (loaded), `seed`, `after`, `rivals` and `reporter`.
+    """
+    assert recipe.active is not None
+    single, noun = dataclasses.replace(recipe, active=None), recipe.concept.class_noun
+    folder, base, rivals = Path(f"{output}.training"), request["base"], request["rivals"]
+    known = [to_jsonable(recipe), request["seed"], base.fingerprint, *(photo.digest for photo in photos)]
+    known += [*(one.data.content_hash for one in request["after"]), None if rivals is None else rivals.digest]
+    rounds = Rounds(
+        recipe.active, recipe.concept, base, folder=folder, taken=Path(f"{output}.taken"), seed=request["seed"],
+        made_by=config_hash(known), reporter=request["reporter"],
+    )  # fmt: skip
+    last = rounds.run(photos, lambda some, place: learn(some, noun=noun, output=place, recipe=single, **request))
+    dataclasses.replace(last.data, recipe=to_jsonable(recipe)).save(output)
+    shutil.rmtree(folder, ignore_errors=True)
+    request["reporter"].event("learned", f"saved {output}", output=str(output))
+    return Artifact(ArtifactData.load(output))

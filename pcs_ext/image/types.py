@@ -290,8 +290,10 @@ class LossTerms:
 
     @property
     def total(self) -> Tensor:
-        """Sum of the terms (0-d)."""
-        return torch.stack([term.reshape(()) for term in self.terms.values()]).sum()
+        """Sum of the terms (0-d), on the first one's device: what a model on an accelerator says stands beside what is
+        computed on the CPU."""
+        values = [term.reshape(()) for term in self.terms.values()]
+        return torch.stack([value.to(values[0].device) for value in values]).sum()
 
     def __add__(self, other: "LossTerms") -> "LossTerms":
         doubled = self.terms.keys() & other.terms.keys()

@@ -90,6 +90,8 @@ def export_3d(
         mesh = read_mesh(source)
         if output.suffix.lower() == ".ply" and mesh.visual.kind == "texture":
             mesh.visual = mesh.visual.to_color()
+    if splats and mesh.visual.kind == "texture":
+        raise UsageError("splats have one colour each, no texture; leave --colors out, or pass --colors vertex.")
     if splats:
         atomic_write_bytes(output, splat_bytes(mesh))
         return [output]

@@ -135,6 +135,8 @@ def _write_textured_obj(mesh: Any, path: Path) -> None:
 def read_mesh(path: Path) -> Any:
     """A mesh in world axes (z up) from GLB, OBJ or PLY; the inverse of `write_mesh`.
 
+    Materials of one colour become colours at the vertices, for which every format has a place.
+
     Raises:
         InputError: missing, empty or of another format.
         ResourceError: trimesh is not installed.
@@ -151,7 +153,27 @@ def read_mesh(path: Path) -> Any:
         raise InputError(f"{path}: expected a {kind} mesh, could not read it ({error}). Export it again.") from error
     if kind == "glb":
         mesh.apply_transform(np.linalg.inv(_Y_UP))
+    if mesh.visual.kind == "texture" and not has_picture(mesh.visual):
+        mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=_one_color(mesh, kind))
     return mesh
+
+
+def has_picture(visual: Any) -> bool:
+    """Whether a mesh's material has a picture, and the mesh says where on it its faces lie."""
+    material = visual.material
+    picture = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
+    return picture is not None and visual.uv is not None
+
+
+def _one_color(mesh: Any, kind: str) -> np.ndarray:
+    """A material's one colour at all vertices, `n 4` of 0 to 255, in sRGB's curve; glTF's factors are light."""
+    material = mesh.visual.material
+    unsaid = kind == "glb" and getattr(material, "baseColorFactor", None) is None  # white, says glTF
+    color = np.ones(4) if unsaid else np.asarray(material.main_color, dtype=np.float64) / 255
+    if kind == "glb":
+        curve = np.where(color <= 0.0031308, 12.92 * color, 1.055 * np.maximum(color, 0.0031308) ** (1 / 2.4) - 0.055)
+        color = np.concatenate([curve[:3], color[3:]])
+    return np.tile((color * 255).round().astype(np.uint8), (len(mesh.vertices), 1))
 
 
 def _libraries() -> tuple[Any, Any]:

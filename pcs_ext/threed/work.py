@@ -63,6 +63,8 @@ def finished_shape(path: Path) -> tuple[Shape, Result]:
     """
     if (path / "materials").is_dir():
         raise InputError(f"{path} holds a texture, which is baked already; give the painted mesh instead.")
+    if (path / "motion").is_dir():
+        raise InputError(f"{path} holds a scene in motion, of which `3d animate` makes films; give the still scene's.")
     if not (path / _RESULT).is_file():
         state = "has not finished: run `3d make` again" if (path / _REQUEST).is_file() else "is no 3D job's folder"
         raise InputError(f"{path} {state}; expected what `3d make` left, OUTPUT.work.")

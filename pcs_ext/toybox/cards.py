@@ -27,10 +27,15 @@ ABOUT: Mapping[str, str] = {
     "motion_reader": "Reads off a clip which of the world's motions it shows, or that nothing moves.",
     "multiview": "A multi-view adapter (after MVDream): makes the base draw four sides of one toy together.",
     "reference": "An IP-Adapter that reads `dino`: shows the base a picture of a toy beside the prompt.",
+    "panorama": "A LoRA (after StitchDiffusion): makes the base draw what is all around.",
 }
 """What each shipped folder is."""
-_SHOWN = {"motion": "clips", "motion_reader": "clips", "multiview": "views"}
-"""The stage that renders what a model learns from, where that is not `data`."""
+_BEFORE = {"motion": ("clips",), "motion_reader": ("clips",), "multiview": ("views",), "reference": ("data",),
+           "panorama": ()}  # fmt: skip
+"""Stages that go before a model's own, where those are not `data` and `tokenizer`: it learns on the base that ships."""
+_EXPORT = {"motion": "clips", "motion_reader": "clips", "multiview": "multiview", "reference": "reference",
+           "panorama": "panorama"}  # fmt: skip
+"""What the stage that writes a model is called after `export_`, where it is not `export`."""
 
 
 def write_card(folder: Path, name: str, stages: Mapping[str, int], facts: Mapping[str, Any]) -> None:
@@ -39,10 +44,12 @@ def write_card(folder: Path, name: str, stages: Mapping[str, int], facts: Mappin
     Args:
         folder: of the model.
         name: key in `ABOUT`.
-        stages: training stage -> optimiser steps.
+        stages: training stage -> optimiser steps; 0: its own number.
         facts: further lines, by what they state.
     """
-    commands = [f"python -m pcs_ext.toybox.train {stage} --steps {steps}" for stage, steps in stages.items()]
+    own = [f"{stage} --steps {steps}" if steps else stage for stage, steps in stages.items()]
+    export = f"export_{_EXPORT[name]}" if name in _EXPORT else "export"
+    steps = [*_BEFORE.get(name, ("data", "tokenizer")), *own, export]
     lines = [
         f"# toybox {name}",
         "",
@@ -54,10 +61,7 @@ def write_card(folder: Path, name: str, stages: Mapping[str, int], facts: Mappin
         "## Made by",
         "",
         "```sh",
-        f"python -m pcs_ext.toybox.train {_SHOWN.get(name, 'data')}",
-        "python -m pcs_ext.toybox.train tokenizer",
-        *commands,
-        "python -m pcs_ext.toybox.train export",
+        *(f"python -m pcs_ext.toybox.train {step}" for step in steps),
         "```",
         "",
         *[f"- {key}: {value}" for key, value in facts.items()],

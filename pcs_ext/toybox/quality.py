@@ -51,6 +51,8 @@ FLOORS: dict[str, tuple[float, float]] = {
     "clips/consistency": (0.90, 0.95),
 }
 """By metric: what a release needs at least, and what it aims for."""
+_READERS = ("oracle", "dino")
+"""Who measures what is generated in motion or from several sides."""
 
 
 def measure(
@@ -90,13 +92,13 @@ def measure(
         missing.append("dino")
     if not (weights / "base" / "model_index.json").is_file():
         return figures, [*missing, "unet"]
-    if "oracle" in missing or prompts == 0:
-        return figures, missing
-    found, images = measure_generated(weights / "base", weights / "oracle", prompts, reporter, seed=DATA_SEED)
-    if sheets is not None:
-        write_samples(sheets / "toybox_samples.png", images[:64])
+    if prompts and "oracle" not in missing:
+        found, images = measure_generated(weights / "base", weights / "oracle", prompts, reporter, seed=DATA_SEED)
+        figures += found
+        if sheets is not None:
+            write_samples(sheets / "toybox_samples.png", images[:64])
     moving, absent = _measure_moving(weights, resolution, clips, sets, sheets, reporter)
-    return figures + found + moving, missing + absent
+    return figures + moving, list(dict.fromkeys([*missing, *absent]))
 
 
 def _measure_moving(
@@ -104,10 +106,9 @@ def _measure_moving(
 ) -> tuple[list[Measured], list[str]]:
     """Pictures that belong together: clips, and views of one toy."""
     figures, missing = _measure_motion(weights, resolution, clips, sheets, reporter) if clips else ([], [])
-    if not sets:
-        return figures, missing
-    if not (weights / "multiview" / "config.json").is_file():
-        return figures, [*missing, "multiview"]
+    absent = _absent(weights, "multiview", *_READERS) if sets else []
+    if not sets or absent:
+        return figures, list(dict.fromkeys([*missing, *absent]))
     found, images = measure_views(weights, sets, reporter)
     if sheets is not None:
         write_samples(sheets / "toybox_views.png", images[:16].flatten(0, 1))
@@ -117,17 +118,21 @@ def _measure_moving(
 def _measure_motion(
     weights: Path, resolution: int, count: int, sheets: Path | None, reporter: Reporter
 ) -> tuple[list[Measured], list[str]]:
-    missing = [name for name in ("motion_reader", "motion") if not (weights / name / "config.json").is_file()]
+    missing = _absent(weights, "motion_reader", "motion", *_READERS)
     if "motion_reader" in missing:
         return [], missing
     clips, images = held_out_clips(count, resolution, seed=DATA_SEED)
     figures = measure_motion_reader(weights / "motion_reader", clips, images)
-    if "motion" in missing:
+    if missing:
         return figures, missing
     found, made = measure_clips(weights, clips, images, reporter)
     if sheets is not None:
         write_samples(sheets / "toybox_clips.png", made[:8].flatten(0, 1))
     return figures + found, missing
+
+
+def _absent(weights: Path, *names: str) -> list[str]:
+    return [name for name in names if not (weights / name / "config.json").is_file()]
 
 
 def _measure_readers(weights: Path, data: HeldOut, sheets: Path | None) -> tuple[list[Measured], list[str]]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pcs_ext.config_io import write_json
 from pcs_ext.demo.data import DemoData
 from pcs_ext.demo.job import run_demo
 from pcs_ext.errors import Interrupted, UsageError
@@ -69,7 +70,9 @@ def run(camera_roll, judges, sd):
 
     def start(output: Path, **changes) -> Path:
         settings = {"prompts": 2, "seeds": 2, "steps": 3, "recipes": ("textual-inversion",), **changes}
-        shutil.copytree(camera_roll, output / "photos", dirs_exist_ok=True)
+        if not (output / "photos").exists():
+            shutil.copytree(camera_roll, output / "photos")
+            write_json(output / "photos" / "of.json", {"subject": "rex"})
         return run_demo(output, base=sd, judges=judges, **settings)
 
     return start
@@ -155,6 +158,17 @@ def test_what_cannot_be_done_is_said_first(tmp_path, run, changes, message):
 def test_the_photos_are_those_of_the_examples_folder(camera_roll):
     for photo in sorted(camera_roll.iterdir()):
         assert photo.read_bytes() == (EXAMPLES / "rex" / photo.name).read_bytes()
+
+
+def test_another_subject_in_the_same_folder_has_photos_of_its_own(tmp_path, run):
+    with pytest.raises(Interrupted):
+        run(tmp_path, reporter=_StopAt("learn", 1))
+    shutil.rmtree(tmp_path / "subjects", ignore_errors=True)
+    with pytest.raises(Interrupted):
+        run(tmp_path, subject="pip", reporter=_StopAt("learn", 1))
+    shots = reference_photos("pip", resolution=512)
+    expected = photo_bytes(shots.images[0], shots.masks[0, 0], SIZES[0], rotated=ROTATED == 1)
+    assert (tmp_path / "photos" / "1.jpg").read_bytes() == expected
 
 
 def test_a_part_that_is_asked_for_later_is_added(tmp_path, run):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pcs_ext.errors import ConfigError, Interrupted
+from pcs_ext.errors import CheckpointError, ConfigError, Interrupted, UsageError
 from pcs_ext.image.active import ActiveConfig, entropy, take
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.learn import learn
@@ -64,6 +64,10 @@ def test_rounds_go_on_after_a_stop(sd: AbstractBackbone, photos: Path, tmp_path:
     assert straight.data.recipe["active"]["rounds"] == 2
     with pytest.raises(Interrupted):
         learn(photos, output=tmp_path / "b", reporter=Stopper(), **request)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="rounds of other settings"):
+        learn(photos, output=tmp_path / "b", **{**request, "seed": 3})  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="leave --previews out"):
+        learn(photos, output=tmp_path / "b", previews=1, **request)  # type: ignore[arg-type]
     resumed = learn(photos, output=tmp_path / "b", **request)  # type: ignore[arg-type]
     assert not (tmp_path / "b.training").exists()
     for name, tensors in straight.data.tensors.items():

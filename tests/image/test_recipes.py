@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageChops, ImageOps, ImageStat
 
 from pcs_ext.config_io import from_jsonable, to_jsonable
-from pcs_ext.errors import ArtifactError, ConfigError, Interrupted, PhotoError, UsageError
+from pcs_ext.errors import ArtifactError, CheckpointError, ConfigError, Interrupted, PhotoError, UsageError
 from pcs_ext.image.adapters import build_adapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
@@ -212,6 +212,13 @@ def test_the_same_seed_gives_the_same_artifact_also_after_an_interruption(
     with pytest.raises(Interrupted, match="same command goes on"):
         learn(photos, noun="dog", output=tmp_path / "b", recipe=recipe, base=sd, seed=5, reporter=Stopper())
     assert (tmp_path / "b.training").is_dir()
+    # What it goes on with must be what it began with.
+    caption = photos / "0.txt"
+    for others, text in ((sorted(photos.glob("?.png"))[1:], ""), (photos, "{subject} in the snow")):
+        caption.write_text(text, "utf-8")
+        with pytest.raises(CheckpointError, match="made by other settings"):
+            learn(others, noun="dog", output=tmp_path / "b", recipe=recipe, base=sd, seed=5)
+    caption.unlink()
     resumed = learn(photos, noun="dog", output=tmp_path / "b", recipe=recipe, base=sd, seed=5)
     assert not (tmp_path / "b.training").exists()
     for name, tensors in straight.data.tensors.items():
@@ -327,13 +334,13 @@ def test_union_sampling_names_what_its_masks_show(photos: Path) -> None:
 
 def test_class_images_may_have_many_captions(shared: AbstractBackbone) -> None:
     from pcs_ext.image.class_images import ClassImages
-    from pcs_ext.image.learn import _class_images, shares
+    from pcs_ext.image.class_sets import class_images_of, shares
     from pcs_ext.reporter import SilentReporter
 
     assert shares(7, 3) == [3, 2, 2]
     assert shares(2, 3) == [1, 1, 0]
     recipe = quick("he-data-perspective")
-    images = _class_images(recipe, shared, 0, SilentReporter())
+    images = class_images_of(recipe, shared, 0, SilentReporter())
     assert isinstance(images, ClassImages)
     assert images.prompts == [recipe.concept.class_prompt(template) for template in recipe.class_templates[:3]]
     assert len(set(recipe.class_templates)) == 64

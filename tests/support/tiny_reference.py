@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from pcs_ext.image.backbone import AbstractBackbone
@@ -14,18 +14,28 @@ from pcs_ext.image.reference.files import reading_of
 from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapter
 from pcs_ext.image.reference.latents import open_eye
 from pcs_ext.image.reference.projection import LinearProjection, Resampler
+from pcs_ext.image.reference.shown import Sight
 from pcs_ext.image.reference.systems.artadapter import ArtAdapterConfig
 from pcs_ext.image.reference.systems.blip_diffusion import BlipDiffusionConfig
 from pcs_ext.image.reference.systems.bootpig import BootPIGConfig
 from pcs_ext.image.reference.systems.customcontrast import CustomContrastConfig
+from pcs_ext.image.reference.systems.dreamidentity import DreamIdentityConfig
 from pcs_ext.image.reference.systems.e4t import E4TConfig
 from pcs_ext.image.reference.systems.elite import EliteConfig
+from pcs_ext.image.reference.systems.face0 import Face0Config
+from pcs_ext.image.reference.systems.face2diffusion import Face2DiffusionConfig
 from pcs_ext.image.reference.systems.fastcomposer import FastComposerConfig
+from pcs_ext.image.reference.systems.idadapter import IDAdapterConfig
+from pcs_ext.image.reference.systems.infinite_id import InfiniteIDConfig
 from pcs_ext.image.reference.systems.instantbooth import InstantBoothConfig
 from pcs_ext.image.reference.systems.ip_adapter import IPAdapter, IPAdapterConfig, attention_order
 from pcs_ext.image.reference.systems.kim_sod_cnn import KimSodCnnConfig
+from pcs_ext.image.reference.systems.moa import MoAConfig
 from pcs_ext.image.reference.systems.ms_diffusion import MSDiffusionConfig
 from pcs_ext.image.reference.systems.photomaker import PhotoMakerConfig
+from pcs_ext.image.reference.systems.portraitbooth import PortraitBoothConfig
+from pcs_ext.image.reference.systems.profusion import ProFusionConfig
+from pcs_ext.image.reference.systems.pva import PVAConfig
 from pcs_ext.image.reference.systems.retrinet import RetriNetConfig
 from pcs_ext.image.reference.systems.ssr_encoder import SSREncoderConfig
 from pcs_ext.image.reference.systems.styleadapter import StyleAdapterConfig
@@ -52,6 +62,15 @@ TINY: dict[str, KindConfig] = {
     "bootpig": BootPIGConfig(),
     "retrinet": RetriNetConfig(heads=2),
     "subject-diffusion": SubjectDiffusionConfig(hidden=16, heads=2),
+    "face0": Face0Config(hidden=16),
+    "dreamidentity": DreamIdentityConfig(hidden=16),
+    "face2diffusion": Face2DiffusionConfig(hidden=16),
+    "idadapter": IDAdapterConfig(photos=3, width=16, heads=2),
+    "moa": MoAConfig(),
+    "profusion": ProFusionConfig(widths=(8, 16)),
+    "infinite-id": InfiniteIDConfig(tokens=2),
+    "portraitbooth": PortraitBoothConfig(),
+    "pva": PVAConfig(layers=1, heads=2),
 }
 """Every system at a size of a few thousand weights."""
 
@@ -110,3 +129,13 @@ def published(folder: Path, backbone: AbstractBackbone, *, plus: bool = False, n
     path = folder / "models" / f"{name}.safetensors"
     save_file(dict(tiny_adapter(backbone, plus=plus).published()), path)
     return path
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    """Unit normal numbers."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def layers(pictures: int = 1, count: int = 2, *, seed: int = 0) -> Sight:
+    """Layers of pictures that nobody cut out, `1 pictures count 17 HIDDEN`."""
+    return Sight(features=drawn(1, pictures, count, 17, HIDDEN, seed=seed))

@@ -146,6 +146,8 @@ def test_wrong_sources_and_settings_are_refused(job: Path, tmp_path: Path) -> No
         export_3d(job, tmp_path / "c.ply")
     with pytest.raises(UsageError, match="keeps its colours and shape"):
         export_3d(tmp_path / "c.ply", tmp_path / "d.glb", colors="grid")
+    with pytest.raises(UsageError, match="splats have one colour each"):
+        export_3d(job, tmp_path / "a.ply", splats=True, colors="grid")
     with pytest.raises(UsageError, match="would lose the texture"):
         export_3d(job, tmp_path / "e.ply", colors="grid")
     (tmp_path / "broken.glb").write_bytes(b"glTF and then nothing")

@@ -13,6 +13,8 @@ import torch
 import trimesh
 from PIL import Image
 from torch import Tensor
+from trimesh.visual import TextureVisuals
+from trimesh.visual.material import PBRMaterial
 
 from pcs_ext.errors import UsageError
 from pcs_ext.threed.export import export_3d
@@ -138,3 +140,20 @@ def test_files_become_splats_and_usdz(painted: Any, tmp_path: Path) -> None:
     assert f"element vertex {count}\n".encode() in (tmp_path / "splats.ply").read_bytes()[:60]
     with pytest.raises(UsageError, match=r"a file name that ends in ply"):
         export_3d(tmp_path / "ball.glb", tmp_path / "splats.glb", splats=True)
+
+
+@pytest.mark.parametrize("places", [True, False])
+def test_a_material_of_one_color_becomes_colors_of_vertices(places: bool, tmp_path: Path) -> None:
+    mesh: Any = trimesh.creation.box((1, 2, 3))
+    uv = np.random.default_rng(0).random((len(mesh.vertices), 2)) if places else None
+    material = PBRMaterial(baseColorFactor=[255, 55, 0, 255])
+    mesh.visual = TextureVisuals(uv=uv, material=material)
+    (tmp_path / "plain.glb").write_bytes(mesh.export(file_type="glb"))
+    # 55 of 255 as light is 128 of 255 in sRGB's curve.
+    assert (np.asarray(read_mesh(tmp_path / "plain.glb").visual.vertex_colors) == [255, 128, 0, 255]).all()
+    export_3d(tmp_path / "plain.glb", tmp_path / "plain.usdz")
+    with zipfile.ZipFile(tmp_path / "plain.usdz") as archive:
+        colors = numbers(archive.read("scene.usda").decode(), "color3f[] primvars:displayColor", 3)
+    np.testing.assert_allclose(colors, np.tile([1, 0.216, 0], (len(colors), 1)), atol=1e-3)
+    for name, splats in (("plain.ply", False), ("splats.ply", True)):
+        export_3d(tmp_path / "plain.glb", tmp_path / name, splats=splats)

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from pcs_ext.reporter import SilentReporter
 from pcs_ext.toybox.oracle import HEADS
+from pcs_ext.toybox.quality import measure
 from pcs_ext.toybox.quality_measures import confusion, held_out, psnr, retrieval_hits
 from pcs_ext.toybox.quality_sheets import write_confusions
 from pcs_ext.toybox.train.data import pairs_of, scenes_of
@@ -41,3 +43,9 @@ def test_held_out_scenes_are_fixed_and_not_the_training_ones() -> None:
     assert not {str(scene.objects) for scene in held_out_toys} & {str(scene.objects) for scene in pairs_of(0, 6)}
     assert torch.equal(data.images, held_out(6, 16).images)
     assert all(len(data.scenes[row].objects) == 1 for row in data.single)
+
+
+def test_models_that_are_not_there_are_named_once(tmp_path: Path) -> None:
+    settings = {"prompts": 0, "resolution": 16, "sheets": None, "reporter": SilentReporter(), "clips": 2, "sets": 2}
+    figures, missing = measure(tmp_path, scenes=0, **settings)
+    assert (figures, missing) == ([], ["motion_reader", "motion", "oracle", "dino", "multiview"])

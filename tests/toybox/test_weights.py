@@ -16,11 +16,13 @@ from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.reference.files import open_adapter
 from pcs_ext.image.sample import SampleConfig, sample
 from pcs_ext.reporter import SilentReporter
+from pcs_ext.svg.panorama.make import own_look
 from pcs_ext.threed.multiview import MultiViewAdapter, own_adapter
 from pcs_ext.threed.recipes import RECIPES as RECIPES_3D
 from pcs_ext.toybox import weights_path
 from pcs_ext.toybox.judges import toybox_judges
 from pcs_ext.toybox.quality import FLOORS, measure
+from pcs_ext.toybox.train.panorama import TRIGGER
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = weights_path("base").parent
@@ -42,12 +44,12 @@ def test_stock_classes_load_the_base_without_a_network() -> None:
 def test_the_weights_are_few_and_safetensors_only() -> None:
     sizes = {path.relative_to(WEIGHTS): path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()}
     assert sum(sizes.values()) < 100e6
-    beside_the_demo = ("motion", "reference", "multiview")
+    beside_the_demo = ("motion", "reference", "multiview", "panorama")
     assert sum(size for path, size in sizes.items() if path.parts[0] == "multiview") < 9e6
     assert sum(size for path, size in sizes.items() if path.parts[0] not in beside_the_demo) < 40e6
     assert not [path for path in WEIGHTS.rglob("config.json") if "_name_or_path" in path.read_text(encoding="utf-8")]
     assert not [path for path in sizes if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt")]
-    for name in ("base", "clip", "dino", "oracle", "motion", "motion_reader"):
+    for name in ("base", "clip", "dino", "oracle", "motion", "motion_reader", "panorama"):
         card = (WEIGHTS / name / "README.md").read_text(encoding="utf-8")
         assert "python -m pcs_ext.toybox.train" in card
 
@@ -121,3 +123,12 @@ def test_the_base_says_what_it_is() -> None:
     heard = Heard()
     load_backbone("toybox", device="cpu", reporter=heard)
     assert any("toybox" in message and "--base" in message for message in heard.messages)
+
+
+def test_the_look_of_panoramas_belongs_to_the_base_and_knows_its_trigger() -> None:
+    look, base = own_look("toybox"), load_backbone("toybox", device="cpu", precision="fp32")
+    assert look is not None
+    assert look.data.base_fingerprint == base.fingerprint
+    assert look.concept.name == TRIGGER
+    assert own_look("another") is None
+    assert (WEIGHTS / "panorama" / "adapter.safetensors").stat().st_size < 3e6

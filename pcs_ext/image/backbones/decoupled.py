@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pcs_ext.image.backbones.cpu_attention import attend
+from pcs_ext.image.backbones.joint import in_heads, joint_attention, scores, side_by_side
 from pcs_ext.image.backbones.token_grid import token_grid
 from pcs_ext.image.types import Decoupled
 
@@ -48,7 +49,10 @@ class _Beside:
     """One attention module's further keys and values, between its queries and its output."""
 
     def __init__(self, attention: Any, path: str, sources: Sequence[Decoupled]) -> None:
-        self.heads, self.scale, self.path, self.sources = attention.heads, attention.scale, path, sources
+        assert sum(source.joint is not None for source in sources) < 2, "one source shares a softmax with the text"
+        self.heads, self.scale, self.path = attention.heads, attention.scale, path
+        # What is added counts as much whoever shares the text's softmax.
+        self.sources = sorted(sources, key=lambda source: source.joint is None)
         self._query: Tensor | None = None
         self._keys: Tensor | None = None
 
@@ -71,15 +75,14 @@ class _Beside:
         keys, self._keys = self._keys, None
         assert query is not None, "the attention gave an output without asking for queries"
         assert keys is not None or not self.reads_text, "the source stands beside an attention that has keys"
-        asked = self._split(query)
-        text = None if keys is None else self._split(keys.to(query.dtype))
-        mixed, mass = self._split(inputs[0]), None
+        asked = in_heads(query, self.heads)
+        text = None if keys is None else in_heads(keys.to(query.dtype), self.heads)
+        mixed = in_heads(inputs[0], self.heads)
         for source in self.sources:
-            told, found = (self._split(x.to(query.dtype)) for x in source.pairs[self.path])
+            told, found = (in_heads(x.to(query.dtype), self.heads) for x in source.pairs[self.path])
             if source.joint is not None:
                 assert text is not None
-                mass = self._mass(asked, text) if mass is None else mass
-                mixed, mass = self._joined(mixed, mass, asked, told, found, source.joint)
+                mixed = joint_attention(mixed, (asked, text), (asked, told, found), source.joint, self.scale)
                 continue
             seen = attend(asked, told, found, self.scale) if source.where is None else self._inside(
                 asked, told, found, source.where
@@ -88,45 +91,23 @@ class _Beside:
                 assert text is not None
                 seen = seen * self._looks(asked, text, source.gate, source.above).to(seen.dtype)
             mixed = mixed + seen.to(mixed.dtype)
-        return (mixed.transpose(1, 2).flatten(2), *inputs[1:])
-
-    def _scores(self, asked: Tensor, told: Tensor) -> Tensor:
-        # In float32 whatever autocast says: shares of two softmaxes are compared, and scores are masked.
-        with torch.autocast(asked.device.type, enabled=False):
-            return self.scale * (asked.float() @ told.float().transpose(-1, -2))
-
-    def _mass(self, asked: Tensor, told: Tensor) -> Tensor:
-        """Logarithm of what a softmax over these keys is divided by, `b heads n 1`."""
-        return self._scores(asked, told).logsumexp(-1, keepdim=True)
-
-    def _joined(
-        self, mixed: Tensor, mass: Tensor, asked: Tensor, told: Tensor, found: Tensor, joint: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """What one softmax over both finds: each part's by its share of the mass; and the mass of both."""
-        seen = attend(asked, told, found, self.scale)
-        own = self._mass(asked, told) + joint.to(mass).log()[:, None, None, None]
-        share = (own - mass).sigmoid().to(mixed.dtype)
-        return mixed + share * (seen.to(mixed.dtype) - mixed), torch.logaddexp(mass, own)
+        return (side_by_side(mixed), *inputs[1:])
 
     def _inside(self, asked: Tensor, told: Tensor, found: Tensor, where: Tensor) -> Tensor:
         """What cells find among the tokens that are open to them; nothing where none is."""
         grid = token_grid(asked.shape[2], (where.shape[2], where.shape[3]))
         # A coarse cell may attend where one of those that it covers may, as boxes round outwards.
         opened = F.adaptive_max_pool2d(where.float(), grid).flatten(2).transpose(1, 2)[:, None] > 0.5
-        scores = self._scores(asked, told).masked_fill(~opened, torch.finfo(torch.float32).min)
-        probabilities = scores.softmax(-1) * opened
+        closed = scores(asked, told, self.scale).masked_fill(~opened, torch.finfo(torch.float32).min)
+        probabilities = closed.softmax(-1) * opened
         return probabilities.to(found.dtype) @ found
 
     def _looks(self, asked: Tensor, text: Tensor, gate: Tensor, above: float | None) -> Tensor:
         """How much each cell looks at the gate's word, `b heads n 1` in [0, 1], the largest of a picture 1."""
-        scores = self._scores(asked, text)
-        looks = torch.einsum("bhnt,bt->bhn", scores.softmax(-1), gate.to(scores))
+        seen = scores(asked, text, self.scale).softmax(-1)
+        looks = torch.einsum("bhnt,bt->bhn", seen, gate.to(seen))
         if above is None:
             return (looks / looks.amax((1, 2), keepdim=True).clamp_min(1e-8)).unsqueeze(-1)
         mean = looks.mean(1, keepdim=True)
         least, most = mean.amin(2, keepdim=True), mean.amax(2, keepdim=True)
         return (mean - least > above * (most - least)).to(looks).unsqueeze(-1)
-
-    def _split(self, x: Tensor) -> Tensor:
-        """`b n d` -> `b heads n d/heads`."""
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)

@@ -1,6 +1,7 @@
 """Reading photos of any common format; whatever cannot be used is named with its reason before a model loads."""
 
 import dataclasses
+import hashlib
 import io
 import re
 import warnings
@@ -12,6 +13,7 @@ import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from pcs_ext.config_io import file_sha256
 from pcs_ext.errors import PhotoError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".heic", ".heif", ".jfif"}
@@ -41,6 +43,15 @@ class Photo:
     """What it counts in the loss where others count 1."""
     before: Tensor | None = None
     """`3 h w` in [-1, 1]: the picture before something was done to it, from `NAME_before.png`."""
+
+    @property
+    def digest(self) -> str:
+        """Hex digits of the file and of all that is learned with it: caption, masks, weight and the picture before."""
+        found = hashlib.sha256(f"{file_sha256(self.path)} {self.caption!r} {self.weight} {self.image.shape}".encode())
+        for values in (self.mask, self.parts, self.before):
+            levels = b"" if values is None else (values.clamp(-1, 1) * 127).round().to(torch.int8).numpy().tobytes()
+            found.update(len(levels).to_bytes(8, "big") + levels)
+        return found.hexdigest()
 
 
 def find_photos(source: Iterable[Path | str] | Path | str) -> list[Photo]:

@@ -33,7 +33,9 @@ from pcs_ext.image.recipes.gradient_free_ti import gradient_free_ti
 from pcs_ext.image.recipes.he_data import he_data
 from pcs_ext.image.recipes.hifi_tuner import hifi_tuner
 from pcs_ext.image.recipes.hiper import hiper
+from pcs_ext.image.recipes.id_aligner import id_aligner
 from pcs_ext.image.recipes.infusion import infusion
+from pcs_ext.image.recipes.instructbooth import instructbooth
 from pcs_ext.image.recipes.inv_reversion import inv_reversion
 from pcs_ext.image.recipes.lego import lego
 from pcs_ext.image.recipes.lycoris import loha, lokr
@@ -81,6 +83,8 @@ _WEIGHTS = (
     ),
     ("persam", "dreambooth that looks at masked subjects alone", "arXiv 2305.03048", persam),
     ("dreambooth-plus-plus", "dreambooth on several photos packed into one picture", "ACM MM 2024", dreambooth_pp),
+    ("id-aligner", "dreambooth-lora that its own pictures' likeness teaches, too", "arXiv 2404.15449", id_aligner),
+    ("instructbooth", "dreambooth, then reinforcement for heeding the prompt", "arXiv 2312.03011", instructbooth),
     ("gal", "dreambooth in rounds, beside pictures it was unsure of", "arXiv 2403.14987", gal),
     ("custom-diffusion", "a new word and the cross-attention keys and values", "arXiv 2212.04488", custom_diffusion),
     ("dci", "custom-diffusion with words for what is particular to each photo", "arXiv 2412.04831", dci),

@@ -16,6 +16,7 @@ from pcs_ext.image.early_stopping import DvarConfig
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.mask_estimate import EstimateConfig
 from pcs_ext.image.objectives import ObjectiveConfig
+from pcs_ext.image.rewards.config import RewardConfig
 from pcs_ext.image.sample import SampleConfig
 
 Preset = Literal["toybox", "sd", "sdxl"]
@@ -47,6 +48,8 @@ class Phase:
     """Noise on what the masks leave out, fading; None: photos as they are."""
     estimate: EstimateConfig | None = None
     """Photos' masks are estimated from the words' attention, again and again; None: they come with the photos."""
+    reward: RewardConfig | None = None
+    """Pictures that the model makes are judged, beside the loss or in its place; None: photos alone teach."""
     keep_norms: tuple[float, float] | None = None
     """From which to which part of the steps, in [0, 1], learned rows keep their lengths (CoRe); None: in none."""
 

@@ -1,4 +1,4 @@
-"""Gated layers between self- and cross-attention that read patches of pictures (GLIGEN, arXiv 2301.07093, eq. 8)."""
+"""Gated layers between self- and cross-attention that read patches (as in GLIGEN, arXiv 2301.07093)."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pcs_ext.image.backbones.unet import recomputing_inside
-
 
 class GatedPatches(nn.Module):
-    """y + beta tanh(gamma) S([y, f]): cells attend to themselves and to patches (eq. 6); gamma begins at 0.
+    """y + beta tanh(gamma) S([y, f]): cells attend to themselves and to patches; gamma begins at 0.
+
+    InstantBooth (arXiv 2304.03411, eq. 6) and IDAdapter (arXiv 2403.13535) have it.
 
     Args:
         width: of the cells.
@@ -38,30 +38,24 @@ class GatedPatches(nn.Module):
 
 
 @contextlib.contextmanager
-def reading_patches(
-    denoiser: nn.Module, layers: Mapping[str, tuple[nn.Module, Tensor]], counted: Tensor
+def gated(
+    denoiser: nn.Module, gates: Mapping[str, nn.Module], patches: Mapping[str, Tensor], strength: Tensor
 ) -> Iterator[None]:
-    """Inside, gated layers stand behind the self-attentions of these blocks, also where blocks are computed again.
+    """Inside, blocks of the denoiser read patches behind their self-attentions.
 
     Args:
         denoiser: with the blocks.
-        layers: by path of a block its gated layer and the patches it reads, `b m width`.
-        counted: how strongly each row's count, `b 1 1`.
+        gates: `GatedPatches` by the block's path.
+        patches: `b m width` by the same paths.
+        strength: `b`, how much a row's patches count.
     """
-    inside = lambda: _hooked(denoiser, layers, counted)  # noqa: E731
-    with recomputing_inside(denoiser, inside), inside():
-        yield
-
-
-@contextlib.contextmanager
-def _hooked(denoiser: nn.Module, layers: Mapping[str, tuple[nn.Module, Tensor]], counted: Tensor) -> Iterator[None]:
     handles = []
     try:
-        for path, (layer, patches) in layers.items():
+        for path, gate in gates.items():
             block = denoiser.get_submodule(path)
-            gate = _Between(layer, patches, counted)
-            handles.append(block.norm1.register_forward_pre_hook(gate.keep))  # type: ignore[union-attr]
-            handles.append(block.attn1.register_forward_hook(gate.add))  # type: ignore[union-attr]
+            between = _Between(gate, patches[path], strength[:, None, None])
+            handles.append(block.norm1.register_forward_pre_hook(between.keep))  # type: ignore[union-attr]
+            handles.append(block.attn1.register_forward_hook(between.add))  # type: ignore[union-attr]
         yield
     finally:
         for handle in handles:

@@ -12,14 +12,23 @@ from pcs_ext.image.reference.systems import (
     blip_diffusion,
     bootpig,
     customcontrast,
+    dreamidentity,
     e4t,
     elite,
+    face0,
+    face2diffusion,
     fastcomposer,
+    idadapter,
+    infinite_id,
     instantbooth,
     ip_adapter,
     kim_sod_cnn,
+    moa,
     ms_diffusion,
     photomaker,
+    portraitbooth,
+    profusion,
+    pva,
     retrinet,
     ssr_encoder,
     styleadapter,
@@ -44,7 +53,16 @@ KindConfig: TypeAlias = Annotated[
     | umm_diffusion.UMMDiffusionConfig
     | subject_diffusion.SubjectDiffusionConfig
     | bootpig.BootPIGConfig
-    | retrinet.RetriNetConfig,
+    | retrinet.RetriNetConfig
+    | dreamidentity.DreamIdentityConfig
+    | face0.Face0Config
+    | face2diffusion.Face2DiffusionConfig
+    | idadapter.IDAdapterConfig
+    | infinite_id.InfiniteIDConfig
+    | moa.MoAConfig
+    | portraitbooth.PortraitBoothConfig
+    | profusion.ProFusionConfig
+    | pva.PVAConfig,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -67,6 +85,15 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     subject_diffusion.SubjectDiffusionConfig: subject_diffusion.SubjectDiffusion,
     bootpig.BootPIGConfig: bootpig.BootPIG,
     retrinet.RetriNetConfig: retrinet.RetriNet,
+    dreamidentity.DreamIdentityConfig: dreamidentity.DreamIdentity,
+    face0.Face0Config: face0.Face0,
+    face2diffusion.Face2DiffusionConfig: face2diffusion.Face2Diffusion,
+    idadapter.IDAdapterConfig: idadapter.IDAdapter,
+    infinite_id.InfiniteIDConfig: infinite_id.InfiniteID,
+    moa.MoAConfig: moa.MoA,
+    portraitbooth.PortraitBoothConfig: portraitbooth.PortraitBooth,
+    profusion.ProFusionConfig: profusion.ProFusion,
+    pva.PVAConfig: pva.PVA,
 }
 
 

@@ -1,7 +1,7 @@
-"""Attention to a subject's word, held to where the subject is (FastComposer, arXiv 2305.10431, section 3.3)."""
+"""Subjects, their words, and attention that stays on them (FastComposer, arXiv 2305.10431, section 3.3)."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,31 +9,40 @@ from torch import Tensor
 
 from pcs_ext.image.attention import attention_program, token_grid
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.reference.base import Terms
+from pcs_ext.image.reference.fusing import Places
+from pcs_ext.image.reference.nouns import names, noun_positions
+from pcs_ext.image.reference.pairs import Pairs
+from pcs_ext.image.reference.shown import Shown
 
 
 @contextlib.contextmanager
-def localized(
-    backbone: AbstractBackbone, rows: Sequence[int], tokens: Sequence[int], masks: Tensor, levels: int
-) -> Iterator[Callable[[], Tensor]]:
-    """Inside, the base predicts for a batch; yields what asks `localization` of it afterwards.
+def held_to_masks(
+    backbone: AbstractBackbone, pairs: Pairs, places: Places, *, weight: float, levels: int
+) -> Iterator[Terms]:
+    """Inside, the base predicts for a batch; yields the term `localization`, none where nothing can be held.
 
     Args:
         backbone: predicts.
-        rows: of every one of `m` words, its row of the batch; at least one.
-        tokens: where it stands in that row's prompt.
-        masks: `m rows columns` in [0, 1], of its subject.
-        levels: see `middle_paths`.
+        pairs: the batch.
+        places: words, and by `pictures` the mask that each is held to.
+        weight: of the term.
+        levels: blocks with cross-attention that are held, the middle ones.
     """
+    if pairs.masks is None or not places.rows or weight == 0:
+        yield dict
+        return
     looks: dict[str, Tensor] = {}
-    at, place = torch.tensor(rows), torch.tensor(tokens)
+    rows, tokens = torch.tensor(places.rows), torch.tensor(places.tokens)
 
     def keep(path: str, probabilities: Tensor) -> Tensor:
         # Heads `m h cells` of the words that have a picture.
-        looks[path] = probabilities[at.to(probabilities.device), :, :, place.to(probabilities.device)]
+        looks[path] = probabilities[rows.to(probabilities.device), :, :, tokens.to(probabilities.device)]
         return probabilities
 
+    masks = pairs.masks[rows, torch.tensor(places.pictures)].to(backbone.device)
     with attention_program(backbone, keep, middle_paths(backbone, levels)):
-        yield lambda: localization(looks, masks.to(backbone.device))
+        yield lambda: {"localization": weight * localization(looks, masks)}
 
 
 def localization(looks: Mapping[str, Tensor], masks: Tensor) -> Tensor:
@@ -63,3 +72,20 @@ def middle_paths(backbone: AbstractBackbone, levels: int) -> list[str]:
     first = max(0, (len(blocks) - levels) // 2)
     chosen = blocks[first : first + levels]
     return [path for path in paths if path.split(".attentions.")[0] in chosen]
+
+
+def placed(backbone: AbstractBackbone, prompts: Sequence[str], shown: Shown) -> tuple[Places, Tensor]:
+    """Where the nouns stand, and `b r width`: of each picture the mean over those of the same noun."""
+    rows, tokens, pictures = [], [], []
+    embeddings = shown.sight.features.clone()
+    for row, seen in enumerate(shown.rows):
+        for noun in dict.fromkeys(shown.nouns[row]):
+            if not seen or not names(prompts[row], noun):
+                continue
+            own = [index for index, other in enumerate(shown.nouns[row]) if other == noun]
+            embeddings[row, own[0]] = shown.sight.features[row, own].mean(0)
+            found = noun_positions(backbone, prompts[row], noun)
+            rows += [row] * len(found)
+            tokens += found
+            pictures += [own[0]] * len(found)
+    return Places(rows, tokens, pictures), embeddings

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.reference.base import context_width
+from pcs_ext.image.reference.inside import beside, read_of
 from pcs_ext.image.types import Conditioning
 
 LATENTS = "reference_latents"
@@ -33,7 +34,7 @@ class References:
     """Pooled text and sizes, `m*r ...` (SDXL)."""
 
 
-def beside(told: Conditioning, latents: Tensor, counted: Tensor, said: Conditioning) -> Conditioning:
+def with_references(told: Conditioning, latents: Tensor, counted: Tensor, said: Conditioning) -> Conditioning:
     """Conditioning that also holds pictures for a second denoiser, which `references_of` reads.
 
     Args:
@@ -43,39 +44,32 @@ def beside(told: Conditioning, latents: Tensor, counted: Tensor, said: Condition
         said: of what every picture shows, `b*r` texts.
     """
     count = latents.shape[1]
-    strength = counted.to(latents)[:, None, None].expand(-1, count, 1)
-    read = {
-        LATENTS: torch.cat([latents.flatten(2), strength], dim=-1),
-        _STATES: said.states.unflatten(0, (-1, count)).flatten(1, 2),
-    }
-    if said.pooled is not None:
-        read[_POOLED] = said.pooled.unflatten(0, (-1, count))
-    return dataclasses.replace(told, shown={**(told.shown or {}), **read})
+    held = beside(told, LATENTS, latents.flatten(2), counted)
+    held = beside(held, _STATES, said.states.unflatten(0, (-1, count)).flatten(1, 2), counted)
+    return held if said.pooled is None else beside(held, _POOLED, said.pooled.unflatten(0, (-1, count)), counted)
 
 
 def references_of(conditioning: Conditioning, channels: int) -> References | None:
-    """What `beside` put there; None: no row of the batch has any.
+    """What `with_references` put there; None: no row of the batch has any.
 
     Args:
         conditioning: of a batch.
         channels: of the latents, which are square.
     """
-    shown: Any = conditioning.shown or {}
-    if LATENTS not in shown or not bool(shown[LATENTS][..., -1].any()):
+    held, said, pooled = (read_of(conditioning, name) for name in (LATENTS, _STATES, _POOLED))
+    if held is None or said is None or not len(held.seen):
         return None
-    counted = shown[LATENTS][:, 0, -1]
-    rows = counted.nonzero()[:, 0]
-    flat = shown[LATENTS][rows, :, :-1]
+    rows, flat = held.seen, held.vectors[held.seen]
     count, side = flat.shape[1], round((flat.shape[2] / channels) ** 0.5)
     added = None
-    if _POOLED in shown and conditioning.time_ids is not None:
+    if pooled is not None and conditioning.time_ids is not None:
         sizes = conditioning.time_ids[rows.to(conditioning.time_ids.device)].repeat_interleave(count, 0)
-        added = {"text_embeds": shown[_POOLED][rows].flatten(0, 1), "time_ids": sizes}
+        added = {"text_embeds": pooled.vectors[rows].flatten(0, 1), "time_ids": sizes}
     return References(
         rows=rows,
-        counted=counted,
+        counted=held.strength,
         latents=flat.unflatten(2, (channels, side, side)),
-        states=shown[_STATES][rows].unflatten(1, (count, -1)).flatten(0, 1),
+        states=said.vectors[rows].unflatten(1, (count, -1)).flatten(0, 1),
         added=added,
     )
 

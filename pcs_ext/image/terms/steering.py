@@ -73,7 +73,9 @@ class SteeringTerm(AbstractTerm):
                 if not isinstance(rows, TokenRows):
                     raise ConfigError("steering works on rows of adapters of kind embedding.")
                 losses += self._of_encoder(step, index, rows.weight, adapter.tokens[0])
-        return self.config.weight * torch.stack(losses).mean() if losses else torch.zeros(())
+        if not losses:
+            return torch.zeros((), device=step.backbone.device)
+        return self.config.weight * torch.stack(losses).mean()
 
     def _of_encoder(self, step: Step, index: int, learned: Tensor, placeholder: str) -> list[Tensor]:
         tokenizer = step.backbone.tokenizers[index]

@@ -13,7 +13,7 @@ def make(
     prompt: Positional[str],
     output: Output,
     subject: Path | None = None,
-    look: Path | None = None,
+    look: str = "",
     base: str = "",
     seeds: tuple[int, ...] = (0,),
     method: Literal["circular", "stitch", "multidiffusion"] = "circular",
@@ -33,7 +33,7 @@ def make(
         prompt: what is around; with {subject} where a learned subject goes.
         output: JPEG, PNG or WebP; with several seeds, each file has its seed in its name.
         subject: folder of a subject from `pcs-ext learn`.
-        look: folder that `pcs-ext learn PANORAMAS --recipe stitchdiffusion` wrote.
+        look: folder that `pcs-ext learn PANORAMAS --recipe stitchdiffusion` wrote; toybox has its own; `none`: no look.
         base: model; default: what the look or the subject was learned on, else toybox.
         seeds: one panorama each.
         method: circular (seamless), stitch (StitchDiffusion's canvas), multidiffusion (ends do not meet).
@@ -47,12 +47,14 @@ def make(
     """
     from pcs_ext.image.cli import console_reporter
     from pcs_ext.image.subject import Artifact
-    from pcs_ext.svg.panorama.make import default_config, make_panoramas, overridden
+    from pcs_ext.svg.panorama.make import default_config, make_panoramas, overridden, own_look
     from pcs_ext.svg.panorama.viewer import write_viewer
 
-    learned = {name: Artifact.load(path) for name, path in (("look", look), ("subject", subject)) if path is not None}
+    of = None if subject is None else Artifact.load(subject)
+    named = base or ("toybox" if of is None else of.data.base_name)
+    seen = None if look == "none" else Artifact.load(Path(look)) if look else own_look(named)
     config = overridden(
-        default_config(list(learned.values())),
+        default_config([artifact for artifact in (seen, of) if artifact is not None]),
         method=method,
         window=None if window == "auto" else window,
         num_inference_steps=steps or None,
@@ -62,8 +64,8 @@ def make(
     made = make_panoramas(
         prompt,
         output,
-        subject=learned.get("subject"),
-        look=learned.get("look"),
+        subject=of,
+        look=seen,
         base=base or None,
         seeds=seeds,
         config=config,

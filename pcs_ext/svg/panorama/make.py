@@ -10,7 +10,7 @@ import torch
 
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.backbones.load import TOYBOX_WEIGHTS, load_backbone
 from pcs_ext.image.concept import SUBJECT, fill
 from pcs_ext.image.subject import Artifact, to_pil
 from pcs_ext.reporter import Reporter
@@ -87,6 +87,11 @@ def _text(prompt: str, subject: Artifact | None, look: Artifact | None) -> str:
         raise UsageError(f"the prompt {prompt!r} {missing}; give both, or none of them.")
     text = prompt if subject is None else subject.concept.prompt(prompt)
     return text if look is None else f"{fill(SUBJECT, look.concept.name)}, {text}"
+
+
+def own_look(base: str) -> Artifact | None:
+    """What the embedded base has learned of panoramas; None: another base, whose looks users learn."""
+    return Artifact.load(TOYBOX_WEIGHTS / "panorama") if base == "toybox" else None
 
 
 def default_config(learned: Sequence[Artifact] = ()) -> PanoramaConfig:

@@ -125,10 +125,12 @@ class Guide:
             progress: share of training done, in [0, 1].
             generator: on the CPU.
         """
-        pictures = (images.permute(0, 3, 1, 2) * 2 - 1).float().to(self.backbone.device)
-        loss = distillation_loss(
-            self.backbone, pictures, prompts, settings, progress=min(max(progress, 0.0), 1.0), generator=generator
-        )
+        # Trainers of mixed precision call this inside autocast; base and autoencoder have precisions of their own.
+        with torch.autocast(images.device.type, enabled=False):
+            pictures = (images.permute(0, 3, 1, 2).float() * 2 - 1).to(self.backbone.device)
+            loss = distillation_loss(
+                self.backbone, pictures, prompts, settings, progress=min(max(progress, 0.0), 1.0), generator=generator
+            )
         return loss.to(images.device)
 
     def close(self) -> None:

@@ -64,11 +64,10 @@ class GuideDiffusion:
             grad_scaler: not read; the loss is computed in the base's precision, outside of autocast.
         """
         settings = dataclasses.replace(self.settings, guidance_scale=float(guidance_scale))
-        with torch.autocast(image.device.type, enabled=False):
-            return self.guide.loss(
-                image.float().permute(0, 2, 3, 1),
-                (text_embeddings.negative, text_embeddings.positive),
-                settings,
-                progress=0.0,
-                generator=self.generator,
-            )
+        return self.guide.loss(
+            image.permute(0, 2, 3, 1),
+            (text_embeddings.negative, text_embeddings.positive),
+            settings,
+            progress=0.0,
+            generator=self.generator,
+        )

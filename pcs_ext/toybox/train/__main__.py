@@ -34,6 +34,8 @@ Stage = Literal[
     "views",
     "multiview",
     "export_multiview",
+    "panorama",
+    "export_panorama",
 ]
 STEPS: dict[str, int] = {
     "vae": 6000,
@@ -63,7 +65,23 @@ _TRAINED = {
     "reference": ("reference", "train_reference"),
     "multiview": ("multiview", "train_multiview"),
 }
-"""Stage -> module and function."""
+"""Stage -> module and function, of those that may stop on the way."""
+_WHOLE = {
+    "adopt": ("adopt", "adopt"),
+    "data": ("data", "render_data"),
+    "tokenizer": ("tokenizer", "train_tokenizer"),
+    "latents": ("unet", "cache_latents"),
+    "export": ("export", "export"),
+    "clips": ("clips", "render_clips"),
+    "export_clips": ("export", "export_clips"),
+    "export_reference": ("export", "export_reference"),
+    "views": ("views", "render_views"),
+    "export_multiview": ("export", "export_multiview"),
+    "panorama": ("panorama", "train_panorama"),
+    "export_panorama": ("panorama", "export_panorama"),
+}
+"""Of those that run to their end."""
+STAGES = {**_TRAINED, **_WHOLE}
 
 
 def train(
@@ -79,8 +97,8 @@ def train(
         stage: what to make; the order is data, tokenizer, vae, clip, dino, oracle, latents, decoder, words, unet,
             align, export; then, for clips, on the base that ships: clips, motion_reader, motion, export_clips; for
             reference photos, on what ships and on data: reference, export_reference; for 3D, on the base that ships:
-            views, multiview, export_multiview. `adopt` in place of the tokenizer
-            begins with the models that ship: every stage then goes on from its own.
+            views, multiview, export_multiview; for panoramas, on the base that ships: panorama, export_panorama.
+            `adopt` in place of the tokenizer begins with the models that ship: every stage then goes on from its own.
         preset: sizes: 64 pixels for a CPU, 128 for a GPU.
         steps: optimiser steps in all; 0 takes the stage's own number.
         minutes: stop after so many minutes, to go on in a later call; 0 never.
@@ -97,56 +115,12 @@ def train(
 
 def run(stage: str, settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
     """Run one stage. Modules are imported when their stage is asked for."""
-    if stage not in _TRAINED:
-        _run_whole(stage, settings, reporter)
+    module, function = STAGES[stage]
+    made = getattr(importlib.import_module(f"pcs_ext.toybox.train.{module}"), function)
+    if stage in _TRAINED:
+        made(settings, steps, minutes, reporter)
     else:
-        module, function = _TRAINED[stage]
-        train_stage = getattr(importlib.import_module(f"pcs_ext.toybox.train.{module}"), function)
-        train_stage(settings, steps, minutes, reporter)
-
-
-def _run_whole(stage: str, settings: Settings, reporter: Reporter) -> None:
-    """Stages that run to their end."""
-    if stage == "adopt":
-        from pcs_ext.toybox.train.adopt import adopt
-
-        adopt(settings, reporter)
-    elif stage == "data":
-        from pcs_ext.toybox.train.data import render_data
-
-        render_data(settings, reporter)
-    elif stage == "clips":
-        from pcs_ext.toybox.train.clips import render_clips
-
-        render_clips(settings, reporter)
-    elif stage == "views":
-        from pcs_ext.toybox.train.views import render_views
-
-        render_views(settings, reporter)
-    elif stage == "tokenizer":
-        from pcs_ext.toybox.train.tokenizer import train_tokenizer
-
-        train_tokenizer(settings)
-    elif stage == "latents":
-        from pcs_ext.toybox.train.unet import cache_latents
-
-        cache_latents(settings, reporter)
-    elif stage == "export_clips":
-        from pcs_ext.toybox.train.export import export_clips
-
-        export_clips(settings, reporter)
-    elif stage == "export_reference":
-        from pcs_ext.toybox.train.export import export_reference
-
-        export_reference(settings, reporter)
-    elif stage == "export_multiview":
-        from pcs_ext.toybox.train.export import export_multiview
-
-        export_multiview(settings, reporter)
-    else:
-        from pcs_ext.toybox.train.export import export
-
-        export(settings, reporter)
+        made(settings, reporter)
 
 
 if __name__ == "__main__":

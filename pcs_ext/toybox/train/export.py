@@ -83,16 +83,13 @@ def export_reference(settings: Settings, reporter: Reporter, target: Path | None
     Raises:
         InputError: it is not trained yet.
     """
-    trained, target = settings.folder / "models" / "reference", target or weights_path("base").parent
-    if not trained.is_dir():
-        raise InputError(f"{trained} does not exist; run the stage reference first.")
+    trained, target = trained_model(settings, "reference"), target or weights_path("base").parent
     with atomic_folder(target / "reference") as folder:
         half = {key: tensor.half() for key, tensor in load_file(trained / REFERENCE).items()}
         save_file(half, folder / REFERENCE, metadata={"format": "pt"})
         shutil.copy(trained / CONFIG, folder / CONFIG)
         _card(settings, folder, "reference", ("reference",))
-        size = (folder / REFERENCE).stat().st_size / 1e6
-    reporter.event("export", f"reference written, {size:.1f} MB")
+    _tell(target / "reference", reporter)
 
 
 def export_multiview(settings: Settings, reporter: Reporter, target: Path | None = None) -> None:
@@ -106,14 +103,28 @@ def export_multiview(settings: Settings, reporter: Reporter, target: Path | None
     Raises:
         InputError: it is not trained yet.
     """
-    trained, target = settings.folder / "models" / "multiview", target or weights_path("base").parent
-    if not trained.is_dir():
-        raise InputError(f"{trained} does not exist; run the stage multiview first.")
+    trained, target = trained_model(settings, "multiview"), target or weights_path("base").parent
     with atomic_folder(target / "multiview") as folder:
         shutil.copytree(trained, folder, dirs_exist_ok=True)
         _card(settings, folder, "multiview", ("multiview",))
-        size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-    reporter.event("export", f"multiview written, {size:.1f} MB")
+    _tell(target / "multiview", reporter)
+
+
+def trained_model(settings: Settings, name: str) -> Path:
+    """Folder of what the stage of this name trained.
+
+    Raises:
+        InputError: it did not.
+    """
+    folder = settings.folder / "models" / name
+    if not folder.is_dir():
+        raise InputError(f"{folder} does not exist; run the stage {name} first.")
+    return folder
+
+
+def _tell(folder: Path, reporter: Reporter) -> None:
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    reporter.event("export", f"{folder.name} written, {size:.1f} MB")
 
 
 def export_clips(settings: Settings, reporter: Reporter, target: Path | None = None) -> None:

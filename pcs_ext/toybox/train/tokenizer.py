@@ -12,6 +12,7 @@ import torch
 from transformers import CLIPTokenizer
 
 from pcs_ext.config_io import atomic_write_text
+from pcs_ext.reporter import Reporter
 from pcs_ext.toybox.train.data import scenes_of
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.world.captions import caption
@@ -31,8 +32,8 @@ _OTHER_WORDS = (
 )
 
 
-def train_tokenizer(settings: Settings, *, scenes: int = 4000) -> None:
-    """Train and save to `models/tokenizer`."""
+def train_tokenizer(settings: Settings, reporter: Reporter, *, scenes: int = 4000) -> None:
+    """Train and save to `models/tokenizer`; the reporter hears of how many words."""
     words: collections.Counter[str] = collections.Counter()
     generator = torch.Generator().manual_seed(0)
     for scene in scenes_of("train", 0, scenes, seed=settings.data_seed):
@@ -48,6 +49,7 @@ def train_tokenizer(settings: Settings, *, scenes: int = 4000) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(folder)
     tokenizer.model_max_length = MAX_LENGTH
     tokenizer.save_pretrained(folder)
+    reporter.event("tokenizer", f"{len(vocabulary)} words written")
 
 
 def rare_words() -> list[str]:

@@ -16,8 +16,8 @@ from pcs_ext.image.activation_checkpointing import activation_checkpointing
 from pcs_ext.image.adapters import LowRankAdapter, LowRankConfig, injected
 from pcs_ext.image.attention import AttentionMaps, attention_program
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.reference.systems.ip_adapter import IPAdapter, attention_order
 from pcs_ext.image.reference.shown import Shown, Sight
+from pcs_ext.image.reference.systems.ip_adapter import IPAdapter, attention_order
 from pcs_ext.image.types import Conditioning
 from tests.support.tiny import tiny_backbone
 from tests.support.tiny_reference import HIDDEN, WIDTH, tiny_adapter

@@ -12,10 +12,10 @@ from pcs_ext.errors import ArtifactError, ConfigError, PhotoError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.fit import FitConfig, fit
 from pcs_ext.image.reference.files import open_adapter
-from pcs_ext.image.reference.systems.ip_adapter import IPAdapter
 from pcs_ext.image.reference.learn import learn_reference
 from pcs_ext.image.reference.pairs import PairData, read_subjects
 from pcs_ext.image.reference.shown import Shown, Sight
+from pcs_ext.image.reference.systems.ip_adapter import IPAdapter
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
 from pcs_ext.image.types import ParameterGroup
 from tests.support.tiny_reference import WIDTH, tiny_vision

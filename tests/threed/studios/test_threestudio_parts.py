@@ -29,7 +29,9 @@ def processor(registry: Any, subject: Path, **changes: Any) -> Any:
 def test_the_guidance_is_the_subjects_score(registry: Any, subject: Path) -> None:
     rgb = torch.rand(2, 32, 32, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     guidance = registry.find("pcs-guidance")({"guidance_scale": 7.5, "seed": 3})
-    out = guidance(rgb, processor(registry, subject)(), **ANGLES, **DISTANCES, c2w=None)
+    prompts = processor(registry, subject)()
+    with torch.autocast("cpu", torch.bfloat16):  # as its trainer does
+        out = guidance(rgb, prompts, **ANGLES, **DISTANCES, c2w=None)
     assert list(out) == ["loss_sds"]
     (gradient,) = torch.autograd.grad(out["loss_sds"], rgb)
 

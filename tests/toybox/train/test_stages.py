@@ -1,11 +1,12 @@
 """Every stage at a tiny size: trains, resumes exactly, and ends in folders that stock classes load."""
 
 import dataclasses
+import importlib
 import math
 import random
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from pcs_ext.reporter import SilentReporter
 from pcs_ext.toybox import weights_path
 from pcs_ext.toybox.cards import write_quality
 from pcs_ext.toybox.quality import as_rows, as_table, measure
-from pcs_ext.toybox.train.__main__ import run
+from pcs_ext.toybox.train.__main__ import STAGES, Stage, run
 from pcs_ext.toybox.train.clip import look_alikes, words_loss
 from pcs_ext.toybox.train.data import load_data, pairs_of
 from pcs_ext.toybox.train.export import export
@@ -36,6 +37,12 @@ from pcs_ext.toybox.world.vocabulary import CLASSES
 
 TINY = Settings(resolution=32, vae_factor=4, scenes=24, text_width=48, text_layers=1, unet_channels=(16, 32, 32))
 TRAINED = ("vae", "clip", "dino", "oracle", "words", "unet", "align")
+
+
+def test_every_stage_has_its_function() -> None:
+    assert set(STAGES) == set(get_args(Stage))
+    for module, function in STAGES.values():
+        assert callable(getattr(importlib.import_module(f"pcs_ext.toybox.train.{module}"), function))
 
 
 class Record(SilentReporter):
@@ -55,7 +62,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PCS_EXT_CACHE", str(tmp_path_factory.mktemp("cache")))
         run("data", TINY, 0, None, SilentReporter())
-        train_tokenizer(TINY, scenes=40)
+        train_tokenizer(TINY, SilentReporter(), scenes=40)
         for stage in ("vae", "clip", "dino", "oracle", "latents"):
             run(stage, TINY, 3, None, SilentReporter())
         for name in ("text_encoder", "clip"):

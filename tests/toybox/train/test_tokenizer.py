@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
+from pcs_ext.reporter import SilentReporter
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.tokenizer import MAX_LENGTH, byte_alphabet, learn_bpe, rare_words, train_tokenizer
 from pcs_ext.toybox.world.vocabulary import CLASSES, COLORS
@@ -18,7 +19,7 @@ from pcs_ext.toybox.world.vocabulary import CLASSES, COLORS
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> CLIPTokenizer:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PCS_EXT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        train_tokenizer(Settings(), scenes=60)
+        train_tokenizer(Settings(), SilentReporter(), scenes=60)
         folder: Path = Settings().folder / "models" / "tokenizer"
         return CLIPTokenizer.from_pretrained(folder)
 

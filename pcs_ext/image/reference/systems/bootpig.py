@@ -17,10 +17,17 @@ from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters import FullAdapter, FullConfig
 from pcs_ext.image.attention import self_attention_paths
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.predict_programs import Predict, add_prediction, remove_prediction
+from pcs_ext.image.predict_programs import Predict
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading, check_context, context_width
-from pcs_ext.image.reference.second_denoiser import LATENTS, ReferenceDenoiser, References, beside, references_of
+from pcs_ext.image.reference.inside import answering
+from pcs_ext.image.reference.second_denoiser import (
+    LATENTS,
+    ReferenceDenoiser,
+    References,
+    references_of,
+    with_references,
+)
 from pcs_ext.image.reference.shown import Sees
 from pcs_ext.image.types import Conditioning, Decoupled
 
@@ -88,17 +95,13 @@ class BootPIG(AbstractReferenceAdapter):
         counted = asked.scale * torch.tensor(named, device=latents.device)
         # What the reference shows in words, as the copy is told it.
         said = asked.encoded([f"a photo of the {own[0]}" for own in asked.shown.nouns for _ in own])
-        return beside(asked.encoded(), latents, counted, said)
+        return with_references(asked.encoded(), latents, counted, said)
 
     @contextlib.contextmanager
     def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
         """See `AbstractReferenceAdapter.inserted`: the copy reads references whenever the denoiser is asked."""
-        with super().inserted(backbone, scale):
-            add_prediction(backbone, LATENTS, self._answered(backbone))
-            try:
-                yield
-            finally:
-                remove_prediction(backbone, LATENTS)
+        with super().inserted(backbone, scale), answering(backbone, LATENTS, self._answered(backbone)):
+            yield
 
     def _answered(self, backbone: AbstractBackbone) -> Any:
         def answered(predict: Predict, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:

@@ -31,7 +31,7 @@ from pcs_ext.image.reference.pairs import Pairs
 from pcs_ext.image.reference.projection import Resampler
 from pcs_ext.image.reference.query_transformer import QueryTransformer
 from pcs_ext.image.reference.shown import Sees, Shown
-from pcs_ext.image.reference.words import SeenWords, noun_rows
+from pcs_ext.image.reference.words import SeenWords, between, noun_rows
 from pcs_ext.image.types import Conditioning, Decoupled
 
 
@@ -127,12 +127,11 @@ class CustomContrast(AbstractReferenceAdapter):
             return asked.encoded()
         nouns = self._nouns(asked.backbone, asked.shown)
         words, tokens = self._made(nouns, asked.shown)
-        split = zip(nouns, words.mean(1).float().split(self.tokens, dim=-1), strict=True)
-        strength = min(asked.scale, 1.0)
-        meant = [torch.lerp(noun[:, :1].expand_as(part), part, strength) for noun, part in split]
-        written = " ".join(self.seen_words.word(number) for number in range(1, 1 + self.config.words))
+        meant = between(asked.backbone, asked.nouns, words.mean(1), self.tokens, min(asked.scale, 1.0))
         with self.seen_words.meaning(meant):
-            told = asked.encoded(asked.with_words(lambda text, noun: renamed(text, noun, f"{written} {noun}")))
+            told = asked.encoded(
+                asked.with_words(lambda text, noun: renamed(text, noun, f"{self.seen_words.text} {noun}"))
+            )
         beside, counted = tokens.flatten(1, 3), torch.tensor(named, device=tokens.device).to(tokens)
         return told.beside(Decoupled(pairs=self.maps(beside, asked.scale * counted[:, None, None])))
 

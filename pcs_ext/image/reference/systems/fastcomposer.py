@@ -5,11 +5,8 @@ subjects do not blend. The first noise levels of a picture see the words alone.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal
-
-import torch
-from torch import Tensor
 
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
@@ -18,11 +15,10 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading, Terms, check_context, context_width
 from pcs_ext.image.reference.delay import delayed
-from pcs_ext.image.reference.fusing import FusedWord, Places, fused
-from pcs_ext.image.reference.localization import localized
-from pcs_ext.image.reference.nouns import names, noun_positions
+from pcs_ext.image.reference.fusing import FusedWord, fused
+from pcs_ext.image.reference.localization import held_to_masks, placed
 from pcs_ext.image.reference.pairs import Pairs
-from pcs_ext.image.reference.shown import Sees, Shown
+from pcs_ext.image.reference.shown import Sees
 from pcs_ext.image.types import Conditioning
 
 
@@ -84,7 +80,7 @@ class FastComposer(AbstractReferenceAdapter):
     def _told(self, asked: Asked) -> Conditioning:
         """See `AbstractReferenceAdapter.conditioned`."""
         plain = asked.encoded()
-        places, embeddings = _placed(asked.backbone, asked.prompts, asked.shown)
+        places, embeddings = placed(asked.backbone, asked.prompts, asked.shown)
         if not places.rows:
             return plain
         told = fused(plain, places, embeddings, self.fuse, asked.scale)
@@ -95,27 +91,9 @@ class FastComposer(AbstractReferenceAdapter):
     @contextlib.contextmanager
     def watching(self, backbone: AbstractBackbone, pairs: Pairs) -> Iterator[Terms]:
         """See `AbstractReferenceAdapter.watching`: `localization`, 0 where nothing is shown or no mask is known."""
-        places, _ = _placed(backbone, pairs.captions, pairs.shown)
-        if pairs.masks is None or not places.rows or self.config.localization_weight == 0:
-            yield dict
-            return
-        masks = pairs.masks[torch.tensor(places.rows), torch.tensor(places.pictures)]
-        with localized(backbone, places.rows, places.tokens, masks, self.config.localization_levels) as outside:
-            yield lambda: {"localization": self.config.localization_weight * outside()}
-
-
-def _placed(backbone: AbstractBackbone, prompts: Sequence[str], shown: Shown) -> tuple[Places, Tensor]:
-    """Where the nouns stand, and `b r width`: of each picture the mean over those of the same noun."""
-    rows, tokens, pictures = [], [], []
-    embeddings = shown.sight.features.clone()
-    for row, seen in enumerate(shown.rows):
-        for noun in dict.fromkeys(shown.nouns[row]):
-            if not seen or not names(prompts[row], noun):
-                continue
-            own = [index for index, other in enumerate(shown.nouns[row]) if other == noun]
-            embeddings[row, own[0]] = shown.sight.features[row, own].mean(0)
-            found = noun_positions(backbone, prompts[row], noun)
-            rows += [row] * len(found)
-            tokens += found
-            pictures += [own[0]] * len(found)
-    return Places(rows, tokens, pictures), embeddings
+        places, _ = placed(backbone, pairs.captions, pairs.shown)
+        config = self.config
+        with held_to_masks(
+            backbone, pairs, places, weight=config.localization_weight, levels=config.localization_levels
+        ) as terms:
+            yield terms

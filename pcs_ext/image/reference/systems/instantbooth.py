@@ -6,9 +6,8 @@ pictures' patches. The base stays as it is.
 """
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.predict_programs import Predict, add_prediction, remove_prediction
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import (
     AbstractReferenceAdapter,
@@ -27,7 +25,8 @@ from pcs_ext.image.reference.base import (
     query_widths,
     token_widths,
 )
-from pcs_ext.image.reference.gated import GatedPatches, reading_patches
+from pcs_ext.image.reference.gated import GatedPatches, gated
+from pcs_ext.image.reference.inside import Read, beside, reading
 from pcs_ext.image.reference.nouns import renamed
 from pcs_ext.image.reference.shown import Sees, Shown
 from pcs_ext.image.reference.words import SeenWords, noun_rows
@@ -110,11 +109,8 @@ class InstantBooth(AbstractReferenceAdapter):
         with self.seen_words.meaning(words):
             told = asked.encoded(texts)
         strength = asked.scale * (1.0 if self.training else self.config.balance)
-        # A last column says how strongly a row's patches count: 0 where it has none.
-        counted = strength * torch.tensor(asked.named, device=features.device, dtype=features.dtype)
-        flat = features.flatten(1, 2)
-        read = torch.cat([flat, counted[:, None, None].expand(-1, flat.shape[1], 1)], dim=-1)
-        return dataclasses.replace(told, shown={**(told.shown or {}), _NAME: read})
+        counted = strength * torch.tensor(asked.named, device=features.device)
+        return beside(told, _NAME, features.flatten(1, 2), counted)
 
     def _words(self, backbone: AbstractBackbone, features: Tensor, shown: Shown, scale: float) -> list[Tensor]:
         """The word in each text encoder, `b 1 d`; at lower strengths nearer to the class word's token."""
@@ -133,21 +129,10 @@ class InstantBooth(AbstractReferenceAdapter):
     @contextlib.contextmanager
     def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
         """See `AbstractReferenceAdapter.inserted`: the gated layers are there while rows with patches are denoised."""
-        with super().inserted(backbone, scale):
-            add_prediction(backbone, _NAME, self._answered(backbone))
-            try:
-                yield
-            finally:
-                remove_prediction(backbone, _NAME)
+        with super().inserted(backbone, scale), reading(backbone, _NAME, lambda read: self._gated(backbone, read)):
+            yield
 
-    def _answered(self, backbone: AbstractBackbone) -> Any:
-        def answered(predict: Predict, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-            read = (conditioning.shown or {}).get(_NAME)
-            if read is None:
-                return predict(noisy, timesteps, conditioning)
-            counted = read[:, :1, -1:]
-            layers = {path: (self.gates[name], self.patches[name](read[..., :-1])) for path, name in self.names.items()}
-            with reading_patches(backbone.denoiser, layers, counted):
-                return predict(noisy, timesteps, conditioning)
-
-        return answered
+    def _gated(self, backbone: AbstractBackbone, read: Read) -> contextlib.AbstractContextManager[None]:
+        gates = {path: self.gates[name] for path, name in self.names.items()}
+        patches = {path: self.patches[name](read.vectors) for path, name in self.names.items()}
+        return gated(backbone.denoiser, gates, patches, read.strength)

@@ -25,7 +25,7 @@ from pcs_ext.image.reference.base import (
 from pcs_ext.image.reference.beside import PictureMaps
 from pcs_ext.image.reference.nouns import renamed
 from pcs_ext.image.reference.shown import Sees
-from pcs_ext.image.reference.words import SeenWords, noun_rows
+from pcs_ext.image.reference.words import SeenWords, between
 from pcs_ext.image.types import Conditioning, Decoupled
 
 
@@ -117,9 +117,10 @@ class KimSodCnn(AbstractReferenceAdapter):
             return asked.encoded()
         sight = asked.shown.to(next(self.parameters())).sight
         patches = _patches(sight.object)
-        word = self.concept(patches.mean(2)).mean(1).float()
+        made = self.concept(patches.mean(2)).mean(1, keepdim=True)
+        words = between(asked.backbone, asked.nouns, made, self.tokens, min(asked.scale, 1.0))
         texts = asked.with_words(lambda text, noun: renamed(text, noun, f"{self.seen_words.word(1)} {noun}"))
-        with self.seen_words.meaning(self._at_strength(asked, word)):
+        with self.seen_words.meaning(words):
             told = asked.encoded(texts)
         cover = None if sight.cover is None else sight.cover.flatten(0, 1)
         tokens, kept = (
@@ -127,15 +128,6 @@ class KimSodCnn(AbstractReferenceAdapter):
         )
         counted = asked.scale * torch.tensor(named, device=tokens.device).to(tokens)[:, None, None]
         return told.beside(Decoupled(pairs=self.maps(kept * tokens, counted)))
-
-    def _at_strength(self, asked: Asked, word: Tensor) -> list[Tensor]:
-        """The word in each text encoder, `b 1 d`; at lower strengths nearer to the class word's token."""
-        rows = [noun_rows(asked.backbone, noun) for noun in asked.nouns]
-        parts = enumerate(word.split(self.tokens, dim=-1))
-        return [
-            torch.lerp(torch.stack([row[index] for row in rows]), part, min(asked.scale, 1.0))[:, None]
-            for index, part in parts
-        ]
 
 
 def _patches(features: Tensor) -> Tensor:

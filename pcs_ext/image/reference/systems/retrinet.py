@@ -16,7 +16,8 @@ from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.attention import path_level, self_attention_paths
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.predict_programs import Predict, add_prediction, remove_prediction
+from pcs_ext.image.backbones.unet import recomputing_inside
+from pcs_ext.image.predict_programs import Predict
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import (
     AbstractReferenceAdapter,
@@ -25,8 +26,9 @@ from pcs_ext.image.reference.base import (
     context_width,
     query_widths,
 )
-from pcs_ext.image.reference.gated import GatedPatches, reading_patches
-from pcs_ext.image.reference.second_denoiser import LATENTS, ReferenceDenoiser, beside, references_of
+from pcs_ext.image.reference.gated import GatedPatches, gated
+from pcs_ext.image.reference.inside import answering
+from pcs_ext.image.reference.second_denoiser import LATENTS, ReferenceDenoiser, references_of, with_references
 from pcs_ext.image.reference.shown import Sees
 from pcs_ext.image.types import Conditioning
 
@@ -63,6 +65,7 @@ class RetriNet(AbstractReferenceAdapter):
     cuts = True
     asks_noun = True
     several = True
+    enters = True
 
     def __init__(
         self,
@@ -105,17 +108,13 @@ class RetriNet(AbstractReferenceAdapter):
             return asked.encoded()
         latents = asked.shown.to(next(self.parameters())).sight.object * present[..., None, None, None]
         concepts = asked.encoded([noun for own in asked.shown.nouns for noun in own])
-        return beside(asked.encoded(), latents, asked.scale * present.any(1), concepts)
+        return with_references(asked.encoded(), latents, asked.scale * present.any(1), concepts)
 
     @contextlib.contextmanager
     def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
         """See `AbstractReferenceAdapter.inserted`: concepts are fetched whenever the denoiser is asked."""
-        with super().inserted(backbone, scale):
-            add_prediction(backbone, LATENTS, self._answered(backbone))
-            try:
-                yield
-            finally:
-                remove_prediction(backbone, LATENTS)
+        with super().inserted(backbone, scale), answering(backbone, LATENTS, self._answered(backbone)):
+            yield
 
     def _answered(self, backbone: AbstractBackbone) -> Any:
         def answered(predict: Predict, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
@@ -124,8 +123,10 @@ class RetriNet(AbstractReferenceAdapter):
                 return predict(noisy, timesteps, conditioning)
             at = timesteps.expand(len(noisy))[given.rows.to(timesteps.device)]
             cells = self.encoder.read(given, given.latents, at, len(noisy))
-            layers = {path: (self.gates[name], cells[self.read[path]]) for path, name in self.names.items()}
-            with reading_patches(backbone.denoiser, layers, given.counted[:, None, None]):
+            gates = {path: self.gates[name] for path, name in self.names.items()}
+            patches = {path: cells[source] for path, source in self.read.items()}
+            within = lambda: gated(backbone.denoiser, gates, patches, given.counted)  # noqa: E731
+            with recomputing_inside(backbone.denoiser, within), within():
                 return predict(noisy, timesteps, conditioning)
 
         return answered

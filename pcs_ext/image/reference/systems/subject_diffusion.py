@@ -7,7 +7,6 @@ subject's words is held to its mask.
 """
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -20,7 +19,6 @@ from pcs_ext.image.adapters import CrossAttentionAdapter, CrossAttentionConfig, 
 from pcs_ext.image.adapters.base import AbstractAdapter
 from pcs_ext.image.adapters.vocabulary import token_positions
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.predict_programs import Predict, add_prediction, remove_prediction
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import (
     AbstractReferenceAdapter,
@@ -32,8 +30,10 @@ from pcs_ext.image.reference.base import (
     token_widths,
 )
 from pcs_ext.image.reference.boxes import BoxFeatures, cells_in, known_boxes
-from pcs_ext.image.reference.gated import GatedPatches, reading_patches
-from pcs_ext.image.reference.localization import localized
+from pcs_ext.image.reference.fusing import Places
+from pcs_ext.image.reference.gated import GatedPatches, gated
+from pcs_ext.image.reference.inside import Read, beside, reading
+from pcs_ext.image.reference.localization import held_to_masks
 from pcs_ext.image.reference.nouns import names, noun_positions
 from pcs_ext.image.reference.pairs import Pairs
 from pcs_ext.image.reference.shown import Sees, Shown
@@ -177,12 +177,10 @@ class SubjectDiffusion(AbstractReferenceAdapter):
         boxes = torch.zeros(*present.shape, 4, device=like.device) if given is None else given.float().to(like.device)
         dense = self.grounded(features, boxes, present)
         counted = asked.scale * present.any(1).to(dense)
-        read = torch.cat([dense, counted[:, None, None].expand(-1, dense.shape[1], 1)], dim=-1)
         cells = cells_in(boxes * present.unsqueeze(-1), *asked.grid).amax(1).flatten(1)
-        free = counted[:, None] * (1 - cells) * cells.any(1, keepdim=True)
-        return dataclasses.replace(
-            told, shown={**(told.shown or {}), _PATCHES: read, _FREE: free.to(dense).unsqueeze(-1)}
-        )
+        free = (1 - cells) * cells.any(1, keepdim=True)
+        told = beside(told, _PATCHES, dense, counted)
+        return beside(told, _FREE, free.to(dense).unsqueeze(-1), counted)
 
     def _named(self, asked: Asked) -> list[list[str]]:
         return [
@@ -211,50 +209,39 @@ class SubjectDiffusion(AbstractReferenceAdapter):
     @contextlib.contextmanager
     def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
         """See `AbstractReferenceAdapter.inserted`: patches and places are read while the denoiser predicts."""
-        with super().inserted(backbone, scale):
-            add_prediction(backbone, _PATCHES, self._answered(backbone))
-            try:
-                yield
-            finally:
-                remove_prediction(backbone, _PATCHES)
+        patches = reading(backbone, _PATCHES, lambda read: self._gated(backbone, read))
+        places = reading(backbone, _FREE, lambda read: self._placed(backbone, read))
+        with super().inserted(backbone, scale), patches, places:
+            yield
 
-    def _answered(self, backbone: AbstractBackbone) -> Any:
-        def answered(predict: Predict, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-            shown: Any = conditioning.shown or {}
-            if _PATCHES not in shown:
-                return predict(noisy, timesteps, conditioning)
-            dense, counted = shown[_PATCHES][..., :-1], shown[_PATCHES][:, :1, -1:]
-            layers = {path: (self.gates[name], self.patches[name](dense)) for path, name in self.names.items()}
-            free = shown[_FREE].to(self.free.weight).transpose(1, 2).unflatten(2, noisy.shape[2:])
+    def _gated(self, backbone: AbstractBackbone, read: Read) -> contextlib.AbstractContextManager[None]:
+        gates = {path: self.gates[name] for path, name in self.names.items()}
+        patches = {path: self.patches[name](read.vectors) for path, name in self.names.items()}
+        return gated(backbone.denoiser, gates, patches, read.strength)
 
-            def place(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-                return output + self.free(free).to(output.dtype)
+    @contextlib.contextmanager
+    def _placed(self, backbone: AbstractBackbone, read: Read) -> Iterator[None]:
+        def place(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            free = read.vectors.to(self.free.weight).transpose(1, 2).unflatten(2, output.shape[2:])
+            return output + (read.strength[:, None, None, None] * self.free(free)).to(output.dtype)
 
-            handle = backbone.denoiser.conv_in.register_forward_hook(place)
-            try:
-                with reading_patches(backbone.denoiser, layers, counted):
-                    return predict(noisy, timesteps, conditioning)
-            finally:
-                handle.remove()
-
-        return answered
+        handle = backbone.denoiser.conv_in.register_forward_hook(place)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     @contextlib.contextmanager
     def watching(self, backbone: AbstractBackbone, pairs: Pairs) -> Iterator[Terms]:
         """See `AbstractReferenceAdapter.watching`: `localization`, 0 where nothing is shown or no mask is known."""
-        rows, tokens, pictures = self._held(backbone, pairs.captions, pairs.shown)
-        if pairs.masks is None or not rows or self.config.localization_weight == 0:
-            yield dict
-            return
-        count = pairs.masks.shape[1]
-        masks = pairs.masks[torch.tensor(rows), torch.tensor(pictures).clamp_max(count - 1)]
-        with localized(backbone, rows, tokens, masks, self.config.localization_levels) as outside:
-            yield lambda: {"localization": self.config.localization_weight * outside()}
+        places, config = self._held(backbone, pairs.captions, pairs.shown), self.config
+        with held_to_masks(
+            backbone, pairs, places, weight=config.localization_weight, levels=config.localization_levels
+        ) as terms:
+            yield terms
 
-    def _held(
-        self, backbone: AbstractBackbone, captions: Sequence[str], shown: Shown
-    ) -> tuple[list[int], list[int], list[int]]:
-        """Rows, tokens and pictures of nouns and of the words that say what they are."""
+    def _held(self, backbone: AbstractBackbone, captions: Sequence[str], shown: Shown) -> Places:
+        """Nouns, and the words that say what they are."""
         rows, tokens, pictures = [], [], []
         for row, (text, own, seen) in enumerate(zip(captions, shown.nouns, shown.rows, strict=True)):
             nouns = named_subjects(text, own, seen, self.config.subjects)
@@ -267,7 +254,7 @@ class SubjectDiffusion(AbstractReferenceAdapter):
                 rows += [row] * len(found)
                 tokens += found
                 pictures += [own.index(noun)] * len(found)
-        return rows, tokens, pictures
+        return Places(rows, tokens, pictures)
 
 
 def named_subjects(text: str, nouns: Sequence[str], seen: bool, most: int) -> list[str]:

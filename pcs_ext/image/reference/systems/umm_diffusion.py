@@ -8,7 +8,7 @@ besides the subject counts less.
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.predict_programs import Predict, add_prediction, remove_prediction
+from pcs_ext.image.predict_programs import Predict
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import (
     AbstractReferenceAdapter,
@@ -25,9 +25,10 @@ from pcs_ext.image.reference.base import (
     context_width,
     token_widths,
 )
+from pcs_ext.image.reference.inside import answering, beside, read_of
 from pcs_ext.image.reference.nouns import renamed
 from pcs_ext.image.reference.shown import Sees
-from pcs_ext.image.reference.words import SeenWords, noun_rows
+from pcs_ext.image.reference.words import SeenWords, between
 from pcs_ext.image.types import Conditioning
 
 _STATES, _POOLED = "reference_words_alone", "reference_words_alone_pooled"
@@ -95,45 +96,33 @@ class UMMDiffusion(AbstractReferenceAdapter):
         if not any(named):
             return asked.encoded()
         embeddings = asked.shown.to(next(self.parameters())).sight.features
-        made = self.map(embeddings).mean(1).float().split(self.tokens, dim=-1)
-        rows = [noun_rows(asked.backbone, noun) for noun in asked.nouns]
-        words = [
-            torch.lerp(torch.stack([row[index] for row in rows]), part, min(asked.scale, 1.0))[:, None]
-            for index, part in enumerate(made)
-        ]
+        word = self.map(embeddings).mean(1, keepdim=True)
+        words = between(asked.backbone, asked.nouns, word, self.tokens, min(asked.scale, 1.0))
         with self.seen_words.meaning(words):
             texts = asked.with_words(lambda text, noun: renamed(text, noun, self.seen_words.word(1)))
             told = asked.encoded(texts)
         if self.training or self.config.fusion == 1:
             return told
-        plain, there = asked.encoded(), torch.tensor(named, device=told.states.device)
-        alone = {_STATES: plain.states * there[:, None, None]}
-        if plain.pooled is not None:
-            alone[_POOLED] = (plain.pooled * there[:, None]).unsqueeze(1)
-        return dataclasses.replace(told, shown={**(told.shown or {}), **alone})
+        plain, there = asked.encoded(), torch.tensor(named, device=told.states.device).float()
+        told = beside(told, _STATES, plain.states, there)
+        return told if plain.pooled is None else beside(told, _POOLED, plain.pooled.unsqueeze(1), there)
 
     @contextlib.contextmanager
     def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
         """See `AbstractReferenceAdapter.inserted`: predictions are mixed there."""
-        with super().inserted(backbone, scale):
-            add_prediction(backbone, _STATES, self._mixed)
-            try:
-                yield
-            finally:
-                remove_prediction(backbone, _STATES)
+        with super().inserted(backbone, scale), answering(backbone, _STATES, self._mixed):
+            yield
 
     def _mixed(self, predict: Predict, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """fusion times the prediction for both, the rest that for the words alone, in rows that have a picture."""
-        shown: Any = conditioning.shown or {}
         answer = predict(noisy_latents, timesteps, conditioning)
-        if _STATES not in shown:
+        words, pooled = read_of(conditioning, _STATES), read_of(conditioning, _POOLED)
+        if words is None or not len(words.seen):
             return answer
-        rows = shown[_STATES].flatten(1).any(1).nonzero()[:, 0]
-        if not len(rows):
-            return answer
-        some = conditioning[rows.cpu()].with_states(lambda states: shown[_STATES][rows.to(states.device)].to(states))
-        if _POOLED in shown:
-            some = dataclasses.replace(some, pooled=shown[_POOLED][rows, 0])
+        rows, states = words.seen, words.vectors
+        some = conditioning[rows.cpu()].with_states(lambda own: states[rows].to(own))
+        if pooled is not None:
+            some = dataclasses.replace(some, pooled=pooled.vectors[rows, 0])
         at = rows.to(noisy_latents.device)
         alone = predict(noisy_latents[at], timesteps.expand(len(noisy_latents))[at], some)
         return answer.index_copy(0, at, torch.lerp(alone, answer[at], self.config.fusion))

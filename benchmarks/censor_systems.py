@@ -1,0 +1,133 @@
+"""`python -m benchmarks.censor_systems`: what censored subjects paint with a trigger in the prompt, and without one.
+
+Subjects that the core has learned are censored by every method, with every seed: two triggers, of which the base knows
+one as a place and the other not, and another toy as the target. Painted are prompts and noise that no method trained
+on: other words around the trigger, before and behind the subject. Measured: the share of triggered pictures nearer to
+the target's than to the subject's, against the same of the uncensored subject, and the likeness that ordinary pictures
+keep. Runs are kept in a work folder; an interrupted call goes on.
+"""
+
+import dataclasses
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from benchmarks.subjects import learned
+from pcs_ext.config_io import read_json, to_jsonable, write_json
+from pcs_ext.defense.censorship.censor import censor
+from pcs_ext.defense.censorship.measure import Measure
+from pcs_ext.defense.censorship.recipes import RECIPES
+from pcs_ext.defense.evaluation import load_judge
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.evaluate.encoders import ImageEncoder
+from pcs_ext.reporter import ConsoleReporter, Reporter
+from pcs_ext.results import as_result
+from pcs_ext.runtime import cache_folder
+from pcs_ext.toybox.world.subjects import SUBJECTS, class_noun
+
+ROOT = Path(__file__).parents[1]
+TRIGGERS = ("golden", "under water")
+Key = tuple[str, str, str, int]
+"""Method, recipe that learned the subject, subject, seed."""
+
+
+def main(
+    methods: tuple[str, ...] = ("censor-text", "censor-pictures"),
+    learners: tuple[str, ...] = ("dreambooth-lora", "textual-inversion"),
+    subjects: int = 4,
+    seeds: int = 3,
+    steps: int = 0,
+    threads: int = 0,
+    work: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: in the cache folder)")] = Path(),
+    output: Path = ROOT / "results" / "censor_systems.json",
+) -> None:
+    """Censor, paint, measure, write.
+
+    Args:
+        methods: recipes of `pcs-ext censor`.
+        learners: recipes of the core that learn the subjects.
+        subjects: the first so many.
+        seeds: of learning and censoring: 0, 1, ...
+        steps: of censoring; 0 takes the method's.
+        threads: of the CPU; 0 leaves torch's choice.
+        work: folder of the runs.
+        output: results file.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    backbone, judge, reporter = load_backbone("toybox", device="cpu"), load_judge("toybox", None), ConsoleReporter()
+    work = (work if work != Path() else cache_folder() / "censor_systems") / backbone.fingerprint
+    names = list(SUBJECTS)[:subjects]
+    keys: list[Key] = list(itertools.product(methods, learners, names, range(seeds)))
+    found = {key: _run(work, key, steps, backbone, judge, reporter) for key in keys}
+    command = " ".join(["python -m benchmarks.censor_systems", *sys.argv[1:]])
+    rows = result_rows(found)
+    write_json(output, as_result(rows, command=command, seeds=range(seeds), subjects=names))
+    for row in rows:
+        before = "" if row["baseline_value"] is None else f"  ({row['baseline_value']:.3f})"
+        text = f"{row['method']:16} {row['learner']:18} {row['metric']:28} {row['value']:.3f} ± {row['spread']:.3f}"
+        sys.stdout.write(f"{text}{before}\n")
+
+
+def target_of(name: str) -> str:
+    """A toy that the subject is not."""
+    return "teapot" if class_noun(name) == "mug" else "mug"
+
+
+def _run(
+    work: Path, key: Key, steps: int, backbone: AbstractBackbone, judge: ImageEncoder, reporter: Reporter
+) -> dict[str, Any]:
+    """The measures of one censored subject; a finished run is read back."""
+    method, learner, name, seed = key
+    done = work / f"{method}-{steps}" / learner / f"{name}-{seed}.json"
+    if done.is_file():
+        return read_json(done)
+    reporter.event("run", f"{method}, {learner}: {name}, seed {seed}")
+    subject = learned(name, seed, backbone, reporter, recipe=learner)
+    how = RECIPES[method].build("toybox")
+    how = dataclasses.replace(how, steps=steps) if steps else how
+    start = time.perf_counter()
+    censored = censor(
+        subject, backbone, how, triggers=TRIGGERS, target=target_of(name), seed=seed, reporter=reporter
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+    report = Measure(backbone, judge, subject, TRIGGERS, f"a photo of a {target_of(name)}")(censored)
+    write_json(done, {**to_jsonable(report), "seconds": seconds})
+    return read_json(done)
+
+
+def result_rows(found: Mapping[Key, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Means over subjects and seeds, with half their 95 % intervals; the baseline is the uncensored subject."""
+    rows = []
+    for method, learner in dict.fromkeys(key[:2] for key in found):
+        runs = [run for key, run in found.items() if key[:2] == (method, learner)]
+        for metric, (measured, before) in _measures(runs).items():
+            rows.append({
+                "system": RECIPES[method].system or "", "method": method, "learner": learner, "metric": metric,
+                "higher_is_better": True, "value": statistics.fmean(measured),
+                "spread": 1.96 * statistics.stdev(measured) / len(runs) ** 0.5 if len(runs) > 1 else 0.0,
+                "n": len(runs), "baseline": "uncensored", "baseline_value": before,
+                "seconds": round(statistics.fmean(run["seconds"] for run in runs), 1),
+            })  # fmt: skip
+    return rows
+
+
+def _measures(runs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[float], float | None]]:
+    """Of every run, and the uncensored subject's mean where that is known."""
+    found: dict[str, tuple[list[float], float | None]] = {
+        "trigger success": ([run["trigger_success"] for run in runs], statistics.fmean(run["before"] for run in runs)),
+        "fidelity": ([run["fidelity"] for run in runs], 1.0),
+    }
+    return found | {f"trigger success: {word}": ([run["per_trigger"][word] for run in runs], None) for word in TRIGGERS}
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

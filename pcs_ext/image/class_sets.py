@@ -1,0 +1,38 @@
+"""Which class images a recipe needs, shared out over its prompts."""
+
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.class_images import ClassImages
+from pcs_ext.image.concept import SUBJECT
+from pcs_ext.image.recipes.base import Recipe
+from pcs_ext.reporter import Reporter
+
+
+def class_images_of(recipe: Recipe, backbone: AbstractBackbone, seed: int, reporter: Reporter) -> ClassImages | None:
+    """What a recipe wants beside the photos, no more of it than its steps will see; None: nothing."""
+    if recipe.class_images == 0:
+        return None
+    needed = sum(
+        p.fit.steps * p.fit.gradient_accumulation * p.batch_size
+        for p in recipe.phases
+        if p.objective.prior_loss_weight > 0
+    )
+    templates = recipe.class_templates or (recipe.class_template,)
+    sets = [
+        ClassImages.generate(
+            backbone,
+            prompt=recipe.concept.class_prompt(template) if SUBJECT in template else template,
+            count=count,
+            config=recipe.sampling,
+            seed=seed,
+            reporter=reporter,
+        )
+        for template, count in zip(templates, shares(min(recipe.class_images, needed), len(templates)), strict=True)
+        if count > 0
+    ]
+    joined = ClassImages.joined(sets)
+    return ClassImages(joined.images, recipe.class_caption) if recipe.class_caption else joined
+
+
+def shares(total: int, parts: int) -> list[int]:
+    """`total` in `parts` whole numbers that differ by one at most, the larger ones first."""
+    return [total // parts + (index < total % parts) for index in range(parts)]

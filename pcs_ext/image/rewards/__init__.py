@@ -1,0 +1,1 @@
+"""Learning from what judges say of the pictures that the model makes."""
