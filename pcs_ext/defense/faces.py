@@ -149,6 +149,8 @@ def _largest(pictures: Tensor, detector: FaceDetector) -> list[Tensor]:
         if not boxes:
             continue
         box = max(boxes, key=lambda box: box.area)
-        crop = picture[None, :, max(0, box.top) : box.bottom, max(0, box.left) : box.right]
+        crop = picture[None, :, max(0, box.top) : max(0, box.bottom), max(0, box.left) : max(0, box.right)]
+        if crop.numel() == 0:  # beside the picture, or without area
+            continue
         crops.append(F.interpolate(crop, size=picture.shape[1:], mode="bilinear", antialias=True)[0])
     return crops

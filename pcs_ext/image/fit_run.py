@@ -213,8 +213,11 @@ class Fit(AbstractRun):
             generator = generator_for(self.config.seed, "fit", self.step, micro_step)
             # Dropout inside models draws from torch's global generators, not from ours.
             with global_randomness(self.device, self.config.seed, "fit-dropout", self.step, micro_step):
+                # Without autocast's cache: casts of averages that lie in the parameters for a while would be taken for
+                # the parameters afterwards, and in older versions of torch casts made under `no_grad`, too.
+                half = self.config.autocast != "none"
                 with torch.autocast(
-                    self.device.type, AUTOCAST[self.config.autocast], enabled=self.config.autocast != "none"
+                    self.device.type, AUTOCAST[self.config.autocast], enabled=half, cache_enabled=False
                 ):
                     terms = self.loss(self.step, micro_step, generator)
                 total = terms.total

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -135,7 +136,7 @@ class MultiViewAdapter(nn.Module):
         """Read what `save` wrote, as float32.
 
         Raises:
-            ModelError: a file is missing.
+            ModelError: a file is missing, or is something else.
         """
         missing = [name for name in _FILES if not (folder / name).is_file()]
         if missing:
@@ -143,9 +144,12 @@ class MultiViewAdapter(nn.Module):
                 f"{folder} is no multi-view adapter ({', '.join(missing)} missing); expected what save wrote."
             )
         settings = read_json(folder / _FILES[0])
-        layers = {path: tuple(widths) for path, widths in settings["layers"].items()}
-        adapter = MultiViewAdapter(layers, settings["time_width"], settings["base_fingerprint"])
-        adapter.load_state_dict({name: value.float() for name, value in load_file(folder / _FILES[1]).items()})
+        try:
+            layers = {path: tuple(widths) for path, widths in settings["layers"].items()}
+            adapter = MultiViewAdapter(layers, settings["time_width"], settings["base_fingerprint"])
+            adapter.load_state_dict({name: value.float() for name, value in load_file(folder / _FILES[1]).items()})
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
+            raise ModelError(f"{folder} is no multi-view adapter ({error}); expected what save wrote.") from error
         return adapter.to(device)
 
 

@@ -107,7 +107,8 @@ def draw_views(
     text, name = artifact.concept.prompt(prompt), base or artifact.data.base_name
     adapter = MultiViewAdapter.load(find_adapter(name, multiview))
     backbone = artifact.backbone(name, device=device, precision=precision)
-    assert isinstance(backbone, AbstractUnetBackbone), "a view-joint backbone is a UNet"
+    if not isinstance(backbone, AbstractUnetBackbone):
+        raise UsageError(f"views are drawn together by a UNet, which {name} has not; take another --base.")
     sampling = artifact.sampling
     config = sampling if steps is None else dataclasses.replace(sampling, num_inference_steps=steps)
     with artifact.applied(backbone):

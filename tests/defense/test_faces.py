@@ -91,6 +91,8 @@ def test_scores_tell_survivors_from_all() -> None:
     assert score.ism_of_all == pytest.approx(0.5)
     none = score_faces(dark[None], bright[None], bright_side, encoder)
     assert (none.fdfr, none.ism, none.ism_of_all) == (1.0, None, None)
+    beside = score_faces(bright[None], bright[None], lambda picture: [Box(-9, 0, -1, 8)], encoder)
+    assert (beside.fdfr, beside.faces) == (1.0, 0)
 
 
 def test_the_background_is_kept_where_the_base_finds_the_subject(toybox: AbstractBackbone, tmp_path: Path) -> None:

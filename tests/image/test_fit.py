@@ -1,5 +1,6 @@
 """The optimisation loop: exact accumulation, exact resume, guards."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -326,3 +327,19 @@ def test_bf16_keeps_float32_masters() -> None:
     assert dtypes == {torch.bfloat16}
     assert problem.model.weight.dtype == torch.float32
     assert states[-1].losses["error"] < states[0].losses["error"]
+
+
+@pytest.mark.parametrize("by_averages", [False, True])
+def test_bf16_trains_what_the_loss_has_asked_without_gradients_before(by_averages: bool) -> None:
+    class Asked(Problem):
+        def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
+            with torch.no_grad(), runs[0].averaged() if by_averages else contextlib.nullcontext():
+                self.model(torch.ones(1, 5))
+            return super().__call__(step, micro_step, generator)
+
+    asked, plain, runs = Asked(), Problem(), []
+    config = FitConfig(steps=3, autocast="bf16", ema_decay=0.9)
+    for _ in fit(asked, asked.groups, config, on_start=runs.append):
+        pass
+    run(plain, config)
+    assert torch.equal(asked.model.weight, plain.model.weight)

@@ -126,6 +126,7 @@ def test_the_judge_weighs_likeness_and_words() -> None:
         {"prompts": ("a photo of a dog",)},
         {"prompts": ()},
         {"method": "policy", "pictures": 1},
+        {"method": "policy", "pictures": 2, "steps": 1, "visited": 1},
         {"visited": 30},
         {"last": (0.5, 0.5)},
         {"denoising": -1.0},

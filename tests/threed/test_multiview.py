@@ -146,6 +146,9 @@ def test_files_round_trip(backbone: AbstractUnetBackbone, trained: MultiViewAdap
     (tmp_path / "views" / "config.json").unlink()
     with pytest.raises(ModelError, match=r"config\.json missing"):
         MultiViewAdapter.load(tmp_path / "views")
+    (tmp_path / "views" / "config.json").write_text('{"layers": {}}', encoding="utf-8")
+    with pytest.raises(ModelError, match="is no multi-view adapter .*expected what save wrote"):
+        MultiViewAdapter.load(tmp_path / "views")
 
 
 @pytest.mark.parametrize(("count", "views"), [(3, 2), (4, 0)])

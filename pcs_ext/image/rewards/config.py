@@ -32,7 +32,8 @@ class RewardConfig:
     last: tuple[float, float] = (0.0, 0.5)
     """feedback: part of the steps, from the end, among which the one whose prediction is judged is drawn."""
     visited: int = 5
-    """policy: how many steps of a path are learned from, drawn anew in every step."""
+    """policy: how many steps of a path are learned from, drawn anew in every step; never the last, which has no
+    noise."""
     denoising: float = 1.0
     """Weight of the photos' denoising error beside the reward; 0: none."""
 
@@ -44,10 +45,11 @@ class RewardConfig:
                 f"identity and text are weights, one of them above 0, and denoising is none below 0; got "
                 f"{self.identity}, {self.text} and {self.denoising}."
             )
-        if self.pictures < (2 if self.method == "policy" else 1) or not 1 <= self.visited <= self.steps:
+        policy = self.method == "policy"
+        if self.pictures < 1 + policy or not 1 <= self.visited <= self.steps - policy:
             raise ConfigError(
-                "a reward needs pictures, of a policy at least two, and visits 1 to all of the steps; got "
-                f"{self.pictures} pictures, {self.visited} of {self.steps} steps."
+                "a reward needs pictures, of a policy at least two, and visits 1 to all of the steps, of a policy to "
+                f"all but the last; got {self.pictures} pictures, {self.visited} of {self.steps} steps."
             )
         if not 0 <= self.last[0] < self.last[1] <= 1:
             raise ConfigError(f"last are two rising parts of the steps in [0, 1], got {list(self.last)}.")
