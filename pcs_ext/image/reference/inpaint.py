@@ -66,13 +66,16 @@ def inpaint(
 
     Raises:
         UsageError: no prompt, no seed, no reference, or a prompt without the noun.
-        PhotoError: the photo has no mask, or one that is empty or leaves nothing.
+        PhotoError: several photos, or one without a mask, or with one that is empty or leaves nothing.
         ModelError, ArtifactError: see `show`.
     """
     given = [references] if isinstance(references, (str, Path)) else list(references)
     if not prompt or not seeds or not given:
         raise UsageError("inpaint needs a prompt, one seed or more and one reference photo or more, got none.")
-    (whole,), photos = find_photos(photo), find_photos(given)
+    found, photos = find_photos(photo), find_photos(given)
+    if len(found) != 1:
+        raise PhotoError(f"{photo} holds {len(found)} photos; expected the one with the hole.")
+    whole = found[0]
     reporter = reporter or SilentReporter()
     if not isinstance(base, AbstractBackbone):
         base = load_backbone(base, device=device, precision=precision, reporter=reporter)

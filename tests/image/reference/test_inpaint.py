@@ -54,3 +54,5 @@ def test_a_hole_is_filled_and_the_rest_stays(
     (tmp_path / "me_mask.png").unlink()
     with pytest.raises(PhotoError, match=r"has no mask; expected me_mask.png"):
         inpaint(tmp_path / "me.png", "the dog", photos / "0.png", base=sd)
+    with pytest.raises(PhotoError, match="holds 3 photos; expected the one with the hole"):
+        inpaint(photos, "the dog", photos / "0.png", base=sd)

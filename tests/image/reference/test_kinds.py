@@ -34,11 +34,23 @@ from tests.support.tiny_reference import TINY, at_random, tiny_system, tiny_visi
 
 PROMPTS = ["a photo of the dog", "red dog on beach"]
 SYSTEMS = list(REFERENCES)
-PACES = {"e4t": (250, 2e-2), "bootpig": (60, 4e-3)}
+PACES = {"e4t": (250, 2e-2), "bootpig": (30, 4e-3)}
 """Steps and rates of those that others do not suit: E4T's offset counts a tenth and passes through the text encoder,
 BootPIG trains a whole denoiser."""
-WORDS = ("dreamidentity", "face2diffusion", "profusion")
+WORDS = ("dreamidentity", "face2diffusion", "profusion", "umm-diffusion")
 """Systems that learn nothing but words."""
+QUICK = (
+    *WORDS,
+    "face0",
+    "idadapter",
+    "infinite-id",
+    "pva",
+    "ms-diffusion",
+    "customcontrast",
+    "artadapter",
+    "kim-sod-cnn",
+)
+"""Systems that need half of the steps."""
 OTHERS = [system for system in SYSTEMS if system != "ip-adapter"]
 
 
@@ -132,7 +144,7 @@ def test_it_learns_what_only_the_reference_tells_and_the_base_stays(system: str,
     one = opposite(sight_of(encoder).map(lambda tensor: tensor[:, 0]))
     data = bright_and_dark(one)
     full = any(isinstance(own, FullAdapter) for own in adapter.inside)
-    steps, rate = PACES.get(system, (60, 1e-2))
+    steps, rate = PACES.get(system, (30 if system in QUICK else 60, 1e-2))
     settings = ReferenceTraining(
         batch_size=8, drop_image=0.0, drop_text=0.0, drop_both=0.0, masked=0.5, photos=2, learning_rate=rate,
         base_learning_rate=1e-3 if full else 1e-2,
