@@ -40,16 +40,9 @@ BootPIG trains a whole denoiser."""
 WORDS = ("dreamidentity", "face2diffusion", "profusion", "umm-diffusion")
 """Systems that learn nothing but words."""
 QUICK = (
-    *WORDS,
-    "face0",
-    "idadapter",
-    "infinite-id",
-    "pva",
-    "ms-diffusion",
-    "customcontrast",
-    "artadapter",
-    "kim-sod-cnn",
-)
+    *WORDS, "face0", "idadapter", "infinite-id", "pva", "ms-diffusion", "customcontrast", "styleadapter", "artadapter",
+    "kim-sod-cnn", "subject-diffusion", "retrinet",
+)  # fmt: skip
 """Systems that need half of the steps."""
 OTHERS = [system for system in SYSTEMS if system != "ip-adapter"]
 
