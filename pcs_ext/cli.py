@@ -51,6 +51,8 @@ def commands() -> dict[str, Callable[..., Any]]:
         "image restyle": edits_cli.restyle,
         "reference learn": reference_cli.learn,
         "reference tune": reference_cli.tune,
+        "reference invent": reference_cli.invent,
+        "reference inpaint": reference_cli.inpaint,
         "reference systems": reference_cli.systems,
         "evaluate": general.evaluate,
         "export": image_cli.export,

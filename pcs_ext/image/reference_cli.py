@@ -5,7 +5,18 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from pcs_ext.command_options import MACHINE, Machine, Output, console_reporter, print_json, print_paths
+from pcs_ext.command_options import (
+    MACHINE,
+    PICTURES,
+    REFERENCES,
+    Machine,
+    Output,
+    Pictures,
+    References,
+    console_reporter,
+    print_json,
+    print_paths,
+)
 
 
 def learn(
@@ -88,6 +99,68 @@ def tune(
     print_paths([output])
 
 
+def invent(
+    names: Positional[tuple[str, ...]],
+    noun: str,
+    output: Output,
+    prompts: tuple[str, ...] = (),
+    base: str = "toybox",
+    seed: int = 0,
+    machine: Machine = MACHINE,
+) -> None:
+    """Let the base draw pairs for `reference learn`: names it knows, each in several prompts (DreamIdentity).
+
+    Args:
+        names: "Albert Einstein" "Marie Curie"; of toybox phrases like "red striped robot".
+        noun: class word that captions have in the names' place.
+        output: folder of the pairs; albums that are there are kept.
+        prompts: two or more with {subject} where the name goes; empty takes four of its own.
+        base: toybox, a hub id, a diffusers folder or a .safetensors file.
+        seed: of the noise.
+    """
+    from pcs_ext.image.reference.invent import PROMPTS, invent_pairs
+
+    invent_pairs(
+        names, output, noun=noun, prompts=prompts or PROMPTS, base=base, seed=seed, **machine.loading,
+        reporter=console_reporter(),
+    )  # fmt: skip
+    print_paths([output])
+
+
+def inpaint(
+    photo: Positional[Path],
+    prompt: Positional[str],
+    pictures: Pictures = PICTURES,
+    references: References = REFERENCES,
+    negative_prompt: str = "",
+    base: str = "toybox",
+    steps: int = 0,
+    guidance_scale: float = 0.0,
+    machine: Machine = MACHINE,
+) -> None:
+    """Fill a hole in a photo with what reference photos show: pcs-ext reference inpaint PHOTO PROMPT --reference MORE
+
+    Pixels around the hole stay the photo's own.
+
+    Args:
+        photo: with NAME_mask.png beside it, white in the hole; the largest square in its middle is used.
+        prompt: what the whole picture shows.
+        negative_prompt: what to stay away from.
+        base: toybox, a hub id, a diffusers folder or a .safetensors file.
+        steps: denoising steps; 0 takes the base's.
+        guidance_scale: strength of the prompt, 1 = off; 0 takes the base's.
+    """
+    from pcs_ext.image.reference.inpaint import inpaint as fill
+    from pcs_ext.image.subject import save_images
+
+    images = fill(
+        photo, prompt, seeds=pictures.seeds_for([prompt]), negative_prompt=negative_prompt, base=base,
+        steps=steps or None, guidance_scale=guidance_scale or None, **references.asked, **machine.loading,
+        reporter=console_reporter(),
+    )  # fmt: skip
+    print_paths(save_images(images, pictures.output))
+
+
 def systems(config: str = "") -> None:
     """List what `reference learn --system` can train, or print one's settings as JSON to edit and pass with --config.
 
@@ -96,12 +169,12 @@ def systems(config: str = "") -> None:
     """
     from pcs_ext.config_io import to_jsonable
     from pcs_ext.errors import UsageError
-    from pcs_ext.image.reference import REFERENCES
+    from pcs_ext.image.reference import REFERENCES as LISTED
 
     if not config:
-        lines = [f"{entry.id:<16}{entry.paper:<18}{entry.summary}" for entry in REFERENCES.values()]
+        lines = [f"{entry.id:<16}{entry.paper:<18}{entry.summary}" for entry in LISTED.values()]
         sys.stdout.write("\n".join(lines) + "\n")
         return
-    if config not in REFERENCES:
-        raise UsageError(f"--config {config} is no system; expected one of {', '.join(REFERENCES)}.")
-    print_json(to_jsonable(REFERENCES[config].settings("toybox")))
+    if config not in LISTED:
+        raise UsageError(f"--config {config} is no system; expected one of {', '.join(LISTED)}.")
+    print_json(to_jsonable(LISTED[config].settings("toybox")))

@@ -57,11 +57,26 @@ class SampleConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """A batch that is about to be sampled."""
+
+    scheduler: Any
+    """Of diffusers, its timesteps set."""
+    conditioning: Conditioning
+    """Of the prompts; under guidance the negative ones' before it."""
+    guided: bool
+    seeds: tuple[int, ...]
+    """Of each image."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SampleHooks:
     """Places where plugins and training-free methods reach into the loop."""
 
     predict: Callable[[Predict], Predict] | None = None
     """Wraps the denoiser: receives `backbone.predict`, returns what is called instead."""
+    started: Callable[["Sampling"], None] | None = None
+    """Told of every batch before its first step."""
     before_step: Callable[[int, Tensor, Tensor], Tensor] | None = None
     """`(step, timestep, latents) -> latents` before the denoiser sees them: guidance by gradients works here."""
     recur: Callable[[int, Tensor, Tensor], Tensor | None] | None = None
@@ -220,6 +235,8 @@ def _denoise(
     conditioning = _drawn(encode(prompts, negative=False), seeds)
     if guided:
         conditioning = Conditioning.cat([encode(negatives, negative=True), conditioning])
+    if hooks.started is not None:
+        hooks.started(Sampling(scheduler=scheduler, conditioning=conditioning, guided=guided, seeds=tuple(seeds)))
     latents = noise.to(backbone.device, torch.float32)
     if hooks.initial_latents is None:
         latents = latents * scheduler.init_noise_sigma

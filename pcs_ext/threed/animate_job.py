@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pcs_ext.config_io import atomic_write_bytes, from_jsonable, read_json, to_jsonable, write_json
+from pcs_ext.config_io import atomic_write_bytes, to_jsonable, write_json
 from pcs_ext.errors import Interrupted, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.checkpoint import CheckpointFolder
@@ -23,10 +23,10 @@ from pcs_ext.threed.clip_guidance import ClipGuidance
 from pcs_ext.threed.export import check_free
 from pcs_ext.threed.fields import AbstractField
 from pcs_ext.threed.guidance import AbstractGuidance, ScoreGuidance
-from pcs_ext.threed.job_options import JobOptions
 from pcs_ext.threed.motion_stage import MotionLoss, learn_motion
 from pcs_ext.threed.moving_fields import AbstractMovingField, MovingConfig, load_moving, save_moving
-from pcs_ext.threed.recipes import RECIPES, AnimateRecipe, Effort
+from pcs_ext.threed.named_recipe import EffortOptions, named_recipe
+from pcs_ext.threed.recipes import AnimateRecipe
 from pcs_ext.threed.scene import Scene, read_scene
 from pcs_ext.threed.shapes import shape_views
 from pcs_ext.threed.turntable import KINDS, sheet, write_turntable
@@ -45,13 +45,11 @@ class LoadClips(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AnimateOptions(JobOptions):
+class AnimateOptions(EffortOptions):
     """How a scene is set in motion and filmed."""
 
     method: str = "dream-in-4d"
     """Name in `RECIPES`."""
-    effort: Effort = "balanced"
-    """Which of the recipe's numbers of steps."""
     motion_module: Path | None = None
     """Motion adapter for an image base; None: the base's own."""
     frames: int = 48
@@ -117,7 +115,7 @@ def animate_3d(
     found, artifact = read_scene(scene), Artifact.load(subject)
     text = artifact.concept.prompt(prompt)
     base = options.base or artifact.data.base_name
-    recipe = animate_recipe(preset_of(base), options)
+    recipe = named_recipe(AnimateRecipe, options.method, preset_of(base), options)
     settings = MovingConfig(still=found.settings, motion=recipe.stage.motion)
     backbone = load(base, options.motion_module, device=options.device, precision=options.precision, reporter=reporter)
     identity = {
@@ -140,26 +138,6 @@ def animate_3d(
         ) from None
     write_film(field, output, frames=options.frames, side=options.side, rate=options.frames_per_second)
     return Animated(field, output, work.path)
-
-
-def animate_recipe(preset: Any, options: AnimateOptions) -> AnimateRecipe:
-    """The recipe that the options name.
-
-    Raises:
-        ConfigError: the JSON does not fit.
-        UsageError: an unknown method, or no step.
-    """
-    known = [name for name in RECIPES if isinstance(RECIPES[name].build(preset, options.effort), AnimateRecipe)]
-    if options.config is not None:
-        recipe = from_jsonable(AnimateRecipe, read_json(options.config), where=str(options.config))
-    elif options.method in known:
-        recipe = RECIPES[options.method].build(preset, options.effort)
-    else:
-        raise UsageError(f"a scene is set in motion by {' or '.join(known)}, got {options.method!r}.")
-    assert isinstance(recipe, AnimateRecipe)
-    if options.steps is not None and options.steps < 1:
-        raise UsageError(f"--steps must be at least 1, got {options.steps}.")
-    return recipe if options.steps is None else recipe.with_steps(options.steps)
 
 
 class AnimateJob:

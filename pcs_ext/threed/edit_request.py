@@ -4,19 +4,19 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from pcs_ext.config_io import from_jsonable, read_json, to_jsonable
+from pcs_ext.config_io import to_jsonable
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.learn import preset_of
 from pcs_ext.image.subject import Artifact
 from pcs_ext.threed.box import Box
-from pcs_ext.threed.job_options import JobOptions
-from pcs_ext.threed.recipes import RECIPES, EditRecipe, Effort
+from pcs_ext.threed.named_recipe import EffortOptions, named_recipe
+from pcs_ext.threed.recipes import EditRecipe
 from pcs_ext.threed.scene import Scene, read_scene
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EditOptions(JobOptions):
+class EditOptions(EffortOptions):
     """How a scene is edited."""
 
     box: Box
@@ -27,8 +27,6 @@ class EditOptions(JobOptions):
     """What the scene shows; empty: what it was made with."""
     content_prompt: str = "a photo of {subject}"
     """What the content alone is to show."""
-    effort: Effort = "balanced"
-    """Which of the recipe's numbers of steps."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,26 +83,9 @@ def read_edit_request(scene: Path, subject: Path, prompt: str, options: EditOpti
     base = options.base or artifact.data.base_name
     return EditRequest(
         artifact=artifact,
-        recipe=edit_recipe(preset_of(base), options),
+        recipe=named_recipe(EditRecipe, "tip-editor", preset_of(base), options, least=2),
         scene=found,
         prompt=prompt,
         base=base,
         options=options,
     )
-
-
-def edit_recipe(preset: Any, options: EditOptions) -> EditRecipe:
-    """The recipe that the options name.
-
-    Raises:
-        ConfigError: the JSON does not fit.
-        UsageError: too few steps.
-    """
-    if options.config is not None:
-        recipe = from_jsonable(EditRecipe, read_json(options.config), where=str(options.config))
-    else:
-        recipe = RECIPES["tip-editor"].build(preset, options.effort)
-    assert isinstance(recipe, EditRecipe)
-    if options.steps is not None and options.steps < 2:
-        raise UsageError(f"--steps must be at least 2, got {options.steps}.")
-    return recipe if options.steps is None else recipe.with_steps(options.steps)

@@ -4,25 +4,22 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from pcs_ext.config_io import file_sha256, from_jsonable, read_json, to_jsonable
-from pcs_ext.errors import UsageError
+from pcs_ext.config_io import file_sha256, to_jsonable
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.learn import preset_of
 from pcs_ext.image.subject import Artifact
 from pcs_ext.threed.geometry_control import ControlKind
-from pcs_ext.threed.job_options import JobOptions
+from pcs_ext.threed.named_recipe import EffortOptions, named_recipe
 from pcs_ext.threed.placed_mesh import Placed, place_mesh
-from pcs_ext.threed.recipes import RECIPES, Effort, TextureRecipe
+from pcs_ext.threed.recipes import TextureRecipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TextureOptions(JobOptions):
+class TextureOptions(EffortOptions):
     """How a mesh gets a subject's look."""
 
     prompt: str = "a photo of {subject}"
     """With `{subject}`; view words are appended."""
-    effort: Effort = "balanced"
-    """Which of the recipe's numbers of steps."""
     controlnet: Path | None = None
     """Folder of a diffusers ControlNet for the base; None leaves the geometry to the picture."""
     control: ControlKind = "normal"
@@ -78,26 +75,9 @@ def read_texture_request(mesh: Path, subject: Path, options: TextureOptions) -> 
     base = options.base or artifact.data.base_name
     return TextureRequest(
         artifact=artifact,
-        recipe=texture_recipe(preset_of(base), options),
+        recipe=named_recipe(TextureRecipe, "texturedreamer", preset_of(base), options),
         placed=placed,
         mesh_hash=file_sha256(mesh),
         base=base,
         options=options,
     )
-
-
-def texture_recipe(preset: Any, options: TextureOptions) -> TextureRecipe:
-    """The recipe that the options name.
-
-    Raises:
-        ConfigError: the JSON does not fit.
-        UsageError: too few steps.
-    """
-    if options.config is not None:
-        recipe = from_jsonable(TextureRecipe, read_json(options.config), where=str(options.config))
-    else:
-        recipe = RECIPES["texturedreamer"].build(preset, options.effort)
-    assert isinstance(recipe, TextureRecipe)
-    if options.steps is not None and options.steps < 1:
-        raise UsageError(f"--steps must be at least 1, got {options.steps}.")
-    return recipe if options.steps is None else recipe.with_steps(options.steps)

@@ -14,12 +14,21 @@ from pcs_ext.image.reference.files import reading_of
 from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapter
 from pcs_ext.image.reference.projection import LinearProjection, Resampler
 from pcs_ext.image.reference.systems.blip_diffusion import BlipDiffusionConfig
+from pcs_ext.image.reference.systems.dreamidentity import DreamIdentityConfig
 from pcs_ext.image.reference.systems.e4t import E4TConfig
 from pcs_ext.image.reference.systems.elite import EliteConfig
+from pcs_ext.image.reference.systems.face0 import Face0Config
+from pcs_ext.image.reference.systems.face2diffusion import Face2DiffusionConfig
 from pcs_ext.image.reference.systems.fastcomposer import FastComposerConfig
+from pcs_ext.image.reference.systems.idadapter import IDAdapterConfig
+from pcs_ext.image.reference.systems.infinite_id import InfiniteIDConfig
 from pcs_ext.image.reference.systems.instantbooth import InstantBoothConfig
 from pcs_ext.image.reference.systems.ip_adapter import IPAdapter, IPAdapterConfig, attention_order
+from pcs_ext.image.reference.systems.moa import MoAConfig
 from pcs_ext.image.reference.systems.photomaker import PhotoMakerConfig
+from pcs_ext.image.reference.systems.portraitbooth import PortraitBoothConfig
+from pcs_ext.image.reference.systems.profusion import ProFusionConfig
+from pcs_ext.image.reference.systems.pva import PVAConfig
 from pcs_ext.image.reference.systems.ssr_encoder import SSREncoderConfig
 
 WIDTH, HIDDEN = 16, 32
@@ -33,6 +42,15 @@ TINY: dict[str, KindConfig] = {
     "instantbooth": InstantBoothConfig(heads=2),
     "e4t": E4TConfig(),
     "blip-diffusion": BlipDiffusionConfig(tokens=2, width=16, depth=2, heads=2),
+    "face0": Face0Config(hidden=16),
+    "dreamidentity": DreamIdentityConfig(hidden=16),
+    "face2diffusion": Face2DiffusionConfig(hidden=16),
+    "idadapter": IDAdapterConfig(photos=3, width=16, heads=2),
+    "moa": MoAConfig(),
+    "profusion": ProFusionConfig(widths=(8, 16)),
+    "infinite-id": InfiniteIDConfig(tokens=2),
+    "portraitbooth": PortraitBoothConfig(),
+    "pva": PVAConfig(layers=1, heads=2),
 }
 """Every system at a size of a few thousand weights."""
 

@@ -220,7 +220,7 @@ def test_a_finished_job_is_filmed_again(learned: Learned, motion: Path, tmp_path
 
 def test_wrong_requests_are_refused(learned: Learned, tmp_path: Path) -> None:
     options = AnimateOptions(method="dreamfusion", device="cpu")
-    with pytest.raises(UsageError, match="set in motion by animate124 or dream-in-4d"):
+    with pytest.raises(UsageError, match="method is animate124 or dream-in-4d"):
         animate_3d(learned.scene, learned.subject, "{subject}", tmp_path / "a.mp4", options, load_video_backbone)
     with pytest.raises(UsageError, match="ends in webp, gif, mp4, png"):
         animate_3d(learned.scene, learned.subject, "{subject}", tmp_path / "a.glb", options, load_video_backbone)

@@ -6,6 +6,7 @@ theirs, the others none.
 """
 
 from pcs_ext.image.reference.entry import ReferenceEntry
+from pcs_ext.image.reference.people import PEOPLE
 from pcs_ext.image.reference.systems.blip_diffusion import BlipDiffusionConfig
 from pcs_ext.image.reference.systems.e4t import E4TConfig
 from pcs_ext.image.reference.systems.elite import EliteConfig
@@ -194,4 +195,5 @@ REFERENCES: dict[str, ReferenceEntry] = {
         ),
         toybox_encoder="toybox/clip",
     ),
+    **PEOPLE,
 }

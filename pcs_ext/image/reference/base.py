@@ -15,11 +15,13 @@ from pcs_ext.image.adapters.layers import to_storage
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.prompt_programs import Encode
 from pcs_ext.image.reference.asked import Asked
+from pcs_ext.image.reference.identity import IdentityLoss
 from pcs_ext.image.reference.shown import Sees, Shown
 from pcs_ext.image.types import Conditioning
 
 if TYPE_CHECKING:
     from pcs_ext.image.reference.pairs import Pairs
+    from pcs_ext.image.sample import Sampling
 
 Terms = Callable[[], Mapping[str, Tensor]]
 """What is added to the denoising error of a batch, by name, asked after the base has predicted."""
@@ -72,6 +74,16 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
     """Whether the pictures beside a prompt may show several subjects, each by a noun of its own."""
     inside: tuple[AbstractAdapter, ...] = ()
     """Weights of its own in the base."""
+    enters: bool = False
+    """Whether it acts inside the denoiser without weights there, so that it must be inserted to act at all."""
+
+    refines: bool = False
+    """Whether it changes what is drawn before every step of a sampling."""
+
+    @property
+    def identity(self) -> IdentityLoss | None:
+        """How what is drawn must resemble what was shown, by the image encoder's own judgement; None: it need not."""
+        return None
 
     @property
     def stages(self) -> tuple[TrainingStage, ...]:
@@ -141,6 +153,20 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
     def watching(self, backbone: AbstractBackbone, pairs: "Pairs") -> Iterator[Terms]:
         """Inside, the base predicts for a training batch; yields what is added to its loss afterwards."""
         yield dict
+
+    def refined(
+        self, backbone: AbstractBackbone, sampling: "Sampling", step: int, timestep: Tensor, latents: Tensor
+    ) -> Tensor:
+        """Latents before a step, asked where it `refines`.
+
+        Args:
+            backbone: the adapter is inserted into it.
+            sampling: what is sampled.
+            step: its number.
+            timestep: 0-d.
+            latents: `b c h w` in the scheduler's scale.
+        """
+        return latents
 
     def groups(self) -> dict[str, tuple[nn.Parameter, ...]]:
         """What trains, asked inside `inserted`: `reference`, the networks, and `base`, weights in the base."""

@@ -49,6 +49,10 @@ class PictureEncoder:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Pictures `b 3 h w` in [-1, 1] -> `b d`, `b k d` or `b l k d`, float32. Not differentiable."""
+        return self.differentiable(images)
+
+    def differentiable(self, images: Tensor) -> Tensor:
+        """The same, with a graph back to the pictures."""
         return self._read(self.preprocessing(images.to(self.device)))
 
     def sight(self, images: Tensor, masks: Tensor | None, *, cut: bool) -> Sight:

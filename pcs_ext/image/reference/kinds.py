@@ -9,12 +9,21 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading
 from pcs_ext.image.reference.systems import (
     blip_diffusion,
+    dreamidentity,
     e4t,
     elite,
+    face0,
+    face2diffusion,
     fastcomposer,
+    idadapter,
+    infinite_id,
     instantbooth,
     ip_adapter,
+    moa,
     photomaker,
+    portraitbooth,
+    profusion,
+    pva,
     ssr_encoder,
 )
 
@@ -26,7 +35,16 @@ KindConfig: TypeAlias = Annotated[
     | ssr_encoder.SSREncoderConfig
     | instantbooth.InstantBoothConfig
     | blip_diffusion.BlipDiffusionConfig
-    | e4t.E4TConfig,
+    | e4t.E4TConfig
+    | dreamidentity.DreamIdentityConfig
+    | face0.Face0Config
+    | face2diffusion.Face2DiffusionConfig
+    | idadapter.IDAdapterConfig
+    | infinite_id.InfiniteIDConfig
+    | moa.MoAConfig
+    | portraitbooth.PortraitBoothConfig
+    | profusion.ProFusionConfig
+    | pva.PVAConfig,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -40,6 +58,15 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     instantbooth.InstantBoothConfig: instantbooth.InstantBooth,
     blip_diffusion.BlipDiffusionConfig: blip_diffusion.BlipDiffusion,
     e4t.E4TConfig: e4t.E4T,
+    dreamidentity.DreamIdentityConfig: dreamidentity.DreamIdentity,
+    face0.Face0Config: face0.Face0,
+    face2diffusion.Face2DiffusionConfig: face2diffusion.Face2Diffusion,
+    idadapter.IDAdapterConfig: idadapter.IDAdapter,
+    infinite_id.InfiniteIDConfig: infinite_id.InfiniteID,
+    moa.MoAConfig: moa.MoA,
+    portraitbooth.PortraitBoothConfig: portraitbooth.PortraitBooth,
+    profusion.ProFusionConfig: profusion.ProFusion,
+    pva.PVAConfig: pva.PVA,
 }
 
 

@@ -75,7 +75,7 @@ def learn_reference(
     adapter = build_adapter(kind, backbone, reading_of(reader), seed=seed)
     told = [[own.nouns, *[(file_sha256(photo.path), photo.caption) for photo in own.photos]] for own in subjects]
     known = [system, to_jsonable(settings), seed, backbone.fingerprint, reader.digest, told]
-    loss = ReferenceLoss(backbone, adapter, data, settings, blank_of(data, reader))
+    loss = ReferenceLoss(backbone, adapter, data, settings, blank_of(data, reader), encoder=reader)
     with adapter.inserted(backbone):
         train_stages(loss, settings, seed, Path(f"{output}.training"), config_hash(known), reporter)
     said = ReferenceConfig(

@@ -16,7 +16,7 @@ from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.image.reference.files import OpenedAdapter, open_adapter
 from pcs_ext.image.reference.nouns import check_named
 from pcs_ext.image.reference.shown import Shown, Sight
-from pcs_ext.image.sample import SampleHooks, sample
+from pcs_ext.image.sample import SampleHooks, Sampling, sample
 from pcs_ext.image.subject import Artifact, GeneratedImage, to_pil
 from pcs_ext.image.types import Conditioning
 from pcs_ext.reporter import Reporter, SilentReporter
@@ -46,9 +46,16 @@ class Reference:
             beside = Shown(sight=sight, nouns=(self.nouns,) * len(prompts) if self.nouns else (), seen=seen)
             return adapter.conditioned(backbone, backbone.encode_prompt, prompts, beside, scale=self.scale, size=size)
 
-        # Adapters without weights in the base leave the loop as it is, which is faster.
-        attention = (lambda: adapter.inserted(backbone, self.scale)) if adapter.inside else None
-        return SampleHooks(encode=encode, attention=attention)
+        # Adapters that are not in the base leave the loop as it is, which is faster.
+        attention = (lambda: adapter.inserted(backbone, self.scale)) if adapter.inside or adapter.enters else None
+        if not adapter.refines or self.scale == 0:
+            return SampleHooks(encode=encode, attention=attention)
+        begun: list[Sampling] = []
+
+        def before_step(step: int, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+            return adapter.refined(backbone, begun[-1], step, timestep, latents)
+
+        return SampleHooks(encode=encode, attention=attention, started=begun.append, before_step=before_step)
 
 
 def show(

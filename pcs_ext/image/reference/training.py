@@ -11,6 +11,7 @@ from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.objectives import MaskNormalisation, denoising_errors, masked_mean
 from pcs_ext.image.reference.base import AbstractReferenceAdapter
+from pcs_ext.image.reference.encoder import PictureEncoder
 from pcs_ext.image.reference.kinds import KindConfig
 from pcs_ext.image.reference.pairs import PairData, Pairs
 from pcs_ext.image.reference.shown import Shown, Sight
@@ -71,6 +72,7 @@ class ReferenceLoss:
         blank: how one picture of `data` looks when there is none.
         draw_timesteps: `(batch, generator) -> timesteps b`; None: evenly.
         weigh: `timesteps b -> weights b` of the squared errors; None: all alike.
+        encoder: made `data`; asked for by adapters with an identity loss.
     """
 
     def __init__(
@@ -83,9 +85,11 @@ class ReferenceLoss:
         *,
         draw_timesteps: Callable[[int, torch.Generator], Tensor] | None = None,
         weigh: Callable[[Tensor], Tensor] | None = None,
+        encoder: PictureEncoder | None = None,
     ) -> None:
+        assert encoder is not None or adapter.identity is None, "an identity loss asks the image encoder"
         self.backbone, self.adapter, self.data, self.settings, self.blank = backbone, adapter, data, settings, blank
-        self.draw_timesteps, self.weigh = draw_timesteps or self._evenly, weigh
+        self.draw_timesteps, self.weigh, self.encoder = draw_timesteps or self._evenly, weigh, encoder
 
     def _evenly(self, batch: int, generator: torch.Generator) -> Tensor:
         return torch.randint(self.backbone.schedule.num_train_timesteps, (batch,), generator=generator)
@@ -100,8 +104,12 @@ class ReferenceLoss:
         timesteps = self.draw_timesteps(len(clean), generator).to(device)
         inside = (torch.rand(len(clean), generator=generator) < self.settings.masked).to(device)
         with adapter.watching(self.backbone, pairs) as watched:
-            predicted = self.backbone.predict(schedule.add_noise(clean, noise, timesteps), timesteps, conditioning)
+            noisy = schedule.add_noise(clean, noise, timesteps)
+            predicted = self.backbone.predict(noisy, timesteps, conditioning)
             terms = dict(watched())
+        if adapter.identity is not None and self.encoder is not None:
+            estimate = schedule.to_x0(predicted.float(), noisy, timesteps)
+            terms["identity"] = adapter.identity(self.backbone, self.encoder, estimate, timesteps, pairs.shown)
         errors = denoising_errors(predicted, schedule.target(clean, noise, timesteps))
         if pairs.weights is not None:
             errors = errors * pairs.weights.to(device)

@@ -22,6 +22,7 @@ from pcs_ext.image.reference.kinds import KindConfig
 from pcs_ext.image.reference.learn import blank_of, train_stages
 from pcs_ext.image.reference.pairs import PairData, Subjects, encode_subjects
 from pcs_ext.image.reference.systems.e4t import E4TConfig
+from pcs_ext.image.reference.systems.profusion import ProFusionConfig
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
 from pcs_ext.reporter import Reporter, SilentReporter
 
@@ -77,8 +78,8 @@ def tune_reference(
     made, reader = opened.adapter, opened.encoder
     if not made.asks_noun or settings.adapter is None:
         raise UsageError(
-            f"{adapter} is an IP-Adapter, which has no word for a subject to tune; `pcs-ext learn` learns a subject in "
-            "any base, and pictures are shown beside it."
+            f"{adapter} is of {settings.kind}, which has no word for a subject to tune; `pcs-ext learn` learns a "
+            "subject in any base, and pictures are shown beside it."
         )
     kind = _opened_up(made, settings.adapter)
     data = _same(encode_subjects([Subjects(tuple(given), (noun,))], backbone, reader, reporter, cut=made.cuts))
@@ -86,7 +87,7 @@ def tune_reference(
         adapter=kind, steps=steps, batch_size=batch_size, learning_rate=learning_rate, drop_image=0.0, drop_text=0.0,
         drop_both=0.0,
     )  # fmt: skip
-    loss = ReferenceLoss(backbone, made, data, training, blank_of(data, reader))
+    loss = ReferenceLoss(backbone, made, data, training, blank_of(data, reader), encoder=reader)
     known = [
         weights_digest(adapter),
         [file_sha256(photo.path) for photo in given],
@@ -115,9 +116,11 @@ def _check_output(output: Path, adapter: Path, overwrite: bool) -> None:
 
 
 def _opened_up(made: AbstractReferenceAdapter, kind: KindConfig) -> KindConfig:
-    """Let all of an adapter learn, of E4T's the whole denoiser, too; its settings then."""
-    if isinstance(kind, E4TConfig) and not kind.denoiser:
-        kind = dataclasses.replace(kind, denoiser=True, offset_weight=TUNING_WEIGHT)
+    """Let all of an adapter learn, of E4T's and ProFusion's the whole denoiser, too; its settings then."""
+    if isinstance(kind, (E4TConfig, ProFusionConfig)) and not kind.denoiser:
+        kind = dataclasses.replace(kind, denoiser=True)
+        if isinstance(kind, E4TConfig):
+            kind = dataclasses.replace(kind, offset_weight=TUNING_WEIGHT)
         made.config = kind  # type: ignore[assignment]
         made.inside = (*made.inside, FullAdapter("reference", FullConfig(components=("denoiser",))))
     made.float().requires_grad_(True)

@@ -48,6 +48,11 @@ class SeenWords(TokenAdapter):
         assert 1 <= number <= self.count
         return self.tokens[number]
 
+    @property
+    def text(self) -> str:
+        """All of them, one behind the other."""
+        return " ".join(self.tokens[1:])
+
     @contextlib.contextmanager
     def meaning(self, words: Sequence[Tensor]) -> Iterator[None]:
         """Inside, the words mean this in the prompts that are encoded: `b count d` for each text encoder."""
@@ -84,3 +89,23 @@ def noun_rows(backbone: AbstractBackbone, noun: str) -> list[Tensor]:
         ids = torch.tensor(tokenizer(noun, add_special_tokens=False).input_ids, device=backbone.device)
         rows.append(encoder.get_input_embeddings()(ids).detach().float().mean(0))
     return rows
+
+
+def between(
+    backbone: AbstractBackbone, nouns: Sequence[str], words: Tensor, widths: Sequence[int], scale: float
+) -> list[Tensor]:
+    """Words of each text encoder, `b n d`: 1 as they were made, at lower strengths nearer to the noun's own row.
+
+    Args:
+        backbone: whose words they are.
+        nouns: `b`.
+        words: `b n d`, of all text encoders side by side.
+        widths: of each.
+        scale: strength.
+    """
+    split = list(words.float().split(list(widths), dim=-1))
+    if scale == 1:
+        return split
+    rows = [noun_rows(backbone, noun) for noun in nouns]
+    starts = [torch.stack([own[index] for own in rows])[:, None] for index in range(len(split))]
+    return [torch.lerp(start.expand_as(part), part, scale) for start, part in zip(starts, split, strict=True)]

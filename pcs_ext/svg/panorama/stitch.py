@@ -4,7 +4,9 @@ Wang et al., WACV 2024, arXiv 2310.18840. The canvas is A|B|C|D, each half a pan
 D and C becomes A; the block D|A, which joins the ends, counts twice beside nine windows; in the end the middle B|C is
 the panorama: its left end was denoised to the right of A, its right end to the left of D, as if they touched. The
 released listing copies in passing, by writing into a slice; without it the seam is as bad as MultiDiffusion's. It also
-denoises the block twice, which gives the same again: here it is denoised once and counts twice.
+denoises the block twice, and since the canvas repeats itself the first and the fifth of the nine windows, A|D and D|A,
+once more as the ninth and as the block. Here whatever is the same is denoised once and counts as often: eight windows
+a step instead of eleven.
 """
 
 import dataclasses
@@ -22,7 +24,7 @@ def stitch_plan(width: int) -> WindowPlan:
     """Windows on the canvas of a panorama `width` cells wide: nine evenly spaced ones, and D|A, which counts twice."""
     plan = plan_windows(2 * width, width, max(1, width // (_WINDOWS - 1)), wrap=False)
     counts = (*[1.0] * len(plan.starts), _STITCH_COUNTS)
-    return dataclasses.replace(plan, starts=(*plan.starts, 3 * width // 2), counts=counts)
+    return dataclasses.replace(plan, starts=(*plan.starts, 3 * width // 2), counts=counts, period=width)
 
 
 def periodic(canvas: Tensor) -> Tensor:

@@ -28,10 +28,20 @@ class WindowPlan:
     """`window` float32, above 0."""
     counts: tuple[float, ...] = ()
     """How often each window counts; empty: once."""
+    period: int | None = None
+    """Columns after which the latent repeats itself; windows that see the same are denoised once. None: it does not."""
 
     def columns(self, start: int, device: torch.device) -> Tensor:
         """The columns of a window, `window` int64."""
         return torch.remainder(start + torch.arange(self.window, device=device), self.width)
+
+    def alike(self) -> list[list[tuple[int, float]]]:
+        """Windows that see the same, first columns and counts, a list each."""
+        counts = self.counts or (1.0,) * len(self.starts)
+        groups: dict[int, list[tuple[int, float]]] = {}
+        for start, count in zip(self.starts, counts, strict=True):
+            groups.setdefault(start % (self.period or self.width), []).append((start, count))
+        return list(groups.values())
 
 
 def plan_windows(width: int, window: int, stride: int, *, wrap: bool) -> WindowPlan:
@@ -67,20 +77,22 @@ def windowed(predict: Predict, plan: WindowPlan, *, windows_per_batch: int = 4) 
         windows_per_batch: how many windows are denoised at once; bounds memory, changes nothing beyond rounding.
     """
 
+    windows = plan.alike()
+
     def fused(latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         total = torch.zeros_like(latents, dtype=torch.float32)
         counted = torch.zeros(plan.width, device=latents.device)
         weights = plan.weights.to(latents.device)
-        for first in range(0, len(plan.starts), windows_per_batch):
-            starts = plan.starts[first : first + windows_per_batch]
-            counts = (plan.counts or (1.0,) * len(plan.starts))[first : first + windows_per_batch]
-            columns = [plan.columns(start, latents.device) for start in starts]
-            seen = torch.cat([latents[..., at] for at in columns])
-            copies = Conditioning.cat([conditioning] * len(starts))
-            parts = predict(seen, timesteps.repeat(len(starts)), copies).float().chunk(len(starts))
-            for at, part, count in zip(columns, parts, counts, strict=True):
-                total.index_add_(-1, at, part * weights * count)
-                counted.index_add_(0, at, weights * count)
+        for first in range(0, len(windows), windows_per_batch):
+            batch = windows[first : first + windows_per_batch]
+            seen = torch.cat([latents[..., plan.columns(group[0][0], latents.device)] for group in batch])
+            copies = Conditioning.cat([conditioning] * len(batch))
+            parts = predict(seen, timesteps.repeat(len(batch)), copies).float().chunk(len(batch))
+            for group, part in zip(batch, parts, strict=True):
+                for start, count in group:
+                    at = plan.columns(start, latents.device)
+                    total.index_add_(-1, at, part * weights * count)
+                    counted.index_add_(0, at, weights * count)
         return total / counted
 
     return fused

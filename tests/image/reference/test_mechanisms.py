@@ -15,12 +15,13 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.data import find_photos
 from pcs_ext.image.reference.delay import delayed
 from pcs_ext.image.reference.encoder import open_encoder
+from pcs_ext.image.reference.localization import localization, middle_paths, placed
 from pcs_ext.image.reference.nouns import names, noun_positions, renamed, repeated
 from pcs_ext.image.reference.pairs import around, encode_subjects, read_subjects
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.systems.e4t import E4T
 from pcs_ext.image.reference.systems.elite import Elite
-from pcs_ext.image.reference.systems.fastcomposer import FastComposer, _placed, localization, middle_paths
+from pcs_ext.image.reference.systems.fastcomposer import FastComposer
 from pcs_ext.image.reference.systems.instantbooth import InstantBooth
 from pcs_ext.image.reference.systems.photomaker import PhotoMaker
 from pcs_ext.image.reference.systems.ssr_encoder import SSREncoder
@@ -101,7 +102,7 @@ def test_fastcomposer_mixes_each_subject_into_its_own_word(sd: AbstractBackbone,
     assert isinstance(adapter, FastComposer)
     sight, prompts = embeddings(3, rows=2), ["the dog on beach", "a cat and a dog"]
     pictures = Shown(sight=sight, nouns=(("dog", "dog", ""), ("dog", "cat", "dog")))
-    places, mixed = _placed(sd, prompts, pictures)
+    places, mixed = placed(sd, prompts, pictures)
     assert (list(places.rows), list(places.pictures)) == ([0, 1, 1], [0, 0, 1])
     wanted = [noun_positions(sd, prompts[row], noun)[0] for row, noun in ((0, "dog"), (1, "dog"), (1, "cat"))]
     assert list(places.tokens) == wanted

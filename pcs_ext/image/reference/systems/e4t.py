@@ -6,7 +6,6 @@ for all subjects, learn with it. It is meant to be tuned to a subject in a few s
 """
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -18,23 +17,12 @@ from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters import FullAdapter, FullConfig
 from pcs_ext.image.adapters.weight_offsets import WeightOffsetAdapter
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.predict_programs import Predict, add_prediction, remove_prediction
-from pcs_ext.image.reference.asked import Asked
-from pcs_ext.image.reference.base import (
-    AbstractReferenceAdapter,
-    Reading,
-    Terms,
-    check_context,
-    context_width,
-    token_widths,
-)
-from pcs_ext.image.reference.nouns import renamed
+from pcs_ext.image.predict_programs import Predict
+from pcs_ext.image.reference.anew import AbstractWordAnew, Drawing
+from pcs_ext.image.reference.base import Reading, Terms, check_context, context_width, token_widths
 from pcs_ext.image.reference.pairs import Pairs
-from pcs_ext.image.reference.shown import Sees
+from pcs_ext.image.reference.shown import Sees, Shown
 from pcs_ext.image.reference.words import SeenWords, noun_rows
-from pcs_ext.image.types import Conditioning
-
-_NAME = "reference_e4t"
 
 
 @config
@@ -58,7 +46,7 @@ class E4TConfig:
             )
 
 
-class E4T(AbstractReferenceAdapter):
+class E4T(AbstractWordAnew):
     """The encoder and the weight offsets.
 
     Differs from E4T in that it is trained for all classes at once, the class word being each subject's noun, where the
@@ -98,7 +86,6 @@ class E4T(AbstractReferenceAdapter):
         self.inside = (self.seen_words, WeightOffsetAdapter("reference_offsets", seed))
         if config.denoiser:
             self.inside = (*self.inside, FullAdapter("reference", FullConfig(components=("denoiser",))))
-        self._texts: list[tuple[str, str, float]] = []
         self._offsets: Tensor | None = None
 
     @classmethod
@@ -111,67 +98,26 @@ class E4T(AbstractReferenceAdapter):
         """See `AbstractReferenceAdapter.check`."""
         check_context("e4t", self.context, backbone)
 
-    def _told(self, asked: Asked) -> Conditioning:
-        """See `AbstractReferenceAdapter.conditioned`. Pictures of a row are averaged.
+    def seen_of(self, shown: Shown) -> Tensor:
+        """See `AbstractWordAnew.seen_of`: pictures of a row are averaged."""
+        classes = shown.to(next(self.parameters())).sight.features[..., 0, :]
+        return self.norm(classes).mean((1, 2))[:, None]
 
-        The states are the prompts' own until the denoiser is asked inside `inserted`, which replaces them. In training
-        what this returned before is forgotten.
-        """
-        told, named = asked.encoded(), asked.named
-        if not any(named):
-            return told
-        if self.training:
-            self._texts = []
-        numbers = []
-        for text, noun, there in zip(asked.prompts, asked.nouns, named, strict=True):
-            if there:
-                self._texts.append((renamed(text, noun, self.seen_words.word(1)), noun, asked.scale))
-            numbers.append(float(len(self._texts)) if there else 0.0)
-        classes = asked.shown.to(next(self.parameters())).sight.features[..., 0, :]
-        features = self.norm(classes).mean((1, 2)).float()
-        row = torch.cat([torch.tensor(numbers, device=features.device)[:, None], features], dim=-1)
-        return dataclasses.replace(told, shown={**(told.shown or {}), _NAME: row[:, None]})
-
-    @contextlib.contextmanager
-    def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
-        """See `AbstractReferenceAdapter.inserted`: the word is made anew whenever the denoiser is asked."""
-        with super().inserted(backbone, scale):
-            add_prediction(backbone, _NAME, self._answered(backbone))
-            try:
-                yield
-            finally:
-                remove_prediction(backbone, _NAME)
-                self._texts, self._offsets = [], None
-
-    def _answered(self, backbone: AbstractBackbone) -> Any:
-        def answered(predict: Predict, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-            read = (conditioning.shown or {}).get(_NAME)
-            rows = None if read is None else read[:, 0, 0].nonzero()[:, 0]
-            if read is None or rows is None or not len(rows):
-                return predict(noisy, timesteps, conditioning)
-            at = rows.to(noisy.device)
-            told = [self._texts[int(number) - 1] for number in read[rows, 0, 0].tolist()]
-            drawn = self._drawn(backbone, predict, noisy[at], timesteps.expand(len(noisy))[at])
-            states = self._states(backbone, read[rows, 0, 1:], drawn, told)
-            place = lambda all_of: all_of.index_copy(0, rows.to(all_of.device), states.to(all_of))  # noqa: E731
-            return predict(noisy, timesteps, conditioning.with_states(place))
-
-        return answered
-
-    def _states(
-        self, backbone: AbstractBackbone, features: Tensor, drawn: Tensor, told: Sequence[tuple[str, str, float]]
-    ) -> Tensor:
-        """Text states of the prompts with their words, `m n context`."""
+    def words(self, backbone: AbstractBackbone, drawing: Drawing) -> list[Tensor]:
+        """See `AbstractWordAnew.words`: the noun's row, moved by the offset."""
         like = self.last.weight
-        seen = self.linear(features.to(like))
+        drawn = self._drawn(backbone, drawing.predict, drawing.noisy, drawing.timesteps)
+        seen = self.linear(drawing.read.vectors[:, 0].to(like))
         offsets = self.last(self.act(torch.cat([seen, drawn.to(like)], dim=-1)))
         self._offsets = offsets
-        strength = self.config.offset_scale * torch.tensor([scale for _, _, scale in told], device=like.device)
+        strength = self.config.offset_scale * drawing.read.strength
         moved = (strength[:, None] * offsets.float()).split(self.tokens, dim=-1)
-        nouns = [noun_rows(backbone, noun) for _, noun, _ in told]
-        words = [(torch.stack([rows[index] for rows in nouns]) + part)[:, None] for index, part in enumerate(moved)]
-        with self.seen_words.meaning(words):
-            return backbone.encode_prompt([text for text, _, _ in told]).states
+        nouns = [noun_rows(backbone, noun) for noun in drawing.nouns]
+        return [(torch.stack([rows[index] for rows in nouns]) + part)[:, None] for index, part in enumerate(moved)]
+
+    def forget(self) -> None:
+        """See `AbstractWordAnew.forget`."""
+        self._offsets = None
 
     def _drawn(self, backbone: AbstractBackbone, predict: Predict, noisy: Tensor, timesteps: Tensor) -> Tensor:
         """What each downward block of the denoiser puts out for the noisy picture and an empty prompt, averaged over

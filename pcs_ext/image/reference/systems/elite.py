@@ -31,7 +31,7 @@ from pcs_ext.image.reference.base import (
 from pcs_ext.image.reference.nouns import renamed
 from pcs_ext.image.reference.pairs import Pairs
 from pcs_ext.image.reference.shown import Sees, Shown
-from pcs_ext.image.reference.words import SeenWords, noun_rows
+from pcs_ext.image.reference.words import SeenWords, between
 from pcs_ext.image.types import Conditioning, Decoupled
 
 
@@ -168,20 +168,9 @@ class Elite(AbstractReferenceAdapter):
         count = 1 if self.local else words.shape[1]
         stand_in = " ".join(self.seen_words.word(number) for number in range(1, 1 + count))
         texts = asked.with_words(lambda text, noun: renamed(text, noun, stand_in))
-        with self.seen_words.meaning(self._at_strength(asked.backbone, words, asked.shown, asked.scale)):
+        with self.seen_words.meaning(between(asked.backbone, asked.nouns, words, self.tokens, asked.scale)):
             told = asked.encoded(texts)
         return self._beside(asked, told, texts) if self.local else told
-
-    def _at_strength(self, backbone: AbstractBackbone, words: Tensor, shown: Shown, scale: float) -> list[Tensor]:
-        """The words of each text encoder, `b l d`, between the noun's own and theirs."""
-        split = list(words.float().split(self.tokens, dim=-1))
-        if scale == 1:
-            return split
-        nouns = [noun_rows(backbone, own[0]) for own in shown.nouns]
-        return [
-            torch.lerp(torch.stack([rows[index] for rows in nouns])[:, None].expand_as(part), part, scale)
-            for index, part in enumerate(split)
-        ]
 
     def _beside(self, asked: Asked, told: Conditioning, texts: list[str]) -> Conditioning:
         strength = asked.scale * (1.0 if self.training else self.config.local_strength)

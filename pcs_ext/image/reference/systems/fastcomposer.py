@@ -5,25 +5,20 @@ subjects do not blend. The first noise levels of a picture see the words alone.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Literal
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters import FullAdapter, FullConfig
-from pcs_ext.image.attention import attention_program, token_grid
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading, Terms, check_context, context_width
 from pcs_ext.image.reference.delay import delayed
-from pcs_ext.image.reference.fusing import FusedWord, Places, fused
-from pcs_ext.image.reference.nouns import names, noun_positions
+from pcs_ext.image.reference.fusing import FusedWord, fused
+from pcs_ext.image.reference.localization import held_to_masks, placed
 from pcs_ext.image.reference.pairs import Pairs
-from pcs_ext.image.reference.shown import Sees, Shown
+from pcs_ext.image.reference.shown import Sees
 from pcs_ext.image.types import Conditioning
 
 
@@ -85,7 +80,7 @@ class FastComposer(AbstractReferenceAdapter):
     def _told(self, asked: Asked) -> Conditioning:
         """See `AbstractReferenceAdapter.conditioned`."""
         plain = asked.encoded()
-        places, embeddings = _placed(asked.backbone, asked.prompts, asked.shown)
+        places, embeddings = placed(asked.backbone, asked.prompts, asked.shown)
         if not places.rows:
             return plain
         told = fused(plain, places, embeddings, self.fuse, asked.scale)
@@ -96,64 +91,9 @@ class FastComposer(AbstractReferenceAdapter):
     @contextlib.contextmanager
     def watching(self, backbone: AbstractBackbone, pairs: Pairs) -> Iterator[Terms]:
         """See `AbstractReferenceAdapter.watching`: `localization`, 0 where nothing is shown or no mask is known."""
-        places, _ = _placed(backbone, pairs.captions, pairs.shown)
-        if pairs.masks is None or not places.rows or self.config.localization_weight == 0:
-            yield dict
-            return
-        looks: dict[str, Tensor] = {}
-        rows, tokens = torch.tensor(places.rows), torch.tensor(places.tokens)
-
-        def keep(path: str, probabilities: Tensor) -> Tensor:
-            # Heads `m h cells` of the words that have a picture.
-            looks[path] = probabilities[rows.to(probabilities.device), :, :, tokens.to(probabilities.device)]
-            return probabilities
-
-        masks = pairs.masks[rows, torch.tensor(places.pictures)].to(backbone.device)
-        with attention_program(backbone, keep, middle_paths(backbone, self.config.localization_levels)):
-            yield lambda: {"localization": self.config.localization_weight * localization(looks, masks)}
-
-
-def localization(looks: Mapping[str, Tensor], masks: Tensor) -> Tensor:
-    """Mean attention outside of a subject's mask less the mean inside, over heads, words and layers (0-d).
-
-    Args:
-        looks: by layer, probabilities `m h cells` of words.
-        masks: `m rows columns` in [0, 1], of each word's subject.
-    """
-    losses = []
-    for probabilities in looks.values():
-        grid = token_grid(probabilities.shape[-1], (masks.shape[1], masks.shape[2]))
-        inside = F.interpolate(masks[:, None], size=grid, mode="bilinear", antialias=True).flatten(2)
-        looked, outside = probabilities.float(), 1 - inside
-        losses.append(_mean(looked, outside).mean() - _mean(looked, inside).mean())
-    return torch.stack(losses).mean()
-
-
-def _mean(values: Tensor, weights: Tensor) -> Tensor:
-    return (values * weights).sum(-1) / weights.sum(-1).clamp_min(1e-5)
-
-
-def middle_paths(backbone: AbstractBackbone, levels: int) -> list[str]:
-    """Cross-attentions of the middle blocks: outermost blocks are left out on both sides alike."""
-    paths = backbone.cross_attention_paths()
-    blocks = list(dict.fromkeys(path.split(".attentions.")[0] for path in paths))
-    first = max(0, (len(blocks) - levels) // 2)
-    chosen = blocks[first : first + levels]
-    return [path for path in paths if path.split(".attentions.")[0] in chosen]
-
-
-def _placed(backbone: AbstractBackbone, prompts: Sequence[str], shown: Shown) -> tuple[Places, Tensor]:
-    """Where the nouns stand, and `b r width`: of each picture the mean over those of the same noun."""
-    rows, tokens, pictures = [], [], []
-    embeddings = shown.sight.features.clone()
-    for row, seen in enumerate(shown.rows):
-        for noun in dict.fromkeys(shown.nouns[row]):
-            if not seen or not names(prompts[row], noun):
-                continue
-            own = [index for index, other in enumerate(shown.nouns[row]) if other == noun]
-            embeddings[row, own[0]] = shown.sight.features[row, own].mean(0)
-            found = noun_positions(backbone, prompts[row], noun)
-            rows += [row] * len(found)
-            tokens += found
-            pictures += [own[0]] * len(found)
-    return Places(rows, tokens, pictures), embeddings
+        places, _ = placed(backbone, pairs.captions, pairs.shown)
+        config = self.config
+        with held_to_masks(
+            backbone, pairs, places, weight=config.localization_weight, levels=config.localization_levels
+        ) as terms:
+            yield terms

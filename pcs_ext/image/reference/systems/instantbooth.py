@@ -6,9 +6,8 @@ pictures' patches. The base stays as it is.
 """
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +16,6 @@ from torch import Tensor, nn
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.backbones.unet import recomputing_inside
-from pcs_ext.image.predict_programs import Predict, add_prediction, remove_prediction
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import (
     AbstractReferenceAdapter,
@@ -28,6 +25,8 @@ from pcs_ext.image.reference.base import (
     query_widths,
     token_widths,
 )
+from pcs_ext.image.reference.gated import GatedPatches, gated
+from pcs_ext.image.reference.inside import Read, beside, reading
 from pcs_ext.image.reference.nouns import renamed
 from pcs_ext.image.reference.shown import Sees, Shown
 from pcs_ext.image.reference.words import SeenWords, noun_rows
@@ -54,32 +53,6 @@ class InstantBoothConfig:
     def __post_init__(self) -> None:
         if self.heads < 1 or self.balance < 0:
             raise ConfigError(f"heads must be at least 1 and balance not negative, got {self.heads}, {self.balance}.")
-
-
-class GatedPatches(nn.Module):
-    """y + beta tanh(gamma) S([y, f]): cells attend to themselves and to patches (eq. 6); gamma begins at 0.
-
-    Args:
-        width: of the cells.
-        heads: of the attention; as many as divide the width, at most.
-    """
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = next(count for count in range(heads, 0, -1) if width % count == 0)
-        self.norm = nn.LayerNorm(width)
-        self.to_qkv = nn.Linear(width, 3 * width, bias=False)
-        self.to_out = nn.Linear(width, width)
-        self.gamma = nn.Parameter(torch.zeros(()))
-
-    def forward(self, cells: Tensor, patches: Tensor) -> Tensor:
-        """What is added to the cells: `b n width` and `b m width` -> `b n width`, float32."""
-        joined = self.norm(torch.cat([cells.to(patches.dtype), patches], dim=1))
-        asked, told, found = (
-            x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in self.to_qkv(joined).chunk(3, -1)
-        )
-        mixed = F.scaled_dot_product_attention(asked[:, :, : cells.shape[1]], told, found)
-        return self.gamma.tanh() * self.to_out(mixed.transpose(1, 2).flatten(2))
 
 
 class InstantBooth(AbstractReferenceAdapter):
@@ -136,11 +109,8 @@ class InstantBooth(AbstractReferenceAdapter):
         with self.seen_words.meaning(words):
             told = asked.encoded(texts)
         strength = asked.scale * (1.0 if self.training else self.config.balance)
-        # A last column says how strongly a row's patches count: 0 where it has none.
-        counted = strength * torch.tensor(asked.named, device=features.device, dtype=features.dtype)
-        flat = features.flatten(1, 2)
-        read = torch.cat([flat, counted[:, None, None].expand(-1, flat.shape[1], 1)], dim=-1)
-        return dataclasses.replace(told, shown={**(told.shown or {}), _NAME: read})
+        counted = strength * torch.tensor(asked.named, device=features.device)
+        return beside(told, _NAME, features.flatten(1, 2), counted)
 
     def _words(self, backbone: AbstractBackbone, features: Tensor, shown: Shown, scale: float) -> list[Tensor]:
         """The word in each text encoder, `b 1 d`; at lower strengths nearer to the class word's token."""
@@ -159,54 +129,10 @@ class InstantBooth(AbstractReferenceAdapter):
     @contextlib.contextmanager
     def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
         """See `AbstractReferenceAdapter.inserted`: the gated layers are there while rows with patches are denoised."""
-        with super().inserted(backbone, scale):
-            add_prediction(backbone, _NAME, self._answered(backbone))
-            try:
-                yield
-            finally:
-                remove_prediction(backbone, _NAME)
-
-    def _answered(self, backbone: AbstractBackbone) -> Any:
-        def answered(predict: Predict, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-            read = (conditioning.shown or {}).get(_NAME)
-            if read is None:
-                return predict(noisy, timesteps, conditioning)
-            inside = lambda: self._gated(backbone.denoiser, read)  # noqa: E731
-            with recomputing_inside(backbone.denoiser, inside), inside():
-                return predict(noisy, timesteps, conditioning)
-
-        return answered
-
-    @contextlib.contextmanager
-    def _gated(self, denoiser: nn.Module, read: Tensor) -> Iterator[None]:
-        features, counted = read[..., :-1], read[:, :1, -1:]
-        handles = []
-        try:
-            for path, name in self.names.items():
-                block = denoiser.get_submodule(path)
-                gate = _Between(self.gates[name], self.patches[name](features), counted)
-                handles.append(block.norm1.register_forward_pre_hook(gate.keep))  # type: ignore[union-attr]
-                handles.append(block.attn1.register_forward_hook(gate.add))  # type: ignore[union-attr]
+        with super().inserted(backbone, scale), reading(backbone, _NAME, lambda read: self._gated(backbone, read)):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
-
-class _Between:
-    """A gated layer behind a self-attention: it reads what the block holds after it, and adds to its output."""
-
-    def __init__(self, gate: nn.Module, patches: Tensor, counted: Tensor) -> None:
-        self.gate, self.patches, self.counted = gate, patches, counted
-        self._cells: Tensor | None = None
-
-    def keep(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Before the block's first norm."""
-        self._cells = inputs[0]
-
-    def add(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        """After the self-attention."""
-        cells, self._cells = self._cells, None
-        assert cells is not None, "a block attends to itself after its first norm"
-        added = self.gate(cells + output, self.patches) * self.counted
-        return output + added.to(output.dtype)
+    def _gated(self, backbone: AbstractBackbone, read: Read) -> contextlib.AbstractContextManager[None]:
+        gates = {path: self.gates[name] for path, name in self.names.items()}
+        patches = {path: self.patches[name](read.vectors) for path, name in self.names.items()}
+        return gated(backbone.denoiser, gates, patches, read.strength)

@@ -1,0 +1,43 @@
+"""Two attentions whose scores share one softmax, put together from their results.
+
+softmax([S1, S2]) [V1; V2] is what either finds by itself, weighed by the sums of its exponentiated scores. So the first
+one's processor is not touched, and a strength that multiplies the second sum leaves the first as it is at 0.
+"""
+
+import torch
+from torch import Tensor
+
+from pcs_ext.image.backbones.cpu_attention import attend
+
+
+def joint_attention(
+    mixed: Tensor, own: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor, Tensor], strength: Tensor, scale: float
+) -> Tensor:
+    """What one softmax over both finds. Differentiable.
+
+    Args:
+        mixed: what the first attention found, `b heads n d`.
+        own: its queries `b heads n d` and keys `b heads m d`.
+        other: queries, keys and values of the second, `b heads n d`, `b heads k d` twice.
+        strength: `b`, of the second; 1 is the plain joint softmax, 0 the first attention to the bit.
+        scale: of both scores.
+    """
+    query, key, value = other
+    first = torch.logsumexp(_scores(*own, scale), -1)
+    second = torch.logsumexp(_scores(query, key, scale), -1) + strength.log().to(first)[:, None, None]
+    share = torch.sigmoid(second - first).unsqueeze(-1).to(mixed.dtype)
+    return torch.lerp(mixed, attend(query, key, value, scale).to(mixed.dtype), share)
+
+
+def in_heads(x: Tensor, heads: int) -> Tensor:
+    """`b n d` -> `b heads n d/heads`."""
+    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+def side_by_side(x: Tensor) -> Tensor:
+    """Inverse of `in_heads`."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def _scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    return scale * (query.float() @ key.float().transpose(-1, -2))

@@ -1,0 +1,197 @@
+"""Systems whose papers are about people. An identity is what the image encoder tells of a photo.
+
+Published settings are rarely complete: what is not said to be a paper's is IP-Adapter's or ours. The settings named
+`toybox` are ours, by analogy with those that were tried; none of them was measured.
+"""
+
+from pcs_ext.image.reference.entry import ReferenceEntry
+from pcs_ext.image.reference.systems.dreamidentity import DreamIdentityConfig
+from pcs_ext.image.reference.systems.face0 import Face0Config
+from pcs_ext.image.reference.systems.face2diffusion import Face2DiffusionConfig
+from pcs_ext.image.reference.systems.idadapter import IDAdapterConfig
+from pcs_ext.image.reference.systems.infinite_id import InfiniteIDConfig
+from pcs_ext.image.reference.systems.moa import MoAConfig
+from pcs_ext.image.reference.systems.portraitbooth import PortraitBoothConfig
+from pcs_ext.image.reference.systems.profusion import ProFusionConfig
+from pcs_ext.image.reference.systems.pva import PVAConfig
+from pcs_ext.image.reference.training import ReferenceTraining
+
+PEOPLE: dict[str, ReferenceEntry] = {
+    "face0": ReferenceEntry(
+        id="face0",
+        summary="a photo in the prompt's last places; three predictions mixed",
+        paper="arXiv 2306.06638",
+        system="face0",
+        adapter=Face0Config(),
+        # Each of the three predictions is trained: words, picture, and none are left out in a tenth.
+        training=ReferenceTraining(batch_size=16, learning_rate=1e-5, drop_image=0.1, drop_text=0.1, drop_both=0.1),
+        toybox=ReferenceTraining(
+            adapter=Face0Config(hidden=256),
+            steps=3000,
+            batch_size=16,
+            learning_rate=5e-4,
+            base_learning_rate=5e-5,
+            drop_image=0.1,
+            drop_text=0.1,
+            drop_both=0.1,
+        ),
+    ),
+    "dreamidentity": ReferenceEntry(
+        id="dreamidentity",
+        summary="class tokens of several layers as two words in the class word's place",
+        paper="arXiv 2307.00300",
+        system="dreamidentity",
+        adapter=DreamIdentityConfig(),
+        training=ReferenceTraining(batch_size=16, learning_rate=5e-5, drop_image=0.0, drop_text=0.0, drop_both=0.0),
+        toybox=ReferenceTraining(
+            adapter=DreamIdentityConfig(hidden=256),
+            steps=3000,
+            batch_size=16,
+            learning_rate=5e-4,
+            drop_image=0.0,
+            drop_text=0.0,
+            drop_both=0.05,
+        ),
+        toybox_encoder="toybox/clip",
+    ),
+    "face2diffusion": ReferenceEntry(
+        id="face2diffusion",
+        summary="words of several layers; the background is what the class word draws",
+        paper="arXiv 2403.05094",
+        system="face2diffusion",
+        adapter=Face2DiffusionConfig(),
+        # Errors count inside masks alone: outside of them the class-guided term stands in their place.
+        training=ReferenceTraining(
+            batch_size=16, learning_rate=1e-5, drop_image=0.0, drop_text=0.0, drop_both=0.0, masked=1.0
+        ),
+        toybox=ReferenceTraining(
+            adapter=Face2DiffusionConfig(hidden=256),
+            steps=3000,
+            batch_size=16,
+            learning_rate=5e-4,
+            drop_image=0.0,
+            drop_text=0.0,
+            drop_both=0.05,
+            masked=1.0,
+        ),
+        toybox_encoder="toybox/clip",
+    ),
+    "idadapter": ReferenceEntry(
+        id="idadapter",
+        summary="several photos mixed patch by patch: a word, gated layers, an identity loss",
+        paper="arXiv 2403.13535",
+        system="idadapter",
+        adapter=IDAdapterConfig(),
+        training=ReferenceTraining(
+            batch_size=4, learning_rate=1e-4, drop_image=0.0, drop_text=0.0, drop_both=0.1, photos=10
+        ),
+        toybox=ReferenceTraining(
+            adapter=IDAdapterConfig(photos=3, width=192),
+            steps=3000,
+            batch_size=16,
+            learning_rate=1e-3,
+            drop_image=0.05,
+            drop_text=0.0,
+            drop_both=0.05,
+            photos=3,
+        ),
+        toybox_encoder="toybox/clip",
+    ),
+    "moa": ReferenceEntry(
+        id="moa",
+        summary="beside every attention a personalised one, and a router between the two",
+        paper="arXiv 2404.11565",
+        system="moa",
+        adapter=MoAConfig(),
+        training=ReferenceTraining(
+            batch_size=16, learning_rate=1e-5, drop_image=0.1, drop_text=0.0, drop_both=0.1, masked=0.5
+        ),
+        toybox=ReferenceTraining(
+            steps=3000,
+            batch_size=16,
+            learning_rate=2e-4,
+            drop_image=0.1,
+            drop_text=0.0,
+            drop_both=0.1,
+            masked=0.5,
+        ),
+    ),
+    "profusion": ReferenceEntry(
+        id="profusion",
+        summary="a word anew at every noise level; fusion and refinement at every step",
+        paper="arXiv 2305.13579",
+        system="profusion",
+        adapter=ProFusionConfig(),
+        # The released settings: 80,000 steps of 8 pictures at 2e-5.
+        training=ReferenceTraining(
+            steps=80_000, batch_size=8, learning_rate=2e-5, drop_image=0.0, drop_text=0.0, drop_both=0.0
+        ),
+        toybox=ReferenceTraining(
+            adapter=ProFusionConfig(widths=(64, 128, 192)),
+            steps=3000,
+            batch_size=16,
+            learning_rate=5e-4,
+            drop_image=0.0,
+            drop_text=0.0,
+            drop_both=0.05,
+        ),
+        toybox_encoder="toybox/clip",
+    ),
+    "infinite-id": ReferenceEntry(
+        id="infinite-id",
+        summary="learned with the words off; in use two streams, mixed in self-attention",
+        paper="arXiv 2403.11781",
+        system="infinite-id",
+        adapter=InfiniteIDConfig(),
+        training=ReferenceTraining(batch_size=16, learning_rate=1e-4, drop_image=0.05, drop_text=0.0, drop_both=0.0),
+        toybox=ReferenceTraining(
+            steps=3000,
+            batch_size=16,
+            learning_rate=1e-3,
+            drop_image=0.05,
+            drop_text=0.0,
+            drop_both=0.0,
+        ),
+        toybox_encoder="toybox/clip",
+    ),
+    "portraitbooth": ReferenceEntry(
+        id="portraitbooth",
+        summary="a face in its word; attention, also to expressions, held to it; an identity loss",
+        paper="arXiv 2312.06354",
+        system="portraitbooth",
+        adapter=PortraitBoothConfig(),
+        training=ReferenceTraining(
+            batch_size=16, learning_rate=1e-5, drop_image=0.1, drop_text=0.0, drop_both=0.1, masked=0.5
+        ),
+        toybox=ReferenceTraining(
+            steps=3000,
+            batch_size=16,
+            learning_rate=5e-4,
+            drop_image=0.1,
+            drop_text=0.0,
+            drop_both=0.1,
+            masked=0.5,
+        ),
+    ),
+    "pva": ReferenceEntry(
+        id="pva",
+        summary="text and identities in one softmax; for filling holes in photos",
+        paper="arXiv 2312.03556",
+        system="pva",
+        adapter=PVAConfig(),
+        # Half of the errors count inside masks, the holes to be.
+        training=ReferenceTraining(
+            batch_size=16, learning_rate=1e-4, drop_image=0.1, drop_text=0.1, drop_both=0.05, masked=0.5, photos=4
+        ),
+        toybox=ReferenceTraining(
+            steps=3000,
+            batch_size=16,
+            learning_rate=1e-3,
+            drop_image=0.05,
+            drop_text=0.05,
+            drop_both=0.05,
+            masked=0.5,
+            photos=3,
+        ),
+    ),
+}
