@@ -343,3 +343,8 @@ def test_bf16_trains_what_the_loss_has_asked_without_gradients_before(by_average
         pass
     run(plain, config)
     assert torch.equal(asked.model.weight, plain.model.weight)
+
+
+def test_the_total_may_have_terms_on_several_devices() -> None:
+    terms = LossTerms({"score": torch.zeros((), device="meta"), "penalty": torch.ones(1)})
+    assert terms.total.device.type == "meta"
