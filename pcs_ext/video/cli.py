@@ -28,6 +28,7 @@ from pcs_ext.video.cli_options import (
 
 if TYPE_CHECKING:
     from pcs_ext.video.learn_request import LearnRequest
+    from pcs_ext.video.reference.photos import PhotoRequest
 
 
 def learn(
@@ -146,7 +147,7 @@ def make(
         output: the clip to write (.mp4, .webm, .gif, .webp), or a folder for several; a preview, a sheet of frames and
             a record of the making lie beside each.
         learned: what goes into the clip.
-        reference: a clip to start from.
+        reference: photos to show, or a clip to start from.
         clip: its size and sampling.
         model: what makes it.
         overwrite: replace a clip of the same name.
@@ -157,6 +158,7 @@ def make(
     from pcs_ext.video.size import parse_size
 
     subject, prompts = _subject_first(prompts, learned.subject)
+    photos, start = _told_apart(reference)
     request = MakeRequest(
         prompts=prompts,
         seeds=clip.seeds,
@@ -174,7 +176,8 @@ def make(
         guidance_scale=clip.guidance_scale or None,
         subject_scale=learned.subject_scale,
         motion_scale=learned.motion_scale,
-        reference=reference.reference,
+        reference=start,
+        photos=photos,
         reference_share=reference.reference_share or None,
         mask=reference.mask,
         keep=reference.keep,
@@ -183,6 +186,25 @@ def make(
         precision=model.precision,
     )
     print_paths(make_clips(request, output, overwrite=overwrite, reporter=console_reporter(jsonl)))
+
+
+def _told_apart(reference: Reference) -> tuple["PhotoRequest", Path | None]:
+    """The photos among what was given, and the clip."""
+    from pcs_ext.errors import UsageError
+    from pcs_ext.video.reference.photos import PhotoRequest, is_still
+
+    photos = tuple(path for path in reference.reference if is_still(path))
+    clips = [path for path in reference.reference if path not in photos]
+    if len(clips) > 1:
+        raise UsageError(f"--reference has {len(clips)} clips ({clips[0]}, {clips[1]}, ...); a clip starts from one.")
+    request = PhotoRequest(
+        photos=photos,
+        adapter=reference.reference_adapter,
+        encoder=reference.reference_encoder,
+        scale=reference.reference_scale,
+        nouns=reference.reference_noun,
+    )
+    return request, clips[0] if clips else None
 
 
 def _subject_first(words: tuple[str, ...], named: Path | None) -> tuple[Path | None, tuple[str, ...]]:
