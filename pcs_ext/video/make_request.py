@@ -50,7 +50,7 @@ class MakeRequest:
     """A clip whose inverted noise the start is mixed with."""
     reference_share: float | None = None
     """Share of it, in (0, 1]; None takes the recipe's."""
-    photos: PhotoRequest = PhotoRequest()
+    photos: PhotoRequest = dataclasses.field(default_factory=PhotoRequest)
     """Photos of a subject that clips show without having learned it."""
     mask: Path | None = None
     """White where the reference's protagonist is: a clip, a folder of frames, or one picture for all frames."""
@@ -88,8 +88,8 @@ class MakeRequest:
         self.photos.check()
         if self.mask is not None and self.photos.photos:
             raise UsageError(
-                "--mask keeps a part of a clip as it is, for which photos have no say yet; leave the photos or the mask "
-                "out."
+                "--mask keeps a part of a clip as it is, and photos are shown to whole clips; leave the photos or the "
+                "mask out."
             )
         if self.keep != "background" and self.mask is None:
             raise UsageError(f"--keep {self.keep} needs a --mask that shows where the protagonist is.")

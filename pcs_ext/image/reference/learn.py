@@ -17,7 +17,7 @@ from pcs_ext.image.reference.files import ReferenceConfig, encoder_folder, readi
 from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapter
 from pcs_ext.image.reference.pairs import PairData, encode_subjects, read_subjects
 from pcs_ext.image.reference.shown import Sight
-from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
+from pcs_ext.image.reference.training import ReferenceLoss, ReferenceSchedule, ReferenceTraining
 from pcs_ext.image.types import ParameterGroup
 from pcs_ext.reporter import Reporter, SilentReporter
 
@@ -136,7 +136,7 @@ def blank_of(data: PairData, reader: PictureEncoder) -> Sight:
 
 def train_stages(
     loss: ReferenceLoss,
-    settings: ReferenceTraining,
+    settings: ReferenceSchedule,
     seed: int,
     folder: Path,
     known: str,
@@ -172,7 +172,7 @@ def train_stages(
 
 
 def _groups(
-    adapter: AbstractReferenceAdapter, stage: TrainingStage, settings: ReferenceTraining
+    adapter: AbstractReferenceAdapter, stage: TrainingStage, settings: ReferenceSchedule
 ) -> list[ParameterGroup]:
     network, base = settings.rates
     found = {name: parameters for name, parameters in adapter.groups().items() if name in stage.trains and parameters}

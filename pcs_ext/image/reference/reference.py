@@ -43,7 +43,8 @@ class Reference:
         def encode(prompts: Sequence[str], *, negative: bool, size: tuple[int, int]) -> Conditioning:
             sight = (blank if negative else shown).map(lambda x: x.expand(len(prompts), *x.shape[1:]))
             seen = torch.full((len(prompts),), not negative)
-            beside = Shown(sight=sight, nouns=(self.nouns,) * len(prompts) if self.nouns else (), seen=seen)
+            nouns = (self.nouns,) * len(prompts) if self.nouns else ()
+            beside = self.beside(backbone, Shown(sight=sight, nouns=nouns, seen=seen), size)
             return adapter.conditioned(backbone, backbone.encode_prompt, prompts, beside, scale=self.scale, size=size)
 
         # Adapters that are not in the base leave the loop as it is, which is faster.
@@ -56,6 +57,10 @@ class Reference:
             return adapter.refined(backbone, begun[-1], step, timestep, latents)
 
         return SampleHooks(encode=encode, attention=attention, started=begun.append, before_step=before_step)
+
+    def beside(self, backbone: AbstractBackbone, shown: Shown, size: tuple[int, int]) -> Shown:
+        """What the adapter is shown, for pictures of a size in pixels: all it needs is what its encoder sees."""
+        return shown
 
 
 def show(
@@ -82,9 +87,26 @@ def show(
         UsageError: a scale below 0, or nouns that are missing, or of several subjects where the adapter knows one.
         ModelError, ArtifactError: see `open_adapter`.
     """
+    check_scale(scale)
+    return seen_by(open_adapter(backbone, adapter, encoder=encoder), photos, scale=scale, nouns=nouns)
+
+
+def check_scale(scale: float) -> None:
+    """See that a strength is one.
+
+    Raises:
+        UsageError: it is below 0 or infinite.
+    """
     if not 0 <= scale < float("inf"):
         raise UsageError(f"--reference-scale must be 0 or more, got {scale}; 1 is as trained.")
-    opened = open_adapter(backbone, adapter, encoder=encoder)
+
+
+def seen_by(opened: OpenedAdapter, photos: Sequence[Photo], *, scale: float, nouns: Sequence[str]) -> Reference:
+    """Photos as an adapter's encoder sees them; see `show`.
+
+    Raises:
+        UsageError: nouns that are missing, or of several subjects where the adapter knows one.
+    """
     named = _nouns(opened, nouns, len(photos))
     masks = [None if photo.mask is None else photo.mask[None] for photo in photos]
     cut = opened.adapter.cuts and all(mask is not None for mask in masks)
