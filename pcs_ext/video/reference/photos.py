@@ -86,6 +86,11 @@ class PhotoRequest:
             return whole, backbone
         spatial = spatial_base(backbone)
         opened = open_adapter(spatial, self.adapter, encoder=self.encoder)
+        if opened.adapter.refines:
+            raise UsageError(
+                f"{self.adapter} changes a picture between the steps of its sampling, which is not done in clips; take "
+                "an adapter of another system."
+            )
         return seen_by(opened, photos, scale=self.scale, nouns=self.nouns), spatial
 
 

@@ -23,9 +23,10 @@ from pcs_ext.image.adapters import build_adapter
 from pcs_ext.image.adapters.base import AbstractAdapter
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.unet import recomputing_inside
-from pcs_ext.image.predict_programs import Predict, add_prediction, remove_prediction
+from pcs_ext.image.predict_programs import Predict
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import Reading, check_context
+from pcs_ext.image.reference.inside import answering
 from pcs_ext.image.reference.shown import Sees
 from pcs_ext.image.types import Conditioning
 from pcs_ext.video.recipes.layers import LayersConfig
@@ -145,12 +146,8 @@ class StyleCrafter(AbstractClipReference):
     @contextlib.contextmanager
     def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
         """See `AbstractReferenceAdapter.inserted`: layers look at the style while rows that have one are denoised."""
-        with super().inserted(backbone, scale):
-            add_prediction(backbone, _TOKENS, self._answered(backbone))
-            try:
-                yield
-            finally:
-                remove_prediction(backbone, _TOKENS)
+        with super().inserted(backbone, scale), answering(backbone, _TOKENS, self._answered(backbone)):
+            yield
 
     def _answered(self, backbone: AbstractBackbone) -> Any:
         def answered(predict: Predict, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:

@@ -19,9 +19,10 @@ from pcs_ext.image.adapters import CrossAttentionAdapter, CrossAttentionConfig
 from pcs_ext.image.attention import self_attention_paths
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.unet import recomputing_inside
-from pcs_ext.image.predict_programs import Predict, add_prediction, remove_prediction
+from pcs_ext.image.predict_programs import Predict
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import Reading, Terms, check_context, context_width, token_widths
+from pcs_ext.image.reference.inside import answering
 from pcs_ext.image.reference.nouns import renamed
 from pcs_ext.image.reference.pairs import Pairs
 from pcs_ext.image.reference.shown import Sees
@@ -178,13 +179,9 @@ class VideoBooth(AbstractClipReference):
     @contextlib.contextmanager
     def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
         """See `AbstractReferenceAdapter.inserted`: first frames look at photos in rows that have one."""
-        with super().inserted(backbone, scale):
-            add_prediction(backbone, _NAME, self._answered(backbone))
-            try:
-                yield
-            finally:
-                remove_prediction(backbone, _NAME)
-                self._change = {}
+        with super().inserted(backbone, scale), answering(backbone, _NAME, self._answered(backbone)):
+            yield
+        self._change = {}
 
     @contextlib.contextmanager
     def watching(self, backbone: AbstractBackbone, pairs: Pairs) -> Iterator[Terms]:

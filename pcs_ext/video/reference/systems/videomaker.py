@@ -21,9 +21,10 @@ from pcs_ext.image.adapters.base import AbstractAdapter
 from pcs_ext.image.attention import self_attention_paths
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.unet import recomputing_inside
-from pcs_ext.image.predict_programs import Predict, add_prediction, remove_prediction
+from pcs_ext.image.predict_programs import Predict
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import Reading, Terms
+from pcs_ext.image.reference.inside import answering
 from pcs_ext.image.reference.pairs import Pairs
 from pcs_ext.image.reference.shown import Sees
 from pcs_ext.image.types import Conditioning
@@ -100,13 +101,9 @@ class VideoMaker(AbstractClipReference):
     @contextlib.contextmanager
     def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
         """See `AbstractReferenceAdapter.inserted`: photos are denoised beside the clips that are shown them."""
-        with super().inserted(backbone, scale):
-            add_prediction(backbone, _NAME, self._answered(_animated(backbone)))
-            try:
-                yield
-            finally:
-                remove_prediction(backbone, _NAME)
-                self._recognition = None
+        with super().inserted(backbone, scale), answering(backbone, _NAME, self._answered(_animated(backbone))):
+            yield
+        self._recognition = None
 
     @contextlib.contextmanager
     def watching(self, backbone: AbstractBackbone, pairs: Pairs) -> Iterator[Terms]:
