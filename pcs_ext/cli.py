@@ -81,6 +81,7 @@ def commands() -> dict[str, Callable[..., Any]]:
         "3d export": threed_cli.export,
         "video learn-motion": video_cli.learn_motion,
         "video learn": video_cli.learn,
+        "video learn-reference": video_cli.learn_reference,
         "video make": video_cli.make,
         "video edit": video_cli.edit,
         "video export": video_cli.export,

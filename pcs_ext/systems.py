@@ -18,7 +18,7 @@ _MEANING = (
     "measured: beats its baseline over enough seeds; runs: has a recipe, edit or adapter; open: none.\n"
     "pcs-ext systems NAME shows all that is known of one."
 )
-_SHOWN = ("image.reference",)
+_SHOWN = ("image.reference", "video.reference")
 """Where trained ways to show a base pictures live: packages of pcs_ext with `REFERENCES`, entries like the recipes'."""
 _EDITED = ("image.edits",)
 """Where edits live, ways to sample that train nothing: packages of pcs_ext with `EDITS`, entries like the recipes'."""

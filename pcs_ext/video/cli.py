@@ -28,6 +28,7 @@ from pcs_ext.video.cli_options import (
 
 if TYPE_CHECKING:
     from pcs_ext.video.learn_request import LearnRequest
+    from pcs_ext.video.reference.photos import PhotoRequest
 
 
 def learn(
@@ -103,6 +104,62 @@ def learn_motion(
     print_paths([output])
 
 
+def learn_reference(
+    clips: Positional[Path],
+    output: Output,
+    system: str = "id-animator",
+    encoder: str = "",
+    steps: int = 0,
+    frames: int = 0,
+    config: Path | None = None,
+    seed: int = 0,
+    model: OmitArgPrefixes[Model] = MODEL,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    jsonl: Path | None = None,
+) -> None:
+    """Train an adapter for `video make --reference` on clips of many subjects.
+
+    It is trained once for a base and then sees photos of any subject. The base's files stay as they are.
+
+    Args:
+        clips: folder with a subfolder for each subject or style: clips with NAME.txt beside each, and photos, if other
+            pictures than the clips' frames shall be shown; for some systems noun.txt with the captions' word for it.
+        output: folder for the adapter.
+        system: what is trained (`pcs-ext video recipes` lists them).
+        encoder: toybox/dino or toybox/clip, a transformers folder or a hub id of the image encoder; empty takes, on
+            toybox, the system's.
+        steps: optimiser steps in all; 0 takes the settings'.
+        frames: of a training clip; 0 takes the settings'.
+        config: settings as JSON (`--dry-run` prints them) instead of the paper's.
+        seed: of everything random.
+        model: what makes clips.
+        dry_run: print the settings, then stop.
+        overwrite: replace an existing adapter at the output path.
+        jsonl: also write every event as a JSON line to this file.
+    """
+    from pcs_ext.config_io import to_jsonable
+    from pcs_ext.video.reference.learn import ClipReferenceRequest, learn_clip_reference
+
+    request = ClipReferenceRequest(
+        clips=clips,
+        system=system,
+        base=model.base or "toybox",
+        motion_module=model.motion_module or None,
+        encoder=encoder,
+        steps=steps or None,
+        frames=frames or None,
+        config=config,
+        device=model.device,
+        precision=model.precision,
+    )
+    if dry_run:
+        print_json(to_jsonable(request.settings()[0]))
+        return
+    learn_clip_reference(request, output, seed=seed, overwrite=overwrite, reporter=console_reporter(jsonl))
+    print_paths([output])
+
+
 def _learning(sources: tuple[Path, ...], shown: Shown, training: Training, model: Model) -> "LearnRequest":
     from pcs_ext.video.learn_request import LearnRequest, usual_recipe
     from pcs_ext.video.size import parse_size
@@ -146,7 +203,7 @@ def make(
         output: the clip to write (.mp4, .webm, .gif, .webp), or a folder for several; a preview, a sheet of frames and
             a record of the making lie beside each.
         learned: what goes into the clip.
-        reference: a clip to start from.
+        reference: photos to show, or a clip to start from.
         clip: its size and sampling.
         model: what makes it.
         overwrite: replace a clip of the same name.
@@ -157,6 +214,7 @@ def make(
     from pcs_ext.video.size import parse_size
 
     subject, prompts = _subject_first(prompts, learned.subject)
+    photos, start = _told_apart(reference)
     request = MakeRequest(
         prompts=prompts,
         seeds=clip.seeds,
@@ -174,7 +232,8 @@ def make(
         guidance_scale=clip.guidance_scale or None,
         subject_scale=learned.subject_scale,
         motion_scale=learned.motion_scale,
-        reference=reference.reference,
+        reference=start,
+        photos=photos,
         reference_share=reference.reference_share or None,
         mask=reference.mask,
         keep=reference.keep,
@@ -183,6 +242,26 @@ def make(
         precision=model.precision,
     )
     print_paths(make_clips(request, output, overwrite=overwrite, reporter=console_reporter(jsonl)))
+
+
+def _told_apart(reference: Reference) -> tuple["PhotoRequest", Path | None]:
+    """The photos among what was given, and the clip."""
+    from pcs_ext.errors import UsageError
+    from pcs_ext.video.reference.photos import PhotoRequest
+    from pcs_ext.video.reference.stills import is_still
+
+    photos = tuple(path for path in reference.reference if is_still(path))
+    clips = [path for path in reference.reference if path not in photos]
+    if len(clips) > 1:
+        raise UsageError(f"--reference has {len(clips)} clips ({clips[0]}, {clips[1]}, ...); a clip starts from one.")
+    request = PhotoRequest(
+        photos=photos,
+        adapter=reference.reference_adapter,
+        encoder=reference.reference_encoder,
+        scale=reference.reference_scale,
+        nouns=reference.reference_noun,
+    )
+    return request, clips[0] if clips else None
 
 
 def _subject_first(words: tuple[str, ...], named: Path | None) -> tuple[Path | None, tuple[str, ...]]:
@@ -291,22 +370,25 @@ def export(
 
 
 def recipes(json: bool = False) -> None:
-    """List the recipes `video learn` knows: what they learn, and from what.
+    """List the recipes `video learn` knows, what they learn, and the systems of `video learn-reference`.
 
     Args:
         json: print JSON instead of lines.
     """
     from pcs_ext.video.recipes import MOTIONS, RECIPES
+    from pcs_ext.video.reference import REFERENCES
 
+    learns = {name: "motion" if name in MOTIONS else "subject" for name in RECIPES}
+    learns |= dict.fromkeys(REFERENCES, "photos")
     rows = [
         {
             "id": entry.id,
-            "learns": "motion" if entry.id in MOTIONS else "subject",
+            "learns": learns[entry.id],
             "summary": entry.summary,
             "paper": entry.paper,
             "system": entry.system,
         }
-        for entry in RECIPES.values()
+        for entry in (*RECIPES.values(), *REFERENCES.values())
     ]
     if json:
         print_json(rows)

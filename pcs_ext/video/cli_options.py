@@ -111,17 +111,27 @@ class Learned:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reference:
-    """A clip to start from, or to change a part of.
+    """Photos of what the clip should show without having learned it; or a clip to start from, or to change a part of.
 
     Args:
-        reference: start from this clip's inverted noise, for instance the one the motion was learned from.
-        reference_share: share of it in the start, up to 1; 0 takes the recipe's.
+        reference: photos whose content is shown in every frame; or a clip (a video, an animation, a folder of frames)
+            whose inverted noise is started from, for instance the one the motion was learned from.
+        reference_adapter: of the photos: a folder of `reference learn` or `video learn-reference`, or a published
+            file; toybox has its own.
+        reference_encoder: folder or hub id of its image encoder, where it does not lie beside the adapter.
+        reference_scale: strength of the photos: 1 as trained, 0 the plain model.
+        reference_noun: the prompts' word for what the photos show, where the adapter asks for it.
+        reference_share: share of the clip in the start, up to 1; 0 takes the recipe's.
         mask: white where the reference's protagonist is (a clip, a folder of frames, or a picture): only there it
             changes.
         keep: what stays where there is a mask: what is around the protagonist, or the protagonist.
     """
 
-    reference: Path | None = None
+    reference: tuple[Path, ...] = ()
+    reference_adapter: str = ""
+    reference_encoder: str = ""
+    reference_scale: float = 1.0
+    reference_noun: tuple[str, ...] = ()
     reference_share: float = 0.0
     mask: Path | None = None
     keep: Literal["background", "protagonist"] = "background"

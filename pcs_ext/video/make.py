@@ -20,6 +20,7 @@ from pcs_ext.video.frame_words import by_frame, clip_conditioning
 from pcs_ext.video.make_artifacts import Adapters, Artifacts
 from pcs_ext.video.make_request import MakeRequest
 from pcs_ext.video.mask_fusion import MaskFusion, clip_mask
+from pcs_ext.video.reference.photos import ShownPhotos
 from pcs_ext.video.sample import ClipConfig, sample_clips
 
 _STILL = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -54,7 +55,9 @@ def make_clips(
     backbone = backbone or artifacts.backbone(request, reporter)
     config, clip = artifacts.sampling(request, backbone), artifacts.clip(request, backbone)
     artifacts.say_what_differs(backbone, reporter)
+    photos = request.photos.show(backbone, texts)
     facts = artifacts.facts(request, backbone) | {"sampling": to_jsonable(config), "clip": to_jsonable(clip)}
+    facts |= {} if photos is None else photos.facts
     paths = []
     jobs = [(prompt, text, seed) for prompt, text in zip(request.prompts, texts, strict=True) for seed in request.seeds]
     # No inference mode: what is tuned before a clip could not be used in it.
@@ -68,7 +71,7 @@ def make_clips(
             strength.set(request.mask is None)
             inverted = _inverted(request, artifacts, backbone, config, clip, reporter)
             strength.set(True)
-        maker = _Maker(request, artifacts, backbone, strength, config, clip, inverted, reporter)
+        maker = _Maker(request, artifacts, backbone, strength, config, clip, inverted, photos, reporter)
         for number, (prompt, text, seed) in enumerate(jobs):
             made_by = {"prompt": prompt, "text": text, "seed": seed, **facts}
             path = folder.made(made_by)
@@ -94,11 +97,12 @@ class _Maker:
         config: SampleConfig,
         clip: ClipConfig,
         inverted: list[Tensor] | None,
+        photos: ShownPhotos | None,
         reporter: Reporter,
     ) -> None:
         self.request, self.artifacts, self.backbone = request, artifacts, backbone
         self.config, self.clip, self.inverted, self.reporter = config, clip, inverted, reporter
-        self.strength = strength
+        self.strength, self.photos = strength, photos
         assert clip.frames is not None, "settled before"
         self.frames: int = clip.frames
         self.mask = None if request.mask is None else _mask(request, backbone, config, self.frames)
@@ -143,7 +147,15 @@ class _Maker:
         own = by_frame(self.backbone, motion, text, self.request.negative_prompt, self.frames)
         if own is not None:
             wrappers.append(own)
-        return hooks_of(wrappers, None if fusion is None else fusion.on_step)
+        hooks = hooks_of(wrappers, None if fusion is None else fusion.on_step)
+        if self.photos is None:
+            return hooks
+        if own is not None:
+            raise UsageError(
+                "this motion has a word that means something else in every frame, beside which no photo can be shown; "
+                "leave the photo or the motion's word out."
+            )
+        return self.photos.beside(hooks)
 
     def _fusion(self, motion: Adapters) -> MaskFusion | None:
         if self.mask is None or self.inverted is None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from pcs_ext.errors import UsageError
+from pcs_ext.video.reference.photos import PhotoRequest
 from pcs_ext.video.size import Size
 
 Kept = Literal["background", "protagonist"]
@@ -49,6 +50,8 @@ class MakeRequest:
     """A clip whose inverted noise the start is mixed with."""
     reference_share: float | None = None
     """Share of it, in (0, 1]; None takes the recipe's."""
+    photos: PhotoRequest = dataclasses.field(default_factory=PhotoRequest)
+    """Photos of a subject that clips show without having learned it."""
     mask: Path | None = None
     """White where the reference's protagonist is: a clip, a folder of frames, or one picture for all frames."""
     keep: Kept = "background"
@@ -81,6 +84,12 @@ class MakeRequest:
             raise UsageError(
                 "--mask changes a part of the clip that a motion was learned from: give that clip with --reference and "
                 "the motion with --motion."
+            )
+        self.photos.check()
+        if self.mask is not None and self.photos.photos:
+            raise UsageError(
+                "--mask keeps a part of a clip as it is, and photos are shown to whole clips; leave the photos or the "
+                "mask out."
             )
         if self.keep != "background" and self.mask is None:
             raise UsageError(f"--keep {self.keep} needs a --mask that shows where the protagonist is.")

@@ -232,7 +232,7 @@ BAD_CALLS: list[tuple[tuple[str, ...], int, str]] = [
     (("make", "a dog", "-o", "{new}.mp4", "--motion", "{photos}"), 3, "`pcs-ext video learn` wrote"),
     (("make", "a dog", "-o", "{new}.mp4", "--subject", "{missing}"), 3, "`pcs-ext learn` wrote"),
     (("make", "a dog", "-o", "{clip}"), 3, "is there already"),
-    (("frobnicate",), 2, "It has learn-motion, learn, make, edit, export, recipes"),
+    (("frobnicate",), 2, "It has learn-motion, learn, learn-reference, make, edit, export, recipes"),
 ]
 
 

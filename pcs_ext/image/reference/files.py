@@ -44,13 +44,11 @@ _GET = {
 
 
 @config
-class ReferenceConfig:
-    """What a folder of ours says of its adapter."""
+class TrainedWith:
+    """What a folder of ours says of any adapter."""
 
     kind: str = "ip-adapter"
-    """A key of `REFERENCES`."""
-    adapter: KindConfig | None = None
-    """Its settings; None: an IP-Adapter of earlier versions."""
+    """Its system, a key of `REFERENCES`."""
     encoder: str
     """`toybox/NAME`, a hub id, or a folder: the image encoder it was trained with."""
     encoder_digest: str
@@ -63,6 +61,14 @@ class ReferenceConfig:
     """`sd` or `sdxl`."""
     steps: int
     """Optimiser steps."""
+
+
+@config
+class ReferenceConfig(TrainedWith):
+    """What a folder of ours says of an adapter of the image core."""
+
+    adapter: KindConfig | None = None
+    """Its settings; None: an IP-Adapter of earlier versions."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,7 +128,7 @@ def weights_digest(folder: Path) -> str:
     return file_sha256(next(folder / name for name in (WEIGHTS, OTHER_WEIGHTS) if (folder / name).is_file()))
 
 
-def save_adapter(adapter: AbstractReferenceAdapter, settings: ReferenceConfig, folder: Path, *, half: bool) -> None:
+def save_adapter(adapter: AbstractReferenceAdapter, settings: TrainedWith, folder: Path, *, half: bool) -> None:
     """Write a folder whole: `WEIGHTS` in the published layout and `CONFIG`.
 
     Args:
@@ -156,20 +162,30 @@ def _ours(
     """The adapter of a folder of ours, of any kind but IP-Adapter."""
     assert place.settings is not None
     made = build_adapter(settings, backbone, reading_of(eye))
+    fill(made, place.weights, place.settings, backbone)
+    return made
+
+
+def fill(made: AbstractReferenceAdapter, weights: Path, settings: TrainedWith, backbone: AbstractBackbone) -> None:
+    """Put the weights of a folder of ours into an untrained adapter of its kind.
+
+    Raises:
+        ModelError: the file is damaged.
+        ArtifactError: it was made for another base.
+    """
     full = [adapter for adapter in made.inside if isinstance(adapter, FullAdapter)]
-    if full and place.settings.base_fingerprint != backbone.fingerprint:
+    if full and settings.base_fingerprint != backbone.fingerprint:
+        parts = " and ".join(part for adapter in full for part in adapter.config.components)
         raise ArtifactError(
-            f"{place.weights.parent} holds the whole denoiser of {place.settings.base} "
-            f"({place.settings.base_fingerprint}), and {backbone.name} is another base ({backbone.fingerprint}). Pass "
-            "that one with --base."
+            f"{weights.parent} holds the whole {parts} of {settings.base} ({settings.base_fingerprint}), and "
+            f"{backbone.name} is another base ({backbone.fingerprint}). Pass that one with --base."
         )
-    made.load_published(_read(place.weights, published=False))
+    made.load_published(_read(weights, published=False))
     made.check(backbone)
     with made.inserted(backbone):  # once before sampling: weights made in inference mode could not be tuned
         for parameters in made.groups().values():
             for parameter in parameters:
                 parameter.requires_grad_(False)
-    return made
 
 
 def _place(backbone: AbstractBackbone, name: str) -> _Place:
@@ -294,12 +310,22 @@ def _encoder(
             f"the reference adapter reads vectors of width {adapter.width}, {opened.id} gives {opened.width}; pass the "
             "encoder it was trained with by --reference-encoder."
         )
-    if place.settings is not None and opened.digest != place.settings.encoder_digest:
-        raise ArtifactError(
-            f"the reference adapter was trained with {place.settings.encoder} ({place.settings.encoder_digest}), this "
-            f"is {opened.id}: to its eyes pictures look different. Pass that encoder, or train the adapter again."
-        )
+    if place.settings is not None:
+        check_encoder(opened, place.settings)
     return opened
+
+
+def check_encoder(opened: PictureEncoder, settings: TrainedWith) -> None:
+    """See that an adapter looks through the eyes it was trained with.
+
+    Raises:
+        ArtifactError: it does not.
+    """
+    if opened.digest != settings.encoder_digest:
+        raise ArtifactError(
+            f"the reference adapter was trained with {settings.encoder} ({settings.encoder_digest}), this is "
+            f"{opened.id}: to its eyes pictures look different. Pass that encoder, or train the adapter again."
+        )
 
 
 def encoder_folder(name: str) -> Path:

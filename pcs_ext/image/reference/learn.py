@@ -18,7 +18,7 @@ from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapt
 from pcs_ext.image.reference.latents import OWN, open_eye
 from pcs_ext.image.reference.pairs import PairData, encode_subjects, read_subjects
 from pcs_ext.image.reference.shown import Sight
-from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
+from pcs_ext.image.reference.training import ReferenceLoss, ReferenceSchedule, ReferenceTraining
 from pcs_ext.image.types import ParameterGroup
 from pcs_ext.reporter import Reporter, SilentReporter
 
@@ -137,7 +137,7 @@ def blank_of(data: PairData, reader: PictureEncoder) -> Sight:
 
 def train_stages(
     loss: ReferenceLoss,
-    settings: ReferenceTraining,
+    settings: ReferenceSchedule,
     seed: int,
     folder: Path,
     known: str,
@@ -173,7 +173,7 @@ def train_stages(
 
 
 def _groups(
-    adapter: AbstractReferenceAdapter, stage: TrainingStage, settings: ReferenceTraining
+    adapter: AbstractReferenceAdapter, stage: TrainingStage, settings: ReferenceSchedule
 ) -> list[ParameterGroup]:
     network, base = settings.rates
     found = {name: parameters for name, parameters in adapter.groups().items() if name in stage.trains and parameters}

@@ -49,7 +49,7 @@ class Reference:
             seen = torch.full((len(prompts),), not negative)
             nouns = (self.nouns,) * len(prompts) if self.nouns else ()
             boxes = None if self.boxes is None else self.boxes.to(backbone.device).expand(len(prompts), -1, -1)
-            beside = Shown(sight=sight, nouns=nouns, seen=seen, boxes=boxes)
+            beside = self.beside(backbone, Shown(sight=sight, nouns=nouns, seen=seen, boxes=boxes), size)
             return adapter.conditioned(backbone, backbone.encode_prompt, prompts, beside, scale=self.scale, size=size)
 
         # Adapters that are not in the base leave the loop as it is, which is faster.
@@ -62,6 +62,10 @@ class Reference:
             return adapter.refined(backbone, begun[-1], step, timestep, latents)
 
         return SampleHooks(encode=encode, attention=attention, started=begun.append, before_step=before_step)
+
+    def beside(self, backbone: AbstractBackbone, shown: Shown, size: tuple[int, int]) -> Shown:
+        """What the adapter is shown, for pictures of a size in pixels: all it needs is what its encoder sees."""
+        return shown
 
 
 def show(
@@ -91,9 +95,34 @@ def show(
             that cannot be read or that the adapter does not ask for.
         ModelError, ArtifactError: see `open_adapter`.
     """
+    check_scale(scale)
+    return seen_by(open_adapter(backbone, adapter, encoder=encoder), photos, scale=scale, nouns=nouns, boxes=boxes)
+
+
+def check_scale(scale: float) -> None:
+    """See that a strength is one.
+
+    Raises:
+        UsageError: it is below 0 or infinite.
+    """
     if not 0 <= scale < float("inf"):
         raise UsageError(f"--reference-scale must be 0 or more, got {scale}; 1 is as trained.")
-    opened = open_adapter(backbone, adapter, encoder=encoder)
+
+
+def seen_by(
+    opened: OpenedAdapter,
+    photos: Sequence[Photo],
+    *,
+    scale: float,
+    nouns: Sequence[str],
+    boxes: Sequence[str] = (),
+) -> Reference:
+    """Photos as an adapter's encoder sees them; see `show`.
+
+    Raises:
+        UsageError: nouns that are missing, or of several subjects where the adapter knows one; boxes that cannot be
+            read or that the adapter does not ask for.
+    """
     named = _nouns(opened, nouns, len(photos))
     if boxes and not opened.adapter.asks_boxes:
         raise UsageError("this reference adapter cannot be told where things shall stand; leave out --reference-box.")

@@ -15,16 +15,14 @@ from pcs_ext.image.reference.boxes import boxes_of
 from pcs_ext.image.reference.encoder import PictureEncoder
 from pcs_ext.image.reference.kinds import KindConfig
 from pcs_ext.image.reference.pairs import PairData, Pairs
-from pcs_ext.image.reference.shown import Shown, Sight
+from pcs_ext.image.reference.shown import Sight
 from pcs_ext.image.types import LossTerms
 
 
 @config
-class ReferenceTraining:
-    """How an adapter is trained; defaults are IP-Adapter's (section 4.1.2, as recalled), but for steps and batch."""
+class ReferenceSchedule:
+    """How any adapter is trained; defaults are IP-Adapter's (section 4.1.2, as recalled), but for steps and batch."""
 
-    adapter: KindConfig | None = None
-    """What is trained; None: the system's own settings."""
     steps: int = 100_000
     """Optimiser steps; the paper's million are for millions of captioned pictures."""
     batch_size: int = 8
@@ -62,6 +60,14 @@ class ReferenceTraining:
         return self.learning_rate, self.base_learning_rate or self.learning_rate
 
 
+@config
+class ReferenceTraining(ReferenceSchedule):
+    """How an adapter of the image core is trained, and which."""
+
+    adapter: KindConfig | None = None
+    """What is trained; None: the system's own settings."""
+
+
 class ReferenceLoss:
     """`(step, micro_step, generator) -> LossTerms`, as `fit` wants it (IP-Adapter, eq. 6).
 
@@ -81,7 +87,7 @@ class ReferenceLoss:
         backbone: AbstractBackbone,
         adapter: AbstractReferenceAdapter,
         data: PairData,
-        settings: ReferenceTraining,
+        settings: ReferenceSchedule,
         blank: Sight,
         *,
         draw_timesteps: Callable[[int, torch.Generator], Tensor] | None = None,
@@ -95,13 +101,17 @@ class ReferenceLoss:
     def _evenly(self, batch: int, generator: torch.Generator) -> Tensor:
         return torch.randint(self.backbone.schedule.num_train_timesteps, (batch,), generator=generator)
 
+    def _noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        """Of the latents that are denoised."""
+        return torch.randn(shape, generator=generator)
+
     def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         """The denoising error of one batch and the adapter's own terms; everything random comes from `generator`."""
         pairs, device = self._drawn(generator), self.backbone.device
         encode, adapter = self.backbone.encode_prompt, self.adapter
         conditioning = adapter.conditioned(self.backbone, encode, pairs.captions, pairs.shown)
         clean, schedule = pairs.latents.to(device), self.backbone.schedule
-        noise = torch.randn(clean.shape, generator=generator).to(device)
+        noise = self._noise(clean.shape, generator).to(device)
         timesteps = self.draw_timesteps(len(clean), generator).to(device)
         inside = (torch.rand(len(clean), generator=generator) < self.settings.masked).to(device)
         with adapter.watching(self.backbone, pairs) as watched:
@@ -114,7 +124,7 @@ class ReferenceLoss:
         errors = denoising_errors(predicted, schedule.target(clean, noise, timesteps))
         if pairs.weights is not None:
             errors = errors * pairs.weights.to(device)
-        means = errors.mean((1, 2, 3))
+        means = errors.flatten(1).mean(1)
         if pairs.masks is not None:
             # Prediction and target times the mask, mean over everything: as FastComposer's released code has it.
             mask = pairs.masks.amax(1, keepdim=True).to(device)
@@ -130,7 +140,7 @@ class ReferenceLoss:
         captions = tuple("" if muted else said for muted, said in zip(mute.tolist(), pairs.captions, strict=True))
         shown, device = pairs.shown, self.backbone.device
         sight = _blinded(shown.sight, self.blank, blind).map(lambda tensor: tensor.to(device))
-        seen = Shown(sight=sight, nouns=shown.nouns, seen=~blind, boxes=self._placed(pairs, generator))
+        seen = dataclasses.replace(shown, sight=sight, seen=~blind, boxes=self._placed(pairs, generator))
         return dataclasses.replace(pairs, captions=captions, shown=seen)
 
     def _placed(self, pairs: Pairs, generator: torch.Generator) -> Tensor | None:

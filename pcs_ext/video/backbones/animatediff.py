@@ -52,6 +52,7 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
         self.frames = 16 if self.max_frames is None else min(16, self.max_frames)
         # Kept until the next `predict`, so that a backward pass that computes activations again finds the same.
         self._frames: int | None = None
+        self._beside = 0
         self._bypassed = False
         self._window: tuple[int, int] | None = None
         self._handles = [layer.register_forward_hook(self._after(module)) for layer, module in self._module_places()]
@@ -142,6 +143,7 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
         Raises:
             UsageError: more frames than the motion modules have positions for.
         """
+        self._beside = 0
         if noisy_latents.dim() == 4:
             self._frames = None
             return self.image.predict(noisy_latents, timesteps, conditioning)
@@ -156,6 +158,34 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
         conditioning = per_frame(conditioning, clips, frames)
         timesteps = timesteps.repeat_interleave(frames)
         return to_clips(self.image.predict(to_frames(noisy_latents), timesteps, conditioning), clips)
+
+    def predict_beside(
+        self,
+        noisy_latents: Tensor,
+        pictures: Tensor,
+        timesteps: Tensor,
+        picture_timesteps: Tensor,
+        conditioning: Conditioning,
+    ) -> tuple[Tensor, Tensor]:
+        """The denoiser's raw output for clips and for pictures that pass through it together.
+
+        Pictures pass by every motion module; what else they exchange with clips is up to hooks on the denoiser, where
+        they stand behind the clips' frames.
+
+        Args:
+            noisy_latents: clips `b c f h w`.
+            pictures: `p c h w`.
+            timesteps: of the clips, `b`.
+            picture_timesteps: `p`.
+            conditioning: of the clips, `b` rows or `b * f`; pictures get an empty prompt.
+        """
+        clips, frames = noisy_latents.shape[0], noisy_latents.shape[2]
+        self._frames, self._beside = (None if self._bypassed else frames), len(pictures)
+        told = [per_frame(conditioning, clips, frames), self.encode_prompt([""] * len(pictures))]
+        latents = torch.cat([to_frames(noisy_latents), pictures.to(noisy_latents)])
+        times = torch.cat([timesteps.repeat_interleave(frames), picture_timesteps.to(timesteps)])
+        made = self.image.predict(latents, times, Conditioning.cat(told))
+        return to_clips(made[: clips * frames], clips), made[clips * frames :]
 
     @contextlib.contextmanager
     def frame_by_frame(self) -> Iterator[None]:
@@ -201,8 +231,11 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
             if self._frames is None:
                 return None
             states = output[0] if isinstance(output, tuple) else output
+            moving = states[: len(states) - self._beside]
             with self._precision_of(module):
-                moved = self._moved(module, states, self._frames).to(states.dtype)
+                moved = self._moved(module, moving, self._frames).to(states.dtype)
+            if self._beside:
+                moved = torch.cat([moved, states[len(moving) :]])
             return (moved, *output[1:]) if isinstance(output, tuple) else moved
 
         return hook

@@ -1,0 +1,134 @@
+"""Photos that `video make` shows a clip model: what is asked, and what sampling needs for it."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcs_ext.config_io import file_sha256
+from pcs_ext.errors import UsageError
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.data import Photo, find_photos
+from pcs_ext.image.reference.files import open_adapter
+from pcs_ext.image.reference.nouns import check_named
+from pcs_ext.image.reference.reference import Reference, check_scale, seen_by
+from pcs_ext.image.reference.shown import Shown
+from pcs_ext.image.sample import SampleHooks
+from pcs_ext.runtime import generator_for
+from pcs_ext.video.backbone import AbstractVideoBackbone
+from pcs_ext.video.reference.base import ShownWithLatents, clip_model, spatial_base
+from pcs_ext.video.reference.clips import photo_latents
+from pcs_ext.video.reference.files import is_clip_adapter, open_clip_adapter
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhotoRequest:
+    """Which photos a clip model is shown, and by which adapter."""
+
+    photos: tuple[Path, ...] = ()
+    """Without any, nothing is shown."""
+    adapter: str = ""
+    """A folder of `video learn-reference`; or what `image.reference.files.open_adapter` takes, empty: the one that
+    ships for toybox."""
+    encoder: str = ""
+    """Folder or hub id of the image encoder; empty: the adapter's own."""
+    scale: float = 1.0
+    """Strength: 1 as trained, 0 the plain model."""
+    nouns: tuple[str, ...] = ()
+    """By which word prompts name what the photos show; see `image.reference.reference.show`."""
+
+    def check(self) -> None:
+        """What can be said before anything is loaded.
+
+        Raises:
+            UsageError: settings for photos and no photo, or a strength that is none.
+        """
+        asked = (self.adapter, self.encoder, self.nouns, self.scale != 1.0)
+        names = ("--reference-adapter", "--reference-encoder", "--reference-noun", "--reference-scale")
+        without = [name for name, given in zip(names, asked, strict=True) if given]
+        if without and not self.photos:
+            raise UsageError(f"{' and '.join(without)} belong to a photo; pass one with --reference.")
+        check_scale(self.scale)
+
+    def show(self, backbone: AbstractVideoBackbone, prompts: Sequence[str]) -> "ShownPhotos | None":
+        """Let the adapter see the photos; None where there are none.
+
+        Args:
+            backbone: made of an image model.
+            prompts: that they will stand beside, words of learned subjects filled in.
+
+        Raises:
+            UsageError, PhotoError, ModelError, ArtifactError: as `image --reference` does.
+        """
+        if not self.photos:
+            return None
+        clip_model(backbone)
+        reference, home = self._seen(backbone, find_photos(self.photos))
+        check_named(list(prompts), list(dict.fromkeys(reference.nouns)))
+        facts = {
+            "photos": [file_sha256(photo)[:16] for photo in self.photos],
+            "reference_adapter": self.adapter,
+            "reference_encoder": reference.opened.encoder.id,
+            "reference_scale": self.scale,
+            "reference_nouns": list(reference.nouns),
+        }
+        return ShownPhotos(hooks=reference.hooks(home), facts=facts)
+
+    def _seen(self, backbone: AbstractVideoBackbone, photos: Sequence[Photo]) -> tuple[Reference, AbstractBackbone]:
+        """The photos as the adapter sees them, and the model that it is inserted into."""
+        if is_clip_adapter(self.adapter):
+            opened = open_clip_adapter(backbone, self.adapter, encoder=self.encoder)
+            seen = seen_by(opened, photos, scale=self.scale, nouns=self.nouns)
+            whole = ClipReference(opened=opened, sight=seen.sight, nouns=seen.nouns, scale=seen.scale, photo=photos[0])
+            return whole, backbone
+        spatial = spatial_base(backbone)
+        opened = open_adapter(spatial, self.adapter, encoder=self.encoder)
+        if opened.adapter.refines:
+            raise UsageError(
+                f"{self.adapter} changes a picture between the steps of its sampling, which is not done in clips; take "
+                "an adapter of another system."
+            )
+        return seen_by(opened, photos, scale=self.scale, nouns=self.nouns), spatial
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShownPhotos:
+    """Photos as an adapter sees them, for any number of clips."""
+
+    hooks: SampleHooks
+    """How prompts are encoded beside them, and what is in the model meanwhile."""
+    facts: dict[str, Any]
+    """What a clip's record says of them."""
+
+    def beside(self, hooks: SampleHooks) -> SampleHooks:
+        """Other hooks with the photos in them: every frame of a clip is conditioned by them alike."""
+        return dataclasses.replace(hooks, encode=self.hooks.encode, attention=self.hooks.attention)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipReference(Reference):
+    """Pictures as an adapter for clip models sees them."""
+
+    photo: Photo
+    """The first of them, for adapters that read it as the model would draw it."""
+
+    def beside(self, backbone: AbstractBackbone, shown: Shown, size: tuple[int, int]) -> Shown:
+        """See `Reference.beside`. The photo's noise is always the same: a clip depends on its own seed alone."""
+        rows = len(shown.sight.features)
+        with torch.no_grad():
+            latents = photo_latents(self.photo, size, clip_model(backbone))
+        noise = torch.randn(latents.shape, generator=generator_for("photo in a clip"))
+        return ShownWithLatents(
+            sight=shown.sight,
+            nouns=shown.nouns,
+            seen=shown.seen,
+            latents=_repeated(latents[:, None], rows),
+            noise=_repeated(noise.to(latents), rows),
+        )
+
+
+def _repeated(one: Tensor, rows: int) -> Tensor:
+    return one.expand(rows, *one.shape[1:])

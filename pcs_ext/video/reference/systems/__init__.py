@@ -1,0 +1,1 @@
+"""The systems: where each puts a photo into a clip model."""

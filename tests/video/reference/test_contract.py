@@ -1,0 +1,267 @@
+"""What every system that shows clip models photos must do: learn, be stored, act beside prompts and leave no trace."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pcs_ext.config_io import write_json
+from pcs_ext.errors import ArtifactError, Interrupted
+from pcs_ext.image.backbones.unet import AbstractUnetBackbone
+from pcs_ext.image.data import find_photos
+from pcs_ext.image.fit import FitConfig, fit
+from pcs_ext.image.reference.files import OTHER_WEIGHTS, save_adapter
+from pcs_ext.image.reference.learn import _groups
+from pcs_ext.image.reference.reference import seen_by
+from pcs_ext.image.reference.shown import Sight
+from pcs_ext.image.sample import SampleConfig
+from pcs_ext.reporter import SilentReporter
+from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone
+from pcs_ext.video.reference import REFERENCES
+from pcs_ext.video.reference.base import AbstractClipReference, ShownWithLatents
+from pcs_ext.video.reference.clips import ClipData
+from pcs_ext.video.reference.files import ClipReferenceConfig, OpenedAdapter, open_clip_adapter
+from pcs_ext.video.reference.learn import ClipReferenceRequest, learn_clip_reference
+from pcs_ext.video.reference.photos import ClipReference, PhotoRequest
+from pcs_ext.video.reference.training import ClipReferenceLoss, ClipReferenceTraining
+from pcs_ext.video.sample import ClipConfig, sample_clips
+from tests.support.tiny import tiny_backbone
+from tests.support.tiny_clip_reference import TINY_CLIP_SYSTEMS, clip_albums, tiny_clip_system
+from tests.support.tiny_reference import at_random, tiny_vision
+from tests.support.tiny_video import tiny_motion_adapter
+
+PROMPTS = ["a photo of the dog", "red dog on beach"]
+SYSTEMS = list(REFERENCES)
+FRAMES = 3
+
+
+@pytest.fixture
+def eye(tmp_path: Path) -> Path:
+    return tiny_vision(tmp_path / "eye")
+
+
+@pytest.fixture
+def video(sd: AbstractUnetBackbone) -> AnimateDiffBackbone:
+    return AnimateDiffBackbone(sd, tiny_motion_adapter(), name="tiny")
+
+
+def sight_of(encoder: Any, *, count: int = 2) -> Sight:
+    """Of random pictures, one beside each of `count` prompts."""
+    images = torch.rand(count, 3, 40, 40, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return encoder.sight(images, None, cut=False).map(lambda tensor: tensor[:, None])
+
+
+def shown(encoder: Any, *, seen: Tensor | None = None, flipped: bool = False) -> ShownWithLatents:
+    generator = torch.Generator().manual_seed(3)
+    latents, noise = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
+    sight = sight_of(encoder)
+    if flipped:
+        sight, latents = sight.map(lambda tensor: tensor.flip(0)), latents.flip(0)
+    return ShownWithLatents(
+        sight=sight, nouns=(("dog",),) * 2, seen=seen, latents=latents[:, None], noise=noise[:1].expand(2, -1, -1, -1)
+    )
+
+
+def latents() -> tuple[Tensor, Tensor]:
+    return torch.randn(2, 4, FRAMES, 8, 8, generator=torch.Generator().manual_seed(4)), torch.tensor([300, 20])
+
+
+def predicted(
+    video: AnimateDiffBackbone, adapter: AbstractClipReference, pictures: ShownWithLatents, scale: float = 1.0
+) -> Tensor:
+    with torch.no_grad(), adapter.inserted(video, scale):
+        told = adapter.conditioned(video, video.encode_prompt, PROMPTS, pictures, scale=scale)
+        return video.predict(*latents(), told)
+
+
+def test_every_system_has_a_tiny_one() -> None:
+    assert list(TINY_CLIP_SYSTEMS) == SYSTEMS
+    assert [entry.adapter.kind for entry in REFERENCES.values()] == SYSTEMS
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_strength_counts_zero_is_the_model_to_the_bit_and_no_trace_stays(
+    system: str, video: AnimateDiffBackbone, eye: Path
+) -> None:
+    adapter, encoder = tiny_clip_system(system, video, eye)
+    at_random(adapter, video)
+    adapter.eval().requires_grad_(False)
+    with torch.no_grad():
+        plain = video.predict(*latents(), video.encode_prompt(PROMPTS))
+        full, half, none = (predicted(video, adapter, shown(encoder), scale) for scale in (1.0, 0.5, 0.0))
+        assert torch.equal(none, plain)
+        assert torch.equal(video.predict(*latents(), video.encode_prompt(PROMPTS)), plain), "a trace stayed"
+    assert (full - plain).abs().max() > 1e-3
+    assert not torch.equal(half, full)
+    other = predicted(video, adapter, shown(encoder, flipped=True))
+    assert (other - full).abs().flatten(1).amax(1).min() > 1e-5
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_row_depends_on_its_own_prompt_and_photo(system: str, video: AnimateDiffBackbone, eye: Path) -> None:
+    adapter, encoder = tiny_clip_system(system, video, eye)
+    at_random(adapter, video)
+    adapter.eval().requires_grad_(False)
+    noisy, timesteps = latents()
+    with torch.no_grad(), adapter.inserted(video):
+        both = adapter.conditioned(video, video.encode_prompt, PROMPTS, shown(encoder))
+        together = video.predict(noisy, timesteps, both)
+        for row in range(2):
+            alone = video.predict(noisy[row : row + 1], timesteps[row : row + 1], both[[row]])
+            torch.testing.assert_close(alone[0], together[row], atol=5e-5, rtol=0)
+        one = shown(encoder, seen=torch.tensor([True, False]))
+        mixed = video.predict(noisy, timesteps, adapter.conditioned(video, video.encode_prompt, PROMPTS, one))
+        torch.testing.assert_close(mixed[0], together[0], atol=5e-5, rtol=0)
+        if system != "id-animator":  # whose rows without photos look at what the encoder makes of none
+            told = video.predict(noisy, timesteps, video.encode_prompt(PROMPTS))
+            torch.testing.assert_close(mixed[1], told[1], atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_it_learns_what_only_the_photo_tells_and_the_model_stays(system: str, eye: Path, tmp_path: Path) -> None:
+    """A bright and a dark subject whose captions are one: told by the photo which, the model is right about it."""
+    sd = tiny_backbone(tmp_path / "sd", prediction_type="v_prediction")
+    video = AnimateDiffBackbone(sd, tiny_motion_adapter())
+    adapter, encoder = tiny_clip_system(system, video, eye)
+    data = bright_and_dark(sight_of(encoder).map(lambda tensor: tensor[:, 0]))
+    settings = ClipReferenceTraining(
+        batch_size=4, drop_image=0.0, drop_text=0.0, drop_both=0.0, learning_rate=1e-2, frames=FRAMES,
+        base_learning_rate={"stylecrafter": 1e-3, "videomaker": 3e-3}.get(system, 1e-2),
+    )  # fmt: skip
+    late = lambda batch, generator: torch.randint(700, 790, (batch,), generator=generator)  # noqa: E731
+    blank = Sight(features=torch.zeros_like(data.features[0]))
+    loss = ClipReferenceLoss(video, adapter, data, settings, blank, draw_timesteps=late)
+    weights = [*video.denoiser.parameters(), *video.motion.parameters()]
+    before = [parameter.clone() for parameter in weights]
+    adapter.train()
+    with adapter.inserted(video):
+        for stage in adapter.stages:
+            adapter.begin_stage(stage.name)
+            groups = _groups(adapter, stage, settings)
+            begun = held_out(loss)
+            for _ in fit(loss, groups, FitConfig(steps=24)):
+                pass
+            assert held_out(loss) < (1.0 if stage.name == "motion" else 0.99) * begun, stage.name
+            assert all(p.grad is not None for group in groups for p in group.parameters), stage.name
+    own = [*video.denoiser.parameters(), *video.motion.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before, own, strict=True))
+    adapter.eval().requires_grad_(False)
+    right, wrong = (error(video, adapter, data, order) for order in ([0, 1], [1, 0]))
+    # VideoMaker's own weights, at a rate that keeps them together, are slower: 0.007 after these steps.
+    assert right + (0.005 if system == "videomaker" else 0.05) < wrong
+
+
+def bright_and_dark(one: Sight) -> ClipData:
+    """A bright and a dark subject, of each two clips and two photos, whose captions do not tell them apart."""
+    rows = torch.tensor([0, 0, 1, 1])
+    features = torch.cat([one.features[:1], -one.features[:1]])
+    level = torch.tensor([0.4, 0.4, -0.4, -0.4])
+    return ClipData(
+        latents=level[:, None, None, None].expand(4, 4, 8, 8).clone(), features=features[rows],
+        captions=[("",)] * 4, groups=torch.arange(4).reshape(2, 2).unbind(0), nouns=[("dog",), ("dog",)],
+        clips=[torch.full((4, FRAMES + 1, 8, 8), float(one)) for one in level], told=["a photo of the dog"] * 4,
+        owners=[0, 0, 1, 1], places=[(-1, -1)] * 4, frames=FRAMES,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def held_out(loss: ClipReferenceLoss) -> float:
+    """The loss of batches that are always the same."""
+    return sum(float(loss(0, 0, torch.Generator().manual_seed(100 + seed)).total) for seed in range(4))
+
+
+@torch.no_grad()
+def error(video: AnimateDiffBackbone, adapter: AbstractClipReference, data: ClipData, order: list[int]) -> float:
+    """Mean square error of the velocity, the photos shown in some order."""
+    draws, rows = 8, torch.tensor([0, 2])
+    clean = torch.stack([data.clips[0][:, :FRAMES], data.clips[2][:, :FRAMES]]).repeat(draws, 1, 1, 1, 1)
+    generator = torch.Generator().manual_seed(9)
+    noise = torch.randn(clean.shape, generator=generator)
+    timesteps, chosen = torch.full((2 * draws,), 745), rows[order * draws]
+    pictures = ShownWithLatents(
+        sight=Sight(features=data.features[chosen][:, None]), nouns=(("dog",),) * 2 * draws,
+        latents=data.latents[chosen][:, None], noise=torch.randn(2 * draws, 4, 8, 8, generator=generator),
+    )  # fmt: skip
+    with adapter.inserted(video):
+        told = adapter.conditioned(video, video.encode_prompt, ["a photo of the dog"] * 2 * draws, pictures)
+        answer = video.predict(video.schedule.add_noise(clean, noise, timesteps), timesteps, told)
+    return float((answer - video.schedule.target(clean, noise, timesteps)).square().mean())
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_stored_and_opened_again_it_makes_the_same_clip(
+    system: str, video: AnimateDiffBackbone, eye: Path, photos: Path, tmp_path: Path
+) -> None:
+    adapter, encoder = tiny_clip_system(system, video, eye)
+    at_random(adapter, video)
+    said = ClipReferenceConfig(
+        kind=system, adapter=TINY_CLIP_SYSTEMS[system], encoder=str(eye), encoder_digest=encoder.digest, base="tiny",
+        base_fingerprint=video.fingerprint, family="sd", steps=1,
+    )  # fmt: skip
+    save_adapter(adapter, said, tmp_path / "ours", half=False)
+    adapter.eval().requires_grad_(False)
+    nouns = ("dog",) if adapter.asks_noun else ()
+    (photo,) = find_photos([photos / "0.png"])
+    held = seen_by(OpenedAdapter(adapter=adapter, encoder=encoder), [photo], scale=1.0, nouns=nouns)
+    own = ClipReference(opened=held.opened, sight=held.sight, nouns=held.nouns, photo=photo).hooks(video)
+    request = PhotoRequest(photos=(photos / "0.png",), adapter=str(tmp_path / "ours"), nouns=nouns)
+    opened = request.show(video, PROMPTS[:1])
+    assert opened is not None
+    config, clip = SampleConfig(scheduler="ddim", num_inference_steps=2, guidance_scale=3.0), ClipConfig(frames=2)
+    asked: dict[str, Any] = {"seeds": [1], "config": config, "clip": clip}
+    with torch.no_grad():
+        made = [sample_clips(video, PROMPTS[:1], hooks=hooks, **asked) for hooks in (own, opened.hooks)]
+        plain = sample_clips(video, PROMPTS[:1], **asked)
+    assert torch.equal(*made)
+    assert not torch.allclose(made[0], plain, atol=1e-3)
+    assert {path.name for path in (tmp_path / "ours").iterdir()} == {"config.json", OTHER_WEIGHTS}
+
+
+def test_one_with_weights_of_the_motion_goes_with_its_own_base(
+    video: AnimateDiffBackbone, eye: Path, tmp_path: Path
+) -> None:
+    adapter, encoder = tiny_clip_system("stylecrafter", video, eye)
+    with adapter.inserted(video):
+        pass
+    said = ClipReferenceConfig(
+        kind="stylecrafter", adapter=TINY_CLIP_SYSTEMS["stylecrafter"], encoder=str(eye),
+        encoder_digest=encoder.digest, base="tiny", base_fingerprint="of another", family="sd", steps=1,
+    )  # fmt: skip
+    save_adapter(adapter, said, tmp_path / "ours", half=False)
+    with pytest.raises(ArtifactError, match="holds the whole motion of tiny"):
+        open_clip_adapter(video, str(tmp_path / "ours"))
+
+
+class Stopping(SilentReporter):
+    """Presses Ctrl-C at a step of a task."""
+
+    def __init__(self, task: str, step: int) -> None:
+        self.at = task, step
+
+    def progress(self, task: str, step: int, total: int, **values: float) -> None:
+        if (task, step) == self.at:
+            raise KeyboardInterrupt
+
+
+def test_a_training_that_was_stopped_goes_on_to_the_same_bits(eye: Path, tiny_sd_path: Path, tmp_path: Path) -> None:
+    tiny_motion_adapter().save_pretrained(tmp_path / "module")
+    write_json(
+        tmp_path / "tiny.json",
+        {"adapter": TINY_CLIP_SYSTEMS["stylecrafter"], "steps": 6, "batch_size": 2, "frames": 3},
+    )
+    request = ClipReferenceRequest(
+        clips=clip_albums(tmp_path / "clips"), system="stylecrafter", base=str(tiny_sd_path),
+        motion_module=str(tmp_path / "module"), encoder=str(eye), config=tmp_path / "tiny.json", device="cpu",
+        precision="fp32",
+    )  # fmt: skip
+    with pytest.raises(Interrupted, match="same command goes on"):
+        learn_clip_reference(request, tmp_path / "resumed", reporter=Stopping("learn reference (motion)", 1))
+    assert (tmp_path / "resumed.training").is_dir()
+    learn_clip_reference(request, tmp_path / "resumed")
+    learn_clip_reference(request, tmp_path / "straight")
+    resumed, straight = (load_file(tmp_path / name / OTHER_WEIGHTS) for name in ("resumed", "straight"))
+    assert all(torch.equal(resumed[key], straight[key]) for key in straight)
+    assert not (tmp_path / "resumed.training").exists()
