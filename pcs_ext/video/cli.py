@@ -246,10 +246,16 @@ def make(
 
 def _told_apart(reference: Reference) -> tuple["PhotoRequest", Path | None]:
     """The photos among what was given, and the clip."""
-    from pcs_ext.errors import UsageError
+    from pcs_ext.errors import InputError, UsageError
     from pcs_ext.video.reference.photos import PhotoRequest
     from pcs_ext.video.reference.stills import is_still
 
+    missing = [path for path in reference.reference if not path.exists()]
+    if missing:
+        raise InputError(
+            f"{missing[0]} does not exist; expected photos after --reference, or a clip to start from. Prompts stand "
+            "before it."
+        )
     photos = tuple(path for path in reference.reference if is_still(path))
     clips = [path for path in reference.reference if path not in photos]
     if len(clips) > 1:
