@@ -214,7 +214,7 @@ def make(
     from pcs_ext.video.size import parse_size
 
     subject, prompts = _subject_first(prompts, learned.subject)
-    photos, start = _told_apart(reference)
+    photos, start = _photos(reference)
     request = MakeRequest(
         prompts=prompts,
         seeds=clip.seeds,
@@ -244,24 +244,20 @@ def make(
     print_paths(make_clips(request, output, overwrite=overwrite, reporter=console_reporter(jsonl)))
 
 
-def _told_apart(reference: Reference) -> tuple["PhotoRequest", Path | None]:
+def _photos(reference: Reference) -> tuple["PhotoRequest", Path | None]:
     """The photos among what was given, and the clip."""
-    from pcs_ext.errors import UsageError
     from pcs_ext.video.reference.photos import PhotoRequest
-    from pcs_ext.video.reference.stills import is_still
+    from pcs_ext.video.reference.stills import photos_and_clip
 
-    photos = tuple(path for path in reference.reference if is_still(path))
-    clips = [path for path in reference.reference if path not in photos]
-    if len(clips) > 1:
-        raise UsageError(f"--reference has {len(clips)} clips ({clips[0]}, {clips[1]}, ...); a clip starts from one.")
-    request = PhotoRequest(
+    photos, clip = photos_and_clip(reference.reference)
+    asked = PhotoRequest(
         photos=photos,
         adapter=reference.reference_adapter,
         encoder=reference.reference_encoder,
         scale=reference.reference_scale,
         nouns=reference.reference_noun,
     )
-    return request, clips[0] if clips else None
+    return asked, clip
 
 
 def _subject_first(words: tuple[str, ...], named: Path | None) -> tuple[Path | None, tuple[str, ...]]:

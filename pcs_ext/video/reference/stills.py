@@ -1,9 +1,11 @@
 """Which files are one picture."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from pcs_ext.errors import InputError, UsageError
 from pcs_ext.image.data.photos import SUFFIXES
 
 
@@ -16,3 +18,23 @@ def is_still(path: Path) -> bool:
             return not getattr(picture, "is_animated", False)
     except (OSError, UnidentifiedImageError):
         return True  # who reads it says what is wrong with it
+
+
+def photos_and_clip(paths: Sequence[Path]) -> tuple[tuple[Path, ...], Path | None]:
+    """What of `--reference` is shown, and what is started from.
+
+    Raises:
+        InputError: something is not there.
+        UsageError: there are several clips.
+    """
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        raise InputError(
+            f"{missing[0]} does not exist; expected photos after --reference, or a clip to start from. Prompts stand "
+            "before it."
+        )
+    photos = tuple(path for path in paths if is_still(path))
+    clips = [path for path in paths if path not in photos]
+    if len(clips) > 1:
+        raise UsageError(f"--reference has {len(clips)} clips ({clips[0]}, {clips[1]}, ...); a clip starts from one.")
+    return photos, clips[0] if clips else None

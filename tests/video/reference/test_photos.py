@@ -103,6 +103,7 @@ MISTAKES: list[tuple[tuple[str, ...], int, str]] = [
     (("make", "a dog", "--reference-scale", "0.5"), 2, "--reference-scale belong to a photo"),
     (("make", "a dog", "--reference", "{photo}", "--reference-scale", "-1"), 2, "must be 0 or more"),
     (("make", "a dog", "--reference", "{clip}", "{clip}"), 2, "has 2 clips"),
+    (("make", "--reference", "{photo}", "a dog"), 3, "a dog does not exist; expected photos after --reference"),
     (("make", "a dog", "--reference", "{photo}", "--base", "{t2v}"), 2, "made of an image model"),
     (
         ("make", "a dog", "--reference", "{photo}", "--base", "{base}", "--motion-module", "{module}"),
