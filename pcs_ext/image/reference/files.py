@@ -159,7 +159,7 @@ def _ours(
     full = [adapter for adapter in made.inside if isinstance(adapter, FullAdapter)]
     if full and place.settings.base_fingerprint != backbone.fingerprint:
         raise ArtifactError(
-            f"{place.weights.parent} holds the whole denoiser of {place.settings.base} "
+            f"{place.weights.parent} holds weights of {place.settings.base} itself "
             f"({place.settings.base_fingerprint}), and {backbone.name} is another base ({backbone.fingerprint}). Pass "
             "that one with --base."
         )
