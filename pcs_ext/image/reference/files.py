@@ -175,9 +175,8 @@ def fill(made: AbstractReferenceAdapter, weights: Path, settings: TrainedWith, b
     """
     full = [adapter for adapter in made.inside if isinstance(adapter, FullAdapter)]
     if full and settings.base_fingerprint != backbone.fingerprint:
-        parts = " and ".join(part for adapter in full for part in adapter.config.components)
         raise ArtifactError(
-            f"{weights.parent} holds the whole {parts} of {settings.base} ({settings.base_fingerprint}), and "
+            f"{weights.parent} holds weights of {settings.base} itself ({settings.base_fingerprint}), and "
             f"{backbone.name} is another base ({backbone.fingerprint}). Pass that one with --base."
         )
     made.load_published(_read(weights, published=False))
