@@ -30,7 +30,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
         "--output", "results/toybox_views.json", "--cards",
     ),
     "panorama_systems": ("benchmarks.panorama_systems",),
-    "svg_systems": ("benchmarks.svg_systems", "--seeds", "3"),
+    "svg_systems": ("benchmarks.svg_systems", "--exemplars", "12", "--seeds", "3"),
     "censor_systems": ("benchmarks.censor_systems",),
     "token_classes": ("benchmarks.token_classes",),
     "reference_systems": ("benchmarks.reference_systems",),
