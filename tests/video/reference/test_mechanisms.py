@@ -120,13 +120,14 @@ def test_videobooths_first_frame_looks_at_the_photo_and_passes_on_what_it_finds(
     adapter = build_clip_adapter(TINY_CLIP_SYSTEMS["videobooth"], video, Reading(sees="layers", width=8, layers=2))
     assert isinstance(adapter, VideoBooth)
     path = self_attention_paths(video)[0]
-    network, attention = adapter.passing[adapter.names[path]], sd.denoiser.get_submodule(path)
+    network: Any = adapter.passing[adapter.names[path]]
+    attention = sd.denoiser.get_submodule(path)
     generator = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     width = attention.to_q.weight.shape[1]
     frames, photo = torch.randn(1, 3, 4, width, generator=generator), torch.randn(1, 4, width, generator=generator)
-    found = network(attention, frames, photo, "sparse-causal" if inflated else None)[0]  # type: ignore[operator]
+    found = network(attention, frames, photo, "sparse-causal" if inflated else None)[0]
     query = [attention.to_q(frames[0, f]) for f in range(3)]
     keys = [frames[0, f] @ (attention.to_k.weight + network.frame_keys.weight).T for f in range(3)]
     values = [frames[0, f] @ (attention.to_v.weight + network.frame_values.weight).T for f in range(3)]
@@ -207,15 +208,11 @@ def test_stylecrafters_layers_add_a_normalised_look_times_a_predicted_number(
     assert strengths.min() > 0
     assert strengths.max() < 2
     name = adapter.maps.names[path]
+    norm: Any = adapter.norms[name]
     keys, values = (maps[name](tokens)[0] for maps in (adapter.maps.keys, adapter.maps.values))  # type: ignore[operator]
     for frame in range(2):
         look = looked(asked[0][frame], keys, values, attention.heads)
-        added = strengths[0, 0] * F.layer_norm(
-            look,
-            look.shape[-1:],
-            adapter.norms[name].weight,
-            adapter.norms[name].bias,  # type: ignore[arg-type]
-        )
+        added = strengths[0, 0] * F.layer_norm(look, look.shape[-1:], norm.weight, norm.bias)
         difference = entered[0][frame] - entered[1][frame]
         torch.testing.assert_close(difference, added @ attention.to_out[0].weight.T, atol=1e-5, rtol=1e-4)
 
@@ -290,8 +287,8 @@ def test_videomakers_frames_and_photo_attend_to_each_other_and_to_no_one_else(
     found = []
     for frame in frames:
         both = torch.cat([frame, photo])
-        parts = (layer(both) for layer in (attention.to_q, attention.to_k, attention.to_v))
-        found.append(attention.to_out[0](looked(*parts, attention.heads)).split(len(frame)))
+        query, key, value = (layer(both) for layer in (attention.to_q, attention.to_k, attention.to_v))
+        found.append(attention.to_out[0](looked(query, key, value, attention.heads)).split(len(frame)))
     change = passed["after"] - passed["before"]
     for index in range(2):
         torch.testing.assert_close(change[index], found[index][0], atol=1e-5, rtol=1e-4)
