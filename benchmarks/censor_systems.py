@@ -109,9 +109,10 @@ def result_rows(found: Mapping[Key, Mapping[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for method, learner in dict.fromkeys(key[:2] for key in found):
         runs = [run for key, run in found.items() if key[:2] == (method, learner)]
+        named = {"system": RECIPES[method].system} if RECIPES[method].system else {}
         for metric, (measured, before) in _measures(runs).items():
             rows.append({
-                "system": RECIPES[method].system or "", "method": method, "learner": learner, "metric": metric,
+                **named, "method": method, "learner": learner, "metric": metric,
                 "higher_is_better": True, "value": statistics.fmean(measured),
                 "spread": 1.96 * statistics.stdev(measured) / len(runs) ** 0.5 if len(runs) > 1 else 0.0,
                 "n": len(runs), "baseline": "uncensored", "baseline_value": before,

@@ -160,8 +160,10 @@ def result_rows(found: dict[Key, dict[str, Any]]) -> list[dict[str, Any]]:
             changes = {arm: [_change(one, attacker, laundering, arm, metric) for one in own] for arm in ARMS}
             gains = [p - n for p, n in zip(changes["protected"], changes["noise"], strict=True)]
             spread = 1.96 * statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
+            # An attacker's loss says how hard it had it, not what it got: no system is better for it alone.
+            named = {} if metric == "loss" or not RECIPES[method].system else {"system": RECIPES[method].system}
             rows.append({
-                "system": RECIPES[method].system or "", "method": method, "levels": levels, "attacker": attacker,
+                **named, "method": method, "levels": levels, "attacker": attacker,
                 "laundering": laundering, "metric": f"{metric} change", "higher_is_better": metric != "likeness",
                 "value": statistics.fmean(changes["protected"]), "spread": spread, "n": len(own),
                 "baseline": "random noise", "baseline_value": statistics.fmean(changes["noise"]), "seconds": None,
