@@ -54,6 +54,9 @@ def test_shares_are_dropped_as_said(sd: AbstractBackbone) -> None:
     assert shares == pytest.approx([0.2, 0.1, 0.05], abs=0.01)
     with pytest.raises(ConfigError, match="sum to at most 1"):
         ReferenceTraining(drop_image=0.9, drop_text=0.2)
+    with pytest.raises(ConfigError, match="of a batch of 1 nothing can be dropped"):
+        ReferenceTraining(batch_size=1)
+    assert ReferenceTraining(batch_size=1, drop_image=0, drop_text=0, drop_both=0).batch_size == 1
 
 
 def test_an_adapter_learns_what_only_the_reference_tells(sd: AbstractBackbone) -> None:
@@ -107,6 +110,11 @@ def test_a_folder_of_pairs_becomes_an_adapter(pairs: Path, tiny_sd_path: Path, t
 
 
 def test_pairs_that_cannot_be_used_are_named(pairs: Path, tmp_path: Path) -> None:
+    (pairs / "one" / "noun.txt").write_bytes("jouet \xe9".encode("latin-1"))
+    with pytest.raises(PhotoError, match=r"one/noun.txt is no text in UTF-8"):
+        read_subjects(pairs)
+    (pairs / "one" / "noun.txt").write_text("\ufefftoy\n\n", encoding="utf-8")
+    assert [own.nouns for own in read_subjects(pairs)] == [("toy",), ()]
     (pairs / "two" / "1.txt").unlink()
     with pytest.raises(PhotoError, match=r"two has no caption beside 1.png; expected 1.txt"):
         read_subjects(pairs)
