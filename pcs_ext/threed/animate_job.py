@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pcs_ext.config_io import atomic_write_bytes, to_jsonable, write_json
+from pcs_ext.config_io import atomic_write_bytes, read_json, to_jsonable, write_json
 from pcs_ext.errors import Interrupted, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.checkpoint import CheckpointFolder
@@ -30,8 +30,10 @@ from pcs_ext.threed.recipes import AnimateRecipe
 from pcs_ext.threed.scene import Scene, read_scene
 from pcs_ext.threed.shapes import shape_views
 from pcs_ext.threed.turntable import KINDS, sheet, write_turntable
-from pcs_ext.threed.work import WorkFolder
+from pcs_ext.threed.work import REQUEST, WorkFolder
 
+_MODEL = "model.json"
+"""Names of the model of clips, in a job's folder."""
 _LOOKS = 4
 """Directions in a sheet."""
 _TURNS = 2
@@ -117,27 +119,45 @@ def animate_3d(
     base = options.base or artifact.data.base_name
     recipe = named_recipe(AnimateRecipe, options.method, preset_of(base), options)
     settings = MovingConfig(still=found.settings, motion=recipe.stage.motion)
-    backbone = load(base, options.motion_module, device=options.device, precision=options.precision, reporter=reporter)
     identity = {
         "recipe": to_jsonable(recipe),
         "scene": found.digest,
         "prompt": text,
         "subject": artifact.data.content_hash,
-        "base": backbone.fingerprint,
-        "precision": str(backbone.dtype),
         "seed": options.seed,
     }
-    work = WorkFolder(output.with_name(f"{output.name}.work"), identity)
-    write_json(work.path / "recipe.json", recipe)
-    job = AnimateJob(recipe, artifact, text, backbone, work, options, reporter)
-    try:
-        field = job.run(settings, found)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"interrupted; what was done is in {work.path}. The same command goes on from there."
-        ) from None
+    place = output.with_name(f"{output.name}.work")
+    field = _finished(place, identity, _model(base, options))
+    if field is None:
+        model = load(base, options.motion_module, device=options.device, precision=options.precision, reporter=reporter)
+        work = WorkFolder(place, {**identity, "base": model.fingerprint, "precision": str(model.dtype)})
+        write_json(place / "recipe.json", recipe)
+        write_json(place / _MODEL, _model(base, options))
+        job = AnimateJob(recipe, artifact, text, model, work, options, reporter)
+        try:
+            field = job.run(settings, found)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted; what was done is in {place}. The same command goes on from there."
+            ) from None
     write_film(field, output, frames=options.frames, side=options.side, rate=options.frames_per_second)
-    return Animated(field, output, work.path)
+    return Animated(field, output, place)
+
+
+def _model(base: str, options: AnimateOptions) -> dict[str, str]:
+    """Which model of clips is asked for, in the words of the request."""
+    motion = "" if options.motion_module is None else str(options.motion_module)
+    return {"base": base, "motion_module": motion, "device": options.device, "precision": options.precision}
+
+
+def _finished(place: Path, identity: dict[str, Any], model: dict[str, str]) -> AbstractMovingField | None:
+    """What a finished job of the same request left: it is filmed again without its model of clips."""
+    files = [place / name for name in (REQUEST, _MODEL)]
+    if not (place / "motion" / "moving").exists() or not all(file.is_file() for file in files):
+        return None
+    begun, told = (read_json(file) for file in files)
+    same = told == model and all(begun.get(key) == value for key, value in to_jsonable(identity).items())
+    return load_moving(place / "motion" / "moving") if same else None
 
 
 class AnimateJob:

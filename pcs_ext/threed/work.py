@@ -8,7 +8,7 @@ from pcs_ext.errors import CheckpointError, ConfigError, InputError
 from pcs_ext.threed.mesh import MeshConfig
 from pcs_ext.threed.shapes import Shape, load_shape
 
-_REQUEST, _RESULT = "request.json", "result.json"
+REQUEST, _RESULT = "request.json", "result.json"
 
 
 @config
@@ -37,12 +37,12 @@ class WorkFolder:
     def __init__(self, path: Path, request: dict[str, Any]) -> None:
         self.path, self.hash = path, config_hash(request)
         wanted = to_jsonable(request)
-        if not (path / _REQUEST).is_file():
+        if not (path / REQUEST).is_file():
             if path.exists() and any(path.iterdir()):
                 raise CheckpointError(f"{path} exists and is not a 3D job's folder; choose another output.")
-            write_json(path / _REQUEST, wanted)
+            write_json(path / REQUEST, wanted)
             return
-        found = read_json(path / _REQUEST)
+        found = read_json(path / REQUEST)
         differing = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
         if differing:
             raise CheckpointError(
@@ -66,7 +66,7 @@ def finished_shape(path: Path) -> tuple[Shape, Result]:
     if (path / "motion").is_dir():
         raise InputError(f"{path} holds a scene in motion, of which `3d animate` makes films; give the still scene's.")
     if not (path / _RESULT).is_file():
-        state = "has not finished: run `3d make` again" if (path / _REQUEST).is_file() else "is no 3D job's folder"
+        state = "has not finished: run `3d make` again" if (path / REQUEST).is_file() else "is no 3D job's folder"
         raise InputError(f"{path} {state}; expected what `3d make` left, OUTPUT.work.")
     try:
         result: Result = from_jsonable(Result, read_json(path / _RESULT), where=str(path / _RESULT))

@@ -53,6 +53,17 @@ def test_latents_round_trip_shapes_and_posterior(sd: AbstractBackbone) -> None:
         sd.encode_images(torch.zeros(1, 3, 30, 32))
 
 
+def test_the_autoencoder_keeps_its_precision_in_the_middle_of_a_training_step(sd: AbstractBackbone) -> None:
+    """SDXL's overflows in half precision and is kept in float32 for that."""
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    latents, deviation = sd.encode_posterior(images)
+    decoded = sd.decode_latents(latents)
+    with torch.autocast("cpu", torch.bfloat16):
+        for found, wanted in zip(sd.encode_posterior(images), (latents, deviation), strict=True):
+            assert torch.equal(found, wanted)
+        assert torch.equal(sd.decode_latents(latents), decoded)
+
+
 @pytest.mark.parametrize("family", ["sd", "sdxl"])
 def test_per_layer_conditioning_with_equal_entries_changes_nothing(family: str, request: pytest.FixtureRequest) -> None:
     backbone = request.getfixturevalue(family)

@@ -127,7 +127,9 @@ def test_the_judge_weighs_likeness_and_words() -> None:
         {"prompts": ()},
         {"method": "policy", "pictures": 1},
         {"method": "policy", "pictures": 2, "steps": 1, "visited": 1},
-        {"visited": 30},
+        {"method": "policy", "pictures": 2, "visited": 30},
+        {"method": "policy", "pictures": 2, "visited": 0},
+        {"steps": 0},
         {"last": (0.5, 0.5)},
         {"denoising": -1.0},
     ],
@@ -136,3 +138,8 @@ def test_contradictions_are_refused(wrong: dict[str, object]) -> None:
     settings = {"method": "feedback", "text": 1.0, "prompts": PROMPTS} | wrong
     with pytest.raises(ConfigError):
         RewardConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_feedback_visits_no_path() -> None:
+    """`visited` is of a policy alone, so that few steps need no other value of it."""
+    assert RewardConfig(method="feedback", text=1.0, prompts=PROMPTS, steps=4).visited == 5

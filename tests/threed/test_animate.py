@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from pcs_ext.config_io import write_json
-from pcs_ext.errors import ConfigError, UsageError
+from pcs_ext.errors import CheckpointError, ConfigError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.reporter import Reporter
 from pcs_ext.threed.animate_job import AnimateOptions, animate_3d
@@ -170,15 +170,14 @@ def animate(
     motion: Path,
     output: str = "rex.png",
     reporter: Reporter | None = None,
+    load: Any = load_video_backbone,
+    prompt: str = "a photo of {subject} jumping",
 ) -> Any:
     """`animate_3d` of the small recipe."""
     options = AnimateOptions(
         config=small(kind, folder), motion_module=motion, device="cpu", precision="fp32", side=16, frames=4
     )
-    prompt = "a photo of {subject} jumping"
-    return animate_3d(
-        learned.scene, learned.subject, prompt, folder / output, options, load_video_backbone, reporter=reporter
-    )
+    return animate_3d(learned.scene, learned.subject, prompt, folder / output, options, load, reporter=reporter)
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +215,17 @@ def test_a_finished_job_is_filmed_again(learned: Learned, motion: Path, tmp_path
     assert moved["displacements"].abs().max() > 0
     with Image.open(tmp_path / "rex.gif") as film:
         assert getattr(film, "n_frames", 1) == 4
+
+    def no_model(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a finished scene is filmed without a model")
+
+    (tmp_path / "rex.gif").unlink()
+    again = animate(learned, tmp_path, "displaced", motion, "rex.gif", load=no_model)
+    assert (tmp_path / "rex.gif").is_file()
+    assert all(torch.equal(value, again.field.state_dict()[key]) for key, value in made.field.state_dict().items())
+    (tmp_path / "rex.gif").unlink()
+    with pytest.raises(CheckpointError, match="holds a job with another prompt"):
+        animate(learned, tmp_path, "displaced", motion, "rex.gif", prompt="{subject} dancing")
 
 
 def test_wrong_requests_are_refused(learned: Learned, tmp_path: Path) -> None:

@@ -78,14 +78,20 @@ class AbstractUnetBackbone(AbstractBackbone, ABC):
         """See `AbstractBackbone.encode_posterior`."""
         sides = images.shape[-2:]
         assert not any(side % self.vae_factor for side in sides), f"{tuple(sides)} is no multiple of {self.vae_factor}"
-        posterior = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist
+        with self._own_precision():
+            posterior = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist
         scale = self.vae.config["scaling_factor"]
         return (posterior.mean - self._shift) * scale, posterior.std * scale
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """See `AbstractBackbone.decode_latents`."""
         unscaled = latents / self.vae.config["scaling_factor"] + self._shift
-        return self.vae.decode(unscaled.to(self.vae.dtype)).sample
+        with self._own_precision():
+            return self.vae.decode(unscaled.to(self.vae.dtype)).sample
+
+    def _own_precision(self) -> torch.autocast:
+        """Of the autoencoder: asked for in the middle of a training step, autocast would make its float32 a half."""
+        return torch.autocast(self.device.type, enabled=False)
 
     @property
     def _shift(self) -> float:

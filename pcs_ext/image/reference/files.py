@@ -340,6 +340,12 @@ def encoder_folder(name: str) -> Path:
     return Path(name).expanduser() if Path(name).expanduser().is_dir() else hub_folder(name)
 
 
+def encoder_name(name: str) -> str:
+    """The same encoder by a name that leads to it from any folder."""
+    folder = Path(name).expanduser()
+    return name if name == OWN or name.startswith("toybox/") or not folder.is_dir() else str(folder.resolve())
+
+
 def _beside(place: _Place, adapter: AbstractReferenceAdapter) -> Path:
     """The image encoder of a published file whose vectors have the right width."""
     seen = []

@@ -67,13 +67,18 @@ def inpaint(
         reporter: hears the progress.
 
     Raises:
-        UsageError: no prompt, no seed, no reference, or a prompt without the noun.
+        UsageError: no prompt, no seed, no reference, or a prompt without the noun or with `{subject}`.
         PhotoError: several photos, or one without a mask, or with one that is empty or leaves nothing.
         ModelError, ArtifactError: see `show`.
     """
     given = [references] if isinstance(references, (str, Path)) else list(references)
     if not prompt or not seeds or not given:
         raise UsageError("inpaint needs a prompt, one seed or more and one reference photo or more, got none.")
+    if "{" in prompt:
+        raise UsageError(
+            f"{prompt!r} names a learned subject, and inpaint fills holes with what references show; say in words what "
+            'that is: "a photo of a robot on the beach".'
+        )
     found, photos = find_photos(photo), find_photos(given)
     if len(found) != 1:
         raise PhotoError(f"{photo} holds {len(found)} photos; expected the one with the hole.")

@@ -4,7 +4,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
-from pcs_ext.config_io import check_place, config_hash, file_sha256, from_jsonable, read_json, to_jsonable
+from pcs_ext.config_io import check_place, config_hash, from_jsonable, read_json, to_jsonable
 from pcs_ext.errors import ArtifactError, Interrupted, PhotoError, UsageError
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.checkpoint import CheckpointFolder
@@ -13,7 +13,7 @@ from pcs_ext.image.learn import AUTOCAST
 from pcs_ext.image.reference import REFERENCES, ReferenceEntry
 from pcs_ext.image.reference.base import AbstractReferenceAdapter, TrainingStage
 from pcs_ext.image.reference.encoder import PictureEncoder
-from pcs_ext.image.reference.files import ReferenceConfig, encoder_folder, reading_of, save_adapter
+from pcs_ext.image.reference.files import ReferenceConfig, encoder_folder, encoder_name, reading_of, save_adapter
 from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapter
 from pcs_ext.image.reference.latents import OWN, open_eye
 from pcs_ext.image.reference.pairs import PairData, encode_subjects, read_subjects
@@ -74,7 +74,7 @@ def learn_reference(
     reader = open_eye(encoder_folder(encoder), made_by, backbone)
     data = encode_subjects(subjects, backbone, reader, reporter, cut=made_by.cuts)
     adapter = build_adapter(kind, backbone, reading_of(reader), seed=seed)
-    told = [[own.nouns, *[(file_sha256(photo.path), photo.caption) for photo in own.photos]] for own in subjects]
+    told = [[own.nouns, *[photo.digest for photo in own.photos]] for own in subjects]
     known = [system, to_jsonable(settings), seed, backbone.fingerprint, reader.digest, told]
     loss = ReferenceLoss(backbone, adapter, data, settings, blank_of(data, reader), encoder=reader)
     with adapter.inserted(backbone):
@@ -82,7 +82,7 @@ def learn_reference(
     said = ReferenceConfig(
         kind=system,
         adapter=kind,
-        encoder=encoder,
+        encoder=encoder_name(encoder),
         encoder_digest=reader.digest,
         base=backbone.name,
         base_fingerprint=backbone.fingerprint,

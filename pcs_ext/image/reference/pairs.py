@@ -146,14 +146,26 @@ def _subjects(place: Path, asks_noun: bool, several: bool) -> Subjects:
             f"{place} has no caption beside {', '.join(bare[:3])}; expected {Path(bare[0]).stem}.txt, which says "
             "what the photo shows and leaves out what another photo of the subject tells."
         )
-    text = place / NOUN_FILE
-    nouns = tuple(line.strip() for line in text.read_text(encoding="utf-8").splitlines()) if text.is_file() else ()
-    nouns = tuple(noun for noun in nouns if noun)
+    nouns = read_nouns(place)
     if asks_noun:
         _check_nouns(place, photos, nouns)
     if len(nouns) > 1:
         _check_parts(place, photos, nouns, several)
     return Subjects(tuple(photos), nouns)
+
+
+def read_nouns(place: Path) -> tuple[str, ...]:
+    """The lines of a folder's `noun.txt`; none where there is no such file.
+
+    Raises:
+        PhotoError: it is no text in UTF-8.
+    """
+    file = place / NOUN_FILE
+    try:
+        text = file.read_text(encoding="utf-8-sig") if file.is_file() else ""
+    except UnicodeDecodeError:
+        raise PhotoError(f"{file} is no text in UTF-8; expected the subject's noun, save it again as UTF-8.") from None
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 def _check_nouns(place: Path, photos: Sequence[Photo], nouns: tuple[str, ...]) -> None:
@@ -209,7 +221,7 @@ def encode_subjects(
         reporter: hears the progress.
         cut: also look at the subjects alone, where masks are known.
     """
-    photos = [photo for own in subjects for photo in own.photos]
+    photos = [photo for own in subjects for photo in _of_one(own)]
     parts = max(len(own.nouns) for own in subjects) if any(own.nouns for own in subjects) else 1
     latents, sights = [], []
     for first in range(0, len(photos), _BATCH):
@@ -231,6 +243,11 @@ def encode_subjects(
         nouns=[own.nouns for own in subjects] if all(own.nouns for own in subjects) else (),
         masks=torch.stack(masks) if all(mask is not None for mask in masks) else None,  # type: ignore[arg-type]
     )
+
+
+def _of_one(own: Subjects) -> Sequence[Photo]:
+    """The photos; of one subject, its masks are where any of them is."""
+    return own.photos if len(own.nouns) > 1 else [dataclasses.replace(photo, parts=None) for photo in own.photos]
 
 
 def _seen(photos: Sequence[Photo], parts: int, encoder: PictureEncoder, cut: bool) -> Sight:

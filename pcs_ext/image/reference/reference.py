@@ -14,8 +14,10 @@ from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.data import Photo, find_photos
 from pcs_ext.image.learn import preset_of
 from pcs_ext.image.recipes.presets import SAMPLING
+from pcs_ext.image.reference import REFERENCES
 from pcs_ext.image.reference.boxes import read_boxes
 from pcs_ext.image.reference.files import OpenedAdapter, open_adapter
+from pcs_ext.image.reference.kinds import adapter_class
 from pcs_ext.image.reference.nouns import check_named
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.sample import SampleHooks, Sampling, sample
@@ -145,9 +147,10 @@ def _nouns(opened: OpenedAdapter, nouns: Sequence[str], count: int) -> tuple[str
     if len(nouns) not in (1, count):
         raise UsageError(f"--reference-noun has {len(nouns)} words for {count} photos; expected one, or one for each.")
     if len(set(nouns)) > 1 and not adapter.several:
+        able = [name for name, entry in REFERENCES.items() if adapter_class(entry.adapter).several]
         raise UsageError(
             f"this reference adapter shows one subject at a time, and --reference-noun names {', '.join(nouns)}. Pass "
-            "one noun, or an adapter for several (fastcomposer, ssr-encoder)."
+            f"one noun, or an adapter for several ({', '.join(able)})."
         )
     return tuple(nouns) if len(nouns) == count else (nouns[0],) * count
 

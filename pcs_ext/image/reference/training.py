@@ -53,6 +53,12 @@ class ReferenceSchedule:
             )
         if min(self.steps, self.batch_size, self.photos) < 1 or min(self.rates) <= 0:
             raise ConfigError("steps, batch_size and photos must be at least 1 and learning rates above 0.")
+        if self.batch_size == 1 and sum(shares) > 0:
+            # One pair of every batch keeps caption and picture.
+            raise ConfigError(
+                f"of a batch of 1 nothing can be dropped, and drop_image, drop_text and drop_both are {shares}; set "
+                "batch_size to 2 or more, or all three to 0, without which guidance is not learned."
+            )
 
     @property
     def rates(self) -> tuple[float, float]:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 
-from pcs_ext.config_io import check_place, config_hash, file_sha256
+from pcs_ext.config_io import check_place, config_hash
 from pcs_ext.errors import ArtifactError, ConfigError, UsageError
 from pcs_ext.image.adapters import FullAdapter, FullConfig
 from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.concept import fill
 from pcs_ext.image.data import find_photos
 from pcs_ext.image.reference.base import AbstractReferenceAdapter
 from pcs_ext.image.reference.files import open_adapter, read_settings, save_adapter, weights_digest
@@ -71,7 +72,8 @@ def tune_reference(
     _check_output(output, adapter, overwrite)
     if min(steps, batch_size) < 1 or learning_rate <= 0:
         raise ConfigError("steps and batch_size must be at least 1 and learning_rate above 0.")
-    given = [dataclasses.replace(photo, caption=f"a photo of a {noun}") for photo in find_photos(photos)]
+    caption = fill("a photo of {subject}", noun)
+    given = [dataclasses.replace(photo, caption=caption) for photo in find_photos(photos)]
     settings = read_settings(adapter)
     backbone = load_backbone(base or settings.base, device=device, precision=precision, reporter=reporter)
     opened = open_adapter(backbone, str(adapter))
@@ -90,7 +92,9 @@ def tune_reference(
     loss = ReferenceLoss(backbone, made, data, training, blank_of(data, reader), encoder=reader)
     known = [
         weights_digest(adapter),
-        [file_sha256(photo.path) for photo in given],
+        backbone.fingerprint,
+        reader.digest,
+        [photo.digest for photo in given],
         noun,
         steps,
         batch_size,

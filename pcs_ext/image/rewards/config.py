@@ -46,10 +46,14 @@ class RewardConfig:
                 f"{self.identity}, {self.text} and {self.denoising}."
             )
         policy = self.method == "policy"
-        if self.pictures < 1 + policy or not 1 <= self.visited <= self.steps - policy:
+        if min(self.pictures, self.steps) < 1 + policy:
             raise ConfigError(
-                "a reward needs pictures, of a policy at least two, and visits 1 to all of the steps, of a policy to "
-                f"all but the last; got {self.pictures} pictures, {self.visited} of {self.steps} steps."
+                "a reward needs pictures and steps, of a policy at least two of each; got "
+                f"{self.pictures} pictures and {self.steps} steps."
+            )
+        if policy and not 1 <= self.visited < self.steps:
+            raise ConfigError(
+                f"a policy visits 1 to all but the last of its {self.steps} steps, got {self.visited}; set visited."
             )
         if not 0 <= self.last[0] < self.last[1] <= 1:
             raise ConfigError(f"last are two rising parts of the steps in [0, 1], got {list(self.last)}.")

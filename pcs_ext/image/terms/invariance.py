@@ -81,6 +81,11 @@ class InvarianceTerm(AbstractTerm):
         batch, backbone = step.batch, step.backbone
         if batch.before is None:
             raise ConfigError("invariance compares every photo with its picture before the action; one has none.")
+        if len(batch.captions) < 2:
+            raise ConfigError(
+                "invariance compares every photo with the next one of its batch, and there is one alone; set "
+                "batch_size to 2 or more."
+            )
         cache = self._latents = self._latents or LatentCache(backbone)
         own, before = cache(batch), cache.before(batch)
         following = [(row + 1) % len(own) for row in range(len(own))]

@@ -13,7 +13,7 @@ from pcs_ext.errors import InputError, PhotoError
 from pcs_ext.image.data import Photo, find_photos
 from pcs_ext.image.reference.encoder import PictureEncoder
 from pcs_ext.image.reference.nouns import names
-from pcs_ext.image.reference.pairs import NOUN_FILE, PairData, Pairs
+from pcs_ext.image.reference.pairs import NOUN_FILE, PairData, Pairs, read_nouns
 from pcs_ext.image.reference.shown import Sight
 from pcs_ext.reporter import Reporter
 from pcs_ext.video.backbone import AbstractVideoBackbone
@@ -65,8 +65,7 @@ def _subject(place: Path, asks_noun: bool) -> ClipSubject:
         raise InputError(f"{place} holds no clip; expected a video or an animation of one subject, or several.")
     found = find_clips(clips)
     photos = [path for path in stills if not _MASK.search(path.stem)]
-    text = place / NOUN_FILE
-    noun = text.read_text(encoding="utf-8").strip() if text.is_file() else ""
+    noun = "\n".join(read_nouns(place))
     if asks_noun and not noun:
         raise PhotoError(f"{place} has no {NOUN_FILE}; expected the word by which its captions name the subject: dog.")
     for clip in found:

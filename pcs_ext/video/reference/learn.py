@@ -7,7 +7,7 @@ from pathlib import Path
 from pcs_ext.config_io import check_place, config_hash, file_sha256, from_jsonable, read_json, to_jsonable
 from pcs_ext.errors import ArtifactError, UsageError
 from pcs_ext.image.reference.encoder import open_encoder
-from pcs_ext.image.reference.files import encoder_folder, reading_of, save_adapter
+from pcs_ext.image.reference.files import encoder_folder, encoder_name, reading_of, save_adapter
 from pcs_ext.image.reference.learn import blank_of, train_stages
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.video.backbones.load import load_video_backbone
@@ -132,7 +132,7 @@ def learn_clip_reference(
     said = ClipReferenceConfig(
         kind=request.system,
         adapter=kind,
-        encoder=encoder,
+        encoder=encoder_name(encoder),
         encoder_digest=reader.digest,
         base=str(backbone.origin["base"]),
         motion_module=backbone.origin["motion_module"],
@@ -152,7 +152,7 @@ def _told(subjects: list[ClipSubject]) -> list[list[object]]:
         [
             own.noun,
             *[(file_sha256(clip.path), clip.prompt) for clip in own.clips],
-            *[file_sha256(photo.path) for photo in own.photos],
+            *[photo.digest for photo in own.photos],
         ]
         for own in subjects
     ]

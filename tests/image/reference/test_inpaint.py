@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pcs_ext.errors import PhotoError
+from pcs_ext.errors import PhotoError, UsageError
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.reference.files import ReferenceConfig, save_adapter
 from pcs_ext.image.reference.inpaint import inpaint
@@ -54,5 +54,7 @@ def test_a_hole_is_filled_and_the_rest_stays(
     (tmp_path / "me_mask.png").unlink()
     with pytest.raises(PhotoError, match=r"has no mask; expected me_mask.png"):
         inpaint(tmp_path / "me.png", "the dog", photos / "0.png", base=sd)
+    with pytest.raises(UsageError, match="names a learned subject, and inpaint fills holes"):
+        inpaint(tmp_path / "me.png", "a {subject} on the beach", photos / "0.png", base=sd)
     with pytest.raises(PhotoError, match="holds 3 photos; expected the one with the hole"):
         inpaint(photos, "the dog", photos / "0.png", base=sd)

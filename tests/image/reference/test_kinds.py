@@ -10,7 +10,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pcs_ext.config_io import write_json
-from pcs_ext.errors import ArtifactError, ConfigError, Interrupted, ModelError, PhotoError, UsageError
+from pcs_ext.errors import (
+    ArtifactError,
+    CheckpointError,
+    ConfigError,
+    Interrupted,
+    ModelError,
+    PhotoError,
+    UsageError,
+)
 from pcs_ext.image.adapters import FullAdapter
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.data import find_photos
@@ -329,7 +337,7 @@ def test_nouns_are_asked_for_and_must_be_in_the_prompt(
         ("a photo of the dog", (), "must know which word"),
         ("a photo of the cat", ("dog",), "does not name the dog"),
         ("a photo of the dog", ("dog", "dog", "dog"), "3 words for 2 photos"),
-        ("the dog and the cat", ("dog", "cat"), "shows one subject at a time"),
+        ("the dog and the cat", ("dog", "cat"), r"shows one subject at a time.*\(fastcomposer, .*ssr-encoder.*, moa"),
     ):
         with pytest.raises(UsageError, match=message):
             generate(prompt, two, nouns=nouns, **asked)
@@ -355,6 +363,14 @@ def test_tuned_to_one_photo_it_is_an_adapter_of_its_own(
     with torch.inference_mode():
         config = SampleConfig(scheduler="ddim", num_inference_steps=2, guidance_scale=2.0)
         sample(sd, PROMPTS[:1], seeds=[1], config=config, hooks=reference.hooks(sd))
+    with pytest.raises(Interrupted):
+        tune_reference(tmp_path / "ours", photos / "0.png", tmp_path / "other", **asked,
+                       reporter=Stopping("learn reference", 1))  # fmt: skip
+    with Image.open(photos / "0.png") as image:
+        Image.new("L", image.size, 255).save(photos / "0_mask.png")
+    with pytest.raises(CheckpointError, match="made by other settings"):
+        tune_reference(tmp_path / "ours", photos / "0.png", tmp_path / "other", **asked)
+    (photos / "0_mask.png").unlink()
     with pytest.raises(UsageError, match="is the adapter itself"):
         tune_reference(tmp_path / "ours", photos / "0.png", tmp_path / "ours", overwrite=True, **asked)
     with pytest.raises(ModelError, match="is no adapter of ours"):

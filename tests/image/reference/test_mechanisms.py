@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from pcs_ext.image.adapters import injected
@@ -334,6 +335,26 @@ def test_subjects_of_one_picture_are_seen_each_by_itself(sd: AbstractBackbone, e
     for nouns, caption in zip(drawn.shown.nouns, drawn.captions, strict=True):
         assert caption == "a photo of " + " and ".join(f"the {noun}" for noun in nouns if noun)
     assert mask.shape == (1, 30, 30)
+
+
+def test_several_masks_of_one_subject_count_together(sd: AbstractBackbone, eye: Path, tmp_path: Path) -> None:
+    pairs = albums(tmp_path / "pairs", couples=1)
+    encoder = open_encoder(eye, "patches")
+    whole = encode_subjects(read_subjects(pairs, several=True), sd, encoder, SilentReporter(), cut=True)
+    for photo in (pairs / "dog-album").glob("?.png"):
+        mask = photo.with_name(f"{photo.stem}_mask.png")
+        with Image.open(mask) as image:
+            for number, rows in ((1, (0, 18)), (2, (18, image.height))):
+                part = Image.new("L", image.size)
+                box = (0, rows[0], image.width, rows[1])
+                part.paste(image.crop(box), box)
+                part.save(photo.with_name(f"{photo.stem}_mask{number}.png"))
+        mask.unlink()
+    split = encode_subjects(read_subjects(pairs, several=True), sd, encoder, SilentReporter(), cut=True)
+    for one, other in ((whole.masks, split.masks), (whole.features, split.features), (whole.cut, split.cut)):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one, other)
 
 
 def test_masks_say_which_patches_show_the_subject(eye: Path, tmp_path: Path) -> None:

@@ -8,16 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-from pcs_ext.errors import ArtifactError, ConfigError, PhotoError, UsageError
+from pcs_ext.errors import ArtifactError, CheckpointError, ConfigError, Interrupted, PhotoError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.fit import FitConfig, fit
-from pcs_ext.image.reference.files import open_adapter
+from pcs_ext.image.reference.files import open_adapter, read_settings
 from pcs_ext.image.reference.learn import learn_reference
 from pcs_ext.image.reference.pairs import PairData, read_subjects
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.systems.ip_adapter import IPAdapter
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
 from pcs_ext.image.types import ParameterGroup
+from pcs_ext.reporter import SilentReporter
 from tests.support.tiny_reference import WIDTH, tiny_vision
 
 
@@ -54,6 +55,9 @@ def test_shares_are_dropped_as_said(sd: AbstractBackbone) -> None:
     assert shares == pytest.approx([0.2, 0.1, 0.05], abs=0.01)
     with pytest.raises(ConfigError, match="sum to at most 1"):
         ReferenceTraining(drop_image=0.9, drop_text=0.2)
+    with pytest.raises(ConfigError, match="of a batch of 1 nothing can be dropped"):
+        ReferenceTraining(batch_size=1)
+    assert ReferenceTraining(batch_size=1, drop_image=0, drop_text=0, drop_both=0).batch_size == 1
 
 
 def test_an_adapter_learns_what_only_the_reference_tells(sd: AbstractBackbone) -> None:
@@ -106,7 +110,33 @@ def test_a_folder_of_pairs_becomes_an_adapter(pairs: Path, tiny_sd_path: Path, t
         learn_reference(pairs, tmp_path / "other", base=str(tiny_sd_path))
 
 
+def test_a_training_goes_on_only_with_the_same_masks(
+    pairs: Path, tiny_sd_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopper(SilentReporter):
+        def progress(self, task: str, step: int, total: int, **fields: object) -> None:
+            if task == "learn reference" and step == 1:
+                raise KeyboardInterrupt
+
+    tiny_vision(tmp_path / "eye")
+    monkeypatch.chdir(tmp_path)
+    settings: dict[str, Any] = {"base": str(tiny_sd_path), "encoder": "eye", "device": "cpu", "precision": "fp32"}
+    with pytest.raises(Interrupted):
+        learn_reference(pairs, tmp_path / "adapter", steps=2, **settings, reporter=Stopper())
+    Image.new("L", (40, 36), 255).save(pairs / "one" / "0_mask.png")
+    with pytest.raises(CheckpointError, match="made by other settings"):
+        learn_reference(pairs, tmp_path / "adapter", steps=2, **settings)
+    (pairs / "one" / "0_mask.png").unlink()
+    learn_reference(pairs, tmp_path / "adapter", steps=2, **settings)
+    assert read_settings(tmp_path / "adapter").encoder == str((tmp_path / "eye").resolve()), "found from anywhere"
+
+
 def test_pairs_that_cannot_be_used_are_named(pairs: Path, tmp_path: Path) -> None:
+    (pairs / "one" / "noun.txt").write_bytes("jouet \xe9".encode("latin-1"))
+    with pytest.raises(PhotoError, match=r"one/noun.txt is no text in UTF-8"):
+        read_subjects(pairs)
+    (pairs / "one" / "noun.txt").write_text("\ufefftoy\n\n", encoding="utf-8")
+    assert [own.nouns for own in read_subjects(pairs)] == [("toy",), ()]
     (pairs / "two" / "1.txt").unlink()
     with pytest.raises(PhotoError, match=r"two has no caption beside 1.png; expected 1.txt"):
         read_subjects(pairs)

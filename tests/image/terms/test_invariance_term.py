@@ -59,3 +59,7 @@ def test_with_nothing_masked_it_is_the_denoising_loss(sd: AbstractBackbone) -> N
         without = dataclasses.replace(step_of(sd, {"word": word}), conditioning=encoded)
         with pytest.raises(ConfigError, match="its picture before the action"):
             build_term(InvarianceConfig())(without)
+        one = Batch(images=pictures[:1], captions=("a <r>",), before=pictures[2:3])
+        alone = dataclasses.replace(step_of(sd, {"word": word}), batch=one, conditioning=encoded[[0]])
+        with pytest.raises(ConfigError, match="set batch_size to 2 or more"):
+            build_term(InvarianceConfig())(alone)
