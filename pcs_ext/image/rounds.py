@@ -157,7 +157,13 @@ def learn_in_rounds(
         made_by=config_hash(known), reporter=request["reporter"],
     )  # fmt: skip
     last = rounds.run(photos, lambda some, place: learn(some, noun=noun, output=place, recipe=single, **request))
-    dataclasses.replace(last.data, recipe=to_jsonable(recipe)).save(output)
+    own, found = {photo.path.name for photo in photos}, last.data.training["photos"]
+    training = {
+        **last.data.training,
+        "photos": {name: digest for name, digest in found.items() if name in own},
+        "taken": {name: digest for name, digest in found.items() if name not in own},
+    }
+    dataclasses.replace(last.data, recipe=to_jsonable(recipe), training=training).save(output)
     shutil.rmtree(folder, ignore_errors=True)
     request["reporter"].event("learned", f"saved {output}", output=str(output))
     return Artifact(ArtifactData.load(output))

@@ -28,6 +28,8 @@ from pcs_ext.image.types import Batch, Conditioning, LossTerms, ParameterGroup
 def parameter_groups(phase: Phase, adapters: Mapping[str, AbstractAdapter]) -> list[ParameterGroup]:
     """The groups a phase trains, in the order of its learning rates.
 
+    Weight decay is not for what words are made of, the group `embedding`: neither rows nor networks that give them.
+
     Raises:
         ConfigError: a learning rate names a group the adapter does not have, or nothing at all would train.
     """
