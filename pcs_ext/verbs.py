@@ -123,9 +123,9 @@ def overview(verbs: Verbs, examples: str, *, width: int, bold: bool) -> str:
         width: columns.
         bold: mark headings for a terminal.
     """
-    lines = ["usage: pcs-ext COMMAND ...", "", *textwrap.wrap(_PROMISE, width)]
+    lines, column = ["usage: pcs-ext COMMAND ...", "", *textwrap.wrap(_PROMISE, width)], _column(verbs)
     for heading, members in _by_section(verbs).items():
-        lines += ["", f"\x1b[1m{heading}\x1b[0m" if bold else heading, *listed(members, width=width)]
+        lines += ["", f"\x1b[1m{heading}\x1b[0m" if bold else heading, *listed(members, width=width, column=column)]
     return "\n".join([*lines, "", examples.strip("\n")]) + "\n"
 
 
@@ -144,14 +144,20 @@ def group_overview(name: str, verbs: Verbs, *, width: int) -> str:
     """A group's verbs, and how to ask for more."""
     members = group(name, verbs)
     ask = f"pcs-ext {name} COMMAND --help shows the settings of one."
-    return "\n".join([f"usage: pcs-ext {name} COMMAND ...", "", *listed(members, width=width), "", ask]) + "\n"
+    shown = listed(members, width=width, column=_column(members))
+    return "\n".join([f"usage: pcs-ext {name} COMMAND ...", "", *shown, "", ask]) + "\n"
 
 
-def listed(verbs: Verbs, *, width: int, column: int = 22) -> list[str]:
+def _column(verbs: Verbs) -> int:
+    """Where sentences begin behind the longest verb."""
+    return max(22, *(len(verb) + 3 for verb in verbs))
+
+
+def listed(verbs: Verbs, *, width: int, column: int) -> list[str]:
     """Lines of verbs and the first sentences of their docstrings."""
     lines = []
     for verb, run in verbs.items():
-        text = textwrap.wrap(summary(run), max(width - column, 22)) or [""]
+        text = textwrap.wrap(summary(run), max(width - column, 20)) or [""]
         lines += [f"  {verb:{column - 3}} {text[0]}", *(" " * column + line for line in text[1:])]
     return lines
 

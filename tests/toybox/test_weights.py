@@ -58,7 +58,9 @@ def test_the_readers_are_as_good_as_the_committed_figures() -> None:
     results = [json.loads((ROOT / "results" / f"toybox_{name}.json").read_text()) for name in ("quality", "clips")]
     committed = {row["metric"]: row for result in results for row in result["rows"]}
     assert set(FLOORS) <= set(committed)
-    figures, missing = measure(WEIGHTS, scenes=256, prompts=0, resolution=64, sheets=None, reporter=SilentReporter())
+    figures, missing = measure(
+        WEIGHTS, scenes=256, prompts=0, clips=0, sets=0, resolution=64, sheets=None, reporter=SilentReporter()
+    )
     assert missing == []
     measured = {figure.metric: figure for figure in figures}
     for metric in ("vae/psnr", *(f"oracle/{name}" for name in ("class", "color", "context", "style", "accessory"))):
