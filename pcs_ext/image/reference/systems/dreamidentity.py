@@ -5,7 +5,7 @@ pictures of one identity, of which another is drawn than the one that is shown, 
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal
 
 from torch import Tensor
@@ -13,21 +13,9 @@ from torch import Tensor
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.reference.asked import Asked
-from pcs_ext.image.reference.base import (
-    AbstractReferenceAdapter,
-    Reading,
-    Terms,
-    check_context,
-    context_width,
-    token_widths,
-)
-from pcs_ext.image.reference.nouns import renamed
+from pcs_ext.image.reference.base import Terms
 from pcs_ext.image.reference.pairs import Pairs
-from pcs_ext.image.reference.scales import ScaleWords
-from pcs_ext.image.reference.shown import Sees
-from pcs_ext.image.reference.words import SeenWords, between
-from pcs_ext.image.types import Conditioning
+from pcs_ext.image.reference.scales import AbstractScaleWordsAdapter
 
 
 @config
@@ -51,62 +39,22 @@ class DreamIdentityConfig:
             )
 
 
-class DreamIdentity(AbstractReferenceAdapter):
+class DreamIdentity(AbstractScaleWordsAdapter):
     """A network for every word, which reads the class tokens of all layers.
 
     Differs from DreamIdentity in that the image encoder is any frozen one, where the paper has a ViT of its own trained
     to tell faces apart, and in that its pairs need not be drawn by the base from celebrities' names (though they may
     be: `reference invent`).
-
-    Args:
-        config: of the adapter.
-        reading: of the image encoder.
-        context: width of text states.
-        tokens: widths of token rows.
     """
 
-    sees: Sees = "layers"
-    depths = (1 / 4, 1 / 2, 3 / 4, 1.0)
-    """Layers 3, 6, 9 and 12 of 12 (as recalled)."""
-    asks_noun = True
-
-    def __init__(self, config: DreamIdentityConfig, reading: Reading, context: int, tokens: Sequence[int]) -> None:
-        super().__init__()
-        self.config, self.width, self.context, self.tokens = config, reading.width, context, list(tokens)
-        self.encode = ScaleWords(reading, config.words, config.hidden, sum(tokens))
-        self.seen_words = SeenWords(config.words)
-        self.inside = (self.seen_words,)
-
-    @classmethod
-    def untrained(
-        cls, config: DreamIdentityConfig, backbone: AbstractBackbone, reading: Reading, seed: int
-    ) -> "DreamIdentity":
-        """Nothing of it is the base's."""
-        return cls(config, reading, context_width(backbone), token_widths(backbone))
-
-    def check(self, backbone: AbstractBackbone) -> None:
-        """See `AbstractReferenceAdapter.check`."""
-        check_context("dreamidentity", self.context, backbone)
-
-    def _told(self, asked: Asked) -> Conditioning:
-        """See `AbstractReferenceAdapter.conditioned`. Words of several pictures are averaged."""
-        if not any(asked.named):
-            return asked.encoded()
-        words = self._words(asked.shown.to(next(self.parameters())).sight.features)
-        texts = asked.with_words(lambda text, noun: renamed(text, noun, self.seen_words.text))
-        with self.seen_words.meaning(between(asked.backbone, asked.nouns, words, self.tokens, asked.scale)):
-            return asked.encoded(texts)
-
-    def _words(self, features: Tensor) -> Tensor:
-        """`b r l k d` -> `b words tokens`."""
-        return self.encode(features[..., 0, :].flatten(0, 1)).unflatten(0, features.shape[:2]).mean(1)
+    config: DreamIdentityConfig
 
     @contextlib.contextmanager
     def watching(self, backbone: AbstractBackbone, pairs: Pairs) -> Iterator[Terms]:
         """See `AbstractReferenceAdapter.watching`: `words`, their squared length, a mean over words and pictures."""
 
         def terms() -> dict[str, Tensor]:
-            words = self._words(pairs.shown.to(next(self.parameters())).sight.features)
+            words = self.words_of(pairs.shown.to(next(self.parameters())).sight.features)
             return {"words": self.config.word_weight * words.square().sum(-1).mean()}
 
         yield terms

@@ -6,7 +6,7 @@ words learn nothing of it (class-guided denoising regularisation).
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -16,21 +16,10 @@ from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.predict_programs import Predict
-from pcs_ext.image.reference.asked import Asked
-from pcs_ext.image.reference.base import (
-    AbstractReferenceAdapter,
-    Reading,
-    Terms,
-    check_context,
-    context_width,
-    token_widths,
-)
+from pcs_ext.image.reference.base import Terms
 from pcs_ext.image.reference.inside import answering
-from pcs_ext.image.reference.nouns import renamed
 from pcs_ext.image.reference.pairs import Pairs
-from pcs_ext.image.reference.scales import ScaleWords
-from pcs_ext.image.reference.shown import Sees
-from pcs_ext.image.reference.words import SeenWords, between
+from pcs_ext.image.reference.scales import AbstractScaleWordsAdapter
 from pcs_ext.image.types import Conditioning
 
 _NAME = "reference_face2diffusion"
@@ -58,53 +47,16 @@ class Face2DiffusionConfig:
             )
 
 
-class Face2Diffusion(AbstractReferenceAdapter):
+class Face2Diffusion(AbstractScaleWordsAdapter):
     """The multi-scale encoder behind a frozen image encoder.
 
     Differs from Face2Diffusion, whose image encoder is a ViT trained to tell faces apart by all those layers, and which
     also has expression guidance: a vector of a 3D face model beside the identity's, exchanged for a learned empty one
     in a part of the training. No such model is read here.
-
-    Args:
-        config: of the adapter.
-        reading: of the image encoder.
-        context: width of text states.
-        tokens: widths of token rows.
     """
 
-    sees: Sees = "layers"
-    depths = (1 / 4, 1 / 2, 3 / 4, 1.0)
-    """Four of twelve; which ones is not in the released code."""
-    asks_noun = True
+    config: Face2DiffusionConfig
     asks_masks = True
-
-    def __init__(self, config: Face2DiffusionConfig, reading: Reading, context: int, tokens: Sequence[int]) -> None:
-        super().__init__()
-        self.config, self.width, self.context, self.tokens = config, reading.width, context, list(tokens)
-        self.encode = ScaleWords(reading, config.words, config.hidden, sum(tokens))
-        self.seen_words = SeenWords(config.words)
-        self.inside = (self.seen_words,)
-
-    @classmethod
-    def untrained(
-        cls, config: Face2DiffusionConfig, backbone: AbstractBackbone, reading: Reading, seed: int
-    ) -> "Face2Diffusion":
-        """Nothing of it is the base's."""
-        return cls(config, reading, context_width(backbone), token_widths(backbone))
-
-    def check(self, backbone: AbstractBackbone) -> None:
-        """See `AbstractReferenceAdapter.check`."""
-        check_context("face2diffusion", self.context, backbone)
-
-    def _told(self, asked: Asked) -> Conditioning:
-        """See `AbstractReferenceAdapter.conditioned`. Words of several pictures are averaged."""
-        if not any(asked.named):
-            return asked.encoded()
-        classes = asked.shown.to(next(self.parameters())).sight.features[..., 0, :]
-        words = self.encode(classes.flatten(0, 1)).unflatten(0, classes.shape[:2]).mean(1)
-        texts = asked.with_words(lambda text, noun: renamed(text, noun, self.seen_words.text))
-        with self.seen_words.meaning(between(asked.backbone, asked.nouns, words, self.tokens, asked.scale)):
-            return asked.encoded(texts)
 
     @contextlib.contextmanager
     def watching(self, backbone: AbstractBackbone, pairs: Pairs) -> Iterator[Terms]:
