@@ -122,11 +122,14 @@ def learn_clip_reference(
     )
     reader = open_encoder(encoder_folder(encoder), made_by.sees, backbone.device, depths=made_by.depths)
     adapter = build_clip_adapter(kind, backbone, reading_of(reader), seed=seed)
+    if settings.masked and not adapter.tracking.masks:
+        raise UsageError(f"masked is {settings.masked}, and {request.system} reads no masks of clips; set it to 0.")
     data = encode_clip_subjects(
-        subjects, backbone, reader, reporter, frames=settings.frames, stride=settings.stride, cut=made_by.cuts
-    )
+        subjects, backbone, reader, reporter, frames=settings.frames, stride=settings.stride, cut=made_by.cuts,
+        tracking=adapter.tracking, frozen=settings.frozen, pyramid=made_by.pyramid,
+    )  # fmt: skip
     known = [request.system, to_jsonable(settings), seed, backbone.fingerprint, reader.digest, _told(subjects)]
-    loss = ClipReferenceLoss(backbone, adapter, data, settings, blank_of(data, reader))
+    loss = ClipReferenceLoss(backbone, adapter, data, settings, blank_of(data, reader), encoder=reader)
     with adapter.inserted(backbone):
         train_stages(loss, settings, seed, Path(f"{output}.training"), config_hash(known), reporter)
     said = ClipReferenceConfig(
