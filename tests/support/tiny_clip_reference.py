@@ -34,7 +34,7 @@ TINY_CLIP_SYSTEMS: dict[str, ClipKindConfig] = {
     "stylecrafter": StyleCrafterConfig(tokens=2, depth=1, scale_depth=1, heads=2),
     "videomaker": VideoMakerConfig(),
     "motioncharacter": MotionCharacterConfig(tokens=2, inner=16, heads=2),
-    "videoassembler": VideoAssemblerConfig(hidden=4),
+    "videoassembler": VideoAssemblerConfig(hidden=4, tokens=2, inner=16, heads=1, depth=1),
     "gen-1": Gen1Config(structure="edges", halvings=2, still_share=0.0),
     "sugar": SugarConfig(hidden=16),
     "consisid": ConsisIDConfig(

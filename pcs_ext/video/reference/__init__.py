@@ -120,7 +120,11 @@ REFERENCES: dict[str, ClipReferenceEntry] = {
         # 16 frames; the rest is ours (IP-Adapter's).
         training=ClipReferenceTraining(batch_size=8, learning_rate=1e-4),
         toybox=ClipReferenceTraining(
-            adapter=VideoAssemblerConfig(hidden=32), steps=3000, batch_size=4, learning_rate=1e-3, frames=8
+            adapter=VideoAssemblerConfig(hidden=32, inner=192, heads=3),
+            steps=3000,
+            batch_size=4,
+            learning_rate=1e-3,
+            frames=8,
         ),
     ),
     "gen-1": ClipReferenceEntry(

@@ -73,7 +73,8 @@ class ClipReferenceLoss(ReferenceLoss):
         own, cover = self.adapter.weights(directions), directions.cover
         if cover is None or self.settings.masked == 0:
             return own
-        # Errors inside over the mask's mass (ConsisID's released loss); a subject that is not there counts nothing.
+        # Errors inside over the mask's mass (ConsisID's released loss, there of a whole batch together); a subject
+        # that is not there counts nothing.
         inside = cover / cover.mean((1, 2, 3), keepdim=True).clamp_min(1e-6)
         chosen = torch.rand(len(cover), generator=generator) < self.settings.masked
         everywhere = torch.ones_like(inside) if own is None else own[:, 0]

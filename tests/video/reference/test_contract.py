@@ -140,7 +140,7 @@ def test_it_learns_what_only_the_photo_tells_and_the_model_stays(system: str, ey
     data = bright_and_dark(sight_of(encoder).map(lambda tensor: tensor[:, 0]))
     settings = ClipReferenceTraining(
         batch_size=4, drop_image=0.0, drop_text=0.0, drop_both=0.0, learning_rate=1e-2, frames=FRAMES,
-        base_learning_rate=1e-3 if system == "stylecrafter" else 1e-2,
+        base_learning_rate=1e-3 if system in ("stylecrafter", "dreamoving") else 1e-2,
     )  # fmt: skip
     late = lambda batch, generator: torch.randint(700, 790, (batch,), generator=generator)  # noqa: E731
     blank = Sight(features=torch.zeros_like(data.features[0]))
@@ -149,13 +149,13 @@ def test_it_learns_what_only_the_photo_tells_and_the_model_stays(system: str, ey
     before = [parameter.clone() for parameter in weights]
     adapter.train()
     with adapter.inserted(video):
-        for stage in adapter.stages:
+        for number, stage in enumerate(adapter.stages):
             adapter.begin_stage(stage.name)
             groups = _groups(adapter, stage, settings)
             begun = held_out(loss)
-            for _ in fit(loss, groups, FitConfig(steps=24)):
+            for _ in fit(loss, groups, FitConfig(steps=24 if number < 2 else 10)):
                 pass
-            assert held_out(loss) < (1.0 if stage.name == "motion" else 0.99) * begun, stage.name
+            assert held_out(loss) < (1.0 if stage.trains == ("base",) else 0.99) * begun, stage.name
             assert all(p.grad is not None for group in groups for p in group.parameters), stage.name
     own = [parameter for part in video.components().values() for parameter in part.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, own, strict=True))

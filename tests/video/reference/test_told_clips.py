@@ -117,7 +117,7 @@ def test_videoassemblers_pyramid_enters_beside_the_latents_and_numbers_weigh_tex
     generator = torch.Generator().manual_seed(0)
     path = video.cross_attention_paths()[0]
     name = adapter.maps.names[path]
-    assert (float(adapter.text_weight[name]), float(adapter.image_weight[name])) == (1.0, 1.0)
+    assert (float(adapter.text_weight[name]), float(adapter.image_weight[name])) == (1.0, 1.5)
     for weights in adapter.image_weight.values():
         weights.zero_()
     features = torch.randn(1, 2, 17, HIDDEN, generator=generator)
@@ -153,7 +153,7 @@ def test_videoassemblers_pyramid_enters_beside_the_latents_and_numbers_weigh_tex
     torch.testing.assert_close(begun[0][:1], joined, atol=1e-5, rtol=1e-4)
     assert (joined - first(noisy[:, :, 0])).abs().max() > 1e-2
     text = video.encode_prompt(["the dog"]).states[0]
-    tokens = adapter.project(features[0]).flatten(0, 1)
+    tokens = adapter.queries(features[0]).flatten(0, 1)
     keys, values = (maps[name](tokens) for maps in (adapter.maps.keys, adapter.maps.values))  # type: ignore[operator]
     for frame in range(2):
         query = asked[0][frame]
@@ -234,7 +234,8 @@ def test_gen_1s_temporal_guidance_goes_away_from_frames_one_by_one(video: Animat
         nothing, content = predicted(1.0).chunk(2)
         with video.frame_by_frame():
             apart = predicted(1.0).chunk(2)[0]
-        guided = combine_guidance(*predicted(1.5).chunk(2), 3.0)
+        negative, positive = predicted(1.5).chunk(2)
+    guided = combine_guidance(negative, positive, 3.0)
     expected = apart + 1.5 * (nothing - apart) + 3.0 * (content - nothing)
     torch.testing.assert_close(guided, expected, atol=5e-5, rtol=1e-3)
     assert (nothing - apart).abs().max() > 1e-3

@@ -94,7 +94,7 @@ class ConsisID(AbstractClipReference):
 
     Differs from ConsisID: Wan instead of CogVideoX; any image encoder's layers and class token stand for those of a
     CLIP and a face recogniser of a face that was found and cut out, so that it is for any subject, best shown large; no
-    image of the face's keypoints stands beside the photo's latents; noise is added to latents instead of pixels; errors
+    image of the face's keypoints stands in the second latent; noise is added to latents instead of pixels; errors
     count by masks of the whole subject, where `NAME_mask.mp4` lies beside a clip (`masked`).
 
     Args:

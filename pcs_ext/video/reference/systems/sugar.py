@@ -13,6 +13,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from pcs_ext.config_io import config
@@ -144,8 +145,9 @@ class Sugar(AbstractClipReference):
 
     @contextlib.contextmanager
     def _seen(self, backbone: WanBackbone, read: Read, times: Tensor) -> Iterator[None]:
-        tokens = read.vectors.to(backbone.dtype)
-        pairs = identity_pairs(backbone.denoiser, tokens, times)
+        # As the transformer itself runs where its weights learned in float32 on a base of less.
+        with torch.autocast(backbone.device.type, dtype=backbone.dtype, enabled=backbone.dtype != torch.float32):
+            pairs = identity_pairs(backbone.denoiser, read.vectors.to(backbone.dtype), times)
         inside = lambda: seeing_identity(backbone.denoiser, pairs, read.strength)  # noqa: E731
         with recomputing_inside(backbone.denoiser, inside), inside():
             yield

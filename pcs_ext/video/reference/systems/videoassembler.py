@@ -23,6 +23,7 @@ from pcs_ext.image.predict_programs import Predict
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import Reading, check_context
 from pcs_ext.image.reference.inside import Read, answering, beside, read_of
+from pcs_ext.image.reference.projection import Resampler
 from pcs_ext.image.reference.shown import Sees
 from pcs_ext.image.types import Conditioning
 from pcs_ext.video.reference.base import AbstractClipReference, ShownWithLatents, attended, frames_beside
@@ -30,6 +31,7 @@ from pcs_ext.video.reference.first_layer import adding
 from pcs_ext.video.reference.text_looks import Change, finding_instead
 from pcs_ext.video.reference.token_maps import TokenMaps
 
+_HEAD = 64
 _TOKENS, _PYRAMID = "videoassembler_tokens", "videoassembler_pyramid"
 
 
@@ -41,10 +43,20 @@ class VideoAssemblerConfig:
     """Tag in JSON."""
     hidden: int = 128
     """Channels of the pyramid's convolutions; ours."""
+    tokens: int = 16
+    """Queries that read the entity's patches; the released code's, as are the four numbers below."""
+    inner: int = 1024
+    """Width in which they do."""
+    heads: int = 12
+    """Of 64 numbers each."""
+    depth: int = 4
+    """Their blocks."""
+    image_weight: float = 1.5
+    """Where a_image begins; a_text begins at 1."""
 
     def __post_init__(self) -> None:
-        if self.hidden < 1:
-            raise ConfigError(f"hidden must be at least 1, got {self.hidden}.")
+        if min(self.hidden, self.tokens, self.inner, self.heads, self.depth) < 1:
+            raise ConfigError("hidden, tokens, inner, heads and depth must be at least 1.")
 
 
 class EntityPyramid(nn.Module):
@@ -80,8 +92,8 @@ class VideoAssembler(AbstractClipReference):
     """The pyramid, the tokens' maps and the two numbers of every layer. The base stays.
 
     Differs from VideoAssembler: any base that makes clips of an image model's layers, and it stays as it is; subjects
-    are cut out by their masks where there are any; videos are not edited by keeping a region of theirs; widths are
-    ours, and so is that both numbers begin at 1.
+    are cut out by their masks where there are any; videos are not edited by keeping a region of theirs. The pyramid's
+    convolutions, whose form is not in the released code, are ours.
 
     Args:
         config: of the adapter.
@@ -101,9 +113,12 @@ class VideoAssembler(AbstractClipReference):
         super().__init__()
         self.config, self.width, self.maps = config, width, maps
         self.entity = EntityPyramid(1 + len(self.pyramid), channels, config.hidden, entering)
-        self.project = nn.Sequential(nn.Linear(width, maps.context), nn.LayerNorm(maps.context))
-        self.text_weight = nn.ParameterDict({name: nn.Parameter(torch.ones(())) for name in maps.names.values()})
-        self.image_weight = nn.ParameterDict({name: nn.Parameter(torch.ones(())) for name in maps.names.values()})
+        self.queries = Resampler(
+            width, maps.context, config.tokens, inner=config.inner, attention=_HEAD * config.heads, depth=config.depth
+        )
+        names, begins = maps.names.values(), torch.tensor(config.image_weight)
+        self.text_weight = nn.ParameterDict({name: nn.Parameter(torch.ones(())) for name in names})
+        self.image_weight = nn.ParameterDict({name: nn.Parameter(begins.clone()) for name in names})
 
     @classmethod
     def untrained(
@@ -122,7 +137,8 @@ class VideoAssembler(AbstractClipReference):
         what the pyramid is of."""
         shown, like = asked.shown, next(self.parameters())
         assert isinstance(shown, ShownWithLatents), "the entity is read as the clip model draws it"
-        tokens = self.project(shown.to(like).sight.object).flatten(1, 2)
+        seen = shown.to(like).sight.object
+        tokens = self.queries(seen.flatten(0, 1)).unflatten(0, seen.shape[:2]).flatten(1, 2)
         levels = [shown.latents, *shown.pyramid]
         features = self.entity([level[:, 0].to(like) for level in levels], tuple(shown.latents.shape[-2:]))
         strength = asked.scale * asked.seen
