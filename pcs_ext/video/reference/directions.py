@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pcs_ext.errors import UsageError
+from pcs_ext.errors import InputError, UsageError
 from pcs_ext.video.clips import read_clip
 from pcs_ext.video.clips.clip import to_video
 
@@ -102,6 +102,7 @@ class AskedDirections:
 
         Raises:
             UsageError: out of range, or nobody there to be told.
+            InputError: there is no such clip.
         """
         given = {"--action": self.action, "--intensity": self.intensity is not None,
                  "--structure": self.structure, "--coarseness": self.coarseness is not None,
@@ -114,6 +115,8 @@ class AskedDirections:
         if self.coarseness is not None and not 0 <= self.coarseness <= 7:
             raise UsageError(f"--coarseness must be 0 to 7 halvings of the maps' detail, got {self.coarseness}.")
 
+        if self.structure is not None and not self.structure.exists():
+            raise InputError(f"{self.structure} does not exist; expected a clip after --structure.")
         if self.temporal_guidance is not None and not 0 <= self.temporal_guidance < float("inf"):
             raise UsageError(f"--temporal-guidance must be 0 or more, got {self.temporal_guidance}; 1 is none.")
 

@@ -15,6 +15,7 @@ from pcs_ext.video.reference import REFERENCES, ClipReferenceEntry
 from pcs_ext.video.reference.clips import ClipSubject, encode_clip_subjects, read_clip_subjects
 from pcs_ext.video.reference.files import ClipReferenceConfig
 from pcs_ext.video.reference.kinds import ClipKindConfig, build_clip_adapter, clip_adapter_class
+from pcs_ext.video.reference.tracks import digests
 from pcs_ext.video.reference.training import ClipReferenceLoss, ClipReferenceTraining
 
 
@@ -154,7 +155,7 @@ def _told(subjects: list[ClipSubject]) -> list[list[object]]:
     return [
         [
             own.noun,
-            *[(file_sha256(clip.path), clip.prompt) for clip in own.clips],
+            *[(file_sha256(clip.path), clip.prompt, *digests(clip.path)) for clip in own.clips],
             *[photo.digest for photo in own.photos],
         ]
         for own in subjects

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pcs_ext.config_io import file_sha256
 from pcs_ext.errors import InputError
 from pcs_ext.reporter import SilentReporter
 from pcs_ext.video.evaluate.flow import block_flow
@@ -103,6 +104,12 @@ def track_of(file: ClipFile, clip: Tensor, tracking: Tracking, factor: int) -> C
 def is_track(path: Path) -> bool:
     """Whether a file says something of a clip instead of being one."""
     return path.stem.rpartition("_")[2] in TRACKS
+
+
+def digests(clip: Path) -> list[str]:
+    """Sha256 of every file that says something of a clip."""
+    beside = [*(_path(clip, name) for name in TRACKS), clip.with_name(f"{clip.stem}_action.txt")]
+    return [file_sha256(path) for path in beside if path is not None and path.is_file()]
 
 
 def _path(clip: Path, name: str) -> Path | None:

@@ -10,7 +10,7 @@ from pcs_ext.errors import InputError, UsageError
 from pcs_ext.reporter import SilentReporter
 from pcs_ext.video.clips import write_clip
 from pcs_ext.video.reference.directions import AskedDirections, coarser, edges_of, intensity_of
-from pcs_ext.video.reference.tracks import ClipTrack, Tracking, directions_of, is_track, track_of
+from pcs_ext.video.reference.tracks import ClipTrack, Tracking, digests, directions_of, is_track, track_of
 from pcs_ext.video.training_clips import ClipFile, read_training_clips
 
 
@@ -81,6 +81,12 @@ def test_what_lies_beside_a_clip_is_read_and_must_fit_it(tmp_path: Path) -> None
     write_clip(mask, tmp_path / "a_mask.mp4", fps=8)
     (tmp_path / "a_action.txt").write_text("jumps\n")
     file = ClipFile(tmp_path / "a.webp", "a dog jumps")
+    known = digests(file.path)
+    assert len(known) == 3
+    (tmp_path / "a_action.txt").write_text("jumps high\n")
+    assert digests(file.path)[:2] == known[:2]
+    assert digests(file.path) != known, "a training does not go on with other maps or phrases"
+    (tmp_path / "a_action.txt").write_text("jumps\n")
     (clip,) = read_training_clips([file], size=(16, 16), multiple_of=4, reporter=SilentReporter())
     track = track_of(file, clip, Tracking(motion=True, structure="depth", masks=True), 4)
     assert track.maps is not None
@@ -105,6 +111,11 @@ def test_what_lies_beside_a_clip_is_read_and_must_fit_it(tmp_path: Path) -> None
 def test_directions_that_nobody_can_follow_are_refused(asked: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         AskedDirections(**asked).check(has_photos=message.startswith("--action") is False)
+
+
+def test_a_clip_of_maps_that_is_not_there_is_missed_before_a_model_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist; expected a clip after --structure"):
+        AskedDirections(structure=tmp_path / "no.mp4").check(has_photos=True)
 
 
 def test_an_adapter_is_told_what_it_reads_and_nothing_else() -> None:
