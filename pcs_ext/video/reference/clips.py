@@ -190,12 +190,8 @@ def encode_clip_subjects(
         UsageError: frames or stride that the backbone's autoencoder cannot encode.
     """
     side, span, whole = backbone.resolution, (frames - 1) * stride + 1, backbone.time_factor > 1
-    if whole and (stride > 1 or frozen > 0 or backbone.whole_frames(frames) != frames):
-        raise UsageError(
-            f"{backbone.name} encodes a clip as a whole: expected stride 1, frozen 0 and a multiple of "
-            f"{backbone.time_factor} frames and one more, got {stride}, {frozen} and {frames}; take "
-            f"{backbone.whole_frames(frames)} frames."
-        )
+    if whole:
+        _check_whole(backbone, frames, stride, frozen)
     cut = cut and all(own.photos and all(photo.mask is not None for photo in own.photos) for own in subjects)
     clips: list[Tensor] = []
     owners: list[int] = []
@@ -241,6 +237,16 @@ def encode_clip_subjects(
         from_the_start=whole,
         pyramid=[torch.cat(level) for level in zip(*pictures.pyramids, strict=True)],
     )
+
+
+def _check_whole(backbone: AbstractVideoBackbone, frames: int, stride: int, frozen: float) -> None:
+    """See that a backbone whose autoencoder is causal can encode clips so that any of them may be drawn."""
+    if stride > 1 or frozen > 0 or backbone.whole_frames(frames) != frames:
+        raise UsageError(
+            f"{backbone.name} encodes a clip as a whole: expected stride 1, frozen 0 and a multiple of "
+            f"{backbone.time_factor} frames and one more, got {stride}, {frozen} and {frames}; take "
+            f"{backbone.whole_frames(frames)} frames."
+        )
 
 
 class _Pictures:
