@@ -164,6 +164,32 @@ def test_it_learns_what_only_the_photo_tells_and_the_model_stays(system: str, ey
     assert right + 0.05 < wrong
 
 
+@pytest.mark.parametrize("system", ["stylecrafter", "videoassembler", "sugar", "consisid"])
+def test_gradients_are_the_same_where_blocks_are_computed_again(
+    system: str, video: AbstractVideoBackbone, eye: Path
+) -> None:
+    adapter, encoder = tiny_clip_system(system, video, eye)
+    at_random(adapter, video)
+    adapter.train()
+
+    def gradients() -> list[Tensor]:
+        with adapter.inserted(video):
+            trained = [parameter for group in adapter.groups().values() for parameter in group]
+            for parameter in trained:
+                parameter.requires_grad_(True)
+                parameter.grad = None
+            told = adapter.conditioned(video, video.encode_prompt, PROMPTS, shown(encoder))
+            video.predict(*latents(), told).square().mean().backward()
+            return [parameter.grad for parameter in trained if parameter.grad is not None]
+
+    plain = gradients()
+    video.denoiser.enable_gradient_checkpointing()
+    again = gradients()
+    assert len(plain) == len(again) > 0
+    for one, other in zip(plain, again, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
 def bright_and_dark(one: Sight) -> ClipData:
     """A bright and a dark subject, of each two clips and two photos, whose captions do not tell them apart."""
     rows = torch.tensor([0, 0, 1, 1])

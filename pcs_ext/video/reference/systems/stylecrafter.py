@@ -156,7 +156,9 @@ class StyleCrafter(AbstractClipReference):
             if _STRENGTHS not in read:
                 return predict(noisy, timesteps, conditioning)
             frames = frames_beside(noisy, conditioning)
-            inside = lambda: self._looking(backbone.denoiser, read, frames)  # noqa: E731
+            # Made once: what is computed again in the backward pass is what lies in the blocks.
+            changes = self._changes(backbone.denoiser, read, frames)
+            inside = lambda: finding_instead(backbone.denoiser, changes)  # noqa: E731
             with recomputing_inside(backbone.denoiser, inside), inside():
                 styled = predict(noisy, timesteps, conditioning)
             if self.training or self.config.style_guidance == 1:
@@ -168,16 +170,13 @@ class StyleCrafter(AbstractClipReference):
 
         return answered
 
-    @contextlib.contextmanager
-    def _looking(self, denoiser: nn.Module, read: Mapping[str, Tensor], frames: int) -> Iterator[None]:
-        """Inside, every text cross-attention looks at the style, each row of `read` in so many frames."""
+    def _changes(self, denoiser: nn.Module, read: Mapping[str, Tensor], frames: int) -> dict[str, Change]:
+        """What becomes of the look at the text in every layer, each row of `read` in so many frames."""
         strengths = read[_STRENGTHS][:, 0].repeat_interleave(frames, 0)
-        changes = {
+        return {
             path: self._styled(denoiser.get_submodule(path), pair, path, strengths[:, index], frames)
             for index, (path, pair) in enumerate(self.maps(read[_TOKENS]).items())
         }
-        with finding_instead(denoiser, changes):
-            yield
 
     def _styled(self, attention: Any, pair: tuple[Tensor, Tensor], path: str, strengths: Tensor, frames: int) -> Change:
         keys, values = (one.repeat_interleave(frames, 0) for one in pair)

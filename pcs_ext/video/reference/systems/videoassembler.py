@@ -156,24 +156,24 @@ class VideoAssembler(AbstractClipReference):
             tokens, entity = read_of(conditioning, _TOKENS), read_of(conditioning, _PYRAMID)
             if tokens is None or entity is None:
                 return predict(noisy, timesteps, conditioning)
-            frames, size = frames_beside(noisy, conditioning), (noisy.shape[-2], noisy.shape[-1])
-            inside = lambda: self._seeing(backbone.denoiser, tokens, entity, frames, size)  # noqa: E731
-            with recomputing_inside(backbone.denoiser, inside), inside():
+            frames = frames_beside(noisy, conditioning)
+            features = (entity.vectors * entity.strength[:, None, None]).unflatten(2, noisy.shape[-2:])
+            # Made once: what is computed again in the backward pass is what lies in the blocks.
+            changes = self._changes(backbone.denoiser, tokens, frames)
+            inside = lambda: finding_instead(backbone.denoiser, changes)  # noqa: E731
+            beside = adding(backbone.denoiser.conv_in, features.repeat_interleave(frames, 0))
+            with beside, recomputing_inside(backbone.denoiser, inside), inside():
                 return predict(noisy, timesteps, conditioning)
 
         return answered
 
-    @contextlib.contextmanager
-    def _seeing(self, denoiser: Any, tokens: Read, entity: Read, frames: int, size: tuple[int, int]) -> Iterator[None]:
-        """Inside, every frame of each row sees its entity."""
+    def _changes(self, denoiser: Any, tokens: Read, frames: int) -> dict[str, Change]:
+        """What becomes of the look at the text in every layer, each row of the tokens in so many frames."""
         strength = tokens.strength.repeat_interleave(frames, 0)[:, None, None]
-        features = (entity.vectors * entity.strength[:, None, None]).unflatten(2, size)
-        changes = {
+        return {
             path: self._fused(denoiser.get_submodule(path), pair, self.maps.names[path], strength, frames)
             for path, pair in self.maps(tokens.vectors).items()
         }
-        with adding(denoiser.conv_in, features.repeat_interleave(frames, 0)), finding_instead(denoiser, changes):
-            yield
 
     def _fused(self, attention: Any, pair: tuple[Tensor, Tensor], name: str, strength: Tensor, frames: int) -> Change:
         keys, values = (one.repeat_interleave(frames, 0) for one in pair)
