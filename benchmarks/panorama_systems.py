@@ -12,7 +12,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -35,7 +35,15 @@ from pcs_ext.toybox.train.panorama import SCENES, TRIGGER, scenes_around, words,
 from pcs_ext.toybox.world.render import render_rgb
 
 ROOT = Path(__file__).parents[1]
-METHODS: tuple[Method, ...] = ("stitch", "padded", "circular", "multidiffusion")
+ARMS: dict[str, tuple[Method, Literal["wide", "square"]]] = {
+    "stitch": ("stitch", "wide"),
+    "padded": ("padded", "wide"),
+    "circular": ("circular", "wide"),
+    "multidiffusion": ("multidiffusion", "square"),
+    "plain": ("multidiffusion", "wide"),
+}
+"""How panoramas are sampled, and how much is seen at once. MultiDiffusion has square windows from edge to edge; with
+one window as wide as the panorama it is the plain sampler."""
 CONTEXTS = ("on the beach", "in the desert", "in the snow", "on the grass", "in a room", "at night")
 _CROPS = (0.0, 90.0, 180.0, 270.0)
 
@@ -89,7 +97,7 @@ def main(
     artifact = Artifact.load(look)
     measured, pictures = measure(artifact, backbone, oracle, seeds)
     truth = figures(render_rgb(scenes_around("held-out panoramas", 24), resolution=backbone.resolution))
-    rows = [row for method in METHODS for row in result_rows(method, measured, truth)]
+    rows = [row for method in ARMS for row in result_rows(method, measured, truth)]
     command = " ".join(["python -m benchmarks.panorama_systems", *sys.argv[1:]])
     write_json(output, as_result(rows, command=command, seeds=range(seeds)))
     Image.fromarray(_sheet(pictures)).save(sheet)
@@ -102,14 +110,12 @@ def main(
 
 def measure(
     artifact: Artifact, backbone: Any, oracle: Oracle, seeds: int
-) -> tuple[dict[Method, dict[str, list[float]]], list[Tensor]]:
-    """Figures per method and panorama; and per method the first seed's pictures."""
-    measured: dict[Method, dict[str, list[float]]] = {method: {} for method in METHODS}
+) -> tuple[dict[str, dict[str, list[float]]], list[Tensor]]:
+    """Figures per arm and panorama; and per arm the first seed's pictures."""
+    measured: dict[str, dict[str, list[float]]] = {arm: {} for arm in ARMS}
     pictures = []
     with artifact.applied(backbone), torch.inference_mode():
-        for method in METHODS:
-            # Square windows from edge to edge, as MultiDiffusion has them; the tuned methods see the panorama whole.
-            window = "square" if method == "multidiffusion" else "wide"
+        for arm, (method, window) in ARMS.items():
             config = PanoramaConfig(method=method, window=window, sampling=artifact.sampling)
             shown = []
             for index, context in enumerate(CONTEXTS):
@@ -120,14 +126,14 @@ def measure(
                 seconds = (time.perf_counter() - start) / seeds
                 found = figures(made) | {"context": contexts_read(oracle, made, context), "seconds": [seconds] * seeds}
                 for name, values in found.items():
-                    measured[method].setdefault(name, []).extend(values)
+                    measured[arm].setdefault(name, []).extend(values)
                 shown.append(made[0])
             pictures.append(torch.stack(shown))
     return measured, pictures
 
 
 def result_rows(
-    method: Method, measured: dict[Method, dict[str, list[float]]], truth: dict[str, list[float]]
+    method: str, measured: dict[str, dict[str, list[float]]], truth: dict[str, list[float]]
 ) -> list[dict[str, Any]]:
     """Rows of the result file; the baseline is MultiDiffusion, of MultiDiffusion itself the true panoramas."""
     rows = []
