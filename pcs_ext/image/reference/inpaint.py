@@ -18,6 +18,7 @@ from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.data import Photo, find_photos
 from pcs_ext.image.learn import preset_of
 from pcs_ext.image.recipes.presets import SAMPLING
+from pcs_ext.image.reference.boxes import boxes_of
 from pcs_ext.image.reference.nouns import check_named
 from pcs_ext.image.reference.reference import Reference, show
 from pcs_ext.image.sample import SampleConfig, Sampling, initial_noise, sample
@@ -126,6 +127,10 @@ def filled(
     """
     known = backbone.encode_images(image[None].to(backbone.device, backbone.dtype)).float()
     cells = F.adaptive_max_pool2d(hole[None], known.shape[-2:]).to(known)
+    if reference.opened.adapter.asks_scene:
+        # Around the hole the adapter sees the photo; it fills the hole's own box.
+        box = boxes_of(hole)[0].expand(len(reference.sight.features), 4)
+        reference = dataclasses.replace(reference, scene=image, boxes=box)
     hooks = reference.hooks(backbone)
     begun: list[Sampling] = []
 

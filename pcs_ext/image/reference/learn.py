@@ -67,12 +67,20 @@ def learn_reference(
     entry = _entry(system)
     settings, kind = _settings(entry, base, config, steps)
     made_by = adapter_class(kind)
-    encoder = OWN if made_by.sees == "latents" else encoder or _toybox_encoder(base, entry)
+    encoder = OWN if made_by.sees in ("latents", "nothing") else encoder or _toybox_encoder(base, entry)
     subjects = read_subjects(pairs, asks_noun=made_by.asks_noun, several=made_by.several)
     _check_masks([photo.mask is not None for own in subjects for photo in own.photos], made_by, pairs, system)
     backbone = load_backbone(base, device=device, precision=precision, reporter=reporter)
     reader = open_eye(encoder_folder(encoder), made_by, backbone)
-    data = encode_subjects(subjects, backbone, reader, reporter, cut=made_by.cuts)
+    data = encode_subjects(
+        subjects,
+        backbone,
+        reader,
+        reporter,
+        cut=made_by.cuts,
+        scenes=made_by.asks_scene,
+        latents_too=made_by.asks_latents,
+    )
     adapter = build_adapter(kind, backbone, reading_of(reader), seed=seed)
     told = [[own.nouns, *[photo.digest for photo in own.photos]] for own in subjects]
     known = [system, to_jsonable(settings), seed, backbone.fingerprint, reader.digest, told]
@@ -130,7 +138,7 @@ def _check_masks(there: list[bool], made_by: type[AbstractReferenceAdapter], pai
 def blank_of(data: PairData, reader: PictureEncoder) -> Sight:
     """How one picture looks when there is none."""
     parts = max((len(own) for own in data.nouns), default=1)
-    one = Sight(features=data.features, cut=data.cut, cover=data.cover).map(lambda known: known[:1].float())
+    one = data.sight.map(lambda known: known[:1].float())
     one = one if parts == 1 else one.map(lambda known: known[:, 0])
     return reader.blank_sight(one.map(lambda known: known.to(reader.device))).map(lambda known: known[0].cpu())
 

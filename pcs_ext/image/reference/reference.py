@@ -13,11 +13,14 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.data import Photo, find_photos
 from pcs_ext.image.learn import preset_of
+from pcs_ext.image.predict_programs import Predict
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.image.reference import REFERENCES
 from pcs_ext.image.reference.boxes import read_boxes
+from pcs_ext.image.reference.details import with_details
 from pcs_ext.image.reference.files import OpenedAdapter, open_adapter
 from pcs_ext.image.reference.kinds import adapter_class
+from pcs_ext.image.reference.latents import with_latents
 from pcs_ext.image.reference.nouns import check_named
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.sample import SampleHooks, Sampling, sample
@@ -39,6 +42,8 @@ class Reference:
     """Strength, 1 as trained, 0 the plain base."""
     boxes: Tensor | None = None
     """`r 4`: see `Shown.boxes`."""
+    scene: Tensor | None = None
+    """`3 h w`: see `Shown.scene`."""
 
     def hooks(self, backbone: AbstractBackbone) -> SampleHooks:
         """What `sample` needs to show the pictures beside its prompts, and none beside its negative prompts."""
@@ -51,19 +56,30 @@ class Reference:
             seen = torch.full((len(prompts),), not negative)
             nouns = (self.nouns,) * len(prompts) if self.nouns else ()
             boxes = None if self.boxes is None else self.boxes.to(backbone.device).expand(len(prompts), -1, -1)
-            beside = self.beside(backbone, Shown(sight=sight, nouns=nouns, seen=seen, boxes=boxes), size)
+            scene = None if self.scene is None else self.scene.to(backbone.device).expand(len(prompts), -1, -1, -1)
+            told = Shown(sight=sight, nouns=nouns, seen=seen, boxes=boxes, scene=scene)
+            beside = self.beside(backbone, told, size)
             return adapter.conditioned(backbone, backbone.encode_prompt, prompts, beside, scale=self.scale, size=size)
 
         # Adapters that are not in the base leave the loop as it is, which is faster.
         attention = (lambda: adapter.inserted(backbone, self.scale)) if adapter.inside or adapter.enters else None
-        if not adapter.refines or self.scale == 0:
+        if not (adapter.refines or adapter.mixes) or self.scale == 0:
             return SampleHooks(encode=encode, attention=attention)
         begun: list[Sampling] = []
 
-        def before_step(step: int, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        def before_step(step: int, timestep: Tensor, latents: Tensor) -> Tensor:
             return adapter.refined(backbone, begun[-1], step, timestep, latents)
 
-        return SampleHooks(encode=encode, attention=attention, started=begun.append, before_step=before_step)
+        def mixing(predict: Predict) -> Predict:
+            return lambda noisy, timesteps, told: adapter.mixed(backbone, begun[-1], predict, noisy, timesteps, told)
+
+        return SampleHooks(
+            encode=encode,
+            attention=attention,
+            started=begun.append,
+            before_step=before_step if adapter.refines else None,
+            predict=mixing if adapter.mixes else None,
+        )
 
     def beside(self, backbone: AbstractBackbone, shown: Shown, size: tuple[int, int]) -> Shown:
         """What the adapter is shown, for pictures of a size in pixels: all it needs is what its encoder sees."""
@@ -125,14 +141,29 @@ def seen_by(
         UsageError: nouns that are missing, or of several subjects where the adapter knows one; boxes that cannot be
             read or that the adapter does not ask for.
     """
+    if opened.adapter.sees == "nothing":
+        raise UsageError(
+            "this reference adapter looks at no photos: it places things that words describe. Leave out --reference, "
+            "and take pcs-ext reference place PROMPT --box."
+        )
     named = _nouns(opened, nouns, len(photos))
     if boxes and not opened.adapter.asks_boxes:
         raise UsageError("this reference adapter cannot be told where things shall stand; leave out --reference-box.")
+    if boxes and opened.adapter.asks_scene:
+        raise UsageError(
+            "this reference adapter puts the subject into the hole of a photo (pcs-ext reference inpaint), which says "
+            "where it shall stand; leave out --reference-box."
+        )
     placed = read_boxes(boxes, len(photos)) if boxes else None
     masks = [None if photo.mask is None else photo.mask[None] for photo in photos]
     cut = opened.adapter.cuts and all(mask is not None for mask in masks)
     sights = [opened.encoder.sight(photo.image[None], mask, cut=cut) for photo, mask in zip(photos, masks, strict=True)]
-    return Reference(opened=opened, sight=Sight.cat(sights), nouns=named, scale=scale, boxes=placed)
+    sight = Sight.cat(sights)
+    if opened.adapter.asks_scene:
+        sight = with_details(sight, photos, opened.adapter.detail_side)
+    if opened.latents is not None:
+        sight = with_latents(sight, photos, opened.latents)
+    return Reference(opened=opened, sight=sight, nouns=named, scale=scale, boxes=placed)
 
 
 def _nouns(opened: OpenedAdapter, nouns: Sequence[str], count: int) -> tuple[str, ...]:
@@ -216,7 +247,7 @@ def generate(
                                   guidance_scale=guidance_scale, scale=subject_scale, base=base,
                                   hooks=reference.hooks(base), reporter=reporter)  # fmt: skip
     else:
-        images = _plain(base, reference, prompts, seeds, negative_prompt, steps, guidance_scale, reporter)
+        images = draw(base, reference, prompts, seeds, negative_prompt, steps, guidance_scale, reporter)
     return [dataclasses.replace(image, facts={**image.facts, **known}) for image in images]
 
 
@@ -231,7 +262,7 @@ def _check(prompts: Sequence[str], seeds: Sequence[int], given: Sequence[Any], s
         )
 
 
-def _plain(
+def draw(
     backbone: AbstractBackbone,
     reference: Reference,
     prompts: Sequence[str],
@@ -241,6 +272,7 @@ def _plain(
     guidance_scale: float | None,
     reporter: Reporter,
 ) -> list[GeneratedImage]:
+    """Images of prompts beside what an adapter is shown, on the base alone; see `generate`."""
     asked = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
     config = dataclasses.replace(SAMPLING[preset_of(backbone)], **{k: v for k, v in asked.items() if v is not None})
     pairs = [(prompt, seed) for prompt in prompts for seed in seeds]
