@@ -11,10 +11,11 @@ from pcs_ext.image.guidance import combine_guidance
 from pcs_ext.image.reference.files import OpenedAdapter
 from pcs_ext.image.reference.reference import Reference
 from pcs_ext.image.reference.shown import Sight
-from pcs_ext.image.reference.systems.face_diffuser import FaceDiffuser, saliency, subject_leads
+from pcs_ext.image.reference.systems.face_diffuser import FaceDiffuser, response, saliency, subject_leads
 from pcs_ext.image.reference.words_alone import without_pictures
 from pcs_ext.image.sample import SampleConfig, SampleHooks, Sampling, sample
 from pcs_ext.image.types import Conditioning
+from tests.support.tiny import tiny_backbone
 from tests.support.tiny_reference import WIDTH, at_random, drawn, tiny_system, tiny_vision
 
 PROMPT = "the dog on beach"
@@ -91,6 +92,15 @@ def test_the_scene_is_the_bases_then_both_join_then_the_subject_is_drawn(
     wanted = {"scene": scene, "fusion": torch.where(leads, subject, scene), "subject": subject}[stage]
     torch.testing.assert_close(made, wanted, atol=1e-4, rtol=1e-4)
     assert (subject - scene).abs().max() > 1e-3
+
+
+def test_responses_are_of_the_noise_whatever_is_predicted(tmp_path: Path) -> None:
+    """eps = sqrt(abar) v + sqrt(1 - abar) x_t: of one noisy picture, noise differs by sqrt(abar) times as much."""
+    pair, noisy, times = drawn(2, 1, 4, 8, 8), drawn(1, 4, 8, 8, seed=1), torch.tensor([499.6])
+    for kind in ("epsilon", "v_prediction"):
+        base = tiny_backbone(tmp_path / kind, prediction_type=kind)
+        factor = float(base.schedule.alphas_cumprod[500].sqrt()) if kind == "v_prediction" else 1.0
+        torch.testing.assert_close(response(base, pair, noisy, times), factor * (pair[1] - pair[0]))
 
 
 @torch.no_grad()

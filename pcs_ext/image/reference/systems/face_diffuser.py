@@ -113,7 +113,9 @@ class FaceDiffuser(AbstractFusedDenoiserAdapter):
             return self._halves(scene, sampling)
         subject = both(words, told)
         if done < self.config.fusion:
-            responses = (sampling.guidance_scale * (model[1] - model[0]).float() for model in (scene, subject))
+            responses = (
+                sampling.guidance_scale * response(backbone, model, noisy, times) for model in (scene, subject)
+            )
             seen = seen & subject_leads(*responses)
         return self._halves(torch.where(seen, subject, scene), sampling)
 
@@ -125,6 +127,21 @@ class FaceDiffuser(AbstractFusedDenoiserAdapter):
 def _nothing(backbone: AbstractBackbone, like: Conditioning) -> Conditioning:
     """Empty prompts, as many as `like` has."""
     return dataclasses.replace(backbone.encode_prompt([""] * like.batch_size), time_ids=like.time_ids)
+
+
+def response(backbone: AbstractBackbone, predictions: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+    """By how much a condition changes the noise that is seen, `n c h w`, whatever the base predicts.
+
+    Args:
+        backbone: its schedule is asked.
+        predictions: without and with the condition, `2 n c h w`.
+        noisy: `n c h w`.
+        timesteps: `n`, whole or not.
+    """
+    schedule = backbone.schedule
+    at = timesteps.round().long().clamp(0, schedule.num_train_timesteps - 1)
+    without, full = (schedule.to_epsilon(one.float(), noisy.float(), at) for one in predictions)
+    return full - without
 
 
 def saliency(response: Tensor) -> Tensor:
