@@ -20,6 +20,7 @@ from pcs_ext.image.reference.systems.artadapter import ArtAdapterConfig
 from pcs_ext.image.reference.systems.blip_diffusion import BlipDiffusionConfig
 from pcs_ext.image.reference.systems.bootpig import BootPIGConfig
 from pcs_ext.image.reference.systems.customcontrast import CustomContrastConfig
+from pcs_ext.image.reference.systems.customnet import CustomNetConfig
 from pcs_ext.image.reference.systems.dreamidentity import DreamIdentityConfig
 from pcs_ext.image.reference.systems.e4t import E4TConfig
 from pcs_ext.image.reference.systems.elite import EliteConfig
@@ -80,6 +81,7 @@ TINY: dict[str, KindConfig] = {
     "anydoor": AnyDoorConfig(),
     "migc": MIGCConfig(heads=2, places=4),
     "instantfamily": InstantFamilyConfig(tokens=2),
+    "customnet": CustomNetConfig(),
     "moma": MoMAConfig(tokens=2, embedding=16, width=16, depth=1, heads=2),
 }
 """Every system at a size of a few thousand weights."""

@@ -4,7 +4,7 @@ import abc
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -78,9 +78,13 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
     unplaced: float = 0.0
     """Of such an adapter, the share of training pairs of which nobody says so."""
     asks_scene: bool = False
-    """Whether it puts what is shown into pictures, and also sees the details of what is shown."""
+    """Whether it puts what is shown into pictures."""
+    details: Literal["none", "edges", "whole"] = "none"
+    """What it sees of the thing itself, as pixels: its edges, or all of it on white."""
     detail_side: int = 0
-    """Of such an adapter, how many pixels wide it sees them."""
+    """How many pixels wide, the base's own resolution."""
+    asks_views: bool = False
+    """Whether it is told from where photos look at what they show."""
     asks_latents: bool = False
     """Whether it also sees the base's latents of pictures, beside what an encoder sees."""
     scrambles: bool = False

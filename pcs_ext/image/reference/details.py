@@ -67,9 +67,10 @@ def squared(image: Tensor, mask: Tensor | None, side: int) -> tuple[Tensor, Tens
     return small, F.interpolate(F.pad(shape, around)[None], size=size, mode="bilinear", antialias=True)[0]
 
 
-def with_details(sight: Sight, photos: Sequence[Photo], side: int) -> Sight:
-    """The same with the details of each photo, `n 3 side side`."""
-    found = [high_frequencies(*squared(photo.image, photo.mask, side)) for photo in photos]
+def with_details(sight: Sight, photos: Sequence[Photo], side: int, *, edges: bool) -> Sight:
+    """The same with a square of what each photo shows, `n 3 side side`: all of it on white, or its edges alone."""
+    squares = [squared(photo.image, photo.mask, side) for photo in photos]
+    found = [high_frequencies(*one) if edges else one[0] for one in squares]
     return dataclasses.replace(sight, detail=torch.stack(found).to(sight.features))
 
 
@@ -101,6 +102,29 @@ def collage(details: Tensor, boxes: Tensor, scene: Tensor | None, size: tuple[in
         empty[:3, y0:y1, x0:x1], empty[3, y0:y1, x0:x1] = small, 1
         made.append(empty)
     return torch.stack(made)
+
+
+def pasted(squares: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Things on white, each so large that it fills the longer side of its box, about the box's middle.
+
+    Args:
+        squares: `b 3 s s` in [-1, 1], from `squared`.
+        boxes: `b 4`: left, top, right and bottom in shares; with extent.
+        size: height and width of what is made.
+
+    Returns:
+        `b 3 h w` in [-1, 1].
+    """
+    height, width = size
+    pixels = torch.tensor([width, height]).to(boxes)
+    middle = boxes[:, :2] + boxes[:, 2:] - 1
+    wide = _MARGIN * ((boxes[:, 2:] - boxes[:, :2]) * pixels).amax(1)
+    scale = pixels / wide[:, None]
+    maps = torch.zeros(len(boxes), 2, 3).to(squares)
+    maps[:, 0, 0], maps[:, 1, 1] = scale[:, 0], scale[:, 1]
+    maps[:, :, 2] = -middle * scale
+    grid = F.affine_grid(maps, [len(boxes), 3, height, width], align_corners=False)
+    return F.grid_sample(squares - 1, grid, align_corners=False) + 1
 
 
 def widened(boxes: Tensor, factor: float) -> Tensor:

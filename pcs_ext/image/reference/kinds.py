@@ -13,6 +13,7 @@ from pcs_ext.image.reference.systems import (
     blip_diffusion,
     bootpig,
     customcontrast,
+    customnet,
     dreamidentity,
     e4t,
     elite,
@@ -72,7 +73,8 @@ KindConfig: TypeAlias = Annotated[
     | anydoor.AnyDoorConfig
     | migc.MIGCConfig
     | instantfamily.InstantFamilyConfig
-    | moma.MoMAConfig,
+    | moma.MoMAConfig
+    | customnet.CustomNetConfig,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -109,6 +111,7 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     migc.MIGCConfig: migc.MIGC,
     instantfamily.InstantFamilyConfig: instantfamily.InstantFamily,
     moma.MoMAConfig: moma.MoMA,
+    customnet.CustomNetConfig: customnet.CustomNet,
 }
 
 

@@ -78,13 +78,14 @@ def with_latents(sight: Sight, photos: Sequence[Photo], encoder: PictureEncoder)
         encoder: a `LatentEncoder`.
     """
     latents = torch.cat([encoder(photo.image[None]) for photo in photos])
+    grid = (latents.shape[2], latents.shape[3])
     cells = []
     for photo in photos:
         mask = torch.ones_like(photo.image[:1]) if photo.mask is None else photo.mask
         height, width = mask.shape[1:]
         short = min(height, width)
         top, left = (height - short) // 2, (width - short) // 2
-        cells.append(F.adaptive_avg_pool2d(mask[:, top : top + short, left : left + short], latents.shape[2:])[0])
+        cells.append(F.adaptive_avg_pool2d(mask[:, top : top + short, left : left + short], grid)[0])
     return dataclasses.replace(sight, latents=latents, cells=torch.stack(cells).to(latents))
 
 

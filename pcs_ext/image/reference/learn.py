@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 from pcs_ext.config_io import check_place, config_hash, from_jsonable, read_json, to_jsonable
 from pcs_ext.errors import ArtifactError, Interrupted, PhotoError, UsageError
@@ -19,6 +20,7 @@ from pcs_ext.image.reference.latents import OWN, open_eye
 from pcs_ext.image.reference.pairs import PairData, encode_subjects, read_subjects
 from pcs_ext.image.reference.shown import Sight
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceSchedule, ReferenceTraining
+from pcs_ext.image.reference.views import read_views
 from pcs_ext.image.types import ParameterGroup
 from pcs_ext.reporter import Reporter, SilentReporter
 
@@ -70,6 +72,8 @@ def learn_reference(
     encoder = OWN if made_by.sees in ("latents", "nothing") else encoder or _toybox_encoder(base, entry)
     subjects = read_subjects(pairs, asks_noun=made_by.asks_noun, several=made_by.several)
     _check_masks([photo.mask is not None for own in subjects for photo in own.photos], made_by, pairs, system)
+    if made_by.asks_views:
+        read_views([photo.path for own in subjects for photo in own.photos])  # before a model is loaded
     backbone = load_backbone(base, device=device, precision=precision, reporter=reporter)
     reader = open_eye(encoder_folder(encoder), made_by, backbone)
     data = encode_subjects(
@@ -79,10 +83,14 @@ def learn_reference(
         reporter,
         cut=made_by.cuts,
         scenes=made_by.asks_scene,
+        details=made_by.details,
         latents_too=made_by.asks_latents,
+        views=made_by.asks_views,
     )
     adapter = build_adapter(kind, backbone, reading_of(reader), seed=seed)
-    told = [[own.nouns, *[photo.digest for photo in own.photos]] for own in subjects]
+    told: list[Any] = [[own.nouns, *[photo.digest for photo in own.photos]] for own in subjects]
+    if data.views is not None:
+        told.append(data.views.tolist())
     known = [system, to_jsonable(settings), seed, backbone.fingerprint, reader.digest, told]
     loss = ReferenceLoss(backbone, adapter, data, settings, blank_of(data, reader), encoder=reader)
     with adapter.inserted(backbone):

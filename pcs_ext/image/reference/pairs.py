@@ -8,6 +8,7 @@ or the pose, so that these stay the caption's to say.
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from pcs_ext.image.reference.details import with_details
 from pcs_ext.image.reference.encoder import PictureEncoder
 from pcs_ext.image.reference.nouns import names
 from pcs_ext.image.reference.shown import Shown, Sight
+from pcs_ext.image.reference.views import read_views
 from pcs_ext.reporter import Reporter
 
 NOUN_FILE = "noun.txt"
@@ -74,6 +76,8 @@ class PairData:
     """`n 3 s s`: see `Sight.detail`."""
     scenes: Tensor | None = None
     """`n 3 h w` in [-1, 1]: the pictures themselves; None: nobody asks."""
+    views: Tensor | None = None
+    """`n 3`: from where each was taken, azimuth and elevation in degrees and distance; None: nobody asks."""
     shows_latents: bool = False
     """Whether references are also seen as latents; each picture shows one subject then."""
 
@@ -106,12 +110,18 @@ class PairData:
         return Pairs(
             latents=self.latents[targets].float(),
             captions=tuple(said[int(share * len(said))] for said, share in zip(captions, told, strict=True)),
-            shown=self._shown(references, chosen),
+            shown=self._turned(self._shown(references, chosen), targets, references),
             weights=None if self.weights is None else self.weights[targets].float(),
             masks=None if self.masks is None else self.masks[targets].float(),
             subjects=torch.tensor(chosen),
             scenes=None if self.scenes is None else self.scenes[targets].float(),
         )
+
+    def _turned(self, shown: Shown, targets: Tensor, references: Tensor) -> Shown:
+        """With how much the camera goes about the subject from each reference to the target, where that is known."""
+        if self.views is None:
+            return shown
+        return dataclasses.replace(shown, turns=self.views[targets][:, None] - self.views[references])
 
     def _shown(self, references: Tensor, chosen: list[int]) -> Shown:
         several = bool(self.nouns) and max(len(own) for own in self.nouns) > 1
@@ -229,7 +239,9 @@ def encode_subjects(
     *,
     cut: bool = False,
     scenes: bool = False,
+    details: Literal["none", "edges", "whole"] = "none",
     latents_too: bool = False,
+    views: bool = False,
 ) -> PairData:
     """Latents of the largest centred squares at the base's resolution, and features of the whole photos.
 
@@ -241,8 +253,10 @@ def encode_subjects(
         encoder: of the references.
         reporter: hears the progress.
         cut: also look at the subjects alone, where masks are known.
-        scenes: keep the pictures themselves, and the details of the subjects.
+        scenes: keep the pictures themselves.
+        details: what is seen of subjects as pixels.
         latents_too: show references as latents, too.
+        views: tell from where photos were taken.
     """
     photos = [photo for own in subjects for photo in _of_one(own)]
     parts = max(len(own.nouns) for own in subjects) if any(own.nouns for own in subjects) else 1
@@ -254,7 +268,8 @@ def encode_subjects(
         sights.append(_seen(some, parts, encoder, cut))
         if scenes:
             kept.append(squares.half())
-            sights[-1] = with_details(sights[-1], some, backbone.resolution)
+        if details != "none":
+            sights[-1] = with_details(sights[-1], some, backbone.resolution, edges=details == "edges")
         reporter.progress("encode", first + len(some), len(photos))
     seen = Sight.cat(sights)
     firsts = torch.tensor([0, *(len(own.photos) for own in subjects)]).cumsum(0).tolist()
@@ -267,6 +282,7 @@ def encode_subjects(
         detail=seen.detail,
         scenes=torch.cat(kept) if scenes else None,
         shows_latents=latents_too,
+        views=read_views([photo.path for photo in photos]) if views else None,
         captions=[(photo.caption or "",) for photo in photos],
         groups=[torch.arange(a, a + len(own.photos)) for a, own in zip(firsts[:-1], subjects, strict=True)],
         nouns=[own.nouns for own in subjects] if all(own.nouns for own in subjects) else (),

@@ -23,6 +23,7 @@ from pcs_ext.image.reference.kinds import adapter_class
 from pcs_ext.image.reference.latents import with_latents
 from pcs_ext.image.reference.nouns import check_named
 from pcs_ext.image.reference.shown import Shown, Sight
+from pcs_ext.image.reference.views import read_turns
 from pcs_ext.image.sample import SampleHooks, Sampling, sample
 from pcs_ext.image.subject import Artifact, GeneratedImage, to_pil
 from pcs_ext.image.types import Conditioning
@@ -44,6 +45,8 @@ class Reference:
     """`r 4`: see `Shown.boxes`."""
     scene: Tensor | None = None
     """`3 h w`: see `Shown.scene`."""
+    turns: Tensor | None = None
+    """`r 3`: see `Shown.turns`."""
 
     def hooks(self, backbone: AbstractBackbone) -> SampleHooks:
         """What `sample` needs to show the pictures beside its prompts, and none beside its negative prompts."""
@@ -57,7 +60,8 @@ class Reference:
             nouns = (self.nouns,) * len(prompts) if self.nouns else ()
             boxes = None if self.boxes is None else self.boxes.to(backbone.device).expand(len(prompts), -1, -1)
             scene = None if self.scene is None else self.scene.to(backbone.device).expand(len(prompts), -1, -1, -1)
-            told = Shown(sight=sight, nouns=nouns, seen=seen, boxes=boxes, scene=scene)
+            turns = None if self.turns is None else self.turns.to(backbone.device).expand(len(prompts), -1, -1)
+            told = Shown(sight=sight, nouns=nouns, seen=seen, boxes=boxes, scene=scene, turns=turns)
             beside = self.beside(backbone, told, size)
             return adapter.conditioned(backbone, backbone.encode_prompt, prompts, beside, scale=self.scale, size=size)
 
@@ -95,6 +99,7 @@ def show(
     scale: float = 1.0,
     nouns: Sequence[str] = (),
     boxes: Sequence[str] = (),
+    turns: Sequence[str] = (),
 ) -> Reference:
     """Let an adapter see photos for a base.
 
@@ -107,6 +112,7 @@ def show(
         nouns: by which word prompts name what is shown: one for all photos, or one for each. Adapters that need none
             pass over them.
         boxes: where each photo's subject shall stand, "0,0,0.5,1" being the left half; empty: wherever its word does.
+        turns: by how much the camera goes about it, "90,0" in degrees of azimuth and elevation; empty: not at all.
 
     Raises:
         UsageError: a scale below 0; nouns that are missing, or of several subjects where the adapter knows one; boxes
@@ -114,7 +120,9 @@ def show(
         ModelError, ArtifactError: see `open_adapter`.
     """
     check_scale(scale)
-    return seen_by(open_adapter(backbone, adapter, encoder=encoder), photos, scale=scale, nouns=nouns, boxes=boxes)
+    return seen_by(
+        open_adapter(backbone, adapter, encoder=encoder), photos, scale=scale, nouns=nouns, boxes=boxes, turns=turns
+    )
 
 
 def check_scale(scale: float) -> None:
@@ -134,12 +142,13 @@ def seen_by(
     scale: float,
     nouns: Sequence[str],
     boxes: Sequence[str] = (),
+    turns: Sequence[str] = (),
 ) -> Reference:
     """Photos as an adapter's encoder sees them; see `show`.
 
     Raises:
-        UsageError: nouns that are missing, or of several subjects where the adapter knows one; boxes that cannot be
-            read or that the adapter does not ask for.
+        UsageError: nouns that are missing, or of several subjects where the adapter knows one; boxes or turns that
+            cannot be read or that the adapter does not ask for.
     """
     if opened.adapter.sees == "nothing":
         raise UsageError(
@@ -154,16 +163,20 @@ def seen_by(
             "this reference adapter puts the subject into the hole of a photo (pcs-ext reference inpaint), which says "
             "where it shall stand; leave out --reference-box."
         )
+    if turns and not opened.adapter.asks_views:
+        raise UsageError("this reference adapter cannot be told to look from elsewhere; leave out --reference-turn.")
     placed = read_boxes(boxes, len(photos)) if boxes else None
     masks = [None if photo.mask is None else photo.mask[None] for photo in photos]
     cut = opened.adapter.cuts and all(mask is not None for mask in masks)
     sights = [opened.encoder.sight(photo.image[None], mask, cut=cut) for photo, mask in zip(photos, masks, strict=True)]
     sight = Sight.cat(sights)
-    if opened.adapter.asks_scene:
-        sight = with_details(sight, photos, opened.adapter.detail_side)
+    kind = opened.adapter.details
+    if kind != "none":
+        sight = with_details(sight, photos, opened.adapter.detail_side, edges=kind == "edges")
     if opened.latents is not None:
         sight = with_latents(sight, photos, opened.latents)
-    return Reference(opened=opened, sight=sight, nouns=named, scale=scale, boxes=placed)
+    turned = read_turns(turns, len(photos)) if turns else None
+    return Reference(opened=opened, sight=sight, nouns=named, scale=scale, boxes=placed, turns=turned)
 
 
 def _nouns(opened: OpenedAdapter, nouns: Sequence[str], count: int) -> tuple[str, ...]:
@@ -196,6 +209,7 @@ def generate(
     encoder: str = "",
     nouns: Sequence[str] = (),
     boxes: Sequence[str] = (),
+    turns: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
     negative_prompt: str = "",
     steps: int | None = None,
@@ -217,6 +231,7 @@ def generate(
         encoder: see `open_adapter`.
         nouns: see `show`.
         boxes: see `show`.
+        turns: see `show`.
         seeds: an image depends on its prompt, its seed and the settings, not on what is generated beside it.
         negative_prompt: what to stay away from; only with guidance.
         steps: denoising steps; None takes the subject's recipe's, or the base's.
@@ -239,7 +254,7 @@ def generate(
     if not isinstance(base, AbstractBackbone):
         named = base or ("toybox" if subject is None else subject.data.base_name)
         base = load_backbone(named, device=device, precision=precision, reporter=reporter)
-    reference = show(base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns, boxes=boxes)
+    reference = show(base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns, boxes=boxes, turns=turns)
     check_named(list(prompts), list(dict.fromkeys(reference.nouns)))
     known = {"references": len(photos), "reference_scale": scale, "reference_encoder": reference.opened.encoder.id}
     if subject is not None:

@@ -24,7 +24,7 @@ class Sight:
     cover: Tensor | None = None
     """`... p`: which patches show it, 0 or 1; beside `cut`."""
     detail: Tensor | None = None
-    """`... 3 s s`: its edges and what colours they have (see `high_frequencies`); None: nobody asks."""
+    """`... 3 s s`: a square of it, all or its edges alone; None: nobody asks (`AbstractReferenceAdapter.details`)."""
     latents: Tensor | None = None
     """`... c h w`: the base's latents of the picture, beside what an encoder sees; None: nobody asks."""
     cells: Tensor | None = None
@@ -77,6 +77,9 @@ class Shown:
     boxes: Tensor | None = None
     """`b r 4`: left, top, right and bottom of where each shall stand, in shares of the picture that is drawn; zeros
     where nobody says so; None: nobody says so of any."""
+    turns: Tensor | None = None
+    """`b r 3`: by how much the camera goes about the thing from each photo to the picture that is drawn, azimuth and
+    elevation in degrees and distance; None: nobody says so."""
     scene: Tensor | None = None
     """`b 3 h w` in [-1, 1]: the pictures that they are put into, for adapters that do so; None: there are none."""
 

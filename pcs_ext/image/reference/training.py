@@ -147,7 +147,9 @@ class ReferenceLoss:
         shown, device = pairs.shown, self.backbone.device
         sight = _blinded(shown.sight, self.blank, blind).map(lambda tensor: tensor.to(device))
         scene = None if pairs.scenes is None else pairs.scenes.to(device)
-        seen = dataclasses.replace(shown, sight=sight, seen=~blind, boxes=self._placed(pairs, generator), scene=scene)
+        turns = None if shown.turns is None else shown.turns.to(device)
+        boxes = self._placed(pairs, generator)
+        seen = dataclasses.replace(shown, sight=sight, seen=~blind, boxes=boxes, scene=scene, turns=turns)
         return dataclasses.replace(pairs, captions=captions, shown=seen)
 
     def _placed(self, pairs: Pairs, generator: torch.Generator) -> Tensor | None:

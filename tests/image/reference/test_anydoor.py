@@ -11,6 +11,7 @@ from torch import Tensor
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.data import find_photos
+from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.details import collage, high_frequencies, squared, widened
 from pcs_ext.image.reference.files import OpenedAdapter
 from pcs_ext.image.reference.inside import read_of
@@ -170,11 +171,23 @@ def test_guidance_goes_away_from_no_photo_in_the_same_place(sd: AbstractBackbone
     assert not torch.allclose(tokens[0].vectors, tokens[1].vectors)
 
 
+@torch.no_grad()
+def test_pictures_are_pasted_whatever_the_bases_precision(sd: AbstractBackbone, eye: Path) -> None:
+    adapter, _ = made(sd, eye)
+    scene, boxes = drawn(1, 3, 32, 32, seed=5).clamp(-1, 1), torch.tensor([[[0.25, 0.25, 0.75, 0.75]]])
+    shown = Shown(sight=seen(), boxes=boxes, scene=scene)
+    asked = Asked(backbone=sd, encode=sd.encode_prompt, prompts=[PROMPT], shown=shown)
+    whole = adapter._hint(asked, (32, 32))
+    half = adapter.to(torch.bfloat16)._hint(dataclasses.replace(asked, shown=shown.to(scene.bfloat16())), (32, 32))
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), whole, atol=2e-2, rtol=0)
+
+
 def test_training_puts_the_subject_into_the_target_itself(sd: AbstractBackbone, eye: Path, tmp_path: Path) -> None:
     adapter, encoder = tiny_system("anydoor", sd, eye)
     adapter.unplaced = 0.0
     subjects = read_subjects(albums(tmp_path / "pairs"))
-    data = encode_subjects(subjects, sd, encoder, SilentReporter(), cut=True, scenes=True)
+    data = encode_subjects(subjects, sd, encoder, SilentReporter(), cut=True, scenes=True, details="edges")
     assert data.scenes is not None
     assert data.detail is not None
     assert data.scenes.shape == (6, 3, sd.resolution, sd.resolution)

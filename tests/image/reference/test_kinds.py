@@ -52,7 +52,7 @@ WORDS = ("dreamidentity", "face2diffusion", "profusion", "umm-diffusion")
 """Systems that learn nothing but words."""
 QUICK = (
     *WORDS, "face0", "idadapter", "infinite-id", "pva", "ms-diffusion", "customcontrast", "styleadapter", "artadapter",
-    "kim-sod-cnn", "subject-diffusion", "retrinet",
+    "kim-sod-cnn", "subject-diffusion", "retrinet", "anydoor", "instantfamily", "moma", "customnet",
 )  # fmt: skip
 """Systems that need half of the steps."""
 OTHERS = [system for system in SYSTEMS if system != "ip-adapter"]
@@ -197,7 +197,8 @@ def bright_and_dark(one: Sight) -> PairData:
     return PairData(
         latents=torch.tensor([0.4] * 3 + [-0.4] * 3)[:, None, None, None].expand(6, 4, 8, 8).clone(),
         features=one.features[rows], cut=None if one.cut is None else one.cut[rows],
-        cover=None if one.cover is None else one.cover[rows], captions=[("a photo of the dog",)] * 6,
+        cover=None if one.cover is None else one.cover[rows], detail=torch.zeros(6, 3, 8, 8),
+        captions=[("a photo of the dog",)] * 6,
         groups=torch.arange(6).reshape(2, 3).unbind(0), nouns=[("dog",), ("dog",)],
         masks=torch.zeros(6, 1, 8, 8).index_fill(3, torch.arange(4), 1.0), shows_latents=True,
     )  # fmt: skip

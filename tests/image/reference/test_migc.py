@@ -1,6 +1,7 @@
 """MIGC: shadings of things in boxes, how they are mixed, and what is learned of boxes without any photo."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -243,7 +244,7 @@ def test_trained_from_albums_it_places_things_by_a_command(
     tiny_sd_path: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_json(tmp_path / "tiny.json", {"adapter": TINY["migc"], "steps": 2, "batch_size": 2})
-    where = {"base": str(tiny_sd_path), "device": "cpu", "precision": "fp32"}
+    where: dict[str, Any] = {"base": str(tiny_sd_path), "device": "cpu", "precision": "fp32"}
     pairs = albums(tmp_path / "pairs", couples=1)
     learn_reference(pairs, tmp_path / "migc", system="migc", config=tmp_path / "tiny.json", **where)
     sd = load_backbone(str(tiny_sd_path), device="cpu", precision="fp32")

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from pcs_ext.image.reference.latents import LatentEncoder
 from pcs_ext.image.reference.reference import Reference, seen_by
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.systems.bootpig import timestep_noise
-from pcs_ext.image.reference.systems.moma import MoMA, subject_mask
+from pcs_ext.image.reference.systems.moma import MoMA, Shortcut, subject_mask
 from pcs_ext.image.sample import Sampling
 from pcs_ext.image.types import Conditioning, Decoupled
 from tests.support.tiny_reference import HIDDEN, at_random, drawn, tiny_system, tiny_vision
@@ -85,7 +86,7 @@ def test_shortcuts_are_the_bases_keys_and_values_of_the_subjects_cells(sd: Abstr
         assert left[..., : side // 2].min() == 1
         assert left[..., side // 2 :].max() == 0
         for path, (_, values) in source.pairs.items():
-            shortcut = adapter.shortcuts[adapter.names[path]]
+            shortcut = cast(Shortcut, adapter.shortcuts[adapter.names[path]])
             torch.testing.assert_close(values, shortcut.scale * shortcut.values(seen[path]))
     half = adapter.conditioned(sd, sd.encode_prompt, [PROMPT], shown(reference), scale=0.5)
     for one, other in zip(half.decoupled, told.decoupled, strict=True):

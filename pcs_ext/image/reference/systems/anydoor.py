@@ -69,6 +69,7 @@ class AnyDoor(AbstractReferenceAdapter):
     asks_masks = True
     asks_boxes = True
     asks_scene = True
+    details = "edges"
 
     def __init__(self, config: AnyDoorConfig, width: int, branch: DetailBranch, context: int, side: int) -> None:
         super().__init__()
@@ -107,14 +108,14 @@ class AnyDoor(AbstractReferenceAdapter):
         return beside(told, _HINT, self._hint(asked, size).flatten(2), strength)
 
     def _hint(self, asked: Asked, size: tuple[int, int]) -> Tensor:
-        """`b 4 h w`."""
+        """`b 4 h w`. Made in float32: pictures are resized, which lower precisions do not know everywhere."""
         shown, like = asked.shown, self.project.weight
         rows = len(asked.prompts)
         details = shown.sight.detail
-        pasted = like.new_full((rows, 3, 8, 8), -1.0) if details is None else details[:, 0].to(like)
+        edges = torch.full((rows, 3, 8, 8), -1.0) if details is None else details[:, 0].float()
         given = torch.zeros(rows, 4) if shown.boxes is None else shown.boxes[:, 0].float()
-        scene = None if shown.scene is None else shown.scene.to(like)
-        return collage(pasted, widened(given, self.config.margin), scene, size)
+        scene = None if shown.scene is None else shown.scene.float()
+        return collage(edges, widened(given, self.config.margin), scene, size).to(like)
 
     @contextlib.contextmanager
     def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:

@@ -136,7 +136,8 @@ class MIGC(AbstractReferenceAdapter):
         told, given = asked.encoded(), asked.shown.boxes
         if given is None:
             return told
-        boxes = given.to(told.states) * (known_boxes(given).to(told.states.device) & asked.present).unsqueeze(-1)
+        boxes = given.float().to(told.states.device)
+        boxes = boxes * (known_boxes(boxes) & asked.present).unsqueeze(-1)
         if not known_boxes(boxes).any():
             return told
         if boxes.shape[1] > self.config.places - 2:
