@@ -19,9 +19,9 @@ import tyro
 from PIL import Image
 from torch import Tensor
 
-from pcs_ext.config_io import write_json
+from pcs_ext.config_io import config_hash, write_json
 from pcs_ext.image.backbones.load import load_backbone
-from pcs_ext.image.learn import learn
+from pcs_ext.image.learn import learn, resolve_recipe
 from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import ConsoleReporter
 from pcs_ext.results import as_result
@@ -35,7 +35,7 @@ from pcs_ext.toybox.train.panorama import SCENES, TRIGGER, scenes_around, words,
 from pcs_ext.toybox.world.render import render_rgb
 
 ROOT = Path(__file__).parents[1]
-METHODS: tuple[Method, ...] = ("stitch", "circular", "multidiffusion")
+METHODS: tuple[Method, ...] = ("stitch", "padded", "circular", "multidiffusion")
 CONTEXTS = ("on the beach", "in the desert", "in the snow", "on the grass", "in a room", "at night")
 _CROPS = (0.0, 90.0, 180.0, 270.0)
 
@@ -53,6 +53,7 @@ def figures(panoramas: Tensor) -> dict[str, list[float]]:
     """What needs no oracle, per panorama."""
     return {
         "seam": seam_ratio(panoramas).tolist(),
+        "seam over mean": seam_ratio(panoramas, over="mean").tolist(),
         "discontinuity": discontinuity(panoramas).tolist(),
         "pole spread": pole_spread(panoramas).tolist(),
     }
@@ -78,11 +79,13 @@ def main(
     """
     work = work if work != Path() else cache_folder() / "panorama-systems"
     backbone, oracle = load_backbone("toybox", device="cpu"), Oracle.load(weights_path("oracle"))
+    wanted = resolve_recipe("stitchdiffusion", TRIGGER, "toybox")
+    wanted = wanted.with_steps(steps) if steps else wanted
+    work /= config_hash([wanted, panoramas, backbone.fingerprint])
     write_panoramas(work / "panoramas", panoramas, backbone.resolution)
     look = work / "look"
     if not look.exists():
-        learn(work / "panoramas", noun=TRIGGER, output=look, recipe="stitchdiffusion", base=backbone,
-              steps=steps or None, reporter=ConsoleReporter())  # fmt: skip
+        learn(work / "panoramas", noun=TRIGGER, output=look, recipe=wanted, base=backbone, reporter=ConsoleReporter())
     artifact = Artifact.load(look)
     measured, pictures = measure(artifact, backbone, oracle, seeds)
     truth = figures(render_rgb(scenes_around("held-out panoramas", 24), resolution=backbone.resolution))
