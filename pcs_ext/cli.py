@@ -53,6 +53,7 @@ def commands() -> dict[str, Callable[..., Any]]:
         "reference tune": reference_cli.tune,
         "reference invent": reference_cli.invent,
         "reference inpaint": reference_cli.inpaint,
+        "reference place": reference_cli.place,
         "reference systems": reference_cli.systems,
         "evaluate": general.evaluate,
         "export": image_cli.export,

@@ -82,6 +82,8 @@ class _References:
     reference_box: tuple[str, ...] = ()
     """where each photo's subject shall stand, for adapters that can be told: left,top,right,bottom, 0,0,0.5,1 being the
     left half."""
+    reference_turn: tuple[str, ...] = ()
+    """how far around each photo's subject to look from, for adapters that can be told: azimuth,elevation in degrees."""
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -89,6 +91,7 @@ class _References:
         return {
             "references": self.reference, "scale": self.reference_scale, "adapter": self.reference_adapter,
             "encoder": self.reference_encoder, "nouns": self.reference_noun, "boxes": self.reference_box,
+            "turns": self.reference_turn,
         }  # fmt: skip
 
 

@@ -65,6 +65,8 @@ class Sampling:
     conditioning: Conditioning
     """Of the prompts; under guidance the negative ones' before it."""
     guided: bool
+    guidance_scale: float
+    """1 where it is not guided."""
     seeds: tuple[int, ...]
     """Of each image."""
 
@@ -236,7 +238,15 @@ def _denoise(
     if guided:
         conditioning = Conditioning.cat([encode(negatives, negative=True), conditioning])
     if hooks.started is not None:
-        hooks.started(Sampling(scheduler=scheduler, conditioning=conditioning, guided=guided, seeds=tuple(seeds)))
+        hooks.started(
+            Sampling(
+                scheduler=scheduler,
+                conditioning=conditioning,
+                guided=guided,
+                guidance_scale=config.guidance_scale,
+                seeds=tuple(seeds),
+            )
+        )
     latents = noise.to(backbone.device, torch.float32)
     if hooks.initial_latents is None:
         latents = latents * scheduler.init_noise_sigma

@@ -26,6 +26,12 @@ class Decoupled:
     where: Tensor | None = None
     """`b m rows columns`, on the latents' grid: 1 where cells may attend to each of the `m` tokens, 0 where they may
     not. Cells that may attend to none find nothing. None: all may attend to all."""
+    there: Tensor | None = None
+    """`b m`: 1 for tokens that may be attended to, 0 for those that are passed over by all cells; rows of zeros find
+    nothing. Not beside `where` or `joint`. None: all are there."""
+    weight: Tensor | None = None
+    """`b rows columns`, on the latents' grid: how much of what is found counts in every cell; not beside `joint`. None:
+    all of it in all."""
     joint: Tensor | None = None
     """`b`: text and these tokens share one softmax, in which each of the tokens weighs so much, 1 as a word does, 0 in
     rows that have none; None: what is found is added."""
@@ -37,9 +43,11 @@ class Decoupled:
             return None if tensor is None else tensor[index.to(tensor.device)]
 
         pairs = {path: (rows(keys), rows(values)) for path, (keys, values) in self.pairs.items()}
-        return dataclasses.replace(
-            self, pairs=pairs, gate=rows(self.gate), where=rows(self.where), joint=rows(self.joint)
-        )
+        return dataclasses.replace(self, pairs=pairs, **{name: rows(getattr(self, name)) for name in _ROW_BY_ROW})
+
+
+_ROW_BY_ROW = ("gate", "where", "there", "weight", "joint")
+"""Fields of `Decoupled` that hold something for every row of a batch, or nothing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -240,7 +248,7 @@ def _cat_decoupled(parts: list[Conditioning]) -> tuple[Decoupled, ...]:
         dataclasses.replace(
             source,
             pairs={path: stacked(index, path) for path in source.pairs},
-            **{name: filled(index, name) for name in ("gate", "where", "joint")},
+            **{name: filled(index, name) for name in _ROW_BY_ROW},
         )
         for index, source in enumerate(fullest)
     )

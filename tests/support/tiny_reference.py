@@ -15,22 +15,28 @@ from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapt
 from pcs_ext.image.reference.latents import open_eye
 from pcs_ext.image.reference.projection import LinearProjection, Resampler
 from pcs_ext.image.reference.shown import Sight
+from pcs_ext.image.reference.systems.anydoor import AnyDoorConfig
 from pcs_ext.image.reference.systems.artadapter import ArtAdapterConfig
 from pcs_ext.image.reference.systems.blip_diffusion import BlipDiffusionConfig
 from pcs_ext.image.reference.systems.bootpig import BootPIGConfig
 from pcs_ext.image.reference.systems.customcontrast import CustomContrastConfig
+from pcs_ext.image.reference.systems.customnet import CustomNetConfig
 from pcs_ext.image.reference.systems.dreamidentity import DreamIdentityConfig
 from pcs_ext.image.reference.systems.e4t import E4TConfig
 from pcs_ext.image.reference.systems.elite import EliteConfig
 from pcs_ext.image.reference.systems.face0 import Face0Config
 from pcs_ext.image.reference.systems.face2diffusion import Face2DiffusionConfig
+from pcs_ext.image.reference.systems.face_diffuser import FaceDiffuserConfig
 from pcs_ext.image.reference.systems.fastcomposer import FastComposerConfig
 from pcs_ext.image.reference.systems.idadapter import IDAdapterConfig
 from pcs_ext.image.reference.systems.infinite_id import InfiniteIDConfig
 from pcs_ext.image.reference.systems.instantbooth import InstantBoothConfig
+from pcs_ext.image.reference.systems.instantfamily import InstantFamilyConfig
 from pcs_ext.image.reference.systems.ip_adapter import IPAdapter, IPAdapterConfig, attention_order
 from pcs_ext.image.reference.systems.kim_sod_cnn import KimSodCnnConfig
+from pcs_ext.image.reference.systems.migc import MIGCConfig
 from pcs_ext.image.reference.systems.moa import MoAConfig
+from pcs_ext.image.reference.systems.moma import MoMAConfig
 from pcs_ext.image.reference.systems.ms_diffusion import MSDiffusionConfig
 from pcs_ext.image.reference.systems.photomaker import PhotoMakerConfig
 from pcs_ext.image.reference.systems.portraitbooth import PortraitBoothConfig
@@ -71,6 +77,12 @@ TINY: dict[str, KindConfig] = {
     "infinite-id": InfiniteIDConfig(tokens=2),
     "portraitbooth": PortraitBoothConfig(),
     "pva": PVAConfig(layers=1, heads=2),
+    "face-diffuser": FaceDiffuserConfig(),
+    "anydoor": AnyDoorConfig(),
+    "migc": MIGCConfig(heads=2, places=4),
+    "instantfamily": InstantFamilyConfig(tokens=2),
+    "customnet": CustomNetConfig(),
+    "moma": MoMAConfig(tokens=2, embedding=16, width=16, depth=1, heads=2),
 }
 """Every system at a size of a few thousand weights."""
 

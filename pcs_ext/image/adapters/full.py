@@ -153,6 +153,19 @@ class FullAdapter(AbstractAdapter):
         finally:
             parked.back()
 
+    @contextlib.contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Inside, the base's own weights are in their places, whatever the strength."""
+        assert self._places, f"adapter {self.name!r} is not injected"
+        held = {key: place.owner._parameters[place.name] for key, place in self._places.items()}
+        try:
+            for place in self._places.values():
+                place.put(place.base)
+            yield
+        finally:
+            for key, place in self._places.items():
+                place.owner._parameters[place.name] = held[key]
+
     def parameters(self) -> Mapping[str, tuple[nn.Parameter, ...]]:
         assert self._trained, f"adapter {self.name!r} has no parameters before it is injected"
         groups: dict[str, list[nn.Parameter]] = {}

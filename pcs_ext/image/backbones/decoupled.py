@@ -82,22 +82,32 @@ class _Beside:
             told, found = (in_heads(x.to(query.dtype), self.heads) for x in source.pairs[self.path])
             if source.joint is not None:
                 assert text is not None
-                mixed = joint_attention(mixed, (asked, text), (asked, told, found), source.joint, self.scale)
+                opened = None if source.where is None else _opened(asked, source.where)
+                mixed = joint_attention(mixed, (asked, text), (asked, told, found), source.joint, self.scale, opened)
                 continue
-            seen = attend(asked, told, found, self.scale) if source.where is None else self._inside(
-                asked, told, found, source.where
-            )  # fmt: skip
+            seen = self._found(asked, told, found, source)
+            if source.weight is not None:
+                seen = seen * _weights(asked, source.weight).to(seen.dtype)
             if source.gate is not None:
                 assert text is not None
                 seen = seen * self._looks(asked, text, source.gate, source.above).to(seen.dtype)
             mixed = mixed + seen.to(mixed.dtype)
         return (side_by_side(mixed), *inputs[1:])
 
+    def _found(self, asked: Tensor, told: Tensor, found: Tensor, source: Decoupled) -> Tensor:
+        """What cells find among a source's tokens, `b heads n d`."""
+        if source.where is not None:
+            return self._inside(asked, told, found, source.where)
+        if source.there is None:
+            return attend(asked, told, found, self.scale)
+        there = source.there[:, None, None, :].to(asked.device) > 0.5
+        some = there.any(-1, keepdim=True)
+        seen = F.scaled_dot_product_attention(asked, told, found, attn_mask=there | ~some, scale=self.scale)
+        return seen * some.to(seen.dtype)
+
     def _inside(self, asked: Tensor, told: Tensor, found: Tensor, where: Tensor) -> Tensor:
         """What cells find among the tokens that are open to them; nothing where none is."""
-        grid = token_grid(asked.shape[2], (where.shape[2], where.shape[3]))
-        # A coarse cell may attend where one of those that it covers may, as boxes round outwards.
-        opened = F.adaptive_max_pool2d(where.float(), grid).flatten(2).transpose(1, 2)[:, None] > 0.5
+        opened = _opened(asked, where)
         closed = scores(asked, told, self.scale).masked_fill(~opened, torch.finfo(torch.float32).min)
         probabilities = closed.softmax(-1) * opened
         return probabilities.to(found.dtype) @ found
@@ -111,3 +121,16 @@ class _Beside:
         mean = looks.mean(1, keepdim=True)
         least, most = mean.amin(2, keepdim=True), mean.amax(2, keepdim=True)
         return (mean - least > above * (most - least)).to(looks).unsqueeze(-1)
+
+
+def _opened(asked: Tensor, where: Tensor) -> Tensor:
+    """Which tokens each cell may attend to, `b 1 cells m` bool, for queries `b heads cells d`."""
+    grid = token_grid(asked.shape[2], (where.shape[2], where.shape[3]))
+    # A coarse cell may attend where one of those that it covers may, as boxes round outwards.
+    return F.adaptive_max_pool2d(where.float(), grid).flatten(2).transpose(1, 2)[:, None] > 0.5
+
+
+def _weights(asked: Tensor, weight: Tensor) -> Tensor:
+    """How much counts in each cell, `b 1 cells 1`, for queries `b heads cells d`."""
+    grid = token_grid(asked.shape[2], (weight.shape[1], weight.shape[2]))
+    return F.adaptive_avg_pool2d(weight[:, None], grid).flatten(2).unsqueeze(-1)

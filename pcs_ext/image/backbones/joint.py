@@ -11,7 +11,12 @@ from pcs_ext.image.backbones.cpu_attention import attend
 
 
 def joint_attention(
-    mixed: Tensor, own: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor, Tensor], strength: Tensor, scale: float
+    mixed: Tensor,
+    own: tuple[Tensor, Tensor],
+    other: tuple[Tensor, Tensor, Tensor],
+    strength: Tensor,
+    scale: float,
+    opened: Tensor | None = None,
 ) -> Tensor:
     """What one softmax over both finds. Differentiable.
 
@@ -21,12 +26,20 @@ def joint_attention(
         other: queries, keys and values of the second, `b heads n d`, `b heads k d` twice.
         strength: `b`, of the second; 1 is the plain joint softmax, 0 the first attention to the bit.
         scale: of both scores.
+        opened: `b 1 n k` bool, which of the second's keys each query may look at; None: all. Queries that may look at
+            none keep what the first found.
     """
     query, key, value = other
     first = torch.logsumexp(scores(*own, scale), -1)
-    second = torch.logsumexp(scores(query, key, scale), -1) + strength.log().to(first)[:, None, None]
+    looked = scores(query, key, scale)
+    if opened is None:
+        found = attend(query, key, value, scale)
+    else:
+        looked = looked.masked_fill(~opened, torch.finfo(looked.dtype).min)
+        found = looked.softmax(-1).to(value.dtype) @ value
+    second = torch.logsumexp(looked, -1) + strength.log().to(first)[:, None, None]
     share = torch.sigmoid(second - first).unsqueeze(-1).to(mixed.dtype)
-    return torch.lerp(mixed, attend(query, key, value, scale).to(mixed.dtype), share)
+    return torch.lerp(mixed, found.to(mixed.dtype), share)
 
 
 def in_heads(x: Tensor, heads: int) -> Tensor:

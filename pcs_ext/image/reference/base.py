@@ -4,7 +4,7 @@ import abc
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from pcs_ext.errors import ArtifactError
 from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.adapters.layers import to_storage
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.predict_programs import Predict
 from pcs_ext.image.prompt_programs import Encode
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.identity import IdentityLoss
@@ -76,6 +77,16 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
     """Whether it is told where in the picture that is drawn things shall stand, where somebody knows."""
     unplaced: float = 0.0
     """Of such an adapter, the share of training pairs of which nobody says so."""
+    asks_scene: bool = False
+    """Whether it puts what is shown into pictures."""
+    details: Literal["none", "edges", "whole"] = "none"
+    """What it sees of the thing itself, as pixels: its edges, or all of it on white."""
+    detail_side: int = 0
+    """How many pixels wide, the base's own resolution."""
+    asks_views: bool = False
+    """Whether it is told from where photos look at what they show."""
+    asks_latents: bool = False
+    """Whether it also sees the base's latents of pictures, beside what an encoder sees."""
     scrambles: bool = False
     """Whether it reads pictures whose patches are out of order, so that no things are seen in them."""
     inside: tuple[AbstractAdapter, ...] = ()
@@ -85,6 +96,8 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
 
     refines: bool = False
     """Whether it changes what is drawn before every step of a sampling."""
+    mixes: bool = False
+    """Whether it makes the predictions of a sampling, of several that it asks for."""
 
     @property
     def identity(self) -> IdentityLoss | None:
@@ -173,6 +186,27 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
             latents: `b c h w` in the scheduler's scale.
         """
         return latents
+
+    def mixed(
+        self,
+        backbone: AbstractBackbone,
+        sampling: "Sampling",
+        predict: Predict,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+    ) -> Tensor:
+        """The prediction in a step, asked where it `mixes`; under guidance that of both halves.
+
+        Args:
+            backbone: the adapter is inserted into it.
+            sampling: what is sampled.
+            predict: of the base, with the adapter in it.
+            noisy_latents: `b c h w`, under guidance each twice.
+            timesteps: `b`.
+            conditioning: of as many.
+        """
+        return predict(noisy_latents, timesteps, conditioning)
 
     def groups(self) -> dict[str, tuple[nn.Parameter, ...]]:
         """What trains, asked inside `inserted`: `reference`, the networks, and `base`, weights in the base."""

@@ -92,11 +92,14 @@ class PictureEncoder:
         return self._read(torch.zeros(1, 3, *side, device=self.device)).expand_as(features).to(features)
 
     def blank_sight(self, sight: Sight) -> Sight:
-        """No picture, shaped like `sight`."""
+        """No picture, shaped like `sight`; its details stay, for they say where, and guidance shall not change that."""
         return Sight(
             features=self.blank(sight.features),
             cut=None if sight.cut is None else self.blank(sight.cut),
             cover=None if sight.cover is None else torch.zeros_like(sight.cover),
+            detail=sight.detail,
+            latents=None if sight.latents is None else torch.zeros_like(sight.latents),
+            cells=None if sight.cells is None else torch.zeros_like(sight.cells),
         )
 
     def _read(self, pixels: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from pcs_ext.image.backbones.load import TOYBOX_WEIGHTS, hub_folder
 from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading
 from pcs_ext.image.reference.encoder import PictureEncoder, width_of
 from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapter
-from pcs_ext.image.reference.latents import OWN, open_eye
+from pcs_ext.image.reference.latents import OWN, LatentEncoder, open_eye
 from pcs_ext.image.reference.systems.ip_adapter import IPAdapter, IPAdapterConfig
 
 WEIGHTS, CONFIG = "ip_adapter.safetensors", "config.json"
@@ -77,6 +77,8 @@ class OpenedAdapter:
 
     adapter: AbstractReferenceAdapter
     encoder: PictureEncoder
+    latents: PictureEncoder | None = None
+    """The base's own, for an adapter that asks for latents, too."""
 
 
 def open_adapter(backbone: AbstractBackbone, name: str = "", *, encoder: str = "") -> OpenedAdapter:
@@ -102,7 +104,8 @@ def open_adapter(backbone: AbstractBackbone, name: str = "", *, encoder: str = "
         eye = _encoder(place, adapter_class(settings), encoder, backbone)
         adapter = _ours(place, settings, eye, backbone)
     adapter.to(backbone.device, backbone.dtype).eval().requires_grad_(False)
-    return OpenedAdapter(adapter=adapter, encoder=eye)
+    own = LatentEncoder.of(backbone) if adapter.asks_latents else None
+    return OpenedAdapter(adapter=adapter, encoder=eye, latents=own)
 
 
 def reading_of(encoder: PictureEncoder) -> Reading:

@@ -18,6 +18,7 @@ from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.data import Photo, find_photos
 from pcs_ext.image.learn import preset_of
 from pcs_ext.image.recipes.presets import SAMPLING
+from pcs_ext.image.reference.boxes import boxes_of
 from pcs_ext.image.reference.nouns import check_named
 from pcs_ext.image.reference.reference import Reference, show
 from pcs_ext.image.sample import SampleConfig, Sampling, initial_noise, sample
@@ -35,6 +36,7 @@ def inpaint(
     encoder: str = "",
     nouns: Sequence[str] = (),
     boxes: Sequence[str] = (),
+    turns: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
     negative_prompt: str = "",
     steps: int | None = None,
@@ -57,6 +59,7 @@ def inpaint(
         encoder: likewise.
         nouns: likewise.
         boxes: likewise.
+        turns: likewise.
         seeds: one image each.
         negative_prompt: what to stay away from.
         steps: denoising steps; None takes the base's.
@@ -87,7 +90,7 @@ def inpaint(
     if not isinstance(base, AbstractBackbone):
         base = load_backbone(base, device=device, precision=precision, reporter=reporter)
     image, hole = _square(whole, base.resolution)
-    reference = show(base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns, boxes=boxes)
+    reference = show(base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns, boxes=boxes, turns=turns)
     check_named([prompt], list(dict.fromkeys(reference.nouns)))
     asked = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
     config = dataclasses.replace(SAMPLING[preset_of(base)], **{k: v for k, v in asked.items() if v is not None})
@@ -126,6 +129,10 @@ def filled(
     """
     known = backbone.encode_images(image[None].to(backbone.device, backbone.dtype)).float()
     cells = F.adaptive_max_pool2d(hole[None], known.shape[-2:]).to(known)
+    if reference.opened.adapter.asks_scene:
+        # Around the hole the adapter sees the photo; it fills the hole's own box.
+        box = boxes_of(hole)[0].expand(len(reference.sight.features), 4)
+        reference = dataclasses.replace(reference, scene=image, boxes=box)
     hooks = reference.hooks(backbone)
     begun: list[Sampling] = []
 

@@ -8,22 +8,28 @@ from pydantic import Discriminator
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading
 from pcs_ext.image.reference.systems import (
+    anydoor,
     artadapter,
     blip_diffusion,
     bootpig,
     customcontrast,
+    customnet,
     dreamidentity,
     e4t,
     elite,
     face0,
     face2diffusion,
+    face_diffuser,
     fastcomposer,
     idadapter,
     infinite_id,
     instantbooth,
+    instantfamily,
     ip_adapter,
     kim_sod_cnn,
+    migc,
     moa,
+    moma,
     ms_diffusion,
     photomaker,
     portraitbooth,
@@ -62,7 +68,13 @@ KindConfig: TypeAlias = Annotated[
     | moa.MoAConfig
     | portraitbooth.PortraitBoothConfig
     | profusion.ProFusionConfig
-    | pva.PVAConfig,
+    | pva.PVAConfig
+    | face_diffuser.FaceDiffuserConfig
+    | anydoor.AnyDoorConfig
+    | migc.MIGCConfig
+    | instantfamily.InstantFamilyConfig
+    | moma.MoMAConfig
+    | customnet.CustomNetConfig,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -94,6 +106,12 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     portraitbooth.PortraitBoothConfig: portraitbooth.PortraitBooth,
     profusion.ProFusionConfig: profusion.ProFusion,
     pva.PVAConfig: pva.PVA,
+    face_diffuser.FaceDiffuserConfig: face_diffuser.FaceDiffuser,
+    anydoor.AnyDoorConfig: anydoor.AnyDoor,
+    migc.MIGCConfig: migc.MIGC,
+    instantfamily.InstantFamilyConfig: instantfamily.InstantFamily,
+    moma.MoMAConfig: moma.MoMA,
+    customnet.CustomNetConfig: customnet.CustomNet,
 }
 
 

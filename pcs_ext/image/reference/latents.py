@@ -1,6 +1,7 @@
 """The base's own latents of pictures, in place of what an image encoder sees, for adapters that read those."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -8,10 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.data import Photo
 from pcs_ext.image.evaluate.encoders import Preprocessing
 from pcs_ext.image.reference.base import AbstractReferenceAdapter
+from pcs_ext.image.reference.blind import BlindEncoder
 from pcs_ext.image.reference.encoder import PictureEncoder, open_encoder
 from pcs_ext.image.reference.pairs import square
+from pcs_ext.image.reference.shown import Sight
 
 OWN = "base"
 """What stands for an image encoder's name, where the base's autoencoder is meant."""
@@ -65,13 +69,33 @@ class LatentEncoder(PictureEncoder):
         return torch.zeros_like(features)
 
 
+def with_latents(sight: Sight, photos: Sequence[Photo], encoder: PictureEncoder) -> Sight:
+    """The same with the latents of each photo, and which of their cells show what its mask shows, all without one.
+
+    Args:
+        sight: of the photos.
+        photos: `n`.
+        encoder: a `LatentEncoder`.
+    """
+    latents = torch.cat([encoder(photo.image[None]) for photo in photos])
+    grid = (latents.shape[2], latents.shape[3])
+    cells = []
+    for photo in photos:
+        mask = torch.ones_like(photo.image[:1]) if photo.mask is None else photo.mask
+        height, width = mask.shape[1:]
+        short = min(height, width)
+        top, left = (height - short) // 2, (width - short) // 2
+        cells.append(F.adaptive_avg_pool2d(mask[:, top : top + short, left : left + short], grid)[0])
+    return dataclasses.replace(sight, latents=latents, cells=torch.stack(cells).to(latents))
+
+
 def open_eye(
     folder: Path, reads: AbstractReferenceAdapter | type[AbstractReferenceAdapter], backbone: AbstractBackbone
 ) -> PictureEncoder:
     """What a kind of adapter reads pictures by.
 
     Args:
-        folder: of an image encoder; of those that read latents the base stands for it, and this is passed over.
+        folder: of an image encoder; passed over for those that read latents, for which the base stands, or nothing.
         reads: the kind.
         backbone: the base.
 
@@ -80,4 +104,6 @@ def open_eye(
     """
     if reads.sees == "latents":
         return LatentEncoder.of(backbone)
+    if reads.sees == "nothing":
+        return BlindEncoder.beside(backbone)
     return open_encoder(folder, reads.sees, backbone.device, depths=reads.depths, scrambled=reads.scrambles)

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 from pcs_ext.config_io import check_place, config_hash, from_jsonable, read_json, to_jsonable
 from pcs_ext.errors import ArtifactError, Interrupted, PhotoError, UsageError
@@ -19,6 +20,7 @@ from pcs_ext.image.reference.latents import OWN, open_eye
 from pcs_ext.image.reference.pairs import PairData, encode_subjects, read_subjects
 from pcs_ext.image.reference.shown import Sight
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceSchedule, ReferenceTraining
+from pcs_ext.image.reference.views import read_views
 from pcs_ext.image.types import ParameterGroup
 from pcs_ext.reporter import Reporter, SilentReporter
 
@@ -67,14 +69,28 @@ def learn_reference(
     entry = _entry(system)
     settings, kind = _settings(entry, base, config, steps)
     made_by = adapter_class(kind)
-    encoder = OWN if made_by.sees == "latents" else encoder or _toybox_encoder(base, entry)
+    encoder = OWN if made_by.sees in ("latents", "nothing") else encoder or _toybox_encoder(base, entry)
     subjects = read_subjects(pairs, asks_noun=made_by.asks_noun, several=made_by.several)
     _check_masks([photo.mask is not None for own in subjects for photo in own.photos], made_by, pairs, system)
+    if made_by.asks_views:
+        read_views([photo.path for own in subjects for photo in own.photos])  # before a model is loaded
     backbone = load_backbone(base, device=device, precision=precision, reporter=reporter)
     reader = open_eye(encoder_folder(encoder), made_by, backbone)
-    data = encode_subjects(subjects, backbone, reader, reporter, cut=made_by.cuts)
+    data = encode_subjects(
+        subjects,
+        backbone,
+        reader,
+        reporter,
+        cut=made_by.cuts,
+        scenes=made_by.asks_scene,
+        details=made_by.details,
+        latents_too=made_by.asks_latents,
+        views=made_by.asks_views,
+    )
     adapter = build_adapter(kind, backbone, reading_of(reader), seed=seed)
-    told = [[own.nouns, *[photo.digest for photo in own.photos]] for own in subjects]
+    told: list[Any] = [[own.nouns, *[photo.digest for photo in own.photos]] for own in subjects]
+    if data.views is not None:
+        told.append(data.views.tolist())
     known = [system, to_jsonable(settings), seed, backbone.fingerprint, reader.digest, told]
     loss = ReferenceLoss(backbone, adapter, data, settings, blank_of(data, reader), encoder=reader)
     with adapter.inserted(backbone):
@@ -130,7 +146,7 @@ def _check_masks(there: list[bool], made_by: type[AbstractReferenceAdapter], pai
 def blank_of(data: PairData, reader: PictureEncoder) -> Sight:
     """How one picture looks when there is none."""
     parts = max((len(own) for own in data.nouns), default=1)
-    one = Sight(features=data.features, cut=data.cut, cover=data.cover).map(lambda known: known[:1].float())
+    one = data.sight.map(lambda known: known[:1].float())
     one = one if parts == 1 else one.map(lambda known: known[:, 0])
     return reader.blank_sight(one.map(lambda known: known.to(reader.device))).map(lambda known: known[0].cpu())
 

@@ -10,6 +10,7 @@ from pcs_ext.image.reference.systems.fastcomposer import FastComposerConfig
 from pcs_ext.image.reference.systems.instantbooth import InstantBoothConfig
 from pcs_ext.image.reference.systems.ip_adapter import IPAdapterConfig
 from pcs_ext.image.reference.systems.kim_sod_cnn import KimSodCnnConfig
+from pcs_ext.image.reference.systems.moma import MoMAConfig
 from pcs_ext.image.reference.systems.ms_diffusion import MSDiffusionConfig
 from pcs_ext.image.reference.systems.photomaker import PhotoMakerConfig
 from pcs_ext.image.reference.systems.retrinet import RetriNetConfig
@@ -327,5 +328,24 @@ OBJECTS: dict[str, ReferenceEntry] = {
             drop_both=0.05,
         ),
         toybox_encoder="base",
+    ),
+    "moma": ReferenceEntry(
+        id="moma",
+        summary="photo and prompt read together, and masked shortcuts from the base's look at the photo",
+        paper="arXiv 2404.05674",
+        system="moma",
+        adapter=MoMAConfig(),
+        # Ours, after IP-Adapter's: the paper's are not known here.
+        training=ReferenceTraining(batch_size=16, learning_rate=1e-4, drop_image=0.05, drop_text=0.0, drop_both=0.05),
+        toybox=ReferenceTraining(
+            adapter=MoMAConfig(embedding=192, width=192, depth=4, heads=4),
+            steps=3000,
+            batch_size=16,
+            learning_rate=1e-3,
+            drop_image=0.05,
+            drop_text=0.0,
+            drop_both=0.05,
+        ),
+        toybox_encoder="toybox/clip",
     ),
 }

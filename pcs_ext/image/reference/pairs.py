@@ -8,6 +8,7 @@ or the pose, so that these stay the caption's to say.
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +18,11 @@ from pcs_ext.errors import PhotoError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.data import Photo, find_photos
 from pcs_ext.image.masks import bounding_box
+from pcs_ext.image.reference.details import with_details
 from pcs_ext.image.reference.encoder import PictureEncoder
 from pcs_ext.image.reference.nouns import names
 from pcs_ext.image.reference.shown import Shown, Sight
+from pcs_ext.image.reference.views import read_views
 from pcs_ext.reporter import Reporter
 
 NOUN_FILE = "noun.txt"
@@ -43,6 +46,8 @@ class Pairs:
     """`b p h w` in [0, 1]: which latent cells each of the target's subjects covers; None: not known."""
     subjects: Tensor | None = None
     """`b`: numbers of the groups that the targets are of; None: not known."""
+    scenes: Tensor | None = None
+    """`b 3 h w` in [-1, 1]: the targets themselves, for adapters that put things into pictures; None: nobody asks."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +72,23 @@ class PairData:
     """As `features`, with black around the subject."""
     cover: Tensor | None = None
     """`n k`, or `n p k`: see `Sight.cover`."""
+    detail: Tensor | None = None
+    """`n 3 s s`: see `Sight.detail`."""
+    scenes: Tensor | None = None
+    """`n 3 h w` in [-1, 1]: the pictures themselves; None: nobody asks."""
+    views: Tensor | None = None
+    """`n 3`: from where each was taken, azimuth and elevation in degrees and distance; None: nobody asks."""
+    shows_latents: bool = False
+    """Whether references are also seen as latents; each picture shows one subject then."""
+
+    @property
+    def sight(self) -> Sight:
+        """Of all of them."""
+        seen = Sight(features=self.features, cut=self.cut, cover=self.cover, detail=self.detail)
+        if not self.shows_latents:
+            return seen
+        cells = torch.ones_like(self.latents[:, 0]) if self.masks is None else self.masks.amax(1)
+        return dataclasses.replace(seen, latents=self.latents, cells=cells)
 
     def draw(self, batch: int, generator: torch.Generator, *, photos: int = 1) -> Pairs:
         """A random batch: groups evenly, of each a target and other pictures.
@@ -88,15 +110,22 @@ class PairData:
         return Pairs(
             latents=self.latents[targets].float(),
             captions=tuple(said[int(share * len(said))] for said, share in zip(captions, told, strict=True)),
-            shown=self._shown(references, chosen),
+            shown=self._turned(self._shown(references, chosen), targets, references),
             weights=None if self.weights is None else self.weights[targets].float(),
             masks=None if self.masks is None else self.masks[targets].float(),
             subjects=torch.tensor(chosen),
+            scenes=None if self.scenes is None else self.scenes[targets].float(),
         )
+
+    def _turned(self, shown: Shown, targets: Tensor, references: Tensor) -> Shown:
+        """With how much the camera goes about the subject from each reference to the target, where that is known."""
+        if self.views is None:
+            return shown
+        return dataclasses.replace(shown, turns=self.views[targets][:, None] - self.views[references])
 
     def _shown(self, references: Tensor, chosen: list[int]) -> Shown:
         several = bool(self.nouns) and max(len(own) for own in self.nouns) > 1
-        sight = Sight(features=self.features, cut=self.cut, cover=self.cover)
+        sight = self.sight
         if several:
             # One picture, in it each subject by itself.
             parts = self.features.shape[1]
@@ -209,6 +238,10 @@ def encode_subjects(
     reporter: Reporter,
     *,
     cut: bool = False,
+    scenes: bool = False,
+    details: Literal["none", "edges", "whole"] = "none",
+    latents_too: bool = False,
+    views: bool = False,
 ) -> PairData:
     """Latents of the largest centred squares at the base's resolution, and features of the whole photos.
 
@@ -220,15 +253,23 @@ def encode_subjects(
         encoder: of the references.
         reporter: hears the progress.
         cut: also look at the subjects alone, where masks are known.
+        scenes: keep the pictures themselves.
+        details: what is seen of subjects as pixels.
+        latents_too: show references as latents, too.
+        views: tell from where photos were taken.
     """
     photos = [photo for own in subjects for photo in _of_one(own)]
     parts = max(len(own.nouns) for own in subjects) if any(own.nouns for own in subjects) else 1
-    latents, sights = [], []
+    latents, sights, kept = [], [], []
     for first in range(0, len(photos), _BATCH):
         some = photos[first : first + _BATCH]
         squares = torch.stack([square(photo.image, backbone.resolution) for photo in some])
         latents.append(backbone.encode_images(squares.to(backbone.device, backbone.dtype)).half().cpu())
         sights.append(_seen(some, parts, encoder, cut))
+        if scenes:
+            kept.append(squares.half())
+        if details != "none":
+            sights[-1] = with_details(sights[-1], some, backbone.resolution, edges=details == "edges")
         reporter.progress("encode", first + len(some), len(photos))
     seen = Sight.cat(sights)
     firsts = torch.tensor([0, *(len(own.photos) for own in subjects)]).cumsum(0).tolist()
@@ -238,6 +279,10 @@ def encode_subjects(
         features=seen.features,
         cut=seen.cut,
         cover=seen.cover,
+        detail=seen.detail,
+        scenes=torch.cat(kept) if scenes else None,
+        shows_latents=latents_too,
+        views=read_views([photo.path for photo in photos]) if views else None,
         captions=[(photo.caption or "",) for photo in photos],
         groups=[torch.arange(a, a + len(own.photos)) for a, own in zip(firsts[:-1], subjects, strict=True)],
         nouns=[own.nouns for own in subjects] if all(own.nouns for own in subjects) else (),

@@ -8,8 +8,10 @@ from pcs_ext.image.reference.entry import ReferenceEntry
 from pcs_ext.image.reference.systems.dreamidentity import DreamIdentityConfig
 from pcs_ext.image.reference.systems.face0 import Face0Config
 from pcs_ext.image.reference.systems.face2diffusion import Face2DiffusionConfig
+from pcs_ext.image.reference.systems.face_diffuser import FaceDiffuserConfig
 from pcs_ext.image.reference.systems.idadapter import IDAdapterConfig
 from pcs_ext.image.reference.systems.infinite_id import InfiniteIDConfig
+from pcs_ext.image.reference.systems.instantfamily import InstantFamilyConfig
 from pcs_ext.image.reference.systems.moa import MoAConfig
 from pcs_ext.image.reference.systems.portraitbooth import PortraitBoothConfig
 from pcs_ext.image.reference.systems.profusion import ProFusionConfig
@@ -193,5 +195,44 @@ PEOPLE: dict[str, ReferenceEntry] = {
             masked=0.5,
             photos=3,
         ),
+    ),
+    "face-diffuser": ReferenceEntry(
+        id="face-diffuser",
+        summary="the base draws the scene, a denoiser that sees photos the subjects; saliency joins them",
+        paper="arXiv 2311.10329",
+        system="face-diffuser",
+        adapter=FaceDiffuserConfig(),
+        # The released settings: rate 1e-5, batch 8 on each of 4 GPUs, 150,000 steps, subjects shown in 90 %, nothing in
+        # 10 %, half of the errors inside masks.
+        training=ReferenceTraining(
+            steps=150_000,
+            batch_size=32,
+            learning_rate=1e-5,
+            drop_image=0.1,
+            drop_text=0.0,
+            drop_both=0.1,
+            masked=0.5,
+        ),
+        toybox=ReferenceTraining(
+            steps=3000,
+            batch_size=16,
+            learning_rate=5e-4,
+            base_learning_rate=5e-5,
+            drop_image=0.1,
+            drop_text=0.0,
+            drop_both=0.1,
+            masked=0.5,
+        ),
+    ),
+    "instantfamily": ReferenceEntry(
+        id="instantfamily",
+        summary="several people stacked behind the words, each open to the cells of its place",
+        paper="arXiv 2404.19427",
+        system="instantfamily",
+        adapter=InstantFamilyConfig(),
+        # Ours, after IP-Adapter's: the paper's are not known here.
+        training=ReferenceTraining(batch_size=16, learning_rate=1e-4),
+        toybox=ReferenceTraining(adapter=InstantFamilyConfig(tokens=2), steps=3000, batch_size=16, learning_rate=1e-3),
+        toybox_encoder="toybox/clip",
     ),
 }

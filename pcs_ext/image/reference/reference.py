@@ -13,13 +13,17 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.data import Photo, find_photos
 from pcs_ext.image.learn import preset_of
+from pcs_ext.image.predict_programs import Predict
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.image.reference import REFERENCES
 from pcs_ext.image.reference.boxes import read_boxes
+from pcs_ext.image.reference.details import with_details
 from pcs_ext.image.reference.files import OpenedAdapter, open_adapter
 from pcs_ext.image.reference.kinds import adapter_class
+from pcs_ext.image.reference.latents import with_latents
 from pcs_ext.image.reference.nouns import check_named
 from pcs_ext.image.reference.shown import Shown, Sight
+from pcs_ext.image.reference.views import read_turns
 from pcs_ext.image.sample import SampleHooks, Sampling, sample
 from pcs_ext.image.subject import Artifact, GeneratedImage, to_pil
 from pcs_ext.image.types import Conditioning
@@ -39,6 +43,10 @@ class Reference:
     """Strength, 1 as trained, 0 the plain base."""
     boxes: Tensor | None = None
     """`r 4`: see `Shown.boxes`."""
+    scene: Tensor | None = None
+    """`3 h w`: see `Shown.scene`."""
+    turns: Tensor | None = None
+    """`r 3`: see `Shown.turns`."""
 
     def hooks(self, backbone: AbstractBackbone) -> SampleHooks:
         """What `sample` needs to show the pictures beside its prompts, and none beside its negative prompts."""
@@ -51,19 +59,31 @@ class Reference:
             seen = torch.full((len(prompts),), not negative)
             nouns = (self.nouns,) * len(prompts) if self.nouns else ()
             boxes = None if self.boxes is None else self.boxes.to(backbone.device).expand(len(prompts), -1, -1)
-            beside = self.beside(backbone, Shown(sight=sight, nouns=nouns, seen=seen, boxes=boxes), size)
+            scene = None if self.scene is None else self.scene.to(backbone.device).expand(len(prompts), -1, -1, -1)
+            turns = None if self.turns is None else self.turns.to(backbone.device).expand(len(prompts), -1, -1)
+            told = Shown(sight=sight, nouns=nouns, seen=seen, boxes=boxes, scene=scene, turns=turns)
+            beside = self.beside(backbone, told, size)
             return adapter.conditioned(backbone, backbone.encode_prompt, prompts, beside, scale=self.scale, size=size)
 
         # Adapters that are not in the base leave the loop as it is, which is faster.
         attention = (lambda: adapter.inserted(backbone, self.scale)) if adapter.inside or adapter.enters else None
-        if not adapter.refines or self.scale == 0:
+        if not (adapter.refines or adapter.mixes) or self.scale == 0:
             return SampleHooks(encode=encode, attention=attention)
         begun: list[Sampling] = []
 
-        def before_step(step: int, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        def before_step(step: int, timestep: Tensor, latents: Tensor) -> Tensor:
             return adapter.refined(backbone, begun[-1], step, timestep, latents)
 
-        return SampleHooks(encode=encode, attention=attention, started=begun.append, before_step=before_step)
+        def mixing(predict: Predict) -> Predict:
+            return lambda noisy, timesteps, told: adapter.mixed(backbone, begun[-1], predict, noisy, timesteps, told)
+
+        return SampleHooks(
+            encode=encode,
+            attention=attention,
+            started=begun.append,
+            before_step=before_step if adapter.refines else None,
+            predict=mixing if adapter.mixes else None,
+        )
 
     def beside(self, backbone: AbstractBackbone, shown: Shown, size: tuple[int, int]) -> Shown:
         """What the adapter is shown, for pictures of a size in pixels: all it needs is what its encoder sees."""
@@ -79,6 +99,7 @@ def show(
     scale: float = 1.0,
     nouns: Sequence[str] = (),
     boxes: Sequence[str] = (),
+    turns: Sequence[str] = (),
 ) -> Reference:
     """Let an adapter see photos for a base.
 
@@ -91,6 +112,7 @@ def show(
         nouns: by which word prompts name what is shown: one for all photos, or one for each. Adapters that need none
             pass over them.
         boxes: where each photo's subject shall stand, "0,0,0.5,1" being the left half; empty: wherever its word does.
+        turns: by how much the camera goes about it, "90,0" in degrees of azimuth and elevation; empty: not at all.
 
     Raises:
         UsageError: a scale below 0; nouns that are missing, or of several subjects where the adapter knows one; boxes
@@ -98,7 +120,9 @@ def show(
         ModelError, ArtifactError: see `open_adapter`.
     """
     check_scale(scale)
-    return seen_by(open_adapter(backbone, adapter, encoder=encoder), photos, scale=scale, nouns=nouns, boxes=boxes)
+    return seen_by(
+        open_adapter(backbone, adapter, encoder=encoder), photos, scale=scale, nouns=nouns, boxes=boxes, turns=turns
+    )
 
 
 def check_scale(scale: float) -> None:
@@ -118,21 +142,41 @@ def seen_by(
     scale: float,
     nouns: Sequence[str],
     boxes: Sequence[str] = (),
+    turns: Sequence[str] = (),
 ) -> Reference:
     """Photos as an adapter's encoder sees them; see `show`.
 
     Raises:
-        UsageError: nouns that are missing, or of several subjects where the adapter knows one; boxes that cannot be
-            read or that the adapter does not ask for.
+        UsageError: nouns that are missing, or of several subjects where the adapter knows one; boxes or turns that
+            cannot be read or that the adapter does not ask for.
     """
+    if opened.adapter.sees == "nothing":
+        raise UsageError(
+            "this reference adapter looks at no photos: it places things that words describe. Leave out --reference, "
+            "and take pcs-ext reference place PROMPT --box."
+        )
     named = _nouns(opened, nouns, len(photos))
     if boxes and not opened.adapter.asks_boxes:
         raise UsageError("this reference adapter cannot be told where things shall stand; leave out --reference-box.")
+    if boxes and opened.adapter.asks_scene:
+        raise UsageError(
+            "this reference adapter puts the subject into the hole of a photo (pcs-ext reference inpaint), which says "
+            "where it shall stand; leave out --reference-box."
+        )
+    if turns and not opened.adapter.asks_views:
+        raise UsageError("this reference adapter cannot be told to look from elsewhere; leave out --reference-turn.")
     placed = read_boxes(boxes, len(photos)) if boxes else None
     masks = [None if photo.mask is None else photo.mask[None] for photo in photos]
     cut = opened.adapter.cuts and all(mask is not None for mask in masks)
     sights = [opened.encoder.sight(photo.image[None], mask, cut=cut) for photo, mask in zip(photos, masks, strict=True)]
-    return Reference(opened=opened, sight=Sight.cat(sights), nouns=named, scale=scale, boxes=placed)
+    sight = Sight.cat(sights)
+    kind = opened.adapter.details
+    if kind != "none":
+        sight = with_details(sight, photos, opened.adapter.detail_side, edges=kind == "edges")
+    if opened.latents is not None:
+        sight = with_latents(sight, photos, opened.latents)
+    turned = read_turns(turns, len(photos)) if turns else None
+    return Reference(opened=opened, sight=sight, nouns=named, scale=scale, boxes=placed, turns=turned)
 
 
 def _nouns(opened: OpenedAdapter, nouns: Sequence[str], count: int) -> tuple[str, ...]:
@@ -165,6 +209,7 @@ def generate(
     encoder: str = "",
     nouns: Sequence[str] = (),
     boxes: Sequence[str] = (),
+    turns: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
     negative_prompt: str = "",
     steps: int | None = None,
@@ -186,6 +231,7 @@ def generate(
         encoder: see `open_adapter`.
         nouns: see `show`.
         boxes: see `show`.
+        turns: see `show`.
         seeds: an image depends on its prompt, its seed and the settings, not on what is generated beside it.
         negative_prompt: what to stay away from; only with guidance.
         steps: denoising steps; None takes the subject's recipe's, or the base's.
@@ -208,7 +254,7 @@ def generate(
     if not isinstance(base, AbstractBackbone):
         named = base or ("toybox" if subject is None else subject.data.base_name)
         base = load_backbone(named, device=device, precision=precision, reporter=reporter)
-    reference = show(base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns, boxes=boxes)
+    reference = show(base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns, boxes=boxes, turns=turns)
     check_named(list(prompts), list(dict.fromkeys(reference.nouns)))
     known = {"references": len(photos), "reference_scale": scale, "reference_encoder": reference.opened.encoder.id}
     if subject is not None:
@@ -216,7 +262,7 @@ def generate(
                                   guidance_scale=guidance_scale, scale=subject_scale, base=base,
                                   hooks=reference.hooks(base), reporter=reporter)  # fmt: skip
     else:
-        images = _plain(base, reference, prompts, seeds, negative_prompt, steps, guidance_scale, reporter)
+        images = draw(base, reference, prompts, seeds, negative_prompt, steps, guidance_scale, reporter)
     return [dataclasses.replace(image, facts={**image.facts, **known}) for image in images]
 
 
@@ -231,7 +277,7 @@ def _check(prompts: Sequence[str], seeds: Sequence[int], given: Sequence[Any], s
         )
 
 
-def _plain(
+def draw(
     backbone: AbstractBackbone,
     reference: Reference,
     prompts: Sequence[str],
@@ -241,6 +287,7 @@ def _plain(
     guidance_scale: float | None,
     reporter: Reporter,
 ) -> list[GeneratedImage]:
+    """Images of prompts beside what an adapter is shown, on the base alone; see `generate`."""
     asked = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
     config = dataclasses.replace(SAMPLING[preset_of(backbone)], **{k: v for k, v in asked.items() if v is not None})
     pairs = [(prompt, seed) for prompt in prompts for seed in seeds]

@@ -7,9 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Sees = Literal["embedding", "patches", "layers", "latents"]
+Sees = Literal["embedding", "patches", "layers", "latents", "nothing"]
 """What of the image encoder is read: one vector of the picture, a vector of every patch, or all vectors of several
-layers of a transformer, its class token's first; or no encoder but the base's own latents of the picture."""
+layers of a transformer, its class token's first; or no encoder but the base's own latents of the picture; or nothing at
+all."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,12 @@ class Sight:
     """The same with black around what the picture is shown for; None: no mask is known, or nobody asks."""
     cover: Tensor | None = None
     """`... p`: which patches show it, 0 or 1; beside `cut`."""
+    detail: Tensor | None = None
+    """`... 3 s s`: a square of it, all or its edges alone; None: nobody asks (`AbstractReferenceAdapter.details`)."""
+    latents: Tensor | None = None
+    """`... c h w`: the base's latents of the picture, beside what an encoder sees; None: nobody asks."""
+    cells: Tensor | None = None
+    """`... h w` in [0, 1]: how much of every latent cell shows it; beside `latents`."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Sight":
         """The same with `change` done to every tensor."""
@@ -29,16 +36,25 @@ class Sight:
             features=change(self.features),
             cut=None if self.cut is None else change(self.cut),
             cover=None if self.cover is None else change(self.cover),
+            detail=None if self.detail is None else change(self.detail),
+            latents=None if self.latents is None else change(self.latents),
+            cells=None if self.cells is None else change(self.cells),
         )
 
     @staticmethod
     def cat(parts: "list[Sight]") -> "Sight":
         """Side by side along the first axis; without masks, where one part has none."""
-        cuts, covers = [part.cut for part in parts], [part.cover for part in parts]
+
+        def side_by_side(known: "list[Tensor | None]") -> Tensor | None:
+            return None if any(one is None for one in known) else torch.cat(known)  # type: ignore[arg-type]
+
         return Sight(
             features=torch.cat([part.features for part in parts]),
-            cut=None if any(cut is None for cut in cuts) else torch.cat(cuts),  # type: ignore[arg-type]
-            cover=None if any(cover is None for cover in covers) else torch.cat(covers),  # type: ignore[arg-type]
+            cut=side_by_side([part.cut for part in parts]),
+            cover=side_by_side([part.cover for part in parts]),
+            detail=side_by_side([part.detail for part in parts]),
+            latents=side_by_side([part.latents for part in parts]),
+            cells=side_by_side([part.cells for part in parts]),
         )
 
     @property
@@ -61,6 +77,11 @@ class Shown:
     boxes: Tensor | None = None
     """`b r 4`: left, top, right and bottom of where each shall stand, in shares of the picture that is drawn; zeros
     where nobody says so; None: nobody says so of any."""
+    turns: Tensor | None = None
+    """`b r 3`: by how much the camera goes about the thing from each photo to the picture that is drawn, azimuth and
+    elevation in degrees and distance; None: nobody says so."""
+    scene: Tensor | None = None
+    """`b 3 h w` in [-1, 1]: the pictures that they are put into, for adapters that do so; None: there are none."""
 
     @property
     def rows(self) -> list[bool]:

@@ -146,7 +146,10 @@ class ReferenceLoss:
         captions = tuple("" if muted else said for muted, said in zip(mute.tolist(), pairs.captions, strict=True))
         shown, device = pairs.shown, self.backbone.device
         sight = _blinded(shown.sight, self.blank, blind).map(lambda tensor: tensor.to(device))
-        seen = dataclasses.replace(shown, sight=sight, seen=~blind, boxes=self._placed(pairs, generator))
+        scene = None if pairs.scenes is None else pairs.scenes.to(device)
+        turns = None if shown.turns is None else shown.turns.to(device)
+        boxes = self._placed(pairs, generator)
+        seen = dataclasses.replace(shown, sight=sight, seen=~blind, boxes=boxes, scene=scene, turns=turns)
         return dataclasses.replace(pairs, captions=captions, shown=seen)
 
     def _placed(self, pairs: Pairs, generator: torch.Generator) -> Tensor | None:
@@ -182,4 +185,7 @@ def _blinded(sight: Sight, blank: Sight, blind: Tensor) -> Sight:
         features=without(sight.features, blank.features),
         cut=None if sight.cut is None or blank.cut is None else without(sight.cut, blank.cut),
         cover=None if sight.cover is None or blank.cover is None else without(sight.cover, blank.cover),
+        detail=sight.detail,
+        latents=None if sight.latents is None or blank.latents is None else without(sight.latents, blank.latents),
+        cells=None if sight.cells is None or blank.cells is None else without(sight.cells, blank.cells),
     )

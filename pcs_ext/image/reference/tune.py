@@ -78,13 +78,14 @@ def tune_reference(
     backbone = load_backbone(base or settings.base, device=device, precision=precision, reporter=reporter)
     opened = open_adapter(backbone, str(adapter))
     made, reader = opened.adapter, opened.encoder
-    if not made.asks_noun or settings.adapter is None:
+    if not made.asks_noun or settings.adapter is None or made.sees == "nothing":
         raise UsageError(
             f"{adapter} is of {settings.kind}, which has no word for a subject to tune; `pcs-ext learn` learns a "
             "subject in any base, and pictures are shown beside it."
         )
     kind = _opened_up(made, settings.adapter)
-    data = _same(encode_subjects([Subjects(tuple(given), (noun,))], backbone, reader, reporter, cut=made.cuts))
+    subjects = [Subjects(tuple(given), (noun,))]
+    data = _same(encode_subjects(subjects, backbone, reader, reporter, cut=made.cuts, latents_too=made.asks_latents))
     training = ReferenceTraining(
         adapter=kind, steps=steps, batch_size=batch_size, learning_rate=learning_rate, drop_image=0.0, drop_text=0.0,
         drop_both=0.0,

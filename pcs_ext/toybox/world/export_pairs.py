@@ -1,8 +1,8 @@
 """`python -m pcs_ext.toybox.world.export_pairs`: what reference adapters learn from, as the folders a user would have.
 
 Random toys, a subfolder each, every photo in another place, light, style and from another side, with its mask, a
-caption that leaves out what another photo tells (colours, patterns), and the toy's class in `noun.txt`. Some subfolders
-show two toys side by side, with a mask and a noun for each.
+caption that leaves out what another photo tells (colours, patterns), from where it was taken, and the toy's class in
+`noun.txt`. Some subfolders show two toys side by side, with a mask and a noun for each.
 """
 
 import dataclasses
@@ -76,6 +76,7 @@ def export_album(folder: Path, scenes: list[Scene], resolution: int, generator: 
             _write(made / f"{number + 1}.png", to_image(seen.rgb[number]))
             if len(scene.objects) == 1:
                 _write(made / f"{number + 1}_mask.png", _mask(seen.coverage[number]))
+                (made / f"{number + 1}_view.txt").write_text(_view(scene), encoding="utf-8")
             else:
                 for index in range(len(scene.objects)):
                     own = seen.coverage[number] * (seen.object_ids[number] == index)
@@ -83,6 +84,13 @@ def export_album(folder: Path, scenes: list[Scene], resolution: int, generator: 
             (made / f"{number + 1}.txt").write_text(album_caption(scene, generator), encoding="utf-8")
         nouns = [toy.class_name for toy in scenes[0].objects]
         (made / "noun.txt").write_text("\n".join(nouns) + "\n", encoding="utf-8")
+
+
+def _view(scene: Scene) -> str:
+    """From where the first toy is seen, its heading taken off the azimuth: degrees, degrees, and the world's units."""
+    camera = scene.camera
+    azimuth = (camera.azimuth - scene.objects[0].heading + 180) % 360 - 180
+    return f"{azimuth:.2f} {camera.elevation:.2f} {camera.distance:.3f}\n"
 
 
 def _mask(coverage: Tensor) -> Image.Image:

@@ -106,9 +106,9 @@ class PhotoRequest:
         self.directions.fitting(moves=False, structure=None)
         spatial = spatial_base(backbone)
         opened = open_adapter(spatial, self.adapter, encoder=self.encoder)
-        if opened.adapter.refines:
+        if opened.adapter.refines or opened.adapter.mixes:
             raise UsageError(
-                f"{self.adapter} changes a picture between the steps of its sampling, which is not done in clips; take "
+                f"{self.adapter} reaches into the steps of a picture's sampling, which is not done in clips; take "
                 "an adapter of another system."
             )
         return seen_by(opened, photos, scale=self.scale, nouns=self.nouns), spatial

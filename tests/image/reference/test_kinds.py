@@ -1,5 +1,6 @@
 """What every system of reference adapters must do: learn, be stored, act beside prompts and leave no trace."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from pcs_ext.image.fit import FitConfig, fit
 from pcs_ext.image.reference import REFERENCES
 from pcs_ext.image.reference.base import AbstractReferenceAdapter
 from pcs_ext.image.reference.files import OTHER_WEIGHTS, ReferenceConfig, open_adapter, read_settings, save_adapter
+from pcs_ext.image.reference.kinds import adapter_class
 from pcs_ext.image.reference.learn import _groups, learn_reference
 from pcs_ext.image.reference.pairs import PairData
 from pcs_ext.image.reference.reference import Reference, show
@@ -41,7 +43,8 @@ from tests.support.tiny_albums import albums
 from tests.support.tiny_reference import TINY, at_random, tiny_system, tiny_vision
 
 PROMPTS = ["a photo of the dog", "red dog on beach"]
-SYSTEMS = list(REFERENCES)
+SYSTEMS = [system for system, entry in REFERENCES.items() if adapter_class(entry.adapter).sees != "nothing"]
+"""Those that are shown pictures: what the others must do, their own tests ask."""
 PACES = {"e4t": (250, 2e-2), "bootpig": (30, 4e-3)}
 """Steps and rates of those that others do not suit: E4T's offset counts a tenth and passes through the text encoder,
 BootPIG trains a whole denoiser."""
@@ -49,7 +52,7 @@ WORDS = ("dreamidentity", "face2diffusion", "profusion", "umm-diffusion")
 """Systems that learn nothing but words."""
 QUICK = (
     *WORDS, "face0", "idadapter", "infinite-id", "pva", "ms-diffusion", "customcontrast", "styleadapter", "artadapter",
-    "kim-sod-cnn", "subject-diffusion", "retrinet",
+    "kim-sod-cnn", "subject-diffusion", "retrinet", "anydoor", "instantfamily", "moma", "customnet",
 )  # fmt: skip
 """Systems that need half of the steps."""
 OTHERS = [system for system in SYSTEMS if system != "ip-adapter"]
@@ -66,6 +69,10 @@ def sight_of(encoder: Any, *, count: int = 2, pictures: int = 1) -> Sight:
     masks = torch.zeros(count * pictures, 1, 40, 40)
     masks[..., :20] = 1
     seen = encoder.sight(images, masks, cut=encoder.sees != "embedding")
+    # What some systems see besides, by the base and of details, is there for all.
+    latents = torch.randn(count * pictures, 4, 8, 8, generator=torch.Generator().manual_seed(6))
+    cells = torch.zeros(count * pictures, 8, 8).index_fill(2, torch.arange(4), 1.0)
+    seen = dataclasses.replace(seen, latents=latents, cells=cells, detail=images[..., :8, :8])
     return seen.map(lambda tensor: tensor.unflatten(0, (count, pictures)))
 
 
@@ -85,10 +92,10 @@ def predicted(
 
 
 def test_every_system_has_a_tiny_one() -> None:
-    assert set(TINY) == set(SYSTEMS)
+    assert set(TINY) == set(REFERENCES)
     assert all(entry.settings("toybox").adapter is not None for entry in REFERENCES.values())
     assert all(entry.settings("other").adapter == entry.adapter for entry in REFERENCES.values())
-    assert len({entry.system for entry in REFERENCES.values()}) == len(SYSTEMS)
+    assert len({entry.system for entry in REFERENCES.values()}) == len(REFERENCES)
 
 
 @pytest.mark.parametrize("family", ["sd", "sdxl"])
@@ -178,7 +185,10 @@ def opposite(sight: Sight) -> Sight:
     if features.dim() == 4 and features.shape[1] == 4:  # latents, of which the mean is what a bright picture has
         features = 0.5 * features + 1
     both = torch.cat([features, -features])
-    return Sight(features=both, cut=None if sight.cut is None else both, cover=sight.cover)
+    bright = torch.tensor([0.4, -0.4])[:, None, None, None].expand(2, 4, 8, 8).clone()
+    return dataclasses.replace(
+        sight, features=both, cut=None if sight.cut is None else both, latents=bright, detail=None
+    )
 
 
 def bright_and_dark(one: Sight) -> PairData:
@@ -187,9 +197,10 @@ def bright_and_dark(one: Sight) -> PairData:
     return PairData(
         latents=torch.tensor([0.4] * 3 + [-0.4] * 3)[:, None, None, None].expand(6, 4, 8, 8).clone(),
         features=one.features[rows], cut=None if one.cut is None else one.cut[rows],
-        cover=None if one.cover is None else one.cover[rows], captions=[("a photo of the dog",)] * 6,
+        cover=None if one.cover is None else one.cover[rows], detail=torch.zeros(6, 3, 8, 8),
+        captions=[("a photo of the dog",)] * 6,
         groups=torch.arange(6).reshape(2, 3).unbind(0), nouns=[("dog",), ("dog",)],
-        masks=torch.zeros(6, 1, 8, 8).index_fill(3, torch.arange(4), 1.0),
+        masks=torch.zeros(6, 1, 8, 8).index_fill(3, torch.arange(4), 1.0), shows_latents=True,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pcs_ext.image.reference.pairs import read_subjects
+from pcs_ext.image.reference.views import read_view
 from pcs_ext.reporter import SilentReporter
 from pcs_ext.toybox.world.export_pairs import album_scenes, export_pairs
 from pcs_ext.toybox.world.vocabulary import ACCESSORIES, CLASSES, COLORS, PATTERNS
@@ -24,6 +25,12 @@ def test_albums_are_what_learning_reads_and_say_nothing_that_another_photo_tells
             for worn in ACCESSORIES[1:]:
                 said = said.replace(worn, "")
             assert not {*COLORS, *PATTERNS} & set(said.replace(",", "").split())
+    scene, view = album_scenes(0, 2, seed=3)[1], read_view(subjects[0].photos[1].path)
+    assert view is not None
+    turned = (scene.camera.azimuth - scene.objects[0].heading - float(view[0])) % 360
+    assert min(turned, 360 - turned) < 0.01
+    assert abs(scene.camera.elevation - float(view[1])) < 0.01
+    assert abs(scene.camera.distance - float(view[2])) < 0.001
     couple = subjects[2].photos[0].parts
     assert couple is not None
     assert len(couple) == 2

@@ -4,21 +4,15 @@ The base's denoiser is trained with it, and the attention to every such word is 
 subjects do not blend. The first noise levels of a picture see the words alone.
 """
 
-import contextlib
-from collections.abc import Iterator
 from typing import Literal
 
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
-from pcs_ext.image.adapters import FullAdapter, FullConfig
-from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.reference.asked import Asked
-from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading, Terms, check_context, context_width
 from pcs_ext.image.reference.delay import delayed
-from pcs_ext.image.reference.fusing import FusedWord, fused
-from pcs_ext.image.reference.localization import held_to_masks, placed
-from pcs_ext.image.reference.pairs import Pairs
-from pcs_ext.image.reference.shown import Sees
+from pcs_ext.image.reference.fused_denoiser import AbstractFusedDenoiserAdapter
+from pcs_ext.image.reference.fusing import fused
+from pcs_ext.image.reference.localization import placed
 from pcs_ext.image.types import Conditioning
 
 
@@ -43,39 +37,12 @@ class FastComposerConfig:
             )
 
 
-class FastComposer(AbstractReferenceAdapter):
+class FastComposer(AbstractFusedDenoiserAdapter):
     """The network that mixes, and the denoiser.
 
     Differs from FastComposer, which also trains the last two layers of the image encoder: here it stays as it is.
     Several pictures of one subject are averaged, as in the released demonstration (as recalled).
-
-    Args:
-        config: of the adapter.
-        width: of the image encoder's embedding.
-        context: of text states.
     """
-
-    sees: Sees = "embedding"
-    asks_noun = True
-    asks_masks = True
-    several = True
-
-    def __init__(self, config: FastComposerConfig, width: int, context: int) -> None:
-        super().__init__()
-        self.width, self.config = width, config
-        self.fuse = FusedWord(width, context)
-        self.inside = (FullAdapter("reference", FullConfig(components=("denoiser",))),)
-
-    @classmethod
-    def untrained(
-        cls, config: FastComposerConfig, backbone: AbstractBackbone, reading: Reading, seed: int
-    ) -> "FastComposer":
-        """Its denoiser is the base's."""
-        return cls(config, reading.width, context_width(backbone))
-
-    def check(self, backbone: AbstractBackbone) -> None:
-        """See `AbstractReferenceAdapter.check`."""
-        check_context("fastcomposer", self.fuse.context, backbone)
 
     def _told(self, asked: Asked) -> Conditioning:
         """See `AbstractReferenceAdapter.conditioned`."""
@@ -87,13 +54,3 @@ class FastComposer(AbstractReferenceAdapter):
         if self.training or self.config.delay == 0:
             return told
         return delayed(plain, told, self.config.delay, asked.backbone.schedule.num_train_timesteps)
-
-    @contextlib.contextmanager
-    def watching(self, backbone: AbstractBackbone, pairs: Pairs) -> Iterator[Terms]:
-        """See `AbstractReferenceAdapter.watching`: `localization`, 0 where nothing is shown or no mask is known."""
-        places, _ = placed(backbone, pairs.captions, pairs.shown)
-        config = self.config
-        with held_to_masks(
-            backbone, pairs, places, weight=config.localization_weight, levels=config.localization_levels
-        ) as terms:
-            yield terms

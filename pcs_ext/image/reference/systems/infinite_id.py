@@ -17,7 +17,6 @@ from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.attention import self_attention_paths
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.backbones.cpu_attention import attend
 from pcs_ext.image.backbones.joint import in_heads, joint_attention, side_by_side
 from pcs_ext.image.backbones.unet import recomputing_inside
 from pcs_ext.image.predict_programs import Predict
@@ -30,6 +29,7 @@ from pcs_ext.image.reference.base import (
     context_width,
 )
 from pcs_ext.image.reference.inside import Read, answering, beside, read_of
+from pcs_ext.image.reference.instead import attending_instead
 from pcs_ext.image.reference.projection import LinearProjection
 from pcs_ext.image.reference.shown import Sees
 from pcs_ext.image.types import Conditioning
@@ -149,17 +149,9 @@ class InfiniteID(AbstractReferenceAdapter):
             rows: numbers in the batch that is denoised.
         """
         tokens = read.vectors[rows] if self.training else read.vectors
-        handles = []
-        try:
-            for path, name in self.names.items():
-                attention = backbone.denoiser.get_submodule(path)
-                instead = _Instead(attention, rows, self.keys[name](tokens), self.values[name](tokens))
-                handles.append(attention.get_submodule("to_q").register_forward_hook(instead.keep))
-                handles.append(attention.get_submodule("to_out.0").register_forward_pre_hook(instead.replace))
+        pairs = {path: (self.keys[name](tokens), self.values[name](tokens)) for path, name in self.names.items()}
+        with attending_instead(backbone.denoiser, pairs, rows):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @contextlib.contextmanager
     def _mixed(self, backbone: AbstractBackbone, asking: Tensor, asked: Tensor) -> Iterator[None]:
@@ -176,28 +168,6 @@ class InfiniteID(AbstractReferenceAdapter):
         finally:
             for handle in handles:
                 handle.remove()
-
-
-class _Instead:
-    """An attention whose result is replaced in some rows by what their queries find in other keys and values."""
-
-    def __init__(self, attention: Any, rows: Tensor, keys: Tensor, values: Tensor) -> None:
-        self.heads, self.scale, self.rows = attention.heads, attention.scale, rows
-        self.keys, self.values = keys, values
-        self._query: Tensor | None = None
-
-    def keep(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """After `to_q`."""
-        self._query = output
-
-    def replace(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Before `to_out`."""
-        query, self._query = self._query, None
-        assert query is not None, "the attention gave an output without asking for queries"
-        rows = self.rows.to(query.device)
-        asked, told, found = (in_heads(x.to(query.dtype), self.heads) for x in (query[rows], self.keys, self.values))
-        found = side_by_side(attend(asked, told, found, self.scale))
-        return (inputs[0].index_copy(0, rows, found.to(inputs[0].dtype)), *inputs[1:])
 
 
 class _Mixed:

@@ -6,7 +6,6 @@ besides the subject counts less.
 """
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -25,13 +24,12 @@ from pcs_ext.image.reference.base import (
     context_width,
     token_widths,
 )
-from pcs_ext.image.reference.inside import answering, beside, read_of
+from pcs_ext.image.reference.inside import answering
 from pcs_ext.image.reference.nouns import renamed
 from pcs_ext.image.reference.shown import Sees
 from pcs_ext.image.reference.words import SeenWords, between
+from pcs_ext.image.reference.words_alone import WORDS, placed_back, with_words_alone, words_alone
 from pcs_ext.image.types import Conditioning
-
-_STATES, _POOLED = "reference_words_alone", "reference_words_alone_pooled"
 
 
 @config
@@ -103,26 +101,21 @@ class UMMDiffusion(AbstractReferenceAdapter):
             told = asked.encoded(texts)
         if self.training or self.config.fusion == 1:
             return told
-        plain, there = asked.encoded(), torch.tensor(named, device=told.states.device).float()
-        told = beside(told, _STATES, plain.states, there)
-        return told if plain.pooled is None else beside(told, _POOLED, plain.pooled.unsqueeze(1), there)
+        return with_words_alone(told, asked.encoded(), torch.tensor(named, device=told.states.device).float())
 
     @contextlib.contextmanager
     def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
         """See `AbstractReferenceAdapter.inserted`: predictions are mixed there."""
-        with super().inserted(backbone, scale), answering(backbone, _STATES, self._mixed):
+        with super().inserted(backbone, scale), answering(backbone, WORDS, self._mixed):
             yield
 
     def _mixed(self, predict: Predict, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """fusion times the prediction for both, the rest that for the words alone, in rows that have a picture."""
         answer = predict(noisy_latents, timesteps, conditioning)
-        words, pooled = read_of(conditioning, _STATES), read_of(conditioning, _POOLED)
-        if words is None or not len(words.seen):
+        words = words_alone(conditioning)
+        if words is None:
             return answer
-        rows, states = words.seen, words.vectors
-        some = conditioning[rows.cpu()].with_states(lambda own: states[rows].to(own))
-        if pooled is not None:
-            some = dataclasses.replace(some, pooled=pooled.vectors[rows, 0])
+        rows, some = words
         at = rows.to(noisy_latents.device)
         alone = predict(noisy_latents[at], timesteps.expand(len(noisy_latents))[at], some)
-        return answer.index_copy(0, at, torch.lerp(alone, answer[at], self.config.fusion))
+        return placed_back(answer, rows, torch.lerp(alone, answer[at], self.config.fusion))
