@@ -82,6 +82,8 @@ class _References:
     reference_box: tuple[str, ...] = ()
     """where each photo's subject shall stand, for adapters that can be told: left,top,right,bottom, 0,0,0.5,1 being the
     left half."""
+    reference_map: tuple[str, ...] = ()
+    """condition maps of what is drawn, for adapters that read some: depth=FILE, edges=FILE, edges-of=PHOTO."""
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -89,6 +91,7 @@ class _References:
         return {
             "references": self.reference, "scale": self.reference_scale, "adapter": self.reference_adapter,
             "encoder": self.reference_encoder, "nouns": self.reference_noun, "boxes": self.reference_box,
+            "maps": self.reference_map,
         }  # fmt: skip
 
 

@@ -35,6 +35,7 @@ def inpaint(
     encoder: str = "",
     nouns: Sequence[str] = (),
     boxes: Sequence[str] = (),
+    maps: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
     negative_prompt: str = "",
     steps: int | None = None,
@@ -57,6 +58,7 @@ def inpaint(
         encoder: likewise.
         nouns: likewise.
         boxes: likewise.
+        maps: likewise, of the square that is filled.
         seeds: one image each.
         negative_prompt: what to stay away from.
         steps: denoising steps; None takes the base's.
@@ -87,7 +89,7 @@ def inpaint(
     if not isinstance(base, AbstractBackbone):
         base = load_backbone(base, device=device, precision=precision, reporter=reporter)
     image, hole = _square(whole, base.resolution)
-    reference = show(base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns, boxes=boxes)
+    reference = show(base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns, boxes=boxes, maps=maps)
     check_named([prompt], list(dict.fromkeys(reference.nouns)))
     asked = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
     config = dataclasses.replace(SAMPLING[preset_of(base)], **{k: v for k, v in asked.items() if v is not None})

@@ -11,6 +11,7 @@ from pcs_ext.image.reference.systems import (
     artadapter,
     blip_diffusion,
     bootpig,
+    context_diffusion,
     customcontrast,
     dreamidentity,
     e4t,
@@ -28,12 +29,15 @@ from pcs_ext.image.reference.systems import (
     photomaker,
     portraitbooth,
     profusion,
+    prompt_free_diffusion,
     pva,
     retrinet,
     ssr_encoder,
     styleadapter,
     subject_diffusion,
     umm_diffusion,
+    uni_controlnet,
+    visconet,
 )
 
 KindConfig: TypeAlias = Annotated[
@@ -62,7 +66,11 @@ KindConfig: TypeAlias = Annotated[
     | moa.MoAConfig
     | portraitbooth.PortraitBoothConfig
     | profusion.ProFusionConfig
-    | pva.PVAConfig,
+    | pva.PVAConfig
+    | uni_controlnet.UniControlNetConfig
+    | visconet.ViscoNetConfig
+    | prompt_free_diffusion.PromptFreeConfig
+    | context_diffusion.ContextDiffusionConfig,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -94,6 +102,10 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     portraitbooth.PortraitBoothConfig: portraitbooth.PortraitBooth,
     profusion.ProFusionConfig: profusion.ProFusion,
     pva.PVAConfig: pva.PVA,
+    uni_controlnet.UniControlNetConfig: uni_controlnet.UniControlNet,
+    visconet.ViscoNetConfig: visconet.ViscoNet,
+    prompt_free_diffusion.PromptFreeConfig: prompt_free_diffusion.PromptFreeDiffusion,
+    context_diffusion.ContextDiffusionConfig: context_diffusion.ContextDiffusion,
 }
 
 

@@ -2,12 +2,14 @@
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from pcs_ext.config_io import check_place, config_hash, from_jsonable, read_json, to_jsonable
+from pcs_ext.config_io import check_place, config_hash, file_sha256, from_jsonable, read_json, to_jsonable
 from pcs_ext.errors import ArtifactError, Interrupted, PhotoError, UsageError
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.checkpoint import CheckpointFolder
+from pcs_ext.image.data import Photo
 from pcs_ext.image.fit import FitConfig, fit
 from pcs_ext.image.learn import AUTOCAST
 from pcs_ext.image.reference import REFERENCES, ReferenceEntry
@@ -16,6 +18,7 @@ from pcs_ext.image.reference.encoder import PictureEncoder
 from pcs_ext.image.reference.files import ReferenceConfig, encoder_folder, encoder_name, reading_of, save_adapter
 from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapter
 from pcs_ext.image.reference.latents import OWN, open_eye
+from pcs_ext.image.reference.maps import MapKinds, check_maps, map_file
 from pcs_ext.image.reference.pairs import PairData, encode_subjects, read_subjects
 from pcs_ext.image.reference.shown import Sight
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceSchedule, ReferenceTraining
@@ -67,14 +70,17 @@ def learn_reference(
     entry = _entry(system)
     settings, kind = _settings(entry, base, config, steps)
     made_by = adapter_class(kind)
+    maps = made_by.reads_maps(kind)
     encoder = OWN if made_by.sees == "latents" else encoder or _toybox_encoder(base, entry)
     subjects = read_subjects(pairs, asks_noun=made_by.asks_noun, several=made_by.several)
     _check_masks([photo.mask is not None for own in subjects for photo in own.photos], made_by, pairs, system)
+    check_maps([photo for own in subjects for photo in own.photos], maps, pairs)
     backbone = load_backbone(base, device=device, precision=precision, reporter=reporter)
     reader = open_eye(encoder_folder(encoder), made_by, backbone)
-    data = encode_subjects(subjects, backbone, reader, reporter, cut=made_by.cuts)
+    data = encode_subjects(subjects, backbone, reader, reporter, cut=made_by.cuts, maps=maps)
     adapter = build_adapter(kind, backbone, reading_of(reader), seed=seed)
     told = [[own.nouns, *[photo.digest for photo in own.photos]] for own in subjects]
+    told += [_map_digests(own.photos, maps) for own in subjects] if maps else []
     known = [system, to_jsonable(settings), seed, backbone.fingerprint, reader.digest, told]
     loss = ReferenceLoss(backbone, adapter, data, settings, blank_of(data, reader), encoder=reader)
     with adapter.inserted(backbone):
@@ -125,6 +131,11 @@ def _check_masks(there: list[bool], made_by: type[AbstractReferenceAdapter], pai
             f"{there.count(False)} of {len(there)} photos in {pairs} have no mask, and {system} learns with masks; put "
             "NAME_mask.png beside every photo, white where the subject is."
         )
+
+
+def _map_digests(photos: Sequence[Photo], kinds: MapKinds) -> list[str]:
+    files = [map_file(photo.path, kind) for photo in photos for kind in kinds]
+    return ["" if file is None else file_sha256(file) for file in files]
 
 
 def blank_of(data: PairData, reader: PictureEncoder) -> Sight:

@@ -18,6 +18,7 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.data import Photo, find_photos
 from pcs_ext.image.masks import bounding_box
 from pcs_ext.image.reference.encoder import PictureEncoder
+from pcs_ext.image.reference.maps import MapKinds, maps_of, stacked
 from pcs_ext.image.reference.nouns import names
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.reporter import Reporter
@@ -43,6 +44,8 @@ class Pairs:
     """`b p h w` in [0, 1]: which latent cells each of the target's subjects covers; None: not known."""
     subjects: Tensor | None = None
     """`b`: numbers of the groups that the targets are of; None: not known."""
+    maps: Tensor | None = None
+    """`b c h w` in [0, 1] of the targets: see `Shown.maps`; None: nobody asks."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,8 @@ class PairData:
     """As `features`, with black around the subject."""
     cover: Tensor | None = None
     """`n k`, or `n p k`: see `Sight.cover`."""
+    maps: Tensor | None = None
+    """`n c h w`, 8-bit levels, in pixels: see `Shown.maps`; None: nobody asks."""
 
     def draw(self, batch: int, generator: torch.Generator, *, photos: int = 1) -> Pairs:
         """A random batch: groups evenly, of each a target and other pictures.
@@ -92,6 +97,7 @@ class PairData:
             weights=None if self.weights is None else self.weights[targets].float(),
             masks=None if self.masks is None else self.masks[targets].float(),
             subjects=torch.tensor(chosen),
+            maps=None if self.maps is None else self.maps[targets].float() / 255,
         )
 
     def _shown(self, references: Tensor, chosen: list[int]) -> Shown:
@@ -209,6 +215,7 @@ def encode_subjects(
     reporter: Reporter,
     *,
     cut: bool = False,
+    maps: MapKinds = (),
 ) -> PairData:
     """Latents of the largest centred squares at the base's resolution, and features of the whole photos.
 
@@ -220,6 +227,7 @@ def encode_subjects(
         encoder: of the references.
         reporter: hears the progress.
         cut: also look at the subjects alone, where masks are known.
+        maps: kinds of condition maps that are read, too.
     """
     photos = [photo for own in subjects for photo in _of_one(own)]
     parts = max(len(own.nouns) for own in subjects) if any(own.nouns for own in subjects) else 1
@@ -242,7 +250,13 @@ def encode_subjects(
         groups=[torch.arange(a, a + len(own.photos)) for a, own in zip(firsts[:-1], subjects, strict=True)],
         nouns=[own.nouns for own in subjects] if all(own.nouns for own in subjects) else (),
         masks=torch.stack(masks) if all(mask is not None for mask in masks) else None,  # type: ignore[arg-type]
+        maps=torch.stack([_levels(photo, maps, backbone.resolution) for photo in photos]) if maps else None,
     )
+
+
+def _levels(photo: Photo, kinds: MapKinds, side: int) -> Tensor:
+    """A photo's maps in the square that is drawn, `c side side`, 8-bit levels."""
+    return (255 * stacked(maps_of(photo, kinds), kinds, (side, side))).round().to(torch.uint8)
 
 
 def _of_one(own: Subjects) -> Sequence[Photo]:

@@ -1,7 +1,7 @@
 """Pictures that are shown to a base beside prompts: by name, in the command line and in Python."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pcs_ext.image.reference import REFERENCES
 from pcs_ext.image.reference.boxes import read_boxes
 from pcs_ext.image.reference.files import OpenedAdapter, open_adapter
 from pcs_ext.image.reference.kinds import adapter_class
+from pcs_ext.image.reference.maps import GivenMap, MapKind, read_given, stacked
 from pcs_ext.image.reference.nouns import check_named
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.sample import SampleHooks, Sampling, sample
@@ -39,6 +40,8 @@ class Reference:
     """Strength, 1 as trained, 0 the plain base."""
     boxes: Tensor | None = None
     """`r 4`: see `Shown.boxes`."""
+    maps: Mapping[MapKind, GivenMap] = dataclasses.field(default_factory=dict)
+    """Condition maps of every picture that is drawn, beside negative prompts, too."""
 
     def hooks(self, backbone: AbstractBackbone) -> SampleHooks:
         """What `sample` needs to show the pictures beside its prompts, and none beside its negative prompts."""
@@ -51,7 +54,10 @@ class Reference:
             seen = torch.full((len(prompts),), not negative)
             nouns = (self.nouns,) * len(prompts) if self.nouns else ()
             boxes = None if self.boxes is None else self.boxes.to(backbone.device).expand(len(prompts), -1, -1)
-            beside = self.beside(backbone, Shown(sight=sight, nouns=nouns, seen=seen, boxes=boxes), size)
+            maps = self._mapped(size, backbone.device)
+            maps = None if maps is None else maps.expand(len(prompts), -1, -1, -1)
+            pictures = Shown(sight=sight, nouns=nouns, seen=seen, boxes=boxes, maps=maps)
+            beside = self.beside(backbone, pictures, size)
             return adapter.conditioned(backbone, backbone.encode_prompt, prompts, beside, scale=self.scale, size=size)
 
         # Adapters that are not in the base leave the loop as it is, which is faster.
@@ -64,6 +70,10 @@ class Reference:
             return adapter.refined(backbone, begun[-1], step, timestep, latents)
 
         return SampleHooks(encode=encode, attention=attention, started=begun.append, before_step=before_step)
+
+    def _mapped(self, size: tuple[int, int], device: torch.device) -> Tensor | None:
+        """`1 c h w` of the kinds that the adapter reads; None: nobody gave any."""
+        return stacked(self.maps, self.opened.adapter.map_kinds, size)[None].to(device) if self.maps else None
 
     def beside(self, backbone: AbstractBackbone, shown: Shown, size: tuple[int, int]) -> Shown:
         """What the adapter is shown, for pictures of a size in pixels: all it needs is what its encoder sees."""
@@ -79,6 +89,7 @@ def show(
     scale: float = 1.0,
     nouns: Sequence[str] = (),
     boxes: Sequence[str] = (),
+    maps: Sequence[str] = (),
 ) -> Reference:
     """Let an adapter see photos for a base.
 
@@ -91,14 +102,17 @@ def show(
         nouns: by which word prompts name what is shown: one for all photos, or one for each. Adapters that need none
             pass over them.
         boxes: where each photo's subject shall stand, "0,0,0.5,1" being the left half; empty: wherever its word does.
+        maps: condition maps of what is drawn, "depth=room.png", or "edges-of=photo.jpg", whose edges are found.
 
     Raises:
         UsageError: a scale below 0; nouns that are missing, or of several subjects where the adapter knows one; boxes
-            that cannot be read or that the adapter does not ask for.
+            that cannot be read or that the adapter does not ask for; maps that it does not read.
+        PhotoError: a map that cannot be read.
         ModelError, ArtifactError: see `open_adapter`.
     """
     check_scale(scale)
-    return seen_by(open_adapter(backbone, adapter, encoder=encoder), photos, scale=scale, nouns=nouns, boxes=boxes)
+    opened = open_adapter(backbone, adapter, encoder=encoder)
+    return seen_by(opened, photos, scale=scale, nouns=nouns, boxes=boxes, maps=maps)
 
 
 def check_scale(scale: float) -> None:
@@ -118,21 +132,24 @@ def seen_by(
     scale: float,
     nouns: Sequence[str],
     boxes: Sequence[str] = (),
+    maps: Sequence[str] = (),
 ) -> Reference:
     """Photos as an adapter's encoder sees them; see `show`.
 
     Raises:
         UsageError: nouns that are missing, or of several subjects where the adapter knows one; boxes that cannot be
-            read or that the adapter does not ask for.
+            read or that the adapter does not ask for; maps that it does not read.
+        PhotoError: a map that cannot be read.
     """
     named = _nouns(opened, nouns, len(photos))
     if boxes and not opened.adapter.asks_boxes:
         raise UsageError("this reference adapter cannot be told where things shall stand; leave out --reference-box.")
     placed = read_boxes(boxes, len(photos)) if boxes else None
+    drawn = read_given(maps, opened.adapter.map_kinds, one=opened.adapter.one_map)
     masks = [None if photo.mask is None else photo.mask[None] for photo in photos]
     cut = opened.adapter.cuts and all(mask is not None for mask in masks)
     sights = [opened.encoder.sight(photo.image[None], mask, cut=cut) for photo, mask in zip(photos, masks, strict=True)]
-    return Reference(opened=opened, sight=Sight.cat(sights), nouns=named, scale=scale, boxes=placed)
+    return Reference(opened=opened, sight=Sight.cat(sights), nouns=named, scale=scale, boxes=placed, maps=drawn)
 
 
 def _nouns(opened: OpenedAdapter, nouns: Sequence[str], count: int) -> tuple[str, ...]:
@@ -165,6 +182,7 @@ def generate(
     encoder: str = "",
     nouns: Sequence[str] = (),
     boxes: Sequence[str] = (),
+    maps: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
     negative_prompt: str = "",
     steps: int | None = None,
@@ -186,6 +204,7 @@ def generate(
         encoder: see `open_adapter`.
         nouns: see `show`.
         boxes: see `show`.
+        maps: see `show`.
         seeds: an image depends on its prompt, its seed and the settings, not on what is generated beside it.
         negative_prompt: what to stay away from; only with guidance.
         steps: denoising steps; None takes the subject's recipe's, or the base's.
@@ -208,9 +227,10 @@ def generate(
     if not isinstance(base, AbstractBackbone):
         named = base or ("toybox" if subject is None else subject.data.base_name)
         base = load_backbone(named, device=device, precision=precision, reporter=reporter)
-    reference = show(base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns, boxes=boxes)
+    reference = show(base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns, boxes=boxes, maps=maps)
     check_named(list(prompts), list(dict.fromkeys(reference.nouns)))
     known = {"references": len(photos), "reference_scale": scale, "reference_encoder": reference.opened.encoder.id}
+    known |= {"reference_maps": list(reference.maps)} if maps else {}
     if subject is not None:
         images = subject.generate(prompts, seeds=seeds, negative_prompt=negative_prompt, steps=steps,
                                   guidance_scale=guidance_scale, scale=subject_scale, base=base,

@@ -61,6 +61,9 @@ class Shown:
     boxes: Tensor | None = None
     """`b r 4`: left, top, right and bottom of where each shall stand, in shares of the picture that is drawn; zeros
     where nobody says so; None: nobody says so of any."""
+    maps: Tensor | None = None
+    """`b c h w` in [0, 1]: condition maps of the picture that is drawn, of the kinds that the adapter reads one behind
+    the other, zeros for those that nobody gave; None: nobody gave any."""
 
     @property
     def rows(self) -> list[bool]:
