@@ -18,7 +18,7 @@ from pcs_ext.image.reference.encoder import PictureEncoder
 from pcs_ext.image.reference.files import ReferenceConfig, encoder_folder, encoder_name, reading_of, save_adapter
 from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapter
 from pcs_ext.image.reference.latents import OWN, open_eye
-from pcs_ext.image.reference.maps import MapKinds, check_maps, map_file
+from pcs_ext.image.reference.maps import MapKinds, albums_of_maps, check_maps, map_file
 from pcs_ext.image.reference.pairs import PairData, encode_subjects, read_subjects
 from pcs_ext.image.reference.shown import Sight
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceSchedule, ReferenceTraining
@@ -74,6 +74,10 @@ def learn_reference(
     encoder = OWN if made_by.sees == "latents" else encoder or _toybox_encoder(base, entry)
     subjects = read_subjects(pairs, asks_noun=made_by.asks_noun, several=made_by.several)
     _check_masks([photo.mask is not None for own in subjects for photo in own.photos], made_by, pairs, system)
+    if "photo" in maps:
+        subjects += [
+            dataclasses.replace(own, photos=album) for own in subjects for album in albums_of_maps(own.photos, maps)
+        ]
     check_maps([photo for own in subjects for photo in own.photos], maps, pairs)
     backbone = load_backbone(base, device=device, precision=precision, reporter=reporter)
     reader = open_eye(encoder_folder(encoder), made_by, backbone)

@@ -19,7 +19,7 @@ from pcs_ext.image.data.photos import SUFFIXES
 from pcs_ext.image.edges import canny
 
 MapKind = Literal["edges", "depth", "normals", "segmentation", "pose", "mask", "photo"]
-"""`photo`: a picture itself, for systems that also draw maps of photos."""
+"""`photo`: a picture itself, of which a map is drawn."""
 CHANNELS: dict[MapKind, int] = {
     "edges": 1, "depth": 1, "normals": 3, "segmentation": 3, "pose": 3, "mask": 1, "photo": 3,
 }  # fmt: skip
@@ -89,9 +89,14 @@ def stacked(given: Mapping[MapKind, GivenMap], kinds: Sequence[MapKind], size: t
 def maps_of(photo: Photo, kinds: Sequence[MapKind]) -> dict[MapKind, GivenMap]:
     """What is known of a photo of the training: files, its mask, and edges that are found.
 
+    A picture that was made of another one (`NAME_before.png`, see `albums_of_maps`) is drawn after that one alone,
+    where photos are among the kinds.
+
     Raises:
         PhotoError: a file cannot be read, or has another shape than its photo.
     """
+    if "photo" in kinds and photo.before is not None:
+        return {"photo": GivenMap(picture=photo.before)}
     found: dict[MapKind, GivenMap] = {}
     for kind in kinds:
         file = map_file(photo.path, kind)
@@ -104,10 +109,36 @@ def maps_of(photo: Photo, kinds: Sequence[MapKind]) -> dict[MapKind, GivenMap]:
     return found
 
 
+def albums_of_maps(photos: Sequence[Photo], kinds: Sequence[MapKind]) -> list[tuple[Photo, ...]]:
+    """The way back: of photos of one album, for every kind of which two or more are known an album of those maps.
+
+    Args:
+        photos: of one album.
+        kinds: of its maps.
+
+    Returns:
+        Pictures to draw, each with the photo that it is a map of as `before`.
+    """
+    albums = []
+    for kind in kinds:
+        if kind in ("photo", "mask"):
+            continue
+        made = [(photo, maps_of(photo, (kind,)).get(kind)) for photo in photos]
+        drawn = [_as_photo(photo, kind, given) for photo, given in made if given is not None]
+        albums += [tuple(drawn)] if len(drawn) > 1 else []
+    return albums
+
+
+def _as_photo(photo: Photo, kind: MapKind, given: GivenMap) -> Photo:
+    height, width = photo.image.shape[1:]
+    picture = 2 * given.at(kind, (height, width)).expand(3, -1, -1) - 1
+    return dataclasses.replace(photo, image=picture, mask=None, parts=None, before=photo.image)
+
+
 def map_file(photo: Path, kind: MapKind) -> Path | None:
-    """The file that holds a photo's map of that kind, by its name; None: there is none, or masks are meant."""
+    """The file that holds a photo's map of that kind, by its name; None: there is none, or a mask or photo is meant."""
     folder = photo.parent / kind
-    if kind == "mask" or not folder.is_dir():
+    if kind in ("mask", "photo") or not folder.is_dir():
         return None
     files = sorted(file for file in folder.iterdir() if file.stem == photo.stem and file.suffix.lower() in SUFFIXES)
     return files[0] if files else None
@@ -125,7 +156,7 @@ def check_maps(photos: Sequence[Photo], kinds: Sequence[MapKind], folder: Path) 
         PhotoError: none has a map of a kind.
     """
     for kind in kinds:
-        known = kind == "edges" or any(
+        known = kind in ("edges", "photo") or any(
             photo.mask is not None if kind == "mask" else map_file(photo.path, kind) is not None for photo in photos
         )
         if not known:

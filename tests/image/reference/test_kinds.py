@@ -45,11 +45,10 @@ from tests.support.tiny_reference import TINY, at_random, tiny_system, tiny_visi
 PROMPTS = ["a photo of the dog", "red dog on beach"]
 SYSTEMS = list(REFERENCES)
 PACES = {
-    "e4t": (250, 2e-2), "bootpig": (30, 4e-3), "uni-controlnet": (15, 1e-2), "prompt-free-diffusion": (35, 1e-2),
-    "context-diffusion": (45, 1e-2),
+    "e4t": (250, 2e-2), "bootpig": (30, 4e-3), "uni-controlnet": (15, 1e-2), "context-diffusion": (45, 1e-2),
 }  # fmt: skip
 """Steps and rates of those that others do not suit: E4T's offset counts a tenth and passes through the text encoder,
-BootPIG trains a whole denoiser; some learn in two parts, which are quick."""
+BootPIG trains a whole denoiser; Uni-ControlNet's parts are quick."""
 WORDS = ("uni-controlnet", "context-diffusion", "dreamidentity", "face2diffusion", "profusion", "umm-diffusion")
 """Systems that tell of photos by nothing but words, or tokens that are read as such."""
 QUICK = (

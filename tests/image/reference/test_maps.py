@@ -16,6 +16,7 @@ from pcs_ext.image.reference.learn import learn_reference
 from pcs_ext.image.reference.maps import (
     Dropping,
     GivenMap,
+    albums_of_maps,
     as_picture,
     check_kinds,
     check_maps,
@@ -77,6 +78,21 @@ def test_files_lie_in_folders_named_after_kinds(photos: Path, tmp_path: Path) ->
     grey(photos / "depth" / "0.png", (2 * size[0], size[1]), 102)
     with pytest.raises(PhotoError, match="expected the same shape"):
         maps_of(photo, ("depth",))
+
+
+def test_maps_of_an_album_are_an_album_to_draw_after_its_photos(photos: Path) -> None:
+    found = find_photos([photos / "0.png", photos / "1.png"])
+    for photo in found:
+        grey(photos / "depth" / photo.path.name, (photo.image.shape[2], photo.image.shape[1]), 204)
+    grey(photos / "normals" / "0.png", (found[0].image.shape[2], found[0].image.shape[1]), 9)
+    kinds: Any = ("edges", "depth", "normals", "photo")
+    edges, depth = albums_of_maps(found, kinds)
+    torch.testing.assert_close(depth[0].image, torch.full_like(found[0].image, 0.6))
+    assert torch.equal(edges[1].image, 2 * canny(found[1].image[None])[0].expand(3, -1, -1) - 1)
+    given = maps_of(depth[0], kinds)
+    assert set(given) == {"photo"}
+    assert torch.equal(given["photo"].picture, found[0].image)
+    assert set(maps_of(found[0], kinds)) == {"edges", "depth", "normals"}
 
 
 def test_maps_in_commands_name_kinds_that_the_adapter_reads(photos: Path) -> None:

@@ -1,6 +1,7 @@
 """Albums to train reference adapters on: what they show, say and mask, and that they can be read as such."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ from pcs_ext.toybox.world.vocabulary import ACCESSORIES, CLASSES, COLORS, PATTER
 
 
 def test_albums_are_what_learning_reads_and_say_nothing_that_another_photo_tells(tmp_path: Path) -> None:
-    options = {"subjects": 2, "couples": 1, "photos": 2, "resolution": 32, "seed": 3}
+    options: dict[str, Any] = {"subjects": 2, "couples": 1, "photos": 2, "resolution": 32, "seed": 3}
     export_pairs(tmp_path, SilentReporter(), **options)
     subjects = read_subjects(tmp_path, asks_noun=True, several=True)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["00000", "00001", "couple-00000"]
@@ -44,7 +45,7 @@ def test_an_album_shows_the_same_toys_in_other_scenes(tmp_path: Path) -> None:
     assert album_scenes(0, 3) == one
     assert album_scenes(1, 3) != one
     written = tmp_path / "00000" / "1.png"
-    options = {"subjects": 1, "couples": 0, "photos": 2, "resolution": 32}
+    options: dict[str, Any] = {"subjects": 1, "couples": 0, "photos": 2, "resolution": 32}
     export_pairs(tmp_path, SilentReporter(), seed=1, **options)
     before = written.stat().st_mtime_ns
     export_pairs(tmp_path, SilentReporter(), seed=1, **options)
@@ -52,7 +53,7 @@ def test_an_album_shows_the_same_toys_in_other_scenes(tmp_path: Path) -> None:
 
 
 def test_condition_maps_lie_beside_photos_and_are_the_truth_about_them(tmp_path: Path) -> None:
-    options = {"subjects": 1, "couples": 0, "photos": 2, "resolution": 32, "seed": 3}
+    options: dict[str, Any] = {"subjects": 1, "couples": 0, "photos": 2, "resolution": 32, "seed": 3}
     export_pairs(tmp_path, SilentReporter(), **options)
     photo = (tmp_path / "00000" / "1.png").stat().st_mtime_ns
     kinds = ("edges", "depth", "normals", "segmentation")

@@ -34,9 +34,9 @@ class ContextDiffusionConfig:
 
     kind: Literal["context-diffusion"] = "context-diffusion"
     """Tag in JSON."""
-    maps: MapKinds = ("edges", "depth", "segmentation")
-    """Kinds of queries, of which every picture has one; the paper's are HED edges, depth and segmentation. `photo` is
-    for albums whose pictures are maps themselves, with the photos that they are maps of beside them."""
+    maps: MapKinds = ("edges", "depth", "segmentation", "photo")
+    """Kinds of queries, of which every picture has one; the paper's are HED edges, depth and segmentation. With `photo`
+    it also learns the way back: maps of an album are drawn, after their photos."""
 
     def __post_init__(self) -> None:
         check_kinds(self.maps)
