@@ -38,7 +38,7 @@ def learn(
 
     Args:
         pairs: folder with a subfolder for each subject: two photos or more, a caption NAME.txt beside every photo; for
-            most systems noun.txt with the captions' word for it, for some masks NAME_mask.png.
+            most systems noun.txt with the captions' word for it, for some masks NAME_mask.png or maps KIND/NAME.png.
         output: folder for the adapter; diffusers' load_ip_adapter reads an IP-Adapter's, too.
         system: what is trained (`pcs-ext reference systems` lists them).
         base: toybox, a hub id, a diffusers folder or a .safetensors file.
@@ -213,7 +213,8 @@ def systems(config: str = "") -> None:
     from pcs_ext.image.reference import REFERENCES as LISTED
 
     if not config:
-        lines = [f"{entry.id:<18}{entry.paper:<18}{entry.summary}" for entry in LISTED.values()]
+        width = 2 + max(map(len, LISTED))
+        lines = [f"{entry.id:<{width}}{entry.paper:<18}{entry.summary}" for entry in LISTED.values()]
         sys.stdout.write("\n".join(lines) + "\n")
         return
     if config not in LISTED:

@@ -19,6 +19,7 @@ from pcs_ext.image.reference.systems.anydoor import AnyDoorConfig
 from pcs_ext.image.reference.systems.artadapter import ArtAdapterConfig
 from pcs_ext.image.reference.systems.blip_diffusion import BlipDiffusionConfig
 from pcs_ext.image.reference.systems.bootpig import BootPIGConfig
+from pcs_ext.image.reference.systems.context_diffusion import ContextDiffusionConfig
 from pcs_ext.image.reference.systems.customcontrast import CustomContrastConfig
 from pcs_ext.image.reference.systems.customnet import CustomNetConfig
 from pcs_ext.image.reference.systems.dreamidentity import DreamIdentityConfig
@@ -41,12 +42,15 @@ from pcs_ext.image.reference.systems.ms_diffusion import MSDiffusionConfig
 from pcs_ext.image.reference.systems.photomaker import PhotoMakerConfig
 from pcs_ext.image.reference.systems.portraitbooth import PortraitBoothConfig
 from pcs_ext.image.reference.systems.profusion import ProFusionConfig
+from pcs_ext.image.reference.systems.prompt_free_diffusion import PromptFreeConfig
 from pcs_ext.image.reference.systems.pva import PVAConfig
 from pcs_ext.image.reference.systems.retrinet import RetriNetConfig
 from pcs_ext.image.reference.systems.ssr_encoder import SSREncoderConfig
 from pcs_ext.image.reference.systems.styleadapter import StyleAdapterConfig
 from pcs_ext.image.reference.systems.subject_diffusion import SubjectDiffusionConfig
 from pcs_ext.image.reference.systems.umm_diffusion import UMMDiffusionConfig
+from pcs_ext.image.reference.systems.uni_controlnet import UniControlNetConfig
+from pcs_ext.image.reference.systems.visconet import ViscoNetConfig
 
 WIDTH, HIDDEN = 16, 32
 """Of the encoder's embedding and of its patches."""
@@ -83,6 +87,20 @@ TINY: dict[str, KindConfig] = {
     "instantfamily": InstantFamilyConfig(tokens=2),
     "customnet": CustomNetConfig(),
     "moma": MoMAConfig(tokens=2, embedding=16, width=16, depth=1, heads=2),
+    "uni-controlnet": UniControlNetConfig(maps=("edges", "depth"), inject=(8, 8), keep_all=0.8, drop_all=0.0),
+    "visconet": ViscoNetConfig(maps=("depth",), pictures=2, tokens=2),
+    "prompt-free-diffusion": PromptFreeConfig(
+        maps=("depth",),
+        depth=1,
+        hidden=16,
+        query_depth=2,
+        query_hidden=16,
+        heads=2,
+        groups=4,
+        global_queries=1,
+        local_queries=4,
+    ),
+    "context-diffusion": ContextDiffusionConfig(maps=("depth", "normals")),
 }
 """Every system at a size of a few thousand weights."""
 

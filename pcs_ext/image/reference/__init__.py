@@ -5,6 +5,7 @@ ten times the rate. Those of IP-Adapter were measured; PhotoMaker, FastComposer 
 theirs, the others none.
 """
 
+from pcs_ext.image.reference.conditions import CONDITIONS
 from pcs_ext.image.reference.entry import ReferenceEntry
 from pcs_ext.image.reference.objects import OBJECTS
 from pcs_ext.image.reference.people import PEOPLE
@@ -13,4 +14,4 @@ from pcs_ext.image.reference.styles import STYLES
 
 __all__ = ["REFERENCES", "ReferenceEntry"]
 
-REFERENCES: dict[str, ReferenceEntry] = {**OBJECTS, **STYLES, **PEOPLE, **PLACING}
+REFERENCES: dict[str, ReferenceEntry] = {**OBJECTS, **STYLES, **PEOPLE, **PLACING, **CONDITIONS}

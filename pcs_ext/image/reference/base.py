@@ -17,6 +17,7 @@ from pcs_ext.image.predict_programs import Predict
 from pcs_ext.image.prompt_programs import Encode
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.identity import IdentityLoss
+from pcs_ext.image.reference.maps import MapKinds
 from pcs_ext.image.reference.shown import Sees, Shown
 from pcs_ext.image.types import Conditioning
 
@@ -37,6 +38,8 @@ class Reading:
     """Of the encoder's vectors."""
     layers: int = 1
     """How many of the encoder's layers are seen."""
+    places: int = 1
+    """How many vectors every layer has, where layers are seen."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,6 +97,11 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
     enters: bool = False
     """Whether it acts inside the denoiser without weights there, so that it must be inserted to act at all."""
 
+    map_kinds: MapKinds = ()
+    """Which condition maps of the picture that is drawn it reads."""
+    one_map: bool = False
+    """Whether it reads one of them at a time."""
+
     refines: bool = False
     """Whether it changes what is drawn before every step of a sampling."""
     mixes: bool = False
@@ -111,6 +119,20 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
 
     def begin_stage(self, name: str) -> None:
         """Told before each part of the training; most have one."""
+
+    @classmethod
+    def reads_maps(cls, config: Any) -> MapKinds:
+        """What an adapter of these settings has as `map_kinds`."""
+        return ()
+
+    def told_maps(self, maps: Tensor, generator: torch.Generator) -> Tensor:
+        """What of a training batch's maps it is told, asked where it has `map_kinds`.
+
+        Args:
+            maps: `b c h w` in [0, 1].
+            generator: the only source of randomness.
+        """
+        return maps
 
     @abc.abstractmethod
     def check(self, backbone: AbstractBackbone) -> None:

@@ -48,6 +48,11 @@ class PictureEncoder:
         """Numbers of the layers that are seen, from 1, in the order of `depths`; a layer is seen once."""
         return tuple(dict.fromkeys(max(1, round(share * layer_count(self.model.config))) for share in self.depths))
 
+    @property
+    def places(self) -> int:
+        """How many vectors every layer has, where layers are seen; else 1."""
+        return self(torch.zeros(1, 3, 64, 64)).shape[-2] if self.sees == "layers" else 1
+
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Pictures `b 3 h w` in [-1, 1] -> `b d`, `b k d` or `b l k d`, float32. Not differentiable."""

@@ -110,7 +110,9 @@ def open_adapter(backbone: AbstractBackbone, name: str = "", *, encoder: str = "
 
 def reading_of(encoder: PictureEncoder) -> Reading:
     """What an image encoder gives."""
-    return Reading(sees=encoder.sees, width=encoder.width, layers=max(1, len(encoder.layers)))
+    return Reading(
+        sees=encoder.sees, width=encoder.width, layers=max(1, len(encoder.layers)), places=encoder.places
+    )  # fmt: skip
 
 
 def read_settings(folder: Path) -> ReferenceConfig:

@@ -37,6 +37,7 @@ def inpaint(
     nouns: Sequence[str] = (),
     boxes: Sequence[str] = (),
     turns: Sequence[str] = (),
+    maps: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
     negative_prompt: str = "",
     steps: int | None = None,
@@ -60,6 +61,7 @@ def inpaint(
         nouns: likewise.
         boxes: likewise.
         turns: likewise.
+        maps: likewise, of the square that is filled.
         seeds: one image each.
         negative_prompt: what to stay away from.
         steps: denoising steps; None takes the base's.
@@ -90,7 +92,9 @@ def inpaint(
     if not isinstance(base, AbstractBackbone):
         base = load_backbone(base, device=device, precision=precision, reporter=reporter)
     image, hole = _square(whole, base.resolution)
-    reference = show(base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns, boxes=boxes, turns=turns)
+    reference = show(
+        base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns, boxes=boxes, turns=turns, maps=maps
+    )
     check_named([prompt], list(dict.fromkeys(reference.nouns)))
     asked = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
     config = dataclasses.replace(SAMPLING[preset_of(base)], **{k: v for k, v in asked.items() if v is not None})

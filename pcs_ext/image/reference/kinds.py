@@ -12,6 +12,7 @@ from pcs_ext.image.reference.systems import (
     artadapter,
     blip_diffusion,
     bootpig,
+    context_diffusion,
     customcontrast,
     customnet,
     dreamidentity,
@@ -34,12 +35,15 @@ from pcs_ext.image.reference.systems import (
     photomaker,
     portraitbooth,
     profusion,
+    prompt_free_diffusion,
     pva,
     retrinet,
     ssr_encoder,
     styleadapter,
     subject_diffusion,
     umm_diffusion,
+    uni_controlnet,
+    visconet,
 )
 
 KindConfig: TypeAlias = Annotated[
@@ -74,7 +78,11 @@ KindConfig: TypeAlias = Annotated[
     | migc.MIGCConfig
     | instantfamily.InstantFamilyConfig
     | moma.MoMAConfig
-    | customnet.CustomNetConfig,
+    | customnet.CustomNetConfig
+    | uni_controlnet.UniControlNetConfig
+    | visconet.ViscoNetConfig
+    | prompt_free_diffusion.PromptFreeConfig
+    | context_diffusion.ContextDiffusionConfig,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -112,6 +120,10 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     instantfamily.InstantFamilyConfig: instantfamily.InstantFamily,
     moma.MoMAConfig: moma.MoMA,
     customnet.CustomNetConfig: customnet.CustomNet,
+    uni_controlnet.UniControlNetConfig: uni_controlnet.UniControlNet,
+    visconet.ViscoNetConfig: visconet.ViscoNet,
+    prompt_free_diffusion.PromptFreeConfig: prompt_free_diffusion.PromptFreeDiffusion,
+    context_diffusion.ContextDiffusionConfig: context_diffusion.ContextDiffusion,
 }
 
 

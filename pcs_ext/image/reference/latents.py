@@ -48,6 +48,11 @@ class LatentEncoder(PictureEncoder):
         return int(self.model.denoiser.config["in_channels"])
 
     @property
+    def places(self) -> int:
+        """Latents have none but their cells."""
+        return 1
+
+    @property
     def layers(self) -> tuple[int, ...]:
         """None are seen."""
         return ()

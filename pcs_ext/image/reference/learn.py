@@ -2,13 +2,15 @@
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pcs_ext.config_io import check_place, config_hash, from_jsonable, read_json, to_jsonable
+from pcs_ext.config_io import check_place, config_hash, file_sha256, from_jsonable, read_json, to_jsonable
 from pcs_ext.errors import ArtifactError, Interrupted, PhotoError, UsageError
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.checkpoint import CheckpointFolder
+from pcs_ext.image.data import Photo
 from pcs_ext.image.fit import FitConfig, fit
 from pcs_ext.image.learn import AUTOCAST
 from pcs_ext.image.reference import REFERENCES, ReferenceEntry
@@ -17,6 +19,7 @@ from pcs_ext.image.reference.encoder import PictureEncoder
 from pcs_ext.image.reference.files import ReferenceConfig, encoder_folder, encoder_name, reading_of, save_adapter
 from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapter
 from pcs_ext.image.reference.latents import OWN, open_eye
+from pcs_ext.image.reference.maps import MapKinds, albums_of_maps, check_maps, map_file
 from pcs_ext.image.reference.pairs import PairData, encode_subjects, read_subjects
 from pcs_ext.image.reference.shown import Sight
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceSchedule, ReferenceTraining
@@ -69,9 +72,15 @@ def learn_reference(
     entry = _entry(system)
     settings, kind = _settings(entry, base, config, steps)
     made_by = adapter_class(kind)
+    maps = made_by.reads_maps(kind)
     encoder = OWN if made_by.sees in ("latents", "nothing") else encoder or _toybox_encoder(base, entry)
     subjects = read_subjects(pairs, asks_noun=made_by.asks_noun, several=made_by.several)
     _check_masks([photo.mask is not None for own in subjects for photo in own.photos], made_by, pairs, system)
+    if "photo" in maps:
+        subjects += [
+            dataclasses.replace(own, photos=album) for own in subjects for album in albums_of_maps(own.photos, maps)
+        ]
+    check_maps([photo for own in subjects for photo in own.photos], maps, pairs)
     if made_by.asks_views:
         read_views([photo.path for own in subjects for photo in own.photos])  # before a model is loaded
     backbone = load_backbone(base, device=device, precision=precision, reporter=reporter)
@@ -86,9 +95,11 @@ def learn_reference(
         details=made_by.details,
         latents_too=made_by.asks_latents,
         views=made_by.asks_views,
+        maps=maps,
     )
     adapter = build_adapter(kind, backbone, reading_of(reader), seed=seed)
     told: list[Any] = [[own.nouns, *[photo.digest for photo in own.photos]] for own in subjects]
+    told += [_map_digests(own.photos, maps) for own in subjects] if maps else []
     if data.views is not None:
         told.append(data.views.tolist())
     known = [system, to_jsonable(settings), seed, backbone.fingerprint, reader.digest, told]
@@ -141,6 +152,11 @@ def _check_masks(there: list[bool], made_by: type[AbstractReferenceAdapter], pai
             f"{there.count(False)} of {len(there)} photos in {pairs} have no mask, and {system} learns with masks; put "
             "NAME_mask.png beside every photo, white where the subject is."
         )
+
+
+def _map_digests(photos: Sequence[Photo], kinds: MapKinds) -> list[str]:
+    files = [map_file(photo.path, kind) for photo in photos for kind in kinds]
+    return ["" if file is None else file_sha256(file) for file in files]
 
 
 def blank_of(data: PairData, reader: PictureEncoder) -> Sight:

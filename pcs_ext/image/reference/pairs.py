@@ -20,6 +20,7 @@ from pcs_ext.image.data import Photo, find_photos
 from pcs_ext.image.masks import bounding_box
 from pcs_ext.image.reference.details import with_details
 from pcs_ext.image.reference.encoder import PictureEncoder
+from pcs_ext.image.reference.maps import MapKinds, maps_of, stacked
 from pcs_ext.image.reference.nouns import names
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.views import read_views
@@ -48,6 +49,8 @@ class Pairs:
     """`b`: numbers of the groups that the targets are of; None: not known."""
     scenes: Tensor | None = None
     """`b 3 h w` in [-1, 1]: the targets themselves, for adapters that put things into pictures; None: nobody asks."""
+    maps: Tensor | None = None
+    """`b c h w` in [0, 1] of the targets: see `Shown.maps`; None: nobody asks."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,9 @@ class PairData:
         cells = torch.ones_like(self.latents[:, 0]) if self.masks is None else self.masks.amax(1)
         return dataclasses.replace(seen, latents=self.latents, cells=cells)
 
+    maps: Tensor | None = None
+    """`n c h w`, 8-bit levels, in pixels: see `Shown.maps`; None: nobody asks."""
+
     def draw(self, batch: int, generator: torch.Generator, *, photos: int = 1) -> Pairs:
         """A random batch: groups evenly, of each a target and other pictures.
 
@@ -115,6 +121,7 @@ class PairData:
             masks=None if self.masks is None else self.masks[targets].float(),
             subjects=torch.tensor(chosen),
             scenes=None if self.scenes is None else self.scenes[targets].float(),
+            maps=None if self.maps is None else self.maps[targets].float() / 255,
         )
 
     def _turned(self, shown: Shown, targets: Tensor, references: Tensor) -> Shown:
@@ -242,6 +249,7 @@ def encode_subjects(
     details: Literal["none", "edges", "whole"] = "none",
     latents_too: bool = False,
     views: bool = False,
+    maps: MapKinds = (),
 ) -> PairData:
     """Latents of the largest centred squares at the base's resolution, and features of the whole photos.
 
@@ -257,6 +265,7 @@ def encode_subjects(
         details: what is seen of subjects as pixels.
         latents_too: show references as latents, too.
         views: tell from where photos were taken.
+        maps: kinds of condition maps that are read, too.
     """
     photos = [photo for own in subjects for photo in _of_one(own)]
     parts = max(len(own.nouns) for own in subjects) if any(own.nouns for own in subjects) else 1
@@ -287,7 +296,13 @@ def encode_subjects(
         groups=[torch.arange(a, a + len(own.photos)) for a, own in zip(firsts[:-1], subjects, strict=True)],
         nouns=[own.nouns for own in subjects] if all(own.nouns for own in subjects) else (),
         masks=torch.stack(masks) if all(mask is not None for mask in masks) else None,  # type: ignore[arg-type]
+        maps=torch.stack([_levels(photo, maps, backbone.resolution) for photo in photos]) if maps else None,
     )
+
+
+def _levels(photo: Photo, kinds: MapKinds, side: int) -> Tensor:
+    """A photo's maps in the square that is drawn, `c side side`, 8-bit levels."""
+    return (255 * stacked(maps_of(photo, kinds), kinds, (side, side))).round().to(torch.uint8)
 
 
 def _of_one(own: Subjects) -> Sequence[Photo]:

@@ -1,7 +1,7 @@
 """Pictures that are shown to a base beside prompts: by name, in the command line and in Python."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from pcs_ext.image.reference.details import with_details
 from pcs_ext.image.reference.files import OpenedAdapter, open_adapter
 from pcs_ext.image.reference.kinds import adapter_class
 from pcs_ext.image.reference.latents import with_latents
+from pcs_ext.image.reference.maps import GivenMap, MapKind, read_given, stacked
 from pcs_ext.image.reference.nouns import check_named
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.views import read_turns
@@ -47,6 +48,8 @@ class Reference:
     """`3 h w`: see `Shown.scene`."""
     turns: Tensor | None = None
     """`r 3`: see `Shown.turns`."""
+    maps: Mapping[MapKind, GivenMap] = dataclasses.field(default_factory=dict)
+    """Condition maps of every picture that is drawn, beside negative prompts, too."""
 
     def hooks(self, backbone: AbstractBackbone) -> SampleHooks:
         """What `sample` needs to show the pictures beside its prompts, and none beside its negative prompts."""
@@ -61,7 +64,9 @@ class Reference:
             boxes = None if self.boxes is None else self.boxes.to(backbone.device).expand(len(prompts), -1, -1)
             scene = None if self.scene is None else self.scene.to(backbone.device).expand(len(prompts), -1, -1, -1)
             turns = None if self.turns is None else self.turns.to(backbone.device).expand(len(prompts), -1, -1)
-            told = Shown(sight=sight, nouns=nouns, seen=seen, boxes=boxes, scene=scene, turns=turns)
+            maps = self._mapped(size, backbone.device)
+            maps = None if maps is None else maps.expand(len(prompts), -1, -1, -1)
+            told = Shown(sight=sight, nouns=nouns, seen=seen, boxes=boxes, scene=scene, turns=turns, maps=maps)
             beside = self.beside(backbone, told, size)
             return adapter.conditioned(backbone, backbone.encode_prompt, prompts, beside, scale=self.scale, size=size)
 
@@ -85,6 +90,10 @@ class Reference:
             predict=mixing if adapter.mixes else None,
         )
 
+    def _mapped(self, size: tuple[int, int], device: torch.device) -> Tensor | None:
+        """`1 c h w` of the kinds that the adapter reads; None: nobody gave any."""
+        return stacked(self.maps, self.opened.adapter.map_kinds, size)[None].to(device) if self.maps else None
+
     def beside(self, backbone: AbstractBackbone, shown: Shown, size: tuple[int, int]) -> Shown:
         """What the adapter is shown, for pictures of a size in pixels: all it needs is what its encoder sees."""
         return shown
@@ -100,6 +109,7 @@ def show(
     nouns: Sequence[str] = (),
     boxes: Sequence[str] = (),
     turns: Sequence[str] = (),
+    maps: Sequence[str] = (),
 ) -> Reference:
     """Let an adapter see photos for a base.
 
@@ -113,16 +123,17 @@ def show(
             pass over them.
         boxes: where each photo's subject shall stand, "0,0,0.5,1" being the left half; empty: wherever its word does.
         turns: by how much the camera goes about it, "90,0" in degrees of azimuth and elevation; empty: not at all.
+        maps: condition maps of what is drawn, "depth=room.png", or "edges-of=photo.jpg", whose edges are found.
 
     Raises:
         UsageError: a scale below 0; nouns that are missing, or of several subjects where the adapter knows one; boxes
-            that cannot be read or that the adapter does not ask for.
+            that cannot be read or that the adapter does not ask for; maps that it does not read.
+        PhotoError: a map that cannot be read.
         ModelError, ArtifactError: see `open_adapter`.
     """
     check_scale(scale)
-    return seen_by(
-        open_adapter(backbone, adapter, encoder=encoder), photos, scale=scale, nouns=nouns, boxes=boxes, turns=turns
-    )
+    opened = open_adapter(backbone, adapter, encoder=encoder)
+    return seen_by(opened, photos, scale=scale, nouns=nouns, boxes=boxes, turns=turns, maps=maps)
 
 
 def check_scale(scale: float) -> None:
@@ -143,12 +154,14 @@ def seen_by(
     nouns: Sequence[str],
     boxes: Sequence[str] = (),
     turns: Sequence[str] = (),
+    maps: Sequence[str] = (),
 ) -> Reference:
     """Photos as an adapter's encoder sees them; see `show`.
 
     Raises:
         UsageError: nouns that are missing, or of several subjects where the adapter knows one; boxes or turns that
-            cannot be read or that the adapter does not ask for.
+            cannot be read or that the adapter does not ask for; maps that it does not read.
+        PhotoError: a map that cannot be read.
     """
     if opened.adapter.sees == "nothing":
         raise UsageError(
@@ -166,6 +179,7 @@ def seen_by(
     if turns and not opened.adapter.asks_views:
         raise UsageError("this reference adapter cannot be told to look from elsewhere; leave out --reference-turn.")
     placed = read_boxes(boxes, len(photos)) if boxes else None
+    drawn = read_given(maps, opened.adapter.map_kinds, one=opened.adapter.one_map)
     masks = [None if photo.mask is None else photo.mask[None] for photo in photos]
     cut = opened.adapter.cuts and all(mask is not None for mask in masks)
     sights = [opened.encoder.sight(photo.image[None], mask, cut=cut) for photo, mask in zip(photos, masks, strict=True)]
@@ -176,7 +190,7 @@ def seen_by(
     if opened.latents is not None:
         sight = with_latents(sight, photos, opened.latents)
     turned = read_turns(turns, len(photos)) if turns else None
-    return Reference(opened=opened, sight=sight, nouns=named, scale=scale, boxes=placed, turns=turned)
+    return Reference(opened=opened, sight=sight, nouns=named, scale=scale, boxes=placed, turns=turned, maps=drawn)
 
 
 def _nouns(opened: OpenedAdapter, nouns: Sequence[str], count: int) -> tuple[str, ...]:
@@ -210,6 +224,7 @@ def generate(
     nouns: Sequence[str] = (),
     boxes: Sequence[str] = (),
     turns: Sequence[str] = (),
+    maps: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
     negative_prompt: str = "",
     steps: int | None = None,
@@ -232,6 +247,7 @@ def generate(
         nouns: see `show`.
         boxes: see `show`.
         turns: see `show`.
+        maps: see `show`.
         seeds: an image depends on its prompt, its seed and the settings, not on what is generated beside it.
         negative_prompt: what to stay away from; only with guidance.
         steps: denoising steps; None takes the subject's recipe's, or the base's.
@@ -254,9 +270,12 @@ def generate(
     if not isinstance(base, AbstractBackbone):
         named = base or ("toybox" if subject is None else subject.data.base_name)
         base = load_backbone(named, device=device, precision=precision, reporter=reporter)
-    reference = show(base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns, boxes=boxes, turns=turns)
+    reference = show(
+        base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns, boxes=boxes, turns=turns, maps=maps
+    )
     check_named(list(prompts), list(dict.fromkeys(reference.nouns)))
     known = {"references": len(photos), "reference_scale": scale, "reference_encoder": reference.opened.encoder.id}
+    known |= {"reference_maps": list(reference.maps)} if maps else {}
     if subject is not None:
         images = subject.generate(prompts, seeds=seeds, negative_prompt=negative_prompt, steps=steps,
                                   guidance_scale=guidance_scale, scale=subject_scale, base=base,

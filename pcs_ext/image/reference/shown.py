@@ -82,6 +82,9 @@ class Shown:
     elevation in degrees and distance; None: nobody says so."""
     scene: Tensor | None = None
     """`b 3 h w` in [-1, 1]: the pictures that they are put into, for adapters that do so; None: there are none."""
+    maps: Tensor | None = None
+    """`b c h w` in [0, 1]: condition maps of the picture that is drawn, of the kinds that the adapter reads one behind
+    the other, zeros for those that nobody gave; None: nobody gave any."""
 
     @property
     def rows(self) -> list[bool]:

@@ -148,8 +148,8 @@ class ReferenceLoss:
         sight = _blinded(shown.sight, self.blank, blind).map(lambda tensor: tensor.to(device))
         scene = None if pairs.scenes is None else pairs.scenes.to(device)
         turns = None if shown.turns is None else shown.turns.to(device)
-        boxes = self._placed(pairs, generator)
-        seen = dataclasses.replace(shown, sight=sight, seen=~blind, boxes=boxes, scene=scene, turns=turns)
+        boxes, maps = self._placed(pairs, generator), self._mapped(pairs, generator)
+        seen = dataclasses.replace(shown, sight=sight, seen=~blind, boxes=boxes, scene=scene, turns=turns, maps=maps)
         return dataclasses.replace(pairs, captions=captions, shown=seen)
 
     def _placed(self, pairs: Pairs, generator: torch.Generator) -> Tensor | None:
@@ -161,6 +161,12 @@ class ReferenceLoss:
         told = torch.rand(len(boxes), generator=generator) >= self.adapter.unplaced
         placed = boxes if boxes.shape[1] == count else boxes[:, :1].expand(-1, count, -1)
         return (placed * told[:, None, None]).to(self.backbone.device)
+
+    def _mapped(self, pairs: Pairs, generator: torch.Generator) -> Tensor | None:
+        """What is told of the targets' maps."""
+        if pairs.maps is None:
+            return None
+        return self.adapter.told_maps(pairs.maps, generator).to(self.backbone.device)
 
     def _dropped(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Which pairs go without caption, and which without reference, `b` bool each."""

@@ -2,7 +2,8 @@
 
 Random toys, a subfolder each, every photo in another place, light, style and from another side, with its mask, a
 caption that leaves out what another photo tells (colours, patterns), from where it was taken, and the toy's class in
-`noun.txt`. Some subfolders show two toys side by side, with a mask and a noun for each.
+`noun.txt`. Some subfolders show two toys side by side, with a mask and a noun for each. On request condition maps lie
+beside the photos, in folders that are named after their kinds.
 """
 
 import dataclasses
@@ -18,8 +19,9 @@ from pcs_ext.config_io import atomic_folder
 from pcs_ext.reporter import ConsoleReporter, Reporter
 from pcs_ext.runtime import generator_for
 from pcs_ext.toybox.world.captions import relative_view
+from pcs_ext.toybox.world.condition_maps import WorldMap, world_maps
 from pcs_ext.toybox.world.export_examples import to_image
-from pcs_ext.toybox.world.render import render
+from pcs_ext.toybox.world.render import Rendered, render
 from pcs_ext.toybox.world.sampling import frame, sample_scene, sample_toy
 from pcs_ext.toybox.world.scene import Scene
 
@@ -68,9 +70,21 @@ def album_caption(scene: Scene, generator: torch.Generator) -> str:
     return f"{text}, {relative_view(scene)}" if viewed else text
 
 
-def export_album(folder: Path, scenes: list[Scene], resolution: int, generator: torch.Generator) -> None:
-    """Write one subfolder whole."""
+def export_album(
+    folder: Path, scenes: list[Scene], resolution: int, generator: torch.Generator, maps: tuple[WorldMap, ...] = ()
+) -> None:
+    """Write one subfolder, its photos whole, then each kind of maps whole; what is there is kept."""
+    missing: list[WorldMap] = [kind for kind in maps if not (folder / kind).exists()]
     seen = render(scenes, resolution=resolution)
+    if not folder.exists():
+        _write_photos(folder, scenes, seen, generator)
+    for kind in missing:
+        with atomic_folder(folder / kind) as made:
+            for number, picture in enumerate(world_maps(kind, seen, scenes)):
+                _write(made / f"{number + 1}.png", to_image(picture))
+
+
+def _write_photos(folder: Path, scenes: list[Scene], seen: Rendered, generator: torch.Generator) -> None:
     with atomic_folder(folder) as made:
         for number, scene in enumerate(scenes):
             _write(made / f"{number + 1}.png", to_image(seen.rgb[number]))
@@ -104,7 +118,15 @@ def _write(path: Path, image: Image.Image) -> None:
 
 
 def export_pairs(
-    folder: Path, reporter: Reporter, *, subjects: int, couples: int, photos: int, resolution: int, seed: int
+    folder: Path,
+    reporter: Reporter,
+    *,
+    subjects: int,
+    couples: int,
+    photos: int,
+    resolution: int,
+    seed: int,
+    maps: tuple[WorldMap, ...] = (),
 ) -> None:
     """Write the subfolders `00000`, ..., and `couple-00000`, ...; those that are there are kept.
 
@@ -116,18 +138,26 @@ def export_pairs(
         photos: in each.
         resolution: side of the pictures in pixels.
         seed: of all.
+        maps: kinds of condition maps that lie beside the photos.
     """
     wanted = [(f"{index:05d}", index, False) for index in range(subjects)]
     wanted += [(f"couple-{index:05d}", index, True) for index in range(couples)]
     for done, (name, index, couple) in enumerate(wanted):
-        if not (folder / name).exists():
+        if any(not path.exists() for path in (folder / name, *(folder / name / kind for kind in maps))):
             scenes = album_scenes(index, photos, seed=seed, couple=couple)
-            export_album(folder / name, scenes, resolution, generator_for("toybox", "album words", seed, name))
+            words = generator_for("toybox", "album words", seed, name)
+            export_album(folder / name, scenes, resolution, words, maps)
         reporter.progress("export", done + 1, len(wanted))
 
 
 def main(
-    output: Path, subjects: int = 4000, couples: int = 0, photos: int = 4, resolution: int = 64, seed: int = 1
+    output: Path,
+    subjects: int = 4000,
+    couples: int = 0,
+    photos: int = 4,
+    resolution: int = 64,
+    seed: int = 1,
+    maps: tuple[WorldMap, ...] = (),
 ) -> None:
     """Render albums of random toys for `pcs-ext reference learn`; a call that was stopped goes on.
 
@@ -138,10 +168,13 @@ def main(
         photos: in each album.
         resolution: side of the pictures in pixels.
         seed: of all; others give other toys.
+        maps: also write condition maps of these kinds, for systems that read them (uni-controlnet, visconet); edges are
+            found without files, too.
     """
     export_pairs(
-        output, ConsoleReporter(), subjects=subjects, couples=couples, photos=photos, resolution=resolution, seed=seed
-    )
+        output, ConsoleReporter(), subjects=subjects, couples=couples, photos=photos, resolution=resolution, seed=seed,
+        maps=maps,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

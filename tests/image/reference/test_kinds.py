@@ -29,6 +29,7 @@ from pcs_ext.image.reference.base import AbstractReferenceAdapter
 from pcs_ext.image.reference.files import OTHER_WEIGHTS, ReferenceConfig, open_adapter, read_settings, save_adapter
 from pcs_ext.image.reference.kinds import adapter_class
 from pcs_ext.image.reference.learn import _groups, learn_reference
+from pcs_ext.image.reference.maps import MapKinds, channels
 from pcs_ext.image.reference.pairs import PairData
 from pcs_ext.image.reference.reference import Reference, show
 from pcs_ext.image.reference.shown import Shown, Sight
@@ -45,11 +46,13 @@ from tests.support.tiny_reference import TINY, at_random, tiny_system, tiny_visi
 PROMPTS = ["a photo of the dog", "red dog on beach"]
 SYSTEMS = [system for system, entry in REFERENCES.items() if adapter_class(entry.adapter).sees != "nothing"]
 """Those that are shown pictures: what the others must do, their own tests ask."""
-PACES = {"e4t": (250, 2e-2), "bootpig": (30, 4e-3)}
+PACES = {
+    "e4t": (250, 2e-2), "bootpig": (30, 4e-3), "uni-controlnet": (15, 1e-2), "context-diffusion": (45, 1e-2),
+}  # fmt: skip
 """Steps and rates of those that others do not suit: E4T's offset counts a tenth and passes through the text encoder,
-BootPIG trains a whole denoiser."""
-WORDS = ("dreamidentity", "face2diffusion", "profusion", "umm-diffusion")
-"""Systems that learn nothing but words."""
+BootPIG trains a whole denoiser; Uni-ControlNet's parts are quick."""
+WORDS = ("uni-controlnet", "context-diffusion", "dreamidentity", "face2diffusion", "profusion", "umm-diffusion")
+"""Systems that tell of photos by nothing but words, or tokens that are read as such."""
 QUICK = (
     *WORDS, "face0", "idadapter", "infinite-id", "pva", "ms-diffusion", "customcontrast", "styleadapter", "artadapter",
     "kim-sod-cnn", "subject-diffusion", "retrinet", "anydoor", "instantfamily", "moma", "customnet",
@@ -151,6 +154,7 @@ def test_it_learns_what_only_the_reference_tells_and_the_base_stays(system: str,
     adapter, encoder = tiny_system(system, sd, eye)
     one = opposite(sight_of(encoder).map(lambda tensor: tensor[:, 0]))
     data = bright_and_dark(one)
+    data = with_layouts(data, adapter.map_kinds) if adapter.map_kinds else data
     full = any(isinstance(own, FullAdapter) for own in adapter.inside)
     steps, rate = PACES.get(system, (30 if system in QUICK else 60, 1e-2))
     settings = ReferenceTraining(
@@ -202,6 +206,17 @@ def bright_and_dark(one: Sight) -> PairData:
         groups=torch.arange(6).reshape(2, 3).unbind(0), nouns=[("dog",), ("dog",)],
         masks=torch.zeros(6, 1, 8, 8).index_fill(3, torch.arange(4), 1.0), shows_latents=True,
     )  # fmt: skip
+
+
+def with_layouts(data: PairData, kinds: MapKinds) -> PairData:
+    """The same pictures with a bright half in one channel, of which maps tell which half it is, and photos do not."""
+    half = torch.zeros(6, 8, 8)
+    half[:, :, :4] = 1
+    half[1::2] = half[1::2].flip(2)
+    latents = data.latents.clone()
+    latents[:, 3] = 0.8 * half - 0.4
+    pixels = half.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].expand(-1, channels(kinds), -1, -1)
+    return dataclasses.replace(data, latents=latents, maps=(255 * pixels).to(torch.uint8))
 
 
 @torch.no_grad()

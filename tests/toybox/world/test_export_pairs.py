@@ -1,7 +1,12 @@
 """Albums to train reference adapters on: what they show, say and mask, and that they can be read as such."""
 
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from pcs_ext.image.edges import canny
+from pcs_ext.image.reference.maps import maps_of, stacked
 from pcs_ext.image.reference.pairs import read_subjects
 from pcs_ext.image.reference.views import read_view
 from pcs_ext.reporter import SilentReporter
@@ -10,7 +15,7 @@ from pcs_ext.toybox.world.vocabulary import ACCESSORIES, CLASSES, COLORS, PATTER
 
 
 def test_albums_are_what_learning_reads_and_say_nothing_that_another_photo_tells(tmp_path: Path) -> None:
-    options = {"subjects": 2, "couples": 1, "photos": 2, "resolution": 32, "seed": 3}
+    options: dict[str, Any] = {"subjects": 2, "couples": 1, "photos": 2, "resolution": 32, "seed": 3}
     export_pairs(tmp_path, SilentReporter(), **options)
     subjects = read_subjects(tmp_path, asks_noun=True, several=True)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["00000", "00001", "couple-00000"]
@@ -47,8 +52,31 @@ def test_an_album_shows_the_same_toys_in_other_scenes(tmp_path: Path) -> None:
     assert album_scenes(0, 3) == one
     assert album_scenes(1, 3) != one
     written = tmp_path / "00000" / "1.png"
-    options = {"subjects": 1, "couples": 0, "photos": 2, "resolution": 32}
+    options: dict[str, Any] = {"subjects": 1, "couples": 0, "photos": 2, "resolution": 32}
     export_pairs(tmp_path, SilentReporter(), seed=1, **options)
     before = written.stat().st_mtime_ns
     export_pairs(tmp_path, SilentReporter(), seed=1, **options)
     assert written.stat().st_mtime_ns == before, "what is there is kept"
+
+
+def test_condition_maps_lie_beside_photos_and_are_the_truth_about_them(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"subjects": 1, "couples": 0, "photos": 2, "resolution": 32, "seed": 3}
+    export_pairs(tmp_path, SilentReporter(), **options)
+    photo = (tmp_path / "00000" / "1.png").stat().st_mtime_ns
+    kinds = ("edges", "depth", "normals", "segmentation")
+    export_pairs(tmp_path, SilentReporter(), **options, maps=kinds)
+    assert (tmp_path / "00000" / "1.png").stat().st_mtime_ns == photo, "maps are added to albums that are there"
+    (own,) = read_subjects(tmp_path)
+    assert len(own.photos) == 2, "maps are no photos"
+    for photo in own.photos:
+        assert photo.mask is not None
+        inside, outside = photo.mask[0] > 0.99, photo.mask[0] < 0.01
+        edges, depth, normals, parts = stacked(maps_of(photo, kinds), kinds, (32, 32)).split([1, 1, 3, 3])
+        assert torch.equal(edges, canny(photo.image[None])[0])
+        assert float(depth.max()) == 1, "something is nearest"
+        length = (2 * normals - 1).norm(dim=0)
+        torch.testing.assert_close(length, torch.ones_like(length), atol=0.02, rtol=0)
+        assert ((2 * normals - 1)[2][inside] > -0.02).all(), "what is seen faces the viewer"
+        torch.testing.assert_close(normals[:, outside].mean(1), torch.tensor([0.5, 0.5, 1.0]), atol=0.01, rtol=0)
+        assert parts[:, outside].max() == 0
+        assert len(parts[:, inside].unique(dim=1).T) >= 3
