@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,11 +81,11 @@ def learn_motion(
     if output.exists() and not overwrite:
         raise ArtifactError(f"{output} exists already; choose another --output or pass --overwrite to replace it.")
     folder = output.with_name(output.name + ".training")
-    looks = _looks(clips, chosen, image_encoder, backbone)
+    looks, seen_by = _looks(clips, chosen, image_encoder, backbone)
     chosen = _settled(chosen, looks, clips, texts, backbone)
     configs = {name: layers.adapter(backbone) for name, layers in chosen.adapters.items()}
     adapters = {name: build_adapter(name, settings) for name, settings in configs.items()}
-    run = _Run(chosen, backbone, adapters, (clips, texts), prior, looks, seed, folder, reporter)
+    run = _Run(chosen, backbone, adapters, (clips, texts), prior, looks, seen_by, seed, folder, reporter)
     losses = run.train()
     data = ArtifactData(
         recipe=to_jsonable(chosen),
@@ -175,8 +176,8 @@ def _check_prior(
 @torch.no_grad()
 def _looks(
     clips: Sequence[Tensor], recipe: MotionRecipe, image_encoder: Path | None, backbone: AbstractVideoBackbone
-) -> list[Tensor] | None:
-    """Embeddings of all frames by clip, `f d` each, where the recipe tells them to its networks."""
+) -> tuple[list[Tensor] | None, str]:
+    """Embeddings of all frames by clip, `f d` each, where the recipe tells them to its networks, and whose they are."""
     if recipe.told != (image_encoder is not None):
         raise UsageError(
             f"{recipe.id} tells its networks what a clip looks like; give --image-encoder, a folder of CLIP."
@@ -184,9 +185,17 @@ def _looks(
             else f"{recipe.id} needs no image encoder; leave out --image-encoder."
         )
     if image_encoder is None:
-        return None
+        return None, ""
     encoder = load_image_encoder(image_encoder, backbone.device)
-    return [torch.cat([encoder.encode_images(part) for part in clip.transpose(0, 1).split(16)]) for clip in clips]
+    looks = [torch.cat([encoder.encode_images(part) for part in clip.transpose(0, 1).split(16)]) for clip in clips]
+    return looks, encoder.id
+
+
+def _digest(clip: Tensor) -> str:
+    """Hex sha256 of a clip's values, shape and type."""
+    found = hashlib.sha256(f"{clip.dtype} {tuple(clip.shape)}".encode())
+    found.update(clip.detach().cpu().contiguous().numpy())
+    return found.hexdigest()
 
 
 class _Run:
@@ -200,6 +209,7 @@ class _Run:
         clips: tuple[Sequence[Tensor], Sequence[str]],
         prior: tuple[Sequence[Tensor], Sequence[str]] | None,
         looks: list[Tensor] | None,
+        seen_by: str,
         seed: int,
         folder: Path,
         reporter: Reporter,
@@ -210,10 +220,11 @@ class _Run:
         own = EncodedClips.encode(backbone, self._whole(clips[0]), clips[1], words=bool(recipe.words))
         self.clips = dataclasses.replace(own, looks=looks)
         self.prior = None if prior is None else EncodedClips.encode(backbone, self._whole(prior[0]), prior[1])
-        known = self.clips.latents if self.prior is None else [*self.clips.latents, *self.prior.latents]
-        sums = [float(values.sum()) for values in (*known, *(looks or ()))]
+        # What went in, never what was computed of it: the last bits of that depend on the number of threads.
+        known = [*clips[0], *(prior[0] if prior else ())]
         said = [*clips[1], *(prior[1] if prior else ())]
-        self.identity = config_hash([to_jsonable(recipe), seed, said, sums])
+        company = [backbone.fingerprint, seen_by, *(_digest(clip) for clip in known)]
+        self.identity = config_hash([to_jsonable(recipe), seed, said, company])
 
     @property
     def kept_clip(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from pcs_ext.errors import ArtifactError, ConfigError, InputError, UsageError
+from pcs_ext.errors import ArtifactError, CheckpointError, ConfigError, InputError, UsageError
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.subject import Artifact
@@ -218,6 +218,18 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(sd: AbstractUnetBackbon
 
     with pytest.raises(RuntimeError, match="power cut"):
         learn_motion([clip()], [PROMPT], tmp_path / "cut", backbone=video, recipe=recipe, steps=6, reporter=Stop())
+    other = tiny_motion_adapter()
+    with torch.no_grad():
+        next(iter(other.parameters())).add_(1e-3)
+    moved = AnimateDiffBackbone(sd, other)
+    with pytest.raises(CheckpointError, match="was made by other settings"):
+        learn_motion([clip()], [PROMPT], tmp_path / "cut", backbone=moved, recipe=recipe, steps=6)
+    moved.remove()
+    brighter = clip()
+    brighter[0, 0, 0, 0] += 1 / 255
+    brighter[0, 0, 0, 1] -= 1 / 255
+    with pytest.raises(CheckpointError, match="was made by other settings"):
+        learn_motion([brighter], [PROMPT], tmp_path / "cut", backbone=video, recipe=recipe, steps=6)
     resumed = learn_motion([clip()], [PROMPT], tmp_path / "cut", backbone=video, recipe=recipe, steps=6)
     for name in whole.data.adapters:
         for key, tensor in whole.data.tensors_of(name).items():
