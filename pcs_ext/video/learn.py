@@ -22,6 +22,7 @@ from pcs_ext.image.fit import fit
 from pcs_ext.image.loss_log import LossLog
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.video.backbone import AbstractVideoBackbone
+from pcs_ext.video.clips import in_unit_range
 from pcs_ext.video.influence import with_chosen_blocks
 from pcs_ext.video.motion import CLIP, Motion, check_inflation
 from pcs_ext.video.recipes import MOTIONS
@@ -53,7 +54,7 @@ def learn_motion(
     """Learn the motion that clips share. Killed or interrupted, the same call goes on where it stopped.
 
     Args:
-        clips: `3 f h w` each in [-1, 1]; sides are multiples of the backbone's `vae_factor`.
+        clips: `3 f h w` each, in [-1, 1] or uint8; sides are multiples of the backbone's `vae_factor`.
         prompts: what each clip shows.
         output: folder to write.
         backbone: what learns; inflated as the recipe asks.
@@ -155,7 +156,7 @@ def _settled(
         return recipe
     first = clips[0][:, : backbone.whole_frames(recipe.frames)]
     with torch.no_grad():
-        latents = backbone.encode_clips(first[None].to(backbone.device, backbone.dtype)).float()
+        latents = backbone.encode_clips(in_unit_range(first)[None].to(backbone.device, backbone.dtype)).float()
     return with_chosen_blocks(recipe, backbone, latents, texts[0])
 
 
@@ -187,7 +188,8 @@ def _looks(
     if image_encoder is None:
         return None, ""
     encoder = load_image_encoder(image_encoder, backbone.device)
-    looks = [torch.cat([encoder.encode_images(part) for part in clip.transpose(0, 1).split(16)]) for clip in clips]
+    parts = [clip.transpose(0, 1).split(16) for clip in clips]
+    looks = [torch.cat([encoder.encode_images(in_unit_range(part)) for part in clip]) for clip in parts]
     return looks, encoder.id
 
 
