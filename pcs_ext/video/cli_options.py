@@ -115,15 +115,16 @@ class Reference:
 
     Args:
         reference: photos whose content is shown in every frame; or a clip (a video, an animation, a folder of frames)
-            whose inverted noise is started from, for instance the one the motion was learned from.
+            whose inverted noise is started from, for instance the one the motion was learned from: its beginning, at
+            the motion's stride (without a motion frames of all of it).
         reference_adapter: of the photos: a folder of `reference learn` or `video learn-reference`, or a published
             file; toybox has its own.
         reference_encoder: folder or hub id of its image encoder, where it does not lie beside the adapter.
         reference_scale: strength of the photos: 1 as trained, 0 the plain model.
         reference_noun: the prompts' word for what the photos show, where the adapter asks for it.
         reference_share: share of the clip in the start, up to 1; 0 takes the recipe's.
-        mask: white where the reference's protagonist is (a clip, a folder of frames, or a picture): only there it
-            changes.
+        mask: white where the reference's protagonist is (a clip or a folder of frames, read as the reference is, or a
+            picture): only there it changes.
         keep: what stays where there is a mask: what is around the protagonist, or the protagonist.
     """
 

@@ -71,7 +71,7 @@ class EditRequest:
         )
 
     def making(self, motion: Path) -> MakeRequest:
-        """How clips are made of it."""
+        """How clips are made of it: from the latents that the motion keeps, which are what it learned."""
         return MakeRequest(
             prompts=self.prompts,
             seeds=self.seeds,
@@ -81,7 +81,6 @@ class EditRequest:
             frames=self.frames,
             size=self.size,
             fps=self.fps,
-            reference=self.clip,
             mask=self.mask,
             keep=self.keep,
             device=self.device,

@@ -128,7 +128,6 @@ def _check_clips(
 ) -> None:
     if not clips or len(clips) != len(prompts):
         raise UsageError(f"expected one prompt per clip and at least one, got {len(clips)} and {len(prompts)}.")
-    span = (recipe.frames - 1) * recipe.stride + 1
     for number, clip in enumerate(clips):
         sides = clip.shape[-2:]
         if clip.dim() != 4 or clip.shape[0] != 3 or any(side % backbone.vae_factor for side in sides):
@@ -136,10 +135,10 @@ def _check_clips(
                 f"clip {number} has shape {tuple(clip.shape)}, expected 3 x frames x height x width with sides that "
                 f"are multiples of {backbone.vae_factor}."
             )
-        if clip.shape[1] < span:
+        if clip.shape[1] < recipe.span:
             raise InputError(
                 f"clip {number} has {clip.shape[1]} frames; {recipe.id} takes {recipe.frames} frames, {recipe.stride} "
-                f"apart, so at least {span}. Give a longer clip, or fewer --frames."
+                f"apart, so at least {recipe.span}. Give a longer clip, or fewer --frames."
             )
 
 
@@ -218,6 +217,9 @@ class _Run:
     ) -> None:
         self.recipe, self.backbone, self.adapters = recipe, backbone, adapters
         self.seed, self.folder, self.reporter = seed, folder, reporter
+        if recipe.keeps_clip:
+            # One fixed window, as Tune-A-Video trains: what is learned is what is kept, and inverted later.
+            clips = [clip[:, : recipe.span] for clip in clips[0]], clips[1]
         # Encoded once: no recipe changes the autoencoder, and none augments.
         own = EncodedClips.encode(backbone, self._whole(clips[0]), clips[1], words=bool(recipe.words))
         self.clips = dataclasses.replace(own, looks=looks)
@@ -231,7 +233,7 @@ class _Run:
     @property
     def kept_clip(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
         """The first clip's beginning, of recipes whose clips start from nothing but its inverted noise."""
-        if self.recipe.reference_share < 1:
+        if not self.recipe.keeps_clip:
             return {}, {}
         latents, stride = self.clips.latents[0], self.recipe.stride if self.backbone.time_factor == 1 else 1
         frames = self.backbone.latent_frames(self.recipe.frames)

@@ -45,7 +45,9 @@ class Artifacts:
         request.check()
         subject = None if request.subject is None else Artifact.load(request.subject)
         motion = None if request.motion is None else Motion.load(request.motion)
-        return cls(subject, motion)
+        found = cls(subject, motion)
+        found.check_source(request)
+        return found
 
     def texts(self, prompts: tuple[str, ...]) -> list[str]:
         """Prompts with the words of subject and motion in them."""
@@ -102,6 +104,24 @@ class Artifacts:
         """The motion's recipe, and what the clip shows that it was learned from."""
         assert self.motion is not None, "a mask is about a motion's clip"
         return self.motion.recipe, self.motion.recipe.fill(self.motion.data.concept["prompts"][0])
+
+    @property
+    def stride(self) -> int | None:
+        """Frames from one to the next that a reference and its mask are read at, as the motion's clip was; None: evenly
+        spread."""
+        return None if self.motion is None else self.motion.recipe.stride
+
+    def check_source(self, request: MakeRequest) -> None:
+        """See that there is a clip whose part a mask can keep.
+
+        Raises:
+            UsageError: none was given, and the motion kept none.
+        """
+        if request.mask is not None and request.reference is None and self.own_clip is None:
+            raise UsageError(
+                "--mask changes a part of the clip that the motion was learned from, and this motion keeps none: give "
+                "that clip with --reference."
+            )
 
     def alignment(self, backbone: AbstractVideoBackbone) -> AlignmentConfig | None:
         """How subject and motion are tuned to each other; None where they are not.
