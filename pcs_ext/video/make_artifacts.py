@@ -20,7 +20,8 @@ from pcs_ext.reporter import Reporter
 from pcs_ext.video.alignment import AlignmentConfig, can_align
 from pcs_ext.video.backbone import AbstractVideoBackbone
 from pcs_ext.video.backbones.inflated import CrossFrame
-from pcs_ext.video.backbones.load import is_text_to_video, load_video_backbone
+from pcs_ext.video.backbones.load import follows_flow, is_text_to_video, load_video_backbone
+from pcs_ext.video.clips import clip_digest
 from pcs_ext.video.make_request import MakeRequest
 from pcs_ext.video.motion import Motion
 from pcs_ext.video.recipes import SUBJECTS, MotionRecipe, SubjectEntry
@@ -67,6 +68,11 @@ class Artifacts:
         origin: dict[str, str | None] = {} if self.motion is None else self.motion.origin
         home = origin.get("base") or (None if self.subject is None else self.subject.data.base_name)
         base = request.base or home or "toybox"
+        if request.reference is not None and follows_flow(base):
+            raise UsageError(
+                f"{base} follows a flow, where no clip can be inverted; leave out --reference {request.reference}, or "
+                "take an AnimateDiff or ModelScope base."
+            )
         module = request.motion_module or (None if is_text_to_video(base) else origin.get("motion_module"))
         return load_video_backbone(
             base,
