@@ -55,6 +55,7 @@ class Training:
     Args:
         recipe: how to learn (`pcs-ext video recipes` lists them); empty: motion-director, on toybox tune-a-video.
         preset: of a motion: quick, to see that it works; balanced, the recipe's own steps; best, 2.5 times as many.
+            Not beside --steps.
         frames: frames of a training clip.
         size: pixels that clips are learned at: 512, or 512x320 for width x height; empty takes the base's square.
         steps: optimiser steps in all.
@@ -77,7 +78,8 @@ class Editing:
 
     Args:
         recipe: how.
-        preset: quick, to see that it works; balanced, the recipe's own steps; best, 2.5 times as many.
+        preset: quick, to see that it works; balanced, the recipe's own steps; best, 2.5 times as many. Not beside
+            --steps.
         frames: of the clip, from its beginning.
         size: pixels: 512, or 512x320 for width x height; empty takes the base's square.
         steps: optimiser steps.
