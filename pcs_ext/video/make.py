@@ -58,13 +58,14 @@ def make_clips(
     photos = request.photos.show(backbone, texts)
     facts = artifacts.facts(request, backbone) | {"sampling": to_jsonable(config), "clip": to_jsonable(clip)}
     facts |= {} if photos is None else photos.facts
+    encoder = artifacts.encoder(backbone)
+    facts |= {} if encoder is None else {"image_encoder": encoder.id}
     paths = []
     jobs = [(prompt, text, seed) for prompt, text in zip(request.prompts, texts, strict=True) for seed in request.seeds]
     # No inference mode: what is tuned before a clip could not be used in it.
     with artifacts.subject_in(request, backbone) as subject, torch.no_grad():
         # Without the motion: it is a picture of the base.
         picture = _picture(request, backbone, config, wanted=clip.first_frame or artifacts.told)
-        encoder = artifacts.encoder(backbone)
         strength = Strength(subject, request.subject_scale)
         with artifacts.motion_in(request, backbone):
             # What a mask keeps was never the subject's.
@@ -220,8 +221,8 @@ def _mask(
     read = read_clip(
         request.mask,
         frames=1 if still else frames,
-        size=_sides(backbone, config),
         stride=None if still else stride,
+        size=_sides(backbone, config),
         multiple_of=backbone.vae_factor,
     )
     mask = clip_mask(read.frames, backbone.vae_factor, frames).to(backbone.device)

@@ -106,12 +106,6 @@ class Artifacts:
         return None if self.motion is None else self.motion.clip
 
     @property
-    def source(self) -> tuple[MotionRecipe, str]:
-        """The motion's recipe, and what the clip shows that it was learned from."""
-        assert self.motion is not None, "a mask is about a motion's clip"
-        return self.motion.recipe, self.motion.recipe.fill(self.motion.data.concept["prompts"][0])
-
-    @property
     def stride(self) -> int | None:
         """Frames from one to the next that a reference and its mask are read at, as the motion's clip was; None: evenly
         spread."""
@@ -128,6 +122,12 @@ class Artifacts:
                 "--mask changes a part of the clip that the motion was learned from, and this motion keeps none: give "
                 "that clip with --reference."
             )
+
+    @property
+    def source(self) -> tuple[MotionRecipe, str]:
+        """The motion's recipe, and what the clip shows that it was learned from."""
+        assert self.motion is not None, "a mask is about a motion's clip"
+        return self.motion.recipe, self.motion.recipe.fill(self.motion.data.concept["prompts"][0])
 
     def alignment(self, backbone: AbstractVideoBackbone) -> AlignmentConfig | None:
         """How subject and motion are tuned to each other; None where they are not.
@@ -201,11 +201,16 @@ class Artifacts:
             )
 
     def facts(self, request: MakeRequest, backbone: AbstractVideoBackbone) -> dict[str, Any]:
-        """What a clip's record says of its making, beside prompt, seed and settings."""
+        """What a clip's record says of its making, beside prompt, seed and settings.
+
+        Raises:
+            InputError: a file that was named is not there.
+        """
         alignment = self.alignment(backbone)
-        kept = {} if request.mask is None else {"mask": str(request.mask), "keep": request.keep}
+        kept = {} if request.mask is None else {**_named("mask", request.mask), "keep": request.keep}
         return {
             **backbone.origin,
+            "base_fingerprint": backbone.fingerprint,
             **kept,
             **({} if alignment is None else {"alignment": to_jsonable(alignment)}),
             "subject": None if self.subject is None else self.subject.data.content_hash,
@@ -213,8 +218,8 @@ class Artifacts:
             "subject_scale": request.subject_scale,
             "motion_scale": request.motion_scale,
             "negative_prompt": request.negative_prompt,
-            "reference": None if request.reference is None else str(request.reference),
-            "picture": None if request.picture is None else str(request.picture),
+            **_named("reference", request.reference),
+            **_named("picture", request.picture),
         }
 
     @property
@@ -243,3 +248,8 @@ class Artifacts:
         if self.motion is None or not self.motion.recipe.told:
             return None
         return load_image_encoder(Path(self.motion.data.concept["image_encoder"]), backbone.device)
+
+
+def _named(name: str, path: Path | None) -> dict[str, str | None]:
+    """Where something was read from, for people, and what it held: a file may change under its name."""
+    return {name: None} if path is None else {name: str(path), f"{name}_digest": clip_digest(path)}

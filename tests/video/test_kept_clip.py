@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from pcs_ext.config_io import file_sha256
 from pcs_ext.image.inversion import invert
 from pcs_ext.reporter import SilentReporter
 from pcs_ext.video import make as making
@@ -17,6 +19,7 @@ from pcs_ext.video.clips import write_clip
 from pcs_ext.video.edit import EditRequest
 from pcs_ext.video.learn import learn_motion
 from pcs_ext.video.make import make_clips
+from pcs_ext.video.make_artifacts import Artifacts
 from pcs_ext.video.make_request import MakeRequest
 from pcs_ext.video.motion import Motion
 from pcs_ext.video.recipes import MOTIONS
@@ -90,6 +93,25 @@ def test_the_reference_and_its_mask_are_that_window(
         columns = [int((frame[0].float().mean(0) > 64).nonzero().min()) for frame in frames]
         assert columns == [0, 4, 8], "two frames apart, from the beginning"
     assert (len(inverted), len(masks)) == (3, 2)
+
+
+def test_what_changed_under_its_name_is_made_again(video: InflatedBackbone, source: Path, tmp_path: Path) -> None:
+    learned(video, read(source), tmp_path / "motion")
+    picture, out = source.with_name("picture.png"), tmp_path / "out"
+    Image.new("RGB", (32, 32), "white").save(picture)
+    named: dict[str, Any] = {"reference": source, "mask": picture}
+    request = MakeRequest(prompts=("a cat",), motion=tmp_path / "motion", steps=1, size=(32, 32), **named)
+    names = [make_clips(request, out, backbone=video, **FAST)[0].name for _ in range(2)]
+    Image.new("RGB", (32, 32), "white").resize((40, 40)).save(picture)
+    names += [make_clips(request, out, backbone=video, **FAST)[0].name for _ in range(2)]
+    assert names == ["00000.mp4", "00000.mp4", "00001.mp4", "00001.mp4"]
+    shown, artifacts = dataclasses.replace(request, picture=picture), Artifacts.load(request)
+    before = artifacts.facts(shown, video)
+    assert before["reference_digest"] == file_sha256(source)
+    assert before["picture_digest"] == before["mask_digest"] == file_sha256(picture)
+    other = InflatedBackbone(video.image, name=video.name, seed=1)
+    assert artifacts.facts(shown, other) != before
+    assert {**artifacts.facts(shown, other), "base_fingerprint": video.fingerprint} == before
 
 
 def test_an_edit_starts_from_what_it_learned(tmp_path: Path) -> None:
