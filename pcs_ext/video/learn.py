@@ -19,7 +19,7 @@ from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.evaluate.encoders import load_image_encoder
 from pcs_ext.image.fit import fit
-from pcs_ext.image.loss_log import LossLog
+from pcs_ext.image.loss_log import LossLog, LossReport
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.video.backbone import AbstractVideoBackbone
 from pcs_ext.video.clips import in_unit_range
@@ -101,7 +101,7 @@ def learn_motion(
         base_name=backbone.name,
         base_fingerprint=backbone.fingerprint,
         base_family=backbone.family,
-        training={"seed": seed, "steps": len(losses), "losses": losses, "clips": [list(clip.shape) for clip in clips]},
+        training={"seed": seed, "steps": chosen.steps, "losses": losses, "clips": [list(clip.shape) for clip in clips]},
         kind="motion",
     )
     data.save(output)
@@ -282,10 +282,10 @@ class _Run:
         config = dataclasses.replace(phase.fit, gradient_accumulation=len(phase.passes), **changes)
         checkpoints = CheckpointFolder(self.folder / phase.name, config_hash=self.identity)
         try:
-            for state in fit(loss, groups, config, checkpoints=checkpoints, reporter=self.reporter):
-                total = state.losses["total"]
-                log.add(phase.name, state.step, total)
-                self.reporter.progress(f"motion {phase.name}", state.step, state.total_steps, loss=total)
+            task, device = f"motion {phase.name}", self.backbone.device
+            with LossReport(log, self.reporter, phase=phase.name, task=task, device=device) as report:
+                for state in fit(loss, groups, config, checkpoints=checkpoints, reporter=self.reporter):
+                    report.add(state)
         finally:
             loss.close()
             for adapter in self.adapters.values():

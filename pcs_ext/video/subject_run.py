@@ -17,7 +17,7 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.data import Photo
 from pcs_ext.image.fit import Loss, fit
-from pcs_ext.image.loss_log import LossLog
+from pcs_ext.image.loss_log import LossLog, LossReport
 from pcs_ext.image.recipes import Phase, Recipe
 from pcs_ext.image.subject import Artifact
 from pcs_ext.image.training import only_trainable, parameter_groups
@@ -91,11 +91,11 @@ class SubjectRun:
         )
         known = [to_jsonable(self.recipe), to_jsonable(self.settings), self.seed, phase.name, self._hashes()]
         checkpoints = CheckpointFolder(self.folder / phase.name, config_hash=config_hash(known))
-        with only_trainable(groups, adapters.values()):
+        task, device = f"learn {phase.name}", self.backbone.device
+        report = LossReport(log, self.reporter, phase=phase.name, task=task, device=device)
+        with only_trainable(groups, adapters.values()), report:
             for state in fit(loss, groups, config, checkpoints=checkpoints, reporter=self.reporter):
-                total = state.losses["total"]
-                log.add(phase.name, state.step, total)
-                self.reporter.progress(f"learn {phase.name}", state.step, state.total_steps, loss=total)
+                report.add(state)
 
     def _hashes(self) -> dict[str, str]:
         """Of the photos, by path as it was given: two subjects may have photos of one name."""
@@ -113,7 +113,7 @@ class SubjectRun:
             base_family=backbone.family,
             training={
                 "seed": self.seed,
-                "steps": len(losses),
+                "steps": recipe.steps,
                 "resolution": backbone.resolution,
                 "prediction_type": backbone.schedule.prediction_type,
                 "photos": {Path(name).name: digest for name, digest in self._hashes().items()},
