@@ -195,7 +195,8 @@ def _looks(
 def _digest(clip: Tensor) -> str:
     """Hex sha256 of a clip's values, shape and type."""
     found = hashlib.sha256(f"{clip.dtype} {tuple(clip.shape)}".encode())
-    found.update(clip.detach().cpu().contiguous().numpy())
+    for frame in clip.detach().unbind(1):
+        found.update(frame.cpu().contiguous().numpy().tobytes())
     return found.hexdigest()
 
 
