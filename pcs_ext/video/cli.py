@@ -179,6 +179,7 @@ def _learning(sources: tuple[Path, ...], shown: Shown, training: Training, model
         effort=training.preset,
         steps=training.steps or None,
         config=training.config,
+        checkpoint_activations=training.checkpoint_activations,
         device=model.device,
         precision=model.precision,
     )

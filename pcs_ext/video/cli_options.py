@@ -61,6 +61,7 @@ class Training:
         steps: optimiser steps in all.
         seed: of everything random.
         config: a recipe as JSON (`--dry-run` prints one) instead of the recipe's own values.
+        checkpoint_activations: compute activations again in the backward pass: less memory, more time, equal gradients.
     """
 
     recipe: str = ""
@@ -70,6 +71,7 @@ class Training:
     steps: int = 0
     seed: int = 0
     config: Path | None = None
+    checkpoint_activations: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 from pcs_ext.artifact import ArtifactData
 from pcs_ext.config_io import config_hash, to_jsonable
 from pcs_ext.errors import ArtifactError, InputError, Interrupted, UsageError
+from pcs_ext.image.activation_checkpointing import activation_checkpointing
 from pcs_ext.image.adapters import build_adapter
 from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.checkpoint import CheckpointFolder
@@ -48,6 +49,7 @@ def learn_motion(
     image_encoder: Path | None = None,
     steps: int | None = None,
     seed: int = 0,
+    checkpoint_activations: bool = False,
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> Motion:
@@ -64,17 +66,24 @@ def learn_motion(
             a clip looks like.
         steps: in all; None: the recipe's.
         seed: of everything random.
+        checkpoint_activations: compute the denoiser's activations again in the backward pass: less memory, more time,
+            equal gradients.
         overwrite: replace an artifact that is there.
         reporter: hears the progress.
 
     Raises:
-        UsageError: unknown recipe, or counts that differ.
+        UsageError: unknown recipe, counts that differ, or activations that cannot be computed again.
         InputError: a clip is too short or of a size the backbone cannot encode.
         ArtifactError: the output exists.
         Interrupted: Ctrl-C; what was done is saved.
     """
     output, reporter = Path(output), reporter or SilentReporter()
     chosen = _recipe(recipe, steps)
+    if checkpoint_activations and chosen.reads_attention:
+        raise UsageError(
+            f"{chosen.id} looks at attention maps while it learns, which are not kept where activations are computed "
+            "again; leave out --checkpoint-activations."
+        )
     _check_clips(clips, prompts, chosen, backbone)
     _check_prior(prior, chosen, backbone)
     texts = [chosen.fill(prompt, learning=True) for prompt in prompts]
@@ -87,7 +96,8 @@ def learn_motion(
     configs = {name: layers.adapter(backbone) for name, layers in chosen.adapters.items()}
     adapters = {name: build_adapter(name, settings) for name, settings in configs.items()}
     run = _Run(chosen, backbone, adapters, (clips, texts), prior, looks, seen_by, seed, folder, reporter)
-    losses = run.train()
+    with activation_checkpointing(backbone.denoiser) if checkpoint_activations else contextlib.nullcontext():
+        losses = run.train()
     data = ArtifactData(
         recipe=to_jsonable(chosen),
         concept={

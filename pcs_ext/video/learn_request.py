@@ -57,6 +57,8 @@ class LearnRequest:
     """More or fewer steps than the recipe's own; of motions, and not beside `steps`."""
     config: Path | None = None
     """A recipe as JSON, instead of the recipe's own values."""
+    checkpoint_activations: bool = False
+    """See `learn_motion`."""
     device: str = "auto"
     precision: str = "auto"
 
@@ -163,6 +165,7 @@ class LearnRequest:
             prior=prior,
             image_encoder=self._encoder(recipe),
             seed=seed,
+            checkpoint_activations=self.checkpoint_activations,
             overwrite=overwrite,
             reporter=reporter,
         )
@@ -209,6 +212,7 @@ class LearnRequest:
             size=self.size,
             steps=self.steps,
             config=self.config,
+            checkpoint_activations=self.checkpoint_activations,
             device=self.device,
             precision=self.precision,
         )

@@ -52,6 +52,8 @@ class SubjectRequest:
     size: Size | None = None
     steps: int | None = None
     config: Path | None = None
+    checkpoint_activations: bool = False
+    """See `image.learn`."""
     device: str = "auto"
     precision: str = "auto"
 
@@ -114,6 +116,7 @@ class SubjectRequest:
         """
         recipe, groups = self.resolved(), self._groups()
         how: Any = {"output": output, "seed": seed, "overwrite": overwrite, "reporter": reporter}
+        how["checkpoint_activations"] = self.checkpoint_activations
         if self.entry.learns == "clips":
             self._in_clips(recipe, [photo for group in groups for photo in group], how)
             return

@@ -12,6 +12,7 @@ import torch
 from pcs_ext.artifact import ArtifactData
 from pcs_ext.config_io import check_place, config_hash, file_sha256, to_jsonable
 from pcs_ext.errors import ArtifactError, Interrupted
+from pcs_ext.image.activation_checkpointing import activation_checkpointing
 from pcs_ext.image.adapters import AbstractAdapter, build_adapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.checkpoint import CheckpointFolder
@@ -41,6 +42,8 @@ class SubjectRun:
     """What else decides the result; a run that goes on must meet the same."""
     output: Path
     seed: int = 0
+    checkpoint_activations: bool = False
+    """See `image.learn`."""
     overwrite: bool = False
     reporter: Reporter
 
@@ -75,7 +78,12 @@ class SubjectRun:
     def _train(self, adapters: Mapping[str, AbstractAdapter]) -> list[float]:
         done: dict[str, int] = {}
         log = LossLog(self.folder / "losses.jsonl")
-        with contextlib.closing(log), injected(self.backbone, *adapters.values()):
+        again = (
+            activation_checkpointing(self.backbone.denoiser)
+            if self.checkpoint_activations
+            else contextlib.nullcontext()
+        )
+        with contextlib.closing(log), injected(self.backbone, *adapters.values()), again:
             for phase in self.recipe.phases:
                 done[phase.name] = phase.fit.steps
                 self._phase(phase, adapters, log)

@@ -211,6 +211,17 @@ def test_recipes_learn_save_load_and_leave(id: str, wan: WanBackbone, tmp_path: 
     assert torch.equal(wan.predict(noisy, timesteps, prompt), before)
 
 
+def test_activations_computed_again_teach_the_same(wan: WanBackbone, tmp_path: Path) -> None:
+    how: Any = {"backbone": wan, "recipe": "temporal-lora", "steps": 2}
+    plain, again = (
+        learn_motion([moving_square()], [PROMPT], tmp_path / str(saved), checkpoint_activations=saved, **how).data
+        for saved in (False, True)
+    )
+    assert again.training["losses"] == pytest.approx(plain.training["losses"], rel=1e-5)
+    for key, tensor in plain.tensors_of("motion").items():
+        torch.testing.assert_close(again.tensors_of("motion")[key], tensor, atol=1e-5, rtol=1e-3)
+
+
 def test_a_motion_lora_lowers_the_error_of_its_clip(wan: WanBackbone, tmp_path: Path) -> None:
     def error() -> float:
         generator, errors = torch.Generator().manual_seed(1), []

@@ -197,6 +197,11 @@ class MotionRecipe:
         """Frames of the source that a training clip reaches over."""
         return (self.frames - 1) * self.stride + 1
 
+    @property
+    def reads_attention(self) -> bool:
+        """Whether a loss looks at attention maps, which are not kept where activations are computed again."""
+        return any("motion_attention" in step.losses for phase in self.phases for step in phase.passes)
+
     def fill(self, text: str, *, learning: bool = False) -> str:
         """A prompt with learned words in place of `{motion}` and `{protagonist}`.
 
