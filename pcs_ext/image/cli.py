@@ -55,6 +55,7 @@ def learn(
     dry_run: bool = False,
     overwrite: bool = False,
     previews: int = 0,
+    checkpoint_activations: bool = False,
     jsonl: Path | None = None,
 ) -> None:
     """Learn a subject from photos.
@@ -72,6 +73,7 @@ def learn(
         dry_run: print the resolved recipe and what would be trained, then stop.
         overwrite: replace an existing learned subject at the output path.
         previews: write a sheet of preview images to OUTPUT.previews/ every so many steps; 0 writes none.
+        checkpoint_activations: compute activations again in the backward pass: less memory, more time, equal gradients.
         jsonl: also write every event as a JSON line to this file.
     """
     from pcs_ext.image.learn import learn as run
@@ -94,6 +96,7 @@ def learn(
         **machine.loading,
         overwrite=overwrite,
         previews=previews,
+        checkpoint_activations=checkpoint_activations,
         reporter=console_reporter(jsonl),
     )
     print_paths([output])

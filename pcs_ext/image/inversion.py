@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.flow import FlowSchedule
 from pcs_ext.image.guidance import combine_guidance
 from pcs_ext.image.sample import SampleConfig, build_scheduler
 from pcs_ext.image.types import Conditioning
@@ -41,8 +42,10 @@ def invert(
         `latents`; the last one is what `SampleHooks.initial_latents` takes.
 
     Raises:
-        UsageError: another scheduler, unequal counts, or no iteration.
+        UsageError: a backbone that follows a flow, another scheduler, unequal counts, or no iteration.
     """
+    if isinstance(backbone.schedule, FlowSchedule):
+        raise UsageError(f"{backbone.name} follows a flow; only models with a noise schedule are inverted.")
     if config.scheduler != "ddim":
         raise UsageError(f"inversion runs DDIM backwards; expected scheduler 'ddim', got {config.scheduler!r}.")
     if len(prompts) != len(latents) or fixed_point_iterations < 1:

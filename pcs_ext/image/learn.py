@@ -12,6 +12,7 @@ import torch
 from pcs_ext.artifact import ArtifactData
 from pcs_ext.config_io import check_place, config_hash, file_sha256, from_jsonable, read_json, to_jsonable
 from pcs_ext.errors import ArtifactError, Interrupted, UsageError
+from pcs_ext.image.activation_checkpointing import activation_checkpointing
 from pcs_ext.image.adapters import ImageWordsAdapter, ReferenceAdapter, build_adapter
 from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
@@ -105,6 +106,7 @@ def learn(
     after: Sequence[Artifact] = (),
     rivals: Rivals | None = None,
     start: Artifact | None = None,
+    checkpoint_activations: bool = False,
     reporter: Reporter | None = None,
 ) -> Artifact:
     """Teach a diffusion model a subject.
@@ -130,6 +132,8 @@ def learn(
         rivals: photos of other classes that the subject's word shall be told from; counts where the recipe weighs it.
         start: go on from this subject's weights instead of from fresh adapters; its words are kept, its adapters must
             be the recipe's.
+        checkpoint_activations: compute the denoiser's activations again in the backward pass: less memory, more time,
+            equal gradients.
         reporter: hears events and progress.
 
     Raises:
@@ -141,7 +145,9 @@ def learn(
     _check_output(output, overwrite)
     if previews < 0:
         raise UsageError(f"--previews must be 0 or a number of steps, got {previews}.")
-    with_request(resolve_recipe(recipe, noun, preset_of(base), config=config), token, steps)
+    asked = with_request(resolve_recipe(recipe, noun, preset_of(base), config=config), token, steps)
+    if checkpoint_activations:
+        asked.check_recomputable()
     found = _photos(photos)
     resolve_recipe(recipe, noun, preset_of(base), config=config).check_photos(found)
     loaded = isinstance(base, AbstractBackbone)
@@ -151,7 +157,8 @@ def learn(
     resolved, found = as_learned(resolved, found)
     if resolved.active is not None:
         check_rounds(resolved, previews, start)
-        once = {"base": backbone, "seed": seed, "after": after, "rivals": rivals, "reporter": reporter}
+        once = {"base": backbone, "seed": seed, "after": after, "rivals": rivals, "reporter": reporter,
+                "checkpoint_activations": checkpoint_activations}  # fmt: skip
         return learn_in_rounds(resolved, found, output, learn, once)
     reporter.event(
         "learn", f"{resolved.id}: {len(found)} photos, {resolved.steps} steps, on {backbone.device}", photos=len(found)
@@ -164,7 +171,9 @@ def learn(
     sheets = Previews(Path(f"{output}.previews"), previews, backbone, resolved.concept, resolved.sampling)
     run = _Run(resolved, backbone, data, class_images, sheets, seed, Path(f"{output}.training"), reporter, after,
                rivals, start)  # fmt: skip
-    _artifact(run, found, _trained(run)).save(output)
+    with activation_checkpointing(backbone.denoiser) if checkpoint_activations else contextlib.nullcontext():
+        losses = _trained(run)
+    _artifact(run, found, losses).save(output)
     shutil.rmtree(run.folder, ignore_errors=True)
     reporter.event("learned", f"saved {output}", output=str(output))
     return Artifact(ArtifactData.load(output))

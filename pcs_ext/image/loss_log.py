@@ -2,6 +2,15 @@
 
 import json
 from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from pcs_ext.image.types import FitState
+from pcs_ext.reporter import Reporter
+
+_READ_EVERY = 10
+"""Steps whose losses are read together from an accelerator."""
 
 
 class LossLog:
@@ -41,3 +50,53 @@ class LossLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+class LossReport:
+    """Logs and reports the steps of one phase; a context, at whose end nothing is left unread.
+
+    Reading a loss from an accelerator waits for all that is queued there. So it is done after the first step, then for
+    ten at once, and after the last: every step is logged and reported with its own loss, some a little late. A killed
+    process loses what it had not read from the log, never from the training. On the CPU every step is read at once.
+
+    Args:
+        log: of the run.
+        reporter: hears of every step.
+        phase: its name in the log.
+        task: its name for people.
+        device: where the losses are.
+        every: steps that are read together; None: as the device asks for.
+    """
+
+    def __init__(
+        self, log: LossLog, reporter: Reporter, *, phase: str, task: str, device: torch.device, every: int | None = None
+    ) -> None:
+        self._log, self._reporter, self._phase, self._task = log, reporter, phase, task
+        self._every = every or (1 if device.type == "cpu" else _READ_EVERY)
+        self._unread: list[FitState] = []
+        self._seen = 0
+
+    def add(self, state: FitState) -> None:
+        """One step is done."""
+        self._unread.append(state)
+        self._seen += 1
+        first, last = self._seen == 1, state.step == state.total_steps
+        if first or last or len(self._unread) >= self._every:
+            self._read()
+
+    def _read(self) -> None:
+        while self._unread:
+            state = self._unread.pop(0)
+            total = state.losses["total"]
+            self._log.add(self._phase, state.step, total)
+            self._reporter.progress(self._task, state.step, state.total_steps, loss=total)
+
+    def __enter__(self) -> "LossReport":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # After a fault of the device there is nothing to be read, and the fault is what has to be seen.
+        if kind is None or not issubclass(kind, RuntimeError):
+            self._read()

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -199,11 +199,21 @@ def sample(
     return torch.cat(images).clamp(-1, 1)
 
 
-def _prepared(backbone: AbstractBackbone, hooks: SampleHooks) -> contextlib.AbstractContextManager[None]:
-    """Adapters merged, unless gradients are wanted or someone may change them between steps."""
+@contextlib.contextmanager
+def _prepared(backbone: AbstractBackbone, hooks: SampleHooks) -> Iterator[None]:
+    """Adapters merged, unless gradients are wanted or someone may change them between steps.
+
+    In all parts that run in every step (a video model's `motion` too); text encoders run once for a batch.
+    """
     reaching = (hooks.predict, hooks.before_step, hooks.recur, hooks.on_step, hooks.attention)
     reached_into = any(hook is not None for hook in reaching)
-    return contextlib.nullcontext() if torch.is_grad_enabled() or reached_into else merged(backbone.denoiser)
+    with contextlib.ExitStack() as stack:
+        if not torch.is_grad_enabled() and not reached_into:
+            for name, part in backbone.components().items():
+                if not name.startswith("text_encoder"):
+                    # Each by itself, so that one that is too large to be merged keeps no other from it.
+                    stack.enter_context(merged(part))
+        yield
 
 
 def _drawn(conditioning: Conditioning, seeds: Sequence[int]) -> Conditioning:

@@ -81,7 +81,8 @@ def learn_motion(
         shown: what the clips show; what is not said of them may be learned with the motion.
         training: how it is learned.
         model: what makes clips.
-        expect: try a few steps, print how many minutes and how much memory each preset takes here, then stop.
+        expect: try a few steps, print how many minutes and how much memory each preset (or --steps) takes here, then
+            stop.
         dry_run: print the resolved recipe and what would be learned from, then stop.
         overwrite: replace what is at the output path.
         jsonl: also write every event as a JSON line to this file.
@@ -96,9 +97,8 @@ def learn_motion(
         return
     if expect:
         for found in request.expected(console_reporter(jsonl)):
-            sys.stdout.write(
-                f"{found.effort:9} {found.steps:6} steps {found.minutes:8.1f} min {found.memory_gb:6.1f} GB\n"
-            )
+            name = found.effort or "--steps"
+            sys.stdout.write(f"{name:9} {found.steps:6} steps {found.minutes:8.1f} min {found.memory_gb:6.1f} GB\n")
         return
     request.run(output, seed=training.seed, overwrite=overwrite, reporter=console_reporter(jsonl))
     print_paths([output])
@@ -179,6 +179,7 @@ def _learning(sources: tuple[Path, ...], shown: Shown, training: Training, model
         effort=training.preset,
         steps=training.steps or None,
         config=training.config,
+        checkpoint_activations=training.checkpoint_activations,
         device=model.device,
         precision=model.precision,
     )

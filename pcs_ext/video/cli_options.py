@@ -55,11 +55,13 @@ class Training:
     Args:
         recipe: how to learn (`pcs-ext video recipes` lists them); empty: motion-director, on toybox tune-a-video.
         preset: of a motion: quick, to see that it works; balanced, the recipe's own steps; best, 2.5 times as many.
+            Not beside --steps.
         frames: frames of a training clip.
         size: pixels that clips are learned at: 512, or 512x320 for width x height; empty takes the base's square.
         steps: optimiser steps in all.
         seed: of everything random.
         config: a recipe as JSON (`--dry-run` prints one) instead of the recipe's own values.
+        checkpoint_activations: compute activations again in the backward pass: less memory, more time, equal gradients.
     """
 
     recipe: str = ""
@@ -69,6 +71,7 @@ class Training:
     steps: int = 0
     seed: int = 0
     config: Path | None = None
+    checkpoint_activations: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,7 +80,8 @@ class Editing:
 
     Args:
         recipe: how.
-        preset: quick, to see that it works; balanced, the recipe's own steps; best, 2.5 times as many.
+        preset: quick, to see that it works; balanced, the recipe's own steps; best, 2.5 times as many. Not beside
+            --steps.
         frames: of the clip, from its beginning.
         size: pixels: 512, or 512x320 for width x height; empty takes the base's square.
         steps: optimiser steps.
@@ -115,7 +119,8 @@ class Reference:
 
     Args:
         reference: photos whose content is shown in every frame; or a clip (a video, an animation, a folder of frames)
-            whose inverted noise is started from, for instance the one the motion was learned from.
+            whose inverted noise is started from, for instance the one the motion was learned from: its beginning, at
+            the motion's stride (without a motion frames of all of it).
         reference_adapter: of the photos: a folder of `reference learn` or `video learn-reference`, or a published
             file; toybox has its own.
         reference_encoder: folder or hub id of its image encoder, where it does not lie beside the adapter.
@@ -127,8 +132,8 @@ class Reference:
         coarseness: how many times the maps lose half of their detail (gen-1).
         temporal_guidance: how much steadier than by themselves frames are, above 1, or less so, below (gen-1).
         reference_share: share of the clip in the start, up to 1; 0 takes the recipe's.
-        mask: white where the reference's protagonist is (a clip, a folder of frames, or a picture): only there it
-            changes.
+        mask: white where the reference's protagonist is (a clip or a folder of frames, read as the reference is, or a
+            picture): only there it changes.
         keep: what stays where there is a mask: what is around the protagonist, or the protagonist.
     """
 

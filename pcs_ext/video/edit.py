@@ -3,9 +3,10 @@
 import dataclasses
 from pathlib import Path
 
-from pcs_ext.config_io import config_hash, file_sha256, read_json, write_json
-from pcs_ext.errors import InputError, UsageError
+from pcs_ext.config_io import config_hash, read_json, write_json
+from pcs_ext.errors import UsageError
 from pcs_ext.reporter import Reporter
+from pcs_ext.video.clips import clip_digest
 from pcs_ext.video.effort import Effort
 from pcs_ext.video.learn_request import LearnRequest
 from pcs_ext.video.make import make_clips
@@ -71,7 +72,7 @@ class EditRequest:
         )
 
     def making(self, motion: Path) -> MakeRequest:
-        """How clips are made of it."""
+        """How clips are made of it: from the latents that the motion keeps, which are what it learned."""
         return MakeRequest(
             prompts=self.prompts,
             seeds=self.seeds,
@@ -81,7 +82,6 @@ class EditRequest:
             frames=self.frames,
             size=self.size,
             fps=self.fps,
-            reference=self.clip,
             mask=self.mask,
             keep=self.keep,
             device=self.device,
@@ -100,19 +100,10 @@ def edit_clip(request: EditRequest, output: Path, *, overwrite: bool, reporter: 
         raise UsageError(f"clips are edited with {' or '.join(EDITING)}, got {request.recipe}{others}.")
     plan, motion = request.learning.plan(), output.with_name(f"{output.stem}.edit") / "motion"
     request.making(motion).check()
-    facts = {"plan": config_hash(plan), "clip": _digest(request.clip), "seed": request.seeds[0]}
+    facts = {"plan": config_hash(plan), "clip": clip_digest(request.clip), "seed": request.seeds[0]}
     mark = motion.with_name(_FACTS)
     if not (motion.is_dir() and mark.is_file() and read_json(mark) == facts):
         mark.unlink(missing_ok=True)
         request.learning.run(motion, seed=request.seeds[0], overwrite=True, reporter=reporter)
         write_json(mark, facts)
     return make_clips(request.making(motion), output, overwrite=overwrite, reporter=reporter)
-
-
-def _digest(clip: Path) -> str:
-    """Of a file, or of a folder's files and their names."""
-    if not clip.exists():
-        raise InputError(f"{clip} does not exist; expected a video, an animation or a folder of frames.")
-    if clip.is_file():
-        return file_sha256(clip)
-    return config_hash({path.name: file_sha256(path) for path in sorted(clip.iterdir()) if path.is_file()})

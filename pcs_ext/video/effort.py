@@ -38,7 +38,8 @@ def trial(recipe: MotionRecipe) -> MotionRecipe:
 class Expected:
     """What learning with one effort takes here."""
 
-    effort: Effort
+    effort: Effort | None
+    """None: as many steps as were asked for."""
     steps: int
     """In all phases."""
     minutes: float
@@ -63,18 +64,19 @@ class StepClock(SilentReporter):
         return {task: (times[-1] - times[0]) / (len(times) - 1) for task, times in self._times.items() if times[1:]}
 
 
-def expected(recipe: MotionRecipe, clock: StepClock, device: torch.device) -> list[Expected]:
+def expected(recipe: MotionRecipe, clock: StepClock, device: torch.device, *, asked: bool = False) -> list[Expected]:
     """What every effort takes, after a trial.
 
     Args:
-        recipe: with its own steps.
+        recipe: with its own steps, or those that were asked for.
         clock: has heard the trial.
         device: it ran on.
+        asked: the steps were asked for, and no effort changes them.
     """
     memory = round(_peak_bytes(device) / 2**30, 2)
+    efforts: dict[Effort | None, MotionRecipe] = {effort: with_effort(recipe, effort) for effort in get_args(Effort)}
     found = []
-    for effort in get_args(Effort):
-        chosen = with_effort(recipe, effort)
+    for effort, chosen in ({None: recipe} if asked else efforts).items():
         seconds = sum(phase.fit.steps * clock.seconds[f"motion {phase.name}"] for phase in chosen.phases)
         found.append(Expected(effort=effort, steps=chosen.steps, minutes=round(seconds / 60, 2), memory_gb=memory))
     return found

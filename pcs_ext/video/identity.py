@@ -14,6 +14,7 @@ from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError, UsageError
 from pcs_ext.image.adapters import AbstractAdapter
 from pcs_ext.image.evaluate.encoders import ImageEncoder
+from pcs_ext.image.flow import FlowSchedule
 from pcs_ext.image.guidance import combine_guidance
 from pcs_ext.image.sample import SampleConfig, build_scheduler
 from pcs_ext.image.types import Conditioning, LossTerms
@@ -83,7 +84,7 @@ class IdentityLoss:
         config: how.
 
     Raises:
-        UsageError: scores are asked for and the encoder reads no text.
+        UsageError: scores are asked for and the encoder reads no text, or the backbone follows a flow.
     """
 
     def __init__(
@@ -97,6 +98,8 @@ class IdentityLoss:
     ) -> None:
         self.backbone, self.adapters, self.encoder, self.config = backbone, adapters, encoder, config
         self.prompts = list(prompts)
+        if isinstance(backbone.schedule, FlowSchedule):
+            raise UsageError(f"{backbone.name} follows a flow; an identity is learned where DDIM samples clips.")
         if config.score_weight > 0 and not hasattr(encoder, "encode_texts"):
             raise UsageError(
                 f"{encoder.id} reads no text, which comparing frames with their prompt needs; give --image-encoder a "

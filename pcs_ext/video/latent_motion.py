@@ -15,6 +15,7 @@ from pcs_ext.image.flow import FlowSchedule
 from pcs_ext.image.guidance import combine_guidance
 from pcs_ext.image.sample import SampleConfig, build_scheduler, initial_noise
 from pcs_ext.image.types import Conditioning
+from pcs_ext.runtime import generator_for
 from pcs_ext.video.backbone import AbstractVideoBackbone
 
 _LEAD = 0.06
@@ -98,7 +99,8 @@ def moving_start(
     moved = moved_along(latents, frames, shift)
     abar, stride = scheduler.alphas_cumprod, scheduler.config.num_train_timesteps // config.num_inference_steps
     reached, top = int(scheduler.timesteps[lead - 1]) - stride, int(scheduler.timesteps[0])
-    noise = torch.randn(moved.shape, generator=torch.Generator().manual_seed(seed + 1)).to(moved)
+    # A stream of its own: `seed + 1` is what the next seed's picture starts from.
+    noise = torch.randn(moved.shape, generator=generator_for(seed, "moved")).to(moved)
     return noised_up(moved, float(abar[max(reached, 0)]), float(abar[top]), noise)
 
 

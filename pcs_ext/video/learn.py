@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +14,16 @@ from torch import Tensor
 from pcs_ext.artifact import ArtifactData
 from pcs_ext.config_io import config_hash, to_jsonable
 from pcs_ext.errors import ArtifactError, InputError, Interrupted, UsageError
+from pcs_ext.image.activation_checkpointing import activation_checkpointing
 from pcs_ext.image.adapters import build_adapter
 from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.evaluate.encoders import load_image_encoder
 from pcs_ext.image.fit import fit
-from pcs_ext.image.loss_log import LossLog
+from pcs_ext.image.loss_log import LossLog, LossReport
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.video.backbone import AbstractVideoBackbone
+from pcs_ext.video.clips import in_unit_range
 from pcs_ext.video.influence import with_chosen_blocks
 from pcs_ext.video.motion import CLIP, Motion, check_inflation
 from pcs_ext.video.recipes import MOTIONS
@@ -46,13 +49,14 @@ def learn_motion(
     image_encoder: Path | None = None,
     steps: int | None = None,
     seed: int = 0,
+    checkpoint_activations: bool = False,
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> Motion:
     """Learn the motion that clips share. Killed or interrupted, the same call goes on where it stopped.
 
     Args:
-        clips: `3 f h w` each in [-1, 1]; sides are multiples of the backbone's `vae_factor`.
+        clips: `3 f h w` each, in [-1, 1] or uint8; sides are multiples of the backbone's `vae_factor`.
         prompts: what each clip shows.
         output: folder to write.
         backbone: what learns; inflated as the recipe asks.
@@ -62,17 +66,24 @@ def learn_motion(
             a clip looks like.
         steps: in all; None: the recipe's.
         seed: of everything random.
+        checkpoint_activations: compute the denoiser's activations again in the backward pass: less memory, more time,
+            equal gradients.
         overwrite: replace an artifact that is there.
         reporter: hears the progress.
 
     Raises:
-        UsageError: unknown recipe, or counts that differ.
+        UsageError: unknown recipe, counts that differ, or activations that cannot be computed again.
         InputError: a clip is too short or of a size the backbone cannot encode.
         ArtifactError: the output exists.
         Interrupted: Ctrl-C; what was done is saved.
     """
     output, reporter = Path(output), reporter or SilentReporter()
     chosen = _recipe(recipe, steps)
+    if checkpoint_activations and chosen.reads_attention:
+        raise UsageError(
+            f"{chosen.id} looks at attention maps while it learns, which are not kept where activations are computed "
+            "again; leave out --checkpoint-activations."
+        )
     _check_clips(clips, prompts, chosen, backbone)
     _check_prior(prior, chosen, backbone)
     texts = [chosen.fill(prompt, learning=True) for prompt in prompts]
@@ -80,12 +91,13 @@ def learn_motion(
     if output.exists() and not overwrite:
         raise ArtifactError(f"{output} exists already; choose another --output or pass --overwrite to replace it.")
     folder = output.with_name(output.name + ".training")
-    looks = _looks(clips, chosen, image_encoder, backbone)
+    looks, seen_by = _looks(clips, chosen, image_encoder, backbone)
     chosen = _settled(chosen, looks, clips, texts, backbone)
     configs = {name: layers.adapter(backbone) for name, layers in chosen.adapters.items()}
     adapters = {name: build_adapter(name, settings) for name, settings in configs.items()}
-    run = _Run(chosen, backbone, adapters, (clips, texts), prior, looks, seed, folder, reporter)
-    losses = run.train()
+    run = _Run(chosen, backbone, adapters, (clips, texts), prior, looks, seen_by, seed, folder, reporter)
+    with activation_checkpointing(backbone.denoiser) if checkpoint_activations else contextlib.nullcontext():
+        losses = run.train()
     data = ArtifactData(
         recipe=to_jsonable(chosen),
         concept={
@@ -99,7 +111,7 @@ def learn_motion(
         base_name=backbone.name,
         base_fingerprint=backbone.fingerprint,
         base_family=backbone.family,
-        training={"seed": seed, "steps": len(losses), "losses": losses, "clips": [list(clip.shape) for clip in clips]},
+        training={"seed": seed, "steps": chosen.steps, "losses": losses, "clips": [list(clip.shape) for clip in clips]},
         kind="motion",
     )
     data.save(output)
@@ -126,7 +138,6 @@ def _check_clips(
 ) -> None:
     if not clips or len(clips) != len(prompts):
         raise UsageError(f"expected one prompt per clip and at least one, got {len(clips)} and {len(prompts)}.")
-    span = (recipe.frames - 1) * recipe.stride + 1
     for number, clip in enumerate(clips):
         sides = clip.shape[-2:]
         if clip.dim() != 4 or clip.shape[0] != 3 or any(side % backbone.vae_factor for side in sides):
@@ -134,10 +145,10 @@ def _check_clips(
                 f"clip {number} has shape {tuple(clip.shape)}, expected 3 x frames x height x width with sides that "
                 f"are multiples of {backbone.vae_factor}."
             )
-        if clip.shape[1] < span:
+        if clip.shape[1] < recipe.span:
             raise InputError(
                 f"clip {number} has {clip.shape[1]} frames; {recipe.id} takes {recipe.frames} frames, {recipe.stride} "
-                f"apart, so at least {span}. Give a longer clip, or fewer --frames."
+                f"apart, so at least {recipe.span}. Give a longer clip, or fewer --frames."
             )
 
 
@@ -154,7 +165,7 @@ def _settled(
         return recipe
     first = clips[0][:, : backbone.whole_frames(recipe.frames)]
     with torch.no_grad():
-        latents = backbone.encode_clips(first[None].to(backbone.device, backbone.dtype)).float()
+        latents = backbone.encode_clips(in_unit_range(first)[None].to(backbone.device, backbone.dtype)).float()
     return with_chosen_blocks(recipe, backbone, latents, texts[0])
 
 
@@ -175,8 +186,8 @@ def _check_prior(
 @torch.no_grad()
 def _looks(
     clips: Sequence[Tensor], recipe: MotionRecipe, image_encoder: Path | None, backbone: AbstractVideoBackbone
-) -> list[Tensor] | None:
-    """Embeddings of all frames by clip, `f d` each, where the recipe tells them to its networks."""
+) -> tuple[list[Tensor] | None, str]:
+    """Embeddings of all frames by clip, `f d` each, where the recipe tells them to its networks, and whose they are."""
     if recipe.told != (image_encoder is not None):
         raise UsageError(
             f"{recipe.id} tells its networks what a clip looks like; give --image-encoder, a folder of CLIP."
@@ -184,9 +195,19 @@ def _looks(
             else f"{recipe.id} needs no image encoder; leave out --image-encoder."
         )
     if image_encoder is None:
-        return None
+        return None, ""
     encoder = load_image_encoder(image_encoder, backbone.device)
-    return [torch.cat([encoder.encode_images(part) for part in clip.transpose(0, 1).split(16)]) for clip in clips]
+    parts = [clip.transpose(0, 1).split(16) for clip in clips]
+    looks = [torch.cat([encoder.encode_images(in_unit_range(part)) for part in clip]) for clip in parts]
+    return looks, encoder.id
+
+
+def _digest(clip: Tensor) -> str:
+    """Hex sha256 of a clip's values, shape and type."""
+    found = hashlib.sha256(f"{clip.dtype} {tuple(clip.shape)}".encode())
+    for frame in clip.detach().unbind(1):
+        found.update(frame.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 class _Run:
@@ -200,25 +221,30 @@ class _Run:
         clips: tuple[Sequence[Tensor], Sequence[str]],
         prior: tuple[Sequence[Tensor], Sequence[str]] | None,
         looks: list[Tensor] | None,
+        seen_by: str,
         seed: int,
         folder: Path,
         reporter: Reporter,
     ) -> None:
         self.recipe, self.backbone, self.adapters = recipe, backbone, adapters
         self.seed, self.folder, self.reporter = seed, folder, reporter
+        if recipe.keeps_clip:
+            # One fixed window, as Tune-A-Video trains: what is learned is what is kept, and inverted later.
+            clips = [clip[:, : recipe.span] for clip in clips[0]], clips[1]
         # Encoded once: no recipe changes the autoencoder, and none augments.
         own = EncodedClips.encode(backbone, self._whole(clips[0]), clips[1], words=bool(recipe.words))
         self.clips = dataclasses.replace(own, looks=looks)
         self.prior = None if prior is None else EncodedClips.encode(backbone, self._whole(prior[0]), prior[1])
-        known = self.clips.latents if self.prior is None else [*self.clips.latents, *self.prior.latents]
-        sums = [float(values.sum()) for values in (*known, *(looks or ()))]
+        # What went in, never what was computed of it: the last bits of that depend on the number of threads.
+        known = [*clips[0], *(prior[0] if prior else ())]
         said = [*clips[1], *(prior[1] if prior else ())]
-        self.identity = config_hash([to_jsonable(recipe), seed, said, sums])
+        company = [backbone.fingerprint, seen_by, *(_digest(clip) for clip in known)]
+        self.identity = config_hash([to_jsonable(recipe), seed, said, company])
 
     @property
     def kept_clip(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
         """The first clip's beginning, of recipes whose clips start from nothing but its inverted noise."""
-        if self.recipe.reference_share < 1:
+        if not self.recipe.keeps_clip:
             return {}, {}
         latents, stride = self.clips.latents[0], self.recipe.stride if self.backbone.time_factor == 1 else 1
         frames = self.backbone.latent_frames(self.recipe.frames)
@@ -267,10 +293,10 @@ class _Run:
         config = dataclasses.replace(phase.fit, gradient_accumulation=len(phase.passes), **changes)
         checkpoints = CheckpointFolder(self.folder / phase.name, config_hash=self.identity)
         try:
-            for state in fit(loss, groups, config, checkpoints=checkpoints, reporter=self.reporter):
-                total = state.losses["total"]
-                log.add(phase.name, state.step, total)
-                self.reporter.progress(f"motion {phase.name}", state.step, state.total_steps, loss=total)
+            task, device = f"motion {phase.name}", self.backbone.device
+            with LossReport(log, self.reporter, phase=phase.name, task=task, device=device) as report:
+                for state in fit(loss, groups, config, checkpoints=checkpoints, reporter=self.reporter):
+                    report.add(state)
         finally:
             loss.close()
             for adapter in self.adapters.values():

@@ -54,9 +54,11 @@ class LearnRequest:
     steps: int | None = None
     """In all; None takes the recipe's."""
     effort: Effort = "balanced"
-    """More or fewer steps than the recipe's own; of motions."""
+    """More or fewer steps than the recipe's own; of motions, and not beside `steps`."""
     config: Path | None = None
     """A recipe as JSON, instead of the recipe's own values."""
+    checkpoint_activations: bool = False
+    """See `learn_motion`."""
     device: str = "auto"
     precision: str = "auto"
 
@@ -105,18 +107,19 @@ class LearnRequest:
         self._learn(recipe, self._backbone(recipe, reporter), output, seed=seed, overwrite=overwrite, reporter=reporter)
 
     def expected(self, reporter: Reporter) -> list[Expected]:
-        """What quick, balanced and best take on this machine, by a few steps of each phase; nothing is kept.
+        """What quick, balanced and best take on this machine, or the steps that are asked for, by a few steps of each
+        phase; nothing is kept.
 
         Raises:
             PcsError: the request cannot be met; says what to do.
         """
         if self.learns_subject:
             raise UsageError(f"{self.recipe} learns a subject; minutes are foretold for motions alone.")
-        recipe = dataclasses.replace(self, effort="balanced")._motion()
+        recipe = self._motion() if self.steps is not None else dataclasses.replace(self, effort="balanced")._motion()
         backbone, clock = self._backbone(recipe, reporter), StepClock()
         with tempfile.TemporaryDirectory() as place:
             self._learn(trial(recipe), backbone, Path(place) / "trial", seed=0, overwrite=False, reporter=clock)
-        return expected(recipe, clock, backbone.device)
+        return expected(recipe, clock, backbone.device, asked=self.steps is not None)
 
     def _backbone(self, recipe: MotionRecipe, reporter: Reporter) -> AbstractVideoBackbone:
         """The model, once the clips are known to be there."""
@@ -162,6 +165,7 @@ class LearnRequest:
             prior=prior,
             image_encoder=self._encoder(recipe),
             seed=seed,
+            checkpoint_activations=self.checkpoint_activations,
             overwrite=overwrite,
             reporter=reporter,
         )
@@ -176,6 +180,10 @@ class LearnRequest:
         recipe = MOTIONS[self.recipe].build(self._preset)
         if self.config is not None:
             recipe = from_jsonable(MotionRecipe, read_json(self.config), where=str(self.config))
+        if self.steps is not None and self.effort != "balanced":
+            raise UsageError(
+                f"--preset {self.effort} and --steps {self.steps} both say how many steps; give one of them."
+            )
         recipe = recipe.with_protagonist(self.noun)
         if self.frames is not None:
             if self.frames < 2:
@@ -204,6 +212,7 @@ class LearnRequest:
             size=self.size,
             steps=self.steps,
             config=self.config,
+            checkpoint_activations=self.checkpoint_activations,
             device=self.device,
             precision=self.precision,
         )

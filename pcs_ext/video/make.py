@@ -58,13 +58,14 @@ def make_clips(
     photos = request.photos.show(backbone, texts, clip.frames)
     facts = artifacts.facts(request, backbone) | {"sampling": to_jsonable(config), "clip": to_jsonable(clip)}
     facts |= {} if photos is None else photos.facts
+    encoder = artifacts.encoder(backbone)
+    facts |= {} if encoder is None else {"image_encoder": encoder.id}
     paths = []
     jobs = [(prompt, text, seed) for prompt, text in zip(request.prompts, texts, strict=True) for seed in request.seeds]
     # No inference mode: what is tuned before a clip could not be used in it.
     with artifacts.subject_in(request, backbone) as subject, torch.no_grad():
         # Without the motion: it is a picture of the base.
         picture = _picture(request, backbone, config, wanted=clip.first_frame or artifacts.told)
-        encoder = artifacts.encoder(backbone)
         strength = Strength(subject, request.subject_scale)
         with artifacts.motion_in(request, backbone):
             # What a mask keeps was never the subject's.
@@ -105,7 +106,7 @@ class _Maker:
         self.strength, self.photos = strength, photos
         assert clip.frames is not None, "settled before"
         self.frames: int = clip.frames
-        self.mask = None if request.mask is None else _mask(request, backbone, config, self.frames)
+        self.mask = None if request.mask is None else _mask(request, backbone, config, self.frames, artifacts.stride)
 
     def clip_of(self, prompt: str, text: str, seed: int, motion: Adapters, start: Tensor | None) -> Tensor:
         """One clip, `3 f h w` in [-1, 1]; the motion is in the backbone."""
@@ -180,7 +181,11 @@ def _inverted(
     Tune-A-Video and MotionDirector invert. Without a reference, those of the clip that the motion kept, if it did."""
     if request.reference is not None:
         read = read_clip(
-            request.reference, frames=clip.frames, size=_sides(backbone, config), multiple_of=backbone.vae_factor
+            request.reference,
+            frames=clip.frames,
+            stride=artifacts.stride,
+            size=_sides(backbone, config),
+            multiple_of=backbone.vae_factor,
         )
         latents = backbone.encode_clips(read.video().to(backbone.device, backbone.dtype)).float()
     elif artifacts.own_clip is not None:
@@ -207,13 +212,16 @@ def _sides(backbone: AbstractVideoBackbone, config: SampleConfig) -> tuple[int, 
     return config.height or backbone.resolution, config.width or backbone.resolution
 
 
-def _mask(request: MakeRequest, backbone: AbstractVideoBackbone, config: SampleConfig, frames: int) -> Tensor:
-    """Where the clip changes, `1 1 f h w` in latent cells."""
+def _mask(
+    request: MakeRequest, backbone: AbstractVideoBackbone, config: SampleConfig, frames: int, stride: int | None
+) -> Tensor:
+    """Where the clip changes, `1 1 f h w` in latent cells; of a clip the frames that its source was read at."""
     assert request.mask is not None
     still = request.mask.is_file() and request.mask.suffix.lower() in _STILL
     read = read_clip(
         request.mask,
         frames=1 if still else frames,
+        stride=None if still else stride,
         size=_sides(backbone, config),
         multiple_of=backbone.vae_factor,
     )

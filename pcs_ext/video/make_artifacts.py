@@ -20,7 +20,8 @@ from pcs_ext.reporter import Reporter
 from pcs_ext.video.alignment import AlignmentConfig, can_align
 from pcs_ext.video.backbone import AbstractVideoBackbone
 from pcs_ext.video.backbones.inflated import CrossFrame
-from pcs_ext.video.backbones.load import is_text_to_video, load_video_backbone
+from pcs_ext.video.backbones.load import follows_flow, is_text_to_video, load_video_backbone
+from pcs_ext.video.clips import clip_digest
 from pcs_ext.video.make_request import MakeRequest
 from pcs_ext.video.motion import Motion
 from pcs_ext.video.recipes import SUBJECTS, MotionRecipe, SubjectEntry
@@ -45,7 +46,9 @@ class Artifacts:
         request.check()
         subject = None if request.subject is None else Artifact.load(request.subject)
         motion = None if request.motion is None else Motion.load(request.motion)
-        return cls(subject, motion)
+        found = cls(subject, motion)
+        found.check_source(request)
+        return found
 
     def texts(self, prompts: tuple[str, ...]) -> list[str]:
         """Prompts with the words of subject and motion in them."""
@@ -65,6 +68,11 @@ class Artifacts:
         origin: dict[str, str | None] = {} if self.motion is None else self.motion.origin
         home = origin.get("base") or (None if self.subject is None else self.subject.data.base_name)
         base = request.base or home or "toybox"
+        if request.reference is not None and follows_flow(base):
+            raise UsageError(
+                f"{base} follows a flow, where no clip can be inverted; leave out --reference {request.reference}, or "
+                "take an AnimateDiff or ModelScope base."
+            )
         module = request.motion_module or (None if is_text_to_video(base) else origin.get("motion_module"))
         return load_video_backbone(
             base,
@@ -96,6 +104,24 @@ class Artifacts:
     def own_clip(self) -> Tensor | None:
         """Latents of the clip that the motion was learned from, `1 c f h w`, where clips start from its noise."""
         return None if self.motion is None else self.motion.clip
+
+    @property
+    def stride(self) -> int | None:
+        """Frames from one to the next that a reference and its mask are read at, as the motion's clip was; None: evenly
+        spread."""
+        return None if self.motion is None else self.motion.recipe.stride
+
+    def check_source(self, request: MakeRequest) -> None:
+        """See that there is a clip whose part a mask can keep.
+
+        Raises:
+            UsageError: none was given, and the motion kept none.
+        """
+        if request.mask is not None and request.reference is None and self.own_clip is None:
+            raise UsageError(
+                "--mask changes a part of the clip that the motion was learned from, and this motion keeps none: give "
+                "that clip with --reference."
+            )
 
     @property
     def source(self) -> tuple[MotionRecipe, str]:
@@ -175,11 +201,16 @@ class Artifacts:
             )
 
     def facts(self, request: MakeRequest, backbone: AbstractVideoBackbone) -> dict[str, Any]:
-        """What a clip's record says of its making, beside prompt, seed and settings."""
+        """What a clip's record says of its making, beside prompt, seed and settings.
+
+        Raises:
+            InputError: a file that was named is not there.
+        """
         alignment = self.alignment(backbone)
-        kept = {} if request.mask is None else {"mask": str(request.mask), "keep": request.keep}
+        kept = {} if request.mask is None else {**_named("mask", request.mask), "keep": request.keep}
         return {
             **backbone.origin,
+            "base_fingerprint": backbone.fingerprint,
             **kept,
             **({} if alignment is None else {"alignment": to_jsonable(alignment)}),
             "subject": None if self.subject is None else self.subject.data.content_hash,
@@ -187,8 +218,8 @@ class Artifacts:
             "subject_scale": request.subject_scale,
             "motion_scale": request.motion_scale,
             "negative_prompt": request.negative_prompt,
-            "reference": None if request.reference is None else str(request.reference),
-            "picture": None if request.picture is None else str(request.picture),
+            **_named("reference", request.reference),
+            **_named("picture", request.picture),
         }
 
     @property
@@ -217,3 +248,8 @@ class Artifacts:
         if self.motion is None or not self.motion.recipe.told:
             return None
         return load_image_encoder(Path(self.motion.data.concept["image_encoder"]), backbone.device)
+
+
+def _named(name: str, path: Path | None) -> dict[str, str | None]:
+    """Where something was read from, for people, and what it held: a file may change under its name."""
+    return {name: None} if path is None else {name: str(path), f"{name}_digest": clip_digest(path)}

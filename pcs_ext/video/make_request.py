@@ -47,13 +47,15 @@ class MakeRequest:
     motion_scale: float = 1.0
     """Strengths, 1 as trained."""
     reference: Path | None = None
-    """A clip whose inverted noise the start is mixed with."""
+    """A clip whose inverted noise the start is mixed with, read as the motion's clip was: from its beginning, frames as
+    far apart; without a motion evenly spread. None: the clip that the motion keeps, if it does."""
     reference_share: float | None = None
     """Share of it, in (0, 1]; None takes the recipe's."""
     photos: PhotoRequest = dataclasses.field(default_factory=PhotoRequest)
     """Photos of a subject that clips show without having learned it."""
     mask: Path | None = None
-    """White where the reference's protagonist is: a clip, a folder of frames, or one picture for all frames."""
+    """White where the reference's protagonist is: a clip or a folder of frames, read as the reference is, or one
+    picture for all frames."""
     keep: Kept = "background"
     """What stays where there is a mask."""
     picture: Path | None = None
@@ -80,10 +82,10 @@ class MakeRequest:
         share = self.reference_share
         if share is not None and (self.reference is None or not 0 < share <= 1):
             raise UsageError(f"--reference-share is a share of a --reference clip, above 0 and up to 1; got {share}.")
-        if self.mask is not None and (self.reference is None or self.motion is None):
+        if self.mask is not None and self.motion is None:
             raise UsageError(
-                "--mask changes a part of the clip that a motion was learned from: give that clip with --reference and "
-                "the motion with --motion."
+                "--mask changes a part of the clip that a motion was learned from: name the motion with --motion and, "
+                "unless it keeps its clip, give that clip with --reference."
             )
         self.photos.check()
         if self.mask is not None and self.photos.photos:

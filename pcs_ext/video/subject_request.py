@@ -19,7 +19,7 @@ from pcs_ext.image.sample import check_side
 from pcs_ext.image.types import ParameterGroup
 from pcs_ext.reporter import Reporter
 from pcs_ext.video.backbone import AbstractVideoBackbone
-from pcs_ext.video.backbones.load import is_text_to_video, load_video_backbone
+from pcs_ext.video.backbones.load import follows_flow, is_text_to_video, load_video_backbone
 from pcs_ext.video.collages import collages
 from pcs_ext.video.identity import IdentityConfig, IdentityLoss
 from pcs_ext.video.mixture import MixtureConfig, MixtureLoss, VisualBranch
@@ -52,6 +52,8 @@ class SubjectRequest:
     size: Size | None = None
     steps: int | None = None
     config: Path | None = None
+    checkpoint_activations: bool = False
+    """See `image.learn`."""
     device: str = "auto"
     precision: str = "auto"
 
@@ -114,6 +116,7 @@ class SubjectRequest:
         """
         recipe, groups = self.resolved(), self._groups()
         how: Any = {"output": output, "seed": seed, "overwrite": overwrite, "reporter": reporter}
+        how["checkpoint_activations"] = self.checkpoint_activations
         if self.entry.learns == "clips":
             self._in_clips(recipe, [photo for group in groups for photo in group], how)
             return
@@ -149,6 +152,11 @@ class SubjectRequest:
         return dataclasses.replace(IDENTITY, frames=self.frames, height=height, width=width)
 
     def _in_clips(self, recipe: Recipe, photos: Sequence[Photo], how: Any) -> None:
+        if follows_flow(self.base):
+            raise UsageError(
+                f"{self.recipe} samples clips by DDIM while it learns, and {self.base} follows a flow; take an image "
+                "base with --motion-module, or a ModelScope folder."
+            )
         backbone: AbstractVideoBackbone = load_video_backbone(
             self.base, self.motion_module, device=self.device, precision=self.precision, reporter=how["reporter"]
         )

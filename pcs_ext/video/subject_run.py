@@ -12,12 +12,13 @@ import torch
 from pcs_ext.artifact import ArtifactData
 from pcs_ext.config_io import check_place, config_hash, file_sha256, to_jsonable
 from pcs_ext.errors import ArtifactError, Interrupted
+from pcs_ext.image.activation_checkpointing import activation_checkpointing
 from pcs_ext.image.adapters import AbstractAdapter, build_adapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.data import Photo
 from pcs_ext.image.fit import Loss, fit
-from pcs_ext.image.loss_log import LossLog
+from pcs_ext.image.loss_log import LossLog, LossReport
 from pcs_ext.image.recipes import Phase, Recipe
 from pcs_ext.image.subject import Artifact
 from pcs_ext.image.training import only_trainable, parameter_groups
@@ -41,6 +42,8 @@ class SubjectRun:
     """What else decides the result; a run that goes on must meet the same."""
     output: Path
     seed: int = 0
+    checkpoint_activations: bool = False
+    """See `image.learn`."""
     overwrite: bool = False
     reporter: Reporter
 
@@ -75,7 +78,12 @@ class SubjectRun:
     def _train(self, adapters: Mapping[str, AbstractAdapter]) -> list[float]:
         done: dict[str, int] = {}
         log = LossLog(self.folder / "losses.jsonl")
-        with contextlib.closing(log), injected(self.backbone, *adapters.values()):
+        again = (
+            activation_checkpointing(self.backbone.denoiser)
+            if self.checkpoint_activations
+            else contextlib.nullcontext()
+        )
+        with contextlib.closing(log), injected(self.backbone, *adapters.values()), again:
             for phase in self.recipe.phases:
                 done[phase.name] = phase.fit.steps
                 self._phase(phase, adapters, log)
@@ -91,11 +99,11 @@ class SubjectRun:
         )
         known = [to_jsonable(self.recipe), to_jsonable(self.settings), self.seed, phase.name, self._hashes()]
         checkpoints = CheckpointFolder(self.folder / phase.name, config_hash=config_hash(known))
-        with only_trainable(groups, adapters.values()):
+        task, device = f"learn {phase.name}", self.backbone.device
+        report = LossReport(log, self.reporter, phase=phase.name, task=task, device=device)
+        with only_trainable(groups, adapters.values()), report:
             for state in fit(loss, groups, config, checkpoints=checkpoints, reporter=self.reporter):
-                total = state.losses["total"]
-                log.add(phase.name, state.step, total)
-                self.reporter.progress(f"learn {phase.name}", state.step, state.total_steps, loss=total)
+                report.add(state)
 
     def _hashes(self) -> dict[str, str]:
         """Of the photos, by path as it was given: two subjects may have photos of one name."""
@@ -113,7 +121,7 @@ class SubjectRun:
             base_family=backbone.family,
             training={
                 "seed": self.seed,
-                "steps": len(losses),
+                "steps": recipe.steps,
                 "resolution": backbone.resolution,
                 "prediction_type": backbone.schedule.prediction_type,
                 "photos": {Path(name).name: digest for name, digest in self._hashes().items()},

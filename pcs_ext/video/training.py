@@ -15,6 +15,7 @@ from pcs_ext.image.flow import FlowSchedule
 from pcs_ext.image.types import Conditioning, LossTerms, ParameterGroup
 from pcs_ext.runtime import generator_for
 from pcs_ext.video.backbone import AbstractVideoBackbone
+from pcs_ext.video.clips import in_unit_range
 from pcs_ext.video.frame_words import WordMaps, clip_conditioning
 from pcs_ext.video.named_losses import Pass, named_loss
 from pcs_ext.video.noise import with_common
@@ -40,11 +41,15 @@ class EncodedClips:
     def encode(
         cls, backbone: AbstractVideoBackbone, clips: Sequence[Tensor], prompts: Sequence[str], *, words: bool = False
     ) -> "EncodedClips":
-        """Encode clips `3 f h w` once, and their prompts too unless `words` among them train."""
+        """Encode clips `3 f h w`, in [-1, 1] or uint8, once, and their prompts too unless `words` among them train."""
         with torch.no_grad():
-            places = [clip[None].to(backbone.device, backbone.dtype) for clip in clips]
-            latents = [backbone.encode_clips(clip)[0].float() for clip in places]
+            # One at a time is on the device, and gone before the next one comes.
+            latents = [_encoded(backbone, clip) for clip in clips]
             return cls(latents, list(prompts), None if words else backbone.encode_prompt(prompts))
+
+
+def _encoded(backbone: AbstractVideoBackbone, clip: Tensor) -> Tensor:
+    return backbone.encode_clips(in_unit_range(clip)[None].to(backbone.device, backbone.dtype))[0].float()
 
 
 class PassesLoss:

@@ -48,6 +48,13 @@ def test_presets_are_foretold_by_a_trial_that_leaves_nothing(
     assert [(row[0], row[1]) for row in rows] == [("quick", "120"), ("balanced", "300"), ("best", "750")]
     assert all(float(row[5]) > 0 for row in rows)
     assert sorted(tmp_path.rglob("*")) == before
+    code, out, err = run(*learn, "--expect", "--steps", "7", capture=capsys)
+    assert (code, [line.split()[:2] for line in out.splitlines()]) == (0, [["--steps", "7"]]), err
+    code, _, err = run(*learn, "--preset", "best", "--steps", "7", capture=capsys)
+    assert (code, "--preset best and --steps 7 both say how many steps" in err) == (2, True), err
+    again = ("--recipe", "save", "--noun", "dog", "--prompts", "a {protagonist} {motion}", "--checkpoint-activations")
+    code, _, err = run("video", "learn-motion", clip, "--base", base, "-o", tmp_path / "m", *again, capture=capsys)
+    assert (code, "leave out --checkpoint-activations" in err) == (2, True), err
     code, out, err = run(*learn, "--preset", "quick", "--dry-run", capture=capsys)
     assert (code, json.loads(out)["recipe"]["phases"][0]["fit"]["steps"]) == (0, 60), err
     code, out, err = run("video", "learn-motion", clip, "--dry-run", capture=capsys)

@@ -1,5 +1,6 @@
 """PersonalVideo: rewards in closed form, the window, and a loss that reaches the identity alone."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pcs_ext.errors import ConfigError, UsageError
+from pcs_ext.image.activation_checkpointing import activation_checkpointing
 from pcs_ext.image.adapters import LowRankConfig, build_adapter, injected
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.evaluate.encoders import load_image_encoder
@@ -81,6 +83,28 @@ def test_the_reward_reaches_the_identity_and_nothing_else_and_falls(video: Anima
             optimizer.step()
             values.append(float(identity.detach()))
         assert values[-1] < values[0]
+
+
+def test_the_identitys_gradients_are_the_same_where_activations_are_computed_again(
+    video: AnimateDiffBackbone, tmp_path: Path
+) -> None:
+    """Also after the frozen model was asked in between."""
+    adapter = build_adapter("identity", LowRankConfig(rank=2))
+    encoder = load_image_encoder(tiny_clip(tmp_path / "clip"), video.device)
+    with injected(video, adapter):
+        loss = IdentityLoss(video, {"identity": adapter}, encoder, [PHOTO], ["a dog"], FAST)
+        parameters, found = adapter.parameters()["denoiser"], []
+        with torch.no_grad():
+            for parameter in parameters:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
+        for context in (nullcontext(), activation_checkpointing(video.denoiser)):
+            with context:
+                loss(0, 0, torch.Generator().manual_seed(0)).total.backward()
+            found.append([parameter.grad for parameter in parameters])
+            for parameter in parameters:
+                parameter.grad = None
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
 
 
 def test_what_cannot_judge_is_named(video: AnimateDiffBackbone, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from pcs_ext.errors import ArtifactError, ConfigError, InputError, UsageError
+from pcs_ext.errors import ArtifactError, CheckpointError, ConfigError, InputError, UsageError
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.subject import Artifact
@@ -218,11 +218,60 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(sd: AbstractUnetBackbon
 
     with pytest.raises(RuntimeError, match="power cut"):
         learn_motion([clip()], [PROMPT], tmp_path / "cut", backbone=video, recipe=recipe, steps=6, reporter=Stop())
+    other = tiny_motion_adapter()
+    with torch.no_grad():
+        next(iter(other.parameters())).add_(1e-3)
+    moved = AnimateDiffBackbone(sd, other)
+    with pytest.raises(CheckpointError, match="was made by other settings"):
+        learn_motion([clip()], [PROMPT], tmp_path / "cut", backbone=moved, recipe=recipe, steps=6)
+    moved.remove()
+    brighter = clip()
+    brighter[0, 0, 0, 0] += 1 / 255
+    brighter[0, 0, 0, 1] -= 1 / 255
+    with pytest.raises(CheckpointError, match="was made by other settings"):
+        learn_motion([brighter], [PROMPT], tmp_path / "cut", backbone=video, recipe=recipe, steps=6)
     resumed = learn_motion([clip()], [PROMPT], tmp_path / "cut", backbone=video, recipe=recipe, steps=6)
     for name in whole.data.adapters:
         for key, tensor in whole.data.tensors_of(name).items():
             assert torch.equal(resumed.data.tensors_of(name)[key], tensor), key
     assert resumed.data.training["losses"] == whole.data.training["losses"]
+
+
+@pytest.mark.parametrize(("id", "video"), [("motion-director", "animatediff"), ("lamp", "lamp")], indirect=["video"])
+def test_activations_computed_again_teach_the_same(
+    id: str, video: AnimateDiffBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dropout, passes of one frame and of all, and layers over frames; nearly all of these run once more."""
+    calls, moved = [0], type(video)._moved
+
+    def counted(backbone: AnimateDiffBackbone, *arguments: Any) -> torch.Tensor:
+        calls[0] += torch.is_grad_enabled()
+        return moved(backbone, *arguments)
+
+    monkeypatch.setattr(AnimateDiffBackbone, "_moved", counted)
+    made, counts = [], []
+    for again in (False, True):
+        calls[0] = 0
+        options: Any = {"backbone": video, "recipe": short(id), "steps": 3, "checkpoint_activations": again}
+        made.append(learn_motion(*asked(short(id)), tmp_path / f"{again}", **options).data)
+        counts.append(calls[0])
+    plain, same = made
+    assert counts[1] > 1.5 * counts[0] > 0
+    assert same.training["losses"] == pytest.approx(plain.training["losses"], rel=1e-5)
+    for name in short(id).plays:
+        for key, tensor in plain.tensors_of(name).items():
+            torch.testing.assert_close(same.tensors_of(name)[key], tensor, atol=1e-5, rtol=1e-3)
+    assert not video.denoiser.is_gradient_checkpointing
+
+
+def test_what_cannot_be_computed_again_is_named(sd: AbstractUnetBackbone, tiny_sd_path: Path, tmp_path: Path) -> None:
+    options: Any = {"output": tmp_path / "m", "checkpoint_activations": True}
+    with pytest.raises(UsageError, match="save looks at attention maps while it learns"):
+        learn_motion([clip()], ["a {protagonist} {motion}"], recipe="save", backbone=InflatedBackbone(sd), **options)
+    whole = load_video_backbone(tiny_text_to_video(tiny_sd_path, tmp_path / "t2v"), device="cpu", precision="fp32")
+    with pytest.raises(UsageError, match="UNet3DConditionModel cannot recompute activations"):
+        learn_motion([clip()], [PROMPT], recipe=short("temporal-lora"), backbone=whole, **options)
+    assert not any(tmp_path.glob("m*"))
 
 
 def test_what_does_not_fit_is_named(sd: AbstractUnetBackbone, tmp_path: Path, tiny_sd_path: Path) -> None:

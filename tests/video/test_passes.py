@@ -1,6 +1,8 @@
 """What the newer methods do inside a pass: frozen branches, words by frame, words by timestep."""
 
+import weakref
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +13,11 @@ from pcs_ext.errors import UsageError
 from pcs_ext.image.adapters import AbstractAdapter, EmbeddingConfig, SpectrumConfig, build_adapter, injected
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.fit import FitConfig
+from pcs_ext.reporter import SilentReporter
 from pcs_ext.video.backbone import AbstractVideoBackbone
 from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone
 from pcs_ext.video.backbones.inflated import InflatedBackbone
+from pcs_ext.video.clips import in_unit_range, read_clip
 from pcs_ext.video.frame_words import by_frame, clip_conditioning
 from pcs_ext.video.objectives import appearance_statistics_loss
 from pcs_ext.video.recipes import MotionPass, MotionPhase
@@ -22,6 +26,7 @@ from pcs_ext.video.recipes.layers import MOTION, PROTAGONIST, LayersConfig, Word
 from pcs_ext.video.recipes.save import save
 from pcs_ext.video.size import parse_size
 from pcs_ext.video.training import EncodedClips, PassesLoss
+from pcs_ext.video.training_clips import ClipFile, read_training_clips
 from tests.support.tiny_video import tiny_motion_adapter
 
 FRAMES = 3
@@ -69,6 +74,28 @@ def test_the_frozen_branch_is_the_model_without_adapters(sd: AbstractUnetBackbon
         frozen = video.predict(noisy, level, prompt)
     assert float(got.detach()) == pytest.approx(float(appearance_statistics_loss(tuned, frozen)), rel=1e-4)
     assert float(got.detach()) > 1e-8
+
+
+def test_clips_are_read_as_bytes_and_reach_the_device_one_at_a_time(
+    sd: AbstractUnetBackbone, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = AnimateDiffBackbone(sd, tiny_motion_adapter())
+    how: Any = {"size": (32, 32), "multiple_of": 4}
+    read = read_training_clips([ClipFile(clip, "a dog")] * 3, reporter=SilentReporter(), **how)
+    assert {pixels.dtype for pixels in read} == {torch.uint8}
+    assert torch.equal(in_unit_range(read[0]), read_clip(clip, stride=1, **how).video()[0])
+    encode, seen = video.encode_clips, list[weakref.ref[Tensor]]()
+
+    def watched(clips: Tensor) -> Tensor:
+        assert all(pixels() is None for pixels in seen), "an earlier clip is still there"
+        seen.append(weakref.ref(clips))
+        return encode(clips)
+
+    monkeypatch.setattr(video, "encode_clips", watched)
+    encoded = EncodedClips.encode(video, read, ["a dog"] * 3)
+    assert len(seen) == 3
+    with torch.no_grad():
+        assert torch.equal(encoded.latents[2], encode(in_unit_range(read[2])[None])[0])
 
 
 def words_of(video: AbstractVideoBackbone) -> dict[str, AbstractAdapter]:

@@ -1,15 +1,20 @@
 """Sampling clips: reproducible, and what it should reduce to."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
 from pcs_ext.errors import UsageError
+from pcs_ext.image.adapters import build_adapter, injected
+from pcs_ext.image.adapters.low_rank_layers import LoraLinearLayer
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.inversion import invert
 from pcs_ext.image.sample import SampleConfig, SampleHooks, sample
+from pcs_ext.video.backbone import LayerKind
 from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone
+from pcs_ext.video.recipes import LayersConfig
 from pcs_ext.video.sample import ClipConfig, sample_clips, starting_noise
 from tests.support.tiny_video import tiny_motion_adapter
 
@@ -50,6 +55,32 @@ def _euler_sigma(video: AnimateDiffBackbone, config: SampleConfig) -> float:
     # linspace spacing: diffusers' Euler starts at its largest sigma.
     abar = float(video.schedule.alphas_cumprod[-1])
     return ((1 - abar) / abar) ** 0.5
+
+
+def test_a_motion_is_merged_unless_someone_reaches_into_the_sampling(
+    sd: AbstractUnetBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video, calls, forward = AnimateDiffBackbone(sd, tiny_motion_adapter()), [0], LoraLinearLayer.forward
+    kinds: tuple[LayerKind, ...] = ("spatial", "temporal")
+    adapters = [build_adapter(kind, LayersConfig(layers=kind, rank=2).adapter(video)) for kind in kinds]
+
+    def counted(layer: LoraLinearLayer, x: torch.Tensor) -> torch.Tensor:
+        calls[0] += 1
+        return forward(layer, x)
+
+    monkeypatch.setattr(LoraLinearLayer, "forward", counted)
+    how: Any = {"seeds": [1], "config": CONFIG, "clip": CLIP}
+    with injected(video, *adapters), torch.no_grad():
+        generator = torch.Generator().manual_seed(0)
+        for adapter in adapters:
+            for parameter in (p for group in adapter.parameters().values() for p in group):
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        together = sample_clips(video, ["a dog"], **how)
+        assert calls == [0]
+        apart = sample_clips(video, ["a dog"], hooks=SampleHooks(predict=lambda predict: predict), **how)
+        assert calls[0] > 0
+    assert not torch.allclose(together, sample_clips(video, ["a dog"], **how), atol=1e-2)
+    torch.testing.assert_close(together, apart, atol=1e-4, rtol=1e-3)
 
 
 def test_noise_kinds_and_the_reference_reach_the_start(video: AnimateDiffBackbone) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from pcs_ext.errors import PhotoError
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.data import Photo, SubjectDataset
-from pcs_ext.image.sample import SampleConfig
+from pcs_ext.image.sample import SampleConfig, initial_noise
 from pcs_ext.video.backbones.inflated import InflatedBackbone
 from pcs_ext.video.collages import collages
 from pcs_ext.video.latent_motion import moved_along, moving_start, noised_up
@@ -132,3 +132,14 @@ def test_an_image_model_makes_clips_from_starts_that_share_a_picture(sd: Abstrac
     assert bool((alike < 0.999).all())
     clip = sample_clips(video, ["a dog"], seeds=[0], config=config, clip=ClipConfig(noise="moving", frames=3))
     assert clip.shape == (1, 3, 3, 32, 48)
+
+
+@torch.no_grad()
+def test_a_start_has_nothing_of_the_next_seeds(sd: AbstractUnetBackbone) -> None:
+    video = InflatedBackbone(sd, attention="first")
+    config = SampleConfig(scheduler="ddim", num_inference_steps=20, guidance_scale=1.0, height=64, width=64)
+    start = moving_start(video, "a dog", seed=0, config=config, frames=1, shift=0.0)[0, :, 0]
+    own, following = (initial_noise(video, [seed], config)[0] for seed in (0, 1))
+    alike = torch.corrcoef(torch.stack([start.flatten(), own.flatten(), following.flatten()]))[0]
+    assert float(alike[1]) > 0.3
+    assert abs(float(alike[2])) < 0.12  # of 1,024 independent numbers: 0.03

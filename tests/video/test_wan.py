@@ -14,15 +14,21 @@ from torch import nn
 from pcs_ext.errors import ModelError, UsageError
 from pcs_ext.image.adapters import build_adapter
 from pcs_ext.image.adapters.base import injected
+from pcs_ext.image.evaluate.encoders import load_image_encoder
+from pcs_ext.image.inversion import invert
 from pcs_ext.image.sample import SampleConfig
 from pcs_ext.image.types import Conditioning
 from pcs_ext.video.backbone import LayerKind
+from pcs_ext.video.backbones import load as loading
 from pcs_ext.video.backbones.load import load_video_backbone
 from pcs_ext.video.backbones.wan import WanBackbone
+from pcs_ext.video.identity import IdentityConfig, IdentityLoss
 from pcs_ext.video.learn import learn_motion
 from pcs_ext.video.objectives import clip_loss
 from pcs_ext.video.recipes import MOTIONS, LayersConfig
 from pcs_ext.video.sample import ClipConfig, sample_clips, starting_noise
+from tests.support.command_line import run
+from tests.support.encoders import tiny_clip
 from tests.support.tiny_wan import TOKENS, tiny_wan
 
 OPTIONS: Any = {"device": "cpu", "precision": "fp32"}
@@ -215,6 +221,17 @@ def test_recipes_learn_save_load_and_leave(id: str, wan: WanBackbone, tmp_path: 
     assert torch.equal(wan.predict(noisy, timesteps, prompt), before)
 
 
+def test_activations_computed_again_teach_the_same(wan: WanBackbone, tmp_path: Path) -> None:
+    how: Any = {"backbone": wan, "recipe": "temporal-lora", "steps": 2}
+    plain, again = (
+        learn_motion([moving_square()], [PROMPT], tmp_path / str(saved), checkpoint_activations=saved, **how).data
+        for saved in (False, True)
+    )
+    assert again.training["losses"] == pytest.approx(plain.training["losses"], rel=1e-5)
+    for key, tensor in plain.tensors_of("motion").items():
+        torch.testing.assert_close(again.tensors_of("motion")[key], tensor, atol=1e-5, rtol=1e-3)
+
+
 def test_a_motion_lora_lowers_the_error_of_its_clip(wan: WanBackbone, tmp_path: Path) -> None:
     def error() -> float:
         generator, errors = torch.Generator().manual_seed(1), []
@@ -233,9 +250,33 @@ def test_a_motion_lora_lowers_the_error_of_its_clip(wan: WanBackbone, tmp_path: 
     assert after < 0.97 * before
 
 
-def test_what_does_not_fit_is_said(wan: WanBackbone) -> None:
+def test_what_a_flow_cannot_do_is_said_before_it_is_loaded(
+    folder: Path,
+    clip: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def loaded(*arguments: object) -> WanBackbone:
+        raise AssertionError("the model was loaded first")
+
+    monkeypatch.setattr(loading, "load_wan", loaded)
+    flow, out = ("--base", folder, "--device", "cpu"), ("-o", tmp_path / "new")
+    code, _, err = run("video", "make", "a dog", "--reference", clip, *flow, *out, capture=capsys)
+    assert (code, "follows a flow, where no clip can be inverted; leave out --reference" in err) == (2, True), err
+    learn = ("video", "learn", photos, "--noun", "dog", "--recipe", "personalvideo")
+    code, _, err = run(*learn, *flow, *out, capture=capsys)
+    assert (code, "personalvideo samples clips by DDIM while it learns" in err) == (2, True), err
+
+
+def test_what_does_not_fit_is_said(wan: WanBackbone, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="follows a flow, which is sampled with scheduler 'euler'; got 'ddim'"):
         sample_clips(wan, [PROMPT], seeds=[0], config=SampleConfig(scheduler="ddim", height=64, width=64), clip=CLIP)
+    with pytest.raises(UsageError, match="follows a flow; only models with a noise schedule are inverted"):
+        invert(wan, latents(), [PROMPT], config=CONFIG)
+    with pytest.raises(UsageError, match="follows a flow; an identity is learned where DDIM samples clips"):
+        IdentityLoss(wan, {}, load_image_encoder(tiny_clip(tmp_path / "clip"), wan.device), [], [], IdentityConfig())
     with pytest.raises(UsageError, match="a multiple of 4 frames and one more, got 8; take 5"):
         sample_clips(wan, [PROMPT], seeds=[0], config=CONFIG, clip=ClipConfig(frames=8))
     with pytest.raises(UsageError, match="got 8; cut the clip to 5"):

@@ -36,7 +36,8 @@ class LowRankConfig:
     components: tuple[Component, ...] = ("denoiser",)
     """Parts of the backbone; `motion`: the temporal layers of a video backbone that has them apart."""
     dropout: float = 0.0
-    """Of the layer's input, in [0, 1), lora only; active where gradients are recorded. Draws from torch's default
+    """Of the update, in [0, 1), lora only; active where gradients are recorded: the frozen backbone is in eval mode in
+    training too. Draws from torch's default
     generator, so a reproducible run must seed that."""
     use_rslora: bool = False
     """Scale alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski 2023, arXiv 2312.03732); lora and dora."""

@@ -19,9 +19,11 @@ _SLOT = "default"
 class LowRankLayer(TrainedLayer):
     """A peft layer at strength `scale`: base + scale (adapted - base), linear in the weight for every method."""
 
-    def __init__(self, tuner: Any, scaling: float | None) -> None:
+    def __init__(self, tuner: Any, scaling: float | None, dropout: float = 0.0) -> None:
         super().__init__()
         self.tuner = tuner
+        self.dropout = dropout
+        """Share of the update's elements that are dropped where gradients are recorded; LoRA alone."""
         self.scale = 1.0
         self._scaling = scaling
         """peft's factor of dW at strength 1; None: the method is not linear in its factor (DoRA, OFT)."""
@@ -65,6 +67,8 @@ class LowRankLayer(TrainedLayer):
         """As the base layer; same shapes and dtype."""
         if self.scale == 0:
             return self.below()(x)
+        if self.dropout > 0 and torch.is_grad_enabled():
+            return self._dropped(x)
         # Under autocast the matrix products pick their own precision; peft's cast to float32 would only be undone.
         self.tuner.cast_input_dtype_enabled = not torch.is_autocast_enabled(x.device.type)
         if self._scaling is not None:
@@ -78,6 +82,19 @@ class LowRankLayer(TrainedLayer):
     def _adapted(self, x: Tensor) -> Tensor:
         return self.tuner(x)
 
+    def _dropped(self, x: Tensor) -> Tensor:
+        """With a part of the update left out, the rest scaled by 1 / (1 - p).
+
+        Differs from peft, which drops elements of the layer's input: on the update, as MotionDirector's released code
+        has it, q, k and v share one input instead of keeping a masked copy each for the backward pass.
+        """
+        assert self._scaling is not None, "dropout is for LoRA"
+        down, up = self.tuner.lora_A[_SLOT], self.tuner.lora_B[_SLOT]
+        base = self.below()(x)
+        own = x if torch.is_autocast_enabled(x.device.type) else x.to(down.weight.dtype)
+        update = F.dropout(up(down(own)) * (self._scaling * self.scale), self.dropout)
+        return base + update.to(base.dtype)
+
 
 class LoraLinearLayer(LowRankLayer):
     """LoRA of a linear layer. Same values as peft's forward, with the scale folded into B and one sum less."""
@@ -85,10 +102,12 @@ class LoraLinearLayer(LowRankLayer):
     def forward(self, x: Tensor) -> Tensor:
         """As the base layer; same shapes and dtype."""
         down, up = self.tuner.lora_A[_SLOT].weight, self.tuner.lora_B[_SLOT].weight
-        if self.scale == 0 or not (torch.is_autocast_enabled(x.device.type) or x.dtype == down.dtype):
+        dropping = self.dropout > 0 and torch.is_grad_enabled()
+        same = torch.is_autocast_enabled(x.device.type) or x.dtype == down.dtype
+        if self.scale == 0 or dropping or not same:
             return super().forward(x)
         assert self._scaling is not None
-        base, hidden = self.below()(x), F.linear(self.tuner.lora_dropout[_SLOT](x), down)
+        base, hidden = self.below()(x), F.linear(x, down)
         scaled = up.T * (self._scaling * self.scale)
         return torch.addmm(base.flatten(0, -2), hidden.flatten(0, -2), scaled).view_as(base)
 
@@ -125,14 +144,6 @@ class OftConvLayer(LowRankLayer):
         )
 
 
-class GradDropout(nn.Dropout):
-    """Dropout that is on where gradients are recorded: the frozen backbone is in eval mode in training too."""
-
-    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Zero each element with probability p and scale the rest by 1 / (1 - p)."""
-        return F.dropout(x, self.p, training=torch.is_grad_enabled())
-
-
 def build_layers(config: "LowRankConfig", modules: Mapping[str, nn.Linear | nn.Conv2d]) -> dict[str, LowRankLayer]:
     """peft layers around the given modules, at peft's starting values drawn from `config.init_seed`, in float32.
 
@@ -163,14 +174,12 @@ def _build_group(
 
 def _finish(config: "LowRankConfig", tuner: Any) -> LowRankLayer:
     is_conv = isinstance(tuner.base_layer, nn.Conv2d)
-    if config.dropout > 0:
-        tuner.lora_dropout[_SLOT] = GradDropout(config.dropout)
     if config.method == "oft":
         layer = OftConvLayer(tuner, None) if is_conv else OftLinearLayer(tuner, None)
     elif config.method == "lora" and not is_conv:
-        layer = LoraLinearLayer(tuner, config.scaling)
+        layer = LoraLinearLayer(tuner, config.scaling, config.dropout)
     else:
-        layer = LowRankLayer(tuner, None if config.method == "dora" else config.scaling)
+        layer = LowRankLayer(tuner, None if config.method == "dora" else config.scaling, config.dropout)
     for parameter in layer.tensors().values():
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)

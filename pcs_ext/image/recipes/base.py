@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from pcs_ext.config_io import config
-from pcs_ext.errors import ConfigError, PhotoError
+from pcs_ext.errors import ConfigError, PhotoError, UsageError
 from pcs_ext.image.active import ActiveConfig
 from pcs_ext.image.adapters import AdapterConfig
 from pcs_ext.image.concept import Concept
@@ -20,6 +20,8 @@ from pcs_ext.image.rewards.config import RewardConfig
 from pcs_ext.image.sample import SampleConfig
 
 Preset = Literal["toybox", "sd", "sdxl"]
+_REACHING = frozenset({"attention", "context", "pair", "invariance"})
+"""Kinds of terms that read or change what the denoiser does inside, in ways that are gone in the backward pass."""
 
 
 @config
@@ -164,6 +166,21 @@ class Recipe:
             raise PhotoError(
                 f"{self.id} learns what was done to pictures and needs each as it was before; none was found for "
                 f"{_names(single)}. Put {single[0].stem}_before.png there, of the same shape."
+            )
+
+    def check_recomputable(self) -> None:
+        """See that activations can be computed again in the backward pass, when all that stood around the forward pass
+        is gone.
+
+        Raises:
+            UsageError: a term, or packed photos, reach into the denoiser meanwhile.
+        """
+        reaching = {term.kind for phase in self.phases for term in phase.objective.terms} & _REACHING
+        if reaching or self.augmentation.pack > 1:
+            what = ", ".join([*sorted(reaching), *(["packed photos"] if self.augmentation.pack > 1 else [])])
+            raise UsageError(
+                f"{self.id} reaches into the denoiser while it learns ({what}), which cannot be repeated where "
+                "activations are computed again; leave out --checkpoint-activations."
             )
 
     @property

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from diffusers import MotionAdapter
+from diffusers import MotionAdapter, Transformer2DModel
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pcs_ext.errors import ModelError, UsageError
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone, fingerprint
@@ -54,6 +55,7 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
         self._frames: int | None = None
         self._beside = 0
         self._bypassed = False
+        self._recomputed = False
         self._window: tuple[int, int] | None = None
         self._handles = [layer.register_forward_hook(self._after(module)) for layer, module in self._module_places()]
 
@@ -144,6 +146,7 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
             UsageError: more frames than the motion modules have positions for.
         """
         self._beside = 0
+        self._recomputed = self.denoiser.is_gradient_checkpointing
         if noisy_latents.dim() == 4:
             self._frames = None
             return self.image.predict(noisy_latents, timesteps, conditioning)
@@ -181,6 +184,7 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
         """
         clips, frames = noisy_latents.shape[0], noisy_latents.shape[2]
         self._frames, self._beside = (None if self._bypassed else frames), len(pictures)
+        self._recomputed = self.denoiser.is_gradient_checkpointing
         told = [per_frame(conditioning, clips, frames), self.encode_prompt([""] * len(pictures))]
         latents = torch.cat([to_frames(noisy_latents), pictures.to(noisy_latents)])
         times = torch.cat([timesteps.repeat_interleave(frames), picture_timesteps.to(timesteps)])
@@ -233,7 +237,7 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
             states = output[0] if isinstance(output, tuple) else output
             moving = states[: len(states) - self._beside]
             with self._precision_of(module):
-                moved = self._moved(module, moving, self._frames).to(states.dtype)
+                moved = self._beyond(layer, module, moving, self._frames).to(states.dtype)
             if self._beside:
                 moved = torch.cat([moved, states[len(moving) :]])
             return (moved, *output[1:]) if isinstance(output, tuple) else moved
@@ -247,6 +251,15 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
             return states
         with self._precision_of(module):
             return self._moved(module, states, frames).to(states.dtype)
+
+    def _beyond(self, layer: nn.Module, module: nn.Module, states: Tensor, frames: int) -> Tensor:
+        """What a module makes of what a layer of the image model made, computed again in the backward pass where the
+        UNet's own blocks are. Those are residual and transformer blocks, whose hooks run again with them."""
+        if not (self._recomputed and torch.is_grad_enabled() and isinstance(layer, Transformer2DModel)):
+            return self._moved(module, states, frames)
+        made = checkpoint(self._moved, module, states, frames, use_reentrant=False)
+        assert isinstance(made, Tensor)
+        return made
 
     def _moved(self, module: nn.Module, states: Tensor, frames: int) -> Tensor:
         """What a motion module makes of `b*f ...`, at once or window by window."""

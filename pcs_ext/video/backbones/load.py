@@ -122,6 +122,16 @@ def is_text_to_video(base: str | Path) -> bool:
     return _text_to_video_folder(base) is not None
 
 
+def follows_flow(base: str | Path) -> bool:
+    """Whether a base is a model of velocities (Wan), which nothing that needs a noise schedule runs on; loads nothing.
+
+    Raises:
+        ModelError: its index is damaged, or the name is no model at all.
+    """
+    folder = _text_to_video_folder(base)
+    return folder is not None and not (folder / "unet").is_dir()
+
+
 def _text_to_video_folder(base: str | Path) -> Path | None:
     """The folder of a text-to-video pipeline; None for everything that the image core loads."""
     path = Path(base).expanduser()

@@ -42,7 +42,12 @@ class Clip:
 
 def to_video(frames: Tensor) -> Tensor:
     """`f 3 h w` uint8 -> `3 f h w` float32 in [-1, 1]."""
-    return (frames.float() / 127.5 - 1).transpose(0, 1).contiguous()
+    return in_unit_range(frames).transpose(0, 1).contiguous()
+
+
+def in_unit_range(pixels: Tensor) -> Tensor:
+    """uint8 in [0, 255] -> float32 in [-1, 1]; floats are there already. Any shape."""
+    return pixels.float() / 127.5 - 1 if pixels.dtype == torch.uint8 else pixels
 
 
 def to_frames(video: Tensor) -> Tensor:

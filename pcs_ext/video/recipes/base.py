@@ -184,6 +184,24 @@ class MotionRecipe:
         """Whether clips of something else are learned from beside the motion's own."""
         return any(step.clips == "prior" for phase in self.phases for step in phase.passes)
 
+    @property
+    def keeps_clip(self) -> bool:
+        """Whether its clips start from nothing but the inverted noise of the clip that it learned from.
+
+        The motion then keeps that clip's beginning, which is also all that it learns from.
+        """
+        return self.reference_share >= 1
+
+    @property
+    def span(self) -> int:
+        """Frames of the source that a training clip reaches over."""
+        return (self.frames - 1) * self.stride + 1
+
+    @property
+    def reads_attention(self) -> bool:
+        """Whether a loss looks at attention maps, which are not kept where activations are computed again."""
+        return any("motion_attention" in step.losses for phase in self.phases for step in phase.passes)
+
     def fill(self, text: str, *, learning: bool = False) -> str:
         """A prompt with learned words in place of `{motion}` and `{protagonist}`.
 

@@ -31,7 +31,7 @@ class LayersConfig:
     alpha: float | None = None
     """Of lora; None: equal to the rank, an update of scale 1."""
     dropout: float = 0.0
-    """Of lora's input, in [0, 1)."""
+    """Of lora's update, in [0, 1)."""
     projections: tuple[str, ...] = ()
     """Only layers of these names (`to_q`, ...); empty: all of the kind."""
     share: float = 1.0

@@ -8,7 +8,7 @@ def make_a_protagonist(preset: Preset = "sd") -> MotionRecipe:
     """Queries of both spatial attentions and the new temporal attention, which looks back in time; 3e-5, 200 steps.
 
     The released configuration: 8 frames, squared error, 50 steps of DDIM from the clip's inverted noise, guidance 12.5.
-    The swap itself is `video make --reference CLIP --mask MASKS` (`video.mask_fusion`).
+    The swap itself is `video make --motion MOTION --mask MASKS` (`video.mask_fusion`).
 
     Differs from the released code: it tunes Stable Diffusion 2.1 unCLIP and tells it the protagonist by a CLIP image
     embedding; here any image base is tuned, and the protagonist is a learned subject, or words. No ControlNet, and

@@ -14,8 +14,8 @@ def motion_director(preset: Preset = "sd") -> MotionRecipe:
     motion pass too, as in the released trainer.
 
     Differs from the released trainer: in those steps the appearance LoRA is stepped with a zero gradient instead of
-    not at all, its dropout acts on the layer's input instead of the update, and clips have the base's size instead of
-    384 pixels. `toybox`: rank 8, 8 frames, 2e-3; not measured, because toybox makes no clips yet.
+    not at all, and clips have the base's size instead of 384 pixels. `toybox`: rank 8, 8 frames, 2e-3; not measured,
+    because toybox makes no clips yet.
     """
     lora = {"rank": 8 if preset == "toybox" else 32, "dropout": 0.1}
     rate = 2e-3 if preset == "toybox" else 5e-4

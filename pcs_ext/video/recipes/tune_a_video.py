@@ -10,7 +10,7 @@ def tune_a_video(preset: Preset = "sd") -> MotionRecipe:
     """Queries of both spatial attentions and all of the new temporal attention, whole weights; 3e-5, 500 steps.
 
     The released configuration: 24 frames, every second of the source, squared error on noise, DDIM with 50 steps and a
-    guidance of 12.5. The paper starts clips from the source's inverted noise: `video make --reference`.
+    guidance of 12.5; one fixed window of the source, from whose inverted noise clips start. The motion keeps it.
 
     Differs from the released code: the new attentions' norms stay as they start, and their last bias starts at zero.
     `toybox`: 8 frames, 1e-3, 300 steps.

@@ -17,6 +17,7 @@ from pcs_ext.image.reference.pairs import NOUN_FILE, PairData, Pairs, read_nouns
 from pcs_ext.image.reference.shown import Sight
 from pcs_ext.reporter import Reporter
 from pcs_ext.video.backbone import AbstractVideoBackbone
+from pcs_ext.video.clips import in_unit_range
 from pcs_ext.video.reference.base import ShownWithLatents
 from pcs_ext.video.reference.stills import is_still
 from pcs_ext.video.reference.tracks import ClipTrack, Tracking, directions_of, is_track, track_of
@@ -200,7 +201,7 @@ def encode_clip_subjects(
     pictures = _Pictures(encoder, cut, pyramid)
     for group, own in enumerate(subjects):
         read = read_training_clips(own.clips, size=(side, side), multiple_of=backbone.vae_factor, reporter=reporter)
-        for file, clip in zip(own.clips, read, strict=True):
+        for file, clip in zip(own.clips, map(in_unit_range, read), strict=True):
             if clip.shape[1] < span:
                 raise InputError(f"{file.path} has {clip.shape[1]} frames; {span} are needed. Ask for fewer --frames.")
             drawn = clip[:, : backbone.whole_frames(span)] if whole else clip

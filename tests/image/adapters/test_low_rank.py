@@ -120,6 +120,37 @@ def test_dropout_is_on_only_where_gradients_are_recorded(sd, run):
         assert not torch.equal(run(sd), run(sd))
 
 
+@pytest.mark.parametrize("module", [nn.Linear(8, 64), nn.Conv2d(4, 64, 3, padding=1)], ids=["linear", "conv"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_is_of_the_update(module, dtype):
+    module = copy.deepcopy(module).requires_grad_(False).to(dtype)
+    (layer,) = build_layers(LowRankConfig(rank=2, alpha=6.0, dropout=0.25), {"a": module}).values()
+    layer.set_below(module)
+    x = (torch.randn(5, 8) if isinstance(module, nn.Linear) else torch.randn(5, 4, 7, 7)).to(dtype)
+    down, up = layer.tensors().values()
+    with torch.no_grad():
+        up += torch.randn_like(up)
+    layer.scale = 0.5
+    hidden = x.float() @ down.T if isinstance(module, nn.Linear) else nn.functional.conv2d(x.float(), down, padding=1)
+    update = 0.5 * 3 * (hidden @ up.T if isinstance(module, nn.Linear) else nn.functional.conv2d(hidden, up))
+    torch.manual_seed(0)
+    expected = module(x) + nn.functional.dropout(update, 0.25).to(dtype)
+    torch.manual_seed(0)
+    made = layer(x)
+    torch.testing.assert_close(made, expected)
+    assert float((made == module(x)).float().mean()) == pytest.approx(0.25, abs=0.08)
+    made.float().sum().backward()
+    assert down.grad is not None
+    with torch.no_grad():
+        whole = module(x) + update.to(dtype)
+        torch.testing.assert_close(
+            layer(x),
+            whole,
+            rtol=1e-2 if dtype == torch.bfloat16 else 1e-5,
+            atol=1e-5 if dtype == torch.float32 else 2e-2,
+        )
+
+
 def test_presets_pick_the_layers_they_name(sd):
     def paths(targets, component: Any = "denoiser"):
         adapter = build_adapter("a", LowRankConfig(rank=2, targets=targets, components=(component,)))
