@@ -28,7 +28,7 @@ class Decoupled:
     not. Cells that may attend to none find nothing. None: all may attend to all."""
     joint: Tensor | None = None
     """`b`: text and these tokens share one softmax, in which each of the tokens weighs so much, 1 as a word does, 0 in
-    rows that have none; None: what is found is added."""
+    rows that have none; or `b m`, each token by itself; None: what is found is added."""
 
     def __getitem__(self, index: Tensor) -> "Decoupled":
         """The same for some rows of the batch."""

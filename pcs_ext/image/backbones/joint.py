@@ -19,14 +19,29 @@ def joint_attention(
         mixed: what the first attention found, `b heads n d`.
         own: its queries `b heads n d` and keys `b heads m d`.
         other: queries, keys and values of the second, `b heads n d`, `b heads k d` twice.
-        strength: `b`, of the second; 1 is the plain joint softmax, 0 the first attention to the bit.
+        strength: `b`, of the second; 1 is the plain joint softmax, 0 the first attention to the bit; or `b k`, of each
+            of its keys.
         scale: of both scores.
     """
     query, key, value = other
     first = torch.logsumexp(scores(*own, scale), -1)
+    if strength.dim() == 2:
+        return _weighed(mixed, first, other, strength, scale)
     second = torch.logsumexp(scores(query, key, scale), -1) + strength.log().to(first)[:, None, None]
     share = torch.sigmoid(second - first).unsqueeze(-1).to(mixed.dtype)
     return torch.lerp(mixed, attend(query, key, value, scale).to(mixed.dtype), share)
+
+
+def _weighed(
+    mixed: Tensor, first: Tensor, other: tuple[Tensor, Tensor, Tensor], strength: Tensor, scale: float
+) -> Tensor:
+    """`joint_attention` with a strength for each key: exp(score) counts so often."""
+    query, key, value = other
+    # So little that nothing is left of it in float32, and not minus infinity, where gradients end.
+    raised = scores(query, key, scale) + strength.float().clamp_min(1e-30).log()[:, None, None]
+    found = raised.softmax(-1).to(mixed.dtype) @ value.to(mixed.dtype)
+    share = torch.sigmoid(torch.logsumexp(raised, -1) - first)
+    return torch.lerp(mixed, found, share.unsqueeze(-1).to(mixed.dtype))
 
 
 def in_heads(x: Tensor, heads: int) -> Tensor:

@@ -12,6 +12,7 @@ from pcs_ext.image.evaluate.encoders import Preprocessing
 from pcs_ext.image.reference.base import AbstractReferenceAdapter
 from pcs_ext.image.reference.encoder import PictureEncoder, open_encoder
 from pcs_ext.image.reference.pairs import square
+from pcs_ext.image.reference.shown import Sight
 
 OWN = "base"
 """What stands for an image encoder's name, where the base's autoencoder is meant."""
@@ -65,6 +66,23 @@ class LatentEncoder(PictureEncoder):
         return torch.zeros_like(features)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WithLatents(PictureEncoder):
+    """An image encoder beside which the base's autoencoder sees the same pictures."""
+
+    latents: LatentEncoder
+
+    def sight(self, images: Tensor, masks: Tensor | None, *, cut: bool) -> Sight:
+        """See `PictureEncoder.sight`."""
+        seen = super().sight(images, masks, cut=cut)
+        held = self.latents(images)
+        ground = None
+        if masks is not None:
+            kept = (masks > 0.5).to(images)
+            ground = self.latents._cover(kept, held).unflatten(1, (1, *held.shape[-2:]))
+        return dataclasses.replace(seen, latents=held, ground=ground)
+
+
 def open_eye(
     folder: Path, reads: AbstractReferenceAdapter | type[AbstractReferenceAdapter], backbone: AbstractBackbone
 ) -> PictureEncoder:
@@ -80,4 +98,8 @@ def open_eye(
     """
     if reads.sees == "latents":
         return LatentEncoder.of(backbone)
-    return open_encoder(folder, reads.sees, backbone.device, depths=reads.depths, scrambled=reads.scrambles)
+    opened = open_encoder(folder, reads.sees, backbone.device, depths=reads.depths, scrambled=reads.scrambles)
+    if not reads.also_latents:
+        return opened
+    same = {field.name: getattr(opened, field.name) for field in dataclasses.fields(opened)}
+    return WithLatents(**same, latents=LatentEncoder.of(backbone))

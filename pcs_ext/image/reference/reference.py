@@ -39,6 +39,8 @@ class Reference:
     """Strength, 1 as trained, 0 the plain base."""
     boxes: Tensor | None = None
     """`r 4`: see `Shown.boxes`."""
+    captions: tuple[str, ...] = ()
+    """What is said of each; empty where the adapter does not ask."""
 
     def hooks(self, backbone: AbstractBackbone) -> SampleHooks:
         """What `sample` needs to show the pictures beside its prompts, and none beside its negative prompts."""
@@ -51,7 +53,9 @@ class Reference:
             seen = torch.full((len(prompts),), not negative)
             nouns = (self.nouns,) * len(prompts) if self.nouns else ()
             boxes = None if self.boxes is None else self.boxes.to(backbone.device).expand(len(prompts), -1, -1)
-            beside = self.beside(backbone, Shown(sight=sight, nouns=nouns, seen=seen, boxes=boxes), size)
+            captions = (self.captions,) * len(prompts) if self.captions else ()
+            shown_now = Shown(sight=sight, nouns=nouns, captions=captions, seen=seen, boxes=boxes)
+            beside = self.beside(backbone, shown_now, size)
             return adapter.conditioned(backbone, backbone.encode_prompt, prompts, beside, scale=self.scale, size=size)
 
         # Adapters that are not in the base leave the loop as it is, which is faster.
@@ -132,7 +136,10 @@ def seen_by(
     masks = [None if photo.mask is None else photo.mask[None] for photo in photos]
     cut = opened.adapter.cuts and all(mask is not None for mask in masks)
     sights = [opened.encoder.sight(photo.image[None], mask, cut=cut) for photo, mask in zip(photos, masks, strict=True)]
-    return Reference(opened=opened, sight=Sight.cat(sights), nouns=named, scale=scale, boxes=placed)
+    captions = tuple(photo.caption or "" for photo in photos) if opened.adapter.asks_captions else ()
+    return Reference(
+        opened=opened, sight=Sight.cat(sights), nouns=named, scale=scale, boxes=placed, captions=captions
+    )  # fmt: skip
 
 
 def _nouns(opened: OpenedAdapter, nouns: Sequence[str], count: int) -> tuple[str, ...]:

@@ -22,23 +22,22 @@ class Sight:
     """The same with black around what the picture is shown for; None: no mask is known, or nobody asks."""
     cover: Tensor | None = None
     """`... p`: which patches show it, 0 or 1; beside `cut`."""
+    latents: Tensor | None = None
+    """`... c h w`: the base's own latents of the same pictures, for adapters that also read these; None: not asked."""
+    ground: Tensor | None = None
+    """`... 1 h w`: which of those cells show what the picture is shown for, 0 or 1; None: no mask is known."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Sight":
         """The same with `change` done to every tensor."""
-        return Sight(
-            features=change(self.features),
-            cut=None if self.cut is None else change(self.cut),
-            cover=None if self.cover is None else change(self.cover),
-        )
+        there = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Sight(**{name: None if tensor is None else change(tensor) for name, tensor in there.items()})
 
     @staticmethod
     def cat(parts: "list[Sight]") -> "Sight":
         """Side by side along the first axis; without masks, where one part has none."""
-        cuts, covers = [part.cut for part in parts], [part.cover for part in parts]
+        columns = {field.name: [getattr(part, field.name) for part in parts] for field in dataclasses.fields(Sight)}
         return Sight(
-            features=torch.cat([part.features for part in parts]),
-            cut=None if any(cut is None for cut in cuts) else torch.cat(cuts),  # type: ignore[arg-type]
-            cover=None if any(cover is None for cover in covers) else torch.cat(covers),  # type: ignore[arg-type]
+            **{name: None if any(x is None for x in column) else torch.cat(column) for name, column in columns.items()}
         )
 
     @property
@@ -56,11 +55,19 @@ class Shown:
     nouns: tuple[tuple[str, ...], ...] = ()
     """`b` times `r`: the words by which prompts name what the pictures show; "" stands for no picture. Empty where the
     adapter asks for no words."""
+    captions: tuple[tuple[str, ...], ...] = ()
+    """`b` times `r`: what is said of each picture, "" where nothing is. Empty where nobody asks."""
     seen: Tensor | None = None
     """`b` bool: rows that see their pictures; None: all."""
     boxes: Tensor | None = None
     """`b r 4`: left, top, right and bottom of where each shall stand, in shares of the picture that is drawn; zeros
     where nobody says so; None: nobody says so of any."""
+    target: Tensor | None = None
+    """`b 1 ...`: in training, how the encoder sees the pictures that are drawn; None: not told."""
+    texts: Tensor | None = None
+    """`b d`: in training, captions as the image encoder's text tower reads them; None: it has none, or nobody asks."""
+    subjects: Tensor | None = None
+    """`b`: in training, which of its subjects each row shows; None: not told."""
 
     @property
     def rows(self) -> list[bool]:
