@@ -6,10 +6,11 @@ theirs, the others none.
 """
 
 from pcs_ext.image.reference.entry import ReferenceEntry
+from pcs_ext.image.reference.examples import EXAMPLES
 from pcs_ext.image.reference.objects import OBJECTS
 from pcs_ext.image.reference.people import PEOPLE
 from pcs_ext.image.reference.styles import STYLES
 
 __all__ = ["REFERENCES", "ReferenceEntry"]
 
-REFERENCES: dict[str, ReferenceEntry] = {**OBJECTS, **STYLES, **PEOPLE}
+REFERENCES: dict[str, ReferenceEntry] = {**OBJECTS, **STYLES, **PEOPLE, **EXAMPLES}

@@ -12,27 +12,33 @@ from pcs_ext.image.reference.systems import (
     blip_diffusion,
     bootpig,
     customcontrast,
+    domain_agnostic,
     dreamidentity,
+    dreamtuner,
     e4t,
     elite,
     face0,
     face2diffusion,
     fastcomposer,
+    hyperdreambooth,
     idadapter,
     infinite_id,
     instantbooth,
     ip_adapter,
     kim_sod_cnn,
+    lambda_eclipse,
     moa,
     ms_diffusion,
     photomaker,
     portraitbooth,
     profusion,
     pva,
+    re_imagen,
     retrinet,
     ssr_encoder,
     styleadapter,
     subject_diffusion,
+    suti,
     umm_diffusion,
 )
 
@@ -62,7 +68,13 @@ KindConfig: TypeAlias = Annotated[
     | moa.MoAConfig
     | portraitbooth.PortraitBoothConfig
     | profusion.ProFusionConfig
-    | pva.PVAConfig,
+    | pva.PVAConfig
+    | hyperdreambooth.HyperDreamBoothConfig
+    | domain_agnostic.DomainAgnosticConfig
+    | dreamtuner.DreamTunerConfig
+    | re_imagen.ReImagenConfig
+    | suti.SuTIConfig
+    | lambda_eclipse.LambdaEclipseConfig,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -94,6 +106,12 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     portraitbooth.PortraitBoothConfig: portraitbooth.PortraitBooth,
     profusion.ProFusionConfig: profusion.ProFusion,
     pva.PVAConfig: pva.PVA,
+    hyperdreambooth.HyperDreamBoothConfig: hyperdreambooth.HyperDreamBooth,
+    domain_agnostic.DomainAgnosticConfig: domain_agnostic.DomainAgnosticEncoder,
+    dreamtuner.DreamTunerConfig: dreamtuner.DreamTuner,
+    re_imagen.ReImagenConfig: re_imagen.ReImagen,
+    suti.SuTIConfig: suti.SuTI,
+    lambda_eclipse.LambdaEclipseConfig: lambda_eclipse.LambdaEclipse,
 }
 
 

@@ -17,6 +17,7 @@ from pcs_ext.image.reference.files import ReferenceConfig, encoder_folder, encod
 from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapter
 from pcs_ext.image.reference.latents import OWN, open_eye
 from pcs_ext.image.reference.pairs import PairData, encode_subjects, read_subjects
+from pcs_ext.image.reference.retrieve import retrieved_groups
 from pcs_ext.image.reference.shown import Sight
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceSchedule, ReferenceTraining
 from pcs_ext.image.types import ParameterGroup
@@ -72,7 +73,10 @@ def learn_reference(
     _check_masks([photo.mask is not None for own in subjects for photo in own.photos], made_by, pairs, system)
     backbone = load_backbone(base, device=device, precision=precision, reporter=reporter)
     reader = open_eye(encoder_folder(encoder), made_by, backbone)
-    data = encode_subjects(subjects, backbone, reader, reporter, cut=made_by.cuts)
+    data = encode_subjects(subjects, backbone, reader, reporter, cut=made_by.cuts, whole=made_by.asks_target)
+    if made_by.retrieves:
+        groups = retrieved_groups([own[0] for own in data.captions], made_by.retrieves)
+        data = dataclasses.replace(data, groups=groups, nouns=(), leads=True)
     adapter = build_adapter(kind, backbone, reading_of(reader), seed=seed)
     told = [[own.nouns, *[photo.digest for photo in own.photos]] for own in subjects]
     known = [system, to_jsonable(settings), seed, backbone.fingerprint, reader.digest, told]

@@ -8,6 +8,7 @@ from pcs_ext.image.reference.entry import ReferenceEntry
 from pcs_ext.image.reference.systems.dreamidentity import DreamIdentityConfig
 from pcs_ext.image.reference.systems.face0 import Face0Config
 from pcs_ext.image.reference.systems.face2diffusion import Face2DiffusionConfig
+from pcs_ext.image.reference.systems.hyperdreambooth import HyperDreamBoothConfig
 from pcs_ext.image.reference.systems.idadapter import IDAdapterConfig
 from pcs_ext.image.reference.systems.infinite_id import InfiniteIDConfig
 from pcs_ext.image.reference.systems.moa import MoAConfig
@@ -192,6 +193,24 @@ PEOPLE: dict[str, ReferenceEntry] = {
             drop_both=0.05,
             masked=0.5,
             photos=3,
+        ),
+    ),
+    "hyperdreambooth": ReferenceEntry(
+        id="hyperdreambooth",
+        summary="a hypernetwork tells low-rank weights; `reference predict` keeps and tunes them",
+        paper="arXiv 2307.06949",
+        system="hyperdreambooth",
+        adapter=HyperDreamBoothConfig(),
+        # The paper's batch and rate are not known here; no caption is dropped, for every one has the identifier.
+        training=ReferenceTraining(batch_size=16, learning_rate=1e-4, drop_image=0.0, drop_text=0.0, drop_both=0.0),
+        toybox=ReferenceTraining(
+            adapter=HyperDreamBoothConfig(width=256, depth=2),
+            steps=6000,
+            batch_size=16,
+            learning_rate=1e-3,
+            drop_image=0.0,
+            drop_text=0.0,
+            drop_both=0.0,
         ),
     ),
 }

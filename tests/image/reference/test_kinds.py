@@ -49,7 +49,8 @@ WORDS = ("dreamidentity", "face2diffusion", "profusion", "umm-diffusion")
 """Systems that learn nothing but words."""
 QUICK = (
     *WORDS, "face0", "idadapter", "infinite-id", "pva", "ms-diffusion", "customcontrast", "styleadapter", "artadapter",
-    "kim-sod-cnn", "subject-diffusion", "retrinet",
+    "kim-sod-cnn", "subject-diffusion", "retrinet", "hyperdreambooth", "domain-agnostic-encoder", "dreamtuner",
+    "re-imagen", "suti", "lambda-eclipse",
 )  # fmt: skip
 """Systems that need half of the steps."""
 OTHERS = [system for system in SYSTEMS if system != "ip-adapter"]
