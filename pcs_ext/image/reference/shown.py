@@ -11,6 +11,9 @@ Sees = Literal["embedding", "patches", "layers", "latents"]
 """What of the image encoder is read: one vector of the picture, a vector of every patch, or all vectors of several
 layers of a transformer, its class token's first; or no encoder but the base's own latents of the picture."""
 
+_OTHERS = ("cut", "cover", "latents", "ground")
+"""What else a `Sight` may hold."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sight:
@@ -29,16 +32,16 @@ class Sight:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Sight":
         """The same with `change` done to every tensor."""
-        there = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return Sight(**{name: None if tensor is None else change(tensor) for name, tensor in there.items()})
+        others = {name: getattr(self, name) for name in _OTHERS}
+        changed = {name: None if tensor is None else change(tensor) for name, tensor in others.items()}
+        return Sight(features=change(self.features), **changed)
 
     @staticmethod
     def cat(parts: "list[Sight]") -> "Sight":
         """Side by side along the first axis; without masks, where one part has none."""
-        columns = {field.name: [getattr(part, field.name) for part in parts] for field in dataclasses.fields(Sight)}
-        return Sight(
-            **{name: None if any(x is None for x in column) else torch.cat(column) for name, column in columns.items()}
-        )
+        columns = {name: [getattr(part, name) for part in parts] for name in _OTHERS}
+        joined = {name: None if any(x is None for x in own) else torch.cat(own) for name, own in columns.items()}
+        return Sight(features=torch.cat([part.features for part in parts]), **joined)
 
     @property
     def object(self) -> Tensor:

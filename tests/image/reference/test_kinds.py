@@ -255,7 +255,7 @@ class Stopping(SilentReporter):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("system", ["elite", "fastcomposer"])
+@pytest.mark.parametrize("system", ["elite", "fastcomposer", "hyperdreambooth"])
 def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
     system: str, eye: Path, tiny_sd_path: Path, tmp_path: Path
 ) -> None:
@@ -268,7 +268,8 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
         "system": system, "base": str(tiny_sd_path), "encoder": str(eye), "device": "cpu", "precision": "fp32",
         "config": tmp_path / "tiny.json",
     }  # fmt: skip
-    task = "learn reference (local)" if system == "elite" else "learn reference"
+    second = {"elite": "learn reference (local)", "hyperdreambooth": "learn reference (hypernetwork)"}
+    task = second.get(system, "learn reference")
     with pytest.raises(Interrupted, match="same command goes on"):
         learn_reference(pairs, tmp_path / "resumed", **asked, reporter=Stopping(task, 2))
     assert (tmp_path / "resumed.training").is_dir()

@@ -153,7 +153,8 @@ def test_photos_bring_their_captions(sd: AbstractBackbone, eye: Path, tmp_path: 
 def test_experts_draw_and_what_is_not_like_its_prompt_is_left_out(tiny_sd_path: Path, tmp_path: Path) -> None:
     text, photos = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8], [0.0, 1.0]])
     assert delta(torch.tensor([[0.8, 0.6]]), photos, text) == pytest.approx(0.2)
-    pairs, asked = albums(tmp_path / "pairs"), {"base": str(tiny_sd_path), "device": "cpu", "precision": "fp32"}
+    pairs = albums(tmp_path / "pairs")
+    asked: dict[str, Any] = {"base": str(tiny_sd_path), "device": "cpu", "precision": "fp32"}
     given: dict[str, Any] = {**asked, "clip": tiny_clip(tmp_path / "clip"), "images": 1, "steps": 1, "recipe": "hiper"}
     prompts = ["a photo of {subject} on the beach", "a photo of {subject} in snow"]
     with pytest.raises(UsageError, match="--clip is needed"):

@@ -23,6 +23,7 @@ from pcs_ext.image.reference.base import (
     Reading,
     Terms,
     TrainingStage,
+    attention_widths,
     check_context,
     context_width,
 )
@@ -141,11 +142,9 @@ class LambdaEclipse(AbstractReferenceAdapter):
         cls, config: LambdaEclipseConfig, backbone: AbstractBackbone, reading: Reading, seed: int
     ) -> "LambdaEclipse":
         """The decoder's maps begin as the text's."""
-        maps = PictureMaps.like_the_texts(backbone)
-        channels = {path: maps.keys[name].weight.shape[0] for path, name in maps.names.items()}
         places = backbone.tokenizers[0].model_max_length
-        made = cls(config, reading.width, context_width(backbone), channels, places)  # type: ignore[arg-type]
-        made.maps = maps
+        made = cls(config, reading.width, context_width(backbone), attention_widths(backbone), places)
+        made.maps = PictureMaps.like_the_texts(backbone)
         return made
 
     def check(self, backbone: AbstractBackbone) -> None:
