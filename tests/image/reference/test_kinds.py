@@ -42,15 +42,17 @@ from tests.support.tiny_reference import TINY, at_random, tiny_system, tiny_visi
 
 PROMPTS = ["a photo of the dog", "red dog on beach"]
 SYSTEMS = list(REFERENCES)
-PACES = {"e4t": (250, 2e-2), "bootpig": (30, 4e-3)}
+PACES = {
+    "e4t": (250, 2e-2), "bootpig": (30, 4e-3), "hyperdreambooth": (15, 2e-2), "domain-agnostic-encoder": (12, 2e-2),
+    "dreamtuner": (12, 2e-2), "re-imagen": (15, 2e-2), "suti": (15, 2e-2), "lambda-eclipse": (15, 2e-2),
+}  # fmt: skip
 """Steps and rates of those that others do not suit: E4T's offset counts a tenth and passes through the text encoder,
-BootPIG trains a whole denoiser."""
+BootPIG trains a whole denoiser; some need few steps, which are slow."""
 WORDS = ("dreamidentity", "face2diffusion", "profusion", "umm-diffusion")
 """Systems that learn nothing but words."""
 QUICK = (
     *WORDS, "face0", "idadapter", "infinite-id", "pva", "ms-diffusion", "customcontrast", "styleadapter", "artadapter",
-    "kim-sod-cnn", "subject-diffusion", "retrinet", "hyperdreambooth", "domain-agnostic-encoder", "dreamtuner",
-    "re-imagen", "suti", "lambda-eclipse",
+    "kim-sod-cnn", "subject-diffusion", "retrinet",
 )  # fmt: skip
 """Systems that need half of the steps."""
 OTHERS = [system for system in SYSTEMS if system != "ip-adapter"]
