@@ -43,7 +43,7 @@ from tests.support.tiny_reference import TINY, at_random, tiny_system, tiny_visi
 PROMPTS = ["a photo of the dog", "red dog on beach"]
 SYSTEMS = list(REFERENCES)
 PACES = {
-    "e4t": (250, 2e-2), "bootpig": (30, 4e-3), "hyperdreambooth": (15, 2e-2), "domain-agnostic-encoder": (12, 2e-2),
+    "e4t": (250, 2e-2), "bootpig": (30, 4e-3), "hyperdreambooth": (30, 1e-2), "domain-agnostic-encoder": (12, 2e-2),
     "dreamtuner": (12, 2e-2), "re-imagen": (15, 2e-2), "suti": (15, 2e-2), "lambda-eclipse": (15, 2e-2),
 }  # fmt: skip
 """Steps and rates of those that others do not suit: E4T's offset counts a tenth and passes through the text encoder,
