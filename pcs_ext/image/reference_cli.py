@@ -267,7 +267,8 @@ def systems(config: str = "") -> None:
     from pcs_ext.image.reference import REFERENCES as LISTED
 
     if not config:
-        lines = [f"{entry.id:<18}{entry.paper:<18}{entry.summary}" for entry in LISTED.values()]
+        width = 2 + max(len(name) for name in LISTED)
+        lines = [f"{entry.id:<{width}}{entry.paper:<18}{entry.summary}" for entry in LISTED.values()]
         sys.stdout.write("\n".join(lines) + "\n")
         return
     if config not in LISTED:
