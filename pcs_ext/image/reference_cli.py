@@ -99,6 +99,101 @@ def tune(
     print_paths([output])
 
 
+def predict(
+    adapter: Positional[Path],
+    photos: Positional[tuple[Path, ...]],
+    noun: str,
+    output: Output,
+    steps: int = 40,
+    rank: int = 4,
+    learning_rate: float = 0.0,
+    encoder: str = "",
+    base: str = "",
+    seed: int = 0,
+    machine: Machine = MACHINE,
+    overwrite: bool = False,
+    jsonl: Path | None = None,
+) -> None:
+    """Make a learned subject of a photo by a trained hypernetwork, tuned in a few steps (HyperDreamBooth).
+
+    It is a subject like those of `learn`: image OUTPUT "a photo of {subject} in the snow", export, video, 3d.
+
+    Args:
+        adapter: folder written by `reference learn --system hyperdreambooth`.
+        photos: of the subject, one or more.
+        noun: what it is: dog, toy robot.
+        output: folder for the subject.
+        steps: of tuning; 0 keeps what the hypernetwork tells, a few numbers for each layer.
+        rank: of the low-rank weights that are tuned beside it.
+        learning_rate: of these; 0 takes 1e-4, on toybox 1e-3.
+        encoder: folder or hub id of the image encoder, where it is not where it was.
+        base: the base it was trained on; empty: as the adapter's folder says.
+        seed: of everything random.
+        overwrite: replace what is at the output path.
+        jsonl: also write every event as a JSON line to this file.
+    """
+    from pcs_ext.image.reference.predict import predict_subject
+
+    predict_subject(
+        adapter, photos, output, noun=noun, steps=steps, rank=rank, learning_rate=learning_rate or None,
+        encoder=encoder, base=base, seed=seed, **machine.loading, overwrite=overwrite,
+        reporter=console_reporter(jsonl),
+    )  # fmt: skip
+    print_paths([output])
+
+
+def teach(
+    pairs: Positional[Path],
+    output: Output,
+    prompts: tuple[str, ...] = (),
+    images: int = 2,
+    margin: float = 0.02,
+    recipe: str = "dreambooth-lora",
+    steps: int = 0,
+    clip: Path | None = None,
+    base: str = "toybox",
+    seed: int = 0,
+    machine: Machine = MACHINE,
+    jsonl: Path | None = None,
+) -> None:
+    """Let a model tuned to each album draw its subject in new places, for `reference learn --system suti` (SuTI).
+
+    Args:
+        pairs: folder of albums as `reference learn` reads them, noun.txt in each.
+        output: folder of the albums with the experts' pictures; albums that are there are kept.
+        prompts: what experts draw, with {subject} where theirs goes; empty takes three.
+        images: of each prompt.
+        margin: by how much more a picture must be like its prompt than every photo is, as a cosine; -2 keeps all.
+        recipe: by which experts learn.
+        steps: of that; 0 takes the recipe's.
+        clip: folder of the CLIP that judges; toybox has its own.
+        base: toybox, a hub id, a diffusers folder or a .safetensors file.
+        seed: of everything random.
+        jsonl: also write every event as a JSON line to this file.
+    """
+    from pcs_ext.image.reference.invent import PROMPTS
+    from pcs_ext.image.reference.teach import teach_pairs
+
+    teach_pairs(
+        pairs, output, prompts=prompts or PROMPTS[1:], images=images, margin=margin, recipe=recipe, steps=steps or None,
+        clip=clip, base=base, seed=seed, **machine.loading, reporter=console_reporter(jsonl),
+    )  # fmt: skip
+    print_paths([output])
+
+
+def retrieve(folder: Positional[Path], prompt: Positional[str], count: int = 2) -> None:
+    """Print the photos whose captions are most like a prompt, to be shown beside it: image --reference (Re-Imagen).
+
+    Args:
+        folder: of photos with captions NAME.txt beside them, its subfolders included.
+        prompt: what shall be drawn.
+        count: how many.
+    """
+    from pcs_ext.image.reference.retrieve import retrieve as found
+
+    print_paths(found(folder, prompt, count=count))
+
+
 def invent(
     names: Positional[tuple[str, ...]],
     noun: str,

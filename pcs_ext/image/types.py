@@ -34,7 +34,7 @@ class Decoupled:
     all of it in all."""
     joint: Tensor | None = None
     """`b`: text and these tokens share one softmax, in which each of the tokens weighs so much, 1 as a word does, 0 in
-    rows that have none; None: what is found is added."""
+    rows that have none; or `b m`, each token by itself; None: what is found is added."""
 
     def __getitem__(self, index: Tensor) -> "Decoupled":
         """The same for some rows of the batch."""

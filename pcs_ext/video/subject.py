@@ -14,6 +14,7 @@ from pcs_ext.image.adapters import (
     AdapterConfig,
     EmbeddingConfig,
     FullConfig,
+    LiDBConfig,
     LowRankConfig,
     SideNetworkConfig,
     build_adapter,
@@ -25,7 +26,7 @@ from pcs_ext.video.backbone import AbstractVideoBackbone
 
 # What adapters call their tensors: the layer's path ends before it.
 _TENSOR = re.compile(
-    r"\.(lora|hada|lokr|oft)_\w+(\.\w+)*$|\.(down|up|condition)\.(weight|bias)$|\.(weight|bias|delta)$"
+    r"\.(lora|hada|lokr|oft|lidb)_\w+(\.\w+)*$|\.(down|up|condition)\.(weight|bias)$|\.(weight|bias|delta)$"
 )
 
 
@@ -76,7 +77,7 @@ def spatial_adapters(subject: Artifact, backbone: AbstractVideoBackbone) -> list
 def _narrowed(config: AdapterConfig, state: Mapping[str, Tensor]) -> AdapterConfig:
     """The same adapter on its tensors' layers alone. Words and text attention are spatial by themselves."""
     keys = [key.partition(".")[2] for key in state]
-    if isinstance(config, (LowRankConfig, SideNetworkConfig)):
+    if isinstance(config, (LowRankConfig, SideNetworkConfig, LiDBConfig)):
         return dataclasses.replace(config, targets=(_one_of({_TENSOR.sub("", key) for key in keys}),))
     if isinstance(config, FullConfig):
         return dataclasses.replace(config, include=(_one_of(keys),))

@@ -22,19 +22,23 @@ from pcs_ext.image.reference.systems.bootpig import BootPIGConfig
 from pcs_ext.image.reference.systems.context_diffusion import ContextDiffusionConfig
 from pcs_ext.image.reference.systems.customcontrast import CustomContrastConfig
 from pcs_ext.image.reference.systems.customnet import CustomNetConfig
+from pcs_ext.image.reference.systems.domain_agnostic import DomainAgnosticConfig
 from pcs_ext.image.reference.systems.dreamidentity import DreamIdentityConfig
+from pcs_ext.image.reference.systems.dreamtuner import DreamTunerConfig
 from pcs_ext.image.reference.systems.e4t import E4TConfig
 from pcs_ext.image.reference.systems.elite import EliteConfig
 from pcs_ext.image.reference.systems.face0 import Face0Config
 from pcs_ext.image.reference.systems.face2diffusion import Face2DiffusionConfig
 from pcs_ext.image.reference.systems.face_diffuser import FaceDiffuserConfig
 from pcs_ext.image.reference.systems.fastcomposer import FastComposerConfig
+from pcs_ext.image.reference.systems.hyperdreambooth import HyperDreamBoothConfig
 from pcs_ext.image.reference.systems.idadapter import IDAdapterConfig
 from pcs_ext.image.reference.systems.infinite_id import InfiniteIDConfig
 from pcs_ext.image.reference.systems.instantbooth import InstantBoothConfig
 from pcs_ext.image.reference.systems.instantfamily import InstantFamilyConfig
 from pcs_ext.image.reference.systems.ip_adapter import IPAdapter, IPAdapterConfig, attention_order
 from pcs_ext.image.reference.systems.kim_sod_cnn import KimSodCnnConfig
+from pcs_ext.image.reference.systems.lambda_eclipse import LambdaEclipseConfig
 from pcs_ext.image.reference.systems.migc import MIGCConfig
 from pcs_ext.image.reference.systems.moa import MoAConfig
 from pcs_ext.image.reference.systems.moma import MoMAConfig
@@ -44,10 +48,12 @@ from pcs_ext.image.reference.systems.portraitbooth import PortraitBoothConfig
 from pcs_ext.image.reference.systems.profusion import ProFusionConfig
 from pcs_ext.image.reference.systems.prompt_free_diffusion import PromptFreeConfig
 from pcs_ext.image.reference.systems.pva import PVAConfig
+from pcs_ext.image.reference.systems.re_imagen import ReImagenConfig
 from pcs_ext.image.reference.systems.retrinet import RetriNetConfig
 from pcs_ext.image.reference.systems.ssr_encoder import SSREncoderConfig
 from pcs_ext.image.reference.systems.styleadapter import StyleAdapterConfig
 from pcs_ext.image.reference.systems.subject_diffusion import SubjectDiffusionConfig
+from pcs_ext.image.reference.systems.suti import SuTIConfig
 from pcs_ext.image.reference.systems.umm_diffusion import UMMDiffusionConfig
 from pcs_ext.image.reference.systems.uni_controlnet import UniControlNetConfig
 from pcs_ext.image.reference.systems.visconet import ViscoNetConfig
@@ -101,6 +107,12 @@ TINY: dict[str, KindConfig] = {
         local_queries=4,
     ),
     "context-diffusion": ContextDiffusionConfig(maps=("depth", "normals")),
+    "hyperdreambooth": HyperDreamBoothConfig(up=12, down=6, iterations=2, width=16, depth=1, heads=2),
+    "domain-agnostic-encoder": DomainAgnosticConfig(hidden=8, rank=2, neighbours=3),
+    "dreamtuner": DreamTunerConfig(depth=1, heads=2),
+    "re-imagen": ReImagenConfig(heads=2),
+    "suti": SuTIConfig(heads=2),
+    "lambda-eclipse": LambdaEclipseConfig(width=16, depth=1, heads=2, tokens=2),
 }
 """Every system at a size of a few thousand weights."""
 

@@ -15,6 +15,7 @@ from pcs_ext.image.adapters.full import FullAdapter, FullConfig
 from pcs_ext.image.adapters.head_factors import HeadFactorsAdapter, HeadFactorsConfig
 from pcs_ext.image.adapters.image_residual import ImageResidualAdapter, ImageResidualConfig
 from pcs_ext.image.adapters.image_words import ImageWordsAdapter, ImageWordsConfig
+from pcs_ext.image.adapters.lidb import LiDBAdapter, LiDBConfig
 from pcs_ext.image.adapters.low_rank import LowRankAdapter, LowRankConfig
 from pcs_ext.image.adapters.mixture import MixtureAdapter, MixtureConfig
 from pcs_ext.image.adapters.neti import NetiAdapter, NetiConfig
@@ -58,6 +59,7 @@ AdapterConfig: TypeAlias = Annotated[
     | ReferenceConfig
     | ValueResidualConfig
     | SideNetworkConfig
+    | LiDBConfig
     | FullConfig,
     Discriminator("kind"),
 ]
@@ -90,6 +92,7 @@ _CLASSES = {
     ValueResidualConfig: ValueResidualAdapter,
     FullConfig: FullAdapter,
     SideNetworkConfig: SideNetworkAdapter,
+    LiDBConfig: LiDBAdapter,
 }
 
 
@@ -144,6 +147,8 @@ __all__ = [
     "ImageResidualConfig",
     "ImageWordsAdapter",
     "ImageWordsConfig",
+    "LiDBAdapter",
+    "LiDBConfig",
     "LowRankAdapter",
     "LowRankConfig",
     "MixtureAdapter",

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
 from pcs_ext.artifact import ArtifactData
@@ -14,19 +15,21 @@ from pcs_ext.image.adapters import (
     CrossAttentionConfig,
     EmbeddingConfig,
     ImageResidualConfig,
+    LiDBConfig,
     LowRankConfig,
 )
+from pcs_ext.image.adapters.lidb import LiDBSpace
 
 _KEY = re.compile(
     r"(?P<component>denoiser|text_encoder|text_encoder_2)\.(?P<path>.+)\."
     r"(?P<tensor>lora_A\.weight|lora_B\.weight|lora_magnitude_vector|hada_w\d_[ab]|lokr_w\d(?:_[ab])?|oft_R\.weight|delta)"
 )
 EXPRESSIBLE = {
-    "diffusers": "lora, dora",
-    "peft": "lora, dora, loha, lokr, oft",
-    "kohya": "lora, dora, loha, lokr, cross_attention",
+    "diffusers": "lora, dora, lidb",
+    "peft": "lora, dora, loha, lokr, oft, lidb",
+    "kohya": "lora, dora, loha, lokr, cross_attention, lidb",
     "textual-inversion": "embedding",
-    "diffusers-model": "lora, dora, loha, lokr, oft, svd, cross_attention, neurons, full",
+    "diffusers-model": "lora, dora, loha, lokr, oft, svd, cross_attention, neurons, full, lidb",
 }
 """Format -> the adapters it can hold."""
 LEFT_OUT = (ImageResidualConfig,)
@@ -94,14 +97,19 @@ def trained_modules(data: ArtifactData, *, target: str, allowed: Iterable[str]) 
     """
     allowed = set(allowed)
     modules: list[TrainedModule] = []
+    factored: list[TrainedModule] = []
     for name, config in adapter_configs(data).items():
         if isinstance(config, (EmbeddingConfig, *LEFT_OUT)):
+            continue
+        if isinstance(config, LiDBConfig) and "lora" in allowed:
+            factored += _as_lora(data, name, config)
             continue
         method = method_of(config)
         if method not in allowed:
             raise UsageError(cannot_express(method, target))
         assert isinstance(config, (LowRankConfig, CrossAttentionConfig))
         modules += _split(data, name, config, method)
+    modules = _joined(modules, factored)
     if not modules:
         raise UsageError(
             f"this subject has no trained layers to write as {target}; its learned tokens go into a "
@@ -155,6 +163,47 @@ def _split(
         TrainedModule(component=component, path=path, method=method, tensors=tensors, config=config)
         for (component, path), tensors in grouped.items()
     ]
+
+
+def _as_lora(data: ArtifactData, name: str, config: LiDBConfig) -> list[TrainedModule]:
+    """Lightweight DreamBooth with its basis multiplied out: LoRA of the same rank, for tools that know no basis."""
+    tensors, same = data.tensors_of(name), LowRankConfig(rank=config.rank, components=config.components)
+    modules = []
+    for key in tensors:
+        place, _, tensor = key.rpartition(".")
+        if tensor != "lidb_up":
+            continue
+        outputs, inputs = tensors[f"{place}.lidb_size"].tolist()
+        space = LiDBSpace.of(config, place, outputs, inputs)
+        component, _, path = place.partition(".")
+        found = {
+            "lora_A.weight": tensors[f"{place}.lidb_down"] @ space.flat,
+            "lora_B.weight": space.wide @ tensors[key],
+        }
+        modules.append(TrainedModule(component=component, path=path, method="lora", tensors=found, config=same))
+    return modules
+
+
+def _joined(modules: list[TrainedModule], factored: list[TrainedModule]) -> list[TrainedModule]:
+    """Updates that stand in front of a LoRA's layers become part of it: the ranks add up."""
+    others = {(module.component, module.path): module for module in factored}
+    joined = []
+    for module in modules:
+        other = others.pop((module.component, module.path), None) if module.method == "lora" else None
+        joined.append(module if other is None else _stacked(module, other))
+    return [*joined, *others.values()]
+
+
+def _stacked(one: TrainedModule, other: TrainedModule) -> TrainedModule:
+    """One LoRA whose update is the sum of two, B = [s1 B1, s2 B2] and A = [A1; A2], at scale 1."""
+    assert isinstance(one.config, LowRankConfig)
+    rank = one.rank + other.rank
+    tensors = {
+        "lora_A.weight": torch.cat([one.tensors["lora_A.weight"], other.tensors["lora_A.weight"]]),
+        "lora_B.weight": torch.cat([m.scaling * m.tensors["lora_B.weight"] for m in (one, other)], dim=1),
+    }
+    config = dataclasses.replace(one.config, rank=rank, alpha=float(rank), use_rslora=False)
+    return dataclasses.replace(one, tensors=tensors, config=config)
 
 
 def _refuse_overlap(modules: list[TrainedModule], target: str) -> None:

@@ -17,6 +17,7 @@ from pcs_ext.image.adapters import (
     AdapterConfig,
     CrossAttentionConfig,
     FullConfig,
+    LiDBConfig,
     LowRankConfig,
     NeuronsConfig,
     SpectralShiftConfig,
@@ -34,7 +35,7 @@ from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import Reporter, SilentReporter
 
 Method = Literal["auto", "kv", "fusion", "neurons"]
-_LAYERED = (LowRankConfig, CrossAttentionConfig, SpectralShiftConfig)
+_LAYERED = (LowRankConfig, CrossAttentionConfig, SpectralShiftConfig, LiDBConfig)
 _PROMPTS = ("a photo of {subject}", "a photo of {subject} on the beach", "a close-up photo of {subject}")
 
 

@@ -7,6 +7,7 @@ theirs, the others none.
 
 from pcs_ext.image.reference.conditions import CONDITIONS
 from pcs_ext.image.reference.entry import ReferenceEntry
+from pcs_ext.image.reference.examples import EXAMPLES
 from pcs_ext.image.reference.objects import OBJECTS
 from pcs_ext.image.reference.people import PEOPLE
 from pcs_ext.image.reference.placing import PLACING
@@ -14,4 +15,6 @@ from pcs_ext.image.reference.styles import STYLES
 
 __all__ = ["REFERENCES", "ReferenceEntry"]
 
-REFERENCES: dict[str, ReferenceEntry] = {**OBJECTS, **STYLES, **PEOPLE, **PLACING, **CONDITIONS}
+REFERENCES: dict[str, ReferenceEntry] = {
+    **OBJECTS, **STYLES, **PEOPLE, **PLACING, **CONDITIONS, **EXAMPLES,
+}  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.predict_programs import Predict
@@ -127,3 +127,31 @@ class AbstractWordAnew(AbstractReferenceAdapter):
             return self.asked_with(predict, noisy, timesteps, conditioning.with_states(place), conditioning)
 
         return answered
+
+
+def drawn_features(backbone: AbstractBackbone, drawing: Drawing) -> Tensor:
+    """What each downward block of the denoiser puts out for the noisy picture and an empty prompt, averaged over cells,
+    side by side: `m channels`. The rest of the denoiser is not run."""
+    pooled: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: Any, output: tuple[Tensor, Any]) -> None:
+        pooled.append(output[0].mean((2, 3)))
+
+    def stop(module: nn.Module, inputs: Any) -> None:
+        raise _Enough
+
+    denoiser = backbone.denoiser
+    handles = [block.register_forward_hook(keep) for block in denoiser.down_blocks]
+    handles.append(denoiser.mid_block.register_forward_pre_hook(stop))
+    try:
+        drawing.predict(drawing.noisy, drawing.timesteps, backbone.encode_prompt([""] * len(drawing.noisy)))
+    except _Enough:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.cat(pooled, dim=-1)
+
+
+class _Enough(Exception):
+    """The downward blocks are done."""

@@ -68,6 +68,17 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
     """Of the vectors it reads."""
     depths: tuple[float, ...] = ()
     """Where it sees several layers: which, as shares of the encoder's depth, in the order it reads them."""
+    asks_captions: bool = False
+    """Whether it reads what is said of each picture."""
+    asks_target: bool = False
+    """Whether it asks, in training, how the image encoder sees the picture that is drawn."""
+    asks_texts: bool = False
+    """Whether it asks, in training, how the image encoder's own text tower reads captions, where it has one."""
+    retrieves: int = 0
+    """Of an adapter whose pictures show other things than the one that is drawn: how many of those whose captions are
+    most like its own are shown in training; 0: pictures of the same subject are."""
+    also_latents: bool = False
+    """Whether it also reads the base's own latents of the pictures, in use."""
     cuts: bool = False
     """Whether it also reads pictures with what is around the subject taken out."""
     asks_noun: bool = False
@@ -133,6 +144,9 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
             generator: the only source of randomness.
         """
         return maps
+
+    def expect(self, subjects: int) -> None:
+        """Told before the training of how many subjects there are pictures, as `Shown.subjects` counts them."""
 
     @abc.abstractmethod
     def check(self, backbone: AbstractBackbone) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pcs_ext.config_io import config_hash, file_sha256, read_json
 from pcs_ext.errors import ModelError
-from pcs_ext.image.evaluate.encoders import Preprocessing, load_image_encoder
+from pcs_ext.image.evaluate.encoders import ClipEncoder, Preprocessing, load_image_encoder
 from pcs_ext.image.reference.shown import Sees, Sight
 
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -35,6 +35,8 @@ class PictureEncoder:
     """`projected` (CLIP), `class_token` or `pooled`: which output is the picture's embedding."""
     depths: tuple[float, ...] = ()
     """Where layers are seen: which, as shares of all, 1 the last."""
+    texts: Callable[[Sequence[str]], Tensor] | None = None
+    """Texts -> vectors `b d` of length 1, beside those of pictures, where the folder holds CLIP's text tower, too."""
     scrambled: bool = False
     """Whether pictures are seen with their patches out of order, each time in the same one."""
 
@@ -105,6 +107,7 @@ class PictureEncoder:
             detail=sight.detail,
             latents=None if sight.latents is None else torch.zeros_like(sight.latents),
             cells=None if sight.cells is None else torch.zeros_like(sight.cells),
+            ground=None if sight.ground is None else torch.zeros_like(sight.ground),
         )
 
     def _read(self, pixels: Tensor) -> Tensor:
@@ -214,9 +217,11 @@ def open_encoder(
     digest = config_hash([file_sha256(path) for path in files])[:8]
     if read_json(folder / "config.json").get("model_type") == "clip_vision_model":
         model, preprocessing = _vision_half(folder)
-        output = "projected"
+        output, texts = "projected", None
     else:
         loaded: Any = load_image_encoder(folder)
+        pair = isinstance(loaded, ClipEncoder)
+        texts = torch.no_grad()(dataclasses.replace(loaded, device=torch.device(device)).encode_texts) if pair else None
         model, preprocessing, output = loaded.model, loaded.preprocessing, getattr(loaded, "output", "projected")
     model = model.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
     if sees == "layers":
@@ -232,6 +237,7 @@ def open_encoder(
         device=torch.device(device),
         output=output,
         depths=tuple(depths),
+        texts=texts,
         scrambled=scrambled,
     )
 

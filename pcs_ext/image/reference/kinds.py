@@ -15,19 +15,23 @@ from pcs_ext.image.reference.systems import (
     context_diffusion,
     customcontrast,
     customnet,
+    domain_agnostic,
     dreamidentity,
+    dreamtuner,
     e4t,
     elite,
     face0,
     face2diffusion,
     face_diffuser,
     fastcomposer,
+    hyperdreambooth,
     idadapter,
     infinite_id,
     instantbooth,
     instantfamily,
     ip_adapter,
     kim_sod_cnn,
+    lambda_eclipse,
     migc,
     moa,
     moma,
@@ -37,10 +41,12 @@ from pcs_ext.image.reference.systems import (
     profusion,
     prompt_free_diffusion,
     pva,
+    re_imagen,
     retrinet,
     ssr_encoder,
     styleadapter,
     subject_diffusion,
+    suti,
     umm_diffusion,
     uni_controlnet,
     visconet,
@@ -82,7 +88,13 @@ KindConfig: TypeAlias = Annotated[
     | uni_controlnet.UniControlNetConfig
     | visconet.ViscoNetConfig
     | prompt_free_diffusion.PromptFreeConfig
-    | context_diffusion.ContextDiffusionConfig,
+    | context_diffusion.ContextDiffusionConfig
+    | hyperdreambooth.HyperDreamBoothConfig
+    | domain_agnostic.DomainAgnosticConfig
+    | dreamtuner.DreamTunerConfig
+    | re_imagen.ReImagenConfig
+    | suti.SuTIConfig
+    | lambda_eclipse.LambdaEclipseConfig,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -124,6 +136,12 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     visconet.ViscoNetConfig: visconet.ViscoNet,
     prompt_free_diffusion.PromptFreeConfig: prompt_free_diffusion.PromptFreeDiffusion,
     context_diffusion.ContextDiffusionConfig: context_diffusion.ContextDiffusion,
+    hyperdreambooth.HyperDreamBoothConfig: hyperdreambooth.HyperDreamBooth,
+    domain_agnostic.DomainAgnosticConfig: domain_agnostic.DomainAgnosticEncoder,
+    dreamtuner.DreamTunerConfig: dreamtuner.DreamTuner,
+    re_imagen.ReImagenConfig: re_imagen.ReImagen,
+    suti.SuTIConfig: suti.SuTI,
+    lambda_eclipse.LambdaEclipseConfig: lambda_eclipse.LambdaEclipse,
 }
 
 

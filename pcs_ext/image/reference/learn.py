@@ -21,6 +21,7 @@ from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapt
 from pcs_ext.image.reference.latents import OWN, open_eye
 from pcs_ext.image.reference.maps import MapKinds, albums_of_maps, check_maps, map_file
 from pcs_ext.image.reference.pairs import PairData, encode_subjects, read_subjects
+from pcs_ext.image.reference.retrieve import retrieved_groups
 from pcs_ext.image.reference.shown import Sight
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceSchedule, ReferenceTraining
 from pcs_ext.image.reference.views import read_views
@@ -96,7 +97,11 @@ def learn_reference(
         latents_too=made_by.asks_latents,
         views=made_by.asks_views,
         maps=maps,
+        whole=made_by.asks_target,
     )
+    if made_by.retrieves:
+        groups = retrieved_groups([own[0] for own in data.captions], made_by.retrieves)
+        data = dataclasses.replace(data, groups=groups, nouns=(), leads=True)
     adapter = build_adapter(kind, backbone, reading_of(reader), seed=seed)
     told: list[Any] = [[own.nouns, *[photo.digest for photo in own.photos]] for own in subjects]
     told += [_map_digests(own.photos, maps) for own in subjects] if maps else []

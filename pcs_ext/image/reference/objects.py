@@ -4,6 +4,8 @@ from pcs_ext.image.reference.entry import ReferenceEntry
 from pcs_ext.image.reference.systems.blip_diffusion import BlipDiffusionConfig
 from pcs_ext.image.reference.systems.bootpig import BootPIGConfig
 from pcs_ext.image.reference.systems.customcontrast import CustomContrastConfig
+from pcs_ext.image.reference.systems.domain_agnostic import DomainAgnosticConfig
+from pcs_ext.image.reference.systems.dreamtuner import DreamTunerConfig
 from pcs_ext.image.reference.systems.e4t import E4TConfig
 from pcs_ext.image.reference.systems.elite import EliteConfig
 from pcs_ext.image.reference.systems.fastcomposer import FastComposerConfig
@@ -347,5 +349,31 @@ OBJECTS: dict[str, ReferenceEntry] = {
             drop_both=0.05,
         ),
         toybox_encoder="toybox/clip",
+    ),
+    "domain-agnostic-encoder": ReferenceEntry(
+        id="domain-agnostic-encoder",
+        summary="e4t's word held near real ones, with predicted weights; soft and hard attention blended",
+        paper="arXiv 2307.06925",
+        system="domain-agnostic-encoder",
+        adapter=DomainAgnosticConfig(),
+        training=ReferenceTraining(batch_size=16, learning_rate=1e-5, drop_image=0.0, drop_text=0.0, drop_both=0.0),
+        toybox=ReferenceTraining(
+            steps=3000,
+            batch_size=16,
+            learning_rate=5e-4,
+            drop_image=0.0,
+            drop_text=0.0,
+            drop_both=0.05,
+        ),
+        toybox_encoder="toybox/clip",
+    ),
+    "dreamtuner": ReferenceEntry(
+        id="dreamtuner",
+        summary="tokens of the subject before the text's; self-attention looks at the photo's own pass",
+        paper="arXiv 2312.13691",
+        system="dreamtuner",
+        adapter=DreamTunerConfig(),
+        training=ReferenceTraining(batch_size=16),
+        toybox=ReferenceTraining(steps=3000, batch_size=16, learning_rate=5e-4),
     ),
 }

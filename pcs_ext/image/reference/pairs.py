@@ -75,6 +75,10 @@ class PairData:
     """As `features`, with black around the subject."""
     cover: Tensor | None = None
     """`n k`, or `n p k`: see `Sight.cover`."""
+    whole: Tensor | None = None
+    """`n ...`: as `features`, of whole pictures, where those are of each subject; None: they are of whole pictures."""
+    leads: bool = False
+    """Whether the first of a group is drawn and the others are shown; else which is which is drawn, too."""
     detail: Tensor | None = None
     """`n 3 s s`: see `Sight.detail`."""
     scenes: Tensor | None = None
@@ -96,7 +100,7 @@ class PairData:
     maps: Tensor | None = None
     """`n c h w`, 8-bit levels, in pixels: see `Shown.maps`; None: nobody asks."""
 
-    def draw(self, batch: int, generator: torch.Generator, *, photos: int = 1) -> Pairs:
+    def draw(self, batch: int, generator: torch.Generator, *, photos: int = 1, target: bool = False) -> Pairs:
         """A random batch: groups evenly, of each a target and other pictures.
 
         Args:
@@ -104,19 +108,23 @@ class PairData:
             generator: the only source of randomness.
             photos: how many pictures of one subject are shown at most; how many it is this time is drawn, too. Of
                 several subjects, one of each is.
+            target: also tell how the encoder sees the targets themselves.
         """
         chosen = torch.randint(len(self.groups), (batch,), generator=generator).tolist()
         rows = [self.groups[index] for index in chosen]
         most = min(photos, *(len(own) - 1 for own in rows))
         count = 1 if most == 1 else 1 + int(torch.randint(most, (), generator=generator))
-        picked = torch.stack([own[torch.randperm(len(own), generator=generator)[: 1 + count]] for own in rows])
+        picked = torch.stack([self._mixed(own, generator)[: 1 + count] for own in rows])
         targets, references = picked[:, 0], picked[:, 1:]
         told = torch.rand(batch, generator=generator).tolist()
         captions = [self.captions[row] for row in targets.tolist()]
+        shown = self._shown(references, chosen)
+        if target:
+            shown = dataclasses.replace(shown, target=self._seen_target(targets))
         return Pairs(
             latents=self.latents[targets].float(),
             captions=tuple(said[int(share * len(said))] for said, share in zip(captions, told, strict=True)),
-            shown=self._turned(self._shown(references, chosen), targets, references),
+            shown=self._turned(shown, targets, references),
             weights=None if self.weights is None else self.weights[targets].float(),
             masks=None if self.masks is None else self.masks[targets].float(),
             subjects=torch.tensor(chosen),
@@ -130,6 +138,17 @@ class PairData:
             return shown
         return dataclasses.replace(shown, turns=self.views[targets][:, None] - self.views[references])
 
+    def _seen_target(self, targets: Tensor) -> Tensor:
+        """`b 1 ...`, of whole pictures."""
+        whole = self.features if self.whole is None else self.whole
+        return whole[targets].float()[:, None]
+
+    def _mixed(self, own: Tensor, generator: torch.Generator) -> Tensor:
+        """A group in the order in which it is drawn and shown."""
+        if self.leads:
+            return torch.cat([own[:1], own[1 + torch.randperm(len(own) - 1, generator=generator)]])
+        return own[torch.randperm(len(own), generator=generator)]
+
     def _shown(self, references: Tensor, chosen: list[int]) -> Shown:
         several = bool(self.nouns) and max(len(own) for own in self.nouns) > 1
         sight = self.sight
@@ -139,7 +158,8 @@ class PairData:
             nouns = tuple((*self.nouns[index], *[""] * (parts - len(self.nouns[index]))) for index in chosen)
             return Shown(sight=sight.map(lambda known: known[references[:, 0]].float()), nouns=nouns)
         nouns = tuple(self.nouns[index] * references.shape[1] for index in chosen) if self.nouns else ()
-        return Shown(sight=sight.map(lambda known: known[references].float()), nouns=nouns)
+        captions = tuple(tuple(self.captions[row][0] for row in rows) for rows in references.tolist())
+        return Shown(sight=sight.map(lambda known: known[references].float()), nouns=nouns, captions=captions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,6 +270,7 @@ def encode_subjects(
     latents_too: bool = False,
     views: bool = False,
     maps: MapKinds = (),
+    whole: bool = False,
 ) -> PairData:
     """Latents of the largest centred squares at the base's resolution, and features of the whole photos.
 
@@ -266,10 +287,11 @@ def encode_subjects(
         latents_too: show references as latents, too.
         views: tell from where photos were taken.
         maps: kinds of condition maps that are read, too.
+        whole: also look at whole photos of several subjects.
     """
     photos = [photo for own in subjects for photo in _of_one(own)]
     parts = max(len(own.nouns) for own in subjects) if any(own.nouns for own in subjects) else 1
-    latents, sights, kept = [], [], []
+    latents, sights, kept, wholes = [], [], [], []
     for first in range(0, len(photos), _BATCH):
         some = photos[first : first + _BATCH]
         squares = torch.stack([square(photo.image, backbone.resolution) for photo in some])
@@ -279,6 +301,8 @@ def encode_subjects(
             kept.append(squares.half())
         if details != "none":
             sights[-1] = with_details(sights[-1], some, backbone.resolution, edges=details == "edges")
+        if whole and parts > 1:
+            wholes.append(_seen(some, 1, encoder, False))
         reporter.progress("encode", first + len(some), len(photos))
     seen = Sight.cat(sights)
     firsts = torch.tensor([0, *(len(own.photos) for own in subjects)]).cumsum(0).tolist()
@@ -292,6 +316,7 @@ def encode_subjects(
         scenes=torch.cat(kept) if scenes else None,
         shows_latents=latents_too,
         views=read_views([photo.path for photo in photos]) if views else None,
+        whole=Sight.cat(wholes).features if wholes else None,
         captions=[(photo.caption or "",) for photo in photos],
         groups=[torch.arange(a, a + len(own.photos)) for a, own in zip(firsts[:-1], subjects, strict=True)],
         nouns=[own.nouns for own in subjects] if all(own.nouns for own in subjects) else (),

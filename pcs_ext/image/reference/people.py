@@ -9,6 +9,7 @@ from pcs_ext.image.reference.systems.dreamidentity import DreamIdentityConfig
 from pcs_ext.image.reference.systems.face0 import Face0Config
 from pcs_ext.image.reference.systems.face2diffusion import Face2DiffusionConfig
 from pcs_ext.image.reference.systems.face_diffuser import FaceDiffuserConfig
+from pcs_ext.image.reference.systems.hyperdreambooth import HyperDreamBoothConfig
 from pcs_ext.image.reference.systems.idadapter import IDAdapterConfig
 from pcs_ext.image.reference.systems.infinite_id import InfiniteIDConfig
 from pcs_ext.image.reference.systems.instantfamily import InstantFamilyConfig
@@ -234,5 +235,23 @@ PEOPLE: dict[str, ReferenceEntry] = {
         training=ReferenceTraining(batch_size=16, learning_rate=1e-4),
         toybox=ReferenceTraining(adapter=InstantFamilyConfig(tokens=2), steps=3000, batch_size=16, learning_rate=1e-3),
         toybox_encoder="toybox/clip",
+    ),
+    "hyperdreambooth": ReferenceEntry(
+        id="hyperdreambooth",
+        summary="a hypernetwork tells low-rank weights; `reference predict` keeps and tunes them",
+        paper="arXiv 2307.06949",
+        system="hyperdreambooth",
+        adapter=HyperDreamBoothConfig(),
+        # The paper's batch and rate are not known here; no caption is dropped, for every one has the identifier.
+        training=ReferenceTraining(batch_size=16, learning_rate=1e-4, drop_image=0.0, drop_text=0.0, drop_both=0.0),
+        toybox=ReferenceTraining(
+            adapter=HyperDreamBoothConfig(width=256, depth=2),
+            steps=6000,
+            batch_size=16,
+            learning_rate=1e-3,
+            drop_image=0.0,
+            drop_text=0.0,
+            drop_both=0.0,
+        ),
     ),
 }

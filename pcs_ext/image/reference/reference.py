@@ -50,6 +50,8 @@ class Reference:
     """`r 3`: see `Shown.turns`."""
     maps: Mapping[MapKind, GivenMap] = dataclasses.field(default_factory=dict)
     """Condition maps of every picture that is drawn, beside negative prompts, too."""
+    captions: tuple[str, ...] = ()
+    """What is said of each; empty where the adapter does not ask."""
 
     def hooks(self, backbone: AbstractBackbone) -> SampleHooks:
         """What `sample` needs to show the pictures beside its prompts, and none beside its negative prompts."""
@@ -66,7 +68,10 @@ class Reference:
             turns = None if self.turns is None else self.turns.to(backbone.device).expand(len(prompts), -1, -1)
             maps = self._mapped(size, backbone.device)
             maps = None if maps is None else maps.expand(len(prompts), -1, -1, -1)
-            told = Shown(sight=sight, nouns=nouns, seen=seen, boxes=boxes, scene=scene, turns=turns, maps=maps)
+            captions = (self.captions,) * len(prompts) if self.captions else ()
+            told = Shown(
+                sight=sight, nouns=nouns, captions=captions, seen=seen, boxes=boxes, scene=scene, turns=turns, maps=maps
+            )
             beside = self.beside(backbone, told, size)
             return adapter.conditioned(backbone, backbone.encode_prompt, prompts, beside, scale=self.scale, size=size)
 
@@ -190,7 +195,10 @@ def seen_by(
     if opened.latents is not None:
         sight = with_latents(sight, photos, opened.latents)
     turned = read_turns(turns, len(photos)) if turns else None
-    return Reference(opened=opened, sight=sight, nouns=named, scale=scale, boxes=placed, turns=turned, maps=drawn)
+    captions = tuple(photo.caption or "" for photo in photos) if opened.adapter.asks_captions else ()
+    return Reference(
+        opened=opened, sight=sight, nouns=named, scale=scale, boxes=placed, turns=turned, maps=drawn, captions=captions
+    )
 
 
 def _nouns(opened: OpenedAdapter, nouns: Sequence[str], count: int) -> tuple[str, ...]:

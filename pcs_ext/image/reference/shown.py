@@ -12,6 +12,9 @@ Sees = Literal["embedding", "patches", "layers", "latents", "nothing"]
 layers of a transformer, its class token's first; or no encoder but the base's own latents of the picture; or nothing at
 all."""
 
+_OTHERS = ("cut", "cover", "detail", "latents", "cells", "ground")
+"""What else a `Sight` may hold."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sight:
@@ -25,37 +28,25 @@ class Sight:
     """`... p`: which patches show it, 0 or 1; beside `cut`."""
     detail: Tensor | None = None
     """`... 3 s s`: a square of it, all or its edges alone; None: nobody asks (`AbstractReferenceAdapter.details`)."""
-    latents: Tensor | None = None
-    """`... c h w`: the base's latents of the picture, beside what an encoder sees; None: nobody asks."""
     cells: Tensor | None = None
     """`... h w` in [0, 1]: how much of every latent cell shows it; beside `latents`."""
+    latents: Tensor | None = None
+    """`... c h w`: the base's own latents of the same pictures, for adapters that also read these; None: not asked."""
+    ground: Tensor | None = None
+    """`... 1 h w`: which of those cells show what the picture is shown for, 0 or 1; None: no mask is known."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Sight":
         """The same with `change` done to every tensor."""
-        return Sight(
-            features=change(self.features),
-            cut=None if self.cut is None else change(self.cut),
-            cover=None if self.cover is None else change(self.cover),
-            detail=None if self.detail is None else change(self.detail),
-            latents=None if self.latents is None else change(self.latents),
-            cells=None if self.cells is None else change(self.cells),
-        )
+        others = {name: getattr(self, name) for name in _OTHERS}
+        changed = {name: None if tensor is None else change(tensor) for name, tensor in others.items()}
+        return Sight(features=change(self.features), **changed)
 
     @staticmethod
     def cat(parts: "list[Sight]") -> "Sight":
         """Side by side along the first axis; without masks, where one part has none."""
-
-        def side_by_side(known: "list[Tensor | None]") -> Tensor | None:
-            return None if any(one is None for one in known) else torch.cat(known)  # type: ignore[arg-type]
-
-        return Sight(
-            features=torch.cat([part.features for part in parts]),
-            cut=side_by_side([part.cut for part in parts]),
-            cover=side_by_side([part.cover for part in parts]),
-            detail=side_by_side([part.detail for part in parts]),
-            latents=side_by_side([part.latents for part in parts]),
-            cells=side_by_side([part.cells for part in parts]),
-        )
+        columns = {name: [getattr(part, name) for part in parts] for name in _OTHERS}
+        joined = {name: None if any(x is None for x in own) else torch.cat(own) for name, own in columns.items()}
+        return Sight(features=torch.cat([part.features for part in parts]), **joined)
 
     @property
     def object(self) -> Tensor:
@@ -72,6 +63,8 @@ class Shown:
     nouns: tuple[tuple[str, ...], ...] = ()
     """`b` times `r`: the words by which prompts name what the pictures show; "" stands for no picture. Empty where the
     adapter asks for no words."""
+    captions: tuple[tuple[str, ...], ...] = ()
+    """`b` times `r`: what is said of each picture, "" where nothing is. Empty where nobody asks."""
     seen: Tensor | None = None
     """`b` bool: rows that see their pictures; None: all."""
     boxes: Tensor | None = None
@@ -85,6 +78,12 @@ class Shown:
     maps: Tensor | None = None
     """`b c h w` in [0, 1]: condition maps of the picture that is drawn, of the kinds that the adapter reads one behind
     the other, zeros for those that nobody gave; None: nobody gave any."""
+    target: Tensor | None = None
+    """`b 1 ...`: in training, how the encoder sees the pictures that are drawn; None: not told."""
+    texts: Tensor | None = None
+    """`b d`: in training, captions as the image encoder's text tower reads them; None: it has none, or nobody asks."""
+    subjects: Tensor | None = None
+    """`b`: in training, which of its subjects each row shows; None: not told."""
 
     @property
     def rows(self) -> list[bool]:

@@ -1,7 +1,7 @@
 """The loss by which every kind of reference adapter learns: the base denoises a target beside its references."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -102,6 +102,7 @@ class ReferenceLoss:
     ) -> None:
         assert encoder is not None or adapter.identity is None, "an identity loss asks the image encoder"
         self.backbone, self.adapter, self.data, self.settings, self.blank = backbone, adapter, data, settings, blank
+        adapter.expect(len(data.groups))
         self.draw_timesteps, self.weigh, self.encoder = draw_timesteps or self._evenly, weigh, encoder
 
     def _evenly(self, batch: int, generator: torch.Generator) -> Tensor:
@@ -141,7 +142,8 @@ class ReferenceLoss:
 
     def _drawn(self, generator: torch.Generator) -> Pairs:
         """A batch, some of it without caption or without pictures, on the backbone's device."""
-        pairs = self.data.draw(self.settings.batch_size, generator, photos=self.settings.photos)
+        asked = {"target": True} if self.adapter.asks_target else {}
+        pairs = self.data.draw(self.settings.batch_size, generator, photos=self.settings.photos, **asked)
         mute, blind = self._dropped(generator)
         captions = tuple("" if muted else said for muted, said in zip(mute.tolist(), pairs.captions, strict=True))
         shown, device = pairs.shown, self.backbone.device
@@ -149,8 +151,24 @@ class ReferenceLoss:
         scene = None if pairs.scenes is None else pairs.scenes.to(device)
         turns = None if shown.turns is None else shown.turns.to(device)
         boxes, maps = self._placed(pairs, generator), self._mapped(pairs, generator)
-        seen = dataclasses.replace(shown, sight=sight, seen=~blind, boxes=boxes, scene=scene, turns=turns, maps=maps)
+        seen = dataclasses.replace(
+            shown,
+            sight=sight,
+            seen=~blind,
+            boxes=boxes,
+            scene=scene,
+            turns=turns,
+            maps=maps,
+            target=None if shown.target is None else shown.target.to(device),
+            texts=self._texts(pairs.captions),
+            subjects=pairs.subjects,
+        )
         return dataclasses.replace(pairs, captions=captions, shown=seen)
+
+    def _texts(self, captions: Sequence[str]) -> Tensor | None:
+        """Captions as the image encoder's own text tower reads them, where somebody asks and it has one."""
+        read = None if self.encoder is None or not self.adapter.asks_texts else self.encoder.texts
+        return None if read is None else read(captions).to(self.backbone.device)
 
     def _placed(self, pairs: Pairs, generator: torch.Generator) -> Tensor | None:
         """Where the target has what each picture shows, `b r 4`; zeros in the share of rows that are not told."""
@@ -187,11 +205,12 @@ def _blinded(sight: Sight, blank: Sight, blind: Tensor) -> Sight:
     def without(seen: Tensor, nothing: Tensor) -> Tensor:
         return torch.where(blind.reshape(-1, *[1] * (seen.dim() - 1)), nothing.to(seen), seen)
 
+    def either(name: str) -> Tensor | None:
+        seen, nothing = getattr(sight, name), getattr(blank, name)
+        return None if seen is None or nothing is None else without(seen, nothing)
+
     return Sight(
         features=without(sight.features, blank.features),
-        cut=None if sight.cut is None or blank.cut is None else without(sight.cut, blank.cut),
-        cover=None if sight.cover is None or blank.cover is None else without(sight.cover, blank.cover),
         detail=sight.detail,
-        latents=None if sight.latents is None or blank.latents is None else without(sight.latents, blank.latents),
-        cells=None if sight.cells is None or blank.cells is None else without(sight.cells, blank.cells),
+        **{name: either(name) for name in ("cut", "cover", "latents", "cells", "ground")},
     )

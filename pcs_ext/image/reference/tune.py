@@ -22,6 +22,7 @@ from pcs_ext.image.reference.files import open_adapter, read_settings, save_adap
 from pcs_ext.image.reference.kinds import KindConfig
 from pcs_ext.image.reference.learn import blank_of, train_stages
 from pcs_ext.image.reference.pairs import PairData, Subjects, encode_subjects
+from pcs_ext.image.reference.systems.dreamtuner import DreamTunerConfig
 from pcs_ext.image.reference.systems.e4t import E4TConfig
 from pcs_ext.image.reference.systems.profusion import ProFusionConfig
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
@@ -121,8 +122,8 @@ def _check_output(output: Path, adapter: Path, overwrite: bool) -> None:
 
 
 def _opened_up(made: AbstractReferenceAdapter, kind: KindConfig) -> KindConfig:
-    """Let all of an adapter learn, of E4T's and ProFusion's the whole denoiser, too; its settings then."""
-    if isinstance(kind, (E4TConfig, ProFusionConfig)) and not kind.denoiser:
+    """Let all of an adapter learn, of some systems the whole denoiser, too; its settings then."""
+    if isinstance(kind, (E4TConfig, ProFusionConfig, DreamTunerConfig)) and not kind.denoiser:
         kind = dataclasses.replace(kind, denoiser=True)
         if isinstance(kind, E4TConfig):
             kind = dataclasses.replace(kind, offset_weight=TUNING_WEIGHT)

@@ -16,6 +16,7 @@ from pcs_ext.image.adapters import (
     HeadFactorsConfig,
     ImageWordsAdapter,
     ImageWordsConfig,
+    LiDBConfig,
     LowRankConfig,
     NetiConfig,
     SideNetworkConfig,
@@ -57,6 +58,7 @@ CONFIGS = {
     "head_factors": HeadFactorsConfig(),
     "value_residual": ValueResidualConfig(placeholder="<rex>", class_noun="dog"),
     "subspace": EmbeddingConfig(placeholder="<rex>", initializer="dog", subspace=5),
+    "lidb": LiDBConfig(up=12, down=6, components=BOTH),
 }
 TOKENS = (
     "embedding",

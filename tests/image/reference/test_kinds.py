@@ -48,9 +48,11 @@ SYSTEMS = [system for system, entry in REFERENCES.items() if adapter_class(entry
 """Those that are shown pictures: what the others must do, their own tests ask."""
 PACES = {
     "e4t": (250, 2e-2), "bootpig": (30, 4e-3), "uni-controlnet": (15, 1e-2), "context-diffusion": (45, 1e-2),
+    "hyperdreambooth": (30, 1e-2), "domain-agnostic-encoder": (12, 2e-2), "dreamtuner": (12, 2e-2),
+    "re-imagen": (15, 2e-2), "suti": (15, 2e-2), "lambda-eclipse": (15, 2e-2),
 }  # fmt: skip
 """Steps and rates of those that others do not suit: E4T's offset counts a tenth and passes through the text encoder,
-BootPIG trains a whole denoiser; Uni-ControlNet's parts are quick."""
+BootPIG trains a whole denoiser; Uni-ControlNet's parts are quick; some need few steps, which are slow."""
 WORDS = ("uni-controlnet", "context-diffusion", "dreamidentity", "face2diffusion", "profusion", "umm-diffusion")
 """Systems that tell of photos by nothing but words, or tokens that are read as such."""
 QUICK = (
@@ -280,7 +282,7 @@ class Stopping(SilentReporter):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("system", ["elite", "fastcomposer"])
+@pytest.mark.parametrize("system", ["elite", "fastcomposer", "hyperdreambooth"])
 def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
     system: str, eye: Path, tiny_sd_path: Path, tmp_path: Path
 ) -> None:
@@ -293,7 +295,8 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
         "system": system, "base": str(tiny_sd_path), "encoder": str(eye), "device": "cpu", "precision": "fp32",
         "config": tmp_path / "tiny.json",
     }  # fmt: skip
-    task = "learn reference (local)" if system == "elite" else "learn reference"
+    second = {"elite": "learn reference (local)", "hyperdreambooth": "learn reference (hypernetwork)"}
+    task = second.get(system, "learn reference")
     with pytest.raises(Interrupted, match="same command goes on"):
         learn_reference(pairs, tmp_path / "resumed", **asked, reporter=Stopping(task, 2))
     assert (tmp_path / "resumed.training").is_dir()

@@ -7,7 +7,7 @@ for all subjects, learn with it. It is meant to be tuned to a subject in a few s
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,7 @@ from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters import FullAdapter, FullConfig
 from pcs_ext.image.adapters.weight_offsets import WeightOffsetAdapter
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.predict_programs import Predict
-from pcs_ext.image.reference.anew import AbstractWordAnew, Drawing
+from pcs_ext.image.reference.anew import AbstractWordAnew, Drawing, drawn_features
 from pcs_ext.image.reference.base import Reading, Terms, check_context, context_width, token_widths
 from pcs_ext.image.reference.pairs import Pairs
 from pcs_ext.image.reference.shown import Sees, Shown
@@ -106,7 +105,7 @@ class E4T(AbstractWordAnew):
     def words(self, backbone: AbstractBackbone, drawing: Drawing) -> list[Tensor]:
         """See `AbstractWordAnew.words`: the noun's row, moved by the offset."""
         like = self.last.weight
-        drawn = self._drawn(backbone, drawing.predict, drawing.noisy, drawing.timesteps)
+        drawn = drawn_features(backbone, drawing)
         seen = self.linear(drawing.read.vectors[:, 0].to(like))
         offsets = self.last(self.act(torch.cat([seen, drawn.to(like)], dim=-1)))
         self._offsets = offsets
@@ -119,29 +118,6 @@ class E4T(AbstractWordAnew):
         """See `AbstractWordAnew.forget`."""
         self._offsets = None
 
-    def _drawn(self, backbone: AbstractBackbone, predict: Predict, noisy: Tensor, timesteps: Tensor) -> Tensor:
-        """What each downward block of the denoiser puts out for the noisy picture and an empty prompt, averaged over
-        cells, side by side: `m channels`. The rest of the denoiser is not run."""
-        pooled: list[Tensor] = []
-
-        def keep(module: nn.Module, inputs: Any, output: tuple[Tensor, Any]) -> None:
-            pooled.append(output[0].mean((2, 3)))
-
-        def stop(module: nn.Module, inputs: Any) -> None:
-            raise _Enough
-
-        denoiser = backbone.denoiser
-        handles = [block.register_forward_hook(keep) for block in denoiser.down_blocks]
-        handles.append(denoiser.mid_block.register_forward_pre_hook(stop))
-        try:
-            predict(noisy, timesteps, backbone.encode_prompt([""] * len(noisy)))
-        except _Enough:
-            pass
-        finally:
-            for handle in handles:
-                handle.remove()
-        return torch.cat(pooled, dim=-1)
-
     @contextlib.contextmanager
     def watching(self, backbone: AbstractBackbone, pairs: Pairs) -> Iterator[Terms]:
         """See `AbstractReferenceAdapter.watching`: `offset`, its squared length, a mean over prompts."""
@@ -152,7 +128,3 @@ class E4T(AbstractWordAnew):
             return {"offset": self.config.offset_weight * lengths.mean()}
 
         yield terms
-
-
-class _Enough(Exception):
-    """The downward blocks are done."""

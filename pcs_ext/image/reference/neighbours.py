@@ -1,0 +1,213 @@
+"""Pictures with captions as neighbours of what is drawn (Re-Imagen, Chen et al. 2022, arXiv 2209.14491, section 3.2).
+
+The denoiser's own downward half reads every neighbour, without noise and with its caption as the text. Where it is done
+with the picture that is drawn, that attends to what it holds of the neighbours; the upward half goes on from there.
+"""
+
+import abc
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pcs_ext.image.adapters import FullAdapter, FullConfig
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.predict_programs import Predict
+from pcs_ext.image.reference.asked import Asked
+from pcs_ext.image.reference.base import AbstractReferenceAdapter, check_context
+from pcs_ext.image.reference.inside import answering
+from pcs_ext.image.reference.second_denoiser import LATENTS, References, references_of, with_references
+from pcs_ext.image.reference.shown import Sees
+from pcs_ext.image.sample import Sampling
+from pcs_ext.image.types import Conditioning
+from pcs_ext.runtime import generator_for
+
+
+class NeighbourAttention(nn.Module):
+    """What cells find in those of the neighbours; its output map begins at zero.
+
+    Args:
+        width: of the cells.
+        heads: as many as divide the width, at most.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = next(count for count in range(heads, 0, -1) if width % count == 0)
+        self.norm, self.told = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_kv = nn.Linear(width, 2 * width, bias=False)
+        self.to_out = nn.Linear(width, width)
+        nn.init.zeros_(self.to_out.weight)
+        nn.init.zeros_(self.to_out.bias)
+
+    def forward(self, cells: Tensor, neighbours: Tensor) -> Tensor:
+        """`b n width` and `b m width` -> `b n width`."""
+        parts = (self.to_q(self.norm(cells)), *self.to_kv(self.told(neighbours)).chunk(2, -1))
+        query, key, value = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in parts)
+        return self.to_out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+
+
+class AbstractNeighbours(AbstractReferenceAdapter, abc.ABC):
+    """The attention to neighbours, and the denoiser, which is trained with it.
+
+    In use guidance takes turns: away from the same neighbours without the prompt's words, and away from the prompt
+    without neighbours (interleaved guidance, section 3.3). Both have the sampling's strength, where the paper's have
+    one each.
+
+    Args:
+        name: of its kind.
+        turns: share of the steps whose guidance goes away from what has no neighbours.
+        heads: of the attention.
+        width: of what the denoiser's downward half puts out.
+        channels: of the latents.
+        context: of text states.
+    """
+
+    sees: Sees = "latents"
+    asks_captions = True
+    refines = True
+
+    def __init__(self, name: str, turns: float, heads: int, width: int, channels: int, context: int) -> None:
+        super().__init__()
+        self.name, self.turns, self.width, self.context = name, turns, channels, context
+        self.attention = NeighbourAttention(width, heads)
+        self.inside = (FullAdapter("reference", FullConfig(components=("denoiser",))),)
+        self._guided = 0
+        self._turn = False
+
+    def check(self, backbone: AbstractBackbone) -> None:
+        """See `AbstractReferenceAdapter.check`."""
+        check_context(self.name, self.context, backbone)
+
+    def there(self, asked: Asked) -> list[bool]:
+        """Which rows have neighbours."""
+        return asked.named if self.asks_noun else asked.shown.rows
+
+    def said(self, asked: Asked) -> list[str]:
+        """What every neighbour shows in words: its caption, else its noun, where it has one."""
+        shown, count = asked.shown, asked.shown.sight.features.shape[1]
+        captions = shown.captions or (("",) * count,) * len(asked.prompts)
+        nouns = shown.nouns or (("",) * count,) * len(asked.prompts)
+        pairs = zip(sum(captions, ()), sum(nouns, ()), strict=True)
+        return [caption or (f"a photo of the {noun}" if noun else "") for caption, noun in pairs]
+
+    def _told(self, asked: Asked) -> Conditioning:
+        """See `AbstractReferenceAdapter.conditioned`. The text is the prompts' own; what is returned also holds the
+        neighbours' latents and captions, for the denoiser inside `inserted`."""
+        there = self.there(asked)
+        if not any(there):
+            return asked.encoded()
+        latents = asked.shown.to(next(self.parameters())).sight.features
+        counted = asked.scale * torch.tensor(there, device=latents.device)
+        return with_references(asked.encoded(), latents, counted, asked.encoded(self.said(asked)))
+
+    @contextlib.contextmanager
+    def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
+        """See `AbstractReferenceAdapter.inserted`: neighbours are attended to whenever the denoiser is asked."""
+        with super().inserted(backbone, scale), answering(backbone, LATENTS, self._answered(backbone)):
+            try:
+                yield
+            finally:
+                self._guided, self._turn = 0, False
+
+    def refined(
+        self, backbone: AbstractBackbone, sampling: Sampling, step: int, timestep: Tensor, latents: Tensor
+    ) -> Tensor:
+        """See `AbstractReferenceAdapter.refined`: latents stay; whose turn it is is drawn, for all pictures alike."""
+        self._guided = len(latents) if sampling.guided else 0
+        chance = float(torch.rand((), generator=generator_for("neighbours", step)))
+        self._turn = chance < self.turns
+        return latents
+
+    def _answered(self, backbone: AbstractBackbone) -> Any:
+        def answered(predict: Predict, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+            if self._guided and len(noisy) == 2 * self._guided:
+                conditioning = interleaved(conditioning, self._guided, neighbours_turn=self._turn)
+            given = references_of(conditioning, self.width)
+            if given is None:
+                return predict(noisy, timesteps, conditioning)
+            held = bottleneck(backbone, predict, given)
+            with augmented(backbone.denoiser, self.attention, given.rows, held, given.counted):
+                return predict(noisy, timesteps, conditioning)
+
+        return answered
+
+
+def interleaved(conditioning: Conditioning, count: int, *, neighbours_turn: bool) -> Conditioning:
+    """A guided batch whose negative rows, the first `count`, are what guidance goes away from this time.
+
+    Args:
+        conditioning: of the negative rows and the positive ones behind them.
+        count: of each.
+        neighbours_turn: go away from the prompts without neighbours; else from the neighbours without prompts.
+    """
+    shown, positive = conditioning.shown or {}, conditioning[list(range(count, 2 * count))]
+    own = {name for name in shown if name.startswith(LATENTS)}
+    if neighbours_turn:
+        emptied = {name: read * (name not in own) for name, read in (positive.shown or {}).items()}
+        return Conditioning.cat([dataclasses.replace(positive, shown=emptied or None), positive])
+    both = {name: torch.cat([read[count:], read[count:]]) if name in own else read for name, read in shown.items()}
+    return dataclasses.replace(conditioning, shown=both or None)
+
+
+def bottleneck(backbone: AbstractBackbone, predict: Predict, given: References) -> Tensor:
+    """What the denoiser's downward half puts out for neighbours, at no noise: `m r*cells width`.
+
+    Args:
+        backbone: whose denoiser it is; whatever is in it acts.
+        predict: of it.
+        given: the neighbours.
+    """
+    held: list[Tensor] = []
+
+    def stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        held.append(inputs[0])
+        raise _Enough
+
+    count, added = given.latents.shape[1], given.added or {}
+    asked = Conditioning(states=given.states, pooled=added.get("text_embeds"), time_ids=added.get("time_ids"))
+    flat = given.latents.flatten(0, 1)
+    handle = backbone.denoiser.mid_block.register_forward_pre_hook(stop)
+    try:
+        predict(flat, torch.zeros(len(flat), dtype=torch.long, device=flat.device), asked)
+    except _Enough:
+        pass
+    finally:
+        handle.remove()
+    return held[0].flatten(2).transpose(1, 2).unflatten(0, (-1, count)).flatten(1, 2)
+
+
+@contextlib.contextmanager
+def augmented(denoiser: Any, attention: nn.Module, rows: Tensor, held: Tensor, counted: Tensor) -> Iterator[None]:
+    """Inside, what enters the denoiser's middle looks at neighbours in some rows of a batch.
+
+    Args:
+        denoiser: of the base.
+        attention: `NeighbourAttention`.
+        rows: `m` numbers in the batch.
+        held: of the neighbours of these rows, `m k width`.
+        counted: how much neighbours count in every row of the batch, `b`.
+    """
+
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        states, like = inputs[0], next(attention.parameters())
+        at = rows.to(states.device)
+        cells = states[at].flatten(2).transpose(1, 2)
+        found = attention(cells.to(like), held.to(like)).transpose(1, 2).unflatten(2, states.shape[2:])
+        added = counted[rows].to(found)[:, None, None, None] * found
+        return (states.index_add(0, at, added.to(states.dtype)), *inputs[1:])
+
+    handle = denoiser.mid_block.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class _Enough(Exception):
+    """The downward half is done."""

@@ -1,0 +1,275 @@
+"""DreamTuner (Hua et al. 2023, arXiv 2312.13691): a subject from coarse to fine.
+
+A subject encoder makes tokens of the subject alone, which an attention of its own reads in every block of the
+denoiser, before the one to the text (S-E-A). In use every self-attention also looks at what the denoiser holds of the
+photo at the same noise level, cell by cell, where it shows the subject (self-subject-attention), and guidance takes
+turns: away from no words, and from a noisier photo towards a cleaner one. It is meant to be tuned to the photo
+(`reference tune`).
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pcs_ext.config_io import config
+from pcs_ext.errors import ConfigError
+from pcs_ext.image.adapters import FullAdapter, FullConfig
+from pcs_ext.image.attention import self_attention_paths
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.token_grid import token_grid
+from pcs_ext.image.backbones.unet import recomputing_inside
+from pcs_ext.image.predict_programs import Predict
+from pcs_ext.image.reference.asked import Asked
+from pcs_ext.image.reference.base import (
+    AbstractReferenceAdapter,
+    Reading,
+    check_context,
+    context_width,
+    query_widths,
+)
+from pcs_ext.image.reference.gated import gated
+from pcs_ext.image.reference.inside import answering, beside, read_of
+from pcs_ext.image.reference.own_pass import own_cells
+from pcs_ext.image.reference.second_denoiser import LATENTS, References, references_of, with_references
+from pcs_ext.image.reference.shown import Sees
+from pcs_ext.image.reference.systems.bootpig import timestep_noise
+from pcs_ext.image.sample import Sampling
+from pcs_ext.image.types import Conditioning, Decoupled
+from pcs_ext.runtime import generator_for
+
+_TOKENS, _GROUND = "reference_dreamtuner", "reference_dreamtuner_ground"
+
+
+@config
+class DreamTunerConfig:
+    """A subject encoder, and how photos are looked at in use. Numbers are ours: the paper's could not be read."""
+
+    kind: Literal["dreamtuner"] = "dreamtuner"
+    """Tag in JSON."""
+    depth: int = 2
+    """Residual blocks over the image encoder's patches."""
+    heads: int = 8
+    """Of the attentions to the tokens."""
+    photo_weight: float = 3.0
+    """How much a cell of the photo's subject weighs beside one of the picture, in their softmax (omega); 0: the photo
+    is not looked at."""
+    turns: float = 0.5
+    """Share of the steps whose guidance goes from a noisier photo to a cleaner one."""
+    shift: float = 0.02
+    """By which share of all noise levels the photo is noisier and cleaner there (delta t)."""
+    denoiser: bool = False
+    """Whether all of the denoiser's weights are its own: those of a tuned one are."""
+
+    def __post_init__(self) -> None:
+        if min(self.depth, self.heads) < 1 or self.photo_weight < 0:
+            raise ConfigError("depth and heads must be at least 1 and photo_weight not negative.")
+        if not 0 <= self.turns <= 1 or not 0 <= self.shift < 1:
+            raise ConfigError(
+                f"turns must be in [0, 1] and shift in [0, 1), got {self.turns} and {self.shift}; both are shares."
+            )
+
+
+class ResidualBlock(nn.Module):
+    """x + MLP(norm(x)).
+
+    Args:
+        width: of the patches.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """`b k width` to the same."""
+        return patches + self.net(patches)
+
+
+class SubjectAttention(nn.Module):
+    """S-E-A: a cross-attention to the subject's tokens, whose output map begins at zero.
+
+    Args:
+        width: of the cells.
+        context: of the tokens.
+        heads: as many as divide the width, at most.
+    """
+
+    def __init__(self, width: int, context: int, heads: int) -> None:
+        super().__init__()
+        self.heads = next(count for count in range(heads, 0, -1) if width % count == 0)
+        self.norm = nn.LayerNorm(width)
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_kv = nn.Linear(context, 2 * width, bias=False)
+        self.to_out = nn.Linear(width, width)
+        nn.init.zeros_(self.to_out.weight)
+        nn.init.zeros_(self.to_out.bias)
+
+    def forward(self, cells: Tensor, tokens: Tensor) -> Tensor:
+        """What is added to the cells: `b n width` and `b m context` -> `b n width`, float32."""
+        asked = self.to_q(self.norm(cells.to(tokens.dtype)))
+        parts = (asked, *self.to_kv(tokens).chunk(2, -1))
+        query, key, value = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in parts)
+        return self.to_out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+
+
+class DreamTuner(AbstractReferenceAdapter):
+    """The subject encoder and its attentions.
+
+    Differs from DreamTuner in that no ControlNet leads the layout while it learns: another picture of the subject is
+    shown than the one that is drawn, which keeps layout out as well; in that both kinds of guidance have the sampling's
+    strength; in that the photo's pass through the denoiser knows nothing of the subject encoder, and its noise belongs
+    to the noise level, so that pictures can be drawn again; and in that tuning shows no pictures of the class beside
+    the photo. Several photos are side by side, each cell of theirs weighing so much less.
+
+    Args:
+        config: of the adapter.
+        width: of the image encoder's patches.
+        context: of text states.
+        blocks: width of the cells in every block of the denoiser, by its path.
+        channels: of the latents.
+    """
+
+    sees: Sees = "patches"
+    also_latents = True
+    cuts = True
+    asks_noun = True
+    enters = True
+    refines = True
+
+    def __init__(
+        self, config: DreamTunerConfig, width: int, context: int, blocks: Mapping[str, int], channels: int
+    ) -> None:
+        super().__init__()
+        self.config, self.width, self.context, self.channels = config, width, context, channels
+        self.encode = nn.Sequential(
+            *(ResidualBlock(width) for _ in range(config.depth)), nn.Linear(width, context), nn.LayerNorm(context)
+        )
+        self.names = {path: path.replace(".", "_") for path in blocks}
+        self.attentions = nn.ModuleDict(
+            {self.names[path]: SubjectAttention(own, context, config.heads) for path, own in blocks.items()}
+        )
+        if config.denoiser:
+            self.inside = (FullAdapter("reference", FullConfig(components=("denoiser",))),)
+        self._guided = 0
+        self._turn = False
+
+    @classmethod
+    def untrained(
+        cls, config: DreamTunerConfig, backbone: AbstractBackbone, reading: Reading, seed: int
+    ) -> "DreamTuner":
+        """Its attentions add nothing yet."""
+        blocks = {path.removesuffix(".attn2"): own for path, own in query_widths(backbone).items()}
+        return cls(config, reading.width, context_width(backbone), blocks, backbone.latent_channels)
+
+    def check(self, backbone: AbstractBackbone) -> None:
+        """See `AbstractReferenceAdapter.check`."""
+        check_context("dreamtuner", self.context, backbone)
+
+    def _told(self, asked: Asked) -> Conditioning:
+        """See `AbstractReferenceAdapter.conditioned`. The text is the prompts' own; what is returned also holds the
+        subject's tokens and, in use, the photo's latents, for the denoiser inside `inserted`."""
+        named = asked.named
+        if not any(named):
+            return asked.encoded()
+        sight = asked.shown.to(next(self.parameters())).sight
+        counted = asked.scale * torch.tensor(named, device=sight.features.device)
+        told = beside(asked.encoded(), _TOKENS, self.encode(sight.object.flatten(1, 2)), counted)
+        if self.training or sight.latents is None or self.config.photo_weight == 0:
+            return told
+        ground = torch.ones_like(sight.latents[:, :, :1]) if sight.ground is None else sight.ground
+        said = asked.encoded([f"a photo of the {own[0]}" for own in asked.shown.nouns for _ in own])
+        told = beside(told, _GROUND, ground.flatten(2), counted)
+        return with_references(told, sight.latents, counted, said)
+
+    @contextlib.contextmanager
+    def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
+        """See `AbstractReferenceAdapter.inserted`: rows with photos are denoised with all attentions."""
+        with super().inserted(backbone, scale), answering(backbone, _TOKENS, self._answered(backbone)):
+            try:
+                yield
+            finally:
+                self._guided, self._turn = 0, False
+
+    def refined(
+        self, backbone: AbstractBackbone, sampling: Sampling, step: int, timestep: Tensor, latents: Tensor
+    ) -> Tensor:
+        """See `AbstractReferenceAdapter.refined`: latents stay; whose turn it is is drawn, for all pictures alike."""
+        self._guided = len(latents) if sampling.guided else 0
+        chance = float(torch.rand((), generator=generator_for("dreamtuner", step)))
+        self._turn = chance < self.config.turns
+        return latents
+
+    def _answered(self, backbone: AbstractBackbone) -> Any:
+        def answered(predict: Predict, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+            if self._guided and len(noisy) == 2 * self._guided:
+                conditioning = seen_by_both(conditioning, self._guided, (_TOKENS, _GROUND, LATENTS))
+            read = read_of(conditioning, _TOKENS)
+            if read is None or not len(read.seen):
+                return predict(noisy, timesteps, conditioning)
+            times, given = timesteps.expand(len(noisy)), references_of(conditioning, self.channels)
+            if given is not None:
+                for source in self._looked(backbone, predict, given, times, conditioning):
+                    conditioning = conditioning.beside(source)
+            gates = {path: self.attentions[name] for path, name in self.names.items()}
+            tokens = dict.fromkeys(gates, read.vectors)
+            within = lambda: gated(backbone.denoiser, gates, tokens, read.strength)  # noqa: E731
+            with recomputing_inside(backbone.denoiser, within), within():
+                return predict(noisy, timesteps, conditioning)
+
+        return answered
+
+    def _looked(
+        self,
+        backbone: AbstractBackbone,
+        predict: Predict,
+        given: References,
+        times: Tensor,
+        conditioning: Conditioning,
+    ) -> list[Decoupled]:
+        """Keys and values of what the denoiser holds of the photos, for every self-attention; a source for each size of
+        the cells' grid."""
+        clean, steps = given.latents, backbone.schedule.num_train_timesteps
+        at = times[given.rows.to(times.device)].round().long()
+        if self._turn:
+            moved = round(self.config.shift * steps)
+            negative = given.rows.to(at.device) < self._guided
+            at = (at + torch.where(negative, moved, -moved)).clamp(0, steps - 1)
+        count, grid = clean.shape[1], (clean.shape[3], clean.shape[4])
+        noise = torch.stack([timestep_noise(int(time), tuple(clean.shape[2:])) for time in at.tolist()])[:, None]
+        levels = at.repeat_interleave(count)
+        dirty = backbone.schedule.add_noise(clean.flatten(0, 1), noise.to(clean).expand_as(clean).flatten(0, 1), levels)
+        paths = self_attention_paths(backbone)
+        cells = own_cells(backbone, predict, given, dirty.unflatten(0, (-1, count)), at, len(times), paths)
+        ground = read_of(conditioning, _GROUND)
+        assert ground is not None
+        shown = ground.vectors.unflatten(2, grid)
+        sources: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
+        for path, found in cells.items():
+            attention: Any = backbone.denoiser.get_submodule(path)
+            full = found.to(attention.to_k.weight.dtype)
+            sources.setdefault(found.shape[1], {})[path] = (attention.to_k(full), attention.to_v(full))
+        weight = self.config.photo_weight * given.counted[:, None] / count
+        return [
+            Decoupled(pairs=pairs, joint=weight * covered(shown, token_grid(size // count, grid)))
+            for size, pairs in sources.items()
+        ]
+
+
+def covered(ground: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Which cells of a coarser grid are mostly of the subject, `b r h w` in [0, 1] -> `b r*rows*columns`, 0 or 1."""
+    return (F.adaptive_avg_pool2d(ground.float(), grid) >= 0.5).float().flatten(1)
+
+
+def seen_by_both(conditioning: Conditioning, count: int, names: tuple[str, ...]) -> Conditioning:
+    """Guidance's negative rows, the first `count`, with what the positive rows behind them see under names that begin
+    so."""
+    shown = dict(conditioning.shown or {})
+    for name, read in shown.items():
+        if name.startswith(names):
+            shown[name] = torch.cat([read[count:], read[count:]])
+    return dataclasses.replace(conditioning, shown=shown or None)
