@@ -108,7 +108,7 @@ def test_guidance_goes_from_no_words_or_from_a_noisier_photo(turns: float, sd: A
     with adapter.inserted(sd):
         told = adapter.conditioned(sd, sd.encode_prompt, [WORDS], photo(drawn(1, 4, 8, 8)))
         asked = Conditioning.cat([sd.encode_prompt([""]), told])
-        sampling = Sampling(scheduler=None, conditioning=asked, guided=True, seeds=(1,))
+        sampling = Sampling(scheduler=None, conditioning=asked, guided=True, guidance_scale=3.0, seeds=(1,))
         latents, time = drawn(1, 4, 8, 8, seed=1), torch.tensor(300)
         assert adapter.refined(sd, sampling, 0, time, latents) is latents
         both = sd.predict(torch.cat([latents] * 2), time.expand(2), asked)
