@@ -49,6 +49,7 @@ def commands() -> dict[str, Callable[..., Any]]:
         "image heed": edits_cli.heed,
         "image style": edits_cli.style,
         "image restyle": edits_cli.restyle,
+        "image diptych": edits_cli.diptych,
         "reference learn": reference_cli.learn,
         "reference tune": reference_cli.tune,
         "reference invent": reference_cli.invent,

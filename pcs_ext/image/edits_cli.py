@@ -356,3 +356,45 @@ def restyle(
     )  # fmt: skip
     made.save(written.output)
     print_paths([written.output])
+
+
+def diptych(
+    photo: Positional[Path],
+    prompts: Positional[tuple[str, ...]],
+    noun: str,
+    mask: Path | None = None,
+    pictures: Pictures = PICTURES,
+    negative_prompt: str = "",
+    base: str = "toybox",
+    sampling: Sampling = SAMPLING,
+    config: Path | None = None,
+    machine: Machine = MACHINE,
+) -> None:
+    """Draw what a photo shows anew, beside the photo; nothing is learned.
+
+    Args:
+        photo: shows the subject; it stays as it is.
+        prompts: what shall be drawn, with {subject} for the noun: "a photo of {subject} on the beach".
+        noun: what the photo shows: dog.
+        mask: white where the subject is; by default PHOTO_mask.png or the alpha channel, else the base looks for NOUN.
+        negative_prompt: what to stay away from.
+        base: toybox, a hub id, a diffusers folder or a .safetensors file.
+        config: the method's settings as JSON.
+    """
+    import dataclasses
+
+    from pcs_ext.image.data import find_photos, read_mask
+    from pcs_ext.image.edits.diptych import DiptychConfig
+    from pcs_ext.image.edits.diptych_pictures import draw_diptychs
+    from pcs_ext.image.edits.settings import resolve_edit
+    from pcs_ext.image.subject import save_images
+
+    settings = resolve_edit("diptych", DiptychConfig, base, config, **sampling.asked)
+    shown = find_photos([photo])[0]
+    if mask is not None:
+        shown = dataclasses.replace(shown, mask=read_mask(mask, shown))
+    made = draw_diptychs(
+        shown, prompts, noun=noun, seeds=pictures.seeds_for(prompts), config=settings, negative_prompt=negative_prompt,
+        base=base, **machine.loading, reporter=console_reporter(),
+    )  # fmt: skip
+    print_paths(save_images(made, pictures.output))

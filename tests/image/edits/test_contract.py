@@ -16,6 +16,7 @@ from pcs_ext.image.edits.boxes import parse_box
 from pcs_ext.image.edits.concept_centric import ConceptCentricConfig, sample_guided_twice
 from pcs_ext.image.edits.cones_2 import Cones2Config, cones_2_hooks
 from pcs_ext.image.edits.dci import DciConfig, sample_integrated
+from pcs_ext.image.edits.diptych import DiptychConfig, draw_beside
 from pcs_ext.image.edits.freecontrol import FreeControlConfig, follow_structure
 from pcs_ext.image.edits.freecure import FreeCureConfig, sample_cured
 from pcs_ext.image.edits.insert import InsertConfig, insert
@@ -124,6 +125,10 @@ def _concept_centric(backbone: AbstractBackbone, config: ConceptCentricConfig) -
         return sample_guided_twice(backbone, [adapter], "a red hat", seed=0, config=config)
 
 
+def _diptych(backbone: AbstractBackbone, config: DiptychConfig) -> torch.Tensor:
+    return draw_beside(backbone, PICTURE, "a red dog", noun="dog", seeds=(0,), config=config)
+
+
 RUNS: dict[type, Callable[[AbstractBackbone, Any], torch.Tensor]] = {
     SwapConfig: _swap,
     LayoutConfig: _layout,
@@ -140,6 +145,7 @@ RUNS: dict[type, Callable[[AbstractBackbone, Any], torch.Tensor]] = {
     PortraitDiffusionConfig: _restyle,
     InsertConfig: _insert,
     FreeControlConfig: _follow,
+    DiptychConfig: _diptych,
 }
 
 
