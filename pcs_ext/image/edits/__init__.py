@@ -18,6 +18,7 @@ from pcs_ext.image.edits.portrait_diffusion import portrait_diffusion
 from pcs_ext.image.edits.sag import sag
 from pcs_ext.image.edits.style_aligned import style_aligned
 from pcs_ext.image.edits.swapanything import swapanything
+from pcs_ext.image.edits.try_on import try_on
 
 __all__ = ["EDITS", "EditEntry"]
 
@@ -56,6 +57,8 @@ _ENTRIES = (
      "2312.07536", "freecontrol", "image follow", freecontrol),
     ("diptych", "a subject drawn beside its photo, in the empty panel of a picture of two",
      "2411.15466", "diptych-prompting", "image diptych", diptych),
+    ("try-on", "a garment fitted to a person's outline, then painted with attention to it; in the spirit of the system",
+     "2312.15480", "pe-viton", "image try-on", try_on),
 )  # fmt: skip
 EDITS: dict[str, EditEntry] = {
     id: EditEntry(id=id, summary=summary, paper=f"arXiv {paper}", system=system, command=command, build=build)

@@ -32,6 +32,7 @@ from pcs_ext.image.edits.sag import SagConfig, led_hooks
 from pcs_ext.image.edits.settings import resolve_edit
 from pcs_ext.image.edits.style_aligned import StyleAlignedConfig, sample_aligned
 from pcs_ext.image.edits.swap import SwapConfig, swap
+from pcs_ext.image.edits.try_on import TryOnConfig, put_on
 from pcs_ext.image.locate import LocateConfig
 from pcs_ext.systems import catalogue
 
@@ -129,6 +130,10 @@ def _diptych(backbone: AbstractBackbone, config: DiptychConfig) -> torch.Tensor:
     return draw_beside(backbone, PICTURE, "a red dog", noun="dog", seeds=(0,), config=config)
 
 
+def _try_on(backbone: AbstractBackbone, config: TryOnConfig) -> torch.Tensor:
+    return put_on(backbone, PICTURE, MASK, PICTURE.flip(-1), MASK, "a red dog", seed=0, config=config)
+
+
 RUNS: dict[type, Callable[[AbstractBackbone, Any], torch.Tensor]] = {
     SwapConfig: _swap,
     LayoutConfig: _layout,
@@ -146,6 +151,7 @@ RUNS: dict[type, Callable[[AbstractBackbone, Any], torch.Tensor]] = {
     InsertConfig: _insert,
     FreeControlConfig: _follow,
     DiptychConfig: _diptych,
+    TryOnConfig: _try_on,
 }
 
 

@@ -154,6 +154,8 @@ def test_the_command(tiny_sd_path: Path, photos: Path, tmp_path: Path, capsys: p
     ):
         code, _, err = run(*command, "-o", str(output), *wrong, capture=capsys)
         assert (code, message.lower() in err.lower()) == (2, True), err
+    code, _, err = run("image", "diptych", str(photos), *command[3:], "-o", str(output), capture=capsys)
+    assert (code, "holds 3 photos; expected one picture" in err) == (3, True), err
     mask.paste(0, (0, 0, *mask.size))
     mask.save(photos / "0_mask.png")
     code, _, err = run(*command, "-o", str(output), capture=capsys)
