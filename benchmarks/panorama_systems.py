@@ -35,7 +35,7 @@ from pcs_ext.toybox.train.panorama import SCENES, TRIGGER, scenes_around, words,
 from pcs_ext.toybox.world.render import render_rgb
 
 ROOT = Path(__file__).parents[1]
-METHODS: tuple[Method, ...] = ("stitch", "circular", "multidiffusion")
+METHODS: tuple[Method, ...] = ("stitch", "padded", "circular", "multidiffusion")
 CONTEXTS = ("on the beach", "in the desert", "in the snow", "on the grass", "in a room", "at night")
 _CROPS = (0.0, 90.0, 180.0, 270.0)
 
@@ -53,6 +53,7 @@ def figures(panoramas: Tensor) -> dict[str, list[float]]:
     """What needs no oracle, per panorama."""
     return {
         "seam": seam_ratio(panoramas).tolist(),
+        "seam over mean": seam_ratio(panoramas, over="mean").tolist(),
         "discontinuity": discontinuity(panoramas).tolist(),
         "pole spread": pole_spread(panoramas).tolist(),
     }

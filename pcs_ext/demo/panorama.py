@@ -59,7 +59,7 @@ def panorama_section(shown: ShownPanorama, folder: Path, name: str) -> str:
     return (
         '<div class="beside"><div>'
         f'<h2 id="panorama-title">Look around {name}</h2>'
-        f'<p class="soft">“{text}”, all around: overlapping windows, denoised together, so that the ends meet. '
+        f'<p class="soft">“{text}”, all around: denoised as a ring, so that the ends meet. '
         f"Across the seam pixels differ {shown.seam:.1f} times as much as neighbours do elsewhere. "
         f"{seconds_text(shown.seconds)}.</p>"
         f"{command(f'pcs-ext panorama make {quoted(shown.text)} --subject FOLDER -o beach.jpg')}"

@@ -4,6 +4,7 @@ import dataclasses
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from pcs_ext.image.types import Conditioning
 from pcs_ext.svg.panorama.circular import circular_padding, decode_circular
 from pcs_ext.svg.panorama.metadata import properties, read_properties, save_panorama
 from pcs_ext.svg.panorama.projection import FACES, cube, directions, look, perspective
-from pcs_ext.svg.panorama.sample import PanoramaConfig, sample_panoramas
+from pcs_ext.svg.panorama.sample import Method, PanoramaConfig, _hooks, sample_panoramas
 from pcs_ext.svg.panorama.seams import discontinuity, pole_spread, seam_ratio
 from pcs_ext.svg.panorama.stitch import middle, periodic, stitch_plan
 from pcs_ext.svg.panorama.viewer import write_viewer
@@ -143,7 +144,7 @@ def test_fused_predictions_are_averaged_ddim_steps(backbone: AbstractUnetBackbon
     torch.testing.assert_close(whole, total / count)
 
 
-@pytest.mark.parametrize("method", ["circular", "stitch", "multidiffusion"])
+@pytest.mark.parametrize("method", ["padded", "circular", "stitch", "multidiffusion"])
 @pytest.mark.parametrize("scheduler", ["ddim", "dpmsolver++", "euler"])
 def test_every_method_samples_with_every_scheduler(backbone: AbstractUnetBackbone, method, scheduler) -> None:
     sampling = dataclasses.replace(SAMPLING, scheduler=scheduler)
@@ -164,6 +165,44 @@ def test_one_wide_window_from_edge_to_edge_is_the_plain_sampler(backbone: Abstra
         panorama = sample_panoramas(backbone, ["a dog"], seeds=[1], config=config)
         plain = sample(backbone, ["a dog"], seeds=[1], config=wide)
     torch.testing.assert_close(panorama, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_padded_sampling_knows_no_ends(backbone: AbstractUnetBackbone) -> None:
+    sampling = dataclasses.replace(SAMPLING, width=2 * backbone.resolution)
+    cells = backbone.resolution // backbone.vae_factor
+    noise = torch.randn(1, backbone.latent_channels, cells, 2 * cells)
+
+    def latents(start: Tensor, method: Method) -> Tensor:
+        hooks = _hooks(backbone, [0], sampling, PanoramaConfig(method=method, sampling=sampling))
+        hooks = dataclasses.replace(hooks, initial_latents=start, decode=lambda latents: latents)
+        return sample(backbone, ["a dog"], seeds=[0], config=sampling, hooks=hooks)
+
+    with torch.inference_mode():
+        straight, turned = latents(noise, "padded"), latents(noise.roll(4, -1), "padded")
+        edges = latents(noise.roll(4, -1), "multidiffusion").roll(-4, -1) - latents(noise, "multidiffusion")
+    torch.testing.assert_close(turned.roll(-4, -1), straight, rtol=1e-3, atol=1e-4)
+    assert edges.abs().max() > 0.01
+
+
+def test_auto_is_padded_where_the_whole_is_seen(backbone: AbstractUnetBackbone) -> None:
+    def made(method: Method, window: Literal["wide", "square"]) -> Tensor:
+        config = PanoramaConfig(method=method, window=window, sampling=SAMPLING)
+        with torch.inference_mode():
+            return sample_panoramas(backbone, ["a dog"], seeds=[1], config=config)
+
+    assert torch.equal(made("auto", "wide"), made("padded", "wide"))
+    assert torch.equal(made("auto", "square"), made("circular", "square"))
+    assert not torch.equal(made("auto", "wide"), made("circular", "wide"))
+
+
+def test_an_outline_at_the_border_is_a_seam_over_the_median_and_one_of_many_over_the_mean() -> None:
+    bare = torch.zeros(1, 3, 8, 64)
+    bare[..., :32] = 1.0
+    bare += 0.001 * torch.randn(bare.shape, generator=torch.Generator().manual_seed(0))
+    assert seam_ratio(bare) > 300
+    assert seam_ratio(bare, over="mean") < 64
+    everywhere = torch.stack([seam_ratio(bare.roll(turn, -1), over="mean") for turn in range(64)])
+    torch.testing.assert_close(everywhere.mean(), torch.tensor(1.0))
 
 
 def test_other_proportions_are_refused(backbone: AbstractUnetBackbone) -> None:

@@ -16,7 +16,7 @@ def make(
     look: str = "",
     base: str = "",
     seeds: tuple[int, ...] = (0,),
-    method: Literal["circular", "stitch", "multidiffusion"] = "circular",
+    method: Literal["auto", "padded", "circular", "stitch", "multidiffusion"] = "auto",
     window: Literal["auto", "wide", "square"] = "auto",
     steps: int = 0,
     guidance_scale: float = 0.0,
@@ -36,7 +36,8 @@ def make(
         look: folder that `pcs-ext learn PANORAMAS --recipe stitchdiffusion` wrote; toybox has its own; `none`: no look.
         base: model; default: what the look or the subject was learned on, else toybox.
         seeds: one panorama each.
-        method: circular (seamless), stitch (StitchDiffusion's canvas), multidiffusion (ends do not meet).
+        method: padded (seamless, whole), circular (seamless, in windows), stitch (StitchDiffusion's canvas),
+            multidiffusion (ends do not meet); auto: padded where a UNet sees the whole panorama, else circular.
         window: what the model sees at once: wide (the whole panorama) or square; auto: wide with a look.
         steps: denoising steps; 0 takes the saved or default number.
         guidance_scale: strength of the prompt, 1 = off; 0 takes the saved or default one.

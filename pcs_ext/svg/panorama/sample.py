@@ -10,25 +10,28 @@ from torch import Tensor
 from pcs_ext.config_io import config
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.sample import Predict, SampleConfig, SampleHooks, build_scheduler, check_side, initial_noise, sample
 from pcs_ext.reporter import Reporter
-from pcs_ext.svg.panorama.circular import decode_circular
+from pcs_ext.svg.panorama.circular import circular_padding, decode_circular
 from pcs_ext.svg.panorama.stitch import middle, periodic, stitch_plan
 from pcs_ext.svg.panorama.windows import WindowPlan, plan_windows, windowed
 
-Method = Literal["circular", "stitch", "multidiffusion"]
+Method = Literal["auto", "padded", "circular", "stitch", "multidiffusion"]
 
 
 @config
 class PanoramaConfig:
     """How a panorama is sampled."""
 
-    method: Method = "circular"
-    """circular: windows all around, feathered, decoded across the seam. stitch: StitchDiffusion (WACV 2024).
-    multidiffusion: windows from edge to edge (arXiv 2302.08113), which know nothing of the seam."""
+    method: Method = "auto"
+    """auto: padded where a UNet sees the whole panorama (`window` is wide), else circular. padded: the whole panorama
+    at once, the denoiser's convolutions going on at the other end. circular: windows all around, feathered. Both are
+    decoded across the seam. stitch: StitchDiffusion (WACV 2024). multidiffusion: windows from edge to edge (arXiv
+    2302.08113), which know nothing of the seam."""
     window: Literal["wide", "square"] = "wide"
     """wide: a window sees as much as the panorama is wide, as a model tuned on panoramas wants; square: as high as it
-    is wide, what an untuned model knows. `stitch` is wide always."""
+    is wide, what an untuned model knows. `padded` and `stitch` are wide always."""
     strides: int = 8
     """Windows begin at every 1/strides of the panorama's width."""
     windows_per_batch: int = 4
@@ -57,8 +60,8 @@ def sample_panoramas(
         reporter: hears the progress.
 
     Raises:
-        UsageError: unequal counts, a height the base cannot have, a width of another proportion, or strides that
-            do not fit.
+        UsageError: unequal counts, a height the base cannot have, a width of another proportion, strides that do not
+            fit, or `padded` with a denoiser that is no UNet.
     """
     height = config.sampling.height or backbone.resolution
     if config.sampling.width not in (None, 2 * height):
@@ -68,9 +71,14 @@ def sample_panoramas(
     check_side("height", height, backbone)
     if config.strides < 1:
         raise UsageError(f"strides must be at least 1, got {config.strides}.")
+    if config.method == "auto":
+        whole = config.window == "wide" and isinstance(backbone, AbstractUnetBackbone)
+        config = dataclasses.replace(config, method="padded" if whole else "circular")
+    if config.method == "padded" and not isinstance(backbone, AbstractUnetBackbone):
+        raise UsageError(f"method padded turns a UNet's convolutions round the circle, and {backbone.name} has none: "
+                         "choose circular.")  # fmt: skip
     stitched = config.method == "stitch"
     sampling = dataclasses.replace(config.sampling, height=height, width=(4 if stitched else 2) * height)
-    plan = _plan(config, height // backbone.vae_factor)
     return sample(
         backbone,
         prompts,
@@ -78,9 +86,23 @@ def sample_panoramas(
         config=sampling,
         negative_prompts=negative_prompts,
         batch_size=1,
-        hooks=_stitching(backbone, seeds, sampling, plan, config) if stitched else _looking(backbone, plan, config),
+        hooks=_hooks(backbone, seeds, sampling, config),
         reporter=reporter,
     )
+
+
+def _hooks(
+    backbone: AbstractBackbone, seeds: Sequence[int], sampling: SampleConfig, config: PanoramaConfig
+) -> SampleHooks:
+    if isinstance(backbone, AbstractUnetBackbone) and config.method == "padded":
+        return SampleHooks(
+            attention=lambda: circular_padding(backbone.denoiser),
+            decode=lambda latents: decode_circular(backbone, latents),
+        )
+    plan = _plan(config, (sampling.height or backbone.resolution) // backbone.vae_factor)
+    if config.method == "stitch":
+        return _stitching(backbone, seeds, sampling, plan, config)
+    return _looking(backbone, plan, config)
 
 
 def _plan(config: PanoramaConfig, cells: int) -> WindowPlan:

@@ -1,19 +1,27 @@
 """Where the ends of a panorama meet, and its poles, in numbers."""
 
+from typing import Literal
+
+import torch
 from torch import Tensor
 
 
-def seam_ratio(panorama: Tensor) -> Tensor:
+def seam_ratio(panorama: Tensor, *, over: Literal["median", "mean"] = "median") -> Tensor:
     """How much more the first and the last column differ than neighbours do, `b`; 1 is seamless.
 
-    Mean absolute difference across the border over the median of those between all neighbouring columns.
+    Mean absolute difference across the border over the median of those between all neighbouring columns, or over the
+    mean all around, the border's own among them. Over the median, the outline of a thing that happens to stand at the
+    border of a bare place counts as a seam; over the mean, a panorama has 1 on average over all places to cut it at.
 
     Args:
         panorama: `b c h w`.
+        over: what of the neighbours' differences.
     """
     steps = (panorama[..., 1:] - panorama[..., :-1]).abs().mean((1, 2))
     across = (panorama[..., 0] - panorama[..., -1]).abs().mean((1, 2))
-    return across / steps.median(1).values.clamp(min=1e-8)
+    around = torch.cat([steps, across[:, None]], 1)
+    usual = steps.median(1).values if over == "median" else around.mean(1)
+    return across / usual.clamp(min=1e-8)
 
 
 def discontinuity(panorama: Tensor) -> Tensor:
