@@ -135,6 +135,13 @@ class Recipe:
                     f"phase {phase.name!r} sets learning rates for {sorted(unknown)}; "
                     f"the recipe's adapters are {sorted(self.adapters)}."
                 )
+            composed = phase.objective.composed
+            words = set() if composed is None else {composed.subject, composed.style}
+            if not words <= self.adapters.keys():
+                raise ConfigError(
+                    f"phase {phase.name!r} composes the words of {sorted(words)}; the recipe's adapters are "
+                    f"{sorted(self.adapters)}."
+                )
             if phase.objective.train_guidance != 1 and not self.concept.negative:
                 raise ConfigError(
                     f"phase {phase.name!r} guides in training by {phase.objective.train_guidance}, which needs a "
@@ -181,7 +188,8 @@ class Recipe:
             raise PhotoError(
                 f"{self.id} learns from photos of two kinds and tells them apart by {self.needs_caption} in the text "
                 f"beside them; it stands beside {'all' if all(said) else 'none'}. Put NAME.txt beside those that it "
-                f'is about, for example "{self.concept.templates[-1]}", and none beside the others.'
+                f'is about, for example "a photo of a {self.concept.class_noun} in {self.needs_caption} style", and '
+                "none beside the others."
             )
 
     @property

@@ -108,12 +108,19 @@ def test_albums_of_one_kind_are_refused(album: SubjectDataset, sd: AbstractBackb
     recipe.check_photos(album.photos)
     with pytest.raises(PhotoError, match="by <style> in the text beside them; it stands beside none"):
         recipe.check_photos(album.photos[1:])
+    with pytest.raises(PhotoError, match='"a photo of a dog in <style> style", and none beside the others'):
+        recipe.check_photos(album.photos[1:])
     with pytest.raises(PhotoError, match="it stands beside all"):
         recipe.check_photos(album.photos[:1])
     with pytest.raises(UsageError, match="expected one noun"):
         RECIPES["magicapture"].build("dog, cat", "toybox")
     with pytest.raises(ConfigError, match="a composed prompt says {subject}"):
         config(tmp_path, template="a dog in <style> style")
+    without = dataclasses.replace(recipe, adapters={"word": recipe.adapters["word"]})
+    objective = without.phases[0].objective
+    alone = dataclasses.replace(without.phases[0], learning_rates={"word": 1.0}, objective=objective)
+    with pytest.raises(ConfigError, match=r"composes the words of \['style', 'word'\]"):
+        dataclasses.replace(without, phases=(alone,)).validate()
     people = album.some([False, True, True])
     assert people is not None
     assert composed_term(config(tmp_path), people, "<style>", sd) is None
