@@ -12,16 +12,16 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
 from PIL import Image
 from torch import Tensor
 
-from pcs_ext.config_io import write_json
+from pcs_ext.config_io import config_hash, write_json
 from pcs_ext.image.backbones.load import load_backbone
-from pcs_ext.image.learn import learn
+from pcs_ext.image.learn import learn, resolve_recipe
 from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import ConsoleReporter
 from pcs_ext.results import as_result
@@ -35,7 +35,15 @@ from pcs_ext.toybox.train.panorama import SCENES, TRIGGER, scenes_around, words,
 from pcs_ext.toybox.world.render import render_rgb
 
 ROOT = Path(__file__).parents[1]
-METHODS: tuple[Method, ...] = ("stitch", "padded", "circular", "multidiffusion")
+ARMS: dict[str, tuple[Method, Literal["wide", "square"]]] = {
+    "stitch": ("stitch", "wide"),
+    "padded": ("padded", "wide"),
+    "circular": ("circular", "wide"),
+    "multidiffusion": ("multidiffusion", "square"),
+    "plain": ("multidiffusion", "wide"),
+}
+"""How panoramas are sampled, and how much is seen at once. MultiDiffusion has square windows from edge to edge; with
+one window as wide as the panorama it is the plain sampler."""
 CONTEXTS = ("on the beach", "in the desert", "in the snow", "on the grass", "in a room", "at night")
 _CROPS = (0.0, 90.0, 180.0, 270.0)
 
@@ -79,15 +87,17 @@ def main(
     """
     work = work if work != Path() else cache_folder() / "panorama-systems"
     backbone, oracle = load_backbone("toybox", device="cpu"), Oracle.load(weights_path("oracle"))
+    wanted = resolve_recipe("stitchdiffusion", TRIGGER, "toybox")
+    wanted = wanted.with_steps(steps) if steps else wanted
+    work /= config_hash([wanted, panoramas, backbone.fingerprint])
     write_panoramas(work / "panoramas", panoramas, backbone.resolution)
     look = work / "look"
     if not look.exists():
-        learn(work / "panoramas", noun=TRIGGER, output=look, recipe="stitchdiffusion", base=backbone,
-              steps=steps or None, reporter=ConsoleReporter())  # fmt: skip
+        learn(work / "panoramas", noun=TRIGGER, output=look, recipe=wanted, base=backbone, reporter=ConsoleReporter())
     artifact = Artifact.load(look)
     measured, pictures = measure(artifact, backbone, oracle, seeds)
     truth = figures(render_rgb(scenes_around("held-out panoramas", 24), resolution=backbone.resolution))
-    rows = [row for method in METHODS for row in result_rows(method, measured, truth)]
+    rows = [row for method in ARMS for row in result_rows(method, measured, truth)]
     command = " ".join(["python -m benchmarks.panorama_systems", *sys.argv[1:]])
     write_json(output, as_result(rows, command=command, seeds=range(seeds)))
     Image.fromarray(_sheet(pictures)).save(sheet)
@@ -100,14 +110,12 @@ def main(
 
 def measure(
     artifact: Artifact, backbone: Any, oracle: Oracle, seeds: int
-) -> tuple[dict[Method, dict[str, list[float]]], list[Tensor]]:
-    """Figures per method and panorama; and per method the first seed's pictures."""
-    measured: dict[Method, dict[str, list[float]]] = {method: {} for method in METHODS}
+) -> tuple[dict[str, dict[str, list[float]]], list[Tensor]]:
+    """Figures per arm and panorama; and per arm the first seed's pictures."""
+    measured: dict[str, dict[str, list[float]]] = {arm: {} for arm in ARMS}
     pictures = []
     with artifact.applied(backbone), torch.inference_mode():
-        for method in METHODS:
-            # Square windows from edge to edge, as MultiDiffusion has them; the tuned methods see the panorama whole.
-            window = "square" if method == "multidiffusion" else "wide"
+        for arm, (method, window) in ARMS.items():
             config = PanoramaConfig(method=method, window=window, sampling=artifact.sampling)
             shown = []
             for index, context in enumerate(CONTEXTS):
@@ -118,14 +126,14 @@ def measure(
                 seconds = (time.perf_counter() - start) / seeds
                 found = figures(made) | {"context": contexts_read(oracle, made, context), "seconds": [seconds] * seeds}
                 for name, values in found.items():
-                    measured[method].setdefault(name, []).extend(values)
+                    measured[arm].setdefault(name, []).extend(values)
                 shown.append(made[0])
             pictures.append(torch.stack(shown))
     return measured, pictures
 
 
 def result_rows(
-    method: Method, measured: dict[Method, dict[str, list[float]]], truth: dict[str, list[float]]
+    method: str, measured: dict[str, dict[str, list[float]]], truth: dict[str, list[float]]
 ) -> list[dict[str, Any]]:
     """Rows of the result file; the baseline is MultiDiffusion, of MultiDiffusion itself the true panoramas."""
     rows = []

@@ -63,6 +63,10 @@ class AbstractField(nn.Module, abc.ABC):
     def query(self, points: Tensor) -> Queried:
         """Density and albedo at world points `n 3`; density is 0 outside the cube. Differentiable."""
 
+    def density(self, points: Tensor) -> Tensor:
+        """What `query` finds of density alone, `n`; cheaper where colours are stored apart."""
+        return self.query(points).density
+
     @abc.abstractmethod
     def groups(self) -> list[ParameterGroup]:
         """What trains, with its usual learning rates."""
@@ -82,7 +86,7 @@ class AbstractField(nn.Module, abc.ABC):
         """
         offsets = torch.eye(3, device=points.device, dtype=points.dtype) * (step * self.bounds.half)
         both = torch.cat([points[:, None] + offsets, points[:, None] - offsets], 1)
-        density = self.query(both.reshape(-1, 3)).density.view(-1, 6)
+        density = self.density(both.reshape(-1, 3)).view(-1, 6)
         return functional.normalize(density[:, 3:] - density[:, :3], dim=-1, eps=1e-8)
 
 
@@ -100,14 +104,22 @@ class VoxelField(AbstractField):
 
     def query(self, points: Tensor, change: Tensor | None = None) -> Queried:
         """See `AbstractField.query`; with something added to raw density and colour, `1 4 d h w`, where it is given."""
-        local = self.bounds.normalized(points)
-        inside = (local.abs() <= 1).all(-1)
         grid = torch.cat([self.density_grid, self.albedo_grid], 1)
-        grid = grid if change is None else grid + change
+        values, inside = self._looked_up(grid if change is None else grid + change, points)
+        return Queried(functional.softplus(values[0]) * inside, torch.sigmoid(values[1:]).T)
+
+    def density(self, points: Tensor) -> Tensor:
+        """See `AbstractField.density`."""
+        values, inside = self._looked_up(self.density_grid, points)
+        return functional.softplus(values[0]) * inside
+
+    def _looked_up(self, grid: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Trilinear values of a grid `1 c d h w`, `c n`, and whether the points are in the cube, `n`."""
+        local = self.bounds.normalized(points)
         values = functional.grid_sample(
             grid, local.view(1, 1, 1, -1, 3), mode="bilinear", padding_mode="border", align_corners=True
-        ).view(4, -1)
-        return Queried(functional.softplus(values[0]) * inside, torch.sigmoid(values[1:]).T)
+        )
+        return values.view(grid.shape[1], -1), (local.abs() <= 1).all(-1)
 
     def groups(self) -> list[ParameterGroup]:
         """Density and colour."""

@@ -193,7 +193,7 @@ def densities(field: AbstractField, resolution: int) -> np.ndarray:
     line = torch.linspace(-1, 1, resolution) * (1 - 1e-6)
     grid = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).view(-1, 3)
     points = grid * field.bounds.half + torch.tensor(field.bounds.center)
-    density = torch.cat([field.query(chunk).density for chunk in points.split(_CHUNK)])
+    density = torch.cat([field.density(chunk) for chunk in points.split(_CHUNK)])
     return density.view((resolution,) * 3).double().numpy()
 
 

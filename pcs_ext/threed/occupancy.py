@@ -30,7 +30,7 @@ class Occupancy:
             place = 0.5 if generator is None else torch.rand(corner.shape, generator=generator)
             unit = (corner + place) * (2 / side) - 1
             bounds = self.field.bounds
-            density = self.field.query(unit * bounds.half + unit.new_tensor(bounds.center)).density
+            density = self.field.density(unit * bounds.half + unit.new_tensor(bounds.center))
             densest = torch.maximum(densest, density)
         full = (densest > self.threshold).float().view(1, 1, side, side, side)
         self.cells = functional.max_pool3d(full, 3, 1, 1)[0, 0] > 0

@@ -46,11 +46,19 @@ class SdfField(AbstractField):
     def query(self, points: Tensor) -> Queried:
         """See `AbstractField.query`."""
         local = self.bounds.normalized(points)
-        inside = (local.abs() <= 1).all(-1)
         values = _sampled(torch.cat([self.distances, self.albedo_grid], 1), local)
-        ratio = values[0] / self.beta
+        return Queried(self._spread(values[0], local), torch.sigmoid(values[1:]).T)
+
+    def density(self, points: Tensor) -> Tensor:
+        """See `AbstractField.density`."""
+        local = self.bounds.normalized(points)
+        return self._spread(_sampled(self.distances, local)[0], local)
+
+    def _spread(self, distance: Tensor, local: Tensor) -> Tensor:
+        """Psi_beta(-distance) / beta within the cube."""
+        ratio = distance / self.beta
         share = torch.where(ratio > 0, 0.5 * torch.exp(-ratio.clamp_min(0)), 1 - 0.5 * torch.exp(ratio.clamp_max(0)))
-        return Queried(share / self.beta * inside, torch.sigmoid(values[1:]).T)
+        return share / self.beta * (local.abs() <= 1).all(-1)
 
     def distance(self, points: Tensor) -> Tensor:
         """Signed distances `n` at world points `n 3`, world units, negative inside; those of the walls outside."""

@@ -246,6 +246,7 @@ def make(
 
 def _photos(reference: Reference) -> tuple["PhotoRequest", Path | None]:
     """The photos among what was given, and the clip."""
+    from pcs_ext.video.reference.directions import AskedDirections
     from pcs_ext.video.reference.photos import PhotoRequest
     from pcs_ext.video.reference.stills import photos_and_clip
 
@@ -256,6 +257,13 @@ def _photos(reference: Reference) -> tuple["PhotoRequest", Path | None]:
         encoder=reference.reference_encoder,
         scale=reference.reference_scale,
         nouns=reference.reference_noun,
+        directions=AskedDirections(
+            action=reference.action,
+            intensity=None if reference.intensity == -1 else reference.intensity,
+            structure=reference.structure,
+            coarseness=reference.coarseness or None,
+            temporal_guidance=None if reference.temporal_guidance == 1 else reference.temporal_guidance,
+        ),
     )
     return asked, clip
 

@@ -121,6 +121,11 @@ class Reference:
         reference_encoder: folder or hub id of its image encoder, where it does not lie beside the adapter.
         reference_scale: strength of the photos: 1 as trained, 0 the plain model.
         reference_noun: the prompts' word for what the photos show, where the adapter asks for it.
+        action: phrase for what is done, for adapters that are told (motioncharacter); empty: the prompt.
+        intensity: how fast what moves does, 0 (still) to 20 pixels of 512 per frame, likewise; -1: the adapter's usual.
+        structure: clip of maps over which frames are drawn, or whose edges are taken, for adapters that read maps.
+        coarseness: how many times the maps lose half of their detail (gen-1).
+        temporal_guidance: how much steadier than by themselves frames are, above 1, or less so, below (gen-1).
         reference_share: share of the clip in the start, up to 1; 0 takes the recipe's.
         mask: white where the reference's protagonist is (a clip, a folder of frames, or a picture): only there it
             changes.
@@ -132,6 +137,11 @@ class Reference:
     reference_encoder: str = ""
     reference_scale: float = 1.0
     reference_noun: tuple[str, ...] = ()
+    action: str = ""
+    intensity: float = -1.0
+    structure: Path | None = None
+    coarseness: int = 0
+    temporal_guidance: float = 1.0
     reference_share: float = 0.0
     mask: Path | None = None
     keep: Literal["background", "protagonist"] = "background"

@@ -55,7 +55,7 @@ def make_clips(
     backbone = backbone or artifacts.backbone(request, reporter)
     config, clip = artifacts.sampling(request, backbone), artifacts.clip(request, backbone)
     artifacts.say_what_differs(backbone, reporter)
-    photos = request.photos.show(backbone, texts)
+    photos = request.photos.show(backbone, texts, clip.frames)
     facts = artifacts.facts(request, backbone) | {"sampling": to_jsonable(config), "clip": to_jsonable(clip)}
     facts |= {} if photos is None else photos.facts
     paths = []

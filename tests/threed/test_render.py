@@ -18,6 +18,7 @@ from pcs_ext.threed.regularizers import (
     total_variation,
 )
 from pcs_ext.threed.render import RenderConfig, render_rays, render_views, weights_of
+from pcs_ext.threed.sdf_field import SdfField
 
 
 class Solid(AbstractField):
@@ -82,6 +83,18 @@ def test_weights_and_what_passes_add_up_to_one() -> None:
 def test_weights_have_the_right_gradient() -> None:
     density = torch.rand(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
     assert torch.autograd.gradcheck(lambda d: weights_of(d, torch.full_like(d, 0.4)), (density,))
+
+
+@pytest.mark.parametrize(
+    "field", [VoxelField(16), HashField(), SdfField(16, radius=0.5)], ids=lambda f: type(f).__name__
+)
+def test_density_alone_is_what_a_query_finds(field: AbstractField) -> None:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in field.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    points = (torch.rand(500, 3, generator=generator) * 2 - 1) * 1.3 * field.bounds.half
+    torch.testing.assert_close(field.density(points), field.query(points).density)
 
 
 def test_normals_of_a_blob_look_outward() -> None:

@@ -58,17 +58,24 @@ def sample_scene(
     )
 
 
-def sample_clip(generator: torch.Generator, *, motion: str | None = None, style: str | None = None) -> Scene:
+def sample_clip(
+    generator: torch.Generator,
+    *,
+    motion: str | None = None,
+    style: str | None = None,
+    toy: SceneObject | None = None,
+) -> Scene:
     """A random scene of one moving toy at time 0, seen from so far away that it stays in the picture.
 
     Args:
         generator: the only source of randomness (CPU).
         motion: one of `MOTIONS`; None draws one.
         style: as in `sample_scene`.
+        toy: as in `sample_scene`.
     """
     draw = _Draw(generator)
     motion = motion if motion is not None else draw.choice(MOTIONS)
-    scene = sample_scene(generator, two_objects=0.0, style=style)
+    scene = sample_scene(generator, two_objects=0.0, style=style, toy=toy)
     camera = scene.camera
     x, y, z = camera.target
     # Zooming in ends at 0.8 of the distance it is given; a jump needs room above.

@@ -240,6 +240,14 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
 
         return hook
 
+    def moved(self, module: nn.Module, states: Tensor, frames: int) -> Tensor:
+        """What a motion module that is called beside this model's makes of clips' frames `b*f ...`, shaped like them:
+        in windows, or nothing, where this model's are so."""
+        if self._bypassed:
+            return states
+        with self._precision_of(module):
+            return self._moved(module, states, frames).to(states.dtype)
+
     def _moved(self, module: nn.Module, states: Tensor, frames: int) -> Tensor:
         """What a motion module makes of `b*f ...`, at once or window by window."""
         if self._window is None or frames <= self._window[0]:

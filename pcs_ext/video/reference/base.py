@@ -4,9 +4,10 @@ import abc
 import dataclasses
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
-from pcs_ext.errors import UsageError
+from pcs_ext.errors import ArtifactError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.cpu_attention import attend
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
@@ -15,6 +16,9 @@ from pcs_ext.image.reference.shown import Shown
 from pcs_ext.image.types import Conditioning
 from pcs_ext.video.backbone import AbstractVideoBackbone
 from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone
+from pcs_ext.video.backbones.wan import WanBackbone
+from pcs_ext.video.reference.directions import Directions
+from pcs_ext.video.reference.tracks import Tracking
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,10 @@ class ShownWithLatents(Shown):
     """`b r c h w`, clean, of the size of a clip's frames; around the subject black, where masks are known."""
     noise: Tensor
     """`b c h w` of unit deviation, for what reads a noisy picture."""
+    pyramid: tuple[Tensor, ...] = ()
+    """Latents in other sizes, `b r c h_i w_i` each (`AbstractClipReference.pyramid`)."""
+    directions: Directions | None = None
+    """What the clips are told besides; None: nothing."""
 
 
 class AbstractClipReference(AbstractReferenceAdapter, abc.ABC):
@@ -43,8 +51,29 @@ class AbstractClipReference(AbstractReferenceAdapter, abc.ABC):
 
     still: bool = False
     """Whether it learns from single frames at the moment."""
+    transformer: bool = False
+    """Whether it is for a transformer over space and time (Wan), and not for clip models made of an image model."""
     blind: bool = False
     """Whether it reads nothing of the image encoder."""
+    pyramid: tuple[float, ...] = ()
+    """In which other sizes it is shown pictures' latents, as multiples of a clip's sides."""
+    still_share: float = 0.0
+    """Share of training steps that take a single frame of each clip in any stage."""
+    steadies: bool = False
+    """Whether it is told how coarse maps are and how steady frames shall be."""
+
+    @property
+    def tracking(self) -> Tracking:
+        """What it asks of training clips besides, and is told in use."""
+        return Tracking()
+
+    def prepared(self, shown: ShownWithLatents, generator: torch.Generator) -> ShownWithLatents:
+        """What is shown in a training step, with all that is random in it drawn."""
+        return shown
+
+    def weights(self, directions: Directions) -> Tensor | None:
+        """Of latent cells in the loss of a training batch, `b 1 f h w`; None: all alike."""
+        return None
 
     def begin_stage(self, name: str) -> None:
         """See `AbstractReferenceAdapter.begin_stage`."""
@@ -75,6 +104,35 @@ def clip_model(backbone: AbstractBackbone) -> AnimateDiffBackbone:
         "photos are shown to clip models that are made of an image model (one with --motion-module, toybox, or an "
         f"inflated one); {backbone.name} is none. Leave the photos out, or take such a base."
     )
+
+
+def transformer_model(backbone: AbstractBackbone) -> WanBackbone:
+    """The backbone, a transformer over space and time.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if isinstance(backbone, WanBackbone):
+        return backbone
+    raise UsageError(
+        f"this system shows photos to a video transformer, and {backbone.name} is none; pass the folder or hub id of a "
+        "Wan 2.1 text-to-video model with --base."
+    )
+
+
+def check_width(name: str, inner: int, backbone: AbstractBackbone) -> None:
+    """See that a transformer has the width that an adapter was made for.
+
+    Raises:
+        UsageError: it is no such transformer.
+        ArtifactError: it has another width.
+    """
+    theirs = transformer_model(backbone).denoiser.patch_embedding.weight.shape[0]
+    if theirs != inner:
+        raise ArtifactError(
+            f"the {name} adapter was made for a transformer of width {inner}; {backbone.name} has {theirs}. Pass an "
+            "adapter that was trained on it, or another --base."
+        )
 
 
 def spatial_base(backbone: AbstractVideoBackbone) -> AbstractUnetBackbone:

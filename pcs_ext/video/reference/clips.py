@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pcs_ext.errors import InputError, PhotoError
+from pcs_ext.errors import InputError, PhotoError, UsageError
 from pcs_ext.image.data import Photo, find_photos
 from pcs_ext.image.reference.encoder import PictureEncoder
 from pcs_ext.image.reference.nouns import names
@@ -19,6 +19,7 @@ from pcs_ext.reporter import Reporter
 from pcs_ext.video.backbone import AbstractVideoBackbone
 from pcs_ext.video.reference.base import ShownWithLatents
 from pcs_ext.video.reference.stills import is_still
+from pcs_ext.video.reference.tracks import ClipTrack, Tracking, directions_of, is_track, track_of
 from pcs_ext.video.training_clips import SUFFIXES, ClipFile, find_clips, read_training_clips
 
 _FRAMES = 8
@@ -60,7 +61,7 @@ def read_clip_subjects(folder: Path, *, asks_noun: bool = False) -> list[ClipSub
 def _subject(place: Path, asks_noun: bool) -> ClipSubject:
     files = sorted(path for path in place.iterdir() if path.is_file() and not path.name.startswith("."))
     stills = [path for path in files if is_still(path)]
-    clips = [path for path in files if path.suffix.lower() in SUFFIXES and path not in stills]
+    clips = [path for path in files if path.suffix.lower() in SUFFIXES and path not in stills and not is_track(path)]
     if not clips:
         raise InputError(f"{place} holds no clip; expected a video or an animation of one subject, or several.")
     found = find_clips(clips)
@@ -90,9 +91,17 @@ class ClipData(PairData):
     places: Sequence[tuple[int, int]]
     """Of every picture the clip and the frame that it is; -1: it is a photo."""
     frames: int
-    """Of a clip that is drawn."""
+    """Of a clip that is drawn, or latents along time."""
     stride: int = 1
     """Frames from one of them to the next."""
+    tracks: Sequence[ClipTrack] = ()
+    """What else is known of each clip; empty: nobody asks."""
+    pyramid: Sequence[Tensor] = ()
+    """Latents of the pictures in other sizes, `n c h_i w_i` each."""
+    frozen: float = 0.0
+    """Share of drawn clips that are one of their frames all the time."""
+    from_the_start: bool = False
+    """Whether clips are drawn from their first latent on, which stands for fewer frames than the others."""
 
     def draw(self, batch: int, generator: torch.Generator, *, photos: int = 1) -> Pairs:
         """A random batch: subjects evenly, of each a stretch of a clip and pictures that are not in it.
@@ -107,8 +116,11 @@ class ClipData(PairData):
         most = min(photos, *(len(pool) for pool in pools))
         count = 1 if most == 1 else 1 + int(torch.randint(most, (), generator=generator))
         rows = torch.stack([pool[torch.randperm(len(pool), generator=generator)[:count]] for pool in pools])
-        span = (self.frames - 1) * self.stride + 1
-        clips = [self.clips[clip][:, first : first + span : self.stride] for clip, first in picked]
+        stretches = [self._frames(first, generator) for _, first in picked]
+        clips = [self.clips[clip][:, rows] for (clip, _), rows in zip(picked, stretches, strict=True)]
+        tracks = [
+            self.tracks[clip].along(rows) for (clip, _), rows in zip(picked, stretches, strict=True) if self.tracks
+        ]
         own = [self.nouns[self.owners[clip]] for clip, _ in picked] if self.nouns else []
         sight = Sight(features=self.features, cut=self.cut, cover=self.cover)
         shown = ShownWithLatents(
@@ -116,6 +128,8 @@ class ClipData(PairData):
             nouns=tuple(noun * count for noun in own),
             latents=self.latents[rows].float(),
             noise=torch.randn(batch, *self.latents.shape[1:], generator=generator),
+            pyramid=tuple(level[rows].float() for level in self.pyramid),
+            directions=directions_of(tracks) if tracks else None,
         )
         said = tuple(self.told[clip] for clip, _ in picked)
         return Pairs(latents=torch.stack(clips).float(), captions=said, shown=shown, weights=None)
@@ -125,8 +139,15 @@ class ClipData(PairData):
         group = int(torch.randint(len(self.groups), (), generator=generator))
         own = [index for index, owner in enumerate(self.owners) if owner == group]
         clip = own[int(torch.randint(len(own), (), generator=generator))]
-        starts = self.clips[clip].shape[1] - (self.frames - 1) * self.stride
+        starts = 1 if self.from_the_start else self.clips[clip].shape[1] - (self.frames - 1) * self.stride
         return clip, int(torch.randint(starts, (), generator=generator))
+
+    def _frames(self, first: int, generator: torch.Generator) -> list[int]:
+        """Of a stretch, or one of them so many times."""
+        rows = [first + index * self.stride for index in range(self.frames)]
+        if self.frozen == 0 or float(torch.rand((), generator=generator)) >= self.frozen:
+            return rows
+        return [rows[int(torch.randint(self.frames, (), generator=generator))]] * self.frames
 
     def _beside(self, clip: int, first: int) -> Tensor:
         """Pictures that may be shown beside a stretch: photos, or frames outside of it; if there are none, any."""
@@ -146,6 +167,9 @@ def encode_clip_subjects(
     frames: int,
     stride: int = 1,
     cut: bool = False,
+    tracking: Tracking | None = None,
+    frozen: float = 0.0,
+    pyramid: Sequence[float] = (),
 ) -> ClipData:
     """Latents of clips, cropped to centred squares at the base's resolution, and pictures as the encoder sees them.
 
@@ -157,23 +181,35 @@ def encode_clip_subjects(
         frames: of a clip that is drawn.
         stride: frames from one of them to the next.
         cut: also look at the subjects alone, where all pictures are photos with masks.
+        tracking: what else is asked of clips; None: nothing.
+        frozen: see `ClipData`.
+        pyramid: in which other sizes pictures are encoded, too, as multiples of `backbone.resolution`.
 
     Raises:
-        InputError: a clip cannot be used, or is too short.
+        InputError: a clip cannot be used, is too short, or lacks what is asked.
+        UsageError: frames or stride that the backbone's autoencoder cannot encode.
     """
-    side, span = backbone.resolution, (frames - 1) * stride + 1
+    side, span, whole = backbone.resolution, (frames - 1) * stride + 1, backbone.time_factor > 1
+    if whole:
+        _check_whole(backbone, frames, stride, frozen)
     cut = cut and all(own.photos and all(photo.mask is not None for photo in own.photos) for own in subjects)
     clips: list[Tensor] = []
     owners: list[int] = []
-    pictures = _Pictures(encoder, cut)
+    tracks: list[ClipTrack] = []
+    asked = tracking is not None and tracking != Tracking()
+    pictures = _Pictures(encoder, cut, pyramid)
     for group, own in enumerate(subjects):
         read = read_training_clips(own.clips, size=(side, side), multiple_of=backbone.vae_factor, reporter=reporter)
         for file, clip in zip(own.clips, read, strict=True):
             if clip.shape[1] < span:
                 raise InputError(f"{file.path} has {clip.shape[1]} frames; {span} are needed. Ask for fewer --frames.")
-            latents = backbone.encode_clips(clip[None].to(backbone.device, backbone.dtype))[0].half().cpu()
+            drawn = clip[:, : backbone.whole_frames(span)] if whole else clip
+            latents = backbone.encode_clips(drawn[None].to(backbone.device, backbone.dtype))[0].half().cpu()
             if not own.photos:
-                pictures.add_frames(group, len(clips), clip, latents)
+                pictures.add_frames(group, len(clips), clip, latents, backbone)
+            if asked and tracking is not None:
+                track = track_of(file, clip, tracking, backbone.vae_factor)
+                tracks.append(track.along(list(range(0, span, backbone.time_factor))) if whole else track)
             clips.append(latents)
             owners.append(group)
         for photo in own.photos:
@@ -194,27 +230,54 @@ def encode_clip_subjects(
         told=[file.prompt for own in subjects for file in own.clips],
         owners=owners,
         places=pictures.places,
-        frames=frames,
+        frames=backbone.latent_frames(frames),
         stride=stride,
+        tracks=tracks,
+        frozen=frozen,
+        from_the_start=whole,
+        pyramid=[torch.cat(level) for level in zip(*pictures.pyramids, strict=True)],
     )
+
+
+def _check_whole(backbone: AbstractVideoBackbone, frames: int, stride: int, frozen: float) -> None:
+    """See that a backbone whose autoencoder is causal can encode clips so that any of them may be drawn."""
+    if stride > 1 or frozen > 0 or backbone.whole_frames(frames) != frames:
+        raise UsageError(
+            f"{backbone.name} encodes a clip as a whole: expected stride 1, frozen 0 and a multiple of "
+            f"{backbone.time_factor} frames and one more, got {stride}, {frozen} and {frames}; take "
+            f"{backbone.whole_frames(frames)} frames."
+        )
 
 
 class _Pictures:
     """Pictures that may be shown, one after another."""
 
-    def __init__(self, encoder: PictureEncoder, cut: bool) -> None:
-        self.encoder, self.cut = encoder, cut
+    def __init__(self, encoder: PictureEncoder, cut: bool, pyramid: Sequence[float]) -> None:
+        self.encoder, self.cut, self.pyramid = encoder, cut, pyramid
         self.sights: list[Sight] = []
         self.latents: list[Tensor] = []
         self.owners: list[int] = []
         self.places: list[tuple[int, int]] = []
+        self.pyramids: list[list[Tensor]] = []
 
-    def add_frames(self, group: int, number: int, clip: Tensor, latents: Tensor) -> None:
+    def add_frames(
+        self, group: int, number: int, clip: Tensor, latents: Tensor, backbone: AbstractVideoBackbone
+    ) -> None:
         """Of a clip `3 f h w`, evenly spread."""
         count = clip.shape[1]
         chosen = torch.linspace(0, count - 1, min(_FRAMES, count)).round().long()
-        self._add(group, self.encoder.sight(clip[:, chosen].transpose(0, 1), None, cut=False),
-                  latents[:, chosen].transpose(0, 1), [(number, int(frame)) for frame in chosen])  # fmt: skip
+        frames, factor = clip[:, chosen].transpose(0, 1), backbone.time_factor
+        own = (
+            latents[:, chosen].transpose(0, 1)
+            if factor == 1
+            else _latents(frames, (clip.shape[-2], clip.shape[-1]), backbone)
+        )
+        # By latents along time: the first stands for one frame, every other for `factor`.
+        places = [(number, -(-int(frame) // factor)) for frame in chosen]
+        self._add(group, self.encoder.sight(frames, None, cut=False), own, places)
+        self.pyramids.append(
+            [_latents(frames, pyramid_size(clip.shape[-2:], share, backbone), backbone) for share in self.pyramid]
+        )
 
     def add_photo(self, group: int, photo: Photo, backbone: AbstractVideoBackbone) -> None:
         """With the subject alone in its latents, where its mask is known."""
@@ -222,6 +285,8 @@ class _Pictures:
         side = backbone.resolution
         latents = photo_latents(photo, (side, side), backbone).half().cpu()
         self._add(group, self.encoder.sight(photo.image[None], mask, cut=self.cut), latents, [(-1, -1)])
+        sizes = [pyramid_size((side, side), share, backbone) for share in self.pyramid]
+        self.pyramids.append([photo_latents(photo, size, backbone).half().cpu() for size in sizes])
 
     def _add(self, group: int, sight: Sight, latents: Tensor, places: list[tuple[int, int]]) -> None:
         self.sights.append(sight.map(lambda tensor: tensor.cpu().half()))
@@ -240,8 +305,19 @@ def photo_latents(photo: Photo, size: tuple[int, int], backbone: AbstractVideoBa
     return backbone.encode_images(_covering(image, size).to(backbone.device, backbone.dtype)).float()
 
 
+def pyramid_size(sides: Sequence[int], share: float, backbone: AbstractVideoBackbone) -> tuple[int, int]:
+    """Height and width in pixels of pictures so many times a clip's sides, whole latent cells."""
+    height, width = (max(1, round(share * side / backbone.vae_factor)) * backbone.vae_factor for side in sides)
+    return height, width
+
+
+def _latents(pictures: Tensor, size: tuple[int, int], backbone: AbstractVideoBackbone) -> Tensor:
+    """Of pictures `n 3 h w` in another size, half."""
+    return backbone.encode_images(_covering(pictures, size).to(backbone.device, backbone.dtype)).half().cpu()
+
+
 def _covering(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """`1 3 h w` in [-1, 1], scaled to cover `size` and cropped at the centre."""
+    """`n 3 h w` in [-1, 1], scaled to cover `size` and cropped at the centre."""
     height, width = image.shape[-2:]
     factor = max(size[0] / height, size[1] / width)
     tall, wide = (max(side, round(factor * own)) for side, own in zip(size, (height, width), strict=True))

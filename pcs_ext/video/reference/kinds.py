@@ -7,14 +7,31 @@ from pydantic import Discriminator
 
 from pcs_ext.image.reference.base import Reading
 from pcs_ext.video.backbone import AbstractVideoBackbone
-from pcs_ext.video.reference.base import AbstractClipReference, clip_model
-from pcs_ext.video.reference.systems import id_animator, stylecrafter, videobooth, videomaker
+from pcs_ext.video.reference.base import AbstractClipReference, clip_model, transformer_model
+from pcs_ext.video.reference.systems import (
+    consisid,
+    dreamoving,
+    gen1,
+    id_animator,
+    motioncharacter,
+    stylecrafter,
+    sugar,
+    videoassembler,
+    videobooth,
+    videomaker,
+)
 
 ClipKindConfig: TypeAlias = Annotated[
     id_animator.IDAnimatorConfig
     | videobooth.VideoBoothConfig
     | stylecrafter.StyleCrafterConfig
-    | videomaker.VideoMakerConfig,
+    | videomaker.VideoMakerConfig
+    | motioncharacter.MotionCharacterConfig
+    | videoassembler.VideoAssemblerConfig
+    | gen1.Gen1Config
+    | sugar.SugarConfig
+    | consisid.ConsisIDConfig
+    | dreamoving.DreaMovingConfig,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -24,6 +41,12 @@ _KINDS: dict[type, type[AbstractClipReference]] = {
     videobooth.VideoBoothConfig: videobooth.VideoBooth,
     stylecrafter.StyleCrafterConfig: stylecrafter.StyleCrafter,
     videomaker.VideoMakerConfig: videomaker.VideoMaker,
+    motioncharacter.MotionCharacterConfig: motioncharacter.MotionCharacter,
+    videoassembler.VideoAssemblerConfig: videoassembler.VideoAssembler,
+    gen1.Gen1Config: gen1.Gen1,
+    sugar.SugarConfig: sugar.Sugar,
+    consisid.ConsisIDConfig: consisid.ConsisID,
+    dreamoving.DreaMovingConfig: dreamoving.DreaMoving,
 }
 
 
@@ -44,9 +67,9 @@ def build_clip_adapter(
         seed: of its networks.
 
     Raises:
-        UsageError: the backbone is not made of an image model.
+        UsageError: the backbone is not of the kind that it is for.
     """
-    clip_model(backbone)
+    (transformer_model if _KINDS[type(config)].transformer else clip_model)(backbone)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _KINDS[type(config)].untrained(config, backbone, reading, seed).to(backbone.device)

@@ -15,6 +15,7 @@ from pcs_ext.video.reference import REFERENCES, ClipReferenceEntry
 from pcs_ext.video.reference.clips import ClipSubject, encode_clip_subjects, read_clip_subjects
 from pcs_ext.video.reference.files import ClipReferenceConfig
 from pcs_ext.video.reference.kinds import ClipKindConfig, build_clip_adapter, clip_adapter_class
+from pcs_ext.video.reference.tracks import digests
 from pcs_ext.video.reference.training import ClipReferenceLoss, ClipReferenceTraining
 
 
@@ -122,11 +123,14 @@ def learn_clip_reference(
     )
     reader = open_encoder(encoder_folder(encoder), made_by.sees, backbone.device, depths=made_by.depths)
     adapter = build_clip_adapter(kind, backbone, reading_of(reader), seed=seed)
+    if settings.masked and not adapter.tracking.masks:
+        raise UsageError(f"masked is {settings.masked}, and {request.system} reads no masks of clips; set it to 0.")
     data = encode_clip_subjects(
-        subjects, backbone, reader, reporter, frames=settings.frames, stride=settings.stride, cut=made_by.cuts
-    )
+        subjects, backbone, reader, reporter, frames=settings.frames, stride=settings.stride, cut=made_by.cuts,
+        tracking=adapter.tracking, frozen=settings.frozen, pyramid=made_by.pyramid,
+    )  # fmt: skip
     known = [request.system, to_jsonable(settings), seed, backbone.fingerprint, reader.digest, _told(subjects)]
-    loss = ClipReferenceLoss(backbone, adapter, data, settings, blank_of(data, reader))
+    loss = ClipReferenceLoss(backbone, adapter, data, settings, blank_of(data, reader), encoder=reader)
     with adapter.inserted(backbone):
         train_stages(loss, settings, seed, Path(f"{output}.training"), config_hash(known), reporter)
     said = ClipReferenceConfig(
@@ -151,7 +155,7 @@ def _told(subjects: list[ClipSubject]) -> list[list[object]]:
     return [
         [
             own.noun,
-            *[(file_sha256(clip.path), clip.prompt) for clip in own.clips],
+            *[(file_sha256(clip.path), clip.prompt, *digests(clip.path)) for clip in own.clips],
             *[photo.digest for photo in own.photos],
         ]
         for own in subjects

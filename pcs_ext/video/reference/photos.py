@@ -19,8 +19,9 @@ from pcs_ext.image.reference.shown import Shown
 from pcs_ext.image.sample import SampleHooks
 from pcs_ext.runtime import generator_for
 from pcs_ext.video.backbone import AbstractVideoBackbone
-from pcs_ext.video.reference.base import ShownWithLatents, clip_model, spatial_base
-from pcs_ext.video.reference.clips import photo_latents
+from pcs_ext.video.reference.base import AbstractClipReference, ShownWithLatents, spatial_base
+from pcs_ext.video.reference.clips import photo_latents, pyramid_size
+from pcs_ext.video.reference.directions import AskedDirections, Directions
 from pcs_ext.video.reference.files import is_clip_adapter, open_clip_adapter
 
 
@@ -39,6 +40,8 @@ class PhotoRequest:
     """Strength: 1 as trained, 0 the plain model."""
     nouns: tuple[str, ...] = ()
     """By which word prompts name what the photos show; see `image.reference.reference.show`."""
+    directions: AskedDirections = dataclasses.field(default_factory=AskedDirections)
+    """What clips are told besides, where the adapter is one that is told."""
 
     def check(self) -> None:
         """What can be said before anything is loaded.
@@ -52,21 +55,24 @@ class PhotoRequest:
         if without and not self.photos:
             raise UsageError(f"{' and '.join(without)} belong to a photo; pass one with --reference.")
         check_scale(self.scale)
+        self.directions.check(bool(self.photos))
 
-    def show(self, backbone: AbstractVideoBackbone, prompts: Sequence[str]) -> "ShownPhotos | None":
+    def show(
+        self, backbone: AbstractVideoBackbone, prompts: Sequence[str], frames: int | None = None
+    ) -> "ShownPhotos | None":
         """Let the adapter see the photos; None where there are none.
 
         Args:
             backbone: made of an image model.
             prompts: that they will stand beside, words of learned subjects filled in.
+            frames: of the clips; None: as many as the backbone makes.
 
         Raises:
             UsageError, PhotoError, ModelError, ArtifactError: as `image --reference` does.
         """
         if not self.photos:
             return None
-        clip_model(backbone)
-        reference, home = self._seen(backbone, find_photos(self.photos))
+        reference, home = self._seen(backbone, find_photos(self.photos), frames or backbone.frames)
         check_named(list(prompts), list(dict.fromkeys(reference.nouns)))
         facts = {
             "photos": [file_sha256(photo)[:16] for photo in self.photos],
@@ -74,16 +80,30 @@ class PhotoRequest:
             "reference_encoder": reference.opened.encoder.id,
             "reference_scale": self.scale,
             "reference_nouns": list(reference.nouns),
+            **self._told(),
         }
         return ShownPhotos(hooks=reference.hooks(home), facts=facts)
 
-    def _seen(self, backbone: AbstractVideoBackbone, photos: Sequence[Photo]) -> tuple[Reference, AbstractBackbone]:
+    def _told(self) -> dict[str, Any]:
+        """What a clip's record says of its directions: what was asked."""
+        told = dataclasses.asdict(self.directions)
+        if self.directions.structure is not None:
+            path = self.directions.structure
+            told["structure"] = file_sha256(path)[:16] if path.is_file() else str(path)
+        return {name: value for name, value in told.items() if value not in ("", None)}
+
+    def _seen(
+        self, backbone: AbstractVideoBackbone, photos: Sequence[Photo], frames: int
+    ) -> tuple[Reference, AbstractBackbone]:
         """The photos as the adapter sees them, and the model that it is inserted into."""
         if is_clip_adapter(self.adapter):
             opened = open_clip_adapter(backbone, self.adapter, encoder=self.encoder)
             seen = seen_by(opened, photos, scale=self.scale, nouns=self.nouns)
-            whole = ClipReference(opened=opened, sight=seen.sight, nouns=seen.nouns, scale=seen.scale, photo=photos[0])
-            return whole, backbone
+            return ClipReference(
+                opened=opened, sight=seen.sight, nouns=seen.nouns, scale=seen.scale, photo=photos[0],
+                asked=self.directions, frames=frames,
+            ), backbone  # fmt: skip
+        self.directions.fitting(moves=False, structure=None)
         spatial = spatial_base(backbone)
         opened = open_adapter(spatial, self.adapter, encoder=self.encoder)
         if opened.adapter.refines:
@@ -114,12 +134,29 @@ class ClipReference(Reference):
 
     photo: Photo
     """The first of them, for adapters that read it as the model would draw it."""
+    asked: AskedDirections = dataclasses.field(default_factory=AskedDirections)
+    """What clips are told besides."""
+    frames: int = 1
+    """Of the clips."""
+    _maps: dict[tuple[int, int], Tensor] = dataclasses.field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        tracking = self._adapter.tracking
+        self.asked.fitting(tracking.motion, tracking.structure, steadies=self._adapter.steadies)
+
+    @property
+    def _adapter(self) -> AbstractClipReference:
+        assert isinstance(self.opened.adapter, AbstractClipReference), "it is one for clips"
+        return self.opened.adapter
 
     def beside(self, backbone: AbstractBackbone, shown: Shown, size: tuple[int, int]) -> Shown:
         """See `Reference.beside`. The photo's noise is always the same: a clip depends on its own seed alone."""
         rows = len(shown.sight.features)
+        assert isinstance(backbone, AbstractVideoBackbone), "clips are made by one"
+        model, shares = backbone, self._adapter.pyramid
         with torch.no_grad():
-            latents = photo_latents(self.photo, size, clip_model(backbone))
+            latents = photo_latents(self.photo, size, model)
+            levels = [photo_latents(self.photo, pyramid_size(size, share, model), model) for share in shares]
         noise = torch.randn(latents.shape, generator=generator_for("photo in a clip"))
         return ShownWithLatents(
             sight=shown.sight,
@@ -127,6 +164,22 @@ class ClipReference(Reference):
             seen=shown.seen,
             latents=_repeated(latents[:, None], rows),
             noise=_repeated(noise.to(latents), rows),
+            pyramid=tuple(_repeated(level[:, None], rows) for level in levels),
+            directions=self._directions(backbone, size, rows),
+        )
+
+    def _directions(self, backbone: AbstractBackbone, size: tuple[int, int], rows: int) -> Directions:
+        structure, asked = self._adapter.tracking.structure, self.asked
+        if structure is not None and size not in self._maps:
+            self._maps[size] = asked.read_maps(structure, size, self.frames).to(backbone.device)
+        maps = None if structure is None else self._maps[size]
+        intensity = None if asked.intensity is None else torch.full((rows,), asked.intensity, device=backbone.device)
+        return Directions(
+            intensity=intensity,
+            actions=(asked.action,) * rows if asked.action else None,
+            maps=None if maps is None else _repeated(maps, rows),
+            coarseness=torch.full((rows,), asked.coarseness or 0, device=backbone.device),
+            temporal_guidance=asked.temporal_guidance,
         )
 
 

@@ -1,6 +1,5 @@
 """What single systems promise beyond the contract: where a photo enters a clip model, and by how much."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from pcs_ext.video.reference.training import ClipReferenceTraining
 from tests.support.tiny_clip_reference import TINY_CLIP_SYSTEMS, tiny_clip_system
 from tests.support.tiny_reference import HIDDEN, at_random, tiny_vision
 from tests.support.tiny_video import tiny_motion_adapter
+from tests.support.written_out import looked
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def test_the_picture_that_is_shown_is_another_one_than_those_that_are_drawn() ->
     assert {start for start, picture in seen if picture == 3} == {0}
     photos = numbered_clips(photos=True).draw(400, torch.Generator().manual_seed(0), photos=2)
     assert set(photos.shown.sight.features.flatten().tolist()) == {0.0, 1.0, 2.0, 3.0}
-    with pytest.raises(ConfigError, match="clips have no masks"):
-        ClipReferenceTraining(masked=0.5)
+    with pytest.raises(ConfigError, match="frozen must be a share"):
+        ClipReferenceTraining(frozen=1.5)
 
 
 @torch.no_grad()
@@ -96,18 +96,6 @@ def test_id_animators_photos_stand_beside_the_text_of_every_frame_alike(video: A
     path = next(iter(adapter.maps.names))
     torch.testing.assert_close(keys, tokens @ adapter.maps.keys[adapter.maps.names[path]].weight.T)  # type: ignore[operator, union-attr]
     assert values.shape == keys.shape
-
-
-def looked(query: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
-    """Attention written out, cell by cell: `n d`, `m d`, `m d` -> `n d`."""
-    width = query.shape[1] // heads
-    out = torch.zeros_like(query)
-    for head in range(heads):
-        part = slice(head * width, (head + 1) * width)
-        for cell in range(len(query)):
-            weights = (keys[:, part] @ query[cell, part] / math.sqrt(width)).softmax(0)
-            out[cell, part] = weights @ values[:, part]
-    return out
 
 
 @torch.no_grad()

@@ -99,10 +99,57 @@ def test_an_adapter_learned_from_clips_shows_a_photo_in_a_new_one(
     assert all(f"{name:20} photos" in printed for name in TINY_CLIP_SYSTEMS), err
 
 
+def test_an_adapter_learned_over_maps_draws_a_clip_over_others(
+    base: Path, module: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    eye, albums, out = tiny_vision(tmp_path / "eye"), clip_albums(tmp_path / "albums"), tmp_path / "ours"
+    adapter = {"kind": "gen-1", "structure": "depth", "halvings": 1}
+    write_json(tmp_path / "tiny.json", {"adapter": adapter, "steps": 2, "batch_size": 2, "frames": 3})
+    model = ("--base", base, "--motion-module", module)
+    learn = ("video", "learn-reference", albums, "-o", out, "--system", "gen-1", *model, "--encoder", eye,
+             "--config", tmp_path / "tiny.json", *FAST)  # fmt: skip
+    code, _, err = run(*learn, capture=capsys)
+    assert (code, "has no depth beside it; expected 0_depth.mp4" in err) == (3, True), err
+    for place in albums.iterdir():
+        write_clip(read_clip(place / "0.mp4").frames.flip(1), place / "0_depth.mp4", fps=8)
+    code, printed, err = run(*learn, capture=capsys)
+    assert (code, printed.strip()) == (0, str(out)), err
+    photo = Image.new("RGB", (40, 40), "red")
+    photo.save(tmp_path / "photo.png")
+    make = ("video", "make", "a dog", *model, "--frames", "2", "--steps", "2", *FAST,
+            "--reference", tmp_path / "photo.png", "--reference-adapter", out)  # fmt: skip
+    code, _, err = run(*make, "-o", tmp_path / "x.mp4", capture=capsys)
+    assert (code, "pass a clip of depth maps, with --structure" in err) == (2, True), err
+    told = ("--structure", clip, "--coarseness", "1", "--temporal-guidance", "1.5")
+    code, _, err = run(*make, *told, "-o", tmp_path / "x.webp", capture=capsys)
+    assert code == 0, err
+    assert len(read_clip(tmp_path / "x.webp").frames) == 2
+    record = made_by(tmp_path / "x.webp")
+    assert (record["coarseness"], record["temporal_guidance"], len(record["structure"])) == (1, 1.5, 16)
+
+
 MISTAKES: list[tuple[tuple[str, ...], int, str]] = [
     (("make", "a dog", "--reference-scale", "0.5"), 2, "--reference-scale belong to a photo"),
     (("make", "a dog", "--reference", "{photo}", "--reference-scale", "-1"), 2, "must be 0 or more"),
     (("make", "a dog", "--reference", "{clip}", "{clip}"), 2, "has 2 clips"),
+    (("make", "a dog", "--structure", "{clip}"), 2, "--structure go with a photo and its adapter"),
+    (("make", "a dog", "--reference", "{photo}", "--intensity", "21"), 2, "--intensity must be from 0"),
+    (
+        (
+            "make",
+            "a dog",
+            "--reference",
+            "{photo}",
+            "--intensity",
+            "5",
+            "--base",
+            "{base}",
+            "--motion-module",
+            "{module}",
+        ),
+        2,
+        "not told how clips move",
+    ),
     (("make", "--reference", "{photo}", "a dog"), 3, "a dog does not exist; expected photos after --reference"),
     (("make", "a dog", "--reference", "{photo}", "--base", "{t2v}"), 2, "made of an image model"),
     (

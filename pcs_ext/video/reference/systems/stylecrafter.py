@@ -32,6 +32,7 @@ from pcs_ext.image.types import Conditioning
 from pcs_ext.video.recipes.layers import LayersConfig
 from pcs_ext.video.reference.base import AbstractClipReference, ClipStage, attended, clip_model, frames_beside
 from pcs_ext.video.reference.query_encoder import QueryEncoder
+from pcs_ext.video.reference.text_looks import Change, finding_instead
 from pcs_ext.video.reference.token_maps import TokenMaps
 
 _TOKENS, _STRENGTHS = "stylecrafter_tokens", "stylecrafter_strengths"
@@ -155,7 +156,9 @@ class StyleCrafter(AbstractClipReference):
             if _STRENGTHS not in read:
                 return predict(noisy, timesteps, conditioning)
             frames = frames_beside(noisy, conditioning)
-            inside = lambda: self._looking(backbone.denoiser, read, frames)  # noqa: E731
+            # Made once: what is computed again in the backward pass is what lies in the blocks.
+            changes = self._changes(backbone.denoiser, read, frames)
+            inside = lambda: finding_instead(backbone.denoiser, changes)  # noqa: E731
             with recomputing_inside(backbone.denoiser, inside), inside():
                 styled = predict(noisy, timesteps, conditioning)
             if self.training or self.config.style_guidance == 1:
@@ -167,40 +170,20 @@ class StyleCrafter(AbstractClipReference):
 
         return answered
 
-    @contextlib.contextmanager
-    def _looking(self, denoiser: nn.Module, read: Mapping[str, Tensor], frames: int) -> Iterator[None]:
-        """Inside, every text cross-attention looks at the style, each row of `read` in so many frames."""
+    def _changes(self, denoiser: nn.Module, read: Mapping[str, Tensor], frames: int) -> dict[str, Change]:
+        """What becomes of the look at the text in every layer, each row of `read` in so many frames."""
         strengths = read[_STRENGTHS][:, 0].repeat_interleave(frames, 0)
-        handles = []
-        try:
-            for index, (path, pair) in enumerate(self.maps(read[_TOKENS]).items()):
-                attention = denoiser.get_submodule(path)
-                keys, values = (x.repeat_interleave(frames, 0) for x in pair)
-                look = _Look(attention, (keys, values), self.norms[self.maps.names[path]], strengths[:, index])
-                handles.append(attention.get_submodule("to_q").register_forward_hook(look.keep))
-                handles.append(attention.get_submodule("to_out.0").register_forward_pre_hook(look.add))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return {
+            path: self._styled(denoiser.get_submodule(path), pair, path, strengths[:, index], frames)
+            for index, (path, pair) in enumerate(self.maps(read[_TOKENS]).items())
+        }
 
+    def _styled(self, attention: Any, pair: tuple[Tensor, Tensor], path: str, strengths: Tensor, frames: int) -> Change:
+        keys, values = (one.repeat_interleave(frames, 0) for one in pair)
+        norm = self.norms[self.maps.names[path]]
 
-class _Look:
-    """One text cross-attention's look at the style."""
+        def change(query: Tensor, found: Tensor) -> Tensor:
+            seen = attended(attention, query, keys.to(query.dtype), values.to(query.dtype))
+            return found + (strengths[:, None, None] * norm(seen.to(strengths.dtype))).to(found.dtype)
 
-    def __init__(self, attention: Any, pair: tuple[Tensor, Tensor], norm: nn.Module, strengths: Tensor) -> None:
-        self.attention, self.pair, self.norm = attention, pair, norm
-        self.strengths = strengths[:, None, None]
-        self._query: Tensor | None = None
-
-    def keep(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """After `to_q`."""
-        self._query = output
-
-    def add(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Before `to_out`."""
-        query, self._query = self._query, None
-        assert query is not None, "the attention gave an output without asking for queries"
-        seen = attended(self.attention, query, *(x.to(query.dtype) for x in self.pair))
-        added = self.strengths * self.norm(seen.to(self.strengths.dtype))
-        return (inputs[0] + added.to(inputs[0].dtype), *inputs[1:])
+        return change
