@@ -34,6 +34,7 @@ from pcs_ext.image.recipe_request import check_rounds, with_request, with_start,
 from pcs_ext.image.recipes import RECIPES, Phase, Preset, Recipe
 from pcs_ext.image.rewards.loss import RewardLoss
 from pcs_ext.image.rounds import learn_in_rounds
+from pcs_ext.image.selection_rounds import learn_selected
 from pcs_ext.image.subject import Artifact
 from pcs_ext.image.token_norms import kept_norms
 from pcs_ext.image.training import LatentCache, PhaseLoss, only_trainable, parameter_groups
@@ -155,11 +156,12 @@ def learn(
     resolved = resolve_recipe(recipe, noun, preset_of(backbone), config=config)
     resolved = with_token(with_start(with_request(resolved, token, steps), start, backbone), backbone)
     resolved, found = as_learned(resolved, found)
-    if resolved.active is not None:
+    if resolved.active is not None or resolved.select is not None:
         check_rounds(resolved, previews, start)
         once = {"base": backbone, "seed": seed, "after": after, "rivals": rivals, "reporter": reporter,
                 "checkpoint_activations": checkpoint_activations}  # fmt: skip
-        return learn_in_rounds(resolved, found, output, learn, once)
+        rounds = learn_in_rounds if resolved.active is not None else learn_selected
+        return rounds(resolved, found, output, learn, once)
     reporter.event(
         "learn", f"{resolved.id}: {len(found)} photos, {resolved.steps} steps, on {backbone.device}", photos=len(found)
     )

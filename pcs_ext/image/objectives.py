@@ -1,7 +1,7 @@
 """The denoising objective: the loss of one batch, and the terms that recipes add to it."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,10 +15,11 @@ from pcs_ext.image.attention import AttentionMaps, attention_program
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.balance import BalanceConfig, balanced, shown_parts
 from pcs_ext.image.guidance import combine_guidance
+from pcs_ext.image.likeness.config import ComposedConfig, IdentityConfig
 from pcs_ext.image.masked_loss import MaskNormalisation, denoising_errors, masked_mean
 from pcs_ext.image.noise import append_dims
 from pcs_ext.image.residual_filter import SuppressConfig, suppressed
-from pcs_ext.image.terms import Noised, Step, TermConfig, build_term
+from pcs_ext.image.terms import AbstractTerm, Noised, Step, TermConfig, build_term
 from pcs_ext.image.timesteps import TimestepSampling
 from pcs_ext.image.types import Batch, Conditioning, LossTerms
 
@@ -60,6 +61,10 @@ class ObjectiveConfig:
     balance: BalanceConfig | None = None
     """Several subjects: the worst one's loss counts, and the others are kept (MagicTailor, arXiv 2410.13370); the phase
     needs an `ema_decay`. None: all count alike."""
+    identity: IdentityConfig | None = None
+    """Likeness of the clean pictures that predictions imply to their photos; None: it is not looked at."""
+    composed: ComposedConfig | None = None
+    """A subject in a style, learned where there are pictures of either alone; None: photos by themselves."""
     terms: tuple[TermConfig, ...] = ()
     """What is added to the loss, at most one of each kind."""
 
@@ -68,6 +73,8 @@ class ObjectiveConfig:
             raise ConfigError(
                 "a balance is about photos and plain predictions; set prior_loss_weight 0, train_guidance 1."
             )
+        if self.identity is not None and (self.train_guidance != 1 or self.denoising_weight == 0):
+            raise ConfigError("identity is read off the plain prediction; set train_guidance 1 and denoising_weight.")
         if self.train_guidance != 1 and any(term.kind == "attention" for term in self.terms):
             raise ConfigError("attention terms read the plain prediction's maps; set train_guidance to 1.")
         alone = self.denoising_weight == 0
@@ -91,6 +98,7 @@ class DenoisingObjective:
         config: what counts.
         adapters: that train, by name; terms ask for them.
         averaged: a context in which the trained weights are their slow averages; a balance needs it.
+        beside: further terms, of who knows more than a step shows.
     """
 
     def __init__(
@@ -98,9 +106,10 @@ class DenoisingObjective:
         config: ObjectiveConfig,
         adapters: Mapping[str, AbstractAdapter] | None = None,
         averaged: Callable[[], contextlib.AbstractContextManager[None]] | None = None,
+        beside: Sequence[AbstractTerm] = (),
     ) -> None:
         self.config, self.adapters, self.averaged = config, adapters or {}, averaged
-        self.terms = [build_term(term) for term in config.terms]
+        self.terms = [*(build_term(term) for term in config.terms), *beside]
 
     def __call__(
         self,

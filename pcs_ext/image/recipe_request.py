@@ -70,6 +70,6 @@ def check_rounds(recipe: Recipe, previews: int, start: Artifact | None) -> None:
         UsageError: previews, or a subject to go on from.
     """
     if previews:
-        raise UsageError(f"{recipe.id} learns anew in every round and writes no previews; leave --previews out.")
+        raise UsageError(f"{recipe.id} learns in rounds and writes no previews; leave --previews out.")
     if start is not None:
-        raise UsageError(f"{recipe.id} begins every round at the base and cannot go on from a subject.")
+        raise UsageError(f"{recipe.id} begins its rounds at the base and cannot go on from a subject.")

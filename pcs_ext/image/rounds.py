@@ -61,7 +61,7 @@ class Rounds:
         Raises:
             CheckpointError: the folder holds rounds that were made by something else.
         """
-        self._claim()
+        claim(self.folder, self.made_by)
         added: list[Photo] = []
         directions = list(self.settings.directions)
         number = 1
@@ -77,17 +77,6 @@ class Rounds:
             added += [self._photo(number, index, one) for index, one in enumerate(found)]
             directions = [one for one in directions if one not in {took.direction for took in found}]
             number += 1
-
-    def _claim(self) -> None:
-        """Mark the folder as this job's."""
-        mark = self.folder / "rounds.json"
-        if not mark.exists():
-            write_json(mark, {"made_by": self.made_by})
-        elif read_json(mark)["made_by"] != self.made_by:
-            raise CheckpointError(
-                f"{self.folder} holds rounds of other settings, photos or another base. Run with the same ones to go "
-                "on, or move the folder away to start over."
-            )
 
     def _learned(self, number: int, photos: Sequence[Photo], learn_once: LearnOnce) -> Artifact:
         place = self.folder / f"round-{number}"
@@ -127,6 +116,22 @@ class Rounds:
 
     def _photo(self, number: int, index: int, one: Taken) -> Photo:
         return dataclasses.replace(read_photo(self._path(number, index)), caption=one.direction, weight=one.weight)
+
+
+def claim(folder: Path, made_by: str) -> None:
+    """Mark a folder of rounds as this job's.
+
+    Raises:
+        CheckpointError: the folder holds rounds that were made by something else.
+    """
+    mark = folder / "rounds.json"
+    if not mark.exists():
+        write_json(mark, {"made_by": made_by})
+    elif read_json(mark)["made_by"] != made_by:
+        raise CheckpointError(
+            f"{folder} holds rounds of other settings, photos or another base. Run with the same ones to go on, or "
+            "move the folder away to start over."
+        )
 
 
 def as_tensor(made: GeneratedImage) -> torch.Tensor:

@@ -10,18 +10,23 @@ from torch import Tensor
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters.base import AbstractAdapter
 from pcs_ext.image.adapters.image_words import ImageWordsAdapter, showing
+from pcs_ext.image.adapters.tokens import TokenAdapter
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.class_images import ClassImages
 from pcs_ext.image.contrast import Contrast
 from pcs_ext.image.data import SubjectDataset
 from pcs_ext.image.degradation import degraded
 from pcs_ext.image.forgetting import Forgetting
+from pcs_ext.image.hiding import hidden
 from pcs_ext.image.latent_cache import LatentCache
+from pcs_ext.image.likeness.composed import composed_term
+from pcs_ext.image.likeness.identity import IdentityTerm
 from pcs_ext.image.objectives import DenoisingObjective
 from pcs_ext.image.photo_reader import reader_for
 from pcs_ext.image.prototype import Prototype
 from pcs_ext.image.recipes.base import Phase
 from pcs_ext.image.regional import regional
+from pcs_ext.image.terms.base import AbstractTerm
 from pcs_ext.image.types import Batch, Conditioning, LossTerms, ParameterGroup
 
 
@@ -121,11 +126,23 @@ class PhaseLoss:
         self.adapters = adapters or {}
         of_photos = any(isinstance(adapter, ImageWordsAdapter) for adapter in self.adapters.values())
         self.prompts = PromptCache(backbone, enabled=not (text_trains or of_photos))
-        self.objective = DenoisingObjective(phase.objective, self.adapters, averaged)
+        self.objective = DenoisingObjective(phase.objective, self.adapters, averaged, self._likenesses())
         weighs = phase.objective.prototype_weight > 0
         encoder = phase.objective.prototype_encoder
         self.prototype = Prototype(backbone, photos.concept, encoder) if weighs else None
         self.reader = reader_for(self.adapters.values(), backbone.device)
+
+    def _likenesses(self) -> list[AbstractTerm]:
+        """Terms about who is seen, which need an encoder or photos of their own choice."""
+        asked, terms = self.phase.objective, list[AbstractTerm]()
+        if asked.identity is not None:
+            terms.append(IdentityTerm(asked.identity, self.backbone.device))
+        if asked.composed is not None:
+            word = self.adapters[asked.composed.style]
+            assert isinstance(word, TokenAdapter), "a recipe is checked before it is learned"
+            term = composed_term(asked.composed, self.photos, word.tokens[0], self.backbone)
+            terms += [] if term is None else [term]
+        return terms
 
     def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         """Loss terms of one micro-batch; everything random comes from `generator`."""
@@ -134,6 +151,8 @@ class PhaseLoss:
             batch = dataclasses.replace(batch, captions=("",) * len(batch.captions))
         if self.phase.degrade is not None:
             batch = degraded(batch, self.phase.degrade.strength(step, self.phase.fit.steps), generator)
+        if self.phase.hide is not None:
+            batch = hidden(batch, self.phase.hide, generator)
         if self.class_images is not None:
             batch = stack(batch, self.class_images.batch(self.phase.batch_size, generator))
         if self.reader is not None:

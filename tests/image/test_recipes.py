@@ -60,7 +60,9 @@ def quick(recipe: str, steps: int = 6) -> Recipe:
 
 
 def with_things(photos: Path, recipe: Recipe) -> Path:
-    """For a recipe that learns every thing in a picture, one numbered mask and two captions beside each."""
+    """What a recipe wants beside photos: masks and captions of every thing, or one caption with its word."""
+    if recipe.needs_caption:
+        (photos / "0.txt").write_text(f"a photo of a dog in {recipe.needs_caption} style", "utf-8")
     for mask in photos.glob("*_mask.png") if recipe.concept_crops else ():
         shutil.copy(mask, mask.with_name(mask.name.replace("_mask", "_mask1")))
         mask.with_name(mask.name.replace("_mask.png", ".txt")).write_text("{subject}\na thing {subject}", "utf-8")
@@ -137,7 +139,9 @@ def test_half_precision_learns_and_belongs_to_the_same_base(
     sd = shared
     half = load_backbone(sd.name, device="cpu", precision="bf16")
     assert half.fingerprint == sd.fingerprint
-    artifact = learn(photos, noun="dog", output=tmp_path / "rex", recipe=quick(name, steps=3), base=half, seed=3)
+    recipe = quick(name, steps=3)
+    photos = with_things(photos, recipe)
+    artifact = learn(photos, noun="dog", output=tmp_path / "rex", recipe=recipe, base=half, seed=3)
     assert all(loss == loss and loss < 100 for loss in artifact.data.training["losses"])
     moved = [tensor for tensors in artifact.data.tensors.values() for tensor in tensors.values()]
     assert any(tensor.dtype in (torch.float32, torch.int32) and tensor.any() for tensor in moved)
@@ -156,7 +160,8 @@ def test_the_loss_falls_on_one_photo(name: str, shared: AbstractBackbone, photos
 
     recipe, sd = quick(name), shared
     concept = dataclasses.replace(recipe.concept, token=recipe.concept.token or "sks")
-    data = SubjectDataset(find_photos(photos)[:1], concept, resolution=32, augmentation=recipe.augmentation)
+    shown = find_photos(with_things(photos, recipe) if recipe.needs_caption else photos)[:1]
+    data = SubjectDataset(shown, concept, resolution=32, augmentation=recipe.augmentation)
     prior = ClassImages(torch.zeros(2, 3, 32, 32), "a photo of a dog") if recipe.class_images else None
     adapters = {key: build_adapter(key, value) for key, value in recipe.adapters.items()}
     phase = recipe.phases[0]

@@ -34,6 +34,9 @@ class RankOneConfig:
     """beta: relative similarity at which the gate is half open."""
     temperature: float = 0.1
     """tau of the gate, positive."""
+    explicit: bool = False
+    """No gate: the weights themselves are edited, so that the word gets o and the edit of other inputs is as large as
+    their share of it (DemoCaricature, arXiv 2312.04364); threshold and temperature are not asked."""
 
     def __post_init__(self) -> None:
         check_placeholder(self.placeholder, 1)
@@ -67,6 +70,9 @@ class Direction:
 
 class RankOneLayer(TrainedLayer):
     """h = W e' + gate o, with e' = e - share i and gate = sigmoid((share - beta) / tau) (equations 4 and 5).
+
+    Explicit ones: h = (W + (o - W i) (C^-1 i)^T / (i^T C^-1 i)) e = W e + share (o - W i), as in ROME (Meng et al.
+    2022, arXiv 2202.05262, eq. 2).
 
     Differs from the paper, which follows i by a moving average: i is the word's present encoding in a neutral caption,
     so that it is a function of what is stored.
@@ -111,7 +117,7 @@ class RankOneLayer(TrainedLayer):
             return base
         share = self.direction.share(x)
         removed = share * (self.weight.float() @ self.direction.vector)
-        edit = self.gate(share) * self.target - removed
+        edit = (share if self.config.explicit else self.gate(share)) * self.target - removed
         return base + (self.scale * edit).to(base.dtype)
 
 
@@ -119,7 +125,7 @@ class RankOneAdapter(LayerAdapter[RankOneLayer]):
     """Rank-one edits of all keys and values; state: `denoiser.<path to to_v>.target`.
 
     Unlike other adapters this one changes the base a little before it is trained: the component along the word is
-    taken from every input. It is ejected without a trace as all are.
+    taken from every input; an explicit one gives it what the class noun has. It is ejected without a trace as all are.
     """
 
     def __init__(self, name: str, config: RankOneConfig) -> None:

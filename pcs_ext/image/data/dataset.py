@@ -184,6 +184,21 @@ class SubjectDataset:
         """What of every photo is trained on when nothing is varied, `3 s s` each."""
         return [self._center(index)[0] for index in range(len(self.photos))]
 
+    def square_masks(self) -> Tensor:
+        """Where the subject is in `squares`, `n 1 s s` in [0, 1]; everywhere in photos without a mask."""
+        cut = [self._center(index) for index in range(len(self.photos))]
+        return torch.stack(
+            [torch.ones_like(image[:1]) if mask is None else mask.amax(0, keepdim=True) for image, mask in cut]
+        )
+
+    def some(self, which: Sequence[bool]) -> "SubjectDataset | None":
+        """A data set of those photos alone, keys counted anew; None where there are none."""
+        chosen = [photo for photo, taken in zip(self.photos, which, strict=True) if taken]
+        if not chosen:
+            return None
+        resolution = self.resolution * self.augmentation.pack
+        return SubjectDataset(chosen, self.concept, resolution=resolution, augmentation=self.augmentation)
+
     def put_masks(self, masks: Sequence[Tensor]) -> None:
         """Give every photo new masks of its square: `k s s` in [0, 1], one for each part of the concept."""
         for index, own in enumerate(masks):

@@ -4,6 +4,7 @@ from pcs_ext.image.edits.base import EditEntry
 from pcs_ext.image.edits.concept_centric import concept_centric_guidance
 from pcs_ext.image.edits.cones_2 import cones_2_layout
 from pcs_ext.image.edits.dci import dci
+from pcs_ext.image.edits.diptych import diptych
 from pcs_ext.image.edits.freecontrol import freecontrol
 from pcs_ext.image.edits.freecure import freecure
 from pcs_ext.image.edits.insert import tigic
@@ -17,6 +18,7 @@ from pcs_ext.image.edits.portrait_diffusion import portrait_diffusion
 from pcs_ext.image.edits.sag import sag
 from pcs_ext.image.edits.style_aligned import style_aligned
 from pcs_ext.image.edits.swapanything import swapanything
+from pcs_ext.image.edits.try_on import try_on
 
 __all__ = ["EDITS", "EditEntry"]
 
@@ -53,6 +55,10 @@ _ENTRIES = (
      "2403.12658", "tigic", "image insert", tigic),
     ("freecontrol", "the structure of a picture for any prompt, by components of self-attention",
      "2312.07536", "freecontrol", "image follow", freecontrol),
+    ("diptych", "a subject drawn beside its photo, in the empty panel of a picture of two",
+     "2411.15466", "diptych-prompting", "image diptych", diptych),
+    ("try-on", "a garment fitted to a person's outline, then painted with attention to it; in the spirit of the system",
+     "2312.15480", "pe-viton", "image try-on", try_on),
 )  # fmt: skip
 EDITS: dict[str, EditEntry] = {
     id: EditEntry(id=id, summary=summary, paper=f"arXiv {paper}", system=system, command=command, build=build)

@@ -1,6 +1,7 @@
 """Every way to learn a subject that the core knows, listed by hand."""
 
 from pcs_ext.image.recipes.adi import adi
+from pcs_ext.image.recipes.banerjee_aging import banerjee_aging
 from pcs_ext.image.recipes.base import Phase, PhotoContext, Preset, Recipe, RecipeEntry
 from pcs_ext.image.recipes.break_a_scene import break_a_scene
 from pcs_ext.image.recipes.c_lora import c_lora
@@ -13,10 +14,12 @@ from pcs_ext.image.recipes.concept_centric import concept_centric
 from pcs_ext.image.recipes.cones import cones
 from pcs_ext.image.recipes.cones_2 import cones_2
 from pcs_ext.image.recipes.core import core
+from pcs_ext.image.recipes.coti import coti
 from pcs_ext.image.recipes.cross_initialization import cross_initialization
 from pcs_ext.image.recipes.cusconcept import cusconcept
 from pcs_ext.image.recipes.custom_diffusion import custom_diffusion
 from pcs_ext.image.recipes.dci import dci
+from pcs_ext.image.recipes.democaricature import democaricature
 from pcs_ext.image.recipes.detex import detex
 from pcs_ext.image.recipes.diffnat import diffnat
 from pcs_ext.image.recipes.disenbooth import disenbooth
@@ -39,6 +42,7 @@ from pcs_ext.image.recipes.instructbooth import instructbooth
 from pcs_ext.image.recipes.inv_reversion import inv_reversion
 from pcs_ext.image.recipes.lego import lego
 from pcs_ext.image.recipes.lycoris import loha, lokr
+from pcs_ext.image.recipes.magicapture import magicapture
 from pcs_ext.image.recipes.magictailor import magictailor
 from pcs_ext.image.recipes.matte import matte
 from pcs_ext.image.recipes.mc_ti import mc_ti
@@ -119,6 +123,13 @@ _WEIGHTS = (
         "arXiv 2312.00079",
         hifi_tuner,
     ),
+    (
+        "banerjee-aging",
+        "dreambooth beside people of all ages, held to who is seen",
+        "arXiv 2307.08585",
+        banerjee_aging,
+    ),
+    ("democaricature", "a word and an explicit edit of its values, from one photo", "arXiv 2312.04364", democaricature),
 )
 _WORDS = (
     ("textual-inversion", "one new word vector, nothing else", "arXiv 2208.01618", textual_inversion),
@@ -156,6 +167,7 @@ _WORDS = (
         "arXiv 2312.14216",
         dreamdistribution,
     ),
+    ("coti", "textual inversion from the best of many photos, more of them every round", "arXiv 2304.05265", coti),
 )
 _SEVERAL = (
     ("cones", "rare word, few keys and values that are shut; unions draw several", "arXiv 2303.05125", cones),
@@ -191,6 +203,7 @@ _SEVERAL = (
         "arXiv 2404.14239",
         multibooth,
     ),
+    ("magicapture", "a person and a style of portraits, and one in the other", "arXiv 2309.06895", magicapture),
     ("pacgen", "dreambooth on a subject that is moved about, to be drawn in a box", "arXiv 2306.17154", pacgen),
 )
 _STYLES = (

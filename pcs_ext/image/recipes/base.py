@@ -14,10 +14,12 @@ from pcs_ext.image.data import Augmentation, Photo
 from pcs_ext.image.degradation import DegradeConfig
 from pcs_ext.image.early_stopping import DvarConfig
 from pcs_ext.image.fit import FitConfig
+from pcs_ext.image.hiding import HideConfig
 from pcs_ext.image.mask_estimate import EstimateConfig
 from pcs_ext.image.objectives import ObjectiveConfig
 from pcs_ext.image.rewards.config import RewardConfig
 from pcs_ext.image.sample import SampleConfig
+from pcs_ext.image.selection import SelectConfig
 
 Preset = Literal["toybox", "sd", "sdxl"]
 _REACHING = frozenset({"attention", "context", "pair", "invariance"})
@@ -48,6 +50,8 @@ class Phase:
     """Photos are shown without words: the subject becomes what is drawn when nothing is asked."""
     degrade: DegradeConfig | None = None
     """Noise on what the masks leave out, fading; None: photos as they are."""
+    hide: HideConfig | None = None
+    """Random parts of photos are neither shown nor count; None: photos whole."""
     estimate: EstimateConfig | None = None
     """Photos' masks are estimated from the words' attention, again and again; None: they come with the photos."""
     reward: RewardConfig | None = None
@@ -103,10 +107,14 @@ class Recipe:
     """Words that take in what is particular to each photo, instead of templates and captions; None: those count."""
     active: ActiveConfig | None = None
     """Learn in rounds, beside pictures of the subject that the rounds before made; None: once."""
+    select: SelectConfig | None = None
+    """Learn in rounds from the best of many photos, each round from more of them; None: from all, once."""
     concept_crops: bool = False
     """Photos with numbered masks become several: the whole, and a square around each thing with its own caption."""
     needs_masks: bool = False
     """Whether every photo must have a mask; without it the recipe would be another method."""
+    needs_caption: str = ""
+    """A word that the caption of some photos must say and of others must not; empty: captions are free."""
     needs_before: bool = False
     """Whether every photo must have a picture of how it was before."""
     sampling: SampleConfig = dataclasses.field(default_factory=SampleConfig)
@@ -120,12 +128,21 @@ class Recipe:
         """
         if self.augmentation.pack > 1 and self.class_images:
             raise ConfigError("packed photos have no class images beside them; set class_images to 0, or pack to 1.")
+        if self.active is not None and self.select is not None:
+            raise ConfigError("a recipe learns in rounds of its own pictures or of chosen photos; set one to null.")
         for phase in self.phases:
             unknown = {key.split("/")[0] for key in phase.learning_rates} - self.adapters.keys()
             if unknown:
                 raise ConfigError(
                     f"phase {phase.name!r} sets learning rates for {sorted(unknown)}; "
                     f"the recipe's adapters are {sorted(self.adapters)}."
+                )
+            composed = phase.objective.composed
+            words = set() if composed is None else {composed.subject, composed.style}
+            if not words <= self.adapters.keys():
+                raise ConfigError(
+                    f"phase {phase.name!r} composes the words of {sorted(words)}; the recipe's adapters are "
+                    f"{sorted(self.adapters)}."
                 )
             if phase.objective.train_guidance != 1 and not self.concept.negative:
                 raise ConfigError(
@@ -166,6 +183,15 @@ class Recipe:
             raise PhotoError(
                 f"{self.id} learns what was done to pictures and needs each as it was before; none was found for "
                 f"{_names(single)}. Put {single[0].stem}_before.png there, of the same shape."
+            )
+
+        said = [self.needs_caption in (photo.caption or "") for photo in photos]
+        if self.needs_caption and (not any(said) or all(said)):
+            raise PhotoError(
+                f"{self.id} learns from photos of two kinds and tells them apart by {self.needs_caption} in the text "
+                f"beside them; it stands beside {'all' if all(said) else 'none'}. Put NAME.txt beside those that it "
+                f'is about, for example "a photo of a {self.concept.class_noun} in {self.needs_caption} style", and '
+                "none beside the others."
             )
 
     def check_recomputable(self) -> None:

@@ -1,11 +1,7 @@
-"""Holes in a photo, filled with what reference photos show (as PVA, arXiv 2312.03556, is used).
-
-What is around the hole is put back after every step, noised as much as the picture is then (blended diffusion, Avrahami
-et al. 2021, arXiv 2111.14818), so that any base fills holes, not only one that was trained to.
-"""
+"""Holes in a photo, filled with what reference photos show (as PVA, arXiv 2312.03556, is used)."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,13 +11,14 @@ from torch import Tensor
 from pcs_ext.errors import PhotoError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.blended import PutBack
 from pcs_ext.image.data import Photo, find_photos
 from pcs_ext.image.learn import preset_of
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.image.reference.boxes import boxes_of
 from pcs_ext.image.reference.nouns import check_named
 from pcs_ext.image.reference.reference import Reference, show
-from pcs_ext.image.sample import SampleConfig, Sampling, initial_noise, sample
+from pcs_ext.image.sample import SampleConfig, Sampling, sample
 from pcs_ext.image.subject import GeneratedImage, to_pil
 from pcs_ext.reporter import Reporter, SilentReporter
 
@@ -138,40 +135,23 @@ def filled(
         box = boxes_of(hole)[0].expand(len(reference.sight.features), 4)
         reference = dataclasses.replace(reference, scene=image, boxes=box)
     hooks = reference.hooks(backbone)
-    begun: list[Sampling] = []
+    put_back = PutBack(backbone, known, cells, config)
 
     def started(sampling: Sampling) -> None:
-        begun.append(sampling)
+        put_back.started(sampling)
         if hooks.started is not None:
             hooks.started(sampling)
 
-    put_back = _putting_back(backbone, known, cells, config, begun)
     made = sample(
         backbone,
         [prompt] * len(seeds),
         seeds=seeds,
         config=config,
         negative_prompts=[negative_prompt] * len(seeds),
-        hooks=dataclasses.replace(hooks, started=started, on_step=put_back),
+        hooks=dataclasses.replace(hooks, started=started, on_step=put_back.on_step),
         reporter=reporter,
     )
     return hole * made + (1 - hole) * image
-
-
-def _putting_back(
-    backbone: AbstractBackbone, known: Tensor, cells: Tensor, config: SampleConfig, begun: list[Sampling]
-) -> Callable[[int, Tensor, Tensor], Tensor]:
-    """`SampleHooks.on_step`: around the hole the known latents, at the noise level after the step."""
-
-    def put_back(step: int, timestep: Tensor, latents: Tensor) -> Tensor:
-        scheduler, seeds = begun[-1].scheduler, begun[-1].seeds
-        around = known.expand_as(latents)
-        if step + 1 < len(scheduler.timesteps):
-            noise = initial_noise(backbone, seeds, config).to(latents)
-            around = scheduler.add_noise(around, noise, scheduler.timesteps[step + 1].expand(len(latents)))
-        return torch.where(cells > 0, latents, around.to(latents))
-
-    return put_back
 
 
 def _square(photo: Photo, side: int) -> tuple[Tensor, Tensor]:

@@ -11,10 +11,14 @@ from pcs_ext.image.adapters.rank_one import Direction, RankOneLayer
 KEY = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
 
 
-def layer_at(vector: torch.Tensor, inverse: torch.Tensor) -> tuple[RankOneLayer, nn.Linear, torch.Tensor]:
+def layer_at(
+    vector: torch.Tensor,
+    inverse: torch.Tensor,
+    config: RankOneConfig = RankOneConfig(),  # noqa: B008
+) -> tuple[RankOneLayer, nn.Linear, torch.Tensor]:
     base = nn.Linear(len(vector), 5, bias=False)
     target = torch.arange(5.0)
-    layer = RankOneLayer(base, target, RankOneConfig(), trains=True)
+    layer = RankOneLayer(base, target, config, trains=True)
     layer.set_below(base)
     layer.direction = Direction(inverse)
     layer.direction.point(vector)
@@ -34,6 +38,21 @@ def test_the_word_gets_its_target_and_what_is_orthogonal_to_it_stays() -> None:
     mixed = layer((0.5 * vector + orthogonal)[None])[0]
     gate = torch.sigmoid(torch.tensor((0.5 - 0.75) / 0.1))
     torch.testing.assert_close(mixed, base(orthogonal) + gate * target, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_an_explicit_edit_is_one_of_the_weight_itself() -> None:
+    generator = torch.Generator().manual_seed(0)
+    root, vector, inputs = (torch.randn(*shape, generator=generator) for shape in ((6, 6), (6,), (7, 6)))
+    inverse = root @ root.T + torch.eye(6)
+    layer, base, target = layer_at(vector, inverse, RankOneConfig(explicit=True))
+    dual = inverse @ vector
+    weight = base.weight + torch.outer(target - base.weight @ vector, dual) / (vector @ dual)
+    torch.testing.assert_close(layer(inputs), inputs @ weight.T, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(layer(vector[None])[0], target, atol=1e-5, rtol=1e-4)
+    assert torch.linalg.matrix_rank(weight - base.weight) == 1
+    layer.scale = 0.0
+    assert torch.equal(layer(inputs), base(inputs))
 
 
 def test_keys_are_locked_to_the_class_word_and_values_train(sd, run, snapshot) -> None:

@@ -16,6 +16,7 @@ from pcs_ext.image.edits.boxes import parse_box
 from pcs_ext.image.edits.concept_centric import ConceptCentricConfig, sample_guided_twice
 from pcs_ext.image.edits.cones_2 import Cones2Config, cones_2_hooks
 from pcs_ext.image.edits.dci import DciConfig, sample_integrated
+from pcs_ext.image.edits.diptych import DiptychConfig, draw_beside
 from pcs_ext.image.edits.freecontrol import FreeControlConfig, follow_structure
 from pcs_ext.image.edits.freecure import FreeCureConfig, sample_cured
 from pcs_ext.image.edits.insert import InsertConfig, insert
@@ -31,6 +32,7 @@ from pcs_ext.image.edits.sag import SagConfig, led_hooks
 from pcs_ext.image.edits.settings import resolve_edit
 from pcs_ext.image.edits.style_aligned import StyleAlignedConfig, sample_aligned
 from pcs_ext.image.edits.swap import SwapConfig, swap
+from pcs_ext.image.edits.try_on import TryOnConfig, put_on
 from pcs_ext.image.locate import LocateConfig
 from pcs_ext.systems import catalogue
 
@@ -124,6 +126,14 @@ def _concept_centric(backbone: AbstractBackbone, config: ConceptCentricConfig) -
         return sample_guided_twice(backbone, [adapter], "a red hat", seed=0, config=config)
 
 
+def _diptych(backbone: AbstractBackbone, config: DiptychConfig) -> torch.Tensor:
+    return draw_beside(backbone, PICTURE, "a red dog", noun="dog", seeds=(0,), config=config)
+
+
+def _try_on(backbone: AbstractBackbone, config: TryOnConfig) -> torch.Tensor:
+    return put_on(backbone, PICTURE, MASK, PICTURE.flip(-1), MASK, "a red dog", seed=0, config=config)
+
+
 RUNS: dict[type, Callable[[AbstractBackbone, Any], torch.Tensor]] = {
     SwapConfig: _swap,
     LayoutConfig: _layout,
@@ -140,6 +150,8 @@ RUNS: dict[type, Callable[[AbstractBackbone, Any], torch.Tensor]] = {
     PortraitDiffusionConfig: _restyle,
     InsertConfig: _insert,
     FreeControlConfig: _follow,
+    DiptychConfig: _diptych,
+    TryOnConfig: _try_on,
 }
 
 

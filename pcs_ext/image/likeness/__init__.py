@@ -1,0 +1,1 @@
+"""Losses on who is seen in the clean picture that a prediction implies."""
