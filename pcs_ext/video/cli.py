@@ -385,14 +385,9 @@ def recipes(json: bool = False) -> None:
 
     learns = {name: "motion" if name in MOTIONS else "subject" for name in RECIPES}
     learns |= dict.fromkeys(REFERENCES, "photos")
+    told = ("id", "summary", "paper", "system")
     rows = [
-        {
-            "id": entry.id,
-            "learns": learns[entry.id],
-            "summary": entry.summary,
-            "paper": entry.paper,
-            "system": entry.system,
-        }
+        {"learns": learns[entry.id], **{name: getattr(entry, name) for name in told}}
         for entry in (*RECIPES.values(), *REFERENCES.values())
     ]
     if json:

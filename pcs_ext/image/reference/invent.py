@@ -16,7 +16,7 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.learn import preset_of
 from pcs_ext.image.recipes.presets import SAMPLING
-from pcs_ext.image.reference.pairs import NOUN_FILE
+from pcs_ext.image.reference.albums import NOUN_FILE
 from pcs_ext.image.sample import sample
 from pcs_ext.image.subject import GeneratedImage, to_pil
 from pcs_ext.reporter import Reporter, SilentReporter

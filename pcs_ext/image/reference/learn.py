@@ -14,13 +14,14 @@ from pcs_ext.image.data import Photo
 from pcs_ext.image.fit import FitConfig, fit
 from pcs_ext.image.learn import AUTOCAST
 from pcs_ext.image.reference import REFERENCES, ReferenceEntry
+from pcs_ext.image.reference.albums import read_subjects
 from pcs_ext.image.reference.base import AbstractReferenceAdapter, TrainingStage
 from pcs_ext.image.reference.encoder import PictureEncoder
 from pcs_ext.image.reference.files import ReferenceConfig, encoder_folder, encoder_name, reading_of, save_adapter
 from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapter
 from pcs_ext.image.reference.latents import OWN, open_eye
 from pcs_ext.image.reference.maps import MapKinds, albums_of_maps, check_maps, map_file
-from pcs_ext.image.reference.pairs import PairData, encode_subjects, read_subjects
+from pcs_ext.image.reference.pairs import PairData, encode_subjects
 from pcs_ext.image.reference.retrieve import retrieved_groups
 from pcs_ext.image.reference.shown import Sight
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceSchedule, ReferenceTraining

@@ -20,9 +20,10 @@ from pcs_ext.image.backbones.load import TOYBOX_WEIGHTS, load_backbone
 from pcs_ext.image.concept import SUBJECT, fill
 from pcs_ext.image.evaluate.encoders import ClipEncoder, load_image_text_encoder
 from pcs_ext.image.learn import learn
+from pcs_ext.image.reference.albums import NOUN_FILE, Subjects, read_subjects
 from pcs_ext.image.reference.invent import PROMPTS
 from pcs_ext.image.reference.nouns import renamed
-from pcs_ext.image.reference.pairs import NOUN_FILE, Subjects, read_subjects, square
+from pcs_ext.image.reference.pairs import square
 from pcs_ext.image.subject import Artifact, GeneratedImage
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import seed_for

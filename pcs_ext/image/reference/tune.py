@@ -17,11 +17,12 @@ from pcs_ext.image.adapters import FullAdapter, FullConfig
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.concept import fill
 from pcs_ext.image.data import find_photos
+from pcs_ext.image.reference.albums import Subjects
 from pcs_ext.image.reference.base import AbstractReferenceAdapter
 from pcs_ext.image.reference.files import open_adapter, read_settings, save_adapter, weights_digest
 from pcs_ext.image.reference.kinds import KindConfig
 from pcs_ext.image.reference.learn import blank_of, train_stages
-from pcs_ext.image.reference.pairs import PairData, Subjects, encode_subjects
+from pcs_ext.image.reference.pairs import PairData, encode_subjects
 from pcs_ext.image.reference.systems.dreamtuner import DreamTunerConfig
 from pcs_ext.image.reference.systems.e4t import E4TConfig
 from pcs_ext.image.reference.systems.profusion import ProFusionConfig

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from pcs_ext.errors import InputError, PhotoError, UsageError
 from pcs_ext.image.data import Photo, find_photos
+from pcs_ext.image.reference.albums import NOUN_FILE, read_nouns
 from pcs_ext.image.reference.encoder import PictureEncoder
 from pcs_ext.image.reference.nouns import names
-from pcs_ext.image.reference.pairs import NOUN_FILE, PairData, Pairs, read_nouns
+from pcs_ext.image.reference.pairs import PairData, Pairs
 from pcs_ext.image.reference.shown import Sight
 from pcs_ext.reporter import Reporter
 from pcs_ext.video.backbone import AbstractVideoBackbone

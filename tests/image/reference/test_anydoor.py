@@ -11,26 +11,22 @@ from torch import Tensor
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.data import find_photos
+from pcs_ext.image.reference.albums import read_subjects
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.details import collage, high_frequencies, squared, widened
 from pcs_ext.image.reference.files import OpenedAdapter
 from pcs_ext.image.reference.inside import read_of
 from pcs_ext.image.reference.learn import blank_of
-from pcs_ext.image.reference.pairs import encode_subjects, read_subjects
+from pcs_ext.image.reference.pairs import encode_subjects
 from pcs_ext.image.reference.reference import Reference, seen_by
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.systems.anydoor import AnyDoor
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
 from pcs_ext.reporter import SilentReporter
 from tests.support.tiny_albums import albums
-from tests.support.tiny_reference import HIDDEN, at_random, drawn, tiny_system, tiny_vision
+from tests.support.tiny_reference import HIDDEN, at_random, drawn, tiny_system
 
 PROMPT = "the dog on beach"
-
-
-@pytest.fixture
-def eye(tmp_path: Path) -> Path:
-    return tiny_vision(tmp_path / "eye")
 
 
 def made(sd: AbstractBackbone, eye: Path, *, random: bool = True) -> tuple[AnyDoor, Any]:

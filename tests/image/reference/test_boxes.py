@@ -19,14 +19,9 @@ from pcs_ext.image.reference.systems.ms_diffusion import MSDiffusion
 from pcs_ext.image.reference.systems.subject_diffusion import SubjectDiffusion
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
 from pcs_ext.image.types import Conditioning, Decoupled
-from tests.support.tiny_reference import HIDDEN, drawn, layers, tiny_system, tiny_vision
+from tests.support.tiny_reference import HIDDEN, drawn, layers, tiny_system
 
 PROMPT = "the dog on beach"
-
-
-@pytest.fixture
-def eye(tmp_path: Path) -> Path:
-    return tiny_vision(tmp_path / "eye")
 
 
 def latents() -> tuple[Tensor, Tensor]:

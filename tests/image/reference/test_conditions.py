@@ -22,14 +22,9 @@ from pcs_ext.image.reference.systems.uni_controlnet import (
 from pcs_ext.image.reference.systems.visconet import PlaceMixture, ViscoNet, ViscoNetConfig, everywhere_if_empty
 from pcs_ext.image.types import Conditioning
 from tests.support.tiny_conditions import NOISY, PROMPTS, TIMES, pictures, predicted, random_maps, system, told
-from tests.support.tiny_reference import HIDDEN, WIDTH, at_random, drawn, tiny_system, tiny_vision
+from tests.support.tiny_reference import HIDDEN, WIDTH, at_random, drawn, tiny_system
 
 SYSTEMS = ("uni-controlnet", "visconet", "prompt-free-diffusion", "context-diffusion")
-
-
-@pytest.fixture
-def eye(tmp_path: Path) -> Path:
-    return tiny_vision(tmp_path / "eye")
 
 
 @torch.no_grad()

@@ -22,12 +22,7 @@ from pcs_ext.image.reference.systems.prompt_free_diffusion import (
 )
 from pcs_ext.image.types import Conditioning
 from tests.support.tiny_conditions import NOISY, PROMPTS, TIMES, pictures, predicted, random_maps, system
-from tests.support.tiny_reference import HIDDEN, drawn, tiny_vision
-
-
-@pytest.fixture
-def eye(tmp_path: Path) -> Path:
-    return tiny_vision(tmp_path / "eye")
+from tests.support.tiny_reference import HIDDEN, drawn
 
 
 @torch.no_grad()

@@ -10,10 +10,11 @@ from torch import Tensor
 from pcs_ext.errors import PhotoError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.data import find_photos
+from pcs_ext.image.reference.albums import read_subjects
 from pcs_ext.image.reference.details import pasted, squared
 from pcs_ext.image.reference.files import OpenedAdapter
 from pcs_ext.image.reference.learn import blank_of
-from pcs_ext.image.reference.pairs import encode_subjects, read_subjects
+from pcs_ext.image.reference.pairs import encode_subjects
 from pcs_ext.image.reference.reference import seen_by
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.systems.customnet import CustomNet
@@ -21,14 +22,9 @@ from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
 from pcs_ext.image.reference.views import TurnFeatures, read_turns, read_view
 from pcs_ext.reporter import SilentReporter
 from tests.support.tiny_albums import albums
-from tests.support.tiny_reference import WIDTH, at_random, drawn, tiny_system, tiny_vision
+from tests.support.tiny_reference import WIDTH, at_random, drawn, tiny_system
 
 PROMPT = "the dog on beach"
-
-
-@pytest.fixture
-def eye(tmp_path: Path) -> Path:
-    return tiny_vision(tmp_path / "eye")
 
 
 def test_a_turn_is_told_by_radians_sine_and_cosine() -> None:

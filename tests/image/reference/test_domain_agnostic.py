@@ -3,7 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-import pytest
 import torch
 from torch import nn
 
@@ -17,12 +16,7 @@ from pcs_ext.image.reference.systems.domain_agnostic import (
     neighbour_contrast,
     vocabularies,
 )
-from tests.support.tiny_reference import at_random, drawn, layers, tiny_system, tiny_vision
-
-
-@pytest.fixture
-def eye(tmp_path: Path) -> Path:
-    return tiny_vision(tmp_path / "eye")
+from tests.support.tiny_reference import at_random, drawn, layers, tiny_system
 
 
 def test_words_are_pulled_to_their_neighbours_and_pushed_from_each_other() -> None:

@@ -13,14 +13,9 @@ from pcs_ext.image.reference.systems.bootpig import timestep_noise
 from pcs_ext.image.reference.systems.dreamtuner import DreamTuner, DreamTunerConfig, SubjectAttention, covered
 from pcs_ext.image.sample import Sampling
 from pcs_ext.image.types import Conditioning
-from tests.support.tiny_reference import HIDDEN, drawn, tiny_system, tiny_vision
+from tests.support.tiny_reference import HIDDEN, drawn, tiny_system
 
 WORDS = "a photo of the dog"
-
-
-@pytest.fixture
-def eye(tmp_path: Path) -> Path:
-    return tiny_vision(tmp_path / "eye")
 
 
 def test_a_key_may_weigh_nothing_or_as_much_as_two() -> None:

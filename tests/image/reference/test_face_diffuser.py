@@ -16,14 +16,9 @@ from pcs_ext.image.reference.words_alone import without_pictures
 from pcs_ext.image.sample import SampleConfig, SampleHooks, Sampling, sample
 from pcs_ext.image.types import Conditioning
 from tests.support.tiny import tiny_backbone
-from tests.support.tiny_reference import WIDTH, at_random, drawn, tiny_system, tiny_vision
+from tests.support.tiny_reference import WIDTH, at_random, drawn, tiny_system
 
 PROMPT = "the dog on beach"
-
-
-@pytest.fixture
-def eye(tmp_path: Path) -> Path:
-    return tiny_vision(tmp_path / "eye")
 
 
 def in_use(sd: AbstractBackbone, eye: Path) -> tuple[FaceDiffuser, SampleHooks]:

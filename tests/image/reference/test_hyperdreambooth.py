@@ -25,12 +25,7 @@ from pcs_ext.image.subject import Artifact
 from pcs_ext.video.subject import spatial_adapters
 from tests.image.reference.test_kinds import Stopping, bright_and_dark, opposite, said
 from tests.support.command_line import run
-from tests.support.tiny_reference import HIDDEN, at_random, drawn, tiny_system, tiny_vision
-
-
-@pytest.fixture
-def eye(tmp_path: Path) -> Path:
-    return tiny_vision(tmp_path / "eye")
+from tests.support.tiny_reference import HIDDEN, at_random, drawn, tiny_system
 
 
 def test_every_row_passes_its_own_weights() -> None:

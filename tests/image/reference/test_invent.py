@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pcs_ext.image.reference.pairs import read_subjects
+from pcs_ext.image.reference.albums import read_subjects
 from tests.support.command_line import run
 
 

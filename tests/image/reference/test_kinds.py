@@ -14,10 +14,8 @@ from pcs_ext.config_io import write_json
 from pcs_ext.errors import (
     ArtifactError,
     CheckpointError,
-    ConfigError,
     Interrupted,
     ModelError,
-    PhotoError,
     UsageError,
 )
 from pcs_ext.image.adapters import FullAdapter
@@ -41,7 +39,7 @@ from pcs_ext.reporter import SilentReporter
 from tests.support.encoders import tiny_resnet
 from tests.support.tiny import tiny_backbone
 from tests.support.tiny_albums import albums
-from tests.support.tiny_reference import TINY, at_random, tiny_system, tiny_vision
+from tests.support.tiny_reference import TINY, at_random, tiny_system
 
 PROMPTS = ["a photo of the dog", "red dog on beach"]
 SYSTEMS = [system for system, entry in REFERENCES.items() if adapter_class(entry.adapter).sees != "nothing"]
@@ -61,11 +59,6 @@ QUICK = (
 )  # fmt: skip
 """Systems that need half of the steps."""
 OTHERS = [system for system in SYSTEMS if system != "ip-adapter"]
-
-
-@pytest.fixture
-def eye(tmp_path: Path) -> Path:
-    return tiny_vision(tmp_path / "eye")
 
 
 def sight_of(encoder: Any, *, count: int = 2, pictures: int = 1) -> Sight:
@@ -321,34 +314,6 @@ def test_adapters_of_another_base_or_encoder_are_refused(
         open_adapter(sd, str(tmp_path / "photomaker"))
     with pytest.raises(ModelError, match="reads layers of a transformer, and a resnet is convolutional"):
         tiny_system("elite", sd, tiny_resnet(tmp_path / "net"))
-
-
-def test_albums_that_cannot_be_used_are_named(eye: Path, tiny_sd_path: Path, tmp_path: Path) -> None:
-    asked: dict[str, Any] = {"base": str(tiny_sd_path), "encoder": str(eye), "device": "cpu", "steps": 1}
-    pairs = albums(tmp_path / "pairs", couples=1)
-    with pytest.raises(PhotoError, match="names 2 subjects; this system learns from photos of one"):
-        learn_reference(pairs, tmp_path / "x", system="photomaker", **asked)
-    (pairs / "couple-0" / "1_mask2.png").unlink()
-    with pytest.raises(PhotoError, match=r"1.png has 1 numbered masks; expected 2, 1_mask1.png and so on"):
-        learn_reference(pairs, tmp_path / "x", system="fastcomposer", **asked)
-    (pairs / "couple-0" / "noun.txt").unlink()
-    with pytest.raises(PhotoError, match="has no noun.txt; expected the word"):
-        learn_reference(pairs, tmp_path / "x", system="fastcomposer", **asked)
-    (pairs / "couple-0" / "noun.txt").write_text("duck")
-    with pytest.raises(PhotoError, match="does not name the duck of noun.txt"):
-        learn_reference(pairs, tmp_path / "x", system="photomaker", **asked)
-    (pairs / "couple-0" / "noun.txt").write_text("dog")
-    (pairs / "dog-album" / "0_mask.png").unlink()
-    with pytest.raises(PhotoError, match="1 of 9 photos in .* have no mask, and elite learns with masks"):
-        learn_reference(pairs, tmp_path / "x", system="elite", **asked)
-    with pytest.raises(UsageError, match="--system elites is not known; expected one of ip-adapter, photomaker"):
-        learn_reference(pairs, tmp_path / "x", system="elites", **asked)
-    write_json(tmp_path / "other.json", {"adapter": TINY["elite"]})
-    with pytest.raises(UsageError, match="kind elite, and --system is photomaker"):
-        learn_reference(pairs, tmp_path / "x", system="photomaker", config=tmp_path / "other.json", **asked)
-    write_json(tmp_path / "wrong.json", {"adapter": {"kind": "elite", "hiden": 3}})
-    with pytest.raises(ConfigError, match="hiden"):
-        learn_reference(pairs, tmp_path / "x", system="elite", config=tmp_path / "wrong.json", **asked)
 
 
 def test_nouns_are_asked_for_and_must_be_in_the_prompt(

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.reference.albums import read_subjects
 from pcs_ext.image.reference.encoder import open_encoder
 from pcs_ext.image.reference.files import reading_of
 from pcs_ext.image.reference.kinds import build_adapter
 from pcs_ext.image.reference.nouns import noun_positions
-from pcs_ext.image.reference.pairs import encode_subjects, read_subjects
+from pcs_ext.image.reference.pairs import encode_subjects
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.systems.lambda_eclipse import LambdaEclipse, text_contrast
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
@@ -18,14 +18,9 @@ from pcs_ext.reporter import SilentReporter
 from tests.image.reference.test_kinds import bright_and_dark, opposite
 from tests.support.encoders import tiny_clip
 from tests.support.tiny_albums import albums
-from tests.support.tiny_reference import TINY, WIDTH, at_random, drawn, tiny_system, tiny_vision
+from tests.support.tiny_reference import TINY, WIDTH, at_random, drawn, tiny_system
 
 PROMPT = "the dog and a cat"
-
-
-@pytest.fixture
-def eye(tmp_path: Path) -> Path:
-    return tiny_vision(tmp_path / "eye")
 
 
 def test_an_embedding_is_told_from_other_texts() -> None:

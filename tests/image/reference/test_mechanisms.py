@@ -14,11 +14,12 @@ from pcs_ext.image.adapters.weight_offsets import WeightOffsetAdapter
 from pcs_ext.image.attention import attention_program
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.data import find_photos
+from pcs_ext.image.reference.albums import read_subjects
 from pcs_ext.image.reference.delay import delayed
 from pcs_ext.image.reference.encoder import open_encoder
 from pcs_ext.image.reference.localization import localization, middle_paths, placed
 from pcs_ext.image.reference.nouns import names, noun_positions, renamed, repeated
-from pcs_ext.image.reference.pairs import around, encode_subjects, read_subjects
+from pcs_ext.image.reference.pairs import around, encode_subjects
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.systems.e4t import E4T
 from pcs_ext.image.reference.systems.elite import Elite
@@ -29,12 +30,7 @@ from pcs_ext.image.reference.systems.ssr_encoder import SSREncoder
 from pcs_ext.image.types import Conditioning, Decoupled
 from pcs_ext.reporter import SilentReporter
 from tests.support.tiny_albums import albums
-from tests.support.tiny_reference import HIDDEN, WIDTH, tiny_system, tiny_vision
-
-
-@pytest.fixture
-def eye(tmp_path: Path) -> Path:
-    return tiny_vision(tmp_path / "eye")
+from tests.support.tiny_reference import HIDDEN, WIDTH, tiny_system
 
 
 def embeddings(pictures: int, *, rows: int = 1) -> Sight:

@@ -12,10 +12,11 @@ from PIL import Image
 from pcs_ext.errors import PhotoError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.data import find_photos
+from pcs_ext.image.reference.albums import read_subjects
 from pcs_ext.image.reference.files import save_adapter
 from pcs_ext.image.reference.learn import learn_reference
 from pcs_ext.image.reference.neighbours import AbstractNeighbours, NeighbourAttention, interleaved
-from pcs_ext.image.reference.pairs import PairData, read_subjects
+from pcs_ext.image.reference.pairs import PairData
 from pcs_ext.image.reference.reference import show
 from pcs_ext.image.reference.retrieve import CaptionIndex, retrieve, retrieved_groups
 from pcs_ext.image.reference.second_denoiser import LATENTS
@@ -29,11 +30,6 @@ from tests.support.tiny_albums import albums
 from tests.support.tiny_reference import at_random, drawn, tiny_system, tiny_vision
 
 PROMPT = "the dog on beach"
-
-
-@pytest.fixture
-def eye(tmp_path: Path) -> Path:
-    return tiny_vision(tmp_path / "eye")
 
 
 def test_captions_are_found_by_rare_words_in_short_texts() -> None:

@@ -25,14 +25,9 @@ from pcs_ext.image.reference.systems.umm_diffusion import UMMDiffusion
 from pcs_ext.image.terms.steering import info_nce
 from pcs_ext.image.types import Conditioning
 from tests.support.encoders import tiny_resnet
-from tests.support.tiny_reference import HIDDEN, WIDTH, at_random, drawn, layers, tiny_system, tiny_vision
+from tests.support.tiny_reference import HIDDEN, WIDTH, at_random, drawn, layers, tiny_system
 
 PROMPT = "the dog on beach"
-
-
-@pytest.fixture
-def eye(tmp_path: Path) -> Path:
-    return tiny_vision(tmp_path / "eye")
 
 
 def latents() -> tuple[Tensor, Tensor]:

@@ -32,12 +32,7 @@ from pcs_ext.image.reference.systems.pva import PVA
 from pcs_ext.image.reference.tune import _opened_up
 from pcs_ext.image.sample import SampleConfig, sample
 from pcs_ext.image.types import Conditioning
-from tests.support.tiny_reference import HIDDEN, TINY, WIDTH, at_random, tiny_system, tiny_vision
-
-
-@pytest.fixture
-def eye(tmp_path: Path) -> Path:
-    return tiny_vision(tmp_path / "eye")
+from tests.support.tiny_reference import HIDDEN, TINY, WIDTH, at_random, tiny_system
 
 
 def embeddings(*, pictures: int = 1, rows: int = 1, noun: str = "dog") -> Shown:

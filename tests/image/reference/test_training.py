@@ -11,9 +11,10 @@ from PIL import Image
 from pcs_ext.errors import ArtifactError, CheckpointError, ConfigError, Interrupted, PhotoError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.fit import FitConfig, fit
+from pcs_ext.image.reference.albums import read_subjects
 from pcs_ext.image.reference.files import open_adapter, read_settings
 from pcs_ext.image.reference.learn import learn_reference
-from pcs_ext.image.reference.pairs import PairData, read_subjects
+from pcs_ext.image.reference.pairs import PairData
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.systems.ip_adapter import IPAdapter
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from pcs_ext.image.edges import canny
+from pcs_ext.image.reference.albums import read_subjects
 from pcs_ext.image.reference.maps import maps_of, stacked
-from pcs_ext.image.reference.pairs import read_subjects
 from pcs_ext.image.reference.views import read_view
 from pcs_ext.reporter import SilentReporter
 from pcs_ext.toybox.world.export_pairs import album_scenes, export_pairs
