@@ -24,7 +24,7 @@ from pcs_ext.defense.following import follow
 from pcs_ext.defense.metadata import MetadataPolicy
 from pcs_ext.defense.method import Defense
 from pcs_ext.defense.page import PAGE, write_page
-from pcs_ext.defense.photos import OwnPhoto, read_own_photo
+from pcs_ext.defense.photos import OwnPhoto, mask_path, read_own_photo
 from pcs_ext.defense.recipes import RECIPES
 from pcs_ext.defense.regions import Region, on_faces, on_subject
 from pcs_ext.defense.report import TOYBOX_WARNING, Report
@@ -217,20 +217,28 @@ class _Job:
         self.options, self.reporter = options, reporter
         # What changes speed or measurements alone does not make other photos.
         idle = {"device", "precision", "batch"} | ({"faces"} if options.region != "faces" else set())
+        self.clean = [] if options.clean is None or method.training is None else photo_paths(options.clean)
         settings = {
             "method": to_jsonable(method),
             "bases": [{"name": b.name, "fingerprint": b.fingerprint, "precision": str(b.dtype)} for b in backbones],
-            "options": {k: v for k, v in to_jsonable(options).items() if k not in idle},
+            "options": {k: v for k, v in to_jsonable(options).items() if k not in idle}
+            | {"clean": [file_sha256(path) for path in self.clean]},
         }
         self.detector = load_detector(options.faces or "cascade") if options.region == "faces" else None
         self.report = Report.load(output, settings, warnings)
         self.digests = {path: file_sha256(path) for path in self.paths}
+        masked = self.paths if options.region == "mask" else []
+        self.masks = {path: file_sha256(mask_path(path)) for path in masked}
         self.names = output_names(self.paths, options.format)
 
     def run(self) -> None:
         """Group by group; a group is skipped when all its photos are done, and else computed whole, because surrogates
         learn from all of it."""
-        missing = [path for path in self.paths if not self.report.is_done(self.names[path], self.digests[path])]
+        missing = [
+            path
+            for path in self.paths
+            if not self.report.is_done(self.names[path], self.digests[path], self.masks.get(path))
+        ]
         for path in missing:
             self.report.check_free(self.names[path])
         done = len(self.paths) - len(missing)
@@ -300,11 +308,7 @@ class _Job:
     def _group(self, group: Sequence[Path], wanted: Sequence[Path]) -> None:
         started = time.monotonic()
         canvases = [self._canvas(path) for path in group]
-        reference = None
-        if self.options.clean is not None and self.method.training is not None:
-            reference = [
-                Canvas(_read(path, self.options), self.method.budget) for path in photo_paths(self.options.clean)
-            ]
+        reference = [Canvas(read_own_photo(path), self.method.budget) for path in self.clean]
         surrogates = [self._surrogate(backbone, str(index)) for index, backbone in enumerate(self.backbones)]
         with contextlib.ExitStack() as stack:
             for surrogate in surrogates:
@@ -320,7 +324,8 @@ class _Job:
 
     def _climb(self, protection: Protection) -> None:
         keys = [canvas.key for canvas in protection.canvases]
-        digest = config_hash([self.report.settings, keys])
+        masks = [self.masks.get(canvas.photo.path) for canvas in protection.canvases]
+        digest = config_hash([self.report.settings, keys, masks])
         checkpoints = CheckpointFolder(self.output / ".protecting" / digest, config_hash=digest, reporter=self.reporter)
         with checkpoints.writing():
             found = checkpoints.latest()
@@ -337,6 +342,8 @@ class _Job:
             "output": name,
             "state": "pending",
         }
+        if path in self.masks:
+            entry["mask_sha256"] = self.masks[path]
         self.report.check_free(name)
         self.report.put(entry)
         measured = write_protected(canvas, protection, self.output / name, self.options.format, self.options.quality)
