@@ -53,7 +53,7 @@ class Options:
     format: Format = "png"
     """png and webp keep every sample; jpeg does not, and its loss is measured."""
     quality: int = 95
-    """Lowest quality of jpeg; raised until nine tenths of the perturbation survive."""
+    """Lowest quality of jpeg; raised until nine tenths of the perturbation survive. Other formats do not read it."""
     metadata: MetadataPolicy = "clean"
     """What of the photo's metadata is kept."""
     region: Region = "all"
@@ -147,8 +147,10 @@ def protect(
     warnings = (TOYBOX_WARNING,) if any(_name(b) == "toybox" for b in bases) else ()
     for warning in warnings:
         reporter.event("warning", warning)
-    resolve_method(recipe, preset_of(bases[0]), levels=levels, steps=steps, norm=norm, config=config)
+    method = resolve_method(recipe, preset_of(bases[0]), levels=levels, steps=steps, norm=norm, config=config)
     plan = resolve_plan(attack) if attack else None
+    if plan is None:
+        _without_attack(method, options, encoder)
     judge = None if plan is None else load_judge(_name(bases[0]), encoder)
     paths = _checked(photo_paths(photos), output, options)
     for path in paths if plan is not None else []:
@@ -171,6 +173,22 @@ def protect(
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; the photos done so far are in {output}. The same command goes on.") from None
     return job.report
+
+
+def _without_attack(method: Defense, options: Options, encoder: Path | None) -> None:
+    """Refuse what only attackers would read."""
+    if encoder is not None:
+        raise UsageError(f"--encoder {encoder} judges attacks, and there are none: add --attack, or leave it out.")
+    if options.clean is not None and method.training is None:
+        raise UsageError(
+            f"--clean {options.clean}: {method.id} trains no surrogate and there are no attacks, so nobody looks at "
+            "clean photos; add --attack, choose a recipe that trains (aspl, fsmg, metacloak...), or leave it out."
+        )
+    if options.faces and options.region != "faces":
+        raise UsageError(
+            f"--faces {options.faces}: nobody looks for faces without --region faces or --attack; add one of them, or "
+            "leave it out."
+        )
 
 
 def _name(base: str | AbstractBackbone) -> str:
@@ -217,6 +235,7 @@ class _Job:
         self.options, self.reporter = options, reporter
         # What changes speed or measurements alone does not make other photos.
         idle = {"device", "precision", "batch"} | ({"faces"} if options.region != "faces" else set())
+        idle |= {"quality"} if options.format != "jpeg" else set()
         self.clean = [] if options.clean is None or method.training is None else photo_paths(options.clean)
         settings = {
             "method": to_jsonable(method),

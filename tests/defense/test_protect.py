@@ -89,6 +89,9 @@ def test_a_second_run_does_nothing_and_another_setting_everything(
     first, hashes = times(), digests(out)
     protect(album, output=out, recipe="advdm", base=sd, steps=2, options=OPTIONS)
     assert times() == first
+    other = dataclasses.replace(OPTIONS, quality=80)  # of jpeg alone
+    protect(album, output=out, recipe="advdm", base=sd, steps=2, options=other)
+    assert times() == first
     (out / "a.png").unlink()
     protect(album, output=out, recipe="advdm", base=sd, steps=2, options=OPTIONS)
     assert times()["x.png"] == first["x.png"]
@@ -290,6 +293,9 @@ def test_mistakes_are_named_before_anything_is_written(album: Path, tmp_path: Pa
         ({"options": dataclasses.replace(OPTIONS, region="mask")}, PhotoError, "has no a_mask.png beside it"),
         ({"options": dataclasses.replace(OPTIONS, noun=" ")}, UsageError, "noun a word or two"),
         ({"recipe": "e-aspl"}, UsageError, "works on several bases"),
+        ({"encoder": album}, UsageError, "--encoder .* judges attacks, and there are none"),
+        ({"options": dataclasses.replace(OPTIONS, clean=album)}, UsageError, "advdm trains no surrogate"),
+        ({"options": dataclasses.replace(OPTIONS, faces="cascade")}, UsageError, "nobody looks for faces"),
     ]
     for changes, error, message in cases:
         with pytest.raises(error, match=message):
