@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pcs_ext.defense.canvas import Canvas
+from pcs_ext.defense.canvas import Canvas, Square
 from pcs_ext.defense.method import Defense
 from pcs_ext.defense.objectives import Sample
 from pcs_ext.defense.surrogate import Surrogate
 from pcs_ext.defense.timing import Timesteps
-from pcs_ext.defense.transforms import apply_all
+from pcs_ext.defense.transforms import Transform, apply_all
 from pcs_ext.runtime import generator_for
 
 
@@ -70,25 +70,21 @@ class Ascent:
         transforms: bool = True,
     ) -> Tensor:
         backbone, method = self.surrogate.backbone, self.method
-        images, clean, prompts, timesteps = [], [], [], []
+        images, places, prompts, timesteps = [], [], [], []
+        applied = method.transforms if transforms else ()
         for canvas, delta, generator in zip(canvases, deltas, generators, strict=True):
             squares = method.views.squares(*canvas.photo.size)
             square = squares[int(torch.randint(len(squares), (), generator=generator))]
             prompts.append(int(torch.randint(len(self.surrogate.prompts), (), generator=generator)))
-            both = [canvas.view(square, backbone.resolution, shown)[None] for shown in (delta, None)]
-            if transforms and method.transforms:
-                state = generator.get_state()
-                both[1] = apply_all(method.transforms, both[1], generator)
-                generator.set_state(state)
-                both[0] = apply_all(method.transforms, both[0], generator)
-            images.append(both[0])
-            clean.append(both[1])
+            places.append((canvas, square, generator.get_state()))
+            view = canvas.view(square, backbone.resolution, delta)[None]
+            images.append(apply_all(applied, view, generator))
             drawn = self.timesteps.draw(canvas.key, generator)
             timesteps.append(drawn if timestep is None else torch.full_like(drawn, timestep))
         sample = Sample(
             backbone=backbone,
             images=torch.cat(images).to(backbone.device),
-            clean=torch.cat(clean).to(backbone.device),
+            clean=lambda: self._originals(places, applied),
             timesteps=torch.stack(timesteps),
             conditioning=self.surrogate.conditioning(prompts),
             words=torch.tensor([backbone.token_count(self.surrogate.prompts[prompt]) for prompt in prompts]),
@@ -97,3 +93,13 @@ class Ascent:
         half = backbone.dtype != torch.float32
         with torch.autocast(backbone.device.type, backbone.dtype if half else torch.bfloat16, enabled=half):
             return method.objective(sample).float()
+
+    def _originals(self, places: Sequence[tuple[Canvas, Square, Tensor]], transforms: Sequence[Transform]) -> Tensor:
+        """The original views at some places of photos, transformed by generators in the states that are given."""
+        views = []
+        for canvas, square, state in places:
+            again = torch.Generator()
+            again.set_state(state)
+            view = canvas.view(square, self.surrogate.backbone.resolution, None)[None]
+            views.append(apply_all(transforms, view, again))
+        return torch.cat(views).to(self.surrogate.backbone.device)

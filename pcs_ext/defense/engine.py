@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pcs_ext.defense.ascent import Ascent
-from pcs_ext.defense.canvas import Canvas
+from pcs_ext.defense.canvas import Canvas, CanvasViews
 from pcs_ext.defense.method import Defense, StepRule
 from pcs_ext.defense.surrogate import Surrogate
 from pcs_ext.defense.timing import search_timesteps
@@ -183,17 +183,9 @@ class Protection:
             total = ascent.surrogate.backbone.schedule.num_train_timesteps
             ascent.timesteps.kept[canvas.key] = search_timesteps(search, total, probe, step, generator)
 
-    def _views(self, ascent: Ascent, canvases: Sequence[Canvas], *, protected: bool) -> Tensor:
-        """What a surrogate trains on, `n 3 h w`: all the large squares of all photos, on the CPU."""
-        views = dataclasses.replace(self.method.views, zooms=(1.0,))
-        with torch.no_grad():
-            return torch.stack(
-                [
-                    canvas.view(square, ascent.surrogate.backbone.resolution, canvas.delta if protected else None)
-                    for canvas in canvases
-                    for square in views.squares(*canvas.photo.size)
-                ]
-            )
+    def _views(self, ascent: Ascent, canvases: Sequence[Canvas], *, protected: bool) -> CanvasViews:
+        """What a surrogate trains on."""
+        return CanvasViews(canvases, self.method.views, ascent.surrogate.backbone.resolution, protected=protected)
 
     @property
     def _only_between_rounds(self) -> bool:
