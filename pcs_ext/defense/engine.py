@@ -73,6 +73,8 @@ class Progress:
     """Of the objective, averaged over the photos."""
     resumable: bool
     """Whether `Protection.state` can be asked for now."""
+    zeros: float = 0.0
+    """`Ascent.zeros`, of the surrogate with most."""
 
 
 class Protection:
@@ -195,7 +197,8 @@ class Protection:
 
     def _progress(self, gain: float, *, resumable: bool) -> Progress:
         done = self.round * self.method.steps + self.step
-        return Progress(step=done, total=self.method.gradient_steps, gain=gain, resumable=resumable)
+        zeros = max(ascent.zeros for ascent in self.ascents)
+        return Progress(step=done, total=self.method.gradient_steps, gain=gain, resumable=resumable, zeros=zeros)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, object]]:
         """Tensors and JSON-able values to go on from, at a moment when the last `Progress` was resumable."""
