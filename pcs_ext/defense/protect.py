@@ -211,6 +211,8 @@ def _checked(paths: Sequence[Path], output: Path, options: Options) -> list[Path
         load_detector(options.faces or "cascade")  # a wrong name is told now
     for path in paths:
         _read(path, options)
+    for path in [] if options.clean is None else photo_paths(options.clean):
+        read_own_photo(path)
     return paths
 
 

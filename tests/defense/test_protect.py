@@ -295,6 +295,7 @@ def test_mistakes_are_named_before_anything_is_written(album: Path, tmp_path: Pa
         ({"recipe": "e-aspl"}, UsageError, "works on several bases"),
         ({"encoder": album}, UsageError, "--encoder .* judges attacks, and there are none"),
         ({"options": dataclasses.replace(OPTIONS, clean=album)}, UsageError, "advdm trains no surrogate"),
+        ({"options": dataclasses.replace(OPTIONS, clean=out), "recipe": "aspl"}, PhotoError, "out does not exist"),
         ({"options": dataclasses.replace(OPTIONS, faces="cascade")}, UsageError, "nobody looks for faces"),
     ]
     for changes, error, message in cases:

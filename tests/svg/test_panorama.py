@@ -85,10 +85,9 @@ def test_windows_go_round_a_circle_of_any_width() -> None:
 def test_every_height_of_the_base_makes_a_circular_panorama(
     backbone: AbstractUnetBackbone, window: Literal["wide", "square"]
 ) -> None:
-    height = backbone.resolution + backbone.vae_factor
+    height = 13 * backbone.vae_factor  # 26 cells wide: an eighth of that, 3 cells, does not divide it
     sampling = dataclasses.replace(SAMPLING, num_inference_steps=2, height=height)
     config = PanoramaConfig(method="circular", window=window, sampling=sampling)
-    assert 2 * (height // backbone.vae_factor) % config.strides
     with torch.inference_mode():
         made = sample_panoramas(backbone, ["a dog"], seeds=[0], config=config)
     assert made.shape == (1, 3, height, 2 * height)

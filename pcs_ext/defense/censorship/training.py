@@ -145,7 +145,7 @@ class PictureLoss(AbstractCensorLoss):
 
     def _loss(self, data: Latents, rows: Sequence[int], texts: list[str], generator: torch.Generator) -> Tensor:
         latents = torch.cat([data.draw(row, generator) for row in rows])
-        batch = Batch(images=data.images[list(rows)], captions=tuple(texts), is_prior=None)
+        batch = Batch(images=torch.stack([data.images[row] for row in rows]), captions=tuple(texts), is_prior=None)
         conditioning = self.backbone.encode_prompt(texts)
         return self._objective(self.backbone, batch, latents, conditioning, generator).total
 
