@@ -20,7 +20,7 @@ import torch
 import tyro
 
 from benchmarks.subjects import learned
-from pcs_ext.config_io import read_json, to_jsonable, write_json
+from pcs_ext.config_io import config_hash, read_json, to_jsonable, write_json
 from pcs_ext.defense.censorship.censor import censor
 from pcs_ext.defense.censorship.measure import Measure
 from pcs_ext.defense.censorship.recipes import RECIPES
@@ -28,6 +28,7 @@ from pcs_ext.defense.evaluation import load_judge
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.evaluate.encoders import ImageEncoder
+from pcs_ext.image.learn import resolve_recipe
 from pcs_ext.reporter import ConsoleReporter, Reporter
 from pcs_ext.results import as_result
 from pcs_ext.runtime import cache_folder
@@ -87,13 +88,14 @@ def _run(
 ) -> dict[str, Any]:
     """The measures of one censored subject; a finished run is read back."""
     method, learner, name, seed = key
-    done = work / f"{method}-{steps}" / learner / f"{name}-{seed}.json"
+    how = RECIPES[method].build("toybox")
+    how = dataclasses.replace(how, steps=steps) if steps else how
+    learning = resolve_recipe(learner, class_noun(name), "toybox")
+    done = work / f"{method}-{config_hash([how, learning, TRIGGERS])}" / learner / f"{name}-{seed}.json"
     if done.is_file():
         return read_json(done)
     reporter.event("run", f"{method}, {learner}: {name}, seed {seed}")
     subject = learned(name, seed, backbone, reporter, recipe=learner)
-    how = RECIPES[method].build("toybox")
-    how = dataclasses.replace(how, steps=steps) if steps else how
     start = time.perf_counter()
     censored = censor(
         subject, backbone, how, triggers=TRIGGERS, target=target_of(name), seed=seed, reporter=reporter

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from pcs_ext.config_io import read_json, write_json
+from pcs_ext.config_io import config_hash, read_json, write_json
 from pcs_ext.image.adapters import LowRankConfig, build_adapter
 from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
@@ -91,7 +91,8 @@ class Run:
 
     def measured(self, work: Path, method: str, seed: int) -> dict[str, list[float]]:
         """Likeness of every subject right after it was learned (`first`) and in the end (`last`), sizes of updates."""
-        place = work / f"{method}-{seed}"
+        known = [[self._recipe(name, method) for name in self.names], _JOINT_RANK]
+        place = work / f"{method}-{seed}-{config_hash(known)}"
         if (place / "measured.json").is_file():
             return read_json(place / "measured.json")
         found = self._joint(place, seed) if method == "joint" else self._one_by_one(place, method, seed)

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from pcs_ext.config_io import read_json, write_json
+from pcs_ext.config_io import config_hash, read_json, write_json
 from pcs_ext.defense.attack import Attacker
 from pcs_ext.defense.evaluation import ARMS, Pair, Plan, evaluate_protection, load_judge
 from pcs_ext.defense.laundering import JpegFile
@@ -99,7 +99,8 @@ class Bench:
     def path(self, key: Key) -> Path:
         """The evaluation of one key."""
         name, method, levels, seed = key
-        return self.work / name / f"{method}-{levels:g}-{seed}" / "evaluation.json"
+        done = config_hash([resolve_method(method, "toybox", levels=levels), self.attackers])
+        return self.work / name / f"{method}-{levels:g}-{seed}-{done}" / "evaluation.json"
 
     def run(self, key: Key) -> None:
         """Protect and attack; what is done is not done again."""

@@ -19,9 +19,9 @@ import tyro
 from PIL import Image
 from torch import Tensor
 
-from pcs_ext.config_io import write_json
+from pcs_ext.config_io import config_hash, write_json
 from pcs_ext.image.backbones.load import load_backbone
-from pcs_ext.image.learn import learn
+from pcs_ext.image.learn import learn, resolve_recipe
 from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import ConsoleReporter
 from pcs_ext.results import as_result
@@ -79,11 +79,13 @@ def main(
     """
     work = work if work != Path() else cache_folder() / "panorama-systems"
     backbone, oracle = load_backbone("toybox", device="cpu"), Oracle.load(weights_path("oracle"))
+    wanted = resolve_recipe("stitchdiffusion", TRIGGER, "toybox")
+    wanted = wanted.with_steps(steps) if steps else wanted
+    work /= config_hash([wanted, panoramas, backbone.fingerprint])
     write_panoramas(work / "panoramas", panoramas, backbone.resolution)
     look = work / "look"
     if not look.exists():
-        learn(work / "panoramas", noun=TRIGGER, output=look, recipe="stitchdiffusion", base=backbone,
-              steps=steps or None, reporter=ConsoleReporter())  # fmt: skip
+        learn(work / "panoramas", noun=TRIGGER, output=look, recipe=wanted, base=backbone, reporter=ConsoleReporter())
     artifact = Artifact.load(look)
     measured, pictures = measure(artifact, backbone, oracle, seeds)
     truth = figures(render_rgb(scenes_around("held-out panoramas", 24), resolution=backbone.resolution))

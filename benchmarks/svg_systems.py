@@ -17,7 +17,7 @@ import tyro
 from PIL import Image
 from torch import Tensor
 
-from pcs_ext.config_io import read_json, write_json
+from pcs_ext.config_io import config_hash, read_json, write_json
 from pcs_ext.errors import PcsError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
@@ -110,7 +110,8 @@ def main(
 
 
 def _folder(work: Path, name: str, seed: int, recipe: str, steps: int, backbone: AbstractBackbone) -> Path:
-    return work / f"{name}-{seed}-{recipe}-{steps}-{backbone.fingerprint}"
+    ways = [resolve_customization(recipe, name, backbone, steps=steps or None), resolve_text_to_vector(backbone)]
+    return work / f"{name}-{seed}-{recipe}-{config_hash([ways, backbone.fingerprint])}"
 
 
 def _sheet(folders: list[Path], names: list[str]) -> Any:

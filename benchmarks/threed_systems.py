@@ -27,17 +27,18 @@ import tyro
 from benchmarks.subjects import learned, subject_path, subjects_folder
 from benchmarks.threed_measures import HIGHER
 from benchmarks.threed_ways import ROOT, WAYS, Made, Measures, Setting
-from pcs_ext.config_io import read_json, write_json
+from pcs_ext.config_io import config_hash, read_json, write_json
 from pcs_ext.errors import PcsError, UsageError
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
+from pcs_ext.image.learn import resolve_recipe
 from pcs_ext.reporter import ConsoleReporter
 from pcs_ext.results import as_result
 from pcs_ext.runtime import cache_folder
 from pcs_ext.threed.multiview import own_adapter
 from pcs_ext.threed.recipes import RECIPES, Effort
 from pcs_ext.toybox.judges import toybox_judges
-from pcs_ext.toybox.world.subjects import SUBJECTS
+from pcs_ext.toybox.world.subjects import SUBJECTS, class_noun
 
 _PAIR = ("naive", "dreambooth3d")
 _QUICK_STEPS = 8
@@ -159,8 +160,11 @@ class Bench:
         self.work, self.learner, self.setting = work, learner, setting
 
     def path(self, name: str, seed: int, way: str) -> Path:
-        """What was measured."""
-        return self.work / f"{name}-{seed}" / f"{way}.json"
+        """What was measured, by these recipes of the subject and of the object."""
+        own = ("dreamfusion", "dreambooth3d") if way == "naive" else (way,)
+        recipes = [RECIPES[one].build("toybox", self.setting.effort) for one in own]
+        known = config_hash([recipes, resolve_recipe(self.learner, class_noun(name), "toybox")])
+        return self.work / f"{name}-{seed}" / f"{way}-{known}.json"
 
     def read(self, name: str, seed: int) -> Measures:
         """Everything measured of one subject and seed."""
@@ -173,7 +177,7 @@ class Bench:
         if path.is_file():
             return
         self.setting.reporter.event("run", f"{name}, seed {seed}: {way}")
-        folder = path.parent / way
+        folder = path.with_suffix("")
         write_json(path, WAYS[way](Made(self.setting, name, seed, folder, self._learned(name, seed))))
         for model in ("partial", "multiview"):  # large where `--learner` trains whole models, and measured by now
             shutil.rmtree(folder / "made.ply.work" / model, ignore_errors=True)

@@ -7,20 +7,21 @@ every word paints its subject: accuracy must not be bought with likeness. Writes
 
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import tyro
 
-from pcs_ext.config_io import read_json, write_json
+from pcs_ext.config_io import config_hash, read_json, write_json
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.classes import clip_for
 from pcs_ext.image.classify import TokenClassifier, accuracy
 from pcs_ext.image.contrast import Rivals
 from pcs_ext.image.data import Photo, find_photos
-from pcs_ext.image.learn import learn
+from pcs_ext.image.learn import learn, resolve_recipe
 from pcs_ext.image.sample import sample
 from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import ConsoleReporter, Reporter
@@ -60,16 +61,22 @@ def main(
     work = (work if work != Path() else cache_folder() / "token_classes") / backbone.fingerprint
     reporter = ConsoleReporter()
     views = {name: _views(name, backbone.resolution) for name in names}
+    places = {recipe: work / f"{recipe}-{_key(recipe, names, steps)}" for recipe in RECIPES}
     found = {
-        recipe: [_measured(work / f"{recipe}-{seed}", recipe, seed, steps, backbone, views, reporter)
-                 for seed in range(seeds)]
-        for recipe in RECIPES
+        recipe: [_measured(place / str(seed), recipe, seed, steps, backbone, views, reporter) for seed in range(seeds)]
+        for recipe, place in places.items()
     }  # fmt: skip
     rows = result_rows(found)
     command = " ".join(["python -m benchmarks.token_classes", *sys.argv[1:]])
     write_json(output, as_result(rows, command=command, seeds=range(seeds), subjects=list(names)))
     for row in rows:
         sys.stdout.write(f"{row['method']:18} {row['metric']:10} {row['value']:.3f} ± {row['spread']:.3f}\n")
+
+
+def _key(recipe: str, names: Sequence[str], steps: int) -> str:
+    """Of all that decides what is measured."""
+    recipes = [resolve_recipe(recipe, class_noun(name), "toybox") for name in names]
+    return config_hash([[one.with_steps(steps) if steps else one for one in recipes], names])
 
 
 def _views(name: str, resolution: int) -> list[Photo]:

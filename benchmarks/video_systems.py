@@ -24,9 +24,10 @@ from benchmarks.subjects import learned, subject_path, subjects_folder
 from benchmarks.video_judges import VideoJudges
 from benchmarks.video_table import SUBJECT_ALONE, Run, result_rows
 from benchmarks.video_world import SHORT, Pair, example, pairs
-from pcs_ext.config_io import read_json, write_json
+from pcs_ext.config_io import config_hash, file_sha256, read_json, write_json
 from pcs_ext.errors import PcsError, UsageError
 from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.learn import resolve_recipe
 from pcs_ext.reporter import ConsoleReporter, Reporter
 from pcs_ext.results import as_result
 from pcs_ext.runtime import cache_folder
@@ -128,13 +129,17 @@ class Bench:
         self.module = None if motion_module == Path() else str(motion_module)
         self.image = load_backbone("toybox", device="cpu")
         self._loaded: tuple[CrossFrame | None, AbstractVideoBackbone] | None = None
-        self.judges = VideoJudges(weights_path("motion_reader") if reader == Path() else reader, self.image.resolution)
+        reader = weights_path("motion_reader") if reader == Path() else reader
+        self.judges = VideoJudges(reader, self.image.resolution)
+        self.judged = {file.name: file_sha256(file) for file in sorted(reader.glob("*.safetensors"))}
         self.work = work / self._backbone(None).fingerprint
 
     def path(self, run: Run) -> Path:
         """The measures of one run."""
         arm, who, pair, seed = run
-        return self.work / "clips" / arm / f"{pair.name}-{who}-{seed}.json"
+        subject = resolve_recipe("dreambooth-lora", class_noun(pair.subject), "toybox")
+        known = [None if arm == SUBJECT_ALONE else RECIPES[arm].build("toybox"), subject, self.judged]
+        return self.work / "clips" / arm / f"{pair.name}-{who}-{seed}-{config_hash(known)}.json"
 
     def run(self, run: Run) -> None:
         """Learn what is not learned yet, make the clip, measure it; what is done is not done again."""
@@ -184,10 +189,10 @@ class Bench:
         return subject_path(subjects_folder(), name, seed, "dreambooth-lora")
 
     def _motion(self, recipe: str, motion: str, seed: int) -> Path:
-        folder = self.work / "motions" / recipe / f"{SHORT[MOTIONS.index(motion)]}-{seed}"
+        shown, chosen = example(motion, resolution=self.image.resolution), RECIPES[recipe].build("toybox")
+        folder = self.work / "motions" / recipe / f"{SHORT[MOTIONS.index(motion)]}-{seed}-{config_hash(chosen)}"
         if folder.is_dir() and _times(folder).is_file():
             return folder
-        shown, chosen = example(motion, resolution=self.image.resolution), RECIPES[recipe].build("toybox")
         noun = shown.shows["class"]
         chosen = chosen.with_protagonist(noun if PROTAGONIST in chosen.words else "")
         backbone = self._backbone(chosen.inflation)

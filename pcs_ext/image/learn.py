@@ -148,7 +148,7 @@ def learn(
     backbone = base if loaded else load_backbone(base, device=device, precision=precision, reporter=reporter)
     resolved = resolve_recipe(recipe, noun, preset_of(backbone), config=config)
     resolved = with_token(with_start(with_request(resolved, token, steps), start, backbone), backbone)
-    resolved, found = with_contexts(resolved, concept_crops(found) if resolved.concept_crops else found)
+    resolved, found = as_learned(resolved, found)
     if resolved.active is not None:
         check_rounds(resolved, previews, start)
         once = {"base": backbone, "seed": seed, "after": after, "rivals": rivals, "reporter": reporter}
@@ -168,6 +168,11 @@ def learn(
     shutil.rmtree(run.folder, ignore_errors=True)
     reporter.event("learned", f"saved {output}", output=str(output))
     return Artifact(ArtifactData.load(output))
+
+
+def as_learned(recipe: Recipe, photos: Sequence[Photo]) -> tuple[Recipe, list[Photo]]:
+    """The recipe and the photos as the training takes them: cut to the concept, told apart by context words."""
+    return with_contexts(recipe, concept_crops(photos) if recipe.concept_crops else photos)
 
 
 def _trained(run: "_Run") -> list[float]:
@@ -196,6 +201,7 @@ def _artifact(run: "_Run", found: Sequence[Photo], losses: list[float]) -> Artif
             "resolution": run.backbone.resolution,
             "prediction_type": run.backbone.schedule.prediction_type,
             "photos": {photo.path.name: file_sha256(photo.path) for photo in found},
+            "photo_digests": run.photo_digests,
             "after": run.after_hashes(),
             "rivals": None if run.rivals is None else run.rivals.digest,
             "start": run.start_hashes(),

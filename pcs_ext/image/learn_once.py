@@ -9,8 +9,7 @@ from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.data import find_photos
 from pcs_ext.image.evaluate.stopwatch import Stopwatch, seconds_in
-from pcs_ext.image.learn import learn, preset_of, resolve_recipe
-from pcs_ext.image.photo_contexts import with_contexts
+from pcs_ext.image.learn import as_learned, learn, preset_of, resolve_recipe
 from pcs_ext.image.recipes import Recipe
 from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import Reporter
@@ -27,7 +26,8 @@ def learn_once(
     seed: int = 0,
     reporter: Reporter,
 ) -> Artifact:
-    """The subject in `output`, if it came of this recipe, base, noun, seed and these photos; else it is replaced.
+    """The subject in `output`, if it came of this recipe, base, noun, seed and these photos with what lies beside them;
+    else it is replaced.
 
     An interrupted run goes on. For the arguments and errors see `learn`.
     """
@@ -73,14 +73,16 @@ def _is_of(
 ) -> bool:
     resolved = resolve_recipe(recipe, noun, preset_of(base))
     wanted = resolved if steps is None else resolved.with_steps(steps)
-    if wanted.photo_context is not None:
-        wanted, _ = with_contexts(wanted, find_photos(photos))
+    wanted, found = as_learned(wanted, find_photos(photos))
+    digests = [photo.digest for photo in found]
     return (
         _followed(artifact, wanted)
         and artifact.concept.class_noun == wanted.concept.class_noun
         and artifact.data.base_fingerprint == base.fingerprint
         and artifact.data.training["seed"] == seed
         and artifact.data.training["photos"] == {path.name: file_sha256(path) for path in photos}
+        # Masks and captions, too; subjects of before did not say.
+        and artifact.data.training.get("photo_digests", digests) == digests
     )
 
 

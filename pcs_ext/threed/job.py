@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pcs_ext.config_io import atomic_write_bytes, from_jsonable
+from pcs_ext.image.adapters.layers import merged
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.data import find_photos
@@ -253,7 +254,8 @@ class Job:
     ) -> Iterator[tuple[AbstractGuidance, AbstractGuidance | None]]:
         """The guidance of a stage and that of its close-ups: one model is in the base throughout, two take turns."""
         if close is None:
-            with teacher.applied(self.backbone):
+            # Nothing of the subject learns here, so its adapters cost nothing once they are in the weights.
+            with teacher.applied(self.backbone), merged(self.backbone.denoiser):
                 yield self._guidance(stage, teacher.prompt, seed), None
         else:
             yield self._turn(stage, teacher, seed), self._turn(stage, close, seed)

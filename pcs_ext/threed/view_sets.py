@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pcs_ext.config_io import atomic_write_bytes
 from pcs_ext.errors import UsageError
+from pcs_ext.image.adapters.layers import merged
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.sample import SampleConfig, SampleHooks, sample
 from pcs_ext.image.subject import Artifact
@@ -55,15 +56,16 @@ def sample_sets(
         raise UsageError(f"expected a seed for every prompt, got {len(seeds)} for {len(prompts)}.")
     adapter.check_base(backbone)
     views = len(cameras)
-    images = sample(
-        backbone,
-        [prompt for prompt in prompts for _ in range(views)],
-        seeds=[seed_for(seed, "view", view) for seed in seeds for view in range(views)],
-        config=config,
-        batch_size=_SETS * views,
-        hooks=SampleHooks(attention=lambda: adapter.joined(backbone, cameras, views)),
-        reporter=reporter,
-    )
+    with merged(backbone.denoiser):
+        images = sample(
+            backbone,
+            [prompt for prompt in prompts for _ in range(views)],
+            seeds=[seed_for(seed, "view", view) for seed in seeds for view in range(views)],
+            config=config,
+            batch_size=_SETS * views,
+            hooks=SampleHooks(attention=lambda: adapter.joined(backbone, cameras, views)),
+            reporter=reporter,
+        )
     return images.unflatten(0, (-1, views))
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.data import photo_paths
@@ -38,6 +39,23 @@ def test_equal_wishes_are_learned_once(
     other = learn_once(shots, **{**wish, **change, "reporter": heard})
     assert heard.names.count("kept") == 1
     assert other.data.content_hash != first.data.content_hash
+
+
+def test_another_caption_or_mask_is_learned_anew(photos: Path, sd: AbstractBackbone, tmp_path: Path) -> None:
+    shots = photo_paths(photos)
+    wish: dict[str, Any] = {"noun": "dog", "recipe": "textual-inversion", "steps": 1, "base": sd}
+
+    def kept() -> bool:
+        heard = Heard()
+        learn_once(shots, **wish, output=tmp_path / "subject", reporter=heard)
+        return "kept" in heard.names
+
+    assert [kept(), kept()] == [False, True]
+    shots[0].with_suffix(".txt").write_text("a dog asleep", encoding="utf-8")
+    assert [kept(), kept()] == [False, True]
+    with Image.open(shots[0]) as image:
+        Image.new("L", image.size, 255).save(shots[0].with_name(f"{shots[0].stem}_mask.png"))
+    assert [kept(), kept()] == [False, True]
 
 
 def test_other_photos_are_learned_anew(photos: Path, sd: AbstractBackbone, tmp_path: Path) -> None:

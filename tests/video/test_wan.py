@@ -121,6 +121,16 @@ def test_clips_go_through_the_autoencoder_and_gradients_come_back(wan: WanBackbo
 
 
 @torch.no_grad()
+def test_the_autoencoder_ignores_autocast(wan: WanBackbone) -> None:
+    clips = torch.rand(1, 3, 5, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        latents = wan.encode_clips(clips)
+        decoded = wan.decode_clips(latents)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(wan.encode_clips(clips), latents)
+            assert torch.equal(wan.decode_clips(latents), decoded)
+
+
 def test_frame_by_frame_every_latent_is_a_picture(wan: WanBackbone) -> None:
     noisy, timesteps, prompt = latents(3, 2), torch.tensor([100.5, 800.0]), wan.encode_prompt([PROMPT, "a cat"])
     whole = wan.predict(noisy, timesteps, prompt)

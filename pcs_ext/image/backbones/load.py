@@ -61,7 +61,9 @@ def load_backbone(
             parts = load_folder(path if local else hub_folder(str(base)))
     except SafetensorError as error:
         raise ModelError(f"a weight file of {base} is damaged ({error}); fetch it again.") from None
-    backbone = assemble(str(base), parts, place, dtype)
+    # What is learned here names its base, and is used from other folders, too.
+    named = str(path.resolve()) if path.exists() and path != _TOYBOX else str(base)
+    backbone = assemble(named, parts, place, dtype)
     if str(base) == "toybox":
         reporter.event("base", _NOTE)
     reporter.event("device", f"device: {place}, precision: {str(dtype).removeprefix('torch.')}", device=str(place))

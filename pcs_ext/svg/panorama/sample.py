@@ -1,5 +1,6 @@
 """Panoramas out of a model for pictures: round the circle, or as papers did it."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Literal
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from pcs_ext.config_io import config
 from pcs_ext.errors import UsageError
+from pcs_ext.image.adapters.layers import merged
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.sample import Predict, SampleConfig, SampleHooks, build_scheduler, check_side, initial_noise, sample
@@ -79,16 +81,18 @@ def sample_panoramas(
                          "choose circular.")  # fmt: skip
     stitched = config.method == "stitch"
     sampling = dataclasses.replace(config.sampling, height=height, width=(4 if stitched else 2) * height)
-    return sample(
-        backbone,
-        prompts,
-        seeds=seeds,
-        config=sampling,
-        negative_prompts=negative_prompts,
-        batch_size=1,
-        hooks=_hooks(backbone, seeds, sampling, config),
-        reporter=reporter,
-    )
+    # The hooks here leave adapters alone, so that they can be merged, as `sample` does without hooks.
+    with contextlib.nullcontext() if torch.is_grad_enabled() else merged(backbone.denoiser):
+        return sample(
+            backbone,
+            prompts,
+            seeds=seeds,
+            config=sampling,
+            negative_prompts=negative_prompts,
+            batch_size=1,
+            hooks=_hooks(backbone, seeds, sampling, config),
+            reporter=reporter,
+        )
 
 
 def _hooks(

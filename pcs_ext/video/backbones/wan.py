@@ -124,14 +124,20 @@ class WanBackbone(AbstractVideoBackbone):
             chunk: not used, see `encode_clips`.
         """
         mean, deviation = self._statistics(latents)
-        return self.vae.decode(latents.float() * deviation + mean).sample
+        with self._own_precision():
+            return self.vae.decode(latents.float() * deviation + mean).sample
 
     def _posterior(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         sides = clips.shape[-2:]
         assert not any(side % self.vae_factor for side in sides), f"{tuple(sides)} is no multiple of {self.vae_factor}"
-        posterior = self.vae.encode(clips.to(self.device, torch.float32)).latent_dist
+        with self._own_precision():
+            posterior = self.vae.encode(clips.to(self.device, torch.float32)).latent_dist
         mean, deviation = self._statistics(posterior.mean)
         return (posterior.mean - mean) / deviation, posterior.std / deviation
+
+    def _own_precision(self) -> torch.autocast:
+        """Of the autoencoder, whatever autocast says around it."""
+        return torch.autocast(self.device.type, enabled=False)
 
     def _statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the autoencoder's latents over its training data, by channel, `1 c 1 1 1`."""
