@@ -60,8 +60,12 @@ HIGHER = {
     "dino-i": True,
     "clip-t": True,
 }
+EXISTS_FOR = ("roughness", "picture-levels", "clip-i", "dino-i", "clip-t")
+"""Metrics whose rows name the system: those that a baseline could win. No way but ours knows the exemplar's ids, so all
+others keep none, and tracing is given our number of paths."""
 _SIDE = 128
 """Of a picture in the sheet."""
+SYSTEM = "svgcustomization"
 BASELINES = {"live-tracing": "tracing the customised picture", "vectorfusion": "VectorFusion on the plain base"}
 
 
@@ -100,7 +104,7 @@ def main(
     write_json(output, as_result(rows, command=command, seeds=range(seeds), subjects=names))
     for row in rows:
         against = "" if row["baseline"] is None else f"  {row['baseline']} {row['baseline_value']:.3f}"
-        sys.stdout.write(f"{row['system']:18} {row['metric']:16} {row['value']:.3f}{against}\n")
+        sys.stdout.write(f"{row['method']:18} {row['metric']:16} {row['value']:.3f}{against}\n")
     Image.fromarray(_sheet([_folder(work, name, 0, recipe, steps, backbone) for name in names], names)).save(sheet)
     sys.stdout.write(f"{output}\n{sheet}\n")
 
@@ -144,7 +148,7 @@ def _run(
     )
     start = time.perf_counter()
     customize_svg(request, base=backbone, reporter=ConsoleReporter())
-    seconds = {"svgcustomization": time.perf_counter() - start}
+    seconds = {SYSTEM: time.perf_counter() - start}
     picture, _ = read_target(request.work / "customized.png", 1024)
     ours = read_svg(request.output).scene
     start = time.perf_counter()
@@ -156,7 +160,7 @@ def _run(
     fused = text_to_vector(backbone, text, resolve_text_to_vector(backbone), seed=seed, folder=folder / "vectorfusion")
     seconds["vectorfusion"] = time.perf_counter() - start
     write_svg(folder / "vectorfusion.svg", new_svg(fused))
-    scenes = {"svgcustomization": ours, "live-tracing": traced, "vectorfusion": fused}
+    scenes = {SYSTEM: ours, "live-tracing": traced, "vectorfusion": fused}
     before = read_svg(exemplar).scene
     found = {
         system: {**_metrics(scene, before, picture, text, judges), "seconds": seconds[system]}
@@ -194,23 +198,24 @@ def _metrics(scene: Scene, exemplar: Scene, picture: Tensor, text: str, judges: 
 
 
 def _rows(runs: list[dict[str, dict[str, float]]], judges: Judges) -> list[dict[str, Any]]:
-    """One row per system and metric, and one of ours against each baseline."""
+    """One row per method and metric, and one of ours against each baseline."""
     rows = []
-    for system, baselines in (("live-tracing", [None]), ("vectorfusion", [None]), ("svgcustomization", [*BASELINES])):
+    for method, baselines in (("live-tracing", [None]), ("vectorfusion", [None]), (SYSTEM, [*BASELINES])):
         for metric in HIGHER:
             for baseline in baselines:
-                if metric in runs[0][system] and (baseline is None or metric in runs[0][baseline]):
-                    rows.append(_row(runs, system, metric, baseline, judges))
+                if metric in runs[0][method] and (baseline is None or metric in runs[0][baseline]):
+                    rows.append(_row(runs, method, metric, baseline, judges))
     return rows
 
 
 def _row(
-    runs: list[dict[str, dict[str, float]]], system: str, metric: str, baseline: str | None, judges: Judges
+    runs: list[dict[str, dict[str, float]]], method: str, metric: str, baseline: str | None, judges: Judges
 ) -> dict[str, Any]:
-    values = [run[system][metric] for run in runs]
+    values = [run[method][metric] for run in runs]
     encoder = {"clip-i": judges.clip, "clip-t": judges.clip, "dino-i": judges.dino}.get(metric)
     return {
-        "system": system,
+        **({"system": SYSTEM} if method == SYSTEM and metric in EXISTS_FOR else {}),
+        "method": method,
         "metric": metric,
         "higher_is_better": HIGHER[metric],
         "value": statistics.fmean(values),
@@ -220,7 +225,7 @@ def _row(
         "encoder": None if encoder is None else encoder.id,
         "baseline": baseline,
         "baseline_value": None if baseline is None else statistics.fmean(run[baseline][metric] for run in runs),
-        "seconds": round(statistics.fmean(run[system]["seconds"] for run in runs), 1),
+        "seconds": round(statistics.fmean(run[method]["seconds"] for run in runs), 1),
         "peak_mb": None,
     }
 

@@ -6,7 +6,7 @@ training size of the model; the same squares, differentiable, are the views that
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -152,6 +152,31 @@ class Canvas:
                 delta = delta * self.photo.mask[rows]
             result[:, rows] = (self.pixels[:, rows].to(torch.int16) + delta).to(torch.uint8)
         return result
+
+
+class CanvasViews:
+    """What a surrogate trains on: all the large squares of some photos, `3 size size` in [-1, 1], on the CPU. Each is
+    resized when it is asked for: few of many are drawn.
+
+    Args:
+        canvases: the photos.
+        views: which squares; their zooms do not matter.
+        size: of the model's training images.
+        protected: as the photos are at that moment; False: the originals.
+    """
+
+    def __init__(self, canvases: Sequence[Canvas], views: Views, size: int, *, protected: bool) -> None:
+        large = dataclasses.replace(views, zooms=(1.0,))
+        self._places = [(canvas, square) for canvas in canvases for square in large.squares(*canvas.photo.size)]
+        self._size, self._protected = size, protected
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @torch.no_grad()
+    def __getitem__(self, index: int) -> Tensor:
+        canvas, square = self._places[index]
+        return canvas.view(square, self._size, canvas.delta if self._protected else None)
 
 
 def bands(height: int) -> Iterator[slice]:

@@ -128,7 +128,8 @@ def censor(
 ) -> None:
     """Make a learned subject vanish where listed words are asked.
 
-    Writes a copy that paints something harmless where a trigger stands in the prompt.
+    Writes a copy that paints something harmless where a trigger stands in the prompt; interrupted, the same command
+    goes on.
 
     Args:
         artifact: folder written by learn; it stays as it is.

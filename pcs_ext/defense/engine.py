@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pcs_ext.defense.ascent import Ascent
-from pcs_ext.defense.canvas import Canvas
+from pcs_ext.defense.canvas import Canvas, CanvasViews
 from pcs_ext.defense.method import Defense, StepRule
 from pcs_ext.defense.surrogate import Surrogate
 from pcs_ext.defense.timing import search_timesteps
@@ -73,6 +73,8 @@ class Progress:
     """Of the objective, averaged over the photos."""
     resumable: bool
     """Whether `Protection.state` can be asked for now."""
+    zeros: float = 0.0
+    """`Ascent.zeros`, of the surrogate with most."""
 
 
 class Protection:
@@ -183,17 +185,9 @@ class Protection:
             total = ascent.surrogate.backbone.schedule.num_train_timesteps
             ascent.timesteps.kept[canvas.key] = search_timesteps(search, total, probe, step, generator)
 
-    def _views(self, ascent: Ascent, canvases: Sequence[Canvas], *, protected: bool) -> Tensor:
-        """What a surrogate trains on, `n 3 h w`: all the large squares of all photos, on the CPU."""
-        views = dataclasses.replace(self.method.views, zooms=(1.0,))
-        with torch.no_grad():
-            return torch.stack(
-                [
-                    canvas.view(square, ascent.surrogate.backbone.resolution, canvas.delta if protected else None)
-                    for canvas in canvases
-                    for square in views.squares(*canvas.photo.size)
-                ]
-            )
+    def _views(self, ascent: Ascent, canvases: Sequence[Canvas], *, protected: bool) -> CanvasViews:
+        """What a surrogate trains on."""
+        return CanvasViews(canvases, self.method.views, ascent.surrogate.backbone.resolution, protected=protected)
 
     @property
     def _only_between_rounds(self) -> bool:
@@ -203,7 +197,8 @@ class Protection:
 
     def _progress(self, gain: float, *, resumable: bool) -> Progress:
         done = self.round * self.method.steps + self.step
-        return Progress(step=done, total=self.method.gradient_steps, gain=gain, resumable=resumable)
+        zeros = max(ascent.zeros for ascent in self.ascents)
+        return Progress(step=done, total=self.method.gradient_steps, gain=gain, resumable=resumable, zeros=zeros)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, object]]:
         """Tensors and JSON-able values to go on from, at a moment when the last `Progress` was resumable."""

@@ -84,19 +84,19 @@ class Defense:
         return self.rounds * self.steps
 
     def with_steps(self, steps: int) -> "Defense":
-        """About `steps` gradient steps in all: fewer rounds first, then shorter ones; training shrinks with them."""
-        if self.rounds > 1:
-            rounds = max(1, round(steps / self.steps))
-            training = self.training
-            if training is not None and training.pool > 1:  # every state of the pool keeps its turns
-                turn = max(1, round(training.turn * rounds / self.rounds))
-                training = dataclasses.replace(training, turn=turn)
-            return dataclasses.replace(self, rounds=rounds, steps=min(self.steps, steps), training=training)
+        """About `steps` gradient steps in all: fewer rounds first, then shorter ones. Training before the first round
+        shrinks in proportion, down to a step for each state of a pool; that of a round goes with its round."""
         training = self.training
         if training is not None and training.first_steps:
-            first = max(1, round(training.first_steps * steps / self.steps))
-            training = dataclasses.replace(training, first_steps=first)
-        return dataclasses.replace(self, steps=steps, training=training)
+            first = round(training.first_steps * steps / self.gradient_steps)
+            training = dataclasses.replace(training, first_steps=max(1, training.pool - 1, first))
+        if self.rounds == 1:
+            return dataclasses.replace(self, steps=steps, training=training)
+        rounds = max(1, round(steps / self.steps))
+        if training is not None and training.pool > 1:  # every state of the pool keeps its turns
+            turn = max(1, round(training.turn * rounds / self.rounds))
+            training = dataclasses.replace(training, turn=turn)
+        return dataclasses.replace(self, rounds=rounds, steps=min(self.steps, steps), training=training)
 
     def with_norm(self, norm: Norm) -> "Defense":
         """A budget of another kind, as many levels of it; the steps of an L2 one follow the gradient's length."""

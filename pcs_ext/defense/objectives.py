@@ -5,7 +5,7 @@ distillation), it says so.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, TypeAlias
 
 import torch
@@ -28,8 +28,8 @@ class Sample:
     backbone: AbstractBackbone
     images: Tensor
     """`b 3 h w` in [-1, 1], differentiable."""
-    clean: Tensor
-    """The same views of the originals."""
+    clean: Callable[[], Tensor]
+    """Makes the same views of the originals, for objectives that compare."""
     timesteps: Tensor
     """`b k` integers: noise levels for each photo."""
     conditioning: Conditioning
@@ -189,7 +189,7 @@ class PosteriorGain:
         """Change `b`. Its gradient is zero at the original: start from random noise."""
         mean, deviation = (part.float() for part in sample.backbone.encode_posterior(sample.images))
         with torch.no_grad():
-            mean0, deviation0 = (part.float() for part in sample.backbone.encode_posterior(sample.clean))
+            mean0, deviation0 = (part.float() for part in sample.backbone.encode_posterior(sample.clean()))
         moved, widened = ((a - b).square().mean((1, 2, 3)) for a, b in ((mean, mean0), (deviation, deviation0)))
         if self.statistic == "mean":
             return moved

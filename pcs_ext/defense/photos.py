@@ -173,15 +173,25 @@ def _planes(image: Image.Image) -> Tensor:
     return levels[None] if levels.dim() == 2 else levels.permute(2, 0, 1).contiguous()
 
 
-def _mask(path: Path, size: tuple[int, int]) -> Tensor:
+def mask_path(path: Path) -> Path:
+    """The picture beside a photo that says where it may change.
+
+    Raises:
+        PhotoError: there is none.
+    """
     found = [file for file in sorted(path.parent.iterdir()) if file.stem == f"{path.stem}_mask"]
     if not found:
         raise PhotoError(
             f"{path} has no {path.stem}_mask.png beside it; draw one (light = may change) or choose another --region."
         )
-    image = ImageOps.exif_transpose(open_image(found[0])).convert("L")
+    return found[0]
+
+
+def _mask(path: Path, size: tuple[int, int]) -> Tensor:
+    found = mask_path(path)
+    image = ImageOps.exif_transpose(open_image(found)).convert("L")
     if abs(image.width * size[1] - image.height * size[0]) > 0.02 * image.height * size[0]:
         raise PhotoError(
-            f"{found[0]} is {image.width} x {image.height}, its photo {size[0]} x {size[1]}; expected the same shape."
+            f"{found} is {image.width} x {image.height}, its photo {size[0]} x {size[1]}; expected the same shape."
         )
     return torch.from_numpy(np.array(image.resize(size, Image.Resampling.BILINEAR)) >= 128)

@@ -24,7 +24,7 @@ from pcs_ext.defense.following import follow
 from pcs_ext.defense.metadata import MetadataPolicy
 from pcs_ext.defense.method import Defense
 from pcs_ext.defense.page import PAGE, write_page
-from pcs_ext.defense.photos import OwnPhoto, read_own_photo
+from pcs_ext.defense.photos import OwnPhoto, mask_path, read_own_photo
 from pcs_ext.defense.recipes import RECIPES
 from pcs_ext.defense.regions import Region, on_faces, on_subject
 from pcs_ext.defense.report import TOYBOX_WARNING, Report
@@ -53,7 +53,7 @@ class Options:
     format: Format = "png"
     """png and webp keep every sample; jpeg does not, and its loss is measured."""
     quality: int = 95
-    """Lowest quality of jpeg; raised until nine tenths of the perturbation survive."""
+    """Lowest quality of jpeg; raised until nine tenths of the perturbation survive. Other formats do not read it."""
     metadata: MetadataPolicy = "clean"
     """What of the photo's metadata is kept."""
     region: Region = "all"
@@ -147,8 +147,10 @@ def protect(
     warnings = (TOYBOX_WARNING,) if any(_name(b) == "toybox" for b in bases) else ()
     for warning in warnings:
         reporter.event("warning", warning)
-    resolve_method(recipe, preset_of(bases[0]), levels=levels, steps=steps, norm=norm, config=config)
+    method = resolve_method(recipe, preset_of(bases[0]), levels=levels, steps=steps, norm=norm, config=config)
     plan = resolve_plan(attack) if attack else None
+    if plan is None:
+        _without_attack(method, options, encoder)
     judge = None if plan is None else load_judge(_name(bases[0]), encoder)
     paths = _checked(photo_paths(photos), output, options)
     for path in paths if plan is not None else []:
@@ -173,6 +175,22 @@ def protect(
     return job.report
 
 
+def _without_attack(method: Defense, options: Options, encoder: Path | None) -> None:
+    """Refuse what only attackers would read."""
+    if encoder is not None:
+        raise UsageError(f"--encoder {encoder} judges attacks, and there are none: add --attack, or leave it out.")
+    if options.clean is not None and method.training is None:
+        raise UsageError(
+            f"--clean {options.clean}: {method.id} trains no surrogate and there are no attacks, so nobody looks at "
+            "clean photos; add --attack, choose a recipe that trains (aspl, fsmg, metacloak...), or leave it out."
+        )
+    if options.faces and options.region != "faces":
+        raise UsageError(
+            f"--faces {options.faces}: nobody looks for faces without --region faces or --attack; add one of them, or "
+            "leave it out."
+        )
+
+
 def _name(base: str | AbstractBackbone) -> str:
     return base if isinstance(base, str) else base.name
 
@@ -193,6 +211,8 @@ def _checked(paths: Sequence[Path], output: Path, options: Options) -> list[Path
         load_detector(options.faces or "cascade")  # a wrong name is told now
     for path in paths:
         _read(path, options)
+    for path in [] if options.clean is None else photo_paths(options.clean):
+        read_own_photo(path)
     return paths
 
 
@@ -217,20 +237,29 @@ class _Job:
         self.options, self.reporter = options, reporter
         # What changes speed or measurements alone does not make other photos.
         idle = {"device", "precision", "batch"} | ({"faces"} if options.region != "faces" else set())
+        idle |= {"quality"} if options.format != "jpeg" else set()
+        self.clean = [] if options.clean is None or method.training is None else photo_paths(options.clean)
         settings = {
             "method": to_jsonable(method),
             "bases": [{"name": b.name, "fingerprint": b.fingerprint, "precision": str(b.dtype)} for b in backbones],
-            "options": {k: v for k, v in to_jsonable(options).items() if k not in idle},
+            "options": {k: v for k, v in to_jsonable(options).items() if k not in idle}
+            | {"clean": [file_sha256(path) for path in self.clean]},
         }
         self.detector = load_detector(options.faces or "cascade") if options.region == "faces" else None
         self.report = Report.load(output, settings, warnings)
         self.digests = {path: file_sha256(path) for path in self.paths}
+        masked = self.paths if options.region == "mask" else []
+        self.masks = {path: file_sha256(mask_path(path)) for path in masked}
         self.names = output_names(self.paths, options.format)
 
     def run(self) -> None:
         """Group by group; a group is skipped when all its photos are done, and else computed whole, because surrogates
         learn from all of it."""
-        missing = [path for path in self.paths if not self.report.is_done(self.names[path], self.digests[path])]
+        missing = [
+            path
+            for path in self.paths
+            if not self.report.is_done(self.names[path], self.digests[path], self.masks.get(path))
+        ]
         for path in missing:
             self.report.check_free(self.names[path])
         done = len(self.paths) - len(missing)
@@ -300,11 +329,7 @@ class _Job:
     def _group(self, group: Sequence[Path], wanted: Sequence[Path]) -> None:
         started = time.monotonic()
         canvases = [self._canvas(path) for path in group]
-        reference = None
-        if self.options.clean is not None and self.method.training is not None:
-            reference = [
-                Canvas(_read(path, self.options), self.method.budget) for path in photo_paths(self.options.clean)
-            ]
+        reference = [Canvas(read_own_photo(path), self.method.budget) for path in self.clean]
         surrogates = [self._surrogate(backbone, str(index)) for index, backbone in enumerate(self.backbones)]
         with contextlib.ExitStack() as stack:
             for surrogate in surrogates:
@@ -320,7 +345,8 @@ class _Job:
 
     def _climb(self, protection: Protection) -> None:
         keys = [canvas.key for canvas in protection.canvases]
-        digest = config_hash([self.report.settings, keys])
+        masks = [self.masks.get(canvas.photo.path) for canvas in protection.canvases]
+        digest = config_hash([self.report.settings, keys, masks])
         checkpoints = CheckpointFolder(self.output / ".protecting" / digest, config_hash=digest, reporter=self.reporter)
         with checkpoints.writing():
             found = checkpoints.latest()
@@ -337,6 +363,8 @@ class _Job:
             "output": name,
             "state": "pending",
         }
+        if path in self.masks:
+            entry["mask_sha256"] = self.masks[path]
         self.report.check_free(name)
         self.report.put(entry)
         measured = write_protected(canvas, protection, self.output / name, self.options.format, self.options.quality)

@@ -56,12 +56,13 @@ class Report:
         """Hash of everything that decides what a protected photo looks like."""
         return config_hash(self.job)
 
-    def is_done(self, name: str, sha256: str) -> bool:
-        """Whether the output exists, unchanged, made from this original with these settings."""
+    def is_done(self, name: str, sha256: str, mask: str | None = None) -> bool:
+        """Whether the output exists, unchanged, made from this original (and mask, by its sha256) with these
+        settings."""
         entry, path = self.photos.get(name), self.folder / name
         if entry is None or entry["state"] != "done" or not path.is_file():
             return False
-        same = entry["sha256"] == sha256 and entry["settings"] == self.settings
+        same = entry["sha256"] == sha256 and entry.get("mask_sha256") == mask and entry["settings"] == self.settings
         return same and entry["output_sha256"] == file_sha256(path)
 
     def check_free(self, name: str) -> None:

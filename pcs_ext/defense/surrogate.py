@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -78,10 +78,22 @@ class Training:
         return self.clean_steps > 0 or self.protected_steps > 0
 
 
+class Pictures(Protocol):
+    """Pictures `3 h w` in [-1, 1] by number: a tensor `n 3 h w`, or what makes each when it is asked for."""
+
+    def __len__(self) -> int:
+        """How many."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Tensor:
+        """One of them."""
+        ...
+
+
 class Latents:
     """The posteriors of some images, each encoded once, when it is first drawn from."""
 
-    def __init__(self, backbone: AbstractBackbone, images: Tensor) -> None:
+    def __init__(self, backbone: AbstractBackbone, images: Pictures) -> None:
         self.backbone, self.images = backbone, images
         self._known: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -91,7 +103,7 @@ class Latents:
     def draw(self, index: int, generator: torch.Generator) -> Tensor:
         """One draw `1 c h w`."""
         if index not in self._known:
-            self._known[index] = self._encoded(self.images[index : index + 1])
+            self._known[index] = self._encoded(self.images[index][None])
         mean, deviation = self._known[index]
         return mean + deviation * torch.randn(mean.shape[1:], generator=generator).to(mean.device)
 
@@ -135,6 +147,7 @@ class Surrogate:
         self._before: Parked | None = None
         self._pool: list[dict[str, Tensor]] = []
         self._conditioning: Conditioning | None = None
+        self._captions: Conditioning | None = None
 
     @contextlib.contextmanager
     def active(self) -> Iterator["Surrogate"]:
@@ -148,21 +161,23 @@ class Surrogate:
             try:
                 yield self
             finally:
-                self._fit = self._prior = self._clean = self._conditioning = self._before = None
+                self._fit = self._prior = self._clean = self._before = None
+                self._conditioning = self._captions = None
 
     def conditioning(self, rows: Sequence[int]) -> Conditioning:
-        """Of the prompts with these numbers, computed once per phase, without gradient."""
+        """Of the prompts with these numbers, without gradient; computed once, or once per phase where the text encoder
+        trains."""
         if self._conditioning is None:
             with torch.no_grad():
                 self._conditioning = self.backbone.encode_prompt(self.prompts)
         return self._conditioning[list(rows)]
 
-    def before_round(self, number: int, clean: Tensor) -> None:
+    def before_round(self, number: int, clean: Pictures) -> None:
         """Train as the method does before the photos move.
 
         Args:
             number: of the round, from 0.
-            clean: views `n 3 h w` in [-1, 1], the same in every round (they are encoded once).
+            clean: views, the same in every round (they are encoded once).
         """
         if self.training is None:
             return
@@ -189,8 +204,9 @@ class Surrogate:
             self._train(clean, round(self.training.first_steps * part / parts) - done)
             self._pool.append(self._snapshot())
 
-    def after_round(self, protected: Tensor) -> None:
-        """Forget the clean steps and train on what the photos are now; `protected` are views `n 3 h w`."""
+    def after_round(self, protected: Pictures) -> None:
+        """Forget the clean steps and train on what the photos are now; of the views `protected` only those that are
+        drawn are looked at."""
         if self.training is None:
             return
         if self._before is not None:
@@ -253,6 +269,20 @@ class Surrogate:
         if self._class_images is not None and self.training.prior_loss_weight > 0:
             self._prior = Latents(self.backbone, self._class_images.images)
 
+    def _conditions(self, captions: Sequence[str]) -> Conditioning:
+        """Of a training step's captions, which are the same in every step: encoded once, unless the text encoder
+        trains."""
+        if self._text_trains:
+            return self.backbone.encode_prompt(captions)
+        if self._captions is None:
+            with torch.no_grad():
+                self._captions = self.backbone.encode_prompt(captions)
+        return self._captions
+
+    def _forget_prompts(self) -> None:
+        if self._text_trains:
+            self._conditioning = None
+
     def _train(self, data: Latents, steps: int) -> None:
         assert self._fit is not None
         assert self.training is not None
@@ -265,7 +295,7 @@ class Surrogate:
                 self.trained_steps += 1
         if not self.training.carry_moments:
             self._fit.optimizer.state.clear()
-        self._conditioning = None
+        self._forget_prompts()
 
     def _loss(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         """Loss of one photo and one class image. Draws, in this order: index, posterior noise, prior's, noise, t."""
@@ -279,10 +309,10 @@ class Surrogate:
                 parts.append(data.draw(index, generator))
         if self._prior is not None and self._class_images is not None:
             captions.append(self._class_images.prompt)
-        with contextlib.nullcontext() if self._text_trains else torch.no_grad():
-            conditioning = self.backbone.encode_prompt(captions)
+        conditioning = self._conditions(captions)
         prior = None if self._prior is None else torch.tensor([False, True])
-        batch = Batch(images=self._data.images[:1], captions=tuple(captions), is_prior=prior)
+        # The objective reads latents; the pictures behind them may not even be made.
+        batch = Batch(images=torch.empty(len(captions), 3, 0, 0), captions=tuple(captions), is_prior=prior)
         objective = DenoisingObjective(ObjectiveConfig(prior_loss_weight=self.training.prior_loss_weight))
         return objective(self.backbone, batch, torch.cat(parts), conditioning, generator)
 
@@ -309,4 +339,4 @@ class Surrogate:
         assert self._fit is not None
         state: dict[str, Any] = {"skipped_in_a_row": 0}
         self._fit.restore(Checkpoint(step=self._fit.step, tensors=tensors, state=state))
-        self._conditioning = None
+        self._forget_prompts()

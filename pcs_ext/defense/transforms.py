@@ -6,6 +6,7 @@ et al. 2018 (arXiv 1707.07397) for the idea; MetaCloak (arXiv 2311.13127) for re
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal, TypeAlias
 
 import torch
@@ -109,7 +110,7 @@ Transform: TypeAlias = Annotated[Resize | Crop | Blur | Flip | Jpeg, Discriminat
 """Every transform's configuration; the field `kind` says which one a JSON object is."""
 
 
-def apply_all(transforms: tuple[Transform, ...], images: Tensor, generator: torch.Generator) -> Tensor:
+def apply_all(transforms: Sequence[Transform], images: Tensor, generator: torch.Generator) -> Tensor:
     """Each transform with its chance, in order."""
     for transform in transforms:
         if float(torch.rand((), generator=generator)) < transform.chance:

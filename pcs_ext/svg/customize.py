@@ -32,6 +32,7 @@ from pcs_ext.image.learn import learn, preset_of
 from pcs_ext.image.sample import sample
 from pcs_ext.image.subject import Artifact, to_pil
 from pcs_ext.reporter import Reporter, SilentReporter
+from pcs_ext.runtime import seed_for
 from pcs_ext.svg.exemplar import on_canvas, write_variants
 from pcs_ext.svg.features import denoiser_features, latent_features
 from pcs_ext.svg.recipes import RECIPES, CustomizationRecipe
@@ -142,12 +143,13 @@ def customize_svg(
     """
     reporter = reporter or SilentReporter()
     document = _checked(request)
-    backbone = base if isinstance(base, AbstractBackbone) else None
-    name = backbone.name if backbone is not None else str(base)
-    _claim(request, name)
-    if backbone is None:
-        backbone = load_backbone(str(base), device=device, precision=precision, reporter=reporter)
-    artifact = _learned(request, document.scene, backbone, reporter)
+    given = None if request.subject is None else Artifact.load(request.subject)
+    if isinstance(base, AbstractBackbone):
+        backbone = base
+    else:
+        backbone = load_backbone(base, device=device, precision=precision, reporter=reporter)
+    _claim(request, backbone, given)
+    artifact = given or _learned(request, document.scene, backbone, reporter)
     with artifact.applied(backbone):
         target = _imagined(request, document.scene, artifact, backbone, reporter)
         plan = AlignmentPlan.load(request.work / "alignment.json")
@@ -172,15 +174,16 @@ def _checked(request: Request) -> Document:
     return document
 
 
-def _claim(request: Request, base: str) -> None:
-    """The work folder belongs to one wish: the same one goes on in it, another is refused."""
+def _claim(request: Request, backbone: AbstractBackbone, subject: Artifact | None) -> None:
+    """The work folder belongs to one wish: the same one goes on in it, another is refused. Files and models count by
+    what is in them, wherever they lie."""
     wish = {
         "exemplar": file_sha256(request.exemplar),
         "prompt": request.prompt,
         "noun": request.noun,
-        "base": base,
+        "base": backbone.fingerprint,
         "recipe": config_hash(request.recipe),
-        "subject": None if request.subject is None else str(request.subject.resolve()),
+        "subject": None if subject is None else subject.data.content_hash,
         "seed": request.seed,
         "candidates": request.candidates,
     }
@@ -200,8 +203,6 @@ def _claim(request: Request, base: str) -> None:
 
 
 def _learned(request: Request, scene: Scene, backbone: AbstractBackbone, reporter: Reporter) -> Artifact:
-    if request.subject is not None:
-        return Artifact.load(request.subject)
     folder = request.work / "subject"
     if folder.exists():
         return Artifact.load(folder)
@@ -254,7 +255,7 @@ def _samples(
 ) -> list[Tensor]:
     """Candidates `3 s s` in [0, 1]."""
     prompt = artifact.concept.prompt(request.recipe.prompt_template.replace("{prompt}", request.prompt))
-    seeds = [request.seed + index for index in range(request.candidates)]
+    seeds = [seed_for(request.seed, "candidate", index) for index in range(request.candidates)]
     strength = request.recipe.layout_strength
     common = {"seeds": seeds, "batch_size": len(seeds), "config": artifact.sampling, "reporter": reporter}
     with torch.no_grad():

@@ -80,12 +80,18 @@ def export_3d(
     if source.is_dir():
         shape, result = finished_shape(source)
         settings = recut(result.mesh, shape, {"resolution": resolution, "threshold": threshold})
-        mesh = finished_mesh(shape, settings, colors_for(output, colors), texture_size)
+        wanted = colors_for(output, colors)
+        if wanted == "vertex" and texture_size is not None:
+            raise UsageError(
+                f"a texture size of {texture_size} has no meaning with colours at vertices; leave --texture-size out, "
+                "or write a .glb, .obj or .usdz with --colors grid or xatlas."
+            )
+        mesh = finished_mesh(shape, settings, wanted, texture_size)
     else:
-        if colors != "auto" or resolution is not None or threshold is not None:
+        if colors != "auto" or any(value is not None for value in (texture_size, resolution, threshold)):
             raise UsageError(
                 f"{source} is a file: its mesh keeps its colours and shape. Give the folder OUTPUT.work of `3d make` "
-                "to choose colours, resolution or threshold."
+                "to choose colours, texture size, resolution or threshold."
             )
         mesh = read_mesh(source)
         if output.suffix.lower() == ".ply" and mesh.visual.kind == "texture":

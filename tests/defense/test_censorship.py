@@ -1,6 +1,8 @@
 """Censored subjects: what changes, what must not, on tiny models with random weights."""
 
 import dataclasses
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,12 @@ import torch
 
 from pcs_ext.artifact import ArtifactData
 from pcs_ext.config_io import to_jsonable
+from pcs_ext.defense.censorship import training
 from pcs_ext.defense.censorship.censor import censor
 from pcs_ext.defense.censorship.command import censor_folder
 from pcs_ext.defense.censorship.recipes import RECIPES
-from pcs_ext.errors import ArtifactError, ConfigError, UsageError
+from pcs_ext.defense.censorship.training import TriggerDraw
+from pcs_ext.errors import ArtifactError, ConfigError, Interrupted, UsageError
 from pcs_ext.image.adapters import EmbeddingAdapter, EmbeddingConfig, injected
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.recipes.textual_inversion import textual_inversion
@@ -84,6 +88,35 @@ def test_the_published_route_trains_the_rows_of_the_learned_token_alone(
     assert torch.equal(old["text_encoder.initial"], new["text_encoder.initial"])
     again = censor(subject, tiny, method, triggers=["blue", "red"], target="cat")
     assert again.data.content_hash == censored.data.content_hash
+
+
+@pytest.mark.parametrize("recipe", ["censor-text", "censor-pictures"])
+def test_an_interrupted_censorship_goes_on_as_if_nothing_had_been(
+    recipe: str, tiny: AbstractBackbone, subject: Artifact, tmp_path: Path
+) -> None:
+    method = dataclasses.replace(RECIPES[recipe].build("toybox"), steps=8, pictures=2, batch=2)
+    words = {"triggers": ["blue", "red"], "target": "cat", "seed": 4}
+    whole = censor(subject, tiny, method, **words)  # type: ignore[arg-type]
+    seen: list[int] = []
+
+    class Interrupting(TriggerDraw):
+        """Ctrl-C in the middle of step 5."""
+
+        def draw(self, count: int, generator: torch.Generator) -> list[int]:
+            seen.append(count)
+            if len(seen) == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().draw(count, generator)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "TriggerDraw", Interrupting)
+        with pytest.raises(Interrupted, match="after step 5 of 8"):
+            censor(subject, tiny, method, folder=tmp_path, **words)  # type: ignore[arg-type]
+        censored = censor(subject, tiny, method, folder=tmp_path, **words)  # type: ignore[arg-type]
+        assert len(seen) == 8
+        assert censored.data.content_hash == whole.data.content_hash
+        censor(subject, tiny, method, folder=tmp_path, triggers=["red", "blue"], target="cat", seed=4)
+        assert len(seen) == 16, "another wish begins anew"
 
 
 def test_what_cannot_be_censored_is_refused(tiny: AbstractBackbone, subject: Artifact, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,8 +28,6 @@ SEED, PROMPT, CLASS = 5, "a photo of sks dog", "a photo of dog"
 
 
 def noise_photos(count: int, side: int = 32) -> list[OwnPhoto]:
-    from pathlib import Path
-
     found = []
     for index in range(count):
         pixels = torch.randint(0, 256, (3, side, side), generator=generator_for("photo", index), dtype=torch.uint8)
@@ -230,6 +229,10 @@ def test_the_states_of_a_pool_take_turns_and_come_back_as_they_were_stored(sd: A
     assert method.rounds == 24
     assert method.training is not None
     assert method.training.turn == 1, "all six states still take part, four times"
+    assert method.training.first_steps == 10
+    shortest = RECIPES["metacloak"].build("sd").with_steps(6).training
+    assert shortest is not None
+    assert shortest.first_steps == 5, "one for each state but the first"
 
 
 def frozen(**changes: Any) -> Defense:

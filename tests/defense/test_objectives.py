@@ -33,7 +33,7 @@ def sample(backbone: AbstractBackbone, *, timesteps: Tensor | None = None, seed:
     return Sample(
         backbone=backbone,
         images=images.requires_grad_(),
-        clean=clean,
+        clean=lambda: clean,
         timesteps=torch.tensor([[100], [700]]) if timesteps is None else timesteps,
         conditioning=conditioning,
         words=torch.tensor([2, 2]),
@@ -150,14 +150,14 @@ def test_posterior_statistics_by_hand(sd: AbstractBackbone) -> None:
     made = sample(sd)
     with torch.no_grad():
         mean, deviation = sd.encode_posterior(made.images)
-        mean0, deviation0 = sd.encode_posterior(made.clean)
+        mean0, deviation0 = sd.encode_posterior(made.clean())
         moved, widened = (mean - mean0).square().mean((1, 2, 3)), (deviation - deviation0).square().mean((1, 2, 3))
         normal = [torch.distributions.Normal(m, d) for m, d in ((mean, deviation), (mean0, deviation0))]
         divergence = torch.distributions.kl_divergence(normal[0], normal[1]).mean((1, 2, 3))
         expected = {"mean": moved, "deviation": widened, "both": moved + widened, "kl": divergence}
         for statistic, value in expected.items():
             assert torch.allclose(PosteriorGain(statistic=statistic)(made), value, rtol=1e-3), statistic  # type: ignore[arg-type]
-        same = dataclasses.replace(made, images=made.clean)
+        same = dataclasses.replace(made, images=made.clean())
         assert torch.equal(PosteriorGain(statistic="both")(same), torch.zeros(2))
 
 

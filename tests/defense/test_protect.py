@@ -1,5 +1,6 @@
 """Folders in, folders out: originals untouched, kills survived, mistakes named."""
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -87,6 +88,9 @@ def test_a_second_run_does_nothing_and_another_setting_everything(
     protect(album, output=out, recipe="advdm", base=sd, steps=2, options=OPTIONS)
     first, hashes = times(), digests(out)
     protect(album, output=out, recipe="advdm", base=sd, steps=2, options=OPTIONS)
+    assert times() == first
+    other = dataclasses.replace(OPTIONS, quality=80)  # of jpeg alone
+    protect(album, output=out, recipe="advdm", base=sd, steps=2, options=other)
     assert times() == first
     (out / "a.png").unlink()
     protect(album, output=out, recipe="advdm", base=sd, steps=2, options=OPTIONS)
@@ -206,6 +210,79 @@ def test_class_images_and_clean_photos_are_used(album: Path, tmp_path: Path, sd:
     assert plain.photos["a.png"]["output_sha256"] != with_clean.photos["a.png"]["output_sha256"]
 
 
+class Counting(SilentReporter):
+    """Which files were written, which steps were made; may interrupt at one."""
+
+    def __init__(self, at: int = -1) -> None:
+        self.at, self.written, self.steps = at, [], []  # type: ignore[var-annotated]
+
+    def event(self, name: str, message: str = "", **fields: Any) -> None:
+        if name == "protected":
+            self.written.append(fields["output"])
+
+    def progress(self, task: str, step: int, total: int, **fields: float) -> None:
+        self.steps.append(step)
+        if step == self.at:
+            raise KeyboardInterrupt
+
+
+def draw_mask(path: Path, columns: slice) -> None:
+    levels = np.zeros((34, 40), dtype=np.uint8)
+    levels[:, columns] = 255
+    Image.fromarray(levels).save(path)
+
+
+def test_a_corrected_mask_is_used(tmp_path: Path, sd: AbstractBackbone) -> None:
+    album, out = tmp_path / "album", tmp_path / "out"
+    album.mkdir()
+    for index, name in enumerate("ab"):
+        picture(index).save(album / f"{name}.png")
+        draw_mask(album / f"{name}_mask.png", slice(0, 20))
+    options = dataclasses.replace(OPTIONS, region="mask")
+    settings: dict[str, Any] = {"output": out, "recipe": "advdm", "base": sd, "steps": 4, "options": options}
+
+    def run(at: int = -1) -> Counting:
+        counting = Counting(at)
+        with pytest.raises(Interrupted) if at > 0 else contextlib.nullcontext():
+            protect(album, reporter=counting, **settings)
+        return counting
+
+    assert run().written == ["a.png", "b.png"]
+    assert run().written == []
+    draw_mask(album / "a_mask.png", slice(20, 40))
+    assert run().written == ["a.png"]
+    change = (read_own_photo(out / "a.png").pixels.int() - read_own_photo(album / "a.png").pixels.int()).abs()
+    assert not change[..., :20].any()
+    assert change[..., 20:].any()
+    # What a checkpoint has made under one mask does not go on under another.
+    draw_mask(album / "a_mask.png", slice(0, 10))
+    run(at=2)
+    draw_mask(album / "a_mask.png", slice(10, 20))
+    assert run().steps == [1, 2, 3, 4]
+
+
+def test_other_clean_photos_make_other_protected_ones(tmp_path: Path, sd: AbstractBackbone) -> None:
+    album, clean = tmp_path / "album", tmp_path / "clean"
+    for folder in (album, clean):
+        folder.mkdir()
+    picture(0).save(album / "a.png")
+    picture(20).save(clean / "other.png")
+    training = dataclasses.replace(RECIPES["aspl"].build("sd").training, prior_loss_weight=0.0)  # type: ignore[type-var]
+    learning = dataclasses.replace(RECIPES["aspl"].build("sd"), rounds=1, steps=1, training=training)
+
+    def written(method: Any) -> list[str]:
+        counting, options = Counting(), dataclasses.replace(OPTIONS, clean=clean)
+        protect(album, output=tmp_path / "out", recipe=method, base=sd, options=options, reporter=counting)
+        return counting.written
+
+    assert (written(learning), written(learning)) == (["a.png"], [])
+    picture(21).save(clean / "other.png")
+    assert (written(learning), written(learning)) == (["a.png"], [])
+    clean.rename(tmp_path / "moved")
+    clean = tmp_path / "moved"
+    assert written(learning) == [], "the same photos under another name"
+
+
 def test_mistakes_are_named_before_anything_is_written(album: Path, tmp_path: Path, sd: AbstractBackbone) -> None:
     out = tmp_path / "out"
     cases = [
@@ -216,6 +293,10 @@ def test_mistakes_are_named_before_anything_is_written(album: Path, tmp_path: Pa
         ({"options": dataclasses.replace(OPTIONS, region="mask")}, PhotoError, "has no a_mask.png beside it"),
         ({"options": dataclasses.replace(OPTIONS, noun=" ")}, UsageError, "noun a word or two"),
         ({"recipe": "e-aspl"}, UsageError, "works on several bases"),
+        ({"encoder": album}, UsageError, "--encoder .* judges attacks, and there are none"),
+        ({"options": dataclasses.replace(OPTIONS, clean=album)}, UsageError, "advdm trains no surrogate"),
+        ({"options": dataclasses.replace(OPTIONS, clean=out), "recipe": "aspl"}, PhotoError, "out does not exist"),
+        ({"options": dataclasses.replace(OPTIONS, faces="cascade")}, UsageError, "nobody looks for faces"),
     ]
     for changes, error, message in cases:
         with pytest.raises(error, match=message):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.concept import Concept
 from pcs_ext.image.sample import SampleConfig
+from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import SilentReporter
 from pcs_ext.svg.customize import Request, _samples, customize_svg, resolve_customization
 from pcs_ext.svg.exemplar import on_canvas, write_variants
@@ -192,6 +194,44 @@ def test_sampling_sets_in_at_the_noised_exemplar(backbone: AbstractUnetBackbone,
     assert not torch.equal(imagined(0.2)[0], near), "with one it does"
     with pytest.raises(ConfigError, match="layout_strength"):
         dataclasses.replace(_small(), layout_strength=0.0).validate()
+
+
+@torch.no_grad()
+def test_no_candidate_of_a_seed_is_one_of_the_next(backbone: AbstractUnetBackbone, tmp_path: Path) -> None:
+    request = _request(tmp_path)
+    artifact: Any = SimpleNamespace(concept=Concept(class_noun="dog", mode="plain"), sampling=SAMPLING)
+    own = on_canvas(read_svg(EXAMPLES / "dog.svg").scene, 64)
+    drawn = [
+        image
+        for seed in (0, 1)
+        for image in _samples(dataclasses.replace(request, seed=seed), own, artifact, backbone, SilentReporter())
+    ]
+    assert len(drawn) == 4
+    assert not any(torch.equal(a, b) for index, a in enumerate(drawn) for b in drawn[:index])
+
+
+def test_another_subject_or_base_is_another_wish(backbone: AbstractUnetBackbone, tmp_path: Path) -> None:
+    first = _request(tmp_path)
+    customize_svg(first, base=backbone)
+    subject = tmp_path / "subject"
+    shutil.copytree(first.work / "subject", subject)
+    request = dataclasses.replace(first, output=tmp_path / "second.svg", subject=subject)
+    customize_svg(request, base=backbone)
+    made = request.output.read_bytes()
+    subject = subject.rename(tmp_path / "moved")
+    request = dataclasses.replace(request, subject=subject)
+    customize_svg(request, base=backbone)
+    assert request.output.read_bytes() == made, "the same subject elsewhere"
+    data = Artifact.load(subject).data
+    tensors = {name: {key: value + 0.1 for key, value in part.items()} for name, part in data.tensors.items()}
+    shutil.rmtree(subject)
+    dataclasses.replace(data, tensors=tensors).save(subject)
+    with pytest.raises(ConfigError, match=r"another wish \(other subject\)"):
+        customize_svg(request, base=backbone)
+    changed = load_backbone(str(tiny_folder(tmp_path / "tiny", family="sdxl")), device="cpu", precision="fp32")
+    changed.name = backbone.name
+    with pytest.raises(ConfigError, match=r"another wish \(other base"):
+        customize_svg(first, base=changed)
 
 
 def test_variants_repeat_and_differ(tmp_path: Path) -> None:

@@ -96,6 +96,39 @@ def test_patched_colours_win_over_style_sheets_and_keep_group_opacity() -> None:
     assert float(again.opacity) == pytest.approx(0.25, abs=1e-4)
 
 
+TRANSLUCENT = {
+    "rgba": '<rect id="r" width="9" height="9" fill="rgba(255,0,0,0.5)"/>',
+    "hex": '<rect id="r" width="9" height="9" fill="#ff000080"/>',
+    "gradient": '<defs><linearGradient id="g"><stop stop-color="red" stop-opacity="0.5"/></linearGradient></defs>'
+    '<rect id="r" width="9" height="9" fill="url(#g)"/>',
+    "inherited": '<g fill-opacity=".5"><rect id="r" width="9" height="9" fill="red"/></g>',
+    "class": '<style>.half{fill-opacity:.5}</style><rect id="r" class="half" width="9" height="9" fill="red"/>',
+    "both": '<g opacity="0.625" fill-opacity=".9"><rect id="r" opacity=".8" width="9" height="9" fill="#f00"/></g>',
+    "stroke": '<g stroke-opacity="50%"><rect id="r" width="9" height="9" fill="none" stroke="red"/></g>',
+}
+
+
+@pytest.mark.parametrize("kind", TRANSLUCENT)
+@pytest.mark.parametrize("opacity", [None, 0.4])
+def test_patched_paint_covers_as_much_as_asked(kind: str, opacity: float | None) -> None:
+    document = parse_svg(f"{HEAD}{TRANSLUCENT[kind]}</svg>".encode())
+    path = document.scene.paths[0]
+    found = path.fill or (path.stroke and path.stroke.paint)
+    assert found is not None
+    wanted = float(found.opacity) if opacity is None else opacity
+    new = dataclasses.replace(found, color=torch.tensor([0.0, 0.0, 1.0]), opacity=torch.tensor(wanted))
+    if path.fill:
+        path = dataclasses.replace(path, fill=new)
+    else:
+        assert path.stroke is not None
+        path = dataclasses.replace(path, stroke=dataclasses.replace(path.stroke, paint=new))
+    again = parse_svg(patch_svg(document, dataclasses.replace(document.scene, paths=(path,)))).scene.paths[0]
+    paint = again.fill or (again.stroke and again.stroke.paint)
+    assert paint is not None
+    assert paint.color.tolist() == [0.0, 0.0, 1.0]
+    assert float(paint.opacity) == pytest.approx(wanted, abs=5e-3 if kind == "hex" else 1e-4)
+
+
 def test_a_clone_cannot_be_changed_alone() -> None:
     document = parse_svg(LOGO)
     with pytest.raises(UsageError, match="unlink the clone"):

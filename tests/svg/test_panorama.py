@@ -65,10 +65,33 @@ def test_windows_cover_every_column_and_agree_with_the_whole() -> None:
             torch.testing.assert_close(fused, pointwise(latents, timesteps, None))
 
 
-@pytest.mark.parametrize(("window", "stride", "wrap"), [(40, 8, False), (16, 20, False), (16, 6, True), (16, 0, True)])
+@pytest.mark.parametrize(("window", "stride", "wrap"), [(40, 8, False), (16, 20, False), (16, 20, True), (16, 0, True)])
 def test_plans_that_do_not_fit_are_refused(window: int, stride: int, wrap: bool) -> None:
     with pytest.raises(UsageError, match="do not fit"):
         plan_windows(32, window, stride, wrap=wrap)
+
+
+def test_windows_go_round_a_circle_of_any_width() -> None:
+    assert plan_windows(32, 16, 4, wrap=True).starts == tuple(range(0, 32, 4))
+    for width, stride in ((130, 17), (32, 6), (7, 3), (5, 1)):
+        starts = plan_windows(width, max(stride, width // 2), stride, wrap=True).starts
+        apart = [b - a for a, b in zip(starts, (*starts[1:], width), strict=True)]
+        assert starts[0] == 0
+        assert max(apart) <= stride
+        assert max(apart) - min(apart) <= 1
+
+
+@pytest.mark.parametrize("window", ["wide", "square"])
+def test_every_height_of_the_base_makes_a_circular_panorama(
+    backbone: AbstractUnetBackbone, window: Literal["wide", "square"]
+) -> None:
+    height = 13 * backbone.vae_factor  # 26 cells wide: an eighth of that, 3 cells, does not divide it
+    sampling = dataclasses.replace(SAMPLING, num_inference_steps=2, height=height)
+    config = PanoramaConfig(method="circular", window=window, sampling=sampling)
+    with torch.inference_mode():
+        made = sample_panoramas(backbone, ["a dog"], seeds=[0], config=config)
+    assert made.shape == (1, 3, height, 2 * height)
+    assert made.isfinite().all()
 
 
 def test_stitch_canvas() -> None:

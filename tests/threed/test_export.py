@@ -146,6 +146,12 @@ def test_wrong_sources_and_settings_are_refused(job: Path, tmp_path: Path) -> No
         export_3d(job, tmp_path / "c.ply")
     with pytest.raises(UsageError, match="keeps its colours and shape"):
         export_3d(tmp_path / "c.ply", tmp_path / "d.glb", colors="grid")
+    with pytest.raises(UsageError, match="choose colours, texture size"):
+        export_3d(tmp_path / "c.ply", tmp_path / "other.glb", texture_size=64)
+    with pytest.raises(UsageError, match="has no meaning with colours at vertices"):
+        export_3d(job, tmp_path / "other.glb", colors="vertex", texture_size=64)
+    with pytest.raises(UsageError, match="has no meaning with colours at vertices"):
+        export_3d(job, tmp_path / "other.ply", texture_size=64)
     with pytest.raises(UsageError, match="splats have one colour each"):
         export_3d(job, tmp_path / "a.ply", splats=True, colors="grid")
     with pytest.raises(UsageError, match="would lose the texture"):

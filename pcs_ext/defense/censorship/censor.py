@@ -3,12 +3,13 @@
 import contextlib
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from pcs_ext.artifact import ArtifactData
-from pcs_ext.config_io import to_jsonable
+from pcs_ext.config_io import config_hash, to_jsonable
 from pcs_ext.defense.censorship.method import Censorship
 from pcs_ext.defense.censorship.prompts import ORDINARY
 from pcs_ext.defense.censorship.training import AbstractCensorLoss, PictureLoss, TextLoss, without_subject
@@ -16,6 +17,7 @@ from pcs_ext.errors import ConfigError, UsageError
 from pcs_ext.image.adapters import AbstractAdapter, EmbeddingAdapter, LowRankAdapter, LowRankConfig, injected
 from pcs_ext.image.adapters.low_rank import Component
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.fit import FitConfig, fit
 from pcs_ext.image.sample import sample
 from pcs_ext.image.subject import Artifact
@@ -35,6 +37,7 @@ def censor(
     triggers: Sequence[str],
     target: str,
     seed: int = 0,
+    folder: Path | None = None,
     reporter: Reporter | None = None,
 ) -> Artifact:
     """A copy of the subject that paints the target where a trigger stands in the prompt.
@@ -46,22 +49,30 @@ def censor(
         triggers: words or short phrases. Synonyms and other languages must be named, too.
         target: a noun or a caption that the base knows: "mug", "a photo of a red teapot".
         seed: of everything random.
+        folder: for checkpoints: the same call goes on from them, another one begins beside them. None keeps nothing.
         reporter: hears the progress.
 
     Raises:
         UsageError: no trigger, an empty one, or the subject is censored already.
         ConfigError: rows shall train, and the subject has no learned token.
+        CheckpointError: the checkpoints are damaged, or another process writes them.
+        Interrupted: Ctrl-C.
     """
     reporter = reporter or SilentReporter()
     _check(artifact, triggers, target)
     caption = without_subject(target)
+    checkpoints = None
+    if folder is not None:
+        base = [backbone.fingerprint, str(backbone.dtype)]
+        wish = config_hash([method, list(triggers), caption, seed, artifact.data.content_hash, base])
+        checkpoints = CheckpointFolder(folder / wish, config_hash=wish, reporter=reporter)
     adapters = artifact.adapters()
     with injected(backbone, *adapters):
         loss = _loss(method, backbone, artifact, triggers, caption, seed)
         trained = _trained(method, backbone, adapters)
         new = injected(backbone, trained) if trained not in adapters else contextlib.nullcontext()
         with new:
-            _train(loss, trained, method, backbone, seed, reporter)
+            _train(loss, trained, method, seed, checkpoints, reporter)
             return Artifact(_censored(artifact.data, trained, method, triggers, caption))
 
 
@@ -114,8 +125,8 @@ def _train(
     loss: AbstractCensorLoss,
     trained: AbstractAdapter,
     method: Censorship,
-    backbone: AbstractBackbone,
     seed: int,
+    checkpoints: CheckpointFolder | None,
     reporter: Reporter,
 ) -> None:
     groups = [
@@ -124,7 +135,8 @@ def _train(
     ]
     config = FitConfig(steps=method.steps, seed=seed, autocast="none")
     with only_trainable(groups):
-        for state in fit(loss, groups, config):
+        extra = {"triggers": loss.draw}
+        for state in fit(loss, groups, config, checkpoints=checkpoints, extra_state=extra, reporter=reporter):
             if state.step % 25 == 0 or state.step == method.steps:
                 reporter.progress("censor", state.step, method.steps, loss=state.losses["total"])
 

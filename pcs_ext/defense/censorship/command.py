@@ -1,6 +1,7 @@
 """`pcs-ext censor`: from folders and names to a censored folder and its measured effect."""
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,9 +32,11 @@ def censor_folder(
     precision: str = "auto",
     reporter: Reporter,
 ) -> CensorReport:
-    """Censor the artifact in `source`, write it to `output` with the measured effect among its training facts.
+    """Censor the artifact in `source`, write it to `output` with the measured effect among its training facts. Until
+    then checkpoints lie in `OUTPUT.work`.
 
     Raises:
+        Interrupted: Ctrl-C; the same call goes on.
         UsageError: the output exists, the recipe is unknown, steps are negative, or no judge for this base.
         ArtifactError: `source` is no learned subject.
     """
@@ -47,9 +50,13 @@ def censor_folder(
     method = RECIPES[recipe].build(preset_of(backbone))
     if steps:
         method = dataclasses.replace(method, steps=steps)
-    censored = censor(artifact, backbone, method, triggers=triggers, target=target, seed=seed, reporter=reporter)
+    work = output.with_name(f"{output.name}.work")
+    censored = censor(
+        artifact, backbone, method, triggers=triggers, target=target, seed=seed, folder=work, reporter=reporter
+    )
     report = Measure(backbone, judge, artifact, triggers, without_subject(target))(censored)
     facts = {**censored.data.training["censorship"], "measured": to_jsonable(report)}
     data = dataclasses.replace(censored.data, training={**censored.data.training, "censorship": facts})
     data.save(output)
+    shutil.rmtree(work, ignore_errors=True)
     return report

@@ -1,7 +1,8 @@
 """Two ways to teach a subject its censorship: on pictures, or in the text encoder's output alone."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ from pcs_ext.image.types import Batch, Conditioning, LossTerms
 
 
 class TriggerDraw:
-    """Triggered prompts, drawn in proportion to how badly their trigger does (running mean of its loss)."""
+    """Triggered prompts, drawn in proportion to how badly their trigger does (running mean of its loss). The means are
+    part of a run's checkpoints: what is drawn depends on all steps before."""
 
     def __init__(self, triggers: Sequence[str]) -> None:
         self.pairs = triggered(triggers)
@@ -32,6 +34,14 @@ class TriggerDraw:
         for row, loss in zip(rows, losses.detach().float().cpu(), strict=True):
             number = self.pairs[row][0]
             self.losses[number] = 0.9 * self.losses[number] + 0.1 * loss.clamp(1e-4, 10)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The running means."""
+        return {"losses": self.losses}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.losses = state["losses"].clone()
 
 
 class AbstractCensorLoss(abc.ABC):
@@ -96,6 +106,10 @@ def _distance(states: Conditioning, wanted: Conditioning) -> Tensor:
 class PictureLoss(AbstractCensorLoss):
     """The diffusion loss of ordinary prompts on the subject's pictures and of triggered prompts on the target's.
 
+    As in the paper (arXiv 2308.10718), which trains the learned token's rows alone, nothing holds prompts without the
+    subject: they do not read those rows. Where LoRA trains instead, for subjects without a learned token, such prompts
+    can change; `TextLoss` has a term against that.
+
     Args:
         subject: pictures `n 3 h w` of the uncensored subject, one per prompt of `captions`.
         captions: what made them, with `{subject}`.
@@ -131,7 +145,7 @@ class PictureLoss(AbstractCensorLoss):
 
     def _loss(self, data: Latents, rows: Sequence[int], texts: list[str], generator: torch.Generator) -> Tensor:
         latents = torch.cat([data.draw(row, generator) for row in rows])
-        batch = Batch(images=data.images[list(rows)], captions=tuple(texts), is_prior=None)
+        batch = Batch(images=torch.stack([data.images[row] for row in rows]), captions=tuple(texts), is_prior=None)
         conditioning = self.backbone.encode_prompt(texts)
         return self._objective(self.backbone, batch, latents, conditioning, generator).total
 

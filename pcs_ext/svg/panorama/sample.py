@@ -35,7 +35,7 @@ class PanoramaConfig:
     """wide: a window sees as much as the panorama is wide, as a model tuned on panoramas wants; square: as high as it
     is wide, what an untuned model knows. `padded` and `stitch` are wide always."""
     strides: int = 8
-    """Windows begin at every 1/strides of the panorama's width."""
+    """Windows begin at every 1/strides of the panorama's width, rounded to cells of the latent."""
     windows_per_batch: int = 4
     """Denoised at once; bounds memory, changes nothing beyond rounding."""
     sampling: SampleConfig = dataclasses.field(default_factory=SampleConfig)
@@ -114,7 +114,7 @@ def _plan(config: PanoramaConfig, cells: int) -> WindowPlan:
     if config.method == "stitch":
         return stitch_plan(2 * cells)
     window = 2 * cells if config.window == "wide" else cells
-    return plan_windows(2 * cells, window, max(1, 2 * cells // config.strides), wrap=config.method == "circular")
+    return plan_windows(2 * cells, window, -(-2 * cells // config.strides), wrap=config.method == "circular")
 
 
 def _looking(backbone: AbstractBackbone, plan: WindowPlan, config: PanoramaConfig) -> SampleHooks:

@@ -45,19 +45,22 @@ class WindowPlan:
 
 
 def plan_windows(width: int, window: int, stride: int, *, wrap: bool) -> WindowPlan:
-    """Windows at every `stride` cells; around the circle and feathered (`wrap`), or from edge to edge and even.
+    """Windows at every `stride` cells; around the circle and feathered (`wrap`), or from edge to edge and even. Around
+    the circle a stride that does not divide the width is made shorter, and windows lie at even distances rounded to
+    cells.
 
     Raises:
-        UsageError: the window is wider than the latent, or the stride leaves gaps, or (`wrap`) does not divide the
-            width: then windows would lie at uneven distances.
+        UsageError: the window is wider than the latent, or the stride leaves gaps.
     """
-    if not 1 <= stride <= window <= width or (wrap and width % stride):
+    if not 1 <= stride <= window <= width:
         raise UsageError(
             f"windows of {window} cells at a stride of {stride} do not fit a latent of {width} cells: expected 1 <= "
-            f"stride <= window <= width{', and a stride that divides the width' if wrap else ''}."
+            "stride <= window <= width."
         )
     if wrap:
-        return WindowPlan(width=width, window=window, starts=tuple(range(0, width, stride)), weights=_feather(window))
+        count = -(-width // stride)
+        starts = tuple(index * width // count for index in range(count))
+        return WindowPlan(width=width, window=window, starts=starts, weights=_feather(window))
     starts = tuple(dict.fromkeys([*range(0, width - window + 1, stride), width - window]))
     return WindowPlan(width=width, window=window, starts=starts, weights=torch.ones(window))
 

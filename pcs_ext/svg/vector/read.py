@@ -43,6 +43,8 @@ class Document:
     """The lxml tree; never changed."""
     elements: dict[str, tuple[Any, Matrix]]
     """Path id -> element of the tree and transform to user units of the picture."""
+    opacities: dict[str, float]
+    """Path id -> product of the property `opacity` of its element and of those around it, in [0, 1]."""
 
 
 def read_svg(path: FilePath) -> Document:
@@ -97,6 +99,7 @@ class _Reader:
         self.noted: Counter[str] = Counter()
         self.paths: list[Path] = []
         self.elements: dict[str, tuple[Any, Matrix]] = {}
+        self.opacities: dict[str, float] = {}
         self.segments = self.visited = 0
         self.by_id: dict[str, Any] = {}
         styles = []
@@ -116,7 +119,7 @@ class _Reader:
         self._children(self.root, IDENTITY, style, unit(style["opacity"], "opacity"), (), (), False)
         notes = tuple(text if count == 1 else f"{text} ({count} times)" for text, count in self.noted.items())
         scene = Scene(view_box=view_box, size=size, paths=tuple(self.paths))
-        return Document(scene=scene, notes=notes, tree=self.tree, elements=self.elements)
+        return Document(scene=scene, notes=notes, tree=self.tree, elements=self.elements, opacities=self.opacities)
 
     def _frame(self) -> tuple[tuple[float, float, float, float], tuple[float, float]]:
         sides: list[float | None] = []
@@ -228,7 +231,7 @@ class _Reader:
             return
         identifier = self._unique(element.get("id") or f"{tag}-{len(self.paths) + 1}")
         rule = "evenodd" if style["fill-rule"] == "evenodd" else "nonzero"
-        self.elements[identifier] = (element, transform)
+        self.elements[identifier], self.opacities[identifier] = (element, transform), opacity
         named = tuple(group for group in groups if group)
         self.paths.append(
             Path(id=identifier, subpaths=subpaths, fill=fill, stroke=stroke, rule=rule, groups=named, locked=locked)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pcs_ext.config_io import atomic_write_bytes
 from pcs_ext.errors import UsageError
-from pcs_ext.svg.vector.geometry import GEOMETRY, inverse, path_data
+from pcs_ext.svg.vector.geometry import GEOMETRY, Matrix, inverse, path_data
 from pcs_ext.svg.vector.read import Document
 from pcs_ext.svg.vector.scene import Paint, Path, Scene
 from pcs_ext.svg.vector.style import declarations
@@ -21,6 +21,8 @@ _NAMESPACE = "http://www.w3.org/2000/svg"
 def patch_svg(document: Document, scene: Scene, *, added: Sequence[Path] = ()) -> bytes:
     """The document with the changes of `scene`: elements that did not change stay as they are, and so do ids, classes,
     groups, order, metadata and everything that is not drawn. Paths absent from `scene` are removed.
+
+    A path cannot cover more than the property `opacity` of its element and groups lets it: what is above is cut.
 
     Args:
         document: as read.
@@ -45,7 +47,7 @@ def patch_svg(document: Document, scene: Scene, *, added: Sequence[Path] = ()) -
         if name not in after:
             twins[element].getparent().remove(twins[element])
         elif _changed(old, after[name]):
-            _patch(twins[element], old, after[name], transform)
+            _patch(twins[element], old, after[name], transform, document.opacities[name])
     if added:
         _add(tree.getroot(), added)
     return _bytes(tree)
@@ -104,7 +106,8 @@ def _bytes(tree: Any) -> bytes:
     return etree.tostring(tree, xml_declaration=True, encoding="UTF-8")
 
 
-def _patch(element: Any, old: Path, new: Path, transform: tuple[float, float, float, float, float, float]) -> None:
+def _patch(element: Any, old: Path, new: Path, transform: Matrix, around: float) -> None:
+    """`around`: what the property `opacity` of the element and its groups leaves of it."""
     if _moved(old, new):
         back = inverse(transform)
         if back is None:
@@ -114,34 +117,24 @@ def _patch(element: Any, old: Path, new: Path, transform: tuple[float, float, fl
             element.attrib.pop(name, None)
         element.set("d", path_data(new.subpaths, back))
     if _repainted(old.fill, new.fill):
-        _paint_over(element, "fill", old.fill, new.fill)
+        _paint_over(element, "fill", new.fill, around)
     old_stroke, new_stroke = old.stroke, new.stroke
     if _repainted(old_stroke and old_stroke.paint, new_stroke and new_stroke.paint):
-        _paint_over(element, "stroke", old_stroke and old_stroke.paint, new_stroke and new_stroke.paint)
+        _paint_over(element, "stroke", new_stroke and new_stroke.paint, around)
     if new_stroke and (old_stroke is None or not _same(old_stroke.width, new_stroke.width)):
         a, b, c, d = transform[:4]
         _set(element, "stroke-width", f"{float(new_stroke.width.detach()) / max(abs(a * d - b * c) ** 0.5, 1e-12):.6g}")
 
 
-def _paint_over(element: Any, kind: str, old: Paint | None, new: Paint | None) -> None:
+def _paint_over(element: Any, kind: str, new: Paint | None, around: float) -> None:
     if new is None:
         _set(element, kind, "none")
         return
     _set(element, kind, _hex(new.color))
-    if old is None or not _same(old.opacity, new.opacity):
-        # The scene's opacity holds that of the element and its groups: keep theirs, change only our share.
-        total = 1.0 if old is None else float(old.opacity.detach())
-        own = _own_opacity(element, f"{kind}-opacity")
-        value = float(new.opacity.detach()) * own / total if total > 0 else float(new.opacity.detach())
-        _set(element, f"{kind}-opacity", f"{min(max(value, 0.0), 1.0):.5g}")
-
-
-def _own_opacity(element: Any, name: str) -> float:
-    text = declarations(element.get("style", "")).get(name) or element.get(name, "1")
-    try:
-        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        return 1.0
+    # Always: the colour that goes may have had an alpha of its own, and the opacity may be inherited or come from a
+    # style sheet. The scene's opacity holds `around`, which stays.
+    value = float(new.opacity.detach()) / around if around > 0 else 1.0
+    _set(element, f"{kind}-opacity", f"{min(max(value, 0.0), 1.0):.5g}")
 
 
 def _set(element: Any, name: str, value: str) -> None:
