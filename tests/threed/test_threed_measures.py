@@ -93,7 +93,7 @@ def test_rows_name_a_system_only_for_what_it_exists_for() -> None:
     assert beats_baseline(psnr)
     assert beats_baseline(rows["dreambooth3d", "janus-rate"])
     named = {row["metric"] for row in rows.values() if "system" in row}
-    assert named == {"psnr", "likeness", "janus-rate"}
+    assert named == {"likeness", "janus-rate"}
     assert rows["the toy itself", "janus-rate"]["baseline"] is None
     as_result(list(rows.values()), command="python -m benchmarks.threed_systems", seeds=[0, 1, 2])
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from pcs_ext.config_io import file_sha256
 from pcs_ext.errors import InputError
 from pcs_ext.reporter import SilentReporter
+from pcs_ext.video.clips.clip import in_unit_range
 from pcs_ext.video.evaluate.flow import block_flow
 from pcs_ext.video.reference.directions import Directions, Structure, edges_of, intensity_of
 from pcs_ext.video.training_clips import SUFFIXES, ClipFile, read_training_clips
@@ -127,6 +128,7 @@ def _beside(file: ClipFile, clip: Tensor, name: str) -> Tensor:
         )
     size = (clip.shape[-2], clip.shape[-1])
     (maps,) = read_training_clips([ClipFile(path, "")], size=size, multiple_of=1, reporter=SilentReporter())
+    maps = in_unit_range(maps)
     if maps.shape != clip.shape:
         raise InputError(f"{path} has {maps.shape[1]} frames and {file.path} {clip.shape[1]}; expected one for each.")
     return maps

@@ -173,12 +173,15 @@ def test_a_system_is_trained_with_maps_and_draws_after_them(
         learn_reference(pairs, adapter, **asked)
     grey(changed, (40, 36), 0)
     learn_reference(pairs, adapter, **asked)
-    made = {}
+    square, made = tmp_path / "square.png", {}
+    drawing = Image.new("RGB", (64, 64))  # noise need not have edges
+    drawing.paste((255, 255, 255), (16, 16, 48, 48))
+    drawing.save(square)
     for name, given in (
         ("none", []),
         ("dark", [f"depth={grey(tmp_path / 'dark.png', (64, 40), 0)}"]),
         ("light", [f"depth={grey(tmp_path / 'light.png', (64, 40), 255)}"]),
-        ("both", [f"depth={tmp_path / 'light.png'}", f"edges-of={photos / '1.png'}"]),
+        ("both", [f"depth={tmp_path / 'light.png'}", f"edges-of={square}"]),
     ):
         output = tmp_path / f"drawn-{name}.png"
         flags = ["--reference-map", *given] if given else []

@@ -7,6 +7,7 @@ import torch
 from pcs_ext.reporter import SilentReporter
 from pcs_ext.toybox.world.export_clips import clip_scenes, export_clips, nearness
 from pcs_ext.toybox.world.vocabulary import CLASSES, COLORS, MOTIONS, PATTERNS
+from pcs_ext.video.clips.clip import in_unit_range
 from pcs_ext.video.reference.clips import read_clip_subjects
 from pcs_ext.video.reference.tracks import Tracking, track_of
 from pcs_ext.video.training_clips import read_training_clips
@@ -23,7 +24,7 @@ def test_clips_are_what_learning_reads_with_the_truth_of_their_frames(tmp_path: 
     for file in subject.clips:
         assert not {*COLORS, *PATTERNS} & set(file.prompt.split())
         (clip,) = read_training_clips([file], size=(32, 32), multiple_of=4, reporter=SilentReporter())
-        track = track_of(file, clip, Tracking(motion=True, structure="depth", masks=True), 4)
+        track = track_of(file, in_unit_range(clip), Tracking(motion=True, structure="depth", masks=True), 4)
         assert track.action in MOTIONS
         assert track.action in file.prompt
         assert track.maps is not None

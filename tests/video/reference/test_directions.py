@@ -9,6 +9,7 @@ from torch import Tensor
 from pcs_ext.errors import InputError, UsageError
 from pcs_ext.reporter import SilentReporter
 from pcs_ext.video.clips import write_clip
+from pcs_ext.video.clips.clip import in_unit_range
 from pcs_ext.video.reference.directions import AskedDirections, coarser, edges_of, intensity_of
 from pcs_ext.video.reference.tracks import ClipTrack, Tracking, digests, directions_of, is_track, track_of
 from pcs_ext.video.training_clips import ClipFile, read_training_clips
@@ -87,7 +88,8 @@ def test_what_lies_beside_a_clip_is_read_and_must_fit_it(tmp_path: Path) -> None
     assert digests(file.path)[:2] == known[:2]
     assert digests(file.path) != known, "a training does not go on with other maps or phrases"
     (tmp_path / "a_action.txt").write_text("jumps\n")
-    (clip,) = read_training_clips([file], size=(16, 16), multiple_of=4, reporter=SilentReporter())
+    (read,) = read_training_clips([file], size=(16, 16), multiple_of=4, reporter=SilentReporter())
+    clip = in_unit_range(read)
     track = track_of(file, clip, Tracking(motion=True, structure="depth", masks=True), 4)
     assert track.maps is not None
     assert track.cover is not None

@@ -1,6 +1,7 @@
 """Systems for video transformers: where a photo enters Wan, written out, and how clips for it are drawn."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -201,7 +202,7 @@ def test_consisids_photo_stands_in_the_first_latent_and_details_behind_every_sec
         torch.testing.assert_close(begun[0], joined.flatten(2).transpose(1, 2), atol=1e-5, rtol=1e-4)
         assert torch.equal(*begun), "both stages see the photo as a whole"
         coarse, fine = outputs
-        details, look = adapter.details(features[:, 0]), adapter.looks[0]
+        details, look = adapter.details_of(features[:, 0]), adapter.looks[0]
         query = look.to_q(look.norm2(coarse)).unflatten(2, (2, 8)).transpose(1, 2)  # type: ignore[operator, union-attr]
         read = look.to_kv(look.norm1(details)).chunk(2, -1)  # type: ignore[operator]
         keys, values = (part.unflatten(2, (2, 8)).transpose(1, 2) for part in read)
@@ -223,7 +224,8 @@ def test_consisids_photos_are_noisy_in_half_of_the_steps_and_masks_count_in_half
     assert 160 < int((spread > 0).sum()) < 240
     assert float(spread[spread > 0].log().mean()) == pytest.approx(-3, abs=0.1)
     settings = ClipReferenceTraining(batch_size=2, masked=0.5, frames=5)
-    loss = ClipReferenceLoss(wan, adapter, None, settings, None, encoder=encoder)  # type: ignore[arg-type]
+    data = SimpleNamespace(groups=())
+    loss = ClipReferenceLoss(wan, adapter, data, settings, None, encoder=encoder)  # type: ignore[arg-type]
     cover = torch.zeros(400, 2, 8, 8)
     cover[:, :, 2:4] = 1.0
     weights = loss._weights(Directions(cover=cover), random())

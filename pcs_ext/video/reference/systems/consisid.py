@@ -178,7 +178,7 @@ class ConsisID(AbstractClipReference):
         noise = deviations[:, None, None, None, None] * torch.randn(shown.latents.shape, generator=generator)
         return dataclasses.replace(shown, latents=shown.latents + noise.to(shown.latents))
 
-    def details(self, features: Tensor) -> Tensor:
+    def details_of(self, features: Tensor) -> Tensor:
         """Layers of a picture, the deepest last, `b l k width` -> `b queries details`."""
         return self.reader(features[:, -1, 0], list(features[:, :, 1:].unbind(1)))
 
@@ -192,7 +192,7 @@ class ConsisID(AbstractClipReference):
         if not self.fine:
             return told
         features = shown.to(like).sight.features
-        details = self.details(features.flatten(0, 1)).unflatten(0, features.shape[:2]).mean(1)
+        details = self.details_of(features.flatten(0, 1)).unflatten(0, features.shape[:2]).mean(1)
         return beside(told, _HIGH, details, strength)
 
     @contextlib.contextmanager
