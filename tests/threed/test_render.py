@@ -26,14 +26,12 @@ class Solid(AbstractField):
 
     def __init__(self, density: float, radius: float = math.inf) -> None:
         super().__init__()
-        self.bounds, self.density, self.radius = Bounds(center=(0.0, 0.0, 0.0), half=1.0), density, radius
+        self.bounds, self.held, self.radius = Bounds(center=(0.0, 0.0, 0.0), half=1.0), density, radius
 
     def query(self, points: Tensor) -> Queried:
         """See the base class."""
         inside = (points.abs() <= 1 + 1e-5).all(-1) & (points.norm(dim=-1) <= self.radius)
-        return Queried(
-            self.density * inside.to(points.dtype), points.new_tensor([1.0, 0.0, 0.0]).expand(len(points), 3)
-        )
+        return Queried(self.held * inside.to(points.dtype), points.new_tensor([1.0, 0.0, 0.0]).expand(len(points), 3))
 
     def groups(self) -> list[ParameterGroup]:
         """Nothing."""
