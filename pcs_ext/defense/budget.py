@@ -107,7 +107,9 @@ class Budget:
         delta = self.project(delta, pixels, room)
         if self.norm == "l2":
             return self._shrunk(delta).to(torch.int16)
-        bound = torch.floor(torch.as_tensor(self.levels if self.norm == "linf" else self._room(pixels, room)))
+        # In Python's precision: in float32 a hair under 2 is 2.
+        most = math.floor(self.levels)
+        bound = torch.full((), most) if self.norm == "linf" else torch.floor(self._room(pixels, room)).clamp_max(most)
         return torch.minimum(torch.maximum(delta.round(), -bound), bound).to(torch.int16)
 
     def _shrunk(self, delta: Tensor) -> Tensor:

@@ -39,7 +39,9 @@ def test_conversions_are_each_others_inverse() -> None:
     assert l2_to_levels(16, "[-1,1]", 3 * 512 * 512) == pytest.approx(2.30037, abs=1e-4)
 
 
-@pytest.mark.parametrize(("levels", "largest"), [(6.375, 6), (8.0, 8), (12.75, 12), (4.0, 4), (0.5, 0), (7.65, 7)])
+@pytest.mark.parametrize(
+    ("levels", "largest"), [(6.375, 6), (8.0, 8), (12.75, 12), (4.0, 4), (0.5, 0), (7.65, 7), (2 - 7e-15, 1)]
+)
 def test_rounding_never_exceeds_the_bound(levels: float, largest: int) -> None:
     pixels = torch.arange(256).repeat(3, 1)[:, None]
     for sign in (-1, 1):
