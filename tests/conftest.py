@@ -1,6 +1,8 @@
 """Fixtures that every test may use."""
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,11 @@ def photos(tmp_path: Path) -> Path:
     for index in range(3):
         Image.effect_noise((48, 40 + 4 * index), 60).convert("RGB").save(folder / f"{index}.png")
     return folder
+
+
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """Signals as in a terminal: a shell that runs its jobs in the background starts them with SIGINT ignored."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)

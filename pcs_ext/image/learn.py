@@ -133,8 +133,7 @@ def learn(
         rivals: photos of other classes that the subject's word shall be told from; counts where the recipe weighs it.
         start: go on from this subject's weights instead of from fresh adapters; its words are kept, its adapters must
             be the recipe's.
-        checkpoint_activations: compute the denoiser's activations again in the backward pass: less memory, more time,
-            equal gradients.
+        checkpoint_activations: compute the denoiser's again in the backward pass: less memory, equal gradients.
         reporter: hears events and progress.
 
     Raises:
@@ -144,13 +143,8 @@ def learn(
     """
     output, reporter = Path(output), reporter or SilentReporter()
     _check_output(output, overwrite)
-    if previews < 0:
-        raise UsageError(f"--previews must be 0 or a number of steps, got {previews}.")
     asked = with_request(resolve_recipe(recipe, noun, preset_of(base), config=config), token, steps)
-    if checkpoint_activations:
-        asked.check_recomputable()
-    found = _photos(photos)
-    resolve_recipe(recipe, noun, preset_of(base), config=config).check_photos(found)
+    found = _checked(asked, photos, previews, checkpoint_activations)
     loaded = isinstance(base, AbstractBackbone)
     backbone = base if loaded else load_backbone(base, device=device, precision=precision, reporter=reporter)
     resolved = resolve_recipe(recipe, noun, preset_of(backbone), config=config)
@@ -165,12 +159,8 @@ def learn(
     reporter.event(
         "learn", f"{resolved.id}: {len(found)} photos, {resolved.steps} steps, on {backbone.device}", photos=len(found)
     )
-    data = SubjectDataset(
-        found, resolved.concept, resolution=backbone.resolution, augmentation=resolved.augmentation,
-        estimated=resolved.phases[0].estimate is not None,
-    )  # fmt: skip
-    class_images = class_images_of(resolved, backbone, seed, reporter)
     sheets = Previews(Path(f"{output}.previews"), previews, backbone, resolved.concept, resolved.sampling)
+    data, class_images = _dataset(resolved, found, backbone), class_images_of(resolved, backbone, seed, reporter)
     run = _Run(resolved, backbone, data, class_images, sheets, seed, Path(f"{output}.training"), reporter, after,
                rivals, start)  # fmt: skip
     with activation_checkpointing(backbone.denoiser) if checkpoint_activations else contextlib.nullcontext():
@@ -179,6 +169,26 @@ def learn(
     shutil.rmtree(run.folder, ignore_errors=True)
     reporter.event("learned", f"saved {output}", output=str(output))
     return Artifact(ArtifactData.load(output))
+
+
+def _checked(
+    recipe: Recipe, photos: Sequence[Path] | Sequence[Photo] | Path | str, previews: int, recomputed: bool
+) -> list[Photo]:
+    """The photos, once all is found right that can be before a model is loaded."""
+    if previews < 0:
+        raise UsageError(f"--previews must be 0 or a number of steps, got {previews}.")
+    if recomputed:
+        recipe.check_recomputable()
+    found = _photos(photos)
+    recipe.check_photos(found)
+    return found
+
+
+def _dataset(recipe: Recipe, photos: Sequence[Photo], backbone: AbstractBackbone) -> SubjectDataset:
+    return SubjectDataset(
+        photos, recipe.concept, resolution=backbone.resolution, augmentation=recipe.augmentation,
+        estimated=recipe.phases[0].estimate is not None,
+    )  # fmt: skip
 
 
 def as_learned(recipe: Recipe, photos: Sequence[Photo]) -> tuple[Recipe, list[Photo]]:

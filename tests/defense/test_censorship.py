@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -91,15 +90,7 @@ def test_the_published_route_trains_the_rows_of_the_learned_token_alone(
     assert again.data.content_hash == censored.data.content_hash
 
 
-@pytest.fixture
-def listening() -> Iterator[None]:
-    """Signals as in a terminal: a shell that runs its jobs in the background starts them with SIGINT ignored."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, previous)
-
-
-@pytest.mark.usefixtures("listening")
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("recipe", ["censor-text", "censor-pictures"])
 def test_an_interrupted_censorship_goes_on_as_if_nothing_had_been(
     recipe: str, tiny: AbstractBackbone, subject: Artifact, tmp_path: Path

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,6 @@ from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.fit import fit
 from pcs_ext.image.types import LossTerms
 from tests.support.problems import CONFIG, Problem, run
-
-
-@pytest.fixture
-def terminal() -> Iterator[None]:
-    """Signals as in a terminal: a shell that runs its jobs in the background starts them with SIGINT ignored."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, previous)
 
 
 @pytest.mark.usefixtures("terminal")

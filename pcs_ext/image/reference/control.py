@@ -36,8 +36,7 @@ class Residuals:
 
     def each(self, scales: Sequence[float]) -> Self:
         """Each times a number of its own, the middle's last."""
-        down = tuple(scale * part for scale, part in zip(scales, self.down, strict=False))
-        assert len(scales) == len(self.down) + 1, "a scale for every residual"
+        down = tuple(scale * part for scale, part in zip(scales[:-1], self.down, strict=True))
         return dataclasses.replace(self, down=down, middle=scales[-1] * self.middle)
 
     def rows(self, weights: Tensor) -> Self:

@@ -1,11 +1,17 @@
 """Systems in which words and pictures are read together, as examples or as one text: what each is, and how it is
 trained."""
 
+import dataclasses
+
 from pcs_ext.image.reference.entry import ReferenceEntry
 from pcs_ext.image.reference.systems.lambda_eclipse import LambdaEclipseConfig
 from pcs_ext.image.reference.systems.re_imagen import ReImagenConfig
 from pcs_ext.image.reference.systems.suti import SuTIConfig
 from pcs_ext.image.reference.training import ReferenceTraining
+
+# As recalled: words and neighbours are left out independently, each in a tenth.
+_READ = ReferenceTraining(batch_size=16, learning_rate=1e-5, drop_image=0.09, drop_text=0.09, drop_both=0.01)
+_READ_ON_TOYBOX = dataclasses.replace(_READ, steps=3000, learning_rate=5e-4, base_learning_rate=5e-5)
 
 EXAMPLES: dict[str, ReferenceEntry] = {
     "re-imagen": ReferenceEntry(
@@ -14,25 +20,9 @@ EXAMPLES: dict[str, ReferenceEntry] = {
         paper="arXiv 2209.14491",
         system="re-imagen",
         adapter=ReImagenConfig(),
-        # As recalled: words and neighbours are left out independently, each in a tenth; two neighbours.
-        training=ReferenceTraining(
-            batch_size=16,
-            learning_rate=1e-5,
-            drop_image=0.09,
-            drop_text=0.09,
-            drop_both=0.01,
-            photos=2,
-        ),
-        toybox=ReferenceTraining(
-            steps=3000,
-            batch_size=16,
-            learning_rate=5e-4,
-            base_learning_rate=5e-5,
-            drop_image=0.09,
-            drop_text=0.09,
-            drop_both=0.01,
-            photos=2,
-        ),
+        # Two neighbours (as recalled).
+        training=dataclasses.replace(_READ, photos=2),
+        toybox=dataclasses.replace(_READ_ON_TOYBOX, photos=2),
     ),
     "suti": ReferenceEntry(
         id="suti",
@@ -41,24 +31,8 @@ EXAMPLES: dict[str, ReferenceEntry] = {
         system="suti",
         adapter=SuTIConfig(),
         # Three to five demonstrations (as recalled).
-        training=ReferenceTraining(
-            batch_size=16,
-            learning_rate=1e-5,
-            drop_image=0.09,
-            drop_text=0.09,
-            drop_both=0.01,
-            photos=3,
-        ),
-        toybox=ReferenceTraining(
-            steps=3000,
-            batch_size=16,
-            learning_rate=5e-4,
-            base_learning_rate=5e-5,
-            drop_image=0.09,
-            drop_text=0.09,
-            drop_both=0.01,
-            photos=3,
-        ),
+        training=dataclasses.replace(_READ, photos=3),
+        toybox=dataclasses.replace(_READ_ON_TOYBOX, photos=3),
     ),
     "lambda-eclipse": ReferenceEntry(
         id="lambda-eclipse",

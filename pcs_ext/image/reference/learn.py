@@ -8,13 +8,14 @@ from typing import Any
 
 from pcs_ext.config_io import check_place, config_hash, file_sha256, from_jsonable, read_json, to_jsonable
 from pcs_ext.errors import ArtifactError, Interrupted, PhotoError, UsageError
+from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.data import Photo
 from pcs_ext.image.fit import FitConfig, fit
 from pcs_ext.image.learn import AUTOCAST
 from pcs_ext.image.reference import REFERENCES, ReferenceEntry
-from pcs_ext.image.reference.albums import read_subjects
+from pcs_ext.image.reference.albums import Subjects, read_subjects
 from pcs_ext.image.reference.base import AbstractReferenceAdapter, TrainingStage
 from pcs_ext.image.reference.encoder import PictureEncoder
 from pcs_ext.image.reference.files import ReferenceConfig, encoder_folder, encoder_name, reading_of, save_adapter
@@ -76,33 +77,10 @@ def learn_reference(
     made_by = adapter_class(kind)
     maps = made_by.reads_maps(kind)
     encoder = OWN if made_by.sees in ("latents", "nothing") else encoder or _toybox_encoder(base, entry)
-    subjects = read_subjects(pairs, asks_noun=made_by.asks_noun, several=made_by.several)
-    _check_masks([photo.mask is not None for own in subjects for photo in own.photos], made_by, pairs, system)
-    if "photo" in maps:
-        subjects += [
-            dataclasses.replace(own, photos=album) for own in subjects for album in albums_of_maps(own.photos, maps)
-        ]
-    check_maps([photo for own in subjects for photo in own.photos], maps, pairs)
-    if made_by.asks_views:
-        read_views([photo.path for own in subjects for photo in own.photos])  # before a model is loaded
+    subjects = _albums(pairs, made_by, maps, system)
     backbone = load_backbone(base, device=device, precision=precision, reporter=reporter)
     reader = open_eye(encoder_folder(encoder), made_by, backbone)
-    data = encode_subjects(
-        subjects,
-        backbone,
-        reader,
-        reporter,
-        cut=made_by.cuts,
-        scenes=made_by.asks_scene,
-        details=made_by.details,
-        latents_too=made_by.asks_latents,
-        views=made_by.asks_views,
-        maps=maps,
-        whole=made_by.asks_target,
-    )
-    if made_by.retrieves:
-        groups = retrieved_groups([own[0] for own in data.captions], made_by.retrieves)
-        data = dataclasses.replace(data, groups=groups, nouns=(), leads=True)
+    data = _encoded(subjects, backbone, reader, made_by, maps, reporter)
     adapter = build_adapter(kind, backbone, reading_of(reader), seed=seed)
     told: list[Any] = [[own.nouns, *[photo.digest for photo in own.photos]] for own in subjects]
     told += [_map_digests(own.photos, maps) for own in subjects] if maps else []
@@ -126,6 +104,45 @@ def learn_reference(
     shutil.rmtree(f"{output}.training", ignore_errors=True)
     reporter.event("learned", f"saved {output}", output=str(output))
     return output
+
+
+def _albums(pairs: Path, made_by: type[AbstractReferenceAdapter], maps: MapKinds, system: str) -> list[Subjects]:
+    """What lies in a folder, once all is found right that a system asks of it."""
+    subjects = read_subjects(pairs, asks_noun=made_by.asks_noun, several=made_by.several)
+    _check_masks([photo.mask is not None for own in subjects for photo in own.photos], made_by, pairs, system)
+    if "photo" in maps:
+        subjects += [
+            dataclasses.replace(own, photos=album) for own in subjects for album in albums_of_maps(own.photos, maps)
+        ]
+    photos = [photo for own in subjects for photo in own.photos]
+    check_maps(photos, maps, pairs)
+    if made_by.asks_views:
+        read_views([photo.path for photo in photos])
+    return subjects
+
+
+def _encoded(
+    subjects: list[Subjects], backbone: AbstractBackbone, reader: PictureEncoder,
+    made_by: type[AbstractReferenceAdapter], maps: MapKinds, reporter: Reporter,
+) -> PairData:  # fmt: skip
+    """All that a system is told of albums."""
+    data = encode_subjects(
+        subjects,
+        backbone,
+        reader,
+        reporter,
+        cut=made_by.cuts,
+        scenes=made_by.asks_scene,
+        details=made_by.details,
+        latents_too=made_by.asks_latents,
+        views=made_by.asks_views,
+        maps=maps,
+        whole=made_by.asks_target,
+    )
+    if not made_by.retrieves:
+        return data
+    groups = retrieved_groups([own[0] for own in data.captions], made_by.retrieves)
+    return dataclasses.replace(data, groups=groups, nouns=(), leads=True)
 
 
 def _entry(system: str) -> ReferenceEntry:

@@ -224,11 +224,10 @@ class ConsisID(AbstractClipReference):
     @contextlib.contextmanager
     def _looking(self, denoiser: Any, high: Read | None) -> Iterator[None]:
         """Inside, blocks at `places` are followed by a look at the details."""
-        looks = [] if high is None else [_behind(look, high) for look in self.looks]
-        handles = [
-            denoiser.blocks[place].register_forward_hook(look)
-            for place, look in zip(self.places, looks, strict=False)  # no looks in the first stage
-        ]
+        handles = []
+        if high is not None:  # there is nothing to look at in the first stage
+            for place, look in zip(self.places, self.looks, strict=True):
+                handles.append(denoiser.blocks[place].register_forward_hook(_behind(look, high)))
         try:
             yield
         finally:
