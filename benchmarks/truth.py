@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "continual": ("benchmarks.continual",),
     "defense_systems": ("benchmarks.defense_systems",),
     "image_subjects": ("benchmarks.image_subjects",),
+    "image_recipes": ("benchmarks.image_recipes",),
     "video_systems": ("benchmarks.video_systems",),
     "threed_systems": ("benchmarks.threed_systems",),
 }  # fmt: skip
