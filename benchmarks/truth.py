@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "panorama_systems": ("benchmarks.panorama_systems",),
     "svg_systems": ("benchmarks.svg_systems", "--exemplars", "12", "--seeds", "3"),
     "censor_systems": ("benchmarks.censor_systems",),
+    "conditions": ("benchmarks.conditions",),
     "token_classes": ("benchmarks.token_classes",),
     "reference_systems": ("benchmarks.reference_systems",),
     "continual": ("benchmarks.continual",),
