@@ -30,7 +30,8 @@ from pcs_ext.toybox.world.sampling import attributes, sample_scene
 from pcs_ext.toybox.world.scene import Scene
 
 SWAPS = ("photoswap", "swapanything")
-NO_ATTENTION, PLAIN = "no attention", "plain generation"
+AS_IT_IS, NO_ATTENTION, PLAIN = "the picture as it is", "no attention", "plain generation"
+SWAP_ARMS = (AS_IT_IS, *SWAPS, NO_ATTENTION, PLAIN)
 LAYOUT, RENDERED = "layout-control", "rendered"
 Figures = Mapping[str, float]
 
@@ -55,7 +56,7 @@ class Swapper:
 
     Args:
         backbone: the subjects' base.
-        oracle: reads class and view.
+        oracle: reads the view.
         encoder: of likeness.
         steps: of sampling; 0 takes the methods'.
     """
@@ -69,6 +70,8 @@ class Swapper:
         """The scene's picture and the arm's with the subject in it, `3 h w` in [-1, 1], of 8-bit levels."""
         truth = render([scene])
         picture, prompt = truth.rgb[0], f"a photo of {{subject}} {scene.context}"
+        if arm == AS_IT_IS:
+            return _levels(picture), _levels(picture)
         if arm == PLAIN:
             with artifact.applied(self.backbone), torch.inference_mode():
                 texts = [artifact.concept.prompt(prompt)]
@@ -86,26 +89,25 @@ class Swapper:
             config = dataclasses.replace(config, cross_maps=0.0, self_maps=0.0, self_outputs=0.0)
         return config
 
-    def figures(self, picture: Tensor, made: Tensor, scene: Scene, noun: str, views: Tensor) -> Figures:
-        """Of one swap: `likeness` to true views, the mean cosine; whether the oracle reads the subject's `class`, the
-        `pose` (the view) of the toy that went, both; `outside` of that toy's mask the mean difference in levels.
+    def figures(self, picture: Tensor, made: Tensor, scene: Scene, views: Tensor) -> Figures:
+        """Of one swap: `likeness` to true views, the mean cosine; whether the oracle reads the `pose` (the view) of the
+        toy that went; `likeness in pose`, 0 where it does not; `outside` of that toy's mask the mean difference in
+        levels.
 
         Args:
             picture, made: as `swap` gives them.
             scene: of the picture.
-            noun: what the subject is.
             views: encodings of true views, `n d`.
         """
         outside = render([scene]).mask[0] == 0
         read = self.oracle.read(made[None])[0]
         with torch.inference_mode():
             likeness = float((self.encoder.encode_images(made[None]) @ views.T).mean())
-        is_noun, is_posed = read["class"] == noun, read["view"] == attributes(scene)["view"]
+        posed = read["view"] == attributes(scene)["view"]
         return {
             "likeness": likeness,
-            "class": float(is_noun),
-            "pose": float(is_posed),
-            "class in pose": float(is_noun and is_posed),
+            "pose": float(posed),
+            "likeness in pose": likeness * posed,
             "outside": float(((made - picture).abs() * 127.5)[outside.expand_as(made)].mean()),
         }
 
