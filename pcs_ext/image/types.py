@@ -288,6 +288,9 @@ class Batch:
     """What each counts in the loss, `b`; None: all alike."""
     before: Tensor | None = None
     """The images before something was done to them, `b 3 h w` in [-1, 1]; None: not known for all."""
+    guides: Tensor | None = None
+    """Where each of several subjects is, `b k h w` in [0, 1], as adapters are told it; zeros in rows whose adapters
+    are told nothing. None: none is."""
 
 
 @dataclasses.dataclass(frozen=True)

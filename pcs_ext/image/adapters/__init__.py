@@ -12,6 +12,7 @@ from pcs_ext.image.adapters.distribution import DistributionAdapter, Distributio
 from pcs_ext.image.adapters.embedding import EmbeddingAdapter, EmbeddingConfig
 from pcs_ext.image.adapters.frame_words import FrameWordAdapter, FrameWordConfig
 from pcs_ext.image.adapters.full import FullAdapter, FullConfig
+from pcs_ext.image.adapters.guide import GuideAdapter, GuideConfig
 from pcs_ext.image.adapters.head_factors import HeadFactorsAdapter, HeadFactorsConfig
 from pcs_ext.image.adapters.image_residual import ImageResidualAdapter, ImageResidualConfig
 from pcs_ext.image.adapters.image_words import ImageWordsAdapter, ImageWordsConfig
@@ -60,6 +61,7 @@ AdapterConfig: TypeAlias = Annotated[
     | ValueResidualConfig
     | SideNetworkConfig
     | LiDBConfig
+    | GuideConfig
     | FullConfig,
     Discriminator("kind"),
 ]
@@ -93,6 +95,7 @@ _CLASSES = {
     FullConfig: FullAdapter,
     SideNetworkConfig: SideNetworkAdapter,
     LiDBConfig: LiDBAdapter,
+    GuideConfig: GuideAdapter,
 }
 
 
@@ -141,6 +144,8 @@ __all__ = [
     "FrameWordConfig",
     "FullAdapter",
     "FullConfig",
+    "GuideAdapter",
+    "GuideConfig",
     "HeadFactorsAdapter",
     "HeadFactorsConfig",
     "ImageResidualAdapter",

@@ -199,6 +199,21 @@ class SubjectDataset:
         resolution = self.resolution * self.augmentation.pack
         return SubjectDataset(chosen, self.concept, resolution=resolution, augmentation=self.augmentation)
 
+    def of_part(self, part: int) -> "SubjectDataset":
+        """A data set of the photos that show one of several subjects, keys counted anew.
+
+        Raises:
+            PhotoError: none does.
+        """
+        shows = [photo.parts is not None and bool(photo.parts[part].max() > 0.5) for photo in self.photos]
+        found = self.some(shows)
+        if found is None:
+            raise PhotoError(
+                f"no photo shows {self.concept.parts[part]}: each NAME_mask{part + 1}.png is black or missing; put "
+                "white where it is."
+            )
+        return found
+
     def put_masks(self, masks: Sequence[Tensor]) -> None:
         """Give every photo new masks of its square: `k s s` in [0, 1], one for each part of the concept."""
         for index, own in enumerate(masks):

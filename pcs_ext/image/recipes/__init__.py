@@ -44,6 +44,7 @@ from pcs_ext.image.recipes.lego import lego
 from pcs_ext.image.recipes.lycoris import loha, lokr
 from pcs_ext.image.recipes.magicapture import magicapture
 from pcs_ext.image.recipes.magictailor import magictailor
+from pcs_ext.image.recipes.matsuda import matsuda
 from pcs_ext.image.recipes.matte import matte
 from pcs_ext.image.recipes.mc_ti import mc_ti
 from pcs_ext.image.recipes.mix_of_show import mix_of_show
@@ -205,6 +206,7 @@ _SEVERAL = (
     ),
     ("magicapture", "a person and a style of portraits, and one in the other", "arXiv 2309.06895", magicapture),
     ("pacgen", "dreambooth on a subject that is moved about, to be drawn in a box", "arXiv 2306.17154", pacgen),
+    ("matsuda", "subjects one after another, each drawn in its region of a segmentation map", "ICASSP 2024", matsuda),
 )
 _STYLES = (
     ("styledrop", "one picture in bottlenecks; a port from another kind of model", "arXiv 2306.00983", styledrop),
