@@ -52,6 +52,7 @@ def commands() -> dict[str, Callable[..., Any]]:
         "image diptych": panels_cli.diptych,
         "image try-on": panels_cli.try_on,
         "image guide": steered_cli.guide,
+        "image view": steered_cli.view,
         "reference learn": reference_cli.learn,
         "reference tune": reference_cli.tune,
         "reference predict": reference_cli.predict,

@@ -13,7 +13,7 @@ from pcs_ext.artifact import ArtifactData
 from pcs_ext.config_io import check_place, config_hash, file_sha256, from_jsonable, read_json, to_jsonable
 from pcs_ext.errors import ArtifactError, Interrupted, UsageError
 from pcs_ext.image.activation_checkpointing import activation_checkpointing
-from pcs_ext.image.adapters import ImageWordsAdapter, ReferenceAdapter, build_adapter
+from pcs_ext.image.adapters import FeatureFieldAdapter, ImageWordsAdapter, ReferenceAdapter, build_adapter
 from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
@@ -30,6 +30,7 @@ from pcs_ext.image.loss_log import LossLog
 from pcs_ext.image.mask_estimate import EstimatedMasks
 from pcs_ext.image.photo_contexts import is_context, with_contexts
 from pcs_ext.image.photo_reader import reader_for
+from pcs_ext.image.posed import posed, show_views
 from pcs_ext.image.previews import Previews
 from pcs_ext.image.recipe_request import check_rounds, with_request, with_start, with_token
 from pcs_ext.image.recipes import RECIPES, Phase, Preset, Recipe
@@ -183,7 +184,7 @@ def _checked(
         recipe.check_recomputable()
     found = _photos(photos)
     recipe.check_photos(found)
-    return found
+    return posed(found) if recipe.needs_cameras else found
 
 
 def _dataset(recipe: Recipe, photos: Sequence[Photo], backbone: AbstractBackbone) -> SubjectDataset:
@@ -300,6 +301,8 @@ class _Run:
             assert reader is not None
             adapter.keep(reader.read(self.data.squares()[0][None])[0])
         for adapter in self.adapters.values():
+            if isinstance(adapter, FeatureFieldAdapter) and not adapter.views:
+                show_views(adapter, self.data, latents)
             if isinstance(adapter, ReferenceAdapter) and adapter.reference is None:
                 adapter.reference = latents(self.data.batch(1, generator_for(self.seed, "reference")))[0].cpu()
 

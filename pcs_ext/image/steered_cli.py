@@ -52,3 +52,50 @@ def guide(
         **machine.loading, reporter=console_reporter(),
     )  # fmt: skip
     print_paths(save_images(made, pictures.output))
+
+
+def view(
+    subject: Positional[Path],
+    prompts: Positional[tuple[str, ...]],
+    azimuth: tuple[float, ...] = (),
+    elevation: float | None = None,
+    distance: float = 1.0,
+    cameras: Path | None = None,
+    pictures: Pictures = PICTURES,
+    negative_prompt: str = "",
+    scale: float = 1.0,
+    sampling: Sampling = SAMPLING,
+    base: str = "",
+    machine: Machine = MACHINE,
+) -> None:
+    """Generate images of a learned subject as it is seen from given cameras.
+
+    Learn it first, from about 50 photos with masks and a transforms.json:
+    pcs-ext learn PHOTOS --noun dog --recipe viewpoint-control -o rex
+
+    Args:
+        subject: folder written by `learn --recipe viewpoint-control`.
+        prompts: texts with {subject} where the subject goes.
+        azimuth: degrees around the subject, one image each: 0 looks along +y of the photos' world, 90 comes from +x.
+        elevation: degrees above the horizon; by default as the photos on average.
+        distance: times the photos' mean.
+        cameras: a transforms.json in the photos' world instead: an image for each of its frames.
+        negative_prompt: what to stay away from.
+        scale: strength of the learned subject, 1 as trained.
+        base: another base of the same family than the one it was learned on.
+    """
+    from pcs_ext.errors import UsageError
+    from pcs_ext.image.subject import Artifact, save_images
+    from pcs_ext.image.viewed_pictures import around, cameras_of, draw_viewed
+
+    if (cameras is None) == (not azimuth):
+        raise UsageError("say from where: --azimuth 0 90 180, or --cameras transforms.json, one of the two.")
+    learned = Artifact.load(subject)
+    where = around(learned, azimuth, elevation, distance) if cameras is None else cameras_of(cameras)
+    seeds = pictures.seeds_for(prompts * len(where))
+    made = draw_viewed(
+        learned, prompts, where, seeds=seeds, negative_prompt=negative_prompt, steps=sampling.steps or None,
+        guidance_scale=sampling.guidance_scale or None, scale=scale, base=base or None, **machine.loading,
+        reporter=console_reporter(),
+    )  # fmt: skip
+    print_paths(save_images(made, pictures.output))

@@ -208,6 +208,7 @@ def stack(photos: Batch, prior: Batch) -> Batch:
         is_prior=is_prior,
         weights=None if photos.weights is None else torch.cat([photos.weights, weights_of(photos.weights, count[1])]),
         keys=None if photos.keys is None or prior.keys is None else photos.keys + prior.keys,
+        cameras=photos.cameras,
         guides=None
         if photos.guides is None
         else torch.cat([photos.guides, torch.zeros(count[1], *photos.guides.shape[1:])]),

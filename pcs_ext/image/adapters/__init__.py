@@ -10,6 +10,7 @@ from pcs_ext.image.adapters.basis import BasisAdapter, BasisConfig
 from pcs_ext.image.adapters.cross_attention import CrossAttentionAdapter, CrossAttentionConfig
 from pcs_ext.image.adapters.distribution import DistributionAdapter, DistributionConfig
 from pcs_ext.image.adapters.embedding import EmbeddingAdapter, EmbeddingConfig
+from pcs_ext.image.adapters.feature_field import FeatureFieldAdapter, FeatureFieldConfig
 from pcs_ext.image.adapters.frame_words import FrameWordAdapter, FrameWordConfig
 from pcs_ext.image.adapters.full import FullAdapter, FullConfig
 from pcs_ext.image.adapters.guide import GuideAdapter, GuideConfig
@@ -62,6 +63,7 @@ AdapterConfig: TypeAlias = Annotated[
     | SideNetworkConfig
     | LiDBConfig
     | GuideConfig
+    | FeatureFieldConfig
     | FullConfig,
     Discriminator("kind"),
 ]
@@ -96,6 +98,7 @@ _CLASSES = {
     SideNetworkConfig: SideNetworkAdapter,
     LiDBConfig: LiDBAdapter,
     GuideConfig: GuideAdapter,
+    FeatureFieldConfig: FeatureFieldAdapter,
 }
 
 
@@ -140,6 +143,8 @@ __all__ = [
     "DistributionConfig",
     "EmbeddingAdapter",
     "EmbeddingConfig",
+    "FeatureFieldAdapter",
+    "FeatureFieldConfig",
     "FrameWordAdapter",
     "FrameWordConfig",
     "FullAdapter",

@@ -69,6 +69,7 @@ from pcs_ext.image.recipes.svdiff import svdiff
 from pcs_ext.image.recipes.textual_inversion import dvar, textual_inversion
 from pcs_ext.image.recipes.unet_finetune import unet_finetune
 from pcs_ext.image.recipes.vico import vico
+from pcs_ext.image.recipes.viewpoint_control import viewpoint_control
 
 __all__ = ["RECIPES", "Phase", "PhotoContext", "Preset", "Recipe", "RecipeEntry"]
 
@@ -241,6 +242,12 @@ _OTHERS = (
     ),
     ("adi", "a word for an action, blind to who does it and where", "arXiv 2311.15841", adi),
     ("c-lora", "subjects one after another, earlier ones kept", "arXiv 2304.06027", c_lora),
+    (
+        "viewpoint-control",
+        "a word, and fields that show the subject from a given camera; posed photos",
+        "arXiv 2404.12333",
+        viewpoint_control,
+    ),
     ("stitchdiffusion", "how 360 degree panoramas look", "arXiv 2310.18840", stitchdiffusion),
 )
 _SCOPES = {

@@ -122,6 +122,8 @@ class Recipe:
     """Whether every photo must have a mask; without it the recipe would be another method."""
     needs_caption: str = ""
     """A word that the caption of some photos must say and of others must not; empty: captions are free."""
+    needs_cameras: bool = False
+    """Whether a `transforms.json` must say what camera took every photo."""
     needs_before: bool = False
     """Whether every photo must have a picture of how it was before."""
     sampling: SampleConfig = dataclasses.field(default_factory=SampleConfig)
