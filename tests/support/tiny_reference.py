@@ -43,6 +43,7 @@ from pcs_ext.image.reference.systems.migc import MIGCConfig
 from pcs_ext.image.reference.systems.moa import MoAConfig
 from pcs_ext.image.reference.systems.moma import MoMAConfig
 from pcs_ext.image.reference.systems.ms_diffusion import MSDiffusionConfig
+from pcs_ext.image.reference.systems.omni_id import OmniIDConfig
 from pcs_ext.image.reference.systems.photomaker import PhotoMakerConfig
 from pcs_ext.image.reference.systems.portraitbooth import PortraitBoothConfig
 from pcs_ext.image.reference.systems.profusion import ProFusionConfig
@@ -113,6 +114,18 @@ TINY: dict[str, KindConfig] = {
     "re-imagen": ReImagenConfig(heads=2),
     "suti": SuTIConfig(heads=2),
     "lambda-eclipse": LambdaEclipseConfig(width=16, depth=1, heads=2, tokens=2),
+    "omni-id": OmniIDConfig(
+        tokens=3,
+        width=16,
+        depth=1,
+        heads=2,
+        decoder_width=16,
+        decoder_depth=1,
+        masked=0.9,
+        targets=2,
+        masked_share=0.5,
+        diffusion_share=0.25,
+    ),
 }
 """Every system at a size of a few thousand weights."""
 

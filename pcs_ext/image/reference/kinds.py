@@ -36,6 +36,7 @@ from pcs_ext.image.reference.systems import (
     moa,
     moma,
     ms_diffusion,
+    omni_id,
     photomaker,
     portraitbooth,
     profusion,
@@ -94,7 +95,8 @@ KindConfig: TypeAlias = Annotated[
     | dreamtuner.DreamTunerConfig
     | re_imagen.ReImagenConfig
     | suti.SuTIConfig
-    | lambda_eclipse.LambdaEclipseConfig,
+    | lambda_eclipse.LambdaEclipseConfig
+    | omni_id.OmniIDConfig,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -142,6 +144,7 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     re_imagen.ReImagenConfig: re_imagen.ReImagen,
     suti.SuTIConfig: suti.SuTI,
     lambda_eclipse.LambdaEclipseConfig: lambda_eclipse.LambdaEclipse,
+    omni_id.OmniIDConfig: omni_id.OmniID,
 }
 
 

@@ -55,7 +55,7 @@ WORDS = ("uni-controlnet", "context-diffusion", "dreamidentity", "face2diffusion
 """Systems that tell of photos by nothing but words, or tokens that are read as such."""
 QUICK = (
     *WORDS, "face0", "idadapter", "infinite-id", "pva", "ms-diffusion", "customcontrast", "styleadapter", "artadapter",
-    "kim-sod-cnn", "subject-diffusion", "retrinet", "anydoor", "instantfamily", "moma", "customnet",
+    "kim-sod-cnn", "subject-diffusion", "retrinet", "anydoor", "instantfamily", "moma", "customnet", "omni-id",
 )  # fmt: skip
 """Systems that need half of the steps."""
 OTHERS = [system for system in SYSTEMS if system != "ip-adapter"]
@@ -275,7 +275,7 @@ class Stopping(SilentReporter):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("system", ["elite", "fastcomposer", "hyperdreambooth"])
+@pytest.mark.parametrize("system", ["elite", "fastcomposer", "hyperdreambooth", "omni-id"])
 def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
     system: str, eye: Path, tiny_sd_path: Path, tmp_path: Path
 ) -> None:
@@ -288,7 +288,10 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
         "system": system, "base": str(tiny_sd_path), "encoder": str(eye), "device": "cpu", "precision": "fp32",
         "config": tmp_path / "tiny.json",
     }  # fmt: skip
-    second = {"elite": "learn reference (local)", "hyperdreambooth": "learn reference (hypernetwork)"}
+    second = {
+        "elite": "learn reference (local)", "hyperdreambooth": "learn reference (hypernetwork)",
+        "omni-id": "learn reference (masked)",
+    }  # fmt: skip
     task = second.get(system, "learn reference")
     with pytest.raises(Interrupted, match="same command goes on"):
         learn_reference(pairs, tmp_path / "resumed", **asked, reporter=Stopping(task, 2))
