@@ -57,6 +57,7 @@ from pcs_ext.image.reference.systems.subject_diffusion import SubjectDiffusionCo
 from pcs_ext.image.reference.systems.suti import SuTIConfig
 from pcs_ext.image.reference.systems.umm_diffusion import UMMDiffusionConfig
 from pcs_ext.image.reference.systems.uni_controlnet import UniControlNetConfig
+from pcs_ext.image.reference.systems.versatile_diffusion import VersatileDiffusionConfig
 from pcs_ext.image.reference.systems.visconet import ViscoNetConfig
 
 WIDTH, HIDDEN = 16, 32
@@ -126,6 +127,7 @@ TINY: dict[str, KindConfig] = {
         masked_share=0.5,
         diffusion_share=0.25,
     ),
+    "versatile-diffusion": VersatileDiffusionConfig(),
 }
 """Every system at a size of a few thousand weights."""
 

@@ -50,6 +50,7 @@ from pcs_ext.image.reference.systems import (
     suti,
     umm_diffusion,
     uni_controlnet,
+    versatile_diffusion,
     visconet,
 )
 
@@ -96,7 +97,8 @@ KindConfig: TypeAlias = Annotated[
     | re_imagen.ReImagenConfig
     | suti.SuTIConfig
     | lambda_eclipse.LambdaEclipseConfig
-    | omni_id.OmniIDConfig,
+    | omni_id.OmniIDConfig
+    | versatile_diffusion.VersatileDiffusionConfig,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -145,6 +147,7 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     suti.SuTIConfig: suti.SuTI,
     lambda_eclipse.LambdaEclipseConfig: lambda_eclipse.LambdaEclipse,
     omni_id.OmniIDConfig: omni_id.OmniID,
+    versatile_diffusion.VersatileDiffusionConfig: versatile_diffusion.VersatileDiffusion,
 }
 
 
