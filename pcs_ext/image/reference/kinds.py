@@ -52,6 +52,7 @@ from pcs_ext.image.reference.systems import (
     uni_controlnet,
     versatile_diffusion,
     visconet,
+    w_plus_adapter,
 )
 
 KindConfig: TypeAlias = Annotated[
@@ -98,7 +99,8 @@ KindConfig: TypeAlias = Annotated[
     | suti.SuTIConfig
     | lambda_eclipse.LambdaEclipseConfig
     | omni_id.OmniIDConfig
-    | versatile_diffusion.VersatileDiffusionConfig,
+    | versatile_diffusion.VersatileDiffusionConfig
+    | w_plus_adapter.WPlusConfig,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -148,6 +150,7 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     lambda_eclipse.LambdaEclipseConfig: lambda_eclipse.LambdaEclipse,
     omni_id.OmniIDConfig: omni_id.OmniID,
     versatile_diffusion.VersatileDiffusionConfig: versatile_diffusion.VersatileDiffusion,
+    w_plus_adapter.WPlusConfig: w_plus_adapter.WPlusAdapter,
 }
 
 

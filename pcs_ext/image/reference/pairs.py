@@ -255,6 +255,9 @@ def _of_one(own: Subjects) -> Sequence[Photo]:
 
 def _seen(photos: Sequence[Photo], parts: int, encoder: PictureEncoder, cut: bool) -> Sight:
     """Of each photo `...`, or, where some show several subjects, of each of them `parts ...`; half precision."""
+    told = encoder.of_files(photos) if parts == 1 else None
+    if told is not None:
+        return told.map(lambda tensor: tensor.cpu().half())
     single = [_views(photo, parts) for photo in photos]
     flat = [view for views in single for view in views]
     masked = cut and all(mask is not None for _, mask in flat)

@@ -18,6 +18,7 @@ from pcs_ext.image.reference.systems.omni_id import OmniIDConfig
 from pcs_ext.image.reference.systems.portraitbooth import PortraitBoothConfig
 from pcs_ext.image.reference.systems.profusion import ProFusionConfig
 from pcs_ext.image.reference.systems.pva import PVAConfig
+from pcs_ext.image.reference.systems.w_plus_adapter import WPlusConfig
 from pcs_ext.image.reference.training import ReferenceTraining
 
 PEOPLE: dict[str, ReferenceEntry] = {
@@ -281,5 +282,16 @@ PEOPLE: dict[str, ReferenceEntry] = {
             photos=3,
         ),
         toybox_encoder="toybox/clip",
+    ),
+    "w-plus-adapter": ReferenceEntry(
+        id="w-plus-adapter",
+        summary="codes of a style-based generator by residual cross-attention; attributes are edited there",
+        paper="arXiv 2311.17461",
+        system="w-plus-adapter",
+        adapter=WPlusConfig(),
+        # The released settings: 5e-5, batch 8 a GPU, decay 0.01, 5 % each of text, photo and both left out.
+        training=ReferenceTraining(batch_size=8, learning_rate=5e-5),
+        toybox=ReferenceTraining(steps=3000, batch_size=16, learning_rate=1e-3),
+        toybox_encoder="",
     ),
 }

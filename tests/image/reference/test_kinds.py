@@ -39,7 +39,7 @@ from pcs_ext.reporter import SilentReporter
 from tests.support.encoders import tiny_resnet
 from tests.support.tiny import tiny_backbone
 from tests.support.tiny_albums import albums
-from tests.support.tiny_reference import TINY, at_random, tiny_system
+from tests.support.tiny_reference import TINY, at_random, eye_of, tiny_system
 
 PROMPTS = ["a photo of the dog", "red dog on beach"]
 SYSTEMS = [system for system, entry in REFERENCES.items() if adapter_class(entry.adapter).sees != "nothing"]
@@ -236,8 +236,8 @@ def _error(sd: AbstractBackbone, adapter: AbstractReferenceAdapter, data: PairDa
 
 def said(system: str, backbone: AbstractBackbone, encoder: Any, eye: Path) -> ReferenceConfig:
     return ReferenceConfig(
-        kind=system, adapter=TINY[system], encoder=str(eye), encoder_digest=encoder.digest, base=backbone.name,
-        base_fingerprint=backbone.fingerprint, family=backbone.family, steps=1,
+        kind=system, adapter=TINY[system], encoder=str(eye_of(system, eye)), encoder_digest=encoder.digest,
+        base=backbone.name, base_fingerprint=backbone.fingerprint, family=backbone.family, steps=1,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pcs_ext.errors import ConfigError
+from pcs_ext.image.activation_checkpointing import activation_checkpointing
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.reference.inside import read_of
 from pcs_ext.image.reference.shown import Shown, Sight
@@ -179,3 +180,20 @@ def test_a_context_has_the_class_tokens_length() -> None:
     projected = torch.nn.functional.layer_norm(vectors, (8,)) @ context.project.weight.T
     torch.testing.assert_close(told, 4 * projected / projected[:, :1].norm(dim=-1, keepdim=True))
     torch.testing.assert_close(told[:, 0].norm(dim=-1), torch.full((2,), 4.0))
+
+
+@pytest.mark.parametrize("system", ["versatile-diffusion", "w-plus-adapter"])
+def test_recomputed_activations_give_the_same_gradients(system: str, sd: AbstractBackbone, eye: Path) -> None:
+    adapter, encoder = tiny_system(system, sd, eye)
+    at_random(adapter, sd)
+    photo = Sight(features=drawn(1, *encoder(torch.zeros(1, 3, 32, 32)).shape))
+    gradients = []
+    for recomputing in (contextlib.nullcontext(), activation_checkpointing(sd.denoiser)):
+        with adapter.inserted(sd), recomputing:
+            told = adapter.conditioned(sd, sd.encode_prompt, ["the dog"], Shown(sight=photo), scale=0.5)
+            sd.predict(*noisy(), told).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in adapter.parameters() if parameter.grad is not None])
+        adapter.zero_grad()
+    assert len(gradients[0]) == len(gradients[1]) > 0
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)

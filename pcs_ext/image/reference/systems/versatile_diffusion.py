@@ -176,12 +176,13 @@ class VersatileDiffusion(AbstractReferenceAdapter):
 
     def _mixed(self, layer: nn.Module, read: Read) -> Any:
         count = read.vectors.shape[1] // self.places
-        context = read.vectors[read.seen].unflatten(1, (count, self.places)).flatten(0, 1)
-        share = read.strength[read.seen][:, None, None, None]
 
         def hook(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
+            # All is computed in here: what is computed on entering would be computed again by activation checkpointing.
             text = output[0] if isinstance(output, tuple) else output.sample
             rows = read.seen.to(text.device)
+            context = read.vectors[rows].unflatten(1, (count, self.places)).flatten(0, 1)
+            share = read.strength[rows][:, None, None, None]
             entered = given[0] if given else named["hidden_states"]
             asked = entered[rows].repeat_interleave(count, 0).to(context)
             made = layer(asked, encoder_hidden_states=context, return_dict=False)[0]
