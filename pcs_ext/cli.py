@@ -61,6 +61,8 @@ def commands() -> dict[str, Callable[..., Any]]:
         "reference invent": reference_cli.invent,
         "reference inpaint": reference_cli.inpaint,
         "reference place": reference_cli.place,
+        "reference style-space": reference_cli.style_space,
+        "reference restyle": reference_cli.restyle,
         "reference systems": reference_cli.systems,
         "evaluate": general.evaluate,
         "export": image_cli.export,

@@ -36,6 +36,7 @@ from pcs_ext.image.reference.systems import (
     moa,
     moma,
     ms_diffusion,
+    omni_id,
     photomaker,
     portraitbooth,
     profusion,
@@ -49,7 +50,9 @@ from pcs_ext.image.reference.systems import (
     suti,
     umm_diffusion,
     uni_controlnet,
+    versatile_diffusion,
     visconet,
+    w_plus_adapter,
 )
 
 KindConfig: TypeAlias = Annotated[
@@ -94,7 +97,10 @@ KindConfig: TypeAlias = Annotated[
     | dreamtuner.DreamTunerConfig
     | re_imagen.ReImagenConfig
     | suti.SuTIConfig
-    | lambda_eclipse.LambdaEclipseConfig,
+    | lambda_eclipse.LambdaEclipseConfig
+    | omni_id.OmniIDConfig
+    | versatile_diffusion.VersatileDiffusionConfig
+    | w_plus_adapter.WPlusConfig,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -142,6 +148,9 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     re_imagen.ReImagenConfig: re_imagen.ReImagen,
     suti.SuTIConfig: suti.SuTI,
     lambda_eclipse.LambdaEclipseConfig: lambda_eclipse.LambdaEclipse,
+    omni_id.OmniIDConfig: omni_id.OmniID,
+    versatile_diffusion.VersatileDiffusionConfig: versatile_diffusion.VersatileDiffusion,
+    w_plus_adapter.WPlusConfig: w_plus_adapter.WPlusAdapter,
 }
 
 
