@@ -28,6 +28,7 @@ from pcs_ext.image.reference.systems.dreamidentity import DreamIdentityConfig
 from pcs_ext.image.reference.systems.dreamtuner import DreamTunerConfig
 from pcs_ext.image.reference.systems.e4t import E4TConfig
 from pcs_ext.image.reference.systems.elite import EliteConfig
+from pcs_ext.image.reference.systems.emu2 import Emu2Config
 from pcs_ext.image.reference.systems.face0 import Face0Config
 from pcs_ext.image.reference.systems.face2diffusion import Face2DiffusionConfig
 from pcs_ext.image.reference.systems.face_diffuser import FaceDiffuserConfig
@@ -117,6 +118,7 @@ TINY: dict[str, KindConfig] = {
     "suti": SuTIConfig(heads=2),
     "lambda-eclipse": LambdaEclipseConfig(width=16, depth=1, heads=2, tokens=2),
     "kosmos-g": KosmosGConfig(language=TINY_LANGUAGE, words=2, width=16, depth=1, heads=2, shares=(0.2, 0.2, 0.6)),
+    "emu2": Emu2Config(language=TINY_LANGUAGE, side=2),
 }
 """Every system at a size of a few thousand weights."""
 

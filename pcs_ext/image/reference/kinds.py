@@ -20,6 +20,7 @@ from pcs_ext.image.reference.systems import (
     dreamtuner,
     e4t,
     elite,
+    emu2,
     face0,
     face2diffusion,
     face_diffuser,
@@ -96,7 +97,8 @@ KindConfig: TypeAlias = Annotated[
     | re_imagen.ReImagenConfig
     | suti.SuTIConfig
     | lambda_eclipse.LambdaEclipseConfig
-    | kosmos_g.KosmosGConfig,
+    | kosmos_g.KosmosGConfig
+    | emu2.Emu2Config,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -145,6 +147,7 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     suti.SuTIConfig: suti.SuTI,
     lambda_eclipse.LambdaEclipseConfig: lambda_eclipse.LambdaEclipse,
     kosmos_g.KosmosGConfig: kosmos_g.KosmosG,
+    emu2.Emu2Config: emu2.Emu2,
 }
 
 

@@ -94,6 +94,19 @@ class LanguageModel(nn.Module):
         """`b n width`, and which are there, `b n` bool, the first ones of each row -> states `b n width`."""
         return self.body(inputs_embeds=embeddings, attention_mask=mask.long(), use_cache=False).last_hidden_state
 
+    def go_on(self, embeddings: Tensor, past: Any) -> tuple[Tensor, Any]:
+        """States of what follows on what was read before.
+
+        Args:
+            embeddings: `b n width`, all of one length.
+            past: what this gave for what stands before them; None: nothing does.
+
+        Returns:
+            `b n width`, and all that was read.
+        """
+        read = self.body(inputs_embeds=embeddings, past_key_values=past, use_cache=True)
+        return read.last_hidden_state, read.past_key_values
+
     def logits(self, states: Tensor) -> Tensor:
         """Of the next word, `... width` -> `... words`."""
         table = self.body.get_input_embeddings().weight
@@ -196,7 +209,10 @@ class Read:
     there: Tensor
     """`b n` bool: the first of each row."""
     ids: Tensor
-    """`b n`: of words, -1 where a picture or nothing stands."""
+    """`b n`: of words, `PICTURE` where one of a picture stands, -1 where it opens and ends, and behind all."""
+
+
+PICTURE = -2
 
 
 def next_word_loss(model: LanguageModel, read: Read) -> Tensor:

@@ -11,7 +11,7 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.prompt_programs import Encode
 from pcs_ext.image.reference.base import AbstractReferenceAdapter
 from pcs_ext.image.reference.interleaved import Segment, marked, segments, unmarked
-from pcs_ext.image.reference.language_model import LanguageModel, Read
+from pcs_ext.image.reference.language_model import PICTURE, LanguageModel, Read
 from pcs_ext.image.reference.shown import Shown
 from pcs_ext.image.types import Conditioning
 
@@ -34,38 +34,29 @@ class MultimodalModel(nn.Module):
         """What learns beside the language model."""
         return (*self.pictures.parameters(), self.opens, self.ends)
 
-    def forward(
-        self,
-        prompts: Sequence[Sequence[Segment]],
-        features: Tensor,
-        *,
-        whole: bool = False,
-        behind: Tensor | None = None,
-    ) -> Read:
+    def forward(self, prompts: Sequence[Sequence[Segment]], features: Tensor, *, whole: bool = False) -> Read:
         """Read prompts.
 
         Args:
             prompts: `b` rows of words and numbers of pictures.
             features: of the image encoder, `b r ...`, the pictures of each row.
             whole: also the mark of the end, as the language model learns it.
-            behind: embeddings `b m width` that stand behind each prompt.
         """
-        seen = self.pictures(features.flatten(0, 1).to(self.opens)).unflatten(0, features.shape[:2])
-        rows = [self._row(own, seen[row], whole) for row, own in enumerate(prompts)]
-        if behind is not None:
-            nothing = torch.full((behind.shape[1],), -1, device=behind.device)
-            rows = [
-                (torch.cat([told, last]), torch.cat([ids, nothing]))
-                for (told, ids), last in zip(rows, behind, strict=True)
-            ]
+        rows = self.rows(prompts, features, whole=whole)
         embeddings = pad_sequence([told for told, _ in rows], batch_first=True)
         ids = pad_sequence([own for _, own in rows], batch_first=True, padding_value=-1)
         lengths = torch.tensor([len(own) for _, own in rows], device=ids.device)
         there = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
         return Read(self.language(embeddings, there), there, ids)
 
+    def rows(
+        self, prompts: Sequence[Sequence[Segment]], features: Tensor, *, whole: bool = False
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Of each prompt, as `forward` reads it, embeddings `n width` and ids `n`, see `Read.ids`."""
+        seen = self.pictures(features.flatten(0, 1).to(self.opens)).unflatten(0, features.shape[:2])
+        return [self._row(own, seen[row], whole) for row, own in enumerate(prompts)]
+
     def _row(self, prompt: Sequence[Segment], seen: Tensor, whole: bool) -> tuple[Tensor, Tensor]:
-        """Embeddings `n width` and ids `n`, -1 where a picture stands."""
         device, model = self.opens.device, self.language
         parts: list[Tensor] = []
         ids: list[int] = []
@@ -73,7 +64,7 @@ class MultimodalModel(nn.Module):
         for part in [*words, [model.last]] if whole else words:
             picture = torch.cat([self.opens, seen[part], self.ends]) if isinstance(part, int) else None
             parts.append(model.embed(cast(list[int], part)) if picture is None else picture)
-            ids += cast(list[int], part) if picture is None else [-1] * len(picture)
+            ids += cast(list[int], part) if picture is None else [-1, *[PICTURE] * (len(picture) - 2), -1]
         return torch.cat(parts), torch.tensor(ids, device=device)
 
 

@@ -11,7 +11,13 @@ from torch import nn
 from pcs_ext.errors import ArtifactError, ConfigError, ModelError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.reference.attentive_pooling import AttentivePooling
-from pcs_ext.image.reference.language_model import LanguageConfig, LanguageModel, build_language_model, next_word_loss
+from pcs_ext.image.reference.language_model import (
+    PICTURE,
+    LanguageConfig,
+    LanguageModel,
+    build_language_model,
+    next_word_loss,
+)
 from pcs_ext.image.reference.multimodal import MultimodalModel
 from tests.support.tiny_language import tiny_language_model
 from tests.support.tiny_reference import TINY_LANGUAGE, drawn
@@ -44,7 +50,7 @@ def test_pictures_stand_among_the_words_and_are_not_told(sd: AbstractBackbone) -
     features = drawn(2, 2, 3, 6)
     words, more = language.ids("the dog"), language.ids("on grass and")
     read = model([["the dog", 1, "on grass and"], ["the dog"]], features)
-    expected = [language.first, *words, *[-1] * 5, *more]
+    expected = [language.first, *words, -1, PICTURE, PICTURE, PICTURE, -1, *more]
     assert read.ids.tolist() == [expected, [language.first, *words, *[-1] * (5 + len(more))]]
     assert read.there.sum(1).tolist() == [len(expected), 1 + len(words)]
     picture = [model.opens, model.pictures(features[0, 1]), model.ends]
