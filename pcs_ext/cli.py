@@ -59,6 +59,7 @@ def commands() -> dict[str, Callable[..., Any]]:
         "reference invent": reference_cli.invent,
         "reference inpaint": reference_cli.inpaint,
         "reference place": reference_cli.place,
+        "reference landmarks": reference_cli.landmarks,
         "reference systems": reference_cli.systems,
         "evaluate": general.evaluate,
         "export": image_cli.export,

@@ -85,7 +85,8 @@ class _References:
     reference_turn: tuple[str, ...] = ()
     """how far around each photo's subject to look from, for adapters that can be told: azimuth,elevation in degrees."""
     reference_map: tuple[str, ...] = ()
-    """condition maps of what is drawn, for adapters that read some: depth=FILE, edges=FILE, edges-of=PHOTO."""
+    """condition maps of what is drawn, for adapters that read some: depth=FILE, edges=FILE, edges-of=PHOTO,
+    landmarks-of=PHOTO."""
 
     @property
     def asked(self) -> dict[str, Any]:

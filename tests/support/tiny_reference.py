@@ -36,6 +36,7 @@ from pcs_ext.image.reference.systems.idadapter import IDAdapterConfig
 from pcs_ext.image.reference.systems.infinite_id import InfiniteIDConfig
 from pcs_ext.image.reference.systems.instantbooth import InstantBoothConfig
 from pcs_ext.image.reference.systems.instantfamily import InstantFamilyConfig
+from pcs_ext.image.reference.systems.instantid import InstantIDConfig
 from pcs_ext.image.reference.systems.ip_adapter import IPAdapter, IPAdapterConfig, attention_order
 from pcs_ext.image.reference.systems.kim_sod_cnn import KimSodCnnConfig
 from pcs_ext.image.reference.systems.lambda_eclipse import LambdaEclipseConfig
@@ -113,6 +114,7 @@ TINY: dict[str, KindConfig] = {
     "re-imagen": ReImagenConfig(heads=2),
     "suti": SuTIConfig(heads=2),
     "lambda-eclipse": LambdaEclipseConfig(width=16, depth=1, heads=2, tokens=2),
+    "instantid": InstantIDConfig(tokens=2, inner=64, depth=1),
 }
 """Every system at a size of a few thousand weights."""
 

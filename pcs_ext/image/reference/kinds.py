@@ -29,6 +29,7 @@ from pcs_ext.image.reference.systems import (
     infinite_id,
     instantbooth,
     instantfamily,
+    instantid,
     ip_adapter,
     kim_sod_cnn,
     lambda_eclipse,
@@ -94,7 +95,8 @@ KindConfig: TypeAlias = Annotated[
     | dreamtuner.DreamTunerConfig
     | re_imagen.ReImagenConfig
     | suti.SuTIConfig
-    | lambda_eclipse.LambdaEclipseConfig,
+    | lambda_eclipse.LambdaEclipseConfig
+    | instantid.InstantIDConfig,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -142,6 +144,7 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     re_imagen.ReImagenConfig: re_imagen.ReImagen,
     suti.SuTIConfig: suti.SuTI,
     lambda_eclipse.LambdaEclipseConfig: lambda_eclipse.LambdaEclipse,
+    instantid.InstantIDConfig: instantid.InstantID,
 }
 
 

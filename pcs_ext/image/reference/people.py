@@ -13,6 +13,7 @@ from pcs_ext.image.reference.systems.hyperdreambooth import HyperDreamBoothConfi
 from pcs_ext.image.reference.systems.idadapter import IDAdapterConfig
 from pcs_ext.image.reference.systems.infinite_id import InfiniteIDConfig
 from pcs_ext.image.reference.systems.instantfamily import InstantFamilyConfig
+from pcs_ext.image.reference.systems.instantid import InstantIDConfig
 from pcs_ext.image.reference.systems.moa import MoAConfig
 from pcs_ext.image.reference.systems.portraitbooth import PortraitBoothConfig
 from pcs_ext.image.reference.systems.profusion import ProFusionConfig
@@ -252,6 +253,25 @@ PEOPLE: dict[str, ReferenceEntry] = {
             drop_image=0.0,
             drop_text=0.0,
             drop_both=0.0,
+        ),
+    ),
+    "instantid": ReferenceEntry(
+        id="instantid",
+        summary="an identity's tokens beside the text, and in its place in a ControlNet of landmarks",
+        paper="arXiv 2401.07519",
+        system="instantid",
+        adapter=InstantIDConfig(),
+        # Section 3.4 (as recalled): neither words nor pictures are left out. Two pictures on each of 48 GPUs there; the
+        # rate is ours.
+        training=ReferenceTraining(batch_size=16, learning_rate=1e-5, drop_image=0.0, drop_text=0.0, drop_both=0.0),
+        toybox=ReferenceTraining(
+            adapter=InstantIDConfig(tokens=8, inner=192, depth=2),
+            steps=3000,
+            batch_size=16,
+            learning_rate=3e-4,
+            drop_image=0.0,
+            drop_text=0.0,
+            drop_both=0.05,
         ),
     ),
 }

@@ -21,7 +21,7 @@ from pcs_ext.image.reference.details import with_details
 from pcs_ext.image.reference.files import OpenedAdapter, open_adapter
 from pcs_ext.image.reference.kinds import adapter_class
 from pcs_ext.image.reference.latents import with_latents
-from pcs_ext.image.reference.maps import GivenMap, MapKind, read_given, stacked
+from pcs_ext.image.reference.maps import Given, MapKind, read_given, stacked
 from pcs_ext.image.reference.nouns import check_named
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.views import read_turns
@@ -48,7 +48,7 @@ class Reference:
     """`3 h w`: see `Shown.scene`."""
     turns: Tensor | None = None
     """`r 3`: see `Shown.turns`."""
-    maps: Mapping[MapKind, GivenMap] = dataclasses.field(default_factory=dict)
+    maps: Mapping[MapKind, Given] = dataclasses.field(default_factory=dict)
     """Condition maps of every picture that is drawn, beside negative prompts, too."""
     captions: tuple[str, ...] = ()
     """What is said of each; empty where the adapter does not ask."""
