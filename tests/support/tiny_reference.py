@@ -30,6 +30,7 @@ from pcs_ext.image.reference.systems.elite import EliteConfig
 from pcs_ext.image.reference.systems.face0 import Face0Config
 from pcs_ext.image.reference.systems.face2diffusion import Face2DiffusionConfig
 from pcs_ext.image.reference.systems.face_diffuser import FaceDiffuserConfig
+from pcs_ext.image.reference.systems.facestudio import FaceStudioConfig
 from pcs_ext.image.reference.systems.fastcomposer import FastComposerConfig
 from pcs_ext.image.reference.systems.hyperdreambooth import HyperDreamBoothConfig
 from pcs_ext.image.reference.systems.idadapter import IDAdapterConfig
@@ -115,6 +116,7 @@ TINY: dict[str, KindConfig] = {
     "suti": SuTIConfig(heads=2),
     "lambda-eclipse": LambdaEclipseConfig(width=16, depth=1, heads=2, tokens=2),
     "instantid": InstantIDConfig(tokens=2, inner=64, depth=1),
+    "facestudio": FaceStudioConfig(look_tokens=2, face_tokens=2, width=16, depth=1, heads=2),
 }
 """Every system at a size of a few thousand weights."""
 

@@ -23,6 +23,7 @@ from pcs_ext.image.reference.systems import (
     face0,
     face2diffusion,
     face_diffuser,
+    facestudio,
     fastcomposer,
     hyperdreambooth,
     idadapter,
@@ -96,7 +97,8 @@ KindConfig: TypeAlias = Annotated[
     | re_imagen.ReImagenConfig
     | suti.SuTIConfig
     | lambda_eclipse.LambdaEclipseConfig
-    | instantid.InstantIDConfig,
+    | instantid.InstantIDConfig
+    | facestudio.FaceStudioConfig,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -145,6 +147,7 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     suti.SuTIConfig: suti.SuTI,
     lambda_eclipse.LambdaEclipseConfig: lambda_eclipse.LambdaEclipse,
     instantid.InstantIDConfig: instantid.InstantID,
+    facestudio.FaceStudioConfig: facestudio.FaceStudio,
 }
 
 

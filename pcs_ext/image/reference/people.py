@@ -9,6 +9,7 @@ from pcs_ext.image.reference.systems.dreamidentity import DreamIdentityConfig
 from pcs_ext.image.reference.systems.face0 import Face0Config
 from pcs_ext.image.reference.systems.face2diffusion import Face2DiffusionConfig
 from pcs_ext.image.reference.systems.face_diffuser import FaceDiffuserConfig
+from pcs_ext.image.reference.systems.facestudio import FaceStudioConfig
 from pcs_ext.image.reference.systems.hyperdreambooth import HyperDreamBoothConfig
 from pcs_ext.image.reference.systems.idadapter import IDAdapterConfig
 from pcs_ext.image.reference.systems.infinite_id import InfiniteIDConfig
@@ -273,5 +274,25 @@ PEOPLE: dict[str, ReferenceEntry] = {
             drop_text=0.0,
             drop_both=0.05,
         ),
+    ),
+    "facestudio": ReferenceEntry(
+        id="facestudio",
+        summary="identity, style picture and words as embeddings, in the text's place; a prior for the words",
+        paper="arXiv 2312.02663",
+        system="facestudio",
+        adapter=FaceStudioConfig(),
+        # Section 4.1 trains the denoiser at 1e-6; new maps are trained here, at IP-Adapter's rate. The prior reads all
+        # captions.
+        training=ReferenceTraining(batch_size=64, learning_rate=1e-4, drop_image=0.0, drop_text=0.0, drop_both=0.0),
+        toybox=ReferenceTraining(
+            adapter=FaceStudioConfig(width=256, depth=4),
+            steps=6000,
+            batch_size=16,
+            learning_rate=5e-4,
+            drop_image=0.0,
+            drop_text=0.0,
+            drop_both=0.0,
+        ),
+        toybox_encoder="toybox/clip",
     ),
 }
