@@ -53,9 +53,11 @@ from pcs_ext.image.reference.systems.pva import PVAConfig
 from pcs_ext.image.reference.systems.re_imagen import ReImagenConfig
 from pcs_ext.image.reference.systems.retrinet import RetriNetConfig
 from pcs_ext.image.reference.systems.ssr_encoder import SSREncoderConfig
+from pcs_ext.image.reference.systems.stellar import StellarNetConfig
 from pcs_ext.image.reference.systems.styleadapter import StyleAdapterConfig
 from pcs_ext.image.reference.systems.subject_diffusion import SubjectDiffusionConfig
 from pcs_ext.image.reference.systems.suti import SuTIConfig
+from pcs_ext.image.reference.systems.taming_encoder import TamingEncoderConfig
 from pcs_ext.image.reference.systems.umm_diffusion import UMMDiffusionConfig
 from pcs_ext.image.reference.systems.uni_controlnet import UniControlNetConfig
 from pcs_ext.image.reference.systems.visconet import ViscoNetConfig
@@ -116,6 +118,8 @@ TINY: dict[str, KindConfig] = {
     "suti": SuTIConfig(heads=2),
     "lambda-eclipse": LambdaEclipseConfig(width=16, depth=1, heads=2, tokens=2),
     "instantid": InstantIDConfig(tokens=2, inner=64, depth=1),
+    "taming-encoder": TamingEncoderConfig(),
+    "stellar": StellarNetConfig(hidden=16, rank=2),
     "facestudio": FaceStudioConfig(look_tokens=2, face_tokens=2, width=16, depth=1, heads=2),
 }
 """Every system at a size of a few thousand weights."""

@@ -46,9 +46,11 @@ from pcs_ext.image.reference.systems import (
     re_imagen,
     retrinet,
     ssr_encoder,
+    stellar,
     styleadapter,
     subject_diffusion,
     suti,
+    taming_encoder,
     umm_diffusion,
     uni_controlnet,
     visconet,
@@ -98,7 +100,9 @@ KindConfig: TypeAlias = Annotated[
     | suti.SuTIConfig
     | lambda_eclipse.LambdaEclipseConfig
     | instantid.InstantIDConfig
-    | facestudio.FaceStudioConfig,
+    | facestudio.FaceStudioConfig
+    | taming_encoder.TamingEncoderConfig
+    | stellar.StellarNetConfig,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -148,6 +152,8 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     lambda_eclipse.LambdaEclipseConfig: lambda_eclipse.LambdaEclipse,
     instantid.InstantIDConfig: instantid.InstantID,
     facestudio.FaceStudioConfig: facestudio.FaceStudio,
+    taming_encoder.TamingEncoderConfig: taming_encoder.TamingEncoder,
+    stellar.StellarNetConfig: stellar.StellarNet,
 }
 
 

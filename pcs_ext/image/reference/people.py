@@ -19,6 +19,7 @@ from pcs_ext.image.reference.systems.moa import MoAConfig
 from pcs_ext.image.reference.systems.portraitbooth import PortraitBoothConfig
 from pcs_ext.image.reference.systems.profusion import ProFusionConfig
 from pcs_ext.image.reference.systems.pva import PVAConfig
+from pcs_ext.image.reference.systems.stellar import StellarNetConfig
 from pcs_ext.image.reference.training import ReferenceTraining
 
 PEOPLE: dict[str, ReferenceEntry] = {
@@ -292,6 +293,34 @@ PEOPLE: dict[str, ReferenceEntry] = {
             drop_image=0.0,
             drop_text=0.0,
             drop_both=0.0,
+        ),
+        toybox_encoder="toybox/clip",
+    ),
+    "stellar": ReferenceEntry(
+        id="stellar",
+        summary="a word told by the subject cut out, and low-rank weights; the baseline of a benchmark",
+        paper="arXiv 2312.06116",
+        system="stellar",
+        adapter=StellarNetConfig(),
+        # Ours, after ELITE's and PhotoMaker's: the paper's are not known here. Errors count on the person alone.
+        training=ReferenceTraining(
+            batch_size=16,
+            learning_rate=1e-5,
+            base_learning_rate=1e-4,
+            drop_image=0.0,
+            drop_text=0.0,
+            drop_both=0.05,
+            masked=1.0,
+        ),
+        toybox=ReferenceTraining(
+            adapter=StellarNetConfig(hidden=256, rank=16),
+            steps=3000,
+            batch_size=16,
+            learning_rate=5e-4,
+            drop_image=0.0,
+            drop_text=0.0,
+            drop_both=0.05,
+            masked=1.0,
         ),
         toybox_encoder="toybox/clip",
     ),
