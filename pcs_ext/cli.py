@@ -63,6 +63,7 @@ def commands() -> dict[str, Callable[..., Any]]:
         "reference place": reference_cli.place,
         "reference style-space": reference_cli.style_space,
         "reference restyle": reference_cli.restyle,
+        "reference landmarks": reference_cli.landmarks,
         "reference systems": reference_cli.systems,
         "evaluate": general.evaluate,
         "export": image_cli.export,
