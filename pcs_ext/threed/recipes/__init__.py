@@ -10,6 +10,7 @@ from pcs_ext.threed.recipes.base import (
     Effort,
     PhotosTo3dRecipe,
     PhotoTo3dRecipe,
+    PosedRecipe,
     Recipe3d,
     RecipeEntry3d,
     RefinedTo3dRecipe,
@@ -22,6 +23,7 @@ from pcs_ext.threed.recipes.dreambooth3d import dreambooth3d
 from pcs_ext.threed.recipes.dreamfusion import dreamfusion
 from pcs_ext.threed.recipes.magic3d import magic3d
 from pcs_ext.threed.recipes.mvdream import mvdream
+from pcs_ext.threed.recipes.pas import pas
 from pcs_ext.threed.recipes.prolificdreamer import prolificdreamer
 from pcs_ext.threed.recipes.texturedreamer import texturedreamer
 from pcs_ext.threed.recipes.tip_editor import tip_editor
@@ -35,6 +37,7 @@ __all__ = [
     "Effort",
     "PhotoTo3dRecipe",
     "PhotosTo3dRecipe",
+    "PosedRecipe",
     "Recipe3d",
     "RecipeEntry3d",
     "RefinedTo3dRecipe",
@@ -64,6 +67,7 @@ _ENTRIES = (
     # Their rows of the survey are claimed when a motion has been seen to come out.
     ("animate124", "a grid for every moment, frames refined by the subject: 3d animate", "2311.14603", "", animate124),
     ("dream-in-4d", "a still field, displaced at every moment: 3d animate", "2311.16854", "", dream_in_4d),
+    ("pas", "a figure in a pose from words, in its surroundings: 3d learn-poses, 3d avatar", "2304.07410", "pas", pas),
 )
 RECIPES: dict[str, RecipeEntry3d] = {
     id: RecipeEntry3d(id=id, summary=summary, paper=f"arXiv {paper}", system=system, build=build)
