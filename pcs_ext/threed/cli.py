@@ -335,7 +335,7 @@ def export(
         texture_size: texels per side; 0: enough for the mesh.
         resolution: samples per side of the cut; 0 takes the recipe's.
         threshold: density at the surface; 0 takes the recipe's.
-        splats: write a .ply of Gaussian splats, one per face, for splat viewers and editors.
+        splats: write a .ply of Gaussian splats for splat viewers and editors: an edited scene's own, else one per face.
         viewer: also write an HTML page beside a GLB in which one turns the object, offline.
         overwrite: replace what is there.
     """

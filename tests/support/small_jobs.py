@@ -20,6 +20,7 @@ from pcs_ext.threed.box import Box
 from pcs_ext.threed.camera_laws import CameraLaw
 from pcs_ext.threed.distillation import RECONSTRUCTION, SJC, DistillationConfig
 from pcs_ext.threed.edit_job import edit_3d
+from pcs_ext.threed.edit_refine import RefineConfig
 from pcs_ext.threed.edit_request import EditOptions
 from pcs_ext.threed.edit_stage import EditStage
 from pcs_ext.threed.field_config import FieldConfig, save_field
@@ -44,6 +45,7 @@ from pcs_ext.threed.recipes import (
 )
 from pcs_ext.threed.relearn import RelearnConfig
 from pcs_ext.threed.request import MakeOptions
+from pcs_ext.threed.splat_fit import SplatFit
 from pcs_ext.threed.surface import SurfaceConfig
 from pcs_ext.threed.surface_stage import SurfaceStage
 from pcs_ext.threed.texture_job import Textured, texture_3d
@@ -200,8 +202,10 @@ def edit(learned: Learned, folder: Path, *, reporter: Reporter | None = None) ->
     """`edit_3d` of a small recipe."""
     place = LocalizationConfig(fit=fit_of(3), side=8, views=3)
     score = DistillationConfig(guidance_scale=5.0, max_gradient=1.0)
-    filling = EditStage(resolution=10, fit=fit_of(4), guidance=score, side=16, samples=12, variation=1.0)
-    write_json(folder / "edit.json", EditRecipe(id="tip-editor", place=place, stage=filling))
+    filling = EditStage(count=40, fit=fit_of(4), guidance=score, side=16)
+    seen = SplatFit(fit=fit_of(4), count=60, side=16, views=3)
+    recipe = EditRecipe(id="tip-editor", scene=seen, place=place, stage=filling, refine=RefineConfig(pictures=seen))
+    write_json(folder / "edit.json", recipe)
     options = EditOptions(box=BOX, config=folder / "edit.json", **HERE)
     return edit_3d(learned.scene, learned.subject, "a photo of a cat on {subject}", folder / "rex.glb", options,
                    reporter=reporter)  # fmt: skip

@@ -21,7 +21,7 @@ JOBS: dict[str, tuple[Callable[..., Any], tuple[tuple[str, int], ...]]] = {
     "consist3d": (make, (("learn shape", 3), ("3d field", 3))),
     "avatarbooth": (make, (("3d field", 3),)),
     "texture": (paint, (("3d texture", 3),)),
-    "edit": (edit, (("3d scene", 2), ("3d edit", 3))),
+    "edit": (edit, (("3d splats", 2), ("3d scene", 2), ("3d edit", 3), ("3d refine", 2))),
 }
 """What runs, and after which steps it is killed, one run after another in the same folder."""
 

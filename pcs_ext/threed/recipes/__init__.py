@@ -57,8 +57,7 @@ _ENTRIES = (
     # Its row of the survey is claimed when an avatar has been seen to come out.
     ("avatarbooth", "a body's and a head's model in turn, one surface; --head", "2306.09864", "", avatarbooth),
     ("texturedreamer", "a subject's look on a mesh: 3d texture", "2401.09416", "texturedreamer", texturedreamer),
-    # Its row of the survey is claimed when an edit has been seen to work on the embedded base.
-    ("tip-editor", "something new in a box of a scene: 3d edit", "2401.14828", "", tip_editor),
+    ("tip-editor", "something new in a box of a scene, as splats: 3d edit", "2401.14828", "tip-editor", tip_editor),
     # Its row of the survey is claimed when an adapter for the embedded base ships.
     ("mvdream", "four views judged together by a multi-view adapter", "2308.16512", "", mvdream),
     # Their rows of the survey are claimed when a motion has been seen to come out.
