@@ -26,6 +26,7 @@ from pcs_ext.threed.edit_stage import EditStage
 from pcs_ext.threed.field_config import FieldConfig, save_field
 from pcs_ext.threed.field_stage import CloseUps, FieldStage, Penalties, Reconstruction
 from pcs_ext.threed.fields import Blob
+from pcs_ext.threed.guidance import SingleViews
 from pcs_ext.threed.lighting import Lighting
 from pcs_ext.threed.localization import LocalizationConfig
 from pcs_ext.threed.make import Made, make_3d
@@ -162,12 +163,15 @@ def small_recipe(method: str) -> AnyRecipe3d:
         )
         body = dataclasses.replace(body, penalties=Penalties(eikonal=1.0))
         return AvatarTo3dRecipe(id=method, field=body, mesh=MeshConfig(resolution=32, threshold=1000.0, relative=0.5))
-    joint = method == "mvdream"
+    joint = method in ("mvdream", "dream-in-4d-still")
     changes: dict[str, Any] = {"guidance": VariationalConfig()} if method == "vsd" else {}
     if joint:
         changes = {"guidance": RECONSTRUCTION, "cameras": CameraLaw(views=4), "views_per_step": 4}
-    anew = relearn() if joint else None
-    return TextTo3dRecipe(id=method, joint=joint, relearn=anew, field=stage(3 if joint else 6, **changes), mesh=MESH)
+    anew = relearn() if method == "mvdream" else None
+    single = SingleViews(farthest=145.0) if method == "dream-in-4d-still" else None
+    return TextTo3dRecipe(
+        id=method, joint=joint, relearn=anew, single=single, field=stage(3 if joint else 6, **changes), mesh=MESH
+    )
 
 
 def small(method: str, folder: Path) -> Path:

@@ -18,6 +18,7 @@ from pcs_ext.threed.recipes.base import (
 )
 from pcs_ext.threed.recipes.consist3d import consist3d
 from pcs_ext.threed.recipes.dream_in_4d import dream_in_4d
+from pcs_ext.threed.recipes.dream_in_4d_still import dream_in_4d_still
 from pcs_ext.threed.recipes.dreambooth3d import dreambooth3d
 from pcs_ext.threed.recipes.dreamfusion import dreamfusion
 from pcs_ext.threed.recipes.magic3d import magic3d
@@ -58,10 +59,16 @@ _ENTRIES = (
     ("avatarbooth", "a body's and a head's model in turn, one surface; --head", "2306.09864", "", avatarbooth),
     ("texturedreamer", "a subject's look on a mesh: 3d texture", "2401.09416", "texturedreamer", texturedreamer),
     ("tip-editor", "something new in a box of a scene, as splats: 3d edit", "2401.14828", "tip-editor", tip_editor),
-    # Its row of the survey is claimed when an adapter for the embedded base ships.
-    ("mvdream", "four views judged together by a multi-view adapter", "2308.16512", "", mvdream),
+    ("mvdream", "four views judged together by a multi-view adapter", "2308.16512", "mvdream", mvdream),
     # Their rows of the survey are claimed when a motion has been seen to come out.
     ("animate124", "a grid for every moment, frames refined by the subject: 3d animate", "2311.14603", "", animate124),
+    (
+        "dream-in-4d-still",
+        "a still scene: sets judged without the subject, views with it",
+        "2311.16854",
+        "",
+        dream_in_4d_still,
+    ),
     ("dream-in-4d", "a still field, displaced at every moment: 3d animate", "2311.16854", "", dream_in_4d),
 )
 RECIPES: dict[str, RecipeEntry3d] = {

@@ -12,6 +12,7 @@ from pcs_ext.image.recipes import Preset
 from pcs_ext.threed.edit_refine import RefineConfig
 from pcs_ext.threed.edit_stage import EditStage
 from pcs_ext.threed.field_stage import FieldStage
+from pcs_ext.threed.guidance import SingleViews
 from pcs_ext.threed.localization import LocalizationConfig
 from pcs_ext.threed.mesh import MeshConfig
 from pcs_ext.threed.motion_stage import MotionStage
@@ -43,6 +44,8 @@ class TextTo3dRecipe:
     """Views of a set are judged together by a multi-view adapter: the base's own, or one that the caller names."""
     relearn: RelearnConfig | None = None
     """How the subject is learned anew where the caller gives its photos; None: it is taken as it was learned."""
+    single: SingleViews | None = None
+    """The subject judges single views beside a joint score without it; None: it is in the joint model."""
     field: FieldStage
     """The optimisation."""
     mesh: MeshConfig = MeshConfig(resolution=96, relative=0.5)
@@ -52,10 +55,12 @@ class TextTo3dRecipe:
         """Check what types cannot say.
 
         Raises:
-            ConfigError: a joint score of single views.
+            ConfigError: a joint score of single views, or single views beside no joint score that trains nothing.
         """
         if self.joint and self.field.cameras.views < 2:
             raise ConfigError("a joint score needs sets of views; set field.cameras.views to 4.")
+        if self.single is not None and not (self.joint and self.field.guidance.kind == "score"):
+            raise ConfigError("single views are judged beside a joint score: set joint, and a guidance of kind score.")
 
     def with_steps(self, steps: int) -> "TextTo3dRecipe":
         """The same recipe with so many steps of its field."""
