@@ -48,7 +48,7 @@ class Penalties:
     distortion: float = 0.0
     """Of `distortion_loss`."""
     variation: float = 0.0
-    """Of `total_variation`, voxel fields alone."""
+    """Of `total_variation`, voxel fields alone; of a field of signed distances its colours'."""
     eikonal: float = 0.0
     """Of `eikonal_loss`, fields of signed distances alone (AvatarBooth: 0.1)."""
 
@@ -226,6 +226,8 @@ class FieldLoss:
         if weights.variation and isinstance(self.field, VoxelField):
             variation = total_variation(self.field.density_grid) + total_variation(self.field.albedo_grid)
             terms["variation"] = weights.variation * variation
+        if weights.variation and isinstance(self.field, SdfField):
+            terms["variation"] = weights.variation * total_variation(self.field.albedo_grid)
         if weights.eikonal and isinstance(self.field, SdfField):
             terms["eikonal"] = weights.eikonal * eikonal_loss(self.field.slopes())
         return terms

@@ -55,21 +55,26 @@ _ENTRIES = (
     ("prolificdreamer", "variational score distillation, the other baseline", "2305.16213", "", prolificdreamer),
     ("magic3d", "a coarse field, then its surface refined at a higher resolution", "2211.10440", "magic3d", magic3d),
     ("consist3d", "one photo, two tokens; turned views by its depth", "2309.03599", "consist3d", consist3d),
-    # Its row of the survey is claimed when an avatar has been seen to come out.
-    ("avatarbooth", "a body's and a head's model in turn, one surface; --head", "2306.09864", "", avatarbooth),
+    (
+        "avatarbooth",
+        "a body's and a head's model in turn, one surface; --head",
+        "2306.09864",
+        "avatarbooth",
+        avatarbooth,
+    ),
     ("texturedreamer", "a subject's look on a mesh: 3d texture", "2401.09416", "texturedreamer", texturedreamer),
     ("tip-editor", "something new in a box of a scene, as splats: 3d edit", "2401.14828", "tip-editor", tip_editor),
     ("mvdream", "four views judged together by a multi-view adapter", "2308.16512", "mvdream", mvdream),
-    # Their rows of the survey are claimed when a motion has been seen to come out.
+    # Its row of the survey is not claimed: no image-conditioned model of views, no ControlNet, and looks drift.
     ("animate124", "a grid for every moment, frames refined by the subject: 3d animate", "2311.14603", "", animate124),
     (
         "dream-in-4d-still",
         "a still scene: sets judged without the subject, views with it",
         "2311.16854",
-        "",
+        "dream-in-4d",
         dream_in_4d_still,
     ),
-    ("dream-in-4d", "a still field, displaced at every moment: 3d animate", "2311.16854", "", dream_in_4d),
+    ("dream-in-4d", "a still field, displaced at every moment: 3d animate", "2311.16854", "dream-in-4d", dream_in_4d),
 )
 RECIPES: dict[str, RecipeEntry3d] = {
     id: RecipeEntry3d(id=id, summary=summary, paper=f"arXiv {paper}", system=system, build=build)

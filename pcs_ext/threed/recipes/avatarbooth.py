@@ -29,7 +29,8 @@ def avatarbooth(preset: Preset, effort: Effort) -> AvatarTo3dRecipe:
     A tenth of the steps each shows shaded views and, from the front, normals; views are judged at 640 instead of 512
     pixels from step 3,000 of 8,000 on and at 768 from 4,000 (the released code's). `toybox`: guidance 20, unshaded, at
     one resolution, because the small base knows neither normals nor larger pictures. The share of close-ups, their lens
-    and the weight of the eikonal term, which stands beside a sum here, are chosen.
+    and the weights of the eikonal term, which stands beside a sum here, and of the colours' variation, in the place of
+    a network's smoothness, are chosen.
     """
     small = preset == "toybox"
     near = (0.0, 30.0) if small else (-10.0, 30.0)
@@ -49,6 +50,6 @@ def avatarbooth(preset: Preset, effort: Effort) -> AvatarTo3dRecipe:
             lighting=Lighting(shaded=0.0) if small else Lighting(shaded=0.1, textureless=0.0, normals=0.1),
             cameras=CameraLaw(elevation=(0.0, 45.0) if small else (-10.0, 45.0), target=(0.0, 0.0, 1.0)),
             close_ups=CloseUps(cameras=CameraLaw(elevation=near, distance=(1.4, 1.9), target=HEAD), share=0.3),
-            penalties=Penalties(eikonal=50.0),
+            penalties=Penalties(eikonal=50.0, variation=500.0),
         ),
     )
