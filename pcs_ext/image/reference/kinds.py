@@ -20,6 +20,7 @@ from pcs_ext.image.reference.systems import (
     dreamtuner,
     e4t,
     elite,
+    emu2,
     face0,
     face2diffusion,
     face_diffuser,
@@ -31,11 +32,13 @@ from pcs_ext.image.reference.systems import (
     instantfamily,
     ip_adapter,
     kim_sod_cnn,
+    kosmos_g,
     lambda_eclipse,
     migc,
     moa,
     moma,
     ms_diffusion,
+    omni_id,
     photomaker,
     portraitbooth,
     profusion,
@@ -49,7 +52,9 @@ from pcs_ext.image.reference.systems import (
     suti,
     umm_diffusion,
     uni_controlnet,
+    versatile_diffusion,
     visconet,
+    w_plus_adapter,
 )
 
 KindConfig: TypeAlias = Annotated[
@@ -94,7 +99,12 @@ KindConfig: TypeAlias = Annotated[
     | dreamtuner.DreamTunerConfig
     | re_imagen.ReImagenConfig
     | suti.SuTIConfig
-    | lambda_eclipse.LambdaEclipseConfig,
+    | lambda_eclipse.LambdaEclipseConfig
+    | omni_id.OmniIDConfig
+    | versatile_diffusion.VersatileDiffusionConfig
+    | w_plus_adapter.WPlusConfig
+    | kosmos_g.KosmosGConfig
+    | emu2.Emu2Config,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -142,6 +152,11 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     re_imagen.ReImagenConfig: re_imagen.ReImagen,
     suti.SuTIConfig: suti.SuTI,
     lambda_eclipse.LambdaEclipseConfig: lambda_eclipse.LambdaEclipse,
+    omni_id.OmniIDConfig: omni_id.OmniID,
+    versatile_diffusion.VersatileDiffusionConfig: versatile_diffusion.VersatileDiffusion,
+    w_plus_adapter.WPlusConfig: w_plus_adapter.WPlusAdapter,
+    kosmos_g.KosmosGConfig: kosmos_g.KosmosG,
+    emu2.Emu2Config: emu2.Emu2,
 }
 
 

@@ -19,6 +19,7 @@ from pcs_ext.image.reference.systems.retrinet import RetriNetConfig
 from pcs_ext.image.reference.systems.ssr_encoder import SSREncoderConfig
 from pcs_ext.image.reference.systems.subject_diffusion import SubjectDiffusionConfig
 from pcs_ext.image.reference.systems.umm_diffusion import UMMDiffusionConfig
+from pcs_ext.image.reference.systems.versatile_diffusion import VersatileDiffusionConfig
 from pcs_ext.image.reference.training import ReferenceTraining
 
 OBJECTS: dict[str, ReferenceEntry] = {
@@ -375,5 +376,24 @@ OBJECTS: dict[str, ReferenceEntry] = {
         adapter=DreamTunerConfig(),
         training=ReferenceTraining(batch_size=16),
         toybox=ReferenceTraining(steps=3000, batch_size=16, learning_rate=5e-4),
+    ),
+    "versatile-diffusion": ReferenceEntry(
+        id="versatile-diffusion",
+        summary="two sets of context layers, for words and for pictures, on shared layers; mixed in use",
+        paper="arXiv 2211.08332",
+        system="versatile-diffusion",
+        adapter=VersatileDiffusionConfig(),
+        # Ours: the paper's rates are not known here. Nothing is told for a tenth, in either flow.
+        training=ReferenceTraining(batch_size=64, learning_rate=1e-5, drop_image=0.0, drop_text=0.0, drop_both=0.1),
+        toybox=ReferenceTraining(
+            steps=3000,
+            batch_size=16,
+            learning_rate=2e-4,
+            base_learning_rate=2e-5,
+            drop_image=0.0,
+            drop_text=0.0,
+            drop_both=0.1,
+        ),
+        toybox_encoder="toybox/clip",
     ),
 }

@@ -14,9 +14,11 @@ from pcs_ext.image.reference.systems.idadapter import IDAdapterConfig
 from pcs_ext.image.reference.systems.infinite_id import InfiniteIDConfig
 from pcs_ext.image.reference.systems.instantfamily import InstantFamilyConfig
 from pcs_ext.image.reference.systems.moa import MoAConfig
+from pcs_ext.image.reference.systems.omni_id import OmniIDConfig
 from pcs_ext.image.reference.systems.portraitbooth import PortraitBoothConfig
 from pcs_ext.image.reference.systems.profusion import ProFusionConfig
 from pcs_ext.image.reference.systems.pva import PVAConfig
+from pcs_ext.image.reference.systems.w_plus_adapter import WPlusConfig
 from pcs_ext.image.reference.training import ReferenceTraining
 
 PEOPLE: dict[str, ReferenceEntry] = {
@@ -253,5 +255,43 @@ PEOPLE: dict[str, ReferenceEntry] = {
             drop_text=0.0,
             drop_both=0.0,
         ),
+    ),
+    "omni-id": ReferenceEntry(
+        id="omni-id",
+        summary="one code of any number of photos, learned by telling many pictures by a few; two decoders",
+        paper="arXiv 2412.09694",
+        system="omni-id",
+        adapter=OmniIDConfig(),
+        # Of the paper 210,000 steps of the encoder and three photos are told; batch and rate are not known here.
+        training=ReferenceTraining(steps=250_000, batch_size=64, learning_rate=1e-4, photos=3),
+        toybox=ReferenceTraining(
+            adapter=OmniIDConfig(
+                tokens=16,
+                width=192,
+                depth=2,
+                heads=4,
+                decoder_width=128,
+                decoder_depth=4,
+                targets=4,
+                masked_share=0.4,
+                diffusion_share=0.3,
+            ),
+            steps=6000,
+            batch_size=16,
+            learning_rate=1e-3,
+            photos=3,
+        ),
+        toybox_encoder="toybox/clip",
+    ),
+    "w-plus-adapter": ReferenceEntry(
+        id="w-plus-adapter",
+        summary="codes of a style-based generator by residual cross-attention; attributes are edited there",
+        paper="arXiv 2311.17461",
+        system="w-plus-adapter",
+        adapter=WPlusConfig(),
+        # The released settings: 5e-5, batch 8 a GPU, decay 0.01, 5 % each of text, photo and both left out.
+        training=ReferenceTraining(batch_size=8, learning_rate=5e-5),
+        toybox=ReferenceTraining(steps=3000, batch_size=16, learning_rate=1e-3),
+        toybox_encoder="",
     ),
 }

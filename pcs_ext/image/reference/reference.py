@@ -19,6 +19,7 @@ from pcs_ext.image.reference import REFERENCES
 from pcs_ext.image.reference.boxes import read_boxes
 from pcs_ext.image.reference.details import with_details
 from pcs_ext.image.reference.files import OpenedAdapter, open_adapter
+from pcs_ext.image.reference.interleaved import check_marks, has_marks
 from pcs_ext.image.reference.kinds import adapter_class
 from pcs_ext.image.reference.latents import with_latents
 from pcs_ext.image.reference.maps import GivenMap, MapKind, read_given, stacked
@@ -94,6 +95,15 @@ class Reference:
             before_step=before_step if adapter.refines else None,
             predict=mixing if adapter.mixes else None,
         )
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """See that prompts show or name what the pictures show, as the adapter asks.
+
+        Raises:
+            UsageError: one does not.
+        """
+        check_marks(prompts, len(self.sight.features), reads=self.opened.adapter.reads_marks)
+        check_named([text for text in prompts if not has_marks(text)], list(dict.fromkeys(self.nouns)))
 
     def _mapped(self, size: tuple[int, int], device: torch.device) -> Tensor | None:
         """`1 c h w` of the kinds that the adapter reads; None: nobody gave any."""
@@ -187,8 +197,9 @@ def seen_by(
     drawn = read_given(maps, opened.adapter.map_kinds, one=opened.adapter.one_map)
     masks = [None if photo.mask is None else photo.mask[None] for photo in photos]
     cut = opened.adapter.cuts and all(mask is not None for mask in masks)
-    sights = [opened.encoder.sight(photo.image[None], mask, cut=cut) for photo, mask in zip(photos, masks, strict=True)]
-    sight = Sight.cat(sights)
+    sight = opened.encoder.of_files(photos) or Sight.cat(
+        [opened.encoder.sight(photo.image[None], mask, cut=cut) for photo, mask in zip(photos, masks, strict=True)]
+    )
     kind = opened.adapter.details
     if kind != "none":
         sight = with_details(sight, photos, opened.adapter.detail_side, edges=kind == "edges")
@@ -203,7 +214,7 @@ def seen_by(
 
 def _nouns(opened: OpenedAdapter, nouns: Sequence[str], count: int) -> tuple[str, ...]:
     adapter = opened.adapter
-    if not adapter.asks_noun:
+    if not adapter.asks_noun or (adapter.reads_marks and not nouns):
         return ()
     if not nouns:
         raise UsageError(
@@ -281,7 +292,7 @@ def generate(
     reference = show(
         base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns, boxes=boxes, turns=turns, maps=maps
     )
-    check_named(list(prompts), list(dict.fromkeys(reference.nouns)))
+    reference.check(prompts)
     known = {"references": len(photos), "reference_scale": scale, "reference_encoder": reference.opened.encoder.id}
     known |= {"reference_maps": list(reference.maps)} if maps else {}
     if subject is not None:
