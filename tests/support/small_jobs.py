@@ -161,7 +161,7 @@ def small_recipe(method: str) -> AnyRecipe3d:
         body = dataclasses.replace(
             stage(6, close_ups=part), field=FieldConfig(kind="sdf", resolution=16, template="body")
         )
-        body = dataclasses.replace(body, penalties=Penalties(eikonal=1.0))
+        body = dataclasses.replace(body, penalties=Penalties(eikonal=1.0, variation=1.0))
         return AvatarTo3dRecipe(id=method, field=body, mesh=MeshConfig(resolution=32, threshold=1000.0, relative=0.5))
     joint = method in ("mvdream", "dream-in-4d-still")
     changes: dict[str, Any] = {"guidance": VariationalConfig()} if method == "vsd" else {}
