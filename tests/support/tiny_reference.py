@@ -15,6 +15,8 @@ from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapt
 from pcs_ext.image.reference.latents import open_eye
 from pcs_ext.image.reference.projection import LinearProjection, Resampler
 from pcs_ext.image.reference.shown import Sight
+from pcs_ext.image.reference.style_networks import StyleAutoencoder, StyleNetworks
+from pcs_ext.image.reference.style_space import save_style_space
 from pcs_ext.image.reference.systems.anydoor import AnyDoorConfig
 from pcs_ext.image.reference.systems.artadapter import ArtAdapterConfig
 from pcs_ext.image.reference.systems.blip_diffusion import BlipDiffusionConfig
@@ -45,6 +47,7 @@ from pcs_ext.image.reference.systems.migc import MIGCConfig
 from pcs_ext.image.reference.systems.moa import MoAConfig
 from pcs_ext.image.reference.systems.moma import MoMAConfig
 from pcs_ext.image.reference.systems.ms_diffusion import MSDiffusionConfig
+from pcs_ext.image.reference.systems.omni_id import OmniIDConfig
 from pcs_ext.image.reference.systems.photomaker import PhotoMakerConfig
 from pcs_ext.image.reference.systems.portraitbooth import PortraitBoothConfig
 from pcs_ext.image.reference.systems.profusion import ProFusionConfig
@@ -60,7 +63,9 @@ from pcs_ext.image.reference.systems.suti import SuTIConfig
 from pcs_ext.image.reference.systems.taming_encoder import TamingEncoderConfig
 from pcs_ext.image.reference.systems.umm_diffusion import UMMDiffusionConfig
 from pcs_ext.image.reference.systems.uni_controlnet import UniControlNetConfig
+from pcs_ext.image.reference.systems.versatile_diffusion import VersatileDiffusionConfig
 from pcs_ext.image.reference.systems.visconet import ViscoNetConfig
+from pcs_ext.image.reference.systems.w_plus_adapter import WPlusConfig
 
 WIDTH, HIDDEN = 16, 32
 """Of the encoder's embedding and of its patches."""
@@ -121,6 +126,20 @@ TINY: dict[str, KindConfig] = {
     "taming-encoder": TamingEncoderConfig(),
     "stellar": StellarNetConfig(hidden=16, rank=2),
     "facestudio": FaceStudioConfig(look_tokens=2, face_tokens=2, width=16, depth=1, heads=2),
+    "omni-id": OmniIDConfig(
+        tokens=3,
+        width=16,
+        depth=1,
+        heads=2,
+        decoder_width=16,
+        decoder_depth=1,
+        masked=0.9,
+        targets=2,
+        masked_share=0.5,
+        diffusion_share=0.25,
+    ),
+    "versatile-diffusion": VersatileDiffusionConfig(),
+    "w-plus-adapter": WPlusConfig(reach=2.0),
 }
 """Every system at a size of a few thousand weights."""
 
@@ -131,8 +150,20 @@ def tiny_system(
     """An untrained adapter of a system and the encoder it reads, in the folder `tiny_vision` wrote."""
     config = TINY[system]
     kind = adapter_class(config)
-    encoder = open_eye(eye, kind, backbone)
+    encoder = open_eye(eye_of(system, eye), kind, backbone)
     return build_adapter(config, backbone, reading_of(encoder), seed=seed), encoder
+
+
+def eye_of(system: str, eye: Path) -> Path:
+    """What a system looks through: the tiny image encoder, or a tiny style space beside it."""
+    if adapter_class(TINY[system]).sees != "codes":
+        return eye
+    folder = eye.with_name("style-space")
+    if not folder.is_dir():
+        torch.manual_seed(6)
+        sizes = StyleNetworks(resolution=16, width=HIDDEN, depth=1, channels=8, capacity=64)
+        save_style_space(StyleAutoencoder(sizes), folder)
+    return folder
 
 
 def at_random(adapter: AbstractReferenceAdapter, backbone: AbstractBackbone) -> None:

@@ -87,6 +87,8 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
     """Whether it cannot be trained without masks."""
     several: bool = False
     """Whether the pictures beside a prompt may show several subjects, each by a noun of its own."""
+    targets: int = 1
+    """In training, how many pictures of one subject are drawn beside the same others."""
     asks_boxes: bool = False
     """Whether it is told where in the picture that is drawn things shall stand, where somebody knows."""
     unplaced: float = 0.0
@@ -132,6 +134,11 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
     def stages(self) -> tuple[TrainingStage, ...]:
         """The training's parts, in order."""
         return (TrainingStage(name="all", share=1.0, trains=("reference", "base")),)
+
+    @property
+    def denoises(self) -> bool:
+        """Whether the base denoises in the present part of the training; else the adapter's own terms are the loss."""
+        return True
 
     def begin_stage(self, name: str) -> None:
         """Told before each part of the training; most have one."""

@@ -38,6 +38,7 @@ from pcs_ext.image.reference.systems import (
     moa,
     moma,
     ms_diffusion,
+    omni_id,
     photomaker,
     portraitbooth,
     profusion,
@@ -53,7 +54,9 @@ from pcs_ext.image.reference.systems import (
     taming_encoder,
     umm_diffusion,
     uni_controlnet,
+    versatile_diffusion,
     visconet,
+    w_plus_adapter,
 )
 
 KindConfig: TypeAlias = Annotated[
@@ -102,7 +105,10 @@ KindConfig: TypeAlias = Annotated[
     | instantid.InstantIDConfig
     | facestudio.FaceStudioConfig
     | taming_encoder.TamingEncoderConfig
-    | stellar.StellarNetConfig,
+    | stellar.StellarNetConfig
+    | omni_id.OmniIDConfig
+    | versatile_diffusion.VersatileDiffusionConfig
+    | w_plus_adapter.WPlusConfig,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -154,6 +160,9 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     facestudio.FaceStudioConfig: facestudio.FaceStudio,
     taming_encoder.TamingEncoderConfig: taming_encoder.TamingEncoder,
     stellar.StellarNetConfig: stellar.StellarNet,
+    omni_id.OmniIDConfig: omni_id.OmniID,
+    versatile_diffusion.VersatileDiffusionConfig: versatile_diffusion.VersatileDiffusion,
+    w_plus_adapter.WPlusConfig: w_plus_adapter.WPlusAdapter,
 }
 
 

@@ -253,4 +253,9 @@ def _toybox_encoder(base: str, entry: ReferenceEntry) -> str:
             f"--encoder is needed for {base}: the folder or hub id of a CLIP, DINO, ViT or ResNet that sees such "
             "photos as the base draws, for instance openai/clip-vit-large-patch14."
         )
+    if not entry.toybox_encoder:
+        raise UsageError(
+            f"--encoder is needed for {entry.id}: a style space, as `pcs-ext reference style-space PAIRS -o FOLDER` "
+            "writes it; toybox ships none."
+        )
     return entry.toybox_encoder

@@ -198,8 +198,9 @@ def seen_by(
     drawn = read_given(maps, opened.adapter.map_kinds, one=opened.adapter.one_map)
     masks = [None if photo.mask is None else photo.mask[None] for photo in photos]
     cut = opened.adapter.cuts and all(mask is not None for mask in masks)
-    sights = [opened.encoder.sight(photo.image[None], mask, cut=cut) for photo, mask in zip(photos, masks, strict=True)]
-    sight = Sight.cat(sights)
+    sight = opened.encoder.of_files(photos) or Sight.cat(
+        [opened.encoder.sight(photo.image[None], mask, cut=cut) for photo, mask in zip(photos, masks, strict=True)]
+    )
     kind = opened.adapter.details
     if kind != "none":
         sight = with_details(sight, photos, opened.adapter.detail_side, edges=kind == "edges")

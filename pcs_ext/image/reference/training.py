@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -122,6 +123,8 @@ class ReferenceLoss:
         timesteps = self.draw_timesteps(len(clean), generator).to(device)
         inside = (torch.rand(len(clean), generator=generator) < self.settings.masked).to(device)
         with adapter.watching(self.backbone, pairs) as watched:
+            if not adapter.denoises:
+                return LossTerms(dict(watched()))
             noisy = schedule.add_noise(clean, noise, timesteps)
             predicted = self.backbone.predict(noisy, timesteps, conditioning)
             terms = dict(watched())
@@ -142,7 +145,8 @@ class ReferenceLoss:
 
     def _drawn(self, generator: torch.Generator) -> Pairs:
         """A batch, some of it without caption or without pictures, on the backbone's device."""
-        asked = {"target": True} if self.adapter.asks_target else {}
+        asked: dict[str, Any] = {"target": True} if self.adapter.asks_target else {}
+        asked |= {"targets": self.adapter.targets} if self.adapter.targets > 1 else {}
         pairs = self.data.draw(self.settings.batch_size, generator, photos=self.settings.photos, **asked)
         mute, blind = self._dropped(generator)
         captions = tuple("" if muted else said for muted, said in zip(mute.tolist(), pairs.captions, strict=True))
@@ -164,7 +168,7 @@ class ReferenceLoss:
             texts=self._texts(pairs.captions),
             subjects=pairs.subjects,
         )
-        return dataclasses.replace(pairs, captions=captions, shown=seen)
+        return dataclasses.replace(pairs, captions=captions, shown=seen, generator=generator)
 
     def _texts(self, captions: Sequence[str]) -> Tensor | None:
         """Captions as the image encoder's own text tower reads them, where somebody asks and it has one."""
