@@ -166,9 +166,6 @@ class Runs:
 
         settings = [resolve_edit(name, SwapConfig, "toybox", steps=self.steps) for name in SWAPS]
         facts = ["of one class", to_jsonable(settings)]
-            "of one class",
-            *(to_jsonable(resolve_edit(name, SwapConfig, "toybox", steps=self.steps)) for name in SWAPS),
-        ]
         return {arm: self._arm(arm, facts, count, seeds, make) for arm in SWAP_ARMS}
 
     def swap(self, index: int) -> tuple[Scene, str]:
