@@ -1,5 +1,7 @@
 """CustomDiffusion360 (Kumari et al. 2024, arXiv 2404.12333): a subject that is seen from a given camera."""
 
+import dataclasses
+
 from pcs_ext.image.adapters import EmbeddingConfig, FeatureFieldConfig
 from pcs_ext.image.concept import Concept
 from pcs_ext.image.fit import FitConfig
@@ -24,7 +26,7 @@ def viewpoint_control(noun: str, preset: Preset) -> Recipe:
     something; references of a batch are shared, and no gradient flows through what the denoiser makes of them; texts
     are not dropped, and one guidance is for text and view together. How points combine references and text is
     recalled.
-    `toybox`: other rates and steps, chosen on one subject.
+    `toybox`: other rates and steps and a guidance of 2, tried on one subject (docs/LOG.md).
 
     Args:
         noun: what the subject is.
@@ -56,11 +58,11 @@ def viewpoint_control(noun: str, preset: Preset) -> Recipe:
                     timesteps=TimestepSampling(kind="cubic"),
                     terms=(RenderingConfig(),),
                 ),
-                fit=FitConfig(steps=400 if small else 1610),
+                fit=FitConfig(steps=300 if small else 1610),
             ),
         ),
         class_images=64 if small else 200,
         needs_masks=True,
         needs_cameras=True,
-        sampling=SAMPLING[preset],
+        sampling=dataclasses.replace(SAMPLING[preset], guidance_scale=2.0) if small else SAMPLING[preset],
     )  # fmt: skip
