@@ -10,6 +10,7 @@ from pcs_ext.threed.recipes.base import (
     Effort,
     PhotosTo3dRecipe,
     PhotoTo3dRecipe,
+    PosedRecipe,
     Recipe3d,
     RecipeEntry3d,
     RefinedTo3dRecipe,
@@ -23,6 +24,7 @@ from pcs_ext.threed.recipes.dreambooth3d import dreambooth3d
 from pcs_ext.threed.recipes.dreamfusion import dreamfusion
 from pcs_ext.threed.recipes.magic3d import magic3d
 from pcs_ext.threed.recipes.mvdream import mvdream
+from pcs_ext.threed.recipes.pas import pas
 from pcs_ext.threed.recipes.prolificdreamer import prolificdreamer
 from pcs_ext.threed.recipes.texturedreamer import texturedreamer
 from pcs_ext.threed.recipes.tip_editor import tip_editor
@@ -36,6 +38,7 @@ __all__ = [
     "Effort",
     "PhotoTo3dRecipe",
     "PhotosTo3dRecipe",
+    "PosedRecipe",
     "Recipe3d",
     "RecipeEntry3d",
     "RefinedTo3dRecipe",
@@ -67,6 +70,7 @@ _ENTRIES = (
     ("mvdream", "four views judged together by a multi-view adapter", "2308.16512", "mvdream", mvdream),
     # Its row of the survey is not claimed: no image-conditioned model of views, no ControlNet, and nothing has moved.
     ("animate124", "a grid for every moment, frames refined by the subject: 3d animate", "2311.14603", "", animate124),
+    ("pas", "a figure in a pose from words, in its surroundings: 3d learn-poses, 3d avatar", "2304.07410", "pas", pas),
     (
         "dream-in-4d-still",
         "a still scene: sets judged without the subject, views with it",

@@ -9,6 +9,8 @@ from pydantic import Discriminator
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.recipes import Preset
+from pcs_ext.threed.avatar.pose_training import PoseStage
+from pcs_ext.threed.avatar.view_painting import PaintingConfig
 from pcs_ext.threed.edit_refine import RefineConfig
 from pcs_ext.threed.edit_stage import EditStage
 from pcs_ext.threed.field_stage import FieldStage
@@ -302,6 +304,46 @@ class AnimateRecipe:
         return dataclasses.replace(self, stage=self.stage.with_steps(steps))
 
 
+@config
+class PosedRecipe:
+    """From words and a figure to the figure in a pose, and in its surroundings: a recipe of `3d avatar`."""
+
+    kind: Literal["posed"] = "posed"
+    """Tag of this recipe in JSON."""
+    id: str
+    """Key in `RECIPES`."""
+    words: ViewWords = ViewWords()
+    """How prompts say where the camera stands while the figure is painted."""
+    poses: PoseStage
+    """How the model of poses is trained: `3d learn-poses`."""
+    pose_steps: int = 50
+    """Denoising steps of a pose."""
+    pose_guidance: float = 2.5
+    """Classifier-free guidance of a pose, 1 = off."""
+    body: int = 96
+    """Samples per side that the capsule body is cut out of, where no other figure is given."""
+    painting: PaintingConfig = PaintingConfig()
+    """How that body gets the subject's look."""
+    view: tuple[float, float] = (25.0, 8.0)
+    """Azimuth and elevation of the picture of the figure in its surroundings, degrees."""
+
+    def validate(self) -> None:
+        """Check what types cannot say.
+
+        Raises:
+            ConfigError: numbers out of range.
+        """
+        if self.pose_steps < 2 or not 24 <= self.body <= 256 or not -90 <= self.view[1] <= 90:
+            raise ConfigError(
+                f"expected 2 pose_steps or more, a body of 24 to 256 samples and an elevation in [-90, 90], got "
+                f"{self.pose_steps}, {self.body} and {self.view}."
+            )
+
+    def with_steps(self, steps: int) -> "PosedRecipe":
+        """The same recipe with so many steps of its pose model's training."""
+        return dataclasses.replace(self, poses=self.poses.with_steps(steps))
+
+
 AnyRecipe3d: TypeAlias = TextTo3dRecipe | PhotosTo3dRecipe | PhotoTo3dRecipe | AvatarTo3dRecipe | RefinedTo3dRecipe
 """A recipe of `3d make`."""
 Recipe3d: TypeAlias = Annotated[AnyRecipe3d, Discriminator("kind")]
@@ -319,5 +361,5 @@ class RecipeEntry3d:
     """Where it is described."""
     system: str
     """Row of the survey: an id of `systems.json`; empty for baselines without one."""
-    build: Callable[[Preset, Effort], AnyRecipe3d | TextureRecipe | EditRecipe | AnimateRecipe]
+    build: Callable[[Preset, Effort], AnyRecipe3d | TextureRecipe | EditRecipe | AnimateRecipe | PosedRecipe]
     """`(preset of the base, effort) -> recipe`."""
