@@ -68,7 +68,7 @@ _ENTRIES = (
     ("texturedreamer", "a subject's look on a mesh: 3d texture", "2401.09416", "texturedreamer", texturedreamer),
     ("tip-editor", "something new in a box of a scene, as splats: 3d edit", "2401.14828", "tip-editor", tip_editor),
     ("mvdream", "four views judged together by a multi-view adapter", "2308.16512", "mvdream", mvdream),
-    # Its row of the survey is not claimed: no image-conditioned model of views, no ControlNet, and looks drift.
+    # Its row of the survey is not claimed: no image-conditioned model of views, no ControlNet, and nothing has moved.
     ("animate124", "a grid for every moment, frames refined by the subject: 3d animate", "2311.14603", "", animate124),
     ("pas", "a figure in a pose from words, in its surroundings: 3d learn-poses, 3d avatar", "2304.07410", "pas", pas),
     (
