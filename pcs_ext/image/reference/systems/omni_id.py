@@ -152,7 +152,13 @@ class OmniID(AbstractReferenceAdapter):
 
     @classmethod
     def untrained(cls, config: OmniIDConfig, backbone: AbstractBackbone, reading: Reading, seed: int) -> "OmniID":
-        """The code's keys and values begin as the text's."""
+        """The code's keys and values begin as the text's.
+
+        Raises:
+            ArtifactError: the base's latents cannot be cut into such patches.
+        """
+        side = backbone.resolution // backbone.vae_factor
+        cut(torch.zeros(1, 1, side, side), config.patch)
         return cls(config, reading, backbone)
 
     def check(self, backbone: AbstractBackbone) -> None:
