@@ -10,7 +10,7 @@ from typing import Any
 from pcs_ext import __version__
 from pcs_ext.defense import cli as defense_cli
 from pcs_ext.errors import InputError, Interrupted, PcsError, ResourceError, UsageError
-from pcs_ext.image import classes_cli, continual_cli, edits_cli, merge_cli, panels_cli, reference_cli
+from pcs_ext.image import classes_cli, continual_cli, edits_cli, merge_cli, panels_cli, reference_cli, steered_cli
 from pcs_ext.image import cli as image_cli
 from pcs_ext.svg import cli as svg_cli
 from pcs_ext.svg.panorama import cli as panorama_cli
@@ -51,6 +51,8 @@ def commands() -> dict[str, Callable[..., Any]]:
         "image restyle": edits_cli.restyle,
         "image diptych": panels_cli.diptych,
         "image try-on": panels_cli.try_on,
+        "image guide": steered_cli.guide,
+        "image view": steered_cli.view,
         "reference learn": reference_cli.learn,
         "reference tune": reference_cli.tune,
         "reference predict": reference_cli.predict,

@@ -12,6 +12,7 @@ from pcs_ext.image.reference.base import AbstractReferenceAdapter
 from pcs_ext.image.reference.encoder import PictureEncoder
 from pcs_ext.image.reference.files import reading_of
 from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapter
+from pcs_ext.image.reference.language_model import LanguageConfig
 from pcs_ext.image.reference.latents import open_eye
 from pcs_ext.image.reference.projection import LinearProjection, Resampler
 from pcs_ext.image.reference.shown import Sight
@@ -29,6 +30,7 @@ from pcs_ext.image.reference.systems.dreamidentity import DreamIdentityConfig
 from pcs_ext.image.reference.systems.dreamtuner import DreamTunerConfig
 from pcs_ext.image.reference.systems.e4t import E4TConfig
 from pcs_ext.image.reference.systems.elite import EliteConfig
+from pcs_ext.image.reference.systems.emu2 import Emu2Config
 from pcs_ext.image.reference.systems.face0 import Face0Config
 from pcs_ext.image.reference.systems.face2diffusion import Face2DiffusionConfig
 from pcs_ext.image.reference.systems.face_diffuser import FaceDiffuserConfig
@@ -40,6 +42,7 @@ from pcs_ext.image.reference.systems.instantbooth import InstantBoothConfig
 from pcs_ext.image.reference.systems.instantfamily import InstantFamilyConfig
 from pcs_ext.image.reference.systems.ip_adapter import IPAdapter, IPAdapterConfig, attention_order
 from pcs_ext.image.reference.systems.kim_sod_cnn import KimSodCnnConfig
+from pcs_ext.image.reference.systems.kosmos_g import KosmosGConfig
 from pcs_ext.image.reference.systems.lambda_eclipse import LambdaEclipseConfig
 from pcs_ext.image.reference.systems.migc import MIGCConfig
 from pcs_ext.image.reference.systems.moa import MoAConfig
@@ -65,6 +68,7 @@ from pcs_ext.image.reference.systems.w_plus_adapter import WPlusConfig
 
 WIDTH, HIDDEN = 16, 32
 """Of the encoder's embedding and of its patches."""
+TINY_LANGUAGE = LanguageConfig(width=16, depth=1, heads=2)
 TINY: dict[str, KindConfig] = {
     "ip-adapter": IPAdapterConfig(tokens=2),
     "photomaker": PhotoMakerConfig(rank=2),
@@ -132,6 +136,8 @@ TINY: dict[str, KindConfig] = {
     ),
     "versatile-diffusion": VersatileDiffusionConfig(),
     "w-plus-adapter": WPlusConfig(reach=2.0),
+    "kosmos-g": KosmosGConfig(language=TINY_LANGUAGE, words=2, width=16, depth=1, heads=2, shares=(0.2, 0.2, 0.6)),
+    "emu2": Emu2Config(language=TINY_LANGUAGE, side=2),
 }
 """Every system at a size of a few thousand weights."""
 

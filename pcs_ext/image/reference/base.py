@@ -68,6 +68,8 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
     """Of the vectors it reads."""
     depths: tuple[float, ...] = ()
     """Where it sees several layers: which, as shares of the encoder's depth, in the order it reads them."""
+    reads_marks: bool = False
+    """Whether prompts may show pictures among words, "<1> on the beach" (`interleaved`); then it needs no noun."""
     asks_captions: bool = False
     """Whether it reads what is said of each picture."""
     asks_target: bool = False
@@ -135,6 +137,11 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
         """Whether the base denoises in the present part of the training; else the adapter's own terms are the loss."""
         return True
 
+    @property
+    def tuning_stages(self) -> tuple[TrainingStage, ...]:
+        """The parts of tuning it to one subject: most do what they did in training."""
+        return self.stages
+
     def begin_stage(self, name: str) -> None:
         """Told before each part of the training; most have one."""
 
@@ -151,6 +158,21 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
             generator: the only source of randomness.
         """
         return maps
+
+    def told_captions(self, captions: Sequence[str], shown: Shown, generator: torch.Generator) -> Sequence[str]:
+        """What of a training batch's captions it is told.
+
+        Args:
+            captions: `b`, "" for those that are dropped.
+            shown: the pictures of each.
+            generator: the only source of randomness.
+        """
+        return captions
+
+    @property
+    def denoises(self) -> bool:
+        """Whether the base denoises in this part of the training; else the adapter's own terms are all it learns by."""
+        return True
 
     def expect(self, subjects: int) -> None:
         """Told before the training of how many subjects there are pictures, as `Shown.subjects` counts them."""

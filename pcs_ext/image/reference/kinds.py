@@ -20,6 +20,7 @@ from pcs_ext.image.reference.systems import (
     dreamtuner,
     e4t,
     elite,
+    emu2,
     face0,
     face2diffusion,
     face_diffuser,
@@ -31,6 +32,7 @@ from pcs_ext.image.reference.systems import (
     instantfamily,
     ip_adapter,
     kim_sod_cnn,
+    kosmos_g,
     lambda_eclipse,
     migc,
     moa,
@@ -100,7 +102,9 @@ KindConfig: TypeAlias = Annotated[
     | lambda_eclipse.LambdaEclipseConfig
     | omni_id.OmniIDConfig
     | versatile_diffusion.VersatileDiffusionConfig
-    | w_plus_adapter.WPlusConfig,
+    | w_plus_adapter.WPlusConfig
+    | kosmos_g.KosmosGConfig
+    | emu2.Emu2Config,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -151,6 +155,8 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     omni_id.OmniIDConfig: omni_id.OmniID,
     versatile_diffusion.VersatileDiffusionConfig: versatile_diffusion.VersatileDiffusion,
     w_plus_adapter.WPlusConfig: w_plus_adapter.WPlusAdapter,
+    kosmos_g.KosmosGConfig: kosmos_g.KosmosG,
+    emu2.Emu2Config: emu2.Emu2,
 }
 
 

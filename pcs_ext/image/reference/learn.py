@@ -197,6 +197,7 @@ def train_stages(
     folder: Path,
     known: str,
     reporter: Reporter,
+    stages: Sequence[TrainingStage] | None = None,
 ) -> None:
     """One part of the training after the other; those that are done are read from their last checkpoint.
 
@@ -207,18 +208,20 @@ def train_stages(
         folder: of the checkpoints, a subfolder for each part.
         known: hash of all that must not change between start and resume.
         reporter: hears the progress.
+        stages: the parts; None: the adapter's.
 
     Raises:
         Interrupted: Ctrl-C; what was done is saved.
     """
     adapter, backbone = loss.adapter, loss.backbone
+    stages = adapter.stages if stages is None else stages
     adapter.train()
-    for number, stage in enumerate(adapter.stages):
+    for number, stage in enumerate(stages):
         adapter.begin_stage(stage.name)
         steps = max(1, round(stage.share * settings.steps))
         fitting = FitConfig(steps=steps, seed=seed + number, autocast=AUTOCAST[backbone.dtype])
         checkpoints = CheckpointFolder(folder / f"{number + 1}-{stage.name}", config_hash=known)
-        title = "learn reference" if len(adapter.stages) == 1 else f"learn reference ({stage.name})"
+        title = "learn reference" if len(stages) == 1 else f"learn reference ({stage.name})"
         try:
             for state in fit(loss, _groups(adapter, stage, settings), fitting, checkpoints=checkpoints):
                 reporter.progress(title, state.step, state.total_steps, loss=state.losses["total"])

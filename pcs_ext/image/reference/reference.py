@@ -19,6 +19,7 @@ from pcs_ext.image.reference import REFERENCES
 from pcs_ext.image.reference.boxes import read_boxes
 from pcs_ext.image.reference.details import with_details
 from pcs_ext.image.reference.files import OpenedAdapter, open_adapter
+from pcs_ext.image.reference.interleaved import check_marks, has_marks
 from pcs_ext.image.reference.kinds import adapter_class
 from pcs_ext.image.reference.latents import with_latents
 from pcs_ext.image.reference.maps import GivenMap, MapKind, read_given, stacked
@@ -94,6 +95,15 @@ class Reference:
             before_step=before_step if adapter.refines else None,
             predict=mixing if adapter.mixes else None,
         )
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """See that prompts show or name what the pictures show, as the adapter asks.
+
+        Raises:
+            UsageError: one does not.
+        """
+        check_marks(prompts, len(self.sight.features), reads=self.opened.adapter.reads_marks)
+        check_named([text for text in prompts if not has_marks(text)], list(dict.fromkeys(self.nouns)))
 
     def _mapped(self, size: tuple[int, int], device: torch.device) -> Tensor | None:
         """`1 c h w` of the kinds that the adapter reads; None: nobody gave any."""
@@ -204,7 +214,7 @@ def seen_by(
 
 def _nouns(opened: OpenedAdapter, nouns: Sequence[str], count: int) -> tuple[str, ...]:
     adapter = opened.adapter
-    if not adapter.asks_noun:
+    if not adapter.asks_noun or (adapter.reads_marks and not nouns):
         return ()
     if not nouns:
         raise UsageError(
@@ -282,7 +292,7 @@ def generate(
     reference = show(
         base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns, boxes=boxes, turns=turns, maps=maps
     )
-    check_named(list(prompts), list(dict.fromkeys(reference.nouns)))
+    reference.check(prompts)
     known = {"references": len(photos), "reference_scale": scale, "reference_encoder": reference.opened.encoder.id}
     known |= {"reference_maps": list(reference.maps)} if maps else {}
     if subject is not None:

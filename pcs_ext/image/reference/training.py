@@ -117,6 +117,9 @@ class ReferenceLoss:
         """The denoising error of one batch and the adapter's own terms; everything random comes from `generator`."""
         pairs, device = self._drawn(generator), self.backbone.device
         encode, adapter = self.backbone.encode_prompt, self.adapter
+        if not adapter.denoises:
+            with adapter.watching(self.backbone, pairs) as watched:
+                return LossTerms(dict(watched()))
         conditioning = adapter.conditioned(self.backbone, encode, pairs.captions, pairs.shown)
         clean, schedule = pairs.latents.to(device), self.backbone.schedule
         noise = self._noise(clean.shape, generator).to(device)
@@ -167,7 +170,8 @@ class ReferenceLoss:
             texts=self._texts(pairs.captions),
             subjects=pairs.subjects,
         )
-        return dataclasses.replace(pairs, captions=captions, shown=seen, generator=generator)
+        told = tuple(self.adapter.told_captions(captions, seen, generator))
+        return dataclasses.replace(pairs, captions=told, shown=seen, generator=generator)
 
     def _texts(self, captions: Sequence[str]) -> Tensor | None:
         """Captions as the image encoder's own text tower reads them, where somebody asks and it has one."""
