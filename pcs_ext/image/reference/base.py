@@ -133,11 +133,6 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
         return (TrainingStage(name="all", share=1.0, trains=("reference", "base")),)
 
     @property
-    def denoises(self) -> bool:
-        """Whether the base denoises in the present part of the training; else the adapter's own terms are the loss."""
-        return True
-
-    @property
     def tuning_stages(self) -> tuple[TrainingStage, ...]:
         """The parts of tuning it to one subject: most do what they did in training."""
         return self.stages
