@@ -378,6 +378,22 @@ def restyle(
     print_paths(save_images(images, pictures.output))
 
 
+def landmarks(photos: Positional[tuple[Path, ...]], detector: str, overwrite: bool = False) -> None:
+    """Find five points of every face by a detector of yours, and write landmarks/NAME.txt beside each photo.
+
+    Photos are only read. `reference learn --system instantid` and --reference-map landmarks-of=PHOTO look for these
+    files: five lines "x y" a face (eyes, nose, corners of the mouth) in shares of the photo.
+
+    Args:
+        photos: photos, folders of photos, or folders of albums.
+        detector: MODULE:FUNCTION that takes a photo (uint8, 3 h w) and gives points n 2 in pixels, five for each face.
+        overwrite: find anew what is there; else it is kept.
+    """
+    from pcs_ext.image.reference.landmarks import find_landmarks, load_landmark_detector
+
+    print_paths(find_landmarks(photos, load_landmark_detector(detector), overwrite=overwrite))
+
+
 def systems(config: str = "") -> None:
     """List what `reference learn --system` can train, or print one's settings as JSON to edit and pass with --config.
 

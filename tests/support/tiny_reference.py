@@ -34,12 +34,14 @@ from pcs_ext.image.reference.systems.emu2 import Emu2Config
 from pcs_ext.image.reference.systems.face0 import Face0Config
 from pcs_ext.image.reference.systems.face2diffusion import Face2DiffusionConfig
 from pcs_ext.image.reference.systems.face_diffuser import FaceDiffuserConfig
+from pcs_ext.image.reference.systems.facestudio import FaceStudioConfig
 from pcs_ext.image.reference.systems.fastcomposer import FastComposerConfig
 from pcs_ext.image.reference.systems.hyperdreambooth import HyperDreamBoothConfig
 from pcs_ext.image.reference.systems.idadapter import IDAdapterConfig
 from pcs_ext.image.reference.systems.infinite_id import InfiniteIDConfig
 from pcs_ext.image.reference.systems.instantbooth import InstantBoothConfig
 from pcs_ext.image.reference.systems.instantfamily import InstantFamilyConfig
+from pcs_ext.image.reference.systems.instantid import InstantIDConfig
 from pcs_ext.image.reference.systems.ip_adapter import IPAdapter, IPAdapterConfig, attention_order
 from pcs_ext.image.reference.systems.kim_sod_cnn import KimSodCnnConfig
 from pcs_ext.image.reference.systems.kosmos_g import KosmosGConfig
@@ -57,9 +59,11 @@ from pcs_ext.image.reference.systems.pva import PVAConfig
 from pcs_ext.image.reference.systems.re_imagen import ReImagenConfig
 from pcs_ext.image.reference.systems.retrinet import RetriNetConfig
 from pcs_ext.image.reference.systems.ssr_encoder import SSREncoderConfig
+from pcs_ext.image.reference.systems.stellar import StellarNetConfig
 from pcs_ext.image.reference.systems.styleadapter import StyleAdapterConfig
 from pcs_ext.image.reference.systems.subject_diffusion import SubjectDiffusionConfig
 from pcs_ext.image.reference.systems.suti import SuTIConfig
+from pcs_ext.image.reference.systems.taming_encoder import TamingEncoderConfig
 from pcs_ext.image.reference.systems.umm_diffusion import UMMDiffusionConfig
 from pcs_ext.image.reference.systems.uni_controlnet import UniControlNetConfig
 from pcs_ext.image.reference.systems.versatile_diffusion import VersatileDiffusionConfig
@@ -138,6 +142,10 @@ TINY: dict[str, KindConfig] = {
     "w-plus-adapter": WPlusConfig(reach=2.0),
     "kosmos-g": KosmosGConfig(language=TINY_LANGUAGE, words=2, width=16, depth=1, heads=2, shares=(0.2, 0.2, 0.6)),
     "emu2": Emu2Config(language=TINY_LANGUAGE, side=2),
+    "instantid": InstantIDConfig(tokens=2, inner=64, depth=1),
+    "taming-encoder": TamingEncoderConfig(),
+    "stellar": StellarNetConfig(hidden=16, rank=2),
+    "facestudio": FaceStudioConfig(look_tokens=2, face_tokens=2, width=16, depth=1, heads=2),
 }
 """Every system at a size of a few thousand weights."""
 

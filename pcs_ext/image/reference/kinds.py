@@ -24,12 +24,14 @@ from pcs_ext.image.reference.systems import (
     face0,
     face2diffusion,
     face_diffuser,
+    facestudio,
     fastcomposer,
     hyperdreambooth,
     idadapter,
     infinite_id,
     instantbooth,
     instantfamily,
+    instantid,
     ip_adapter,
     kim_sod_cnn,
     kosmos_g,
@@ -47,9 +49,11 @@ from pcs_ext.image.reference.systems import (
     re_imagen,
     retrinet,
     ssr_encoder,
+    stellar,
     styleadapter,
     subject_diffusion,
     suti,
+    taming_encoder,
     umm_diffusion,
     uni_controlnet,
     versatile_diffusion,
@@ -104,7 +108,11 @@ KindConfig: TypeAlias = Annotated[
     | versatile_diffusion.VersatileDiffusionConfig
     | w_plus_adapter.WPlusConfig
     | kosmos_g.KosmosGConfig
-    | emu2.Emu2Config,
+    | emu2.Emu2Config
+    | instantid.InstantIDConfig
+    | facestudio.FaceStudioConfig
+    | taming_encoder.TamingEncoderConfig
+    | stellar.StellarNetConfig,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -157,6 +165,10 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     w_plus_adapter.WPlusConfig: w_plus_adapter.WPlusAdapter,
     kosmos_g.KosmosGConfig: kosmos_g.KosmosG,
     emu2.Emu2Config: emu2.Emu2,
+    instantid.InstantIDConfig: instantid.InstantID,
+    facestudio.FaceStudioConfig: facestudio.FaceStudio,
+    taming_encoder.TamingEncoderConfig: taming_encoder.TamingEncoder,
+    stellar.StellarNetConfig: stellar.StellarNet,
 }
 
 

@@ -138,6 +138,7 @@ def _encoded(
         views=made_by.asks_views,
         maps=maps,
         whole=made_by.asks_target,
+        styles=made_by.asks_style,
     )
     if not made_by.retrieves:
         return data

@@ -19,6 +19,7 @@ from pcs_ext.image.masks import bounding_box
 from pcs_ext.image.reference.albums import Subjects
 from pcs_ext.image.reference.details import with_details
 from pcs_ext.image.reference.encoder import PictureEncoder
+from pcs_ext.image.reference.looks import looks
 from pcs_ext.image.reference.maps import MapKinds, maps_of, stacked
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.views import read_views
@@ -76,6 +77,8 @@ class PairData:
     """`n k`, or `n p k`: see `Sight.cover`."""
     whole: Tensor | None = None
     """`n ...`: as `features`, of whole pictures, where those are of each subject; None: they are of whole pictures."""
+    looks: Tensor | None = None
+    """`n ...`: as `whole`, without the subjects; None: nobody asks."""
     leads: bool = False
     """Whether the first of a group is drawn and the others are shown; else which is which is drawn, too."""
     detail: Tensor | None = None
@@ -129,6 +132,8 @@ class PairData:
         shown = self._shown(references, chosen)
         if target:
             shown = dataclasses.replace(shown, target=self._seen_target(drawn))
+        if self.looks is not None:
+            shown = dataclasses.replace(shown, style=self.looks[drawn].float()[:, None])
         return Pairs(
             latents=self.latents[drawn].float(),
             captions=tuple(said[int(share * len(said))] for said, share in zip(captions, told, strict=True)),
@@ -189,6 +194,7 @@ def encode_subjects(
     views: bool = False,
     maps: MapKinds = (),
     whole: bool = False,
+    styles: bool = False,
 ) -> PairData:
     """Latents of the largest centred squares at the base's resolution, and features of the whole photos.
 
@@ -206,10 +212,11 @@ def encode_subjects(
         views: tell from where photos were taken.
         maps: kinds of condition maps that are read, too.
         whole: also look at whole photos of several subjects.
+        styles: also look at photos without their subjects.
     """
     photos = [photo for own in subjects for photo in _of_one(own)]
     parts = max(len(own.nouns) for own in subjects) if any(own.nouns for own in subjects) else 1
-    latents, sights, kept, wholes = [], [], [], []
+    latents, sights, kept, wholes, styled = [], [], [], [], []
     for first in range(0, len(photos), _BATCH):
         some = photos[first : first + _BATCH]
         squares = torch.stack([square(photo.image, backbone.resolution) for photo in some])
@@ -221,6 +228,8 @@ def encode_subjects(
             sights[-1] = with_details(sights[-1], some, backbone.resolution, edges=details == "edges")
         if whole and parts > 1:
             wholes.append(_seen(some, 1, encoder, False))
+        if styles:
+            styled.append(looks(some, encoder).half().cpu())
         reporter.progress("encode", first + len(some), len(photos))
     seen = Sight.cat(sights)
     firsts = torch.tensor([0, *(len(own.photos) for own in subjects)]).cumsum(0).tolist()
@@ -235,6 +244,7 @@ def encode_subjects(
         shows_latents=latents_too,
         views=read_views([photo.path for photo in photos]) if views else None,
         whole=Sight.cat(wholes).features if wholes else None,
+        looks=torch.cat(styled) if styled else None,
         captions=[(photo.caption or "",) for photo in photos],
         groups=[torch.arange(a, a + len(own.photos)) for a, own in zip(firsts[:-1], subjects, strict=True)],
         nouns=[own.nouns for own in subjects] if all(own.nouns for own in subjects) else (),

@@ -79,6 +79,9 @@ class Shown:
     maps: Tensor | None = None
     """`b c h w` in [0, 1]: condition maps of the picture that is drawn, of the kinds that the adapter reads one behind
     the other, zeros for those that nobody gave; None: nobody gave any."""
+    style: Tensor | None = None
+    """`b 1 ...`: how the encoder sees the look of the picture that is drawn, zeros where it is not told; None: nobody
+    gave any."""
     target: Tensor | None = None
     """`b 1 ...`: in training, how the encoder sees the pictures that are drawn; None: not told."""
     texts: Tensor | None = None

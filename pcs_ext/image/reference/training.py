@@ -164,6 +164,7 @@ class ReferenceLoss:
             scene=scene,
             turns=turns,
             maps=maps,
+            style=self._styled(shown.style, generator),
             target=None if shown.target is None else shown.target.to(device),
             texts=self._texts(pairs.captions),
             subjects=pairs.subjects,
@@ -185,6 +186,13 @@ class ReferenceLoss:
         told = torch.rand(len(boxes), generator=generator) >= self.adapter.unplaced
         placed = boxes if boxes.shape[1] == count else boxes[:, :1].expand(-1, count, -1)
         return (placed * told[:, None, None]).to(self.backbone.device)
+
+    def _styled(self, style: Tensor | None, generator: torch.Generator) -> Tensor | None:
+        """What is told of the targets' looks, `b 1 ...`; zeros in the share of rows that are not told."""
+        if style is None or not self.adapter.asks_style:
+            return None
+        told = torch.rand(len(style), generator=generator) >= self.adapter.drop_style
+        return (style * told.reshape(-1, *[1] * (style.dim() - 1))).to(self.backbone.device)
 
     def _mapped(self, pairs: Pairs, generator: torch.Generator) -> Tensor | None:
         """What is told of the targets' maps."""
