@@ -126,8 +126,6 @@ class ReferenceLoss:
         timesteps = self.draw_timesteps(len(clean), generator).to(device)
         inside = (torch.rand(len(clean), generator=generator) < self.settings.masked).to(device)
         with adapter.watching(self.backbone, pairs) as watched:
-            if not adapter.denoises:
-                return LossTerms(dict(watched()))
             noisy = schedule.add_noise(clean, noise, timesteps)
             predicted = self.backbone.predict(noisy, timesteps, conditioning)
             terms = dict(watched())

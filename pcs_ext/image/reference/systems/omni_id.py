@@ -28,7 +28,7 @@ from pcs_ext.image.reference.base import (
 from pcs_ext.image.reference.beside import PictureMaps
 from pcs_ext.image.reference.masked_decoder import MaskedDecoder, cut, visible
 from pcs_ext.image.reference.pairs import Pairs
-from pcs_ext.image.reference.shown import Sees
+from pcs_ext.image.reference.shown import Sees, Shown
 from pcs_ext.image.types import Conditioning, Decoupled
 
 
@@ -148,11 +148,16 @@ class OmniID(AbstractReferenceAdapter):
         self.project = nn.Sequential(nn.Linear(config.width, self.context), nn.LayerNorm(self.context))
         self.maps = PictureMaps.like_the_texts(backbone)
         self._stage = ""
-        self._code: Tensor | None = None
 
     @classmethod
     def untrained(cls, config: OmniIDConfig, backbone: AbstractBackbone, reading: Reading, seed: int) -> "OmniID":
-        """The code's keys and values begin as the text's."""
+        """The code's keys and values begin as the text's.
+
+        Raises:
+            ArtifactError: the base's latents cannot be cut into such patches.
+        """
+        side = backbone.resolution // backbone.vae_factor
+        cut(torch.zeros(1, 1, side, side), config.patch)
         return cls(config, reading, backbone)
 
     def check(self, backbone: AbstractBackbone) -> None:
@@ -187,11 +192,14 @@ class OmniID(AbstractReferenceAdapter):
             "generator": (*self.project.parameters(), *self.maps.parameters()),
         }
 
+    def code_of(self, shown: Shown) -> Tensor:
+        """Of the pictures of each row, `b tokens width`."""
+        return self.encoder(shown.to(self.encoder.queries).sight.features)
+
     def _told(self, asked: Asked) -> Conditioning:
         """See `AbstractReferenceAdapter.conditioned`."""
         told = asked.encoded()
-        code = self.encoder(asked.shown.to(self.encoder.queries).sight.features)
-        self._code = code if self.training else None
+        code = self.code_of(asked.shown)
         counted = (asked.scale * asked.seen).to(code)[:, None, None]
         return told.beside(Decoupled(pairs=self.maps(self.project(code), counted)))
 
@@ -201,14 +209,14 @@ class OmniID(AbstractReferenceAdapter):
         if self.denoises:
             yield dict
             return
-        code, seen = self._code, torch.tensor(pairs.shown.rows)
-        assert code is not None, "a code is told before it is decoded"
+        seen = torch.tensor(pairs.shown.rows)
         patches, grid = cut(pairs.latents, self.config.patch)
         kept = visible(len(patches), patches.shape[1], self.config.masked, pairs.generator)
-        patches, kept = patches[seen].to(code.device), kept[seen].to(code.device)
+        device = self.encoder.queries.device
+        patches, kept = patches[seen].to(device), kept[seen].to(device)
 
         def terms() -> dict[str, Tensor]:
-            told = self.decoder(patches, kept, code[seen.to(code.device)], grid)
+            told = self.decoder(patches, kept, self.code_of(pairs.shown)[seen.to(device)], grid)
             return {"masked": hidden_error(told, patches, kept)}
 
         yield terms
