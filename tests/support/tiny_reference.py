@@ -20,6 +20,7 @@ from pcs_ext.image.reference.systems.anydoor import AnyDoorConfig
 from pcs_ext.image.reference.systems.artadapter import ArtAdapterConfig
 from pcs_ext.image.reference.systems.blip_diffusion import BlipDiffusionConfig
 from pcs_ext.image.reference.systems.bootpig import BootPIGConfig
+from pcs_ext.image.reference.systems.cafe import CafeConfig
 from pcs_ext.image.reference.systems.context_diffusion import ContextDiffusionConfig
 from pcs_ext.image.reference.systems.customcontrast import CustomContrastConfig
 from pcs_ext.image.reference.systems.customnet import CustomNetConfig
@@ -119,6 +120,7 @@ TINY: dict[str, KindConfig] = {
     "lambda-eclipse": LambdaEclipseConfig(width=16, depth=1, heads=2, tokens=2),
     "kosmos-g": KosmosGConfig(language=TINY_LANGUAGE, words=2, width=16, depth=1, heads=2, shares=(0.2, 0.2, 0.6)),
     "emu2": Emu2Config(language=TINY_LANGUAGE, side=2),
+    "cafe": CafeConfig(language=LanguageConfig(width=32, depth=2, heads=2), longest=6),
 }
 """Every system at a size of a few thousand weights."""
 

@@ -12,6 +12,7 @@ from pcs_ext.image.reference.systems import (
     artadapter,
     blip_diffusion,
     bootpig,
+    cafe,
     context_diffusion,
     customcontrast,
     customnet,
@@ -98,7 +99,8 @@ KindConfig: TypeAlias = Annotated[
     | suti.SuTIConfig
     | lambda_eclipse.LambdaEclipseConfig
     | kosmos_g.KosmosGConfig
-    | emu2.Emu2Config,
+    | emu2.Emu2Config
+    | cafe.CafeConfig,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -148,6 +150,7 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     lambda_eclipse.LambdaEclipseConfig: lambda_eclipse.LambdaEclipse,
     kosmos_g.KosmosGConfig: kosmos_g.KosmosG,
     emu2.Emu2Config: emu2.Emu2,
+    cafe.CafeConfig: cafe.Cafe,
 }
 
 

@@ -48,7 +48,7 @@ PACES = {
     "e4t": (250, 2e-2), "bootpig": (30, 4e-3), "uni-controlnet": (15, 1e-2), "context-diffusion": (45, 1e-2),
     "hyperdreambooth": (30, 1e-2), "domain-agnostic-encoder": (12, 2e-2), "dreamtuner": (12, 2e-2),
     "re-imagen": (15, 2e-2), "suti": (15, 2e-2), "lambda-eclipse": (15, 2e-2), "kosmos-g": (30, 1e-2),
-    "emu2": (20, 1e-2),
+    "emu2": (20, 1e-2), "cafe": (80, 1e-2),
 }  # fmt: skip
 """Steps and rates of those that others do not suit: E4T's offset counts a tenth and passes through the text encoder,
 BootPIG trains a whole denoiser; Uni-ControlNet's parts are quick; some need few steps, which are slow."""
