@@ -5,7 +5,7 @@ from torch import Tensor
 
 from pcs_ext.threed.cameras import Vector
 
-_PARTS: tuple[tuple[str, Vector, Vector, float], ...] = (
+PARTS: tuple[tuple[str, Vector, Vector, float], ...] = (
     ("head", (0.0, -0.02, 1.74), (0.0, 0.0, 1.84), 0.17),
     ("neck", (0.0, 0.0, 1.45), (0.0, 0.0, 1.65), 0.07),
     ("chest", (-0.12, 0.0, 1.38), (0.12, 0.0, 1.38), 0.16),
@@ -34,11 +34,12 @@ def body_distance(points: Tensor) -> Tensor:
 
     Smooth minimum by log-sum-exp over the capsules.
     """
-    parts = torch.stack([_capsule(points, start, end, radius) for _, start, end, radius in _PARTS])
+    parts = torch.stack([capsule_distance(points, start, end, radius) for _, start, end, radius in PARTS])
     return -_BLEND * torch.logsumexp(-parts / _BLEND, 0)
 
 
-def _capsule(points: Tensor, start: Vector, end: Vector, radius: float) -> Tensor:
+def capsule_distance(points: Tensor, start: Vector, end: Vector, radius: float) -> Tensor:
+    """Signed distance `n` of world points `n 3` to one capsule."""
     a, b = points.new_tensor(start), points.new_tensor(end)
     along = ((points - a) @ (b - a) / (b - a).square().sum()).clamp(0, 1)
     return (points - a - along[:, None] * (b - a)).norm(dim=1) - radius

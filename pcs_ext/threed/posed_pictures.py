@@ -29,12 +29,24 @@ def read_pictures(path: str | Path, background: float = 1.0, *, suffix: str = ""
         place = Path(path).parent / file
         place = place.with_name(f"{place.stem}{suffix}{place.suffix}")
         try:
-            with Image.open(place) as image:
-                rgba = torch.from_numpy(np.array(image.convert("RGBA"))).permute(2, 0, 1) / 255
-        except OSError as error:
-            raise InputError(f"{path}: expected a picture at {place}, got: {error}.") from None
-        pictures.append(rgba[:3] * rgba[3:] + background * (1 - rgba[3:]))
+            pictures.append(read_picture(place, background))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
     if len({picture.shape for picture in pictures}) != 1:
         sizes = sorted({tuple(picture.shape[1:]) for picture in pictures})
         raise InputError(f"{path}: expected pictures of one size, got heights and widths {sizes}.")
     return cameras, torch.stack(pictures)
+
+
+def read_picture(path: Path, background: float = 1.0) -> Tensor:
+    """A picture `3 h w` in [0, 1]; where it is transparent, over a grey `background`.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    try:
+        with Image.open(path) as image:
+            rgba = torch.from_numpy(np.array(image.convert("RGBA"))).permute(2, 0, 1) / 255
+    except OSError as error:
+        raise InputError(f"expected a picture at {path}, got: {error}.") from None
+    return rgba[:3] * rgba[3:] + background * (1 - rgba[3:])

@@ -24,6 +24,7 @@ from pcs_ext.threed.recipes import (
     Effort,
     PhotosTo3dRecipe,
     PhotoTo3dRecipe,
+    PosedRecipe,
     Recipe3d,
     TextTo3dRecipe,
     TextureRecipe,
@@ -152,6 +153,8 @@ def resolve_recipe_3d(
             raise UsageError(
                 f"{method} moves a scene that is there: pcs-ext 3d animate SCENE.work SUBJECT PROMPT -o OUT.mp4."
             )
+        if isinstance(recipe, PosedRecipe):
+            raise UsageError(f"{method} poses a figure: pcs-ext 3d avatar SUBJECT PROMPT --poses POSES -o OUT.glb.")
         if isinstance(recipe, EditRecipe):
             raise UsageError(
                 f"{method} edits a scene that is there: pcs-ext 3d edit SCENE.work SUBJECT PROMPT --box ..."

@@ -18,7 +18,15 @@ from pcs_ext.threed.export import export_3d, render_3d
 from pcs_ext.threed.field_config import FieldConfig
 from pcs_ext.threed.make import Made, make_3d
 from pcs_ext.threed.mesh import read_mesh
-from pcs_ext.threed.recipes import RECIPES, AnimateRecipe, EditRecipe, PhotosTo3dRecipe, Recipe3d, TextureRecipe
+from pcs_ext.threed.recipes import (
+    RECIPES,
+    AnimateRecipe,
+    EditRecipe,
+    PhotosTo3dRecipe,
+    PosedRecipe,
+    Recipe3d,
+    TextureRecipe,
+)
 from pcs_ext.threed.request import MakeOptions
 from pcs_ext.threed.view_sets import draw_views
 from tests.support.small_jobs import PROMPT, Learned, make, relearn, small_recipe, stage
@@ -32,7 +40,7 @@ def test_every_recipe_builds_and_survives_json(preset: Any, effort: Any, tmp_pat
         recipe.validate()
         assert recipe.id == entry.id
         write_json(tmp_path / "recipe.json", recipe)
-        kind = type(recipe) if isinstance(recipe, (TextureRecipe, EditRecipe, AnimateRecipe)) else Recipe3d
+        kind = type(recipe) if isinstance(recipe, (TextureRecipe, EditRecipe, AnimateRecipe, PosedRecipe)) else Recipe3d
         assert from_jsonable(kind, read_json(tmp_path / "recipe.json"), where="the file") == recipe
         assert to_jsonable(recipe.with_steps(10)) != to_jsonable(recipe)
 

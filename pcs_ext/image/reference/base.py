@@ -89,12 +89,19 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
     """Whether it cannot be trained without masks."""
     several: bool = False
     """Whether the pictures beside a prompt may show several subjects, each by a noun of its own."""
+    targets: int = 1
+    """In training, how many pictures of one subject are drawn beside the same others."""
     asks_boxes: bool = False
     """Whether it is told where in the picture that is drawn things shall stand, where somebody knows."""
     unplaced: float = 0.0
     """Of such an adapter, the share of training pairs of which nobody says so."""
     asks_scene: bool = False
     """Whether it puts what is shown into pictures."""
+    asks_style: bool = False
+    """Whether it is told in whose look to draw: in training the target's, without its subject; in use a style
+    picture's, where somebody gives one."""
+    drop_style: float = 0.0
+    """Of such an adapter, the share of training pairs whose look is not told."""
     details: Literal["none", "edges", "whole"] = "none"
     """What it sees of the thing itself, as pixels: its edges, or all of it on white."""
     detail_side: int = 0

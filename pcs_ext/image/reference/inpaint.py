@@ -34,6 +34,7 @@ def inpaint(
     boxes: Sequence[str] = (),
     turns: Sequence[str] = (),
     maps: Sequence[str] = (),
+    style: Path | None = None,
     seeds: Sequence[int] = (0,),
     negative_prompt: str = "",
     steps: int | None = None,
@@ -58,6 +59,7 @@ def inpaint(
         boxes: likewise.
         turns: likewise.
         maps: likewise, of the square that is filled.
+        style: likewise.
         seeds: one image each.
         negative_prompt: what to stay away from.
         steps: denoising steps; None takes the base's.
@@ -89,8 +91,9 @@ def inpaint(
         base = load_backbone(base, device=device, precision=precision, reporter=reporter)
     image, hole = _square(whole, base.resolution)
     reference = show(
-        base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns, boxes=boxes, turns=turns, maps=maps
-    )
+        base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns, boxes=boxes, turns=turns, maps=maps,
+        style=style,
+    )  # fmt: skip
     reference.check([prompt])
     asked = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
     config = dataclasses.replace(SAMPLING[preset_of(base)], **{k: v for k, v in asked.items() if v is not None})

@@ -138,6 +138,7 @@ def _encoded(
         views=made_by.asks_views,
         maps=maps,
         whole=made_by.asks_target,
+        styles=made_by.asks_style,
     )
     if not made_by.retrieves:
         return data
@@ -254,5 +255,10 @@ def _toybox_encoder(base: str, entry: ReferenceEntry) -> str:
         raise UsageError(
             f"--encoder is needed for {base}: the folder or hub id of a CLIP, DINO, ViT or ResNet that sees such "
             "photos as the base draws, for instance openai/clip-vit-large-patch14."
+        )
+    if not entry.toybox_encoder:
+        raise UsageError(
+            f"--encoder is needed for {entry.id}: a style space, as `pcs-ext reference style-space PAIRS -o FOLDER` "
+            "writes it; toybox ships none."
         )
     return entry.toybox_encoder

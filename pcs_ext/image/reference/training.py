@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -125,6 +126,8 @@ class ReferenceLoss:
         timesteps = self.draw_timesteps(len(clean), generator).to(device)
         inside = (torch.rand(len(clean), generator=generator) < self.settings.masked).to(device)
         with adapter.watching(self.backbone, pairs) as watched:
+            if not adapter.denoises:
+                return LossTerms(dict(watched()))
             noisy = schedule.add_noise(clean, noise, timesteps)
             predicted = self.backbone.predict(noisy, timesteps, conditioning)
             terms = dict(watched())
@@ -145,7 +148,8 @@ class ReferenceLoss:
 
     def _drawn(self, generator: torch.Generator) -> Pairs:
         """A batch, some of it without caption or without pictures, on the backbone's device."""
-        asked = {"target": True} if self.adapter.asks_target else {}
+        asked: dict[str, Any] = {"target": True} if self.adapter.asks_target else {}
+        asked |= {"targets": self.adapter.targets} if self.adapter.targets > 1 else {}
         pairs = self.data.draw(self.settings.batch_size, generator, photos=self.settings.photos, **asked)
         mute, blind = self._dropped(generator)
         captions = tuple("" if muted else said for muted, said in zip(mute.tolist(), pairs.captions, strict=True))
@@ -162,12 +166,13 @@ class ReferenceLoss:
             scene=scene,
             turns=turns,
             maps=maps,
+            style=self._styled(shown.style, generator),
             target=None if shown.target is None else shown.target.to(device),
             texts=self._texts(pairs.captions),
             subjects=pairs.subjects,
         )
         told = tuple(self.adapter.told_captions(captions, seen, generator))
-        return dataclasses.replace(pairs, captions=told, shown=seen)
+        return dataclasses.replace(pairs, captions=told, shown=seen, generator=generator)
 
     def _texts(self, captions: Sequence[str]) -> Tensor | None:
         """Captions as the image encoder's own text tower reads them, where somebody asks and it has one."""
@@ -183,6 +188,13 @@ class ReferenceLoss:
         told = torch.rand(len(boxes), generator=generator) >= self.adapter.unplaced
         placed = boxes if boxes.shape[1] == count else boxes[:, :1].expand(-1, count, -1)
         return (placed * told[:, None, None]).to(self.backbone.device)
+
+    def _styled(self, style: Tensor | None, generator: torch.Generator) -> Tensor | None:
+        """What is told of the targets' looks, `b 1 ...`; zeros in the share of rows that are not told."""
+        if style is None or not self.adapter.asks_style:
+            return None
+        told = torch.rand(len(style), generator=generator) >= self.adapter.drop_style
+        return (style * told.reshape(-1, *[1] * (style.dim() - 1))).to(self.backbone.device)
 
     def _mapped(self, pairs: Pairs, generator: torch.Generator) -> Tensor | None:
         """What is told of the targets' maps."""

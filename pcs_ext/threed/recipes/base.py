@@ -9,13 +9,18 @@ from pydantic import Discriminator
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.recipes import Preset
+from pcs_ext.threed.avatar.pose_training import PoseStage
+from pcs_ext.threed.avatar.view_painting import PaintingConfig
+from pcs_ext.threed.edit_refine import RefineConfig
 from pcs_ext.threed.edit_stage import EditStage
 from pcs_ext.threed.field_stage import FieldStage
+from pcs_ext.threed.guidance import SingleViews
 from pcs_ext.threed.localization import LocalizationConfig
 from pcs_ext.threed.mesh import MeshConfig
 from pcs_ext.threed.motion_stage import MotionStage
 from pcs_ext.threed.pseudo_views import PseudoViewConfig
 from pcs_ext.threed.relearn import RelearnConfig
+from pcs_ext.threed.splat_fit import SplatFit
 from pcs_ext.threed.surface_stage import SurfaceStage
 from pcs_ext.threed.texture_stage import TextureStage
 from pcs_ext.threed.turned_views import ShapeWordConfig, TurnConfig
@@ -41,6 +46,8 @@ class TextTo3dRecipe:
     """Views of a set are judged together by a multi-view adapter: the base's own, or one that the caller names."""
     relearn: RelearnConfig | None = None
     """How the subject is learned anew where the caller gives its photos; None: it is taken as it was learned."""
+    single: SingleViews | None = None
+    """The subject judges single views beside a joint score without it; None: it is in the joint model."""
     field: FieldStage
     """The optimisation."""
     mesh: MeshConfig = MeshConfig(resolution=96, relative=0.5)
@@ -50,10 +57,12 @@ class TextTo3dRecipe:
         """Check what types cannot say.
 
         Raises:
-            ConfigError: a joint score of single views.
+            ConfigError: a joint score of single views, or single views beside no joint score that trains nothing.
         """
         if self.joint and self.field.cameras.views < 2:
             raise ConfigError("a joint score needs sets of views; set field.cameras.views to 4.")
+        if self.single is not None and not (self.joint and self.field.guidance.kind == "score"):
+            raise ConfigError("single views are judged beside a joint score: set joint, and a guidance of kind score.")
 
     def with_steps(self, steps: int) -> "TextTo3dRecipe":
         """The same recipe with so many steps of its field."""
@@ -244,21 +253,31 @@ class EditRecipe:
     """How prompts say where the camera stands."""
     negative_prompt: str = ""
     """What to stay away from."""
+    scene: SplatFit
+    """How the scene becomes splats."""
     place: LocalizationConfig
     """How the base learns the scene and the place."""
     stage: EditStage
     """How the box is filled."""
+    refine: RefineConfig
+    """How what is in it is refined."""
 
     def validate(self) -> None:
         """Nothing that types do not say."""
 
     def with_steps(self, steps: int) -> "EditRecipe":
-        """The same recipe with so many steps of both stages together."""
-        scale = steps / (self.place.fit.steps + self.stage.fit.steps)
-        place, stage = (max(1, round(part.fit.steps * scale)) for part in (self.place, self.stage))
-        fit = dataclasses.replace(self.place.fit, steps=place)
+        """The same recipe with so many steps of place, edit and refinement together; the scene's splats keep theirs."""
+        place, stage, refine = self.place.fit, self.stage.fit, self.refine.pictures.fit
+        scale = steps / (place.steps + stage.steps + refine.steps)
+        place, stage, refine = (
+            dataclasses.replace(fit, steps=max(1, round(fit.steps * scale))) for fit in (place, stage, refine)
+        )
+        pictures = dataclasses.replace(self.refine.pictures, fit=refine)
         return dataclasses.replace(
-            self, place=dataclasses.replace(self.place, fit=fit), stage=self.stage.with_steps(stage)
+            self,
+            place=dataclasses.replace(self.place, fit=place),
+            stage=dataclasses.replace(self.stage, fit=stage),
+            refine=dataclasses.replace(self.refine, pictures=pictures),
         )
 
 
@@ -285,6 +304,46 @@ class AnimateRecipe:
         return dataclasses.replace(self, stage=self.stage.with_steps(steps))
 
 
+@config
+class PosedRecipe:
+    """From words and a figure to the figure in a pose, and in its surroundings: a recipe of `3d avatar`."""
+
+    kind: Literal["posed"] = "posed"
+    """Tag of this recipe in JSON."""
+    id: str
+    """Key in `RECIPES`."""
+    words: ViewWords = ViewWords()
+    """How prompts say where the camera stands while the figure is painted."""
+    poses: PoseStage
+    """How the model of poses is trained: `3d learn-poses`."""
+    pose_steps: int = 50
+    """Denoising steps of a pose."""
+    pose_guidance: float = 2.5
+    """Classifier-free guidance of a pose, 1 = off."""
+    body: int = 96
+    """Samples per side that the capsule body is cut out of, where no other figure is given."""
+    painting: PaintingConfig = PaintingConfig()
+    """How that body gets the subject's look."""
+    view: tuple[float, float] = (25.0, 8.0)
+    """Azimuth and elevation of the picture of the figure in its surroundings, degrees."""
+
+    def validate(self) -> None:
+        """Check what types cannot say.
+
+        Raises:
+            ConfigError: numbers out of range.
+        """
+        if self.pose_steps < 2 or not 24 <= self.body <= 256 or not -90 <= self.view[1] <= 90:
+            raise ConfigError(
+                f"expected 2 pose_steps or more, a body of 24 to 256 samples and an elevation in [-90, 90], got "
+                f"{self.pose_steps}, {self.body} and {self.view}."
+            )
+
+    def with_steps(self, steps: int) -> "PosedRecipe":
+        """The same recipe with so many steps of its pose model's training."""
+        return dataclasses.replace(self, poses=self.poses.with_steps(steps))
+
+
 AnyRecipe3d: TypeAlias = TextTo3dRecipe | PhotosTo3dRecipe | PhotoTo3dRecipe | AvatarTo3dRecipe | RefinedTo3dRecipe
 """A recipe of `3d make`."""
 Recipe3d: TypeAlias = Annotated[AnyRecipe3d, Discriminator("kind")]
@@ -302,5 +361,5 @@ class RecipeEntry3d:
     """Where it is described."""
     system: str
     """Row of the survey: an id of `systems.json`; empty for baselines without one."""
-    build: Callable[[Preset, Effort], AnyRecipe3d | TextureRecipe | EditRecipe | AnimateRecipe]
+    build: Callable[[Preset, Effort], AnyRecipe3d | TextureRecipe | EditRecipe | AnimateRecipe | PosedRecipe]
     """`(preset of the base, effort) -> recipe`."""
