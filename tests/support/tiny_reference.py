@@ -22,6 +22,7 @@ from pcs_ext.image.reference.systems.anydoor import AnyDoorConfig
 from pcs_ext.image.reference.systems.artadapter import ArtAdapterConfig
 from pcs_ext.image.reference.systems.blip_diffusion import BlipDiffusionConfig
 from pcs_ext.image.reference.systems.bootpig import BootPIGConfig
+from pcs_ext.image.reference.systems.cafe import CafeConfig
 from pcs_ext.image.reference.systems.context_diffusion import ContextDiffusionConfig
 from pcs_ext.image.reference.systems.customcontrast import CustomContrastConfig
 from pcs_ext.image.reference.systems.customnet import CustomNetConfig
@@ -146,6 +147,7 @@ TINY: dict[str, KindConfig] = {
     "taming-encoder": TamingEncoderConfig(),
     "stellar": StellarNetConfig(hidden=16, rank=2),
     "facestudio": FaceStudioConfig(look_tokens=2, face_tokens=2, width=16, depth=1, heads=2),
+    "cafe": CafeConfig(language=LanguageConfig(width=32, depth=2, heads=2), longest=6),
 }
 """Every system at a size of a few thousand weights."""
 

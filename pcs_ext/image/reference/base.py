@@ -174,6 +174,11 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
         """Whether the base denoises in this part of the training; else the adapter's own terms are all it learns by."""
         return True
 
+    @property
+    def answers(self) -> Mapping[str, str]:
+        """What it answered to prompts, in words; most say nothing."""
+        return {}
+
     def expect(self, subjects: int) -> None:
         """Told before the training of how many subjects there are pictures, as `Shown.subjects` counts them."""
 

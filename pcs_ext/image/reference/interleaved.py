@@ -79,7 +79,7 @@ def check_marks(prompts: Sequence[str], count: int, *, reads: bool) -> None:
         if not reads:
             raise UsageError(
                 f"{prompt!r} shows pictures among its words, and this reference adapter reads words alone; leave out "
-                "the marks, or pass an adapter of a system that reads both (kosmos-g) with --reference-adapter."
+                "the marks, or pass an adapter of kosmos-g, emu2 or cafe with --reference-adapter."
             )
         wrong = [mark for mark in map(int, _MARK.findall(prompt)) if not 1 <= mark <= count]
         if wrong:

@@ -2,6 +2,7 @@
 
 from pcs_ext.image.reference.entry import ReferenceEntry
 from pcs_ext.image.reference.language_model import LanguageConfig
+from pcs_ext.image.reference.systems.cafe import CafeConfig
 from pcs_ext.image.reference.systems.emu2 import Emu2Config
 from pcs_ext.image.reference.systems.kosmos_g import KosmosGConfig
 from pcs_ext.image.reference.training import ReferenceTraining
@@ -50,6 +51,24 @@ INTERLEAVING: dict[str, ReferenceEntry] = {
             drop_text=0.0,
             drop_both=0.1,
             photos=2,
+        ),
+    ),
+    "cafe": ReferenceEntry(
+        id="cafe",
+        summary="an assistant reads photos and a dialogue, answers in words and emits what is drawn",
+        paper="arXiv 2312.03045",
+        system="cafe",
+        adapter=CafeConfig(),
+        # Ours: the paper's are not known here.
+        training=ReferenceTraining(batch_size=64, base_learning_rate=1e-5, drop_text=0.0, drop_both=0.1),
+        toybox=ReferenceTraining(
+            adapter=CafeConfig(language=_SMALL),
+            steps=6000,
+            batch_size=32,
+            learning_rate=5e-4,
+            base_learning_rate=5e-4,
+            drop_text=0.0,
+            drop_both=0.1,
         ),
     ),
 }

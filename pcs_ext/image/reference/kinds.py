@@ -12,6 +12,7 @@ from pcs_ext.image.reference.systems import (
     artadapter,
     blip_diffusion,
     bootpig,
+    cafe,
     context_diffusion,
     customcontrast,
     customnet,
@@ -109,6 +110,7 @@ KindConfig: TypeAlias = Annotated[
     | w_plus_adapter.WPlusConfig
     | kosmos_g.KosmosGConfig
     | emu2.Emu2Config
+    | cafe.CafeConfig
     | instantid.InstantIDConfig
     | facestudio.FaceStudioConfig
     | taming_encoder.TamingEncoderConfig
@@ -165,6 +167,7 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     w_plus_adapter.WPlusConfig: w_plus_adapter.WPlusAdapter,
     kosmos_g.KosmosGConfig: kosmos_g.KosmosG,
     emu2.Emu2Config: emu2.Emu2,
+    cafe.CafeConfig: cafe.Cafe,
     instantid.InstantIDConfig: instantid.InstantID,
     facestudio.FaceStudioConfig: facestudio.FaceStudio,
     taming_encoder.TamingEncoderConfig: taming_encoder.TamingEncoder,

@@ -42,7 +42,10 @@ class MultimodalModel(nn.Module):
             features: of the image encoder, `b r ...`, the pictures of each row.
             whole: also the mark of the end, as the language model learns it.
         """
-        rows = self.rows(prompts, features, whole=whole)
+        return self.read(self.rows(prompts, features, whole=whole))
+
+    def read(self, rows: Sequence[tuple[Tensor, Tensor]]) -> Read:
+        """Texts of embeddings `n width` and ids `n`, of different lengths."""
         embeddings = pad_sequence([told for told, _ in rows], batch_first=True)
         ids = pad_sequence([own for _, own in rows], batch_first=True, padding_value=-1)
         lengths = torch.tensor([len(own) for _, own in rows], device=ids.device)

@@ -18,6 +18,12 @@ def renamed(prompt: str, noun: str, words: str) -> str:
     return prompt if match is None else prompt[: match.start()] + words + prompt[match.end() :]
 
 
+def behind(prompt: str, noun: str) -> str:
+    """What a prompt says behind the noun, where it stands first; nothing, if it does not."""
+    match = _found(prompt, noun)
+    return "" if match is None else prompt[match.end() :].strip(" ,.")
+
+
 def repeated(noun: str, times: int) -> str:
     """The noun with its last word so many times: "toy robot", 3 -> "toy robot robot robot"."""
     return " ".join([noun, *[noun.split()[-1]] * (times - 1)])

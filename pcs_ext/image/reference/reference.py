@@ -318,7 +318,14 @@ def generate(
                                   hooks=reference.hooks(base), reporter=reporter)  # fmt: skip
     else:
         images = draw(base, reference, prompts, seeds, negative_prompt, steps, guidance_scale, reporter)
-    return [dataclasses.replace(image, facts={**image.facts, **known}) for image in images]
+    answers = {text: said for text, said in reference.opened.adapter.answers.items() if text in prompts}
+    for text, said in answers.items():
+        reporter.event("answer", f"{text!r}: {said}", prompt=text, answer=said)
+    told = [{"answer": answers[image.prompt]} if image.prompt in answers else {} for image in images]
+    return [
+        dataclasses.replace(image, facts={**image.facts, **known, **own})
+        for image, own in zip(images, told, strict=True)
+    ]
 
 
 def _check(prompts: Sequence[str], seeds: Sequence[int], given: Sequence[Any], subject: Artifact | None) -> None:

@@ -49,7 +49,7 @@ PACES = {
     "hyperdreambooth": (30, 1e-2), "domain-agnostic-encoder": (12, 2e-2), "dreamtuner": (12, 2e-2),
     "re-imagen": (15, 2e-2), "suti": (15, 2e-2), "lambda-eclipse": (15, 2e-2), "versatile-diffusion": (20, 1e-2),
     "kosmos-g": (30, 1e-2), "emu2": (20, 1e-2), "facestudio": (15, 2e-2), "stellar": (40, 1e-2),
-    "instantid": (30, 1e-2), "taming-encoder": (30, 1e-2),
+    "instantid": (30, 1e-2), "taming-encoder": (30, 1e-2), "cafe": (80, 1e-2),
 }  # fmt: skip
 """Steps and rates of those that others do not suit: E4T's offset counts a tenth and passes through the text encoder,
 BootPIG trains a whole denoiser; Uni-ControlNet's parts are quick; some need few steps, which are slow."""
