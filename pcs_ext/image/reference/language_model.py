@@ -167,8 +167,7 @@ def _own(settings: LanguageConfig, backbone: AbstractBackbone) -> LanguageModel:
 def _opened(settings: LanguageConfig) -> LanguageModel:
     from transformers import AutoTokenizer
 
-    place = Path(settings.folder).expanduser()
-    folder = place if place.is_dir() else hub_folder(settings.folder)
+    folder = _place(settings.folder)
     files = sorted(folder.glob("*.safetensors"))
     if not files or not (folder / "config.json").is_file():
         raise ModelError(
@@ -187,6 +186,20 @@ def _opened(settings: LanguageConfig) -> LanguageModel:
     tied = head is None or head.weight is body.get_input_embeddings().weight
     digest = "" if settings.trains else config_hash([file_sha256(path) for path in files])[:8]
     return LanguageModel(body, None if tied else head, tokenizer, digest)
+
+
+def _place(name: str) -> Path:
+    """The folder of that name, or the one of a hub id."""
+    place = Path(name).expanduser()
+    if place.is_dir():
+        return place
+    try:
+        return hub_folder(name)
+    except ModelError:
+        raise ModelError(
+            f"language.folder is {name}, which is neither a local folder nor in the hub cache, and it could not be "
+            f"fetched. On a machine with a connection run `hf download {name}`, or give the path of a folder."
+        ) from None
 
 
 def _whole(folder: Path) -> Any:

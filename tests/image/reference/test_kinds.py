@@ -281,7 +281,7 @@ class Stopping(SilentReporter):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("system", ["elite", "fastcomposer", "hyperdreambooth", "omni-id"])
+@pytest.mark.parametrize("system", ["elite", "fastcomposer", "hyperdreambooth", "omni-id", "kosmos-g"])
 def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
     system: str, eye: Path, tiny_sd_path: Path, tmp_path: Path
 ) -> None:
@@ -296,7 +296,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
     }  # fmt: skip
     second = {
         "elite": "learn reference (local)", "hyperdreambooth": "learn reference (hypernetwork)",
-        "omni-id": "learn reference (masked)",
+        "omni-id": "learn reference (masked)", "kosmos-g": "learn reference (instruct)",
     }  # fmt: skip
     task = second.get(system, "learn reference")
     with pytest.raises(Interrupted, match="same command goes on"):

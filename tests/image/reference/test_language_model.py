@@ -34,6 +34,9 @@ def test_a_folders_model_says_what_transformers_says(kind: str, sd: AbstractBack
     read = model([["a photo", "of the dog"]], torch.zeros(1, 1, 2, 8), whole=True)
     assert read.ids.tolist() == [ids]
     torch.testing.assert_close(ours.logits(read.states), theirs(input_ids=table).logits)
+    first, past = ours.go_on(ours.embed(ids[:3])[None], None)
+    second, _ = ours.go_on(ours.embed(ids[3:])[None], past)
+    torch.testing.assert_close(torch.cat([first, second], dim=1), read.states)
     if kind != "llava":  # which would look for its pictures
         torch.testing.assert_close(next_word_loss(ours, read), theirs(input_ids=table, labels=table).loss)
     language = (
@@ -104,6 +107,8 @@ def test_words_of_learned_subjects_are_left_out(sd: AbstractBackbone) -> None:
 
 
 def test_folders_that_hold_no_language_model_are_refused(sd: AbstractBackbone, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"language.folder is no/where, which is neither"):
+        build_language_model(LanguageConfig(folder="no/where"), sd)
     with pytest.raises(ModelError, match="holds no language model"):
         build_language_model(LanguageConfig(folder=str(tmp_path)), sd)
     folder, _ = tiny_language_model(tmp_path / "lm")
