@@ -8,6 +8,7 @@ from pcs_ext.threed.recipes.base import (
     AvatarTo3dRecipe,
     EditRecipe,
     Effort,
+    GeneratorRecipe,
     PhotosTo3dRecipe,
     PhotoTo3dRecipe,
     PosedRecipe,
@@ -25,6 +26,7 @@ from pcs_ext.threed.recipes.magic3d import magic3d
 from pcs_ext.threed.recipes.mvdream import mvdream
 from pcs_ext.threed.recipes.pas import pas
 from pcs_ext.threed.recipes.prolificdreamer import prolificdreamer
+from pcs_ext.threed.recipes.styleavatar3d import styleavatar3d
 from pcs_ext.threed.recipes.texturedreamer import texturedreamer
 from pcs_ext.threed.recipes.tip_editor import tip_editor
 
@@ -35,6 +37,7 @@ __all__ = [
     "AvatarTo3dRecipe",
     "EditRecipe",
     "Effort",
+    "GeneratorRecipe",
     "PhotoTo3dRecipe",
     "PhotosTo3dRecipe",
     "PosedRecipe",
@@ -67,7 +70,15 @@ _ENTRIES = (
     # Their rows of the survey are claimed when a motion has been seen to come out.
     ("animate124", "a grid for every moment, frames refined by the subject: 3d animate", "2311.14603", "", animate124),
     ("dream-in-4d", "a still field, displaced at every moment: 3d animate", "2311.16854", "", dream_in_4d),
+    # PAS's number is recalled, not looked up.
     ("pas", "a figure in a pose from words, in its surroundings: 3d learn-poses, 3d avatar", "2304.07410", "pas", pas),
+    (
+        "styleavatar3d",
+        "a tri-plane generator of stylised views: 3d learn-generator, 3d generate",
+        "2305.19012",
+        "styleavatar3d",
+        styleavatar3d,
+    ),
 )
 RECIPES: dict[str, RecipeEntry3d] = {
     id: RecipeEntry3d(id=id, summary=summary, paper=f"arXiv {paper}", system=system, build=build)
