@@ -87,13 +87,13 @@ def main(
         for index, (name, seed, recipe) in enumerate(runs):
             # Shares differ in subject, so that the class word's images of a subject have one writer.
             if list(SUBJECTS).index(name) % parts == part:
-                _run(work, name, seed, recipe, backbone, judges, reporter)
+                learn_and_measure(work, name, seed, recipe, backbone, judges, reporter)
                 reporter.event("run", f"{index + 1} of {len(runs)}: {name}, seed {seed}, {recipe}")
     except PcsError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
-    if all(_done(work, *run, backbone.fingerprint) for run in runs):
-        _write(work, runs, output, plot)
+    if all(recipe_seconds(work, *run, backbone.fingerprint) is not None for run in runs):
+        _write(work, runs, output, plot, backbone.fingerprint)
         _write_sheet(work, runs, sheet)
 
 
@@ -101,16 +101,23 @@ def _folder(work: Path, name: str, seed: int) -> Path:
     return work / f"{name}-{seed}"
 
 
-def _done(work: Path, name: str, seed: int, recipe: str, fingerprint: str) -> bool:
+def recipe_seconds(work: Path, name: str, seed: int, recipe: str, fingerprint: str) -> float | None:
+    """What learning took in a finished run on the base with this fingerprint; None: it is not finished."""
     path = _folder(work, name, seed) / "times" / f"{recipe}.json"
-    return path.is_file() and read_json(path)["base"] == fingerprint
+    known = read_json(path) if path.is_file() else {}
+    return known["seconds"] if known.get("base") == fingerprint else None
 
 
-def _run(
+def recipe_report(work: Path, name: str, seed: int, recipe: str) -> Report:
+    """Figures of a finished run; those of the class word are there beside the first recipe's."""
+    return Report.load(_folder(work, name, seed) / "reports" / f"{recipe}.json")
+
+
+def learn_and_measure(
     work: Path, name: str, seed: int, recipe: str, backbone: AbstractBackbone, judges: Judges, reporter: Reporter
 ) -> None:
-    """Learn, generate, measure; a finished run is not done again."""
-    if _done(work, name, seed, recipe, backbone.fingerprint):
+    """Learn a subject of `examples/`, generate, measure, below `work`; a finished run is not done again."""
+    if recipe_seconds(work, name, seed, recipe, backbone.fingerprint) is not None:
         return
     folder, photos = _folder(work, name, seed), EXAMPLES / name
     artifact = learned(name, seed, backbone, reporter, recipe=recipe, work=work)
@@ -139,17 +146,17 @@ def truth_of(name: str, resolution: int) -> Truth:
     return Truth(views=views.images, attributes={"class": toy.class_name, "pattern": toy.pattern})
 
 
-def _write(work: Path, runs: list[tuple[str, int, str]], output: Path, plot: Path) -> None:
+def _write(work: Path, runs: list[tuple[str, int, str]], output: Path, plot: Path, fingerprint: str) -> None:
     recipes = list(dict.fromkeys(recipe for _, _, recipe in runs))
     pairs = list(dict.fromkeys((name, seed) for name, seed, _ in runs))
 
     def reports(recipe: str) -> list[Report]:
-        return [Report.load(_folder(work, name, seed) / "reports" / f"{recipe}.json") for name, seed in pairs]
+        return [recipe_report(work, name, seed, recipe) for name, seed in pairs]
 
     plain = reports(CLASS_WORD)
     rows = result_rows(plain)
     for recipe in recipes:
-        times = [read_json(_folder(work, n, s) / "times" / f"{recipe}.json")["seconds"] for n, s in pairs]
+        times = [recipe_seconds(work, name, seed, recipe, fingerprint) or 0.0 for name, seed in pairs]
         mean = sum(times) / len(times)
         rows += result_rows(reports(recipe), system=RECIPES[recipe].system, baseline=plain, seconds=round(mean, 1))
     seeds = sorted({seed for _, seed in pairs})

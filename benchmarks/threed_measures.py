@@ -16,6 +16,7 @@ from pcs_ext.threed.mesh_views import render_mesh
 from pcs_ext.threed.rasterize import project, rasterize
 from pcs_ext.threed.render import RenderConfig, render_views
 from pcs_ext.threed.shapes import Shape, shape_views
+from pcs_ext.threed.splats import AbstractSplats
 from pcs_ext.toybox.world.captions import view_name
 
 _UNSURE = 6.0
@@ -40,7 +41,7 @@ HIGHER: dict[str, bool] = {
 @torch.no_grad()
 def pictures(shape: Shape, cameras: Cameras, side: int) -> tuple[Tensor, Tensor]:
     """Pictures `b 3 h w` in [0, 1] over white, and opacity `b 1 h w`, as `3d render` draws them."""
-    if isinstance(shape, AbstractField):
+    if isinstance(shape, AbstractField) and not isinstance(shape, AbstractSplats):
         seen = render_views(shape, cameras, side, side, RenderConfig(samples=64))
         return seen.rgb, seen.opacity[:, None]
     white, black = (shape_views(shape, cameras, side, background=grey) for grey in (1.0, 0.0))

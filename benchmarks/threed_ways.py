@@ -27,9 +27,9 @@ from pcs_ext.runtime import generator_for
 from pcs_ext.threed.box import Box
 from pcs_ext.threed.cameras import ring
 from pcs_ext.threed.distillation import DistillationConfig
-from pcs_ext.threed.edit_job import edited_field
+from pcs_ext.threed.edit_job import edited_splats
 from pcs_ext.threed.edit_request import EditOptions
-from pcs_ext.threed.edited_field import EditedField
+from pcs_ext.threed.edited_splats import EditedSplats
 from pcs_ext.threed.field_config import FieldConfig, save_field
 from pcs_ext.threed.field_fit import FieldFitConfig, fit_field
 from pcs_ext.threed.fields import Bounds
@@ -284,9 +284,9 @@ def _tip_editor(run: Made) -> Measures:
         options = EditOptions(box=BOX, config=file.with_suffix(".json"), content_prompt=f"{PROMPT} {_PLAIN}",
                               seed=run.seed, device="cpu", overwrite=True)  # fmt: skip
         start = time.perf_counter()
-        field = edited_field(scene, run.subject, f"a photo of a {noun} and {{subject}} {_PLAIN}",
+        edited = edited_splats(scene, run.subject, f"a photo of a {noun} and {{subject}} {_PLAIN}",
                              file.with_suffix(".work"), options, run.setting.reporter)  # fmt: skip
-        found[column] = {**_content(run, field), "seconds": time.perf_counter() - start}
+        found[column] = {**_content(run, edited), "seconds": time.perf_counter() - start}
     return found
 
 
@@ -306,11 +306,11 @@ def _fitted_scene(run: Made, name: str) -> Path:
 
 
 @torch.no_grad()
-def _content(run: Made, field: EditedField) -> dict[str, float]:
+def _content(run: Made, edited: EditedSplats) -> dict[str, float]:
     """Of the box's content alone, from all around in a plain place: likeness to the subject, class read as its own."""
     truth, judges, views = true_toy(run.toy, views=8), run.setting.judges, 8
-    cameras = ring(views, target=BOX.middle, distance=5.2 * BOX.half / field.bounds.half)
-    shown = in_place(*pictures(field.alone(), cameras, truth.masks.shape[1]), truth.scenery)
+    cameras = ring(views, target=BOX.middle, distance=5.2 * BOX.half / edited.bounds.half)
+    shown = in_place(*pictures(edited.content, cameras, truth.masks.shape[1]), truth.scenery)
     assert judges.dino is not None
     assert judges.attributes is not None
     true = novel_views(run.name, 16, generator_for("threed systems", run.name)).images

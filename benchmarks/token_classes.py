@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
+from benchmarks.subjects import learned
 from pcs_ext.config_io import config_hash, read_json, write_json
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
@@ -94,6 +95,9 @@ def _measured(
     clip, photos = clip_for("toybox"), {name: find_photos(ROOT / "examples" / name) for name in views}
     words: dict[str, Artifact] = {}
     for name in views:
+        if recipe == "textual-inversion" and not steps:
+            words[name] = learned(name, seed, backbone, reporter, recipe=recipe)
+            continue
         rivals = Rivals(clip, [others for other, others in photos.items() if other != name])
         words[name] = Artifact.load(place / name) if (place / name).is_dir() else learn(
             photos[name], noun=class_noun(name), output=place / name, recipe=recipe, base=backbone, seed=seed,

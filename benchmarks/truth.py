@@ -32,11 +32,13 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "panorama_systems": ("benchmarks.panorama_systems",),
     "svg_systems": ("benchmarks.svg_systems", "--exemplars", "12", "--seeds", "3"),
     "censor_systems": ("benchmarks.censor_systems",),
+    "conditions": ("benchmarks.conditions",),
     "token_classes": ("benchmarks.token_classes",),
     "reference_systems": ("benchmarks.reference_systems",),
     "continual": ("benchmarks.continual",),
     "defense_systems": ("benchmarks.defense_systems",),
     "image_subjects": ("benchmarks.image_subjects",),
+    "image_recipes": ("benchmarks.image_recipes",),
     "video_systems": ("benchmarks.video_systems",),
     "threed_systems": ("benchmarks.threed_systems",),
 }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 from pcs_ext import __version__
 from pcs_ext.defense import cli as defense_cli
 from pcs_ext.errors import InputError, Interrupted, PcsError, ResourceError, UsageError
-from pcs_ext.image import classes_cli, continual_cli, edits_cli, merge_cli, panels_cli, reference_cli
+from pcs_ext.image import classes_cli, continual_cli, edits_cli, merge_cli, panels_cli, reference_cli, steered_cli
 from pcs_ext.image import cli as image_cli
 from pcs_ext.svg import cli as svg_cli
 from pcs_ext.svg.panorama import cli as panorama_cli
@@ -52,6 +52,8 @@ def commands() -> dict[str, Callable[..., Any]]:
         "image restyle": edits_cli.restyle,
         "image diptych": panels_cli.diptych,
         "image try-on": panels_cli.try_on,
+        "image guide": steered_cli.guide,
+        "image view": steered_cli.view,
         "reference learn": reference_cli.learn,
         "reference tune": reference_cli.tune,
         "reference predict": reference_cli.predict,
@@ -60,6 +62,9 @@ def commands() -> dict[str, Callable[..., Any]]:
         "reference invent": reference_cli.invent,
         "reference inpaint": reference_cli.inpaint,
         "reference place": reference_cli.place,
+        "reference style-space": reference_cli.style_space,
+        "reference restyle": reference_cli.restyle,
+        "reference landmarks": reference_cli.landmarks,
         "reference systems": reference_cli.systems,
         "evaluate": general.evaluate,
         "export": image_cli.export,

@@ -85,7 +85,10 @@ class _References:
     reference_turn: tuple[str, ...] = ()
     """how far around each photo's subject to look from, for adapters that can be told: azimuth,elevation in degrees."""
     reference_map: tuple[str, ...] = ()
-    """condition maps of what is drawn, for adapters that read some: depth=FILE, edges=FILE, edges-of=PHOTO."""
+    """condition maps of what is drawn, for adapters that read some: depth=FILE, edges=FILE, edges-of=PHOTO,
+    landmarks-of=PHOTO."""
+    reference_style: Path | None = None
+    """a picture in whose look to draw, for adapters that read one."""
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -94,7 +97,7 @@ class _References:
             "references": self.reference, "scale": self.reference_scale, "adapter": self.reference_adapter,
             "encoder": self.reference_encoder, "nouns": self.reference_noun, "boxes": self.reference_box,
             "turns": self.reference_turn,
-            "maps": self.reference_map,
+            "maps": self.reference_map, "style": self.reference_style,
         }  # fmt: skip
 
 

@@ -13,13 +13,14 @@ from pcs_ext.artifact import ArtifactData
 from pcs_ext.config_io import check_place, config_hash, file_sha256, from_jsonable, read_json, to_jsonable
 from pcs_ext.errors import ArtifactError, Interrupted, UsageError
 from pcs_ext.image.activation_checkpointing import activation_checkpointing
-from pcs_ext.image.adapters import ImageWordsAdapter, ReferenceAdapter, build_adapter
+from pcs_ext.image.adapters import FeatureFieldAdapter, ImageWordsAdapter, ReferenceAdapter, build_adapter
 from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.class_images import ClassImages
 from pcs_ext.image.class_sets import class_images_of
+from pcs_ext.image.consolidation import Consolidation
 from pcs_ext.image.contrast import Contrast, PromptReader, Rivals, photo_features
 from pcs_ext.image.data import Photo, SubjectDataset, concept_crops, find_photos
 from pcs_ext.image.early_stopping import DvarStop
@@ -29,6 +30,7 @@ from pcs_ext.image.loss_log import LossLog
 from pcs_ext.image.mask_estimate import EstimatedMasks
 from pcs_ext.image.photo_contexts import is_context, with_contexts
 from pcs_ext.image.photo_reader import reader_for
+from pcs_ext.image.posed import posed, show_views
 from pcs_ext.image.previews import Previews
 from pcs_ext.image.recipe_request import check_rounds, with_request, with_start, with_token
 from pcs_ext.image.recipes import RECIPES, Phase, Preset, Recipe
@@ -38,6 +40,7 @@ from pcs_ext.image.selection_rounds import learn_selected
 from pcs_ext.image.subject import Artifact
 from pcs_ext.image.token_norms import kept_norms
 from pcs_ext.image.training import LatentCache, PhaseLoss, only_trainable, parameter_groups
+from pcs_ext.image.types import ParameterGroup
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import generator_for
 
@@ -181,7 +184,7 @@ def _checked(
         recipe.check_recomputable()
     found = _photos(photos)
     recipe.check_photos(found)
-    return found
+    return posed(found) if recipe.needs_cameras else found
 
 
 def _dataset(recipe: Recipe, photos: Sequence[Photo], backbone: AbstractBackbone) -> SubjectDataset:
@@ -298,6 +301,8 @@ class _Run:
             assert reader is not None
             adapter.keep(reader.read(self.data.squares()[0][None])[0])
         for adapter in self.adapters.values():
+            if isinstance(adapter, FeatureFieldAdapter) and not adapter.views:
+                show_views(adapter, self.data, latents)
             if isinstance(adapter, ReferenceAdapter) and adapter.reference is None:
                 adapter.reference = latents(self.data.batch(1, generator_for(self.seed, "reference")))[0].cpu()
 
@@ -323,6 +328,27 @@ class _Run:
             return {}
         return {"masks": EstimatedMasks(phase.estimate, self.backbone, self.data, phase.fit.steps)}
 
+    def _loss(self, phase: Phase, groups: Sequence[ParameterGroup], latents: LatentCache, *beside: Any) -> PhaseLoss:
+        """Of a phase's own photos; `beside`: forgetting, contrast, averages and consolidation, or none of them."""
+        own = self.data if phase.part is None else self.data.of_part(phase.part)
+        known = latents if phase.part is None else LatentCache(self.backbone)  # keys count the phase's own photos
+        forgetting, contrast, averaged, kept = beside or (None, None, None, None)
+        return PhaseLoss(phase, self.backbone, own, self.class_images, groups, known, forgetting, contrast,
+                         self.adapters, averaged, kept)  # fmt: skip
+
+    def _consolidation(
+        self, phase: Phase, groups: Sequence[ParameterGroup], latents: LatentCache
+    ) -> Consolidation | None:
+        """What mattered in the phases before; their last weights are in place now, also in a run that goes on."""
+        earlier = self.recipe.phases[: self.recipe.phases.index(phase)]
+        if phase.objective.consolidation_weight <= 0 or not earlier:
+            return None
+        device, half = self.backbone.device.type, AUTOCAST[self.backbone.dtype]
+        dtype = torch.bfloat16 if half == "none" else self.backbone.dtype
+        autocast = torch.autocast(device, dtype, enabled=half != "none", cache_enabled=False)
+        losses = [self._loss(before, groups, latents) for before in earlier]
+        return Consolidation(losses, groups, phase.objective.consolidation_samples, self.seed, autocast)
+
     def start_hashes(self) -> list[str]:
         """Content hash of the subject this run goes on from; empty when it starts anew."""
         return [] if self.start is None else [f"start {self.start.data.content_hash}"]
@@ -334,18 +360,8 @@ class _Run:
             if forgetting is not None and forgetting.is_first:
                 forgetting = None
             running: list[AbstractRun] = []
-            loss = PhaseLoss(
-                phase,
-                self.backbone,
-                self.data,
-                self.class_images,
-                groups,
-                latents,
-                forgetting,
-                self._contrast(phase),
-                self.adapters,
-                lambda: running[0].averaged(),
-            )
+            contrast, kept = self._contrast(phase), self._consolidation(phase, groups, latents)
+            loss = self._loss(phase, groups, latents, forgetting, contrast, lambda: running[0].averaged(), kept)
             if phase.reward is not None:
                 loss = RewardLoss(phase.reward, self.backbone, self.recipe.concept, self.data.squares(), loss)
             stop = None if phase.dvar is None else DvarStop(phase.dvar, loss, seed=self.seed)

@@ -9,6 +9,7 @@ from torch import Tensor
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters.base import AbstractAdapter
+from pcs_ext.image.adapters.batch_reader import AbstractBatchReader
 from pcs_ext.image.adapters.image_residual import ImageResidualAdapter
 from pcs_ext.image.adapters.reference import ReferenceAdapter
 from pcs_ext.image.attention import AttentionMaps, attention_program
@@ -39,6 +40,11 @@ class ObjectiveConfig:
     forgetting_weight: float = 0.0
     """Times || |sum of the earlier subjects' updates| * this update ||^2 over all layers, elementwise: C-LoRA's
     self-regularisation (arXiv 2304.06027). Counts where `learn` is told of earlier subjects; 0 is off."""
+    consolidation_weight: float = 0.0
+    """Lambda of elastic weight consolidation (arXiv 1612.00796): what mattered to the phases before stays near; 0 is
+    off."""
+    consolidation_samples: int = 16
+    """Micro-batches of each earlier phase that its importance is estimated from."""
     classification_weight: float = 0.0
     """Weight of telling the learned word from pictures of other classes (MC-TI, arXiv 2410.22317). Counts where `learn`
     is told of other classes; 0 is off."""
@@ -137,7 +143,7 @@ class DenoisingObjective:
         told = self._told(conditioning, batch, generator)
         slow = self._by_averages(backbone, noised, told)
         recorded: dict[int, AttentionMaps] = {}
-        with self._recording(backbone, recorded), self._referring(latents, batch):
+        with self._recording(backbone, recorded), self._referring(latents, batch, generator):
             prediction = self._predict(backbone, noised, told, negative)
         terms = self._terms(backbone, batch, conditioning, recorded, generator, noised, prediction)
         return self._denoising(backbone, batch, noised, prediction, slow) + terms
@@ -217,8 +223,9 @@ class DenoisingObjective:
         return combine_guidance(without, with_it, self.config.train_guidance)
 
     @contextlib.contextmanager
-    def _referring(self, latents: Tensor, batch: Batch) -> Iterator[None]:
-        """Inside, adapters that look at a picture of the subject look at another photo of the batch."""
+    def _referring(self, latents: Tensor, batch: Batch, generator: torch.Generator) -> Iterator[None]:
+        """Inside, adapters that look at a picture of the subject look at another photo of the batch, and those that
+        read what batches say read this one."""
         looking = [adapter for adapter in self.adapters.values() if isinstance(adapter, ReferenceAdapter)]
         with contextlib.ExitStack() as stack:
             if looking:
@@ -227,6 +234,9 @@ class DenoisingObjective:
                 others[at] = latents[at].roll(1, 0)
                 for adapter in looking:
                     stack.enter_context(adapter.referring(others))
+            for adapter in self.adapters.values():
+                if isinstance(adapter, AbstractBatchReader):
+                    stack.enter_context(adapter.reading(batch, latents, generator))
             yield
 
     @contextlib.contextmanager

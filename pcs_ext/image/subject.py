@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.concept import Concept
 from pcs_ext.image.sample import SampleConfig, SampleHooks, sample
 from pcs_ext.reporter import Reporter, SilentReporter
+
+Steering = Callable[[Sequence[AbstractAdapter]], contextlib.AbstractContextManager[Any]]
+"""`adapters -> a context` in which they know where their subjects shall be, or from where they are seen."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +118,7 @@ class Artifact:
         scale: float = 1.0,
         base: str | AbstractBackbone | None = None,
         hooks: SampleHooks | None = None,
+        steering: Steering | None = None,
         device: str = "auto",
         precision: str = "auto",
         reporter: Reporter | None = None,
@@ -130,6 +134,7 @@ class Artifact:
             scale: strength of the subject, 1 as trained, 0 the plain base.
             base: another base of the same family, or one already loaded.
             hooks: what reaches into the sampling.
+            steering: what tells the subject's adapters more than words do; entered before sampling.
             device: auto, cuda, mps or cpu.
             precision: auto, fp32, bf16 or fp16.
             reporter: hears the progress.
@@ -146,7 +151,11 @@ class Artifact:
         backbone = (
             base if isinstance(base, AbstractBackbone) else self.backbone(base, device=device, precision=precision)
         )
-        with self.applied(backbone, scale=scale), torch.inference_mode():
+        with self.inside(backbone) as adapters, contextlib.ExitStack() as told, torch.inference_mode():
+            for adapter in adapters:
+                adapter.set_scale(scale)
+            if steering is not None:
+                told.enter_context(steering(adapters))
             images = sample(
                 backbone,
                 [text for text in texts for _ in seeds],

@@ -13,10 +13,12 @@ from pcs_ext.image.adapters.image_words import ImageWordsAdapter, showing
 from pcs_ext.image.adapters.tokens import TokenAdapter
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.class_images import ClassImages
+from pcs_ext.image.consolidation import Consolidation
 from pcs_ext.image.contrast import Contrast
 from pcs_ext.image.data import SubjectDataset
 from pcs_ext.image.degradation import degraded
 from pcs_ext.image.forgetting import Forgetting
+from pcs_ext.image.guided import guided
 from pcs_ext.image.hiding import hidden
 from pcs_ext.image.latent_cache import LatentCache
 from pcs_ext.image.likeness.composed import composed_term
@@ -114,9 +116,10 @@ class PhaseLoss:
         contrast: Contrast | None = None,
         adapters: Mapping[str, AbstractAdapter] | None = None,
         averaged: Callable[[], contextlib.AbstractContextManager[None]] | None = None,
+        consolidation: Consolidation | None = None,
     ) -> None:
         self.phase = phase
-        self.forgetting = forgetting
+        self.forgetting, self.consolidation = forgetting, consolidation
         self.contrast = contrast
         self.backbone = backbone
         self.photos = photos
@@ -153,6 +156,8 @@ class PhaseLoss:
             batch = degraded(batch, self.phase.degrade.strength(step, self.phase.fit.steps), generator)
         if self.phase.hide is not None:
             batch = hidden(batch, self.phase.hide, generator)
+        if self.phase.guide is not None:
+            batch = guided(batch, self.phase.guide.at(step, self.phase.fit.steps), generator)
         if self.class_images is not None:
             batch = stack(batch, self.class_images.batch(self.phase.batch_size, generator))
         if self.reader is not None:
@@ -164,6 +169,9 @@ class PhaseLoss:
             terms = self.objective(self.backbone, batch, latents, conditioning, generator, negative)
         if self.forgetting is not None:
             terms += LossTerms({"forgetting": self.phase.objective.forgetting_weight * self.forgetting()})
+        if self.consolidation is not None:
+            weight = self.phase.objective.consolidation_weight
+            terms += LossTerms({"consolidation": weight * self.consolidation()})
         if self.prototype is not None:
             terms += LossTerms({"prototype": self.phase.objective.prototype_weight * self.prototype(batch)})
         if self.contrast is not None:
@@ -200,4 +208,8 @@ def stack(photos: Batch, prior: Batch) -> Batch:
         is_prior=is_prior,
         weights=None if photos.weights is None else torch.cat([photos.weights, weights_of(photos.weights, count[1])]),
         keys=None if photos.keys is None or prior.keys is None else photos.keys + prior.keys,
+        cameras=photos.cameras,
+        guides=None
+        if photos.guides is None
+        else torch.cat([photos.guides, torch.zeros(count[1], *photos.guides.shape[1:])]),
     )

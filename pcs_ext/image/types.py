@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pcs_ext.image.cameras import Cameras
+
 LayerStates = Callable[[Tensor, str], tuple[Tensor, Tensor]]
 
 
@@ -288,6 +290,12 @@ class Batch:
     """What each counts in the loss, `b`; None: all alike."""
     before: Tensor | None = None
     """The images before something was done to them, `b 3 h w` in [-1, 1]; None: not known for all."""
+    cameras: Cameras | None = None
+    """What took the photos, as many as there are photos, which stand before class images; of what is shown of them.
+    None: not known."""
+    guides: Tensor | None = None
+    """Where each of several subjects is, `b k h w` in [0, 1], as adapters are told it; zeros in rows whose adapters
+    are told nothing. None: none is."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,7 +43,7 @@ def make(
         prompt: text with {subject} where the subject goes; words for the view are appended.
         output: the mesh to write: .glb, .obj, .ply or .usdz.
         method: dreambooth3d (needs --photos), consist3d (one photo), magic3d, dreamfusion, prolificdreamer, avatarbooth
-            (needs --head), or mvdream (with --photos it learns the subject anew).
+            (needs --head), dream-in-4d-still, or mvdream (with --photos it learns the subject anew).
         preset: fast, to see that it works; balanced; or the steps of the paper.
         photos: what the subject was learned from: one folder, or files.
         depth: picture of how near things are in consist3d's photo, brighter is nearer; without it the mask beside the
@@ -335,7 +335,7 @@ def export(
         texture_size: texels per side; 0: enough for the mesh.
         resolution: samples per side of the cut; 0 takes the recipe's.
         threshold: density at the surface; 0 takes the recipe's.
-        splats: write a .ply of Gaussian splats, one per face, for splat viewers and editors.
+        splats: write a .ply of Gaussian splats for splat viewers and editors: an edited scene's own, else one per face.
         viewer: also write an HTML page beside a GLB in which one turns the object, offline.
         overwrite: replace what is there.
     """

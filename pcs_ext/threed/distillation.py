@@ -15,6 +15,9 @@ from pcs_ext.image.guidance import combine_guidance, rescale_guidance
 from pcs_ext.image.noise import append_dims
 from pcs_ext.image.types import Conditioning
 
+_HALVED = 8
+"""What sides of latents must be a multiple of: a Stable Diffusion UNet halves them three times."""
+
 
 @config
 class TimestepLaw:
@@ -75,10 +78,22 @@ class DistillationConfig:
     """One level for the whole batch, as multi-view sets want."""
     max_gradient: float | None = None
     """Clamp each latent's gradient to +- this; None does not."""
+    growth: tuple[tuple[float, float], ...] = ()
+    """Shares of training, in order, and what the base's resolution is multiplied by from there on: views are judged
+    larger as they become finer (AvatarBooth)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.rescale <= 1:
             raise ConfigError(f"rescale is a share in [0, 1], got {self.rescale}.")
+        since = [share for share, _ in self.growth]
+        if since != sorted(since) or not all(0 < share < 1 <= factor for share, factor in self.growth):
+            raise ConfigError(
+                f"growth takes rising shares of training in (0, 1) with factors of at least 1, got {self.growth}."
+            )
+
+    def factor(self, progress: float) -> float:
+        """What resolutions are multiplied by at a training progress in [0, 1]."""
+        return next((factor for share, factor in reversed(self.growth) if progress >= share), 1.0)
 
 
 SJC = DistillationConfig(weighting="uniform", subtract_noise=False, guidance_scale=101.0)
@@ -246,7 +261,7 @@ def distillation_loss(
     negative, positive = prompts
     if positive.batch_size != len(images):
         raise UsageError(f"expected one prompt per picture, got {positive.batch_size} for {len(images)}.")
-    latents = encode_views(backbone, images)
+    latents = encode_views(backbone, images, config.factor(progress))
     timesteps, noise = draw_noise(backbone, latents, config, progress, generator)
     score = distilled_score(
         backbone, latents.detach(), timesteps, noise, negative, positive, config, repelled=repelled, views=views
@@ -254,9 +269,17 @@ def distillation_loss(
     return surrogate_loss(latents, score)
 
 
-def encode_views(backbone: AbstractBackbone, images: Tensor) -> Tensor:
-    """Latents of pictures `b 3 h w` in [-1, 1], resized to the backbone's resolution. Differentiable."""
-    size = (backbone.resolution, backbone.resolution)
+def encode_views(backbone: AbstractBackbone, images: Tensor, factor: float = 1.0) -> Tensor:
+    """Latents of pictures `b 3 h w` in [-1, 1], resized to the backbone's resolution. Differentiable.
+
+    Args:
+        backbone: encodes.
+        images: of any size.
+        factor: makes the resolution larger, to the nearest multiple that halves three times in latents.
+    """
+    cell = _HALVED * backbone.vae_factor
+    side = backbone.resolution if factor == 1 else max(cell, round(backbone.resolution * factor / cell) * cell)
+    size = (side, side)
     if images.shape[2:] != size:
         images = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
     return backbone.encode_images(images)

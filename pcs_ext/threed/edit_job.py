@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 
 from pcs_ext.config_io import atomic_folder, atomic_write_bytes, write_json
@@ -18,23 +17,25 @@ from pcs_ext.image.fit import fit
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import seed_for
 from pcs_ext.threed.cameras import ring
+from pcs_ext.threed.edit_refine import refined_pictures
 from pcs_ext.threed.edit_request import EditOptions, EditRequest, read_edit_request
-from pcs_ext.threed.edit_stage import EditLoss, edit_field
-from pcs_ext.threed.edited_field import EditedConfig, EditedField, content_bounds, load_edited, save_edited
+from pcs_ext.threed.edit_stage import EditLoss, edit_splats
+from pcs_ext.threed.edited_splats import EditedConfig, EditedSplats, load_edited, save_edited
 from pcs_ext.threed.export import check_free, colors_for, finished_mesh, write_with_page
-from pcs_ext.threed.field_config import FieldConfig
 from pcs_ext.threed.guidance import AbstractGuidance, build_guidance
 from pcs_ext.threed.localization import SceneLoss, SceneUpdates
 from pcs_ext.threed.make import Made
 from pcs_ext.threed.mesh import WRITTEN
 from pcs_ext.threed.shapes import preview_sheet, shape_views
+from pcs_ext.threed.splat_fit import field_pictures, fit_splats, surface_splats
+from pcs_ext.threed.splats import Splats, SplatsConfig, load_splats, save_splats
 from pcs_ext.threed.work import Result, WorkFolder
 
 
 def edit_3d(
     scene: Path, subject: Path, prompt: str, output: Path, options: EditOptions, *, reporter: Reporter | None = None
 ) -> Made:
-    """Put something new into a box of a scene; outside the box the field stays as it is, bit for bit.
+    """Put something new into a box of a scene, as splats; the scene's own stay as they are, bit for bit.
 
     The job lives in `OUTPUT.work/`; the same call goes on from there after an interruption. `3d render` and `3d export`
     read it.
@@ -58,18 +59,18 @@ def edit_3d(
     path = output.with_name(f"{output.name}.work")
     request = read_edit_request(scene, subject, prompt, options)
     try:
-        field = _edited(request, path, reporter)
-        mesh = finished_mesh(field, request.scene.made.mesh, colors_for(output, "auto"))
+        splats = _edited(request, path, reporter)
+        mesh = finished_mesh(splats, request.scene.made.mesh, colors_for(output, "auto"))
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; what was done is in {path}. The same command goes on from there.") from None
     page = output.with_suffix(".html") if options.viewer and output.suffix.lower() == ".glb" else None
-    return Made(mesh=mesh, shape=field, files=tuple(write_with_page(mesh, output, page)), work=path)
+    return Made(mesh=mesh, shape=splats, files=tuple(write_with_page(mesh, output, page)), work=path)
 
 
-def edited_field(
+def edited_splats(
     scene: Path, subject: Path, prompt: str, work: Path, options: EditOptions, reporter: Reporter
-) -> EditedField:
-    """The edited scene as a field, whether or not a mesh can be cut out of it. Arguments and errors as `edit_3d`'s.
+) -> EditedSplats:
+    """The edited scene, whether or not a mesh can be cut out of it. Arguments and errors as `edit_3d`'s.
 
     Args:
         scene, subject, prompt, options: as for `edit_3d`.
@@ -79,15 +80,15 @@ def edited_field(
     return _edited(read_edit_request(scene, subject, prompt, options), work, reporter)
 
 
-def _edited(request: EditRequest, path: Path, reporter: Reporter) -> EditedField:
+def _edited(request: EditRequest, path: Path, reporter: Reporter) -> EditedSplats:
     options = request.options
     backbone = load_backbone(request.base, device=options.device, precision=options.precision, reporter=reporter)
     work = WorkFolder(path, request.identity(backbone))
     write_json(work.path / "recipe.json", request.recipe)
-    field = EditJob(request, backbone, work, reporter).run()
+    splats = EditJob(request, backbone, work, reporter).run()
     text = request.artifact.concept.prompt(request.prompt)
-    work.finish(Result(field="edit/edited", mesh=request.scene.made.mesh, prompt=text))
-    return field
+    work.finish(Result(field="refine/edited", mesh=request.scene.made.mesh, prompt=text))
+    return splats
 
 
 class EditJob:
@@ -106,31 +107,86 @@ class EditJob:
         self.request, self.backbone, self.work, self.reporter = request, backbone, work, reporter
         self.recipe, self.concept = request.recipe, request.artifact.concept
 
-    def run(self) -> EditedField:
+    def run(self) -> EditedSplats:
         """The edited scene."""
-        folder = self.work.path / "edit" / "edited"
+        folder = self.work.path / "refine" / "edited"
         if folder.exists():
             return load_edited(folder)
-        stage, seed = self.recipe.stage, self._seed("edit")
-        stage = dataclasses.replace(stage, fit=dataclasses.replace(stage.fit, seed=seed))
-        field = self._begun(seed)
-        with self._placed(field) as backbone:
-            loss = EditLoss(field, stage, *self._guidances(backbone))
-            for state in edit_field(loss, checkpoints=self._checkpoints("edit"), reporter=self.reporter):
-                self.reporter.progress("3d edit", state.step, state.total_steps)
-                self._preview(field, state.step)
-        save_edited(field, folder)
-        shutil.rmtree(self.work.path / "edit" / "checkpoints", ignore_errors=True)
-        return field
+        splats, seed = self._begun(self._scene_splats()), self._seed("refine")
+        with self._placed(splats) as backbone:
+            self._edit(splats, backbone)
+            self._refine(splats, backbone, seed)
+        save_edited(splats, folder)
+        self._done("refine")
+        return splats
 
-    def _begun(self, seed: int) -> EditedField:
+    def _scene_splats(self) -> Splats:
+        """The scene as splats; fitted only once."""
+        folder, settings = self.work.path / "scene" / "splats", self.recipe.scene
+        if folder.exists():
+            return load_splats(folder)
+        plain, seed, scene = self.recipe.stage.plain, self._seed("splats"), self.request.scene
+        field = scene.settings.build()
+        scene.fill(field)
+        cameras, seen = field_pictures(field, settings, background=plain)
+        splats = surface_splats(field, cameras, seen, settings, seed)
+        settings = dataclasses.replace(settings, fit=dataclasses.replace(settings.fit, seed=seed))
+        checkpoints = self._checkpoints("splats")
+        for state in fit_splats(
+            splats, cameras, seen.rgb, settings, background=plain, checkpoints=checkpoints, reporter=self.reporter
+        ):
+            self.reporter.progress("3d splats", state.step, state.total_steps)
+        save_splats(splats, folder)
+        self._done("splats")
+        return splats
+
+    def _begun(self, scene: Splats) -> EditedSplats:
         """The scene with a nearly transparent beginning in the box."""
-        stage, options, request = self.recipe.stage, self.request.options, self.request
-        content = FieldConfig(resolution=stage.resolution, bounds=content_bounds(options.box), blob=stage.blob)
-        settings = EditedConfig(scene=request.scene.settings, content=content, box=options.box, mode=options.mode)
-        field = EditedField(settings, seed)
-        request.scene.fill(field.scene)
-        return field
+        stage, options = self.recipe.stage, self.request.options
+        content = SplatsConfig(count=stage.count, bounds=scene.bounds)
+        splats = EditedSplats(EditedConfig(scene=scene.settings, content=content, box=options.box, mode=options.mode))
+        splats.begin(scene, stage.raw_opacity, self._seed("edit"))
+        return splats
+
+    def _edit(self, splats: EditedSplats, backbone: AbstractUnetBackbone) -> None:
+        """Fill the box by two scores; done only once."""
+        folder, stage = self.work.path / "edit" / "edited", self.recipe.stage
+        if not folder.exists():
+            stage = dataclasses.replace(stage, fit=dataclasses.replace(stage.fit, seed=self._seed("edit")))
+            loss = EditLoss(splats, stage, *self._guidances(backbone))
+            for state in edit_splats(loss, checkpoints=self._checkpoints("edit"), reporter=self.reporter):
+                self.reporter.progress("3d edit", state.step, state.total_steps)
+                self._preview(splats, "edit", state.step)
+            splats.prune(stage.pruning)
+            save_edited(splats, folder)
+            self._done("edit")
+        splats.load_state_dict(load_edited(folder).state_dict())
+
+    def _refine(self, splats: EditedSplats, backbone: AbstractUnetBackbone, seed: int) -> None:
+        """Fit the content to what the model makes of its pictures."""
+        settings, plain = self.recipe.refine, self.recipe.stage.plain
+        cameras, pictures = refined_pictures(
+            splats,
+            backbone,
+            self.concept.prompt(self.request.prompt),
+            settings,
+            sampling=self.request.artifact.sampling,
+            words=self.recipe.words,
+            plain=plain,
+            seed=seed,
+            reporter=self.reporter,
+        )
+        taken = dataclasses.replace(settings.pictures, fit=dataclasses.replace(settings.pictures.fit, seed=seed))
+        checkpoints = self._checkpoints("refine")
+        for state in fit_splats(
+            splats, cameras, pictures, taken, background=plain, checkpoints=checkpoints, reporter=self.reporter
+        ):
+            self.reporter.progress("3d refine", state.step, state.total_steps)
+            self._preview(splats, "refine", state.step)
+
+    def _done(self, name: str) -> None:
+        """Checkpoints of a stage whose result is stored are not needed any more."""
+        shutil.rmtree(self.work.path / name / "checkpoints", ignore_errors=True)
 
     def _guidances(self, backbone: AbstractUnetBackbone) -> tuple[AbstractGuidance, AbstractGuidance]:
         """Of the whole scene and of the content alone."""
@@ -147,7 +203,7 @@ class EditJob:
         return whole, alone
 
     @contextlib.contextmanager
-    def _placed(self, field: EditedField) -> Iterator[AbstractUnetBackbone]:
+    def _placed(self, splats: EditedSplats) -> Iterator[AbstractUnetBackbone]:
         """The base with the subject in it that knows the scene and the place; learned only once."""
         settings, folder = self.recipe.place, self.work.path / "scene" / "updates"
         seed = self._seed("scene")
@@ -155,7 +211,7 @@ class EditJob:
         updates = SceneUpdates(self.backbone, settings, seed)
         with self.request.artifact.applied(self.backbone):
             if not folder.exists():
-                self._learn_place(updates, self._scene_loss(field), folder)
+                self._learn_place(updates, self._scene_loss(splats), folder)
             updates.updates.load_state_dict(load_file(folder / "updates.safetensors"))
             with updates.applied(training=False):
                 yield self.backbone
@@ -167,17 +223,17 @@ class EditJob:
                 self.reporter.progress("3d scene", state.step, state.total_steps)
         with atomic_folder(folder) as target:
             save_file(updates.updates.state_dict(), target / "updates.safetensors")
-        shutil.rmtree(self.work.path / "scene" / "checkpoints", ignore_errors=True)
+        self._done("scene")
 
-    def _scene_loss(self, field: EditedField) -> SceneLoss:
+    def _scene_loss(self, splats: EditedSplats) -> SceneLoss:
         settings, side = self.recipe.place, self.backbone.resolution
-        cameras = ring(settings.views, target=field.bounds.center)
-        pictures = shape_views(field.scene, cameras, side, background=self.recipe.stage.plain) * 2 - 1
+        cameras = ring(settings.views, target=splats.bounds.center)
+        pictures = shape_views(splats.scene, cameras, side, background=self.recipe.stage.plain) * 2 - 1
         return SceneLoss(
             self.backbone,
             pictures,
             cameras,
-            field.box,
+            splats.box,
             self.request.scene_prompt,
             self.concept.prompt(self.request.prompt),
             self.concept.name,
@@ -191,10 +247,9 @@ class EditJob:
         folder = self.work.path / name / "checkpoints"
         return CheckpointFolder(folder, config_hash=f"{self.work.hash}-{name}", reporter=self.reporter)
 
-    @torch.no_grad()
-    def _preview(self, field: EditedField, step: int) -> None:
+    def _preview(self, splats: EditedSplats, stage: str, step: int) -> None:
         every = self.request.options.previews
         if every and step % every == 0:
-            path = self.work.path / "previews" / f"edit-{step:06d}.png"
-            atomic_write_bytes(path, preview_sheet(field, side=self.recipe.stage.side))
+            path = self.work.path / "previews" / f"{stage}-{step:06d}.png"
+            atomic_write_bytes(path, preview_sheet(splats, side=self.recipe.stage.side))
             self.reporter.event("preview", f"preview {path}", path=str(path))

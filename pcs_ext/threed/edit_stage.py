@@ -1,7 +1,8 @@
-"""A stage that edits a field inside a box: the whole scene and the new content alone are judged together."""
+"""A stage that edits splats inside a box: the whole scene and the new content alone are judged together."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,13 +14,11 @@ from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.types import FitState, LossTerms
 from pcs_ext.reporter import Reporter
 from pcs_ext.threed.camera_laws import CameraLaw, draw_cameras
-from pcs_ext.threed.cameras import Cameras, rays
 from pcs_ext.threed.distillation import DistillationConfig, TimestepLaw
-from pcs_ext.threed.edited_field import EditedField
-from pcs_ext.threed.fields import AbstractField, Blob, VoxelField
+from pcs_ext.threed.edited_splats import EditedSplats, Pruning
 from pcs_ext.threed.guidance import AbstractGuidance
-from pcs_ext.threed.regularizers import entropy_loss, opacity_loss, total_variation
-from pcs_ext.threed.render import RenderConfig, RenderedRays, render_rays
+from pcs_ext.threed.splat_render import render_splats
+from pcs_ext.threed.splats import SplatRates
 from pcs_ext.threed.teach import taught
 
 
@@ -27,10 +26,14 @@ from pcs_ext.threed.teach import taught
 class EditStage:
     """How the content of the box is learned (arXiv 2401.14828, sec. 4.2)."""
 
-    resolution: int = 64
-    """Samples per side of the content's voxels."""
-    blob: Blob = Blob(height=2.0, radius=0.5)
-    """Where its density starts. Chosen: nearly transparent, as the paper's splats start."""
+    count: int = 2000
+    """Splats of the content, at the start."""
+    raw_opacity: float = -4.5
+    """Theirs at the start, before the sigmoid (TIP-Editor: -4.5)."""
+    rates: SplatRates = SplatRates()
+    """Of learning."""
+    pruning: Pruning = Pruning()
+    """Which are given up."""
     fit: FitConfig
     """Steps and optimiser."""
     guidance: DistillationConfig = DistillationConfig(
@@ -48,18 +51,8 @@ class EditStage:
     """At least 1."""
     side: int = 64
     """Of a rendered view, pixels."""
-    samples: int = 64
-    """Intervals per ray."""
     plain: float = 1.0
     """Grey behind the scene."""
-    opacity: float = 0.0
-    """Of `opacity_loss` of the content alone (TIP-Editor: none). At first its score counts for a hundredth: much more
-    than that empties the box."""
-    entropy: float = 0.0
-    """Of `entropy_loss` of the content alone (TIP-Editor: none)."""
-    variation: float = 0.0
-    """Of `total_variation` of the content's raw density and colour. Splats have an extent of their own; voxels without
-    this turn to dust."""
 
     def __post_init__(self) -> None:
         shares = (*self.share, self.plain_until, self.plain)
@@ -68,8 +61,11 @@ class EditStage:
                 f"an edit takes shares in [0, 1], single views and at least one per step, got {shares}, "
                 f"{self.cameras.views} and {self.views_per_step}."
             )
-        if self.side < 8 or self.samples < 4:
-            raise ConfigError(f"expected views of at least 8 pixels and 4 samples, got {self.side}, {self.samples}.")
+        if self.side < 8 or self.count < 1 or self.pruning.every < 1:
+            raise ConfigError(
+                f"expected views of at least 8 pixels, splats and steps between prunings, got {self.side}, "
+                f"{self.count}, {self.pruning.every}."
+            )
 
     def with_steps(self, steps: int) -> "EditStage":
         """The same stage in other steps.
@@ -81,56 +77,52 @@ class EditStage:
 
 
 class EditLoss:
-    """The terms of one step: a `Loss` for `fit`.
+    """The terms of one step: a `Loss` for `fit`. Its state is which splats are left.
 
     Args:
-        field: what trains inside its box.
+        splats: what trains inside its box.
         stage: how.
         whole: judges the scene.
         alone: judges the content.
     """
 
-    def __init__(self, field: EditedField, stage: EditStage, whole: AbstractGuidance, alone: AbstractGuidance) -> None:
-        self.field, self.stage, self.whole, self.alone = field, stage, whole, alone
-        self.content, box = field.alone(), field.box
-        scale = box.half / field.bounds.half
+    def __init__(
+        self, splats: EditedSplats, stage: EditStage, whole: AbstractGuidance, alone: AbstractGuidance
+    ) -> None:
+        self.splats, self.stage, self.whole, self.alone = splats, stage, whole, alone
+        scale = splats.box.half / splats.bounds.half
         near, far = (distance * scale for distance in stage.cameras.distance)
-        self.close = dataclasses.replace(stage.cameras, target=box.middle, distance=(near, far))
+        self.close = dataclasses.replace(stage.cameras, target=splats.box.middle, distance=(near, far))
 
     def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         """Terms of one draw of cameras, background, timesteps and noise."""
         stage, progress = self.stage, step / self.stage.fit.steps
-        self.field.advance(progress)
+        if step and micro_step == 0 and step % stage.pruning.every == 0:
+            self.splats.prune(stage.pruning)
         share = stage.share[0] + (stage.share[1] - stage.share[0]) * progress
+        content = self.splats.content.cloud()
+        plain = torch.full((3,), stage.plain)
         cameras = draw_cameras(stage.cameras, stage.views_per_step, generator)
-        seen, _ = self._views(self.field, cameras, torch.full((3,), stage.plain), generator)
-        judged = self.whole.terms(seen, cameras, progress=progress, generator=generator).scaled(share)
+        seen = render_splats(self.splats.scene.cloud() + content, cameras, stage.side, stage.side, background=plain)
+        judged = self.whole.terms(seen.rgb * 2 - 1, cameras, progress=progress, generator=generator).scaled(share)
         terms = {f"scene/{name}": term for name, term in judged.terms.items()}
         cameras = draw_cameras(self.close, stage.views_per_step, generator)
         color = torch.rand(3, generator=generator)
-        behind = torch.full((3,), stage.plain) if progress < stage.plain_until else color
-        seen, rendered = self._views(self.content, cameras, behind, generator)
-        judged = self.alone.terms(seen, cameras, progress=progress, generator=generator).scaled(1 - share)
-        terms |= {f"content/{name}": term for name, term in judged.terms.items()}
-        terms["opacity"] = stage.opacity * opacity_loss(rendered.opacity)
-        terms["entropy"] = stage.entropy * entropy_loss(rendered.opacity)
-        grids = self.field.content
-        if stage.variation and isinstance(grids, VoxelField):
-            variation = total_variation(grids.density_grid) + total_variation(grids.albedo_grid)
-            terms["variation"] = stage.variation * variation
-        return LossTerms(terms)
+        behind = plain if progress < stage.plain_until else color
+        seen = render_splats(content, cameras, stage.side, stage.side, background=behind)
+        judged = self.alone.terms(seen.rgb * 2 - 1, cameras, progress=progress, generator=generator).scaled(1 - share)
+        return LossTerms(terms | {f"content/{name}": term for name, term in judged.terms.items()})
 
-    def _views(
-        self, field: AbstractField, cameras: Cameras, background: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, RenderedRays]:
-        """Pictures `b 3 side side` in [-1, 1], and their rays."""
-        side = self.stage.side
-        settings = RenderConfig(samples=self.stage.samples)
-        rendered = render_rays(field, rays(cameras, side, side), settings, background=background, generator=generator)
-        return rendered.rgb.view(len(cameras), side, side, 3).permute(0, 3, 1, 2) * 2 - 1, rendered
+    def state_dict(self) -> dict[str, Tensor]:
+        """The splats that are left, so that a resumed run has no others."""
+        return {"alive": self.splats.content.alive}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.splats.content.alive.copy_(state["alive"])
 
 
-def edit_field(
+def edit_splats(
     loss: EditLoss, *, checkpoints: CheckpointFolder | None = None, reporter: Reporter | None = None
 ) -> Iterator[FitState]:
     """Let two guidances fill the box; yields after every step.
@@ -138,5 +130,6 @@ def edit_field(
     Raises:
         DivergedError, CheckpointError, Interrupted: as `fit`.
     """
-    groups, settings = loss.field.groups(), loss.stage.fit
-    yield from taught(loss, groups, loss.whole, settings, checkpoints=checkpoints, reporter=reporter)
+    groups, settings = loss.splats.groups(loss.stage.rates), loss.stage.fit
+    extra = {"splats": loss}
+    yield from taught(loss, groups, loss.whole, settings, extra_state=extra, checkpoints=checkpoints, reporter=reporter)

@@ -11,7 +11,8 @@ from pcs_ext.threed.cameras import Cameras, ring
 from pcs_ext.threed.mesh import WRITTEN, MeshConfig, read_mesh, write_mesh
 from pcs_ext.threed.mesh_views import render_mesh
 from pcs_ext.threed.shapes import Shape, cut_mesh, painter, recut, shape_views
-from pcs_ext.threed.splat_ply import splat_bytes
+from pcs_ext.threed.splat_ply import mesh_splat_bytes, splat_bytes
+from pcs_ext.threed.splats import AbstractSplats
 from pcs_ext.threed.texture import TextureConfig, bake_texture
 from pcs_ext.threed.turntable import KINDS, sheet, write_turntable
 from pcs_ext.threed.viewer import write_viewer
@@ -64,7 +65,7 @@ def export_3d(
         texture_size: texels per side; None: enough for the mesh.
         resolution: of the cut; None takes the recipe's.
         threshold: density at the surface; None takes the recipe's.
-        splats: write a PLY of Gaussian splats, one per face, instead of a mesh.
+        splats: write a PLY of Gaussian splats instead of a mesh: those of an edited scene, else one per face.
         viewer: write a page beside a GLB.
         overwrite: replace what is there.
 
@@ -79,6 +80,8 @@ def export_3d(
     check_free(output, ("ply",) if splats else WRITTEN, overwrite)
     if source.is_dir():
         shape, result = finished_shape(source)
+        if splats and isinstance(shape, AbstractSplats):
+            return _write_splats(shape, output, colors, (texture_size, resolution, threshold))
         settings = recut(result.mesh, shape, {"resolution": resolution, "threshold": threshold})
         wanted = colors_for(output, colors)
         if wanted == "vertex" and texture_size is not None:
@@ -99,9 +102,24 @@ def export_3d(
     if splats and mesh.visual.kind == "texture":
         raise UsageError("splats have one colour each, no texture; leave --colors out, or pass --colors vertex.")
     if splats:
-        atomic_write_bytes(output, splat_bytes(mesh))
+        atomic_write_bytes(output, mesh_splat_bytes(mesh))
         return [output]
     return write_with_page(mesh, output, page)
+
+
+def _write_splats(splats: AbstractSplats, output: Path, colors: str, cut: tuple[float | None, ...]) -> list[Path]:
+    """Splats as they were learned.
+
+    Raises:
+        UsageError: settings of a mesh were given.
+    """
+    if colors not in ("auto", "vertex") or any(value is not None for value in cut):
+        raise UsageError(
+            "this job's splats are written as they were learned; leave out --colors, --texture-size, --resolution and "
+            "--threshold."
+        )
+    atomic_write_bytes(output, splat_bytes(splats))
+    return [output]
 
 
 def write_with_page(mesh: Any, output: Path, page: Path | None) -> list[Path]:

@@ -48,7 +48,7 @@ class Penalties:
     distortion: float = 0.0
     """Of `distortion_loss`."""
     variation: float = 0.0
-    """Of `total_variation`, voxel fields alone."""
+    """Of `total_variation`, voxel fields alone; of a field of signed distances its colours'."""
     eikonal: float = 0.0
     """Of `eikonal_loss`, fields of signed distances alone (AvatarBooth: 0.1)."""
 
@@ -118,6 +118,11 @@ class FieldStage:
         if self.side < 8 or self.samples < 4:
             raise ConfigError(f"expected views of at least 8 pixels and 4 samples, got {self.side}, {self.samples}.")
 
+    def side_at(self, progress: float) -> int:
+        """Of a rendered view at a training progress in [0, 1], pixels; it grows with what the guidance judges."""
+        factor = self.guidance.factor(progress) if isinstance(self.guidance, DistillationConfig) else 1.0
+        return round(self.side * factor)
+
     def with_steps(self, steps: int) -> "FieldStage":
         """The same stage in other steps.
 
@@ -180,7 +185,8 @@ class FieldLoss:
         law, guidance = self._looked_at(generator)
         cameras = draw_cameras(law, stage.views_per_step, generator)
         rendered, shaded = self._render(cameras, progress, generator)
-        images = rendered.rgb.view(len(cameras), stage.side, stage.side, 3).permute(0, 3, 1, 2) * 2 - 1
+        side = stage.side_at(progress)
+        images = rendered.rgb.view(len(cameras), side, side, 3).permute(0, 3, 1, 2) * 2 - 1
         terms = guidance.terms(images, cameras, progress=progress, generator=generator)
         terms = terms + LossTerms(self._penalties(rendered, shaded, progress))
         return terms if self.pictures is None else terms + LossTerms({"pictures": self._reconstruct(generator)})
@@ -193,14 +199,14 @@ class FieldLoss:
         return part.cameras, self.close
 
     def _render(self, cameras: Cameras, progress: float, generator: torch.Generator) -> tuple[RenderedRays, bool]:
-        stage, pixels = self.stage, self.stage.side**2
+        stage, side = self.stage, self.stage.side_at(progress)
         drawn = stage.lighting.draw(cameras, progress, generator)
         rendered = render_rays(
             self.field,
-            rays(cameras, stage.side, stage.side),
+            rays(cameras, side, side),
             RenderConfig(samples=stage.samples, shading=drawn.shading, ambient=stage.lighting.ambient),
-            background=drawn.background.repeat_interleave(pixels, 0),
-            light=drawn.light.repeat_interleave(pixels, 0),
+            background=drawn.background.repeat_interleave(side**2, 0),
+            light=drawn.light.repeat_interleave(side**2, 0),
             occupancy=self.occupancy,
             generator=generator,
         )
@@ -220,6 +226,8 @@ class FieldLoss:
         if weights.variation and isinstance(self.field, VoxelField):
             variation = total_variation(self.field.density_grid) + total_variation(self.field.albedo_grid)
             terms["variation"] = weights.variation * variation
+        if weights.variation and isinstance(self.field, SdfField):
+            terms["variation"] = weights.variation * total_variation(self.field.albedo_grid)
         if weights.eikonal and isinstance(self.field, SdfField):
             terms["eikonal"] = weights.eikonal * eikonal_loss(self.field.slopes())
         return terms

@@ -9,6 +9,8 @@ import torch
 from pydantic import Discriminator
 from torch import Tensor
 
+from pcs_ext.config_io import config
+from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
@@ -166,6 +168,58 @@ class TurnTaking(AbstractGuidance):
         """See `AbstractGuidance.terms`."""
         with injected(self.backbone, *self.adapters):
             return self.inner.terms(images, cameras, progress=progress, generator=generator)
+
+
+@config
+class SingleViews:
+    """Views that the subject's model judges one by one, beside a joint score of the plain base (Dream-in-4D, sec. 3.2).
+
+    Identity comes from the one, shape from the other: the subject is not in the joint model.
+    """
+
+    guidance: DistillationConfig = DistillationConfig()
+    """How the single score is taken."""
+    weight: float = 1.0
+    """Of the single score."""
+    joint_weight: float = 2.0
+    """Of the joint one (Dream-in-4D: 2 beside 1)."""
+    farthest: float = 180.0
+    """Degrees of azimuth up to which views are judged singly (Dream-in-4D, as an option: 145), in (0, 180]."""
+    words: ViewWords = ViewWords()
+    """For directions, in the single prompts."""
+
+    def __post_init__(self) -> None:
+        if self.weight < 0 or self.joint_weight < 0 or not 0 < self.farthest <= 180:
+            raise ConfigError(
+                f"expected weights of at least 0 and an azimuth in (0, 180], got {self.weight}, {self.joint_weight} "
+                f"and {self.farthest}."
+            )
+
+
+class DividedGuidance(AbstractGuidance):
+    """A joint score of sets and one of their single views, each with its own model in the base.
+
+    Args:
+        joint: judges sets.
+        single: judges views alone.
+        settings: how much each counts.
+    """
+
+    def __init__(self, joint: AbstractGuidance, single: AbstractGuidance, settings: SingleViews) -> None:
+        self.joint, self.single, self.settings = joint, single, settings
+
+    def terms(self, images: Tensor, cameras: Cameras, *, progress: float, generator: torch.Generator) -> LossTerms:
+        """See `AbstractGuidance.terms`."""
+        settings = self.settings
+        judged = self.joint.terms(images, cameras, progress=progress, generator=generator)
+        terms = {f"joint/{name}": settings.joint_weight * term for name, term in judged.terms.items()}
+        near = (cameras.azimuth.abs() <= settings.farthest).nonzero()[:, 0]
+        if len(near):
+            alone = self.single.terms(images[near], cameras[near], progress=progress, generator=generator)
+            # Means over views: those that are left out count as 0.
+            share = settings.weight * len(near) / len(images)
+            terms |= {f"single/{name}": share * term for name, term in alone.terms.items()}
+        return LossTerms(terms)
 
 
 def build_guidance(

@@ -21,7 +21,7 @@ from pcs_ext.runtime import seed_for
 from pcs_ext.threed.field_config import load_field, save_field
 from pcs_ext.threed.field_stage import FieldStage, PosedPictures, distil_field
 from pcs_ext.threed.fields import AbstractField
-from pcs_ext.threed.guidance import AbstractGuidance, TurnTaking, build_guidance
+from pcs_ext.threed.guidance import AbstractGuidance, DividedGuidance, SingleViews, TurnTaking, build_guidance
 from pcs_ext.threed.pseudo_views import make_pseudo_views, read_pseudo_views
 from pcs_ext.threed.recipes import (
     AvatarTo3dRecipe,
@@ -253,12 +253,29 @@ class Job:
         self, stage: FieldStage | SurfaceStage, teacher: Teacher, close: Teacher | None, seed: int
     ) -> Iterator[tuple[AbstractGuidance, AbstractGuidance | None]]:
         """The guidance of a stage and that of its close-ups: one model is in the base throughout, two take turns."""
-        if close is None:
+        if isinstance(self.recipe, TextTo3dRecipe) and self.recipe.single is not None:
+            yield self._divided(stage, teacher, self.recipe.single, seed), None
+        elif close is None:
             # Nothing of the subject learns here, so its adapters cost nothing once they are in the weights.
             with teacher.applied(self.backbone), merged(self.backbone.denoiser):
                 yield self._guidance(stage, teacher.prompt, seed), None
         else:
             yield self._turn(stage, teacher, seed), self._turn(stage, close, seed)
+
+    def _divided(
+        self, stage: FieldStage | SurfaceStage, teacher: Teacher, single: SingleViews, seed: int
+    ) -> DividedGuidance:
+        """Sets judged by the plain base under the class word, single views by the subject."""
+        joint = self._guidance(stage, self.artifact.concept.class_prompt(self.request.prompt), seed)
+        adapters = [adapter for artifact in teacher.artifacts for adapter in artifact.adapters()]
+        negative = self.recipe.negative_prompt
+
+        def alone() -> AbstractGuidance:
+            return build_guidance(
+                self.backbone, teacher.prompt, single.guidance, negative_prompt=negative, words=single.words
+            )
+
+        return DividedGuidance(joint, TurnTaking(self.backbone, adapters, alone), single)
 
     def _turn(self, stage: FieldStage | SurfaceStage, teacher: Teacher, seed: int) -> TurnTaking:
         adapters = [adapter for artifact in teacher.artifacts for adapter in artifact.adapters()]

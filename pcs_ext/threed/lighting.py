@@ -11,6 +11,9 @@ from pcs_ext.errors import ConfigError
 from pcs_ext.threed.cameras import Cameras
 from pcs_ext.threed.render import Shading
 
+_FRONT = 45.0
+"""Degrees of azimuth."""
+
 
 @config
 class Lighting:
@@ -28,6 +31,8 @@ class Lighting:
     """Grey of the usual background, in [0, 1]."""
     random_background: float = 0.5
     """Share of the steps with a random colour behind, the same for all views (MVDream: 0.5)."""
+    normals: float = 0.0
+    """Share of the steps that show normals as colours where all views are from the front (AvatarBooth: 0.1)."""
 
     def __post_init__(self) -> None:
         shares = dataclasses.asdict(self)
@@ -51,6 +56,9 @@ class Lighting:
         shading: Shading = "albedo"
         if progress >= self.albedo_until and chance[0] < self.shaded:
             shading = "textureless" if chance[1] < self.textureless else "lambertian"
+        if self.normals and progress >= self.albedo_until:  # nothing is drawn where nobody asks for it
+            ahead = bool((cameras.azimuth.abs() < _FRONT).all())
+            shading = "normals" if torch.rand((), generator=generator) < self.normals and ahead else shading
         plain = torch.full((count, 3), self.plain)
         return Lit(shading=shading, light=light, background=color if chance[2] < self.random_background else plain)
 

@@ -20,6 +20,7 @@ from pcs_ext.config_io import atomic_folder, read_json, write_json
 from pcs_ext.errors import ModelError, UsageError
 from pcs_ext.image.backbones.cpu_attention import attend
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
+from pcs_ext.image.types import Conditioning
 from pcs_ext.threed.cameras import Cameras
 
 _CAMERA_NUMBERS = 16
@@ -151,6 +152,38 @@ class MultiViewAdapter(nn.Module):
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"{folder} is no multi-view adapter ({error}); expected what save wrote.") from error
         return adapter.to(device)
+
+
+def set_errors(
+    backbone: AbstractUnetBackbone,
+    adapter: MultiViewAdapter,
+    clean: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    conditioning: Conditioning,
+    cameras: Cameras,
+    views: int,
+) -> Tensor:
+    """Squared errors `b c h w` of what the joint model predicts of noised sets: what an adapter learns by (MVDream, eq.
+    1). Differentiable in the adapter.
+
+    Args:
+        backbone: frozen.
+        adapter: what is trained.
+        clean: latents `b c h w`, the views of a thing in a row.
+        noise: likewise.
+        timesteps: `b`, one for all views of a thing.
+        conditioning: `b`.
+        cameras: `b`.
+        views: per thing.
+
+    Raises:
+        UsageError: as `MultiViewAdapter.joined`.
+    """
+    noisy = backbone.schedule.add_noise(clean, noise, timesteps)
+    with adapter.joined(backbone, cameras, views):
+        predicted = backbone.predict(noisy, timesteps, conditioning).float()
+    return (predicted - backbone.schedule.target(clean, noise, timesteps)).square()
 
 
 def own_adapter(base: str) -> Path | None:

@@ -11,7 +11,7 @@ from pcs_ext.threed.cameras import Cameras, Rays, rays
 from pcs_ext.threed.fields import AbstractField, Bounds
 from pcs_ext.threed.occupancy import Occupancy
 
-Shading = Literal["albedo", "lambertian", "textureless"]
+Shading = Literal["albedo", "lambertian", "textureless", "normals"]
 _CHUNK_RAYS = 8192
 
 
@@ -22,7 +22,8 @@ class RenderConfig:
     samples: int = 96
     """Intervals per ray between where it enters and leaves the cube."""
     shading: Shading = "albedo"
-    """albedo: the field's colour; lambertian: lit from one point; textureless: lit white (DreamFusion, sec. 3.1)."""
+    """albedo: the field's colour; lambertian: lit from one point; textureless: lit white (DreamFusion, sec. 3.1);
+    normals: directions as colours."""
     ambient: float = 0.1
     """Share of light that comes from everywhere, in [0, 1]; the rest comes from the light's place."""
     normals: bool = False
@@ -154,7 +155,7 @@ def shade(albedo: Tensor, normals: Tensor, to_light: Tensor, shading: Shading, a
     """Colours `n 3` of matt surfaces under one light and light from everywhere (DreamFusion, sec. 3.1).
 
     Args:
-        albedo: `n 3` in [0, 1]; not read when textureless.
+        albedo: `n 3` in [0, 1]; not read when textureless or of normals.
         normals: `n 3`, unit.
         to_light: `n 3`, of any length.
         shading: see `RenderConfig`.
@@ -162,6 +163,9 @@ def shade(albedo: Tensor, normals: Tensor, to_light: Tensor, shading: Shading, a
     """
     if shading == "albedo":
         return albedo
+    if shading == "normals":
+        # Right, up and towards a viewer in front, as pictures of normals have it.
+        return (torch.stack([normals[:, 0], normals[:, 2], -normals[:, 1]], 1) + 1) / 2
     direction = torch.nn.functional.normalize(to_light, dim=-1)
     diffuse = (normals * direction).sum(-1, keepdim=True).clamp_min(0)
     surface = torch.ones_like(albedo) if shading == "textureless" else albedo

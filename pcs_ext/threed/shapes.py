@@ -9,12 +9,14 @@ from torch import Tensor
 
 from pcs_ext.errors import UsageError
 from pcs_ext.threed.cameras import Cameras, ring
-from pcs_ext.threed.edited_field import load_edited
+from pcs_ext.threed.edited_splats import load_edited
 from pcs_ext.threed.field_config import load_field
 from pcs_ext.threed.fields import AbstractField
 from pcs_ext.threed.lighting import Lit
 from pcs_ext.threed.mesh import MeshConfig, extract_mesh
 from pcs_ext.threed.render import RenderConfig, render_views
+from pcs_ext.threed.splat_render import render_splats
+from pcs_ext.threed.splats import AbstractSplats
 from pcs_ext.threed.surface import TetSurface, load_surface, surface_to_trimesh
 from pcs_ext.threed.surface_colors import surface_colors
 from pcs_ext.threed.surface_render import render_surface
@@ -67,16 +69,19 @@ def recut(settings: MeshConfig, shape: Shape, changes: dict[str, Any]) -> MeshCo
 
 @torch.no_grad()
 def shape_views(shape: Shape, cameras: Cameras, side: int, *, background: float = 1.0, samples: int = 128) -> Tensor:
-    """Pictures `b 3 h w` in [0, 1]: a field by volume rendering, a surface softly lit from the camera."""
+    """Pictures `b 3 h w` in [0, 1]: a field by volume rendering, splats composited, a surface softly lit from the
+    camera."""
     if isinstance(shape, TetSurface):
         behind = torch.full((len(cameras), 3), background)
         lit = Lit(shading="lambertian", light=cameras.positions, background=behind)
         return render_surface(shape, cameras, side, lit, ambient=_AMBIENT).rgb.clamp(0, 1)
+    if isinstance(shape, AbstractSplats):
+        return render_splats(shape.cloud(), cameras, side, side, background=background).rgb
     return render_views(shape, cameras, side, side, RenderConfig(samples=samples), background=background).rgb
 
 
 def preview_sheet(shape: Shape, *, side: int, samples: int = 64, views: int = 8) -> bytes:
     """A shape from all around as a PNG; under a field's colours its opacity."""
-    if isinstance(shape, TetSurface):
+    if isinstance(shape, (TetSurface, AbstractSplats)):
         return sheet(shape_views(shape, ring(views, target=shape.bounds.center), side), columns=views)
     return contact_sheet(shape, side=side, samples=samples, views=views)

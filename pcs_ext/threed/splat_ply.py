@@ -1,11 +1,15 @@
-"""A mesh as Gaussian splats in the PLY that splat viewers and editors read (Kerbl et al. 2023, arXiv 2308.04079).
+"""Gaussian splats in the PLY that splat viewers and editors read (Kerbl et al. 2023, arXiv 2308.04079).
 
-A flat splat lies on every face. Nothing is optimised: it is the surface in another form, for tools that take no other.
+Splats that were learned are written as they are. Of a mesh a flat splat lies on every face: nothing is optimised in
+that, it is the surface in another form, for tools that take no other.
 """
 
 from typing import Any
 
 import numpy as np
+import torch
+
+from pcs_ext.threed.splats import AbstractSplats
 
 _SH_BASE = 0.28209479177387814
 """The constant spherical harmonic, 1 / (2 sqrt(pi))."""
@@ -18,20 +22,41 @@ _THICKNESS = 0.1
 """Of the standard deviation along the face, across it."""
 
 
-def splat_bytes(mesh: Any) -> bytes:
+def mesh_splat_bytes(mesh: Any) -> bytes:
     """One splat per face of a `trimesh.Trimesh` with vertex colours, in its axes, as a binary PLY."""
-    values = np.concatenate(
-        [
-            mesh.triangles_center,
-            mesh.face_normals,
-            (_face_colors(mesh) - 0.5) / _SH_BASE,
-            np.zeros((len(mesh.faces), _FARTHER_BANDS)),
-            np.full((len(mesh.faces), 1), np.log(_OPACITY / (1 - _OPACITY))),
-            np.log(_scales(mesh)),
-            _rotations(mesh.face_normals),
-        ],
-        axis=1,
+    return _ply_bytes(
+        mesh.triangles_center,
+        mesh.face_normals,
+        _face_colors(mesh),
+        np.full((len(mesh.faces), 1), np.log(_OPACITY / (1 - _OPACITY))),
+        np.log(_scales(mesh)),
+        _rotations(mesh.face_normals),
     )
+
+
+def splat_bytes(splats: AbstractSplats) -> bytes:
+    """Splats that were learned, those that are alive, as a binary PLY."""
+    rows = []
+    for part in splats.parts():
+        kept = part.alive.nonzero()[:, 0]
+        values = (part.places, torch.sigmoid(part.raw_colors), part.raw_opacities[:, None], part.log_scales, part.turns)
+        rows.append([value.detach()[kept].double().numpy() for value in values])
+    places, colors, opacities, scales, turns = (np.concatenate(column) for column in zip(*rows, strict=True))
+    turns = turns / np.linalg.norm(turns, axis=1, keepdims=True)
+    return _ply_bytes(places, np.zeros_like(places), colors, opacities, scales, turns)
+
+
+def _ply_bytes(
+    places: np.ndarray,
+    normals: np.ndarray,
+    colors: np.ndarray,
+    raw_opacities: np.ndarray,
+    log_scales: np.ndarray,
+    turns: np.ndarray,
+) -> bytes:
+    farther = np.zeros((len(places), _FARTHER_BANDS))
+    constant = (colors - 0.5) / _SH_BASE
+    values = np.concatenate([places, normals, constant, farther, raw_opacities, log_scales, turns], axis=1)
     names = [
         *("x", "y", "z", "nx", "ny", "nz"),
         *(f"f_dc_{index}" for index in range(3)),

@@ -73,6 +73,11 @@ class Artifacts:
                 f"{base} follows a flow, where no clip can be inverted; leave out --reference {request.reference}, or "
                 "take an AnimateDiff or ModelScope base."
             )
+        if request.refinements and follows_flow(base):
+            raise UsageError(
+                f"{base} follows a flow, and --refine mixes the noise of a schedule anew; leave it out, or take an "
+                "AnimateDiff or ModelScope base."
+            )
         module = request.motion_module or (None if is_text_to_video(base) else origin.get("motion_module"))
         return load_video_backbone(
             base,

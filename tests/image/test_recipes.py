@@ -15,12 +15,14 @@ from pcs_ext.errors import ArtifactError, CheckpointError, ConfigError, Interrup
 from pcs_ext.image.adapters import build_adapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.cameras import ring
 from pcs_ext.image.learn import learn, plan, resolve_recipe
 from pcs_ext.image.recipes import RECIPES, Recipe
 from pcs_ext.image.sample import SampleConfig
 from pcs_ext.image.subject import Artifact
 from pcs_ext.image.terms import SteeringConfig
 from pcs_ext.image.training import parameter_groups
+from pcs_ext.image.transforms_json import write_transforms
 from pcs_ext.systems import catalogue
 from tests.support.encoders import tiny_clip
 
@@ -60,7 +62,11 @@ def quick(recipe: str, steps: int = 6) -> Recipe:
 
 
 def with_things(photos: Path, recipe: Recipe) -> Path:
-    """What a recipe wants beside photos: masks and captions of every thing, or one caption with its word."""
+    """What a recipe wants beside photos: masks and captions of every thing, one caption with its word, or cameras."""
+    if recipe.needs_cameras:
+        shown = sorted(path for path in photos.glob("*.png") if "_" not in path.stem)
+        cameras = ring(len(shown))
+        write_transforms(photos / "transforms.json", cameras, [path.name for path in shown], 40, 48)
     if recipe.needs_caption:
         (photos / "0.txt").write_text(f"a photo of a dog in {recipe.needs_caption} style", "utf-8")
     for mask in photos.glob("*_mask.png") if recipe.concept_crops else ():

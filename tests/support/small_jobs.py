@@ -20,11 +20,13 @@ from pcs_ext.threed.box import Box
 from pcs_ext.threed.camera_laws import CameraLaw
 from pcs_ext.threed.distillation import RECONSTRUCTION, SJC, DistillationConfig
 from pcs_ext.threed.edit_job import edit_3d
+from pcs_ext.threed.edit_refine import RefineConfig
 from pcs_ext.threed.edit_request import EditOptions
 from pcs_ext.threed.edit_stage import EditStage
 from pcs_ext.threed.field_config import FieldConfig, save_field
 from pcs_ext.threed.field_stage import CloseUps, FieldStage, Penalties, Reconstruction
 from pcs_ext.threed.fields import Blob
+from pcs_ext.threed.guidance import SingleViews
 from pcs_ext.threed.lighting import Lighting
 from pcs_ext.threed.localization import LocalizationConfig
 from pcs_ext.threed.make import Made, make_3d
@@ -44,6 +46,7 @@ from pcs_ext.threed.recipes import (
 )
 from pcs_ext.threed.relearn import RelearnConfig
 from pcs_ext.threed.request import MakeOptions
+from pcs_ext.threed.splat_fit import SplatFit
 from pcs_ext.threed.surface import SurfaceConfig
 from pcs_ext.threed.surface_stage import SurfaceStage
 from pcs_ext.threed.texture_job import Textured, texture_3d
@@ -158,14 +161,17 @@ def small_recipe(method: str) -> AnyRecipe3d:
         body = dataclasses.replace(
             stage(6, close_ups=part), field=FieldConfig(kind="sdf", resolution=16, template="body")
         )
-        body = dataclasses.replace(body, penalties=Penalties(eikonal=1.0))
+        body = dataclasses.replace(body, penalties=Penalties(eikonal=1.0, variation=1.0))
         return AvatarTo3dRecipe(id=method, field=body, mesh=MeshConfig(resolution=32, threshold=1000.0, relative=0.5))
-    joint = method == "mvdream"
+    joint = method in ("mvdream", "dream-in-4d-still")
     changes: dict[str, Any] = {"guidance": VariationalConfig()} if method == "vsd" else {}
     if joint:
         changes = {"guidance": RECONSTRUCTION, "cameras": CameraLaw(views=4), "views_per_step": 4}
-    anew = relearn() if joint else None
-    return TextTo3dRecipe(id=method, joint=joint, relearn=anew, field=stage(3 if joint else 6, **changes), mesh=MESH)
+    anew = relearn() if method == "mvdream" else None
+    single = SingleViews(farthest=145.0) if method == "dream-in-4d-still" else None
+    return TextTo3dRecipe(
+        id=method, joint=joint, relearn=anew, single=single, field=stage(3 if joint else 6, **changes), mesh=MESH
+    )
 
 
 def small(method: str, folder: Path) -> Path:
@@ -200,8 +206,10 @@ def edit(learned: Learned, folder: Path, *, reporter: Reporter | None = None) ->
     """`edit_3d` of a small recipe."""
     place = LocalizationConfig(fit=fit_of(3), side=8, views=3)
     score = DistillationConfig(guidance_scale=5.0, max_gradient=1.0)
-    filling = EditStage(resolution=10, fit=fit_of(4), guidance=score, side=16, samples=12, variation=1.0)
-    write_json(folder / "edit.json", EditRecipe(id="tip-editor", place=place, stage=filling))
+    filling = EditStage(count=40, fit=fit_of(4), guidance=score, side=16)
+    seen = SplatFit(fit=fit_of(4), count=60, side=16, views=3)
+    recipe = EditRecipe(id="tip-editor", scene=seen, place=place, stage=filling, refine=RefineConfig(pictures=seen))
+    write_json(folder / "edit.json", recipe)
     options = EditOptions(box=BOX, config=folder / "edit.json", **HERE)
     return edit_3d(learned.scene, learned.subject, "a photo of a cat on {subject}", folder / "rex.glb", options,
                    reporter=reporter)  # fmt: skip

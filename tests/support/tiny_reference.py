@@ -12,9 +12,12 @@ from pcs_ext.image.reference.base import AbstractReferenceAdapter
 from pcs_ext.image.reference.encoder import PictureEncoder
 from pcs_ext.image.reference.files import reading_of
 from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapter
+from pcs_ext.image.reference.language_model import LanguageConfig
 from pcs_ext.image.reference.latents import open_eye
 from pcs_ext.image.reference.projection import LinearProjection, Resampler
 from pcs_ext.image.reference.shown import Sight
+from pcs_ext.image.reference.style_networks import StyleAutoencoder, StyleNetworks
+from pcs_ext.image.reference.style_space import save_style_space
 from pcs_ext.image.reference.systems.anydoor import AnyDoorConfig
 from pcs_ext.image.reference.systems.artadapter import ArtAdapterConfig
 from pcs_ext.image.reference.systems.blip_diffusion import BlipDiffusionConfig
@@ -27,22 +30,27 @@ from pcs_ext.image.reference.systems.dreamidentity import DreamIdentityConfig
 from pcs_ext.image.reference.systems.dreamtuner import DreamTunerConfig
 from pcs_ext.image.reference.systems.e4t import E4TConfig
 from pcs_ext.image.reference.systems.elite import EliteConfig
+from pcs_ext.image.reference.systems.emu2 import Emu2Config
 from pcs_ext.image.reference.systems.face0 import Face0Config
 from pcs_ext.image.reference.systems.face2diffusion import Face2DiffusionConfig
 from pcs_ext.image.reference.systems.face_diffuser import FaceDiffuserConfig
+from pcs_ext.image.reference.systems.facestudio import FaceStudioConfig
 from pcs_ext.image.reference.systems.fastcomposer import FastComposerConfig
 from pcs_ext.image.reference.systems.hyperdreambooth import HyperDreamBoothConfig
 from pcs_ext.image.reference.systems.idadapter import IDAdapterConfig
 from pcs_ext.image.reference.systems.infinite_id import InfiniteIDConfig
 from pcs_ext.image.reference.systems.instantbooth import InstantBoothConfig
 from pcs_ext.image.reference.systems.instantfamily import InstantFamilyConfig
+from pcs_ext.image.reference.systems.instantid import InstantIDConfig
 from pcs_ext.image.reference.systems.ip_adapter import IPAdapter, IPAdapterConfig, attention_order
 from pcs_ext.image.reference.systems.kim_sod_cnn import KimSodCnnConfig
+from pcs_ext.image.reference.systems.kosmos_g import KosmosGConfig
 from pcs_ext.image.reference.systems.lambda_eclipse import LambdaEclipseConfig
 from pcs_ext.image.reference.systems.migc import MIGCConfig
 from pcs_ext.image.reference.systems.moa import MoAConfig
 from pcs_ext.image.reference.systems.moma import MoMAConfig
 from pcs_ext.image.reference.systems.ms_diffusion import MSDiffusionConfig
+from pcs_ext.image.reference.systems.omni_id import OmniIDConfig
 from pcs_ext.image.reference.systems.photomaker import PhotoMakerConfig
 from pcs_ext.image.reference.systems.portraitbooth import PortraitBoothConfig
 from pcs_ext.image.reference.systems.profusion import ProFusionConfig
@@ -51,15 +59,20 @@ from pcs_ext.image.reference.systems.pva import PVAConfig
 from pcs_ext.image.reference.systems.re_imagen import ReImagenConfig
 from pcs_ext.image.reference.systems.retrinet import RetriNetConfig
 from pcs_ext.image.reference.systems.ssr_encoder import SSREncoderConfig
+from pcs_ext.image.reference.systems.stellar import StellarNetConfig
 from pcs_ext.image.reference.systems.styleadapter import StyleAdapterConfig
 from pcs_ext.image.reference.systems.subject_diffusion import SubjectDiffusionConfig
 from pcs_ext.image.reference.systems.suti import SuTIConfig
+from pcs_ext.image.reference.systems.taming_encoder import TamingEncoderConfig
 from pcs_ext.image.reference.systems.umm_diffusion import UMMDiffusionConfig
 from pcs_ext.image.reference.systems.uni_controlnet import UniControlNetConfig
+from pcs_ext.image.reference.systems.versatile_diffusion import VersatileDiffusionConfig
 from pcs_ext.image.reference.systems.visconet import ViscoNetConfig
+from pcs_ext.image.reference.systems.w_plus_adapter import WPlusConfig
 
 WIDTH, HIDDEN = 16, 32
 """Of the encoder's embedding and of its patches."""
+TINY_LANGUAGE = LanguageConfig(width=16, depth=1, heads=2)
 TINY: dict[str, KindConfig] = {
     "ip-adapter": IPAdapterConfig(tokens=2),
     "photomaker": PhotoMakerConfig(rank=2),
@@ -113,6 +126,26 @@ TINY: dict[str, KindConfig] = {
     "re-imagen": ReImagenConfig(heads=2),
     "suti": SuTIConfig(heads=2),
     "lambda-eclipse": LambdaEclipseConfig(width=16, depth=1, heads=2, tokens=2),
+    "omni-id": OmniIDConfig(
+        tokens=3,
+        width=16,
+        depth=1,
+        heads=2,
+        decoder_width=16,
+        decoder_depth=1,
+        masked=0.9,
+        targets=2,
+        masked_share=0.5,
+        diffusion_share=0.25,
+    ),
+    "versatile-diffusion": VersatileDiffusionConfig(),
+    "w-plus-adapter": WPlusConfig(reach=2.0),
+    "kosmos-g": KosmosGConfig(language=TINY_LANGUAGE, words=2, width=16, depth=1, heads=2, shares=(0.2, 0.2, 0.6)),
+    "emu2": Emu2Config(language=TINY_LANGUAGE, side=2),
+    "instantid": InstantIDConfig(tokens=2, inner=64, depth=1),
+    "taming-encoder": TamingEncoderConfig(),
+    "stellar": StellarNetConfig(hidden=16, rank=2),
+    "facestudio": FaceStudioConfig(look_tokens=2, face_tokens=2, width=16, depth=1, heads=2),
 }
 """Every system at a size of a few thousand weights."""
 
@@ -123,8 +156,20 @@ def tiny_system(
     """An untrained adapter of a system and the encoder it reads, in the folder `tiny_vision` wrote."""
     config = TINY[system]
     kind = adapter_class(config)
-    encoder = open_eye(eye, kind, backbone)
+    encoder = open_eye(eye_of(system, eye), kind, backbone)
     return build_adapter(config, backbone, reading_of(encoder), seed=seed), encoder
+
+
+def eye_of(system: str, eye: Path) -> Path:
+    """What a system looks through: the tiny image encoder, or a tiny style space beside it."""
+    if adapter_class(TINY[system]).sees != "codes":
+        return eye
+    folder = eye.with_name("style-space")
+    if not folder.is_dir():
+        torch.manual_seed(6)
+        sizes = StyleNetworks(resolution=16, width=HIDDEN, depth=1, channels=8, capacity=64)
+        save_style_space(StyleAutoencoder(sizes), folder)
+    return folder
 
 
 def at_random(adapter: AbstractReferenceAdapter, backbone: AbstractBackbone) -> None:

@@ -96,6 +96,32 @@ def test_patched_colours_win_over_style_sheets_and_keep_group_opacity() -> None:
     assert float(again.opacity) == pytest.approx(0.25, abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("sheet", "style", "color"),
+    [
+        (".a{fill:red!important}", "fill:lime", "#f00"),
+        (".a{fill:red ! IMPORTANT}", "fill:lime !important", "#0f0"),
+        (".a{fill:red!important} #r{fill:blue}", "", "#f00"),
+        (".a{fill:red!important} #r{fill:blue!important}", "", "#00f"),
+    ],
+)
+def test_important_declarations_win_as_in_browsers_and_over_them_patched_colours(
+    sheet: str, style: str, color: str
+) -> None:
+    shape = f'<rect id="r" class="a" style="{style}" width="9" height="9"/></svg>'
+    data = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><style>{sheet}</style>{shape}'.encode()
+    document = parse_svg(data)
+    path = document.scene.paths[0]
+    assert path.fill is not None
+    assert path.fill.color.tolist() == [float(digit == "f") for digit in color[1:]]
+    fill = dataclasses.replace(path.fill, color=torch.tensor([1.0, 0.0, 1.0]))
+    patched = patch_svg(document, dataclasses.replace(document.scene, paths=(dataclasses.replace(path, fill=fill),)))
+    again = parse_svg(patched).scene.paths[0].fill
+    assert again is not None
+    assert again.color.tolist() == [1.0, 0.0, 1.0]
+    assert b'id="r" class="a"' in patched
+
+
 TRANSLUCENT = {
     "rgba": '<rect id="r" width="9" height="9" fill="rgba(255,0,0,0.5)"/>',
     "hex": '<rect id="r" width="9" height="9" fill="#ff000080"/>',

@@ -12,16 +12,19 @@ from pcs_ext.image.subject import Artifact
 from pcs_ext.image.types import LossTerms
 from pcs_ext.threed.body_template import HEAD, body_distance
 from pcs_ext.threed.camera_laws import CameraLaw
-from pcs_ext.threed.cameras import Cameras, ring
-from pcs_ext.threed.distillation import DistillationConfig
+from pcs_ext.threed.cameras import Cameras, orbit, ring
+from pcs_ext.threed.distillation import DistillationConfig, encode_views
 from pcs_ext.threed.field_config import FieldConfig, load_field, save_field
 from pcs_ext.threed.field_stage import CloseUps, FieldLoss
 from pcs_ext.threed.fields import Blob
 from pcs_ext.threed.guidance import AbstractGuidance, ScoreGuidance, TurnTaking
+from pcs_ext.threed.lighting import Lighting
 from pcs_ext.threed.mesh import MeshConfig, extract_mesh
+from pcs_ext.threed.recipes import RECIPES, AvatarTo3dRecipe
 from pcs_ext.threed.regularizers import eikonal_loss
 from pcs_ext.threed.render import RenderConfig, render_views
 from pcs_ext.threed.sdf_field import SdfField
+from tests.support.gaussian import GaussianBackbone
 from tests.support.small_jobs import HERE, PROMPT, Learned, make, stage
 
 EXACT = MeshConfig(resolution=48, threshold=1000.0, relative=0.5)
@@ -140,6 +143,29 @@ def test_close_ups_go_to_their_own_teacher() -> None:
         FieldLoss(shown.field.build(), shown, body)
     with pytest.raises(ConfigError, match="a share of the steps in"):
         CloseUps(cameras=CameraLaw(), share=1.0)
+
+
+def test_views_grow_and_show_normals_from_the_front() -> None:
+    recipe = RECIPES["avatarbooth"].build("sd", "paper")
+    assert isinstance(recipe, AvatarTo3dRecipe)
+    assert [recipe.field.side_at(step / 8000) for step in (0, 2999, 3000, 3999, 4000, 8000)] == [64, 64, 80, 80, 96, 96]
+    with pytest.raises(ConfigError, match="rising shares"):
+        DistillationConfig(growth=((0.5, 1.5), (0.2, 2.0)))
+    backbone, seen = GaussianBackbone(), torch.zeros(1, 3, 64, 64, dtype=torch.float64)
+    sides = [encode_views(backbone, seen, factor).shape[-1] for factor in (1.0, 2.0, 3.4)]
+    assert sides == [8, 16, 24]  # the nearest multiple of eight cells
+    generator, light = torch.Generator().manual_seed(0), Lighting(shaded=0.0, normals=0.5)
+    shown = [
+        [light.draw(orbit([a], [5.0], [5.0], [30.0]), 0.5, generator).shading for _ in range(40)] for a in (20, 90)
+    ]
+    assert 10 < shown[0].count("normals") < 30
+    assert set(shown[1]) == {"albedo"}
+    field = SdfField(48, radius=0.9)
+    cameras = orbit([0.0], [0.0], [5.2], [32.0], (0.0, 0.0, 0.75))
+    colors = render_views(field, cameras, 33, 33, RenderConfig(samples=128, shading="normals")).rgb[0]
+    assert colors[:, 16, 16].tolist() == pytest.approx([0.5, 0.5, 1.0], abs=0.1)
+    assert colors[0, 16, 23] > 0.6 > 0.4 > colors[0, 16, 9]  # right is red
+    assert colors[1, 9, 16] > 0.6 > 0.4 > colors[1, 23, 16]  # up is green
 
 
 def test_avatarbooth_makes_one_body_of_two_subjects(learned: Learned, tmp_path: Any) -> None:

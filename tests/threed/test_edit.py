@@ -1,4 +1,4 @@
-"""Boxes, edited fields, the loss that says where, and `3d edit` end to end on a tiny model."""
+"""Boxes, edited splats, the loss that says where, and `3d edit` end to end on a tiny model."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -22,11 +22,12 @@ from pcs_ext.threed.box import Box
 from pcs_ext.threed.cameras import ring
 from pcs_ext.threed.distillation import DistillationConfig
 from pcs_ext.threed.edit_job import edit_3d
+from pcs_ext.threed.edit_refine import RefineConfig
 from pcs_ext.threed.edit_request import EditOptions
-from pcs_ext.threed.edit_stage import EditLoss, EditStage, edit_field
-from pcs_ext.threed.edited_field import EditedConfig, EditedField, content_bounds, load_edited
-from pcs_ext.threed.export import render_3d
-from pcs_ext.threed.field_config import FieldConfig, load_field, save_field
+from pcs_ext.threed.edit_stage import EditLoss, EditStage, edit_splats
+from pcs_ext.threed.edited_splats import EditedConfig, EditedSplats, Pruning, load_edited
+from pcs_ext.threed.export import export_3d, render_3d
+from pcs_ext.threed.field_config import FieldConfig, save_field
 from pcs_ext.threed.fields import Blob
 from pcs_ext.threed.guidance import ScoreGuidance
 from pcs_ext.threed.localization import LocalizationConfig, SceneLoss, SceneUpdates, localization_loss
@@ -34,6 +35,9 @@ from pcs_ext.threed.make import Made
 from pcs_ext.threed.mesh import MeshConfig, read_mesh
 from pcs_ext.threed.mesh_views import render_mesh
 from pcs_ext.threed.recipes import EditRecipe
+from pcs_ext.threed.splat_fit import SplatFit
+from pcs_ext.threed.splat_render import render_splats
+from pcs_ext.threed.splats import SplatRates, Splats, SplatsConfig, load_splats
 from pcs_ext.threed.work import Result, WorkFolder
 from tests.support.gaussian import GaussianBackbone
 from tests.support.tiny import tiny_folder
@@ -43,10 +47,24 @@ SCENE = FieldConfig(resolution=16, blob=Blob(height=40.0, radius=0.5))
 PROMPT = "a photo of a cat on {subject}"
 
 
-def edited(mode: Any = "add") -> EditedField:
+def ball(count: int = 120) -> Splats:
+    """Splats all over a ball about (0, 0, 0.75) that reaches into the box."""
+    splats = Splats(SplatsConfig(count=count))
+    place = torch.randn(count, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        splats.places.copy_(torch.nn.functional.normalize(place, dim=1) * 0.6 + torch.tensor([0.0, 0.0, 0.75]))
+        splats.raw_colors.copy_(place)
+        splats.raw_opacities.fill_(2.0)
+    return splats
+
+
+def edited(mode: Any = "add", count: int = 50) -> EditedSplats:
     """A ball and a box on top of it."""
-    content = FieldConfig(resolution=10, bounds=content_bounds(BOX), blob=Blob(height=5.0, radius=0.9))
-    return EditedField(EditedConfig(scene=SCENE, content=content, box=BOX, mode=mode))
+    scene = ball()
+    content = SplatsConfig(count=count)
+    splats = EditedSplats(EditedConfig(scene=scene.settings, content=content, box=BOX, mode=mode))
+    splats.begin(scene, -4.5, 0)
+    return splats
 
 
 def test_a_box_is_seen_where_it_is() -> None:
@@ -62,49 +80,93 @@ def test_a_box_is_seen_where_it_is() -> None:
         Box(low=(0, 0, 0), high=(1, -1, 1))
 
 
-def test_outside_the_box_the_scene_is_untouched_and_inside_densities_add() -> None:
-    field, replaced = edited(), edited("replace")
-    points = torch.rand(4000, 3, generator=torch.Generator().manual_seed(0)) * 3 - torch.tensor([1.5, 1.5, 0.75])
-    inside = BOX.contains(points)
-    there, now, instead, alone = (part.query(points) for part in (field.scene, field, replaced, field.alone()))
-    assert inside.sum() > 20
-    for found in (now, instead):
-        assert torch.equal(found.density[~inside], there.density[~inside])
-        assert torch.equal(found.albedo[~inside], there.albedo[~inside])
-    torch.testing.assert_close(now.density[inside], there.density[inside] + alone.density[inside])
-    torch.testing.assert_close(instead.density[inside], alone.density[inside])
-    assert (alone.density[~inside] == 0).all()
+def test_the_content_begins_in_the_box_nearly_transparent_and_the_scene_stays() -> None:
+    scene, field, replaced = ball(), edited(), edited("replace")
+    inside = BOX.contains(scene.places)
+    copied = int(inside.sum())
+    assert 5 < copied < 50
+    for splats in (field, replaced):
+        assert BOX.contains(splats.content.places).all()
+        assert (torch.sigmoid(splats.content.raw_opacities) < 0.012).all()
+        begun = {tuple(place) for place in splats.content.places.tolist()}
+        assert {tuple(place) for place in scene.places[inside].tolist()} <= begun
+        kept = splats.scene.alive
+        for name, value in scene.state_dict().items():
+            assert torch.equal(value[kept], splats.scene.state_dict()[name][kept])
+    assert field.scene.alive.all()
+    assert torch.equal(replaced.scene.alive, ~inside)
+    assert len(edited(count=3).content.places) == 3
+    outside = torch.tensor([[0.0, -0.55, 0.5], [0.55, 0.0, 0.5], [0.0, 0.5, 0.4]])
+    torch.testing.assert_close(field.query(outside).density, scene.query(outside).density)
+    # Where the content is seen: nowhere but through the box.
+    cameras = ring(3)
+    share = render_splats(field.marked(), cameras, 32, 32, background=0.0).rgb
+    assert 0 < float(share.detach().max()) < 0.5
+    assert float(share.detach()[..., -8:, :].max()) == 0  # below the box
+
+
+def test_splats_that_leave_grow_or_fade_are_pruned() -> None:
+    splats = edited()
+    with torch.no_grad():
+        splats.content.log_scales.fill_(-3.0)
+        splats.content.places[0, 2] += 2.0
+        splats.content.log_scales[1, 1] = 0.0
+        splats.content.raw_opacities[2] = -12.0
+    splats.prune(Pruning())
+    assert splats.content.alive.tolist() == [False] * 3 + [True] * 47
+    assert len(splats.content.cloud()) == 47
+    with torch.no_grad():
+        splats.content.raw_opacities.fill_(-12.0)
+    splats.prune(Pruning())
+    assert splats.content.alive.sum() == 47  # an empty box could not learn
 
 
 STAGE = EditStage(
-    resolution=10,
+    count=40,
+    pruning=Pruning(every=2),
     fit=FitConfig(steps=4, optimizer="adam", checkpoint_every_steps=1, checkpoint_every_seconds=None),
     guidance=dataclasses.replace(EditStage(fit=FitConfig(steps=1)).guidance, guidance_scale=1.0),
     side=16,
-    samples=12,
 )
+PICTURES = SplatFit(fit=dataclasses.replace(STAGE.fit, steps=3), count=60, side=16, views=3)
 
 
 def test_only_the_content_learns_and_shares_move() -> None:
-    field, backbone = edited(), GaussianBackbone(mean=0.3)
+    splats, backbone = edited(), GaussianBackbone(mean=0.3)
     guidance = [ScoreGuidance(backbone, "a", DistillationConfig(guidance_scale=1.0)) for _ in range(2)]
-    loss = EditLoss(field, STAGE, guidance[0], guidance[1])
+    loss = EditLoss(splats, STAGE, guidance[0], guidance[1])
     assert loss.close.target == BOX.middle
     assert loss.close.distance == pytest.approx((4.6 * 0.4 / 1.5, 5.8 * 0.4 / 1.5))
-    before = {name: value.clone() for name, value in field.state_dict().items()}
+    before = {name: value.clone() for name, value in splats.state_dict().items()}
     terms = loss(0, 0, torch.Generator().manual_seed(0)).terms
-    assert set(terms) == {"scene/score", "content/score", "opacity", "entropy"}
-    for _ in edit_field(loss):
+    assert set(terms) == {"scene/score", "content/score"}
+    for _ in edit_splats(loss):
         pass
-    for name, value in field.state_dict().items():
-        assert torch.equal(value, before[name]) == name.startswith("scene.")
+    for name, value in splats.state_dict().items():
+        assert torch.equal(value, before[name]) == (name.startswith("scene.") or name == "content.alive"), name
     # The same draws with all of the weight on one side.
     sides = [dataclasses.replace(STAGE, share=(share, share)) for share in (1.0, 0.0)]
     whole, alone = (
-        EditLoss(field, side, guidance[0], guidance[1])(0, 0, torch.Generator().manual_seed(0)).terms for side in sides
+        EditLoss(splats, side, guidance[0], guidance[1])(0, 0, torch.Generator().manual_seed(0)).terms for side in sides
     )
     assert float(whole["content/score"].detach()) == 0
     assert float(alone["scene/score"].detach()) == 0
+
+
+def test_a_score_that_wants_a_color_paints_the_box_and_nothing_else() -> None:
+    splats, backbone = edited(count=300), GaussianBackbone(mean=-1.0)  # of pictures that are black
+    guidance = ScoreGuidance(backbone, "a", DistillationConfig(guidance_scale=1.0))
+    rates = SplatRates(place=1e-3, color=0.1, opacity=0.3, scale=0.01, turn=0.01)
+    stage = dataclasses.replace(STAGE, share=(0.5, 0.5), rates=rates, fit=dataclasses.replace(STAGE.fit, steps=60))
+    for _ in edit_splats(EditLoss(splats, stage, guidance, guidance)):
+        pass
+    with torch.no_grad():
+        cameras = ring(3)
+        before, after = (render_splats(cloud, cameras, 24, 24).rgb for cloud in (splats.scene.cloud(), splats.cloud()))
+        seen = render_splats(splats.marked(), cameras, 24, 24, background=0.0).rgb[:, 0]
+        assert (seen > 0.5).sum() > 20
+        assert after.mean(1)[seen > 0.5].mean() < 0.3 < before.mean(1)[seen > 0.5].mean()
+        torch.testing.assert_close(after.mean(1)[seen < 1e-4], before.mean(1)[seen < 1e-4], atol=1e-3, rtol=0)
 
 
 def test_the_loss_says_where() -> None:
@@ -179,7 +241,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make(scene: Path, subject: Path, tmp_path: Path, name: str = "out.glb", **changes: Any) -> Made:
     """`edit_3d` of a small recipe."""
     place = LocalizationConfig(fit=FitConfig(steps=3, checkpoint_every_steps=1), side=8, views=3)
-    write_json(tmp_path / "recipe.json", EditRecipe(id="tip-editor", place=place, stage=STAGE))
+    refine = RefineConfig(pictures=PICTURES, strength=0.3)
+    recipe = EditRecipe(id="tip-editor", scene=PICTURES, place=place, stage=STAGE, refine=refine)
+    write_json(tmp_path / "recipe.json", recipe)
     settings = {"box": BOX, "config": tmp_path / "recipe.json", "device": "cpu", "precision": "fp32", **changes}
     return edit_3d(scene, subject, PROMPT, tmp_path / name, EditOptions(**settings))
 
@@ -188,27 +252,36 @@ def test_an_edit_keeps_the_scene_and_goes_on_after_a_stop(
     scene: Path, subject: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = make(scene, subject, tmp_path, previews=4)
-    kept, found = load_field(scene / "field" / "field"), load_edited(whole.work / "edit" / "edited")
-    assert all(torch.equal(value, found.scene.state_dict()[name]) for name, value in kept.state_dict().items())
+    kept = load_splats(whole.work / "scene" / "splats").state_dict()
+    edit, refined = (load_edited(whole.work / stage / "edited") for stage in ("edit", "refine"))
+    for splats in (edit, refined):
+        assert all(torch.equal(value, splats.scene.state_dict()[name]) for name, value in kept.items())
+    assert not torch.equal(edit.content.raw_colors, refined.content.raw_colors)
     assert read_mesh(whole.files[0]).volume > 0
     assert (whole.work / "previews" / "edit-000004.png").is_file()
     render_3d(whole.work, tmp_path / "sheet.png", frames=2, side=24)
+    export_3d(whole.work, tmp_path / "splats.ply", splats=True)
+    alive = sum(int(part.alive.sum()) for part in refined.parts())
+    assert f"element vertex {alive}\n".encode() in (tmp_path / "splats.ply").read_bytes()
+    with pytest.raises(UsageError, match="written as they were learned"):
+        export_3d(whole.work, tmp_path / "other.ply", splats=True, resolution=20)
     with pytest.raises(UsageError, match="holds a surface or an edited scene"):
         make(whole.work, subject, tmp_path, "twice.glb")
 
     def stopping(loss: EditLoss, **settings: Any) -> Iterator[Any]:
-        for state in edit_field(loss, **settings):
+        for state in edit_splats(loss, **settings):
             yield state
             if state.step == 2:
                 raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr("pcs_ext.threed.edit_job.edit_field", stopping)
+        patched.setattr("pcs_ext.threed.edit_job.edit_splats", stopping)
         with pytest.raises(MemoryError):
             make(scene, subject, tmp_path, "parts.glb")
     make(scene, subject, tmp_path, "parts.glb")
     first, second = (
-        load_file(tmp_path / f"{name}.glb.work" / "edit" / "edited" / "edited.safetensors") for name in ("out", "parts")
+        load_file(tmp_path / f"{name}.glb.work" / "refine" / "edited" / "edited.safetensors")
+        for name in ("out", "parts")
     )
     assert first.keys() == second.keys()
     assert all(torch.equal(value, second[name]) for name, value in first.items())

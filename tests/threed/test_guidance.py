@@ -1,10 +1,15 @@
 """VSD, SJC, x0 reconstruction and Perp-Neg against closed forms and against SDS."""
 
+import dataclasses
+from typing import Any
+
 import pytest
 import torch
 
+from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
-from pcs_ext.threed.cameras import orbit, ring
+from pcs_ext.image.types import LossTerms
+from pcs_ext.threed.cameras import Cameras, orbit, ring
 from pcs_ext.threed.distillation import (
     RECONSTRUCTION,
     SJC,
@@ -14,9 +19,10 @@ from pcs_ext.threed.distillation import (
     perp_neg,
     rescaled,
 )
-from pcs_ext.threed.guidance import ScoreGuidance, build_guidance
+from pcs_ext.threed.guidance import AbstractGuidance, DividedGuidance, ScoreGuidance, SingleViews, build_guidance
 from pcs_ext.threed.multiview import MultiViewAdapter, camera_numbers
 from pcs_ext.threed.perp_neg import PerpNegPrompts, blend
+from pcs_ext.threed.recipes import RECIPES, TextTo3dRecipe
 from pcs_ext.threed.variational import VariationalConfig, VariationalScore
 from pcs_ext.threed.view_prompts import DIRECTIONS, ViewWords
 from tests.support.gaussian import GaussianBackbone
@@ -191,3 +197,34 @@ def test_views_are_judged_together_and_one_view_alone(base: AbstractUnetBackbone
     assert torch.equal(gradient(MultiViewAdapter.of(base), 1), alone)
     together = gradient(MultiViewAdapter.of(base), 4)
     assert (together - alone).norm() > 1e-3 * alone.norm()
+
+
+class Counted(AbstractGuidance):
+    """A score that pulls every picture up, per view; remembers which views it saw."""
+
+    def __init__(self) -> None:
+        self.azimuths: list[float] = []
+
+    def terms(self, images: torch.Tensor, cameras: Cameras, **_: Any) -> LossTerms:
+        """See `AbstractGuidance.terms`."""
+        self.azimuths = cameras.azimuth.tolist()
+        return LossTerms({"score": images.sum() / len(images)})
+
+
+def test_sets_are_judged_by_one_model_and_views_from_ahead_by_another() -> None:
+    joint, single, images = Counted(), Counted(), torch.zeros(4, 3, 8, 8, requires_grad=True)
+    divided = DividedGuidance(joint, single, SingleViews(weight=3.0, joint_weight=2.0, farthest=145.0))
+    terms = divided.terms(images, ring(4), progress=0.0, generator=torch.Generator())
+    assert set(terms.terms) == {"joint/score", "single/score"}
+    assert (len(joint.azimuths), single.azimuths) == (4, [0.0, 90.0, -90.0])
+    torch.stack(list(terms.terms.values())).sum().backward()
+    assert images.grad is not None
+    # Every view's pull is its own score's, whoever else is judged with it.
+    assert images.grad[:, 0, 0, 0].tolist() == pytest.approx([5 / 4, 5 / 4, 2 / 4, 5 / 4])
+    with pytest.raises(ConfigError, match="an azimuth in"):
+        SingleViews(farthest=0.0)
+    recipe = RECIPES["dream-in-4d-still"].build("sd", "fast")
+    assert isinstance(recipe, TextTo3dRecipe)
+    recipe.validate()
+    with pytest.raises(ConfigError, match="beside a joint score"):
+        dataclasses.replace(recipe, joint=False).validate()

@@ -19,7 +19,7 @@ from trimesh.visual.material import PBRMaterial
 from pcs_ext.errors import UsageError
 from pcs_ext.threed.export import export_3d
 from pcs_ext.threed.mesh import read_mesh, write_mesh
-from pcs_ext.threed.splat_ply import splat_bytes
+from pcs_ext.threed.splat_ply import mesh_splat_bytes
 from pcs_ext.threed.texture import TextureConfig, bake_texture
 from pcs_ext.threed.usdz import stored_aligned
 
@@ -111,7 +111,7 @@ def test_vertex_colors_become_light(colored: Any, tmp_path: Path) -> None:
 
 
 def test_splats_lie_flat_on_their_faces(colored: Any, tmp_path: Path) -> None:
-    (tmp_path / "box.ply").write_bytes(splat_bytes(colored))
+    (tmp_path / "box.ply").write_bytes(mesh_splat_bytes(colored))
     loaded = trimesh.load(tmp_path / "box.ply")
     table = loaded.metadata["_ply_raw"]["vertex"]["data"]
     assert len(table) == len(colored.faces)

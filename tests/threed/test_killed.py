@@ -16,12 +16,13 @@ JOBS: dict[str, tuple[Callable[..., Any], tuple[tuple[str, int], ...]]] = {
     "dreamfusion": (make, (("3d field", 5),)),
     "vsd": (make, (("3d field", 4),)),
     "mvdream": (make, (("learn denoiser", 2), ("3d field", 2))),
+    "dream-in-4d-still": (make, (("3d field", 2),)),
     "dreambooth3d": (make, (("learn denoiser", 1), ("3d initial", 3), ("3d final", 3))),
     "magic3d": (make, (("3d coarse", 2), ("3d fine", 2))),
     "consist3d": (make, (("learn shape", 3), ("3d field", 3))),
     "avatarbooth": (make, (("3d field", 3),)),
     "texture": (paint, (("3d texture", 3),)),
-    "edit": (edit, (("3d scene", 2), ("3d edit", 3))),
+    "edit": (edit, (("3d splats", 2), ("3d scene", 2), ("3d edit", 3), ("3d refine", 2))),
 }
 """What runs, and after which steps it is killed, one run after another in the same folder."""
 
@@ -41,7 +42,8 @@ def job(learned: Learned, folder: Path, name: str) -> Callable[..., Any]:
     run = JOBS[name][0]
     if run is not make:
         return functools.partial(run, learned, folder)
-    given = {"multiview": learned.multiview, "photos": learned.photos} if name == "mvdream" else {}
+    given = {"multiview": learned.multiview} if name in ("mvdream", "dream-in-4d-still") else {}
+    given |= {"photos": learned.photos} if name == "mvdream" else {}
     return functools.partial(make, learned, folder, name, **given)
 
 

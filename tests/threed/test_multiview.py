@@ -1,4 +1,4 @@
-"""The view-joint UNet: exact where it must not differ, joint where it must."""
+"""The view-joint UNet: exact where it must not differ, joint where it must, and it learns to follow cameras."""
 
 import itertools
 from pathlib import Path
@@ -9,9 +9,11 @@ import torch
 from pcs_ext.errors import ModelError, UsageError
 from pcs_ext.image.adapters import LowRankConfig, build_adapter, injected
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
+from pcs_ext.image.fit import FitConfig, fit
 from pcs_ext.image.sample import SampleConfig
-from pcs_ext.threed.cameras import Cameras, ring
-from pcs_ext.threed.multiview import MultiViewAdapter, camera_numbers
+from pcs_ext.image.types import LossTerms, ParameterGroup
+from pcs_ext.threed.cameras import Cameras, orbit, ring
+from pcs_ext.threed.multiview import MultiViewAdapter, camera_numbers, set_errors
 from pcs_ext.threed.view_sets import sample_sets
 from tests.support.tiny import tiny_backbone
 
@@ -164,3 +166,84 @@ def test_an_adapter_of_another_base_is_refused(backbone: AbstractUnetBackbone) -
     adapter = MultiViewAdapter({"mid_block.attn1.to_q": (8, 8)}, 16)
     with pytest.raises(UsageError, match="base it was trained on"), adapter.joined(backbone, ring(2), 2):
         pass
+
+
+class Posts:
+    """Posts that are bright from the front, dark from behind and tinted to the sides; each is more or less so.
+
+    How strong a post is, all of its views tell alike; which side a picture shows, its camera alone. The cameras of a
+    set stand in a random order: the place in the set tells nothing.
+    """
+
+    def __init__(self, backbone: AbstractUnetBackbone) -> None:
+        self.side, self.channels = backbone.resolution // backbone.vae_factor, backbone.latent_channels
+        torch.manual_seed(0)
+        self.tints = torch.randn(2, self.channels)
+        self.tints = self.tints / self.tints.norm(dim=1, keepdim=True) * self.channels**0.5
+
+    def latents(self, cameras: Cameras, strength: torch.Tensor) -> torch.Tensor:
+        """`b c h w` of posts of strengths `b`."""
+        angle = torch.deg2rad(cameras.azimuth)
+        sides = torch.stack([angle.cos(), angle.sin()], 1) @ self.tints
+        return (strength[:, None] * sides)[..., None, None].expand(-1, -1, self.side, self.side)
+
+    def draw(self, sets: int, generator: torch.Generator) -> tuple[Cameras, torch.Tensor]:
+        """Cameras `4 sets` and latents."""
+        start = torch.rand(sets, generator=generator) * 360
+        order = torch.rand(sets, 4, generator=generator).argsort(1) * 90.0
+        azimuth, count = (start[:, None] + order).flatten().tolist(), 4 * sets
+        cameras = orbit(azimuth, [15.0] * count, [5.2] * count, [32.0] * count)
+        strength = (0.6 + 0.8 * torch.rand(sets, generator=generator)).repeat_interleave(4)
+        return cameras, self.latents(cameras, strength)
+
+
+def taught(backbone: AbstractUnetBackbone, posts: Posts, *, shuffled: bool) -> MultiViewAdapter:
+    """An adapter after some steps, beside true cameras or beside those of the set in another order."""
+    torch.manual_seed(0)
+    adapter = MultiViewAdapter.of(backbone)
+    prompts = backbone.encode_prompt(["a photo of a post"] * 16)
+
+    def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
+        cameras, clean = posts.draw(4, generator)
+        if shuffled:
+            order = torch.rand(4, 4, generator=generator).argsort(1) + 4 * torch.arange(4)[:, None]
+            cameras = cameras[order.flatten()]
+        noise = torch.randn(clean.shape, generator=generator)
+        timesteps = torch.randint(600, 1000, (4,), generator=generator).repeat_interleave(4)
+        errors = set_errors(backbone, adapter, clean, noise, timesteps, prompts, cameras, 4)
+        return LossTerms({"v": errors.mean()})
+
+    group = ParameterGroup(name="adapter", parameters=tuple(adapter.parameters()), learning_rate=1e-2)
+    for _ in fit(loss, [group], FitConfig(steps=160, optimizer="adam", lr_schedule="cosine")):
+        pass
+    return adapter
+
+
+@torch.no_grad()
+def drawn(backbone: AbstractUnetBackbone, adapter: MultiViewAdapter, cameras: Cameras) -> torch.Tensor:
+    """Mean colours `4 c` of what an adapter sees in pure noise, over a few draws of it."""
+    side, draws = backbone.resolution // backbone.vae_factor, 6
+    shape = (4 * draws, backbone.latent_channels, side, side)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(5))
+    timesteps, prompts = torch.full((4 * draws,), 999), backbone.encode_prompt(["a photo of a post"] * (4 * draws))
+    with adapter.joined(backbone, cameras, 4):
+        seen = backbone.predict(noise, timesteps, prompts)
+    epsilon = backbone.schedule.to_epsilon(seen, noise, timesteps)
+    signal, sigma = backbone.schedule.coefficients(timesteps, noise)
+    return ((noise - sigma * epsilon) / signal).mean((2, 3)).unflatten(0, (draws, 4)).mean(0)
+
+
+def test_what_it_learns_to_draw_follows_cameras_and_the_base_stays(tmp_path: Path) -> None:
+    backbone = tiny_backbone(tmp_path / "sd", prediction_type="v_prediction")
+    before = {name: value.clone() for name, value in backbone.denoiser.state_dict().items()}
+    posts = Posts(backbone)
+    follows, control = (taught(backbone, posts, shuffled=shuffled) for shuffled in (False, True))
+    assert all(torch.equal(value, before[name]) for name, value in backbone.denoiser.state_dict().items())
+    for start in (0.0, 50.0):
+        cameras = orbit([start, start + 90, start + 180, start - 90], [15.0] * 4, [5.2] * 4, [32.0] * 4)
+        true = posts.latents(cameras, torch.ones(4)).mean((2, 3))
+        for order in ([0, 1, 2, 3], [2, 0, 3, 1]):
+            found, blind = (drawn(backbone, one, cameras[order]) for one in (follows, control))
+            assert torch.cdist(found, true).argmin(1).tolist() == order
+            error, by_chance = (float((one - true[order]).square().mean()) for one in (found, blind))
+            assert error < 0.5 < 0.7 < by_chance, (error, by_chance)

@@ -265,6 +265,8 @@ def test_what_a_flow_cannot_do_is_said_before_it_is_loaded(
     flow, out = ("--base", folder, "--device", "cpu"), ("-o", tmp_path / "new")
     code, _, err = run("video", "make", "a dog", "--reference", clip, *flow, *out, capture=capsys)
     assert (code, "follows a flow, where no clip can be inverted; leave out --reference" in err) == (2, True), err
+    code, _, err = run("video", "make", "a dog", "--refine", "1", *flow, *out, capture=capsys)
+    assert (code, "follows a flow, and --refine mixes the noise of a schedule anew" in err) == (2, True), err
     learn = ("video", "learn", photos, "--noun", "dog", "--recipe", "personalvideo")
     code, _, err = run(*learn, *flow, *out, capture=capsys)
     assert (code, "personalvideo samples clips by DDIM while it learns" in err) == (2, True), err

@@ -10,8 +10,10 @@ from pcs_ext.image.adapters.basis import BasisAdapter, BasisConfig
 from pcs_ext.image.adapters.cross_attention import CrossAttentionAdapter, CrossAttentionConfig
 from pcs_ext.image.adapters.distribution import DistributionAdapter, DistributionConfig
 from pcs_ext.image.adapters.embedding import EmbeddingAdapter, EmbeddingConfig
+from pcs_ext.image.adapters.feature_field import FeatureFieldAdapter, FeatureFieldConfig
 from pcs_ext.image.adapters.frame_words import FrameWordAdapter, FrameWordConfig
 from pcs_ext.image.adapters.full import FullAdapter, FullConfig
+from pcs_ext.image.adapters.guide import GuideAdapter, GuideConfig
 from pcs_ext.image.adapters.head_factors import HeadFactorsAdapter, HeadFactorsConfig
 from pcs_ext.image.adapters.image_residual import ImageResidualAdapter, ImageResidualConfig
 from pcs_ext.image.adapters.image_words import ImageWordsAdapter, ImageWordsConfig
@@ -60,6 +62,8 @@ AdapterConfig: TypeAlias = Annotated[
     | ValueResidualConfig
     | SideNetworkConfig
     | LiDBConfig
+    | GuideConfig
+    | FeatureFieldConfig
     | FullConfig,
     Discriminator("kind"),
 ]
@@ -93,6 +97,8 @@ _CLASSES = {
     FullConfig: FullAdapter,
     SideNetworkConfig: SideNetworkAdapter,
     LiDBConfig: LiDBAdapter,
+    GuideConfig: GuideAdapter,
+    FeatureFieldConfig: FeatureFieldAdapter,
 }
 
 
@@ -137,10 +143,14 @@ __all__ = [
     "DistributionConfig",
     "EmbeddingAdapter",
     "EmbeddingConfig",
+    "FeatureFieldAdapter",
+    "FeatureFieldConfig",
     "FrameWordAdapter",
     "FrameWordConfig",
     "FullAdapter",
     "FullConfig",
+    "GuideAdapter",
+    "GuideConfig",
     "HeadFactorsAdapter",
     "HeadFactorsConfig",
     "ImageResidualAdapter",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError, PhotoError
+from pcs_ext.image.cameras import Cameras, of_squares
 from pcs_ext.image.concept import SUBJECT, Concept
 from pcs_ext.image.data.cutout import moved_about
 from pcs_ext.image.data.photos import Photo
@@ -127,6 +128,7 @@ class SubjectDataset:
             keys=None if any(key is None for key in keys) else tuple(str(key) for key in keys),
             weights=None if all(weight == 1 for weight in weights) else torch.tensor(weights, dtype=torch.float32),
             before=self._before(order, [str(key) for key in keys]),
+            cameras=None if self.cameras is None else self.cameras[order],
         )
 
     def _before(self, order: list[int], keys: list[str]) -> Tensor | None:
@@ -184,6 +186,17 @@ class SubjectDataset:
         """What of every photo is trained on when nothing is varied, `3 s s` each."""
         return [self._center(index)[0] for index in range(len(self.photos))]
 
+    @property
+    def cameras(self) -> Cameras | None:
+        """What took the squares; None where a photo's is not known, or squares are mirrored or moved about."""
+        varied = self.augmentation
+        moved = varied.flip or varied.crop == "random" or varied.roll or varied.relocate or varied.cutout
+        known = [photo.camera for photo in self.photos if photo.camera is not None]
+        if moved or varied.pack > 1 or varied.aspect > 1 or len(known) < len(self.photos):
+            return None
+        sizes = [photo.image.shape[1:] for photo in self.photos]
+        return of_squares(Cameras.joined(known), [size[0] for size in sizes], [size[1] for size in sizes])
+
     def square_masks(self) -> Tensor:
         """Where the subject is in `squares`, `n 1 s s` in [0, 1]; everywhere in photos without a mask."""
         cut = [self._center(index) for index in range(len(self.photos))]
@@ -198,6 +211,21 @@ class SubjectDataset:
             return None
         resolution = self.resolution * self.augmentation.pack
         return SubjectDataset(chosen, self.concept, resolution=resolution, augmentation=self.augmentation)
+
+    def of_part(self, part: int) -> "SubjectDataset":
+        """A data set of the photos that show one of several subjects, keys counted anew.
+
+        Raises:
+            PhotoError: none does.
+        """
+        shows = [photo.parts is not None and bool(photo.parts[part].max() > 0.5) for photo in self.photos]
+        found = self.some(shows)
+        if found is None:
+            raise PhotoError(
+                f"no photo shows {self.concept.parts[part]}: each NAME_mask{part + 1}.png is black or missing; put "
+                "white where it is."
+            )
+        return found
 
     def put_masks(self, masks: Sequence[Tensor]) -> None:
         """Give every photo new masks of its square: `k s s` in [0, 1], one for each part of the concept."""

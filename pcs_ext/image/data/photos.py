@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pcs_ext.config_io import file_sha256
 from pcs_ext.errors import PhotoError
+from pcs_ext.image.cameras import Cameras
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".heic", ".heif", ".jfif"}
 MIN_SIDE = 32
@@ -43,14 +44,18 @@ class Photo:
     """What it counts in the loss where others count 1."""
     before: Tensor | None = None
     """`3 h w` in [-1, 1]: the picture before something was done to it, from `NAME_before.png`."""
+    camera: Cameras | None = None
+    """What took it, one, of the whole picture; None: not known, or nobody asks (`pcs_ext.image.posed`)."""
 
     @property
     def digest(self) -> str:
-        """Hex digits of the file and of all that is learned with it: caption, masks, weight and the picture before."""
+        """Hex digits of the file and of all that is learned with it: caption, masks, camera, earlier picture."""
         found = hashlib.sha256(f"{file_sha256(self.path)} {self.caption!r} {self.weight} {self.image.shape}".encode())
         for values in (self.mask, self.parts, self.before):
             levels = b"" if values is None else (values.clamp(-1, 1) * 127).round().to(torch.int8).numpy().tobytes()
             found.update(len(levels).to_bytes(8, "big") + levels)
+        if self.camera is not None:
+            found.update(torch.cat([self.camera.camera_to_world.flatten(), self.camera.fov]).numpy().tobytes())
         return found.hexdigest()
 
 

@@ -44,6 +44,7 @@ from pcs_ext.image.recipes.lego import lego
 from pcs_ext.image.recipes.lycoris import loha, lokr
 from pcs_ext.image.recipes.magicapture import magicapture
 from pcs_ext.image.recipes.magictailor import magictailor
+from pcs_ext.image.recipes.matsuda import matsuda
 from pcs_ext.image.recipes.matte import matte
 from pcs_ext.image.recipes.mc_ti import mc_ti
 from pcs_ext.image.recipes.mix_of_show import mix_of_show
@@ -68,6 +69,7 @@ from pcs_ext.image.recipes.svdiff import svdiff
 from pcs_ext.image.recipes.textual_inversion import dvar, textual_inversion
 from pcs_ext.image.recipes.unet_finetune import unet_finetune
 from pcs_ext.image.recipes.vico import vico
+from pcs_ext.image.recipes.viewpoint_control import viewpoint_control
 
 __all__ = ["RECIPES", "Phase", "PhotoContext", "Preset", "Recipe", "RecipeEntry"]
 
@@ -205,6 +207,7 @@ _SEVERAL = (
     ),
     ("magicapture", "a person and a style of portraits, and one in the other", "arXiv 2309.06895", magicapture),
     ("pacgen", "dreambooth on a subject that is moved about, to be drawn in a box", "arXiv 2306.17154", pacgen),
+    ("matsuda", "subjects one after another, each drawn in its region of a segmentation map", "ICASSP 2024", matsuda),
 )
 _STYLES = (
     ("styledrop", "one picture in bottlenecks; a port from another kind of model", "arXiv 2306.00983", styledrop),
@@ -239,6 +242,12 @@ _OTHERS = (
     ),
     ("adi", "a word for an action, blind to who does it and where", "arXiv 2311.15841", adi),
     ("c-lora", "subjects one after another, earlier ones kept", "arXiv 2304.06027", c_lora),
+    (
+        "viewpoint-control",
+        "a word, and fields that show the subject from a given camera; posed photos",
+        "arXiv 2404.12333",
+        viewpoint_control,
+    ),
     ("stitchdiffusion", "how 360 degree panoramas look", "arXiv 2310.18840", stitchdiffusion),
 )
 _SCOPES = {

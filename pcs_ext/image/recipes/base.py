@@ -14,6 +14,7 @@ from pcs_ext.image.data import Augmentation, Photo
 from pcs_ext.image.degradation import DegradeConfig
 from pcs_ext.image.early_stopping import DvarConfig
 from pcs_ext.image.fit import FitConfig
+from pcs_ext.image.guided import GuideShare
 from pcs_ext.image.hiding import HideConfig
 from pcs_ext.image.mask_estimate import EstimateConfig
 from pcs_ext.image.objectives import ObjectiveConfig
@@ -58,6 +59,10 @@ class Phase:
     """Pictures that the model makes are judged, beside the loss or in its place; None: photos alone teach."""
     keep_norms: tuple[float, float] | None = None
     """From which to which part of the steps, in [0, 1], learned rows keep their lengths (CoRe); None: in none."""
+    guide: GuideShare | None = None
+    """How often adapters of kind `guide` are told where the photos' subjects are; None: never."""
+    part: int | None = None
+    """Learn from the photos that show this one of several subjects, counted from 0; None: from all."""
 
     def __post_init__(self) -> None:
         if self.keep_norms is not None and not 0 <= self.keep_norms[0] < self.keep_norms[1] <= 1:
@@ -65,6 +70,8 @@ class Phase:
                 f"keep_norms of phase {self.name!r} must be two parts of the steps such as [0.4, 0.6], got "
                 f"{list(self.keep_norms)}."
             )
+        if self.part is not None and self.part < 0:
+            raise ConfigError(f"part of phase {self.name!r} counts subjects from 0, got {self.part}.")
 
 
 @config
@@ -115,6 +122,8 @@ class Recipe:
     """Whether every photo must have a mask; without it the recipe would be another method."""
     needs_caption: str = ""
     """A word that the caption of some photos must say and of others must not; empty: captions are free."""
+    needs_cameras: bool = False
+    """Whether a `transforms.json` must say what camera took every photo."""
     needs_before: bool = False
     """Whether every photo must have a picture of how it was before."""
     sampling: SampleConfig = dataclasses.field(default_factory=SampleConfig)
@@ -148,6 +157,11 @@ class Recipe:
                 raise ConfigError(
                     f"phase {phase.name!r} guides in training by {phase.objective.train_guidance}, which needs a "
                     "negative word; set the concept's `negative` to a placeholder, or train_guidance to 1."
+                )
+            if phase.part is not None and phase.part >= len(self.concept.parts):
+                raise ConfigError(
+                    f"phase {phase.name!r} learns subject {phase.part}, counted from 0; there are "
+                    f"{len(self.concept.parts)} ({', '.join(self.concept.parts) or 'one, without a number'})."
                 )
             if phase.objective.balance is not None and phase.fit.ema_decay is None:
                 raise ConfigError(

@@ -8,6 +8,7 @@ theirs, the others none.
 from pcs_ext.image.reference.conditions import CONDITIONS
 from pcs_ext.image.reference.entry import ReferenceEntry
 from pcs_ext.image.reference.examples import EXAMPLES
+from pcs_ext.image.reference.interleaving import INTERLEAVING
 from pcs_ext.image.reference.objects import OBJECTS
 from pcs_ext.image.reference.people import PEOPLE
 from pcs_ext.image.reference.placing import PLACING
@@ -16,5 +17,5 @@ from pcs_ext.image.reference.styles import STYLES
 __all__ = ["REFERENCES", "ReferenceEntry"]
 
 REFERENCES: dict[str, ReferenceEntry] = {
-    **OBJECTS, **STYLES, **PEOPLE, **PLACING, **CONDITIONS, **EXAMPLES,
+    **OBJECTS, **STYLES, **PEOPLE, **PLACING, **CONDITIONS, **EXAMPLES, **INTERLEAVING,
 }  # fmt: skip

@@ -68,6 +68,8 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
     """Of the vectors it reads."""
     depths: tuple[float, ...] = ()
     """Where it sees several layers: which, as shares of the encoder's depth, in the order it reads them."""
+    reads_marks: bool = False
+    """Whether prompts may show pictures among words, "<1> on the beach" (`interleaved`); then it needs no noun."""
     asks_captions: bool = False
     """Whether it reads what is said of each picture."""
     asks_target: bool = False
@@ -87,12 +89,19 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
     """Whether it cannot be trained without masks."""
     several: bool = False
     """Whether the pictures beside a prompt may show several subjects, each by a noun of its own."""
+    targets: int = 1
+    """In training, how many pictures of one subject are drawn beside the same others."""
     asks_boxes: bool = False
     """Whether it is told where in the picture that is drawn things shall stand, where somebody knows."""
     unplaced: float = 0.0
     """Of such an adapter, the share of training pairs of which nobody says so."""
     asks_scene: bool = False
     """Whether it puts what is shown into pictures."""
+    asks_style: bool = False
+    """Whether it is told in whose look to draw: in training the target's, without its subject; in use a style
+    picture's, where somebody gives one."""
+    drop_style: float = 0.0
+    """Of such an adapter, the share of training pairs whose look is not told."""
     details: Literal["none", "edges", "whole"] = "none"
     """What it sees of the thing itself, as pixels: its edges, or all of it on white."""
     detail_side: int = 0
@@ -128,6 +137,11 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
         """The training's parts, in order."""
         return (TrainingStage(name="all", share=1.0, trains=("reference", "base")),)
 
+    @property
+    def tuning_stages(self) -> tuple[TrainingStage, ...]:
+        """The parts of tuning it to one subject: most do what they did in training."""
+        return self.stages
+
     def begin_stage(self, name: str) -> None:
         """Told before each part of the training; most have one."""
 
@@ -144,6 +158,21 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
             generator: the only source of randomness.
         """
         return maps
+
+    def told_captions(self, captions: Sequence[str], shown: Shown, generator: torch.Generator) -> Sequence[str]:
+        """What of a training batch's captions it is told.
+
+        Args:
+            captions: `b`, "" for those that are dropped.
+            shown: the pictures of each.
+            generator: the only source of randomness.
+        """
+        return captions
+
+    @property
+    def denoises(self) -> bool:
+        """Whether the base denoises in this part of the training; else the adapter's own terms are all it learns by."""
+        return True
 
     def expect(self, subjects: int) -> None:
         """Told before the training of how many subjects there are pictures, as `Shown.subjects` counts them."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pcs_ext.config_io import config_hash, file_sha256, read_json
 from pcs_ext.errors import ModelError
+from pcs_ext.image.data import Photo
 from pcs_ext.image.evaluate.encoders import ClipEncoder, Preprocessing, load_image_encoder
 from pcs_ext.image.reference.shown import Sees, Sight
 
@@ -77,6 +78,10 @@ class PictureEncoder:
             return Sight(features=features)
         kept = (masks > 0.5).to(images)
         return Sight(features=features, cut=self(images * kept - (1 - kept)), cover=self._cover(kept, features))
+
+    def of_files(self, photos: Sequence[Photo]) -> Sight | None:
+        """What files beside photos say of how they are seen; None: they are looked at."""
+        return None
 
     def _cover(self, kept: Tensor, features: Tensor) -> Tensor:
         """`b p`: which patches the mask touches, through the encoder's own resizing and cropping."""

@@ -24,7 +24,7 @@ class ReferenceEntry:
     toybox: ReferenceTraining
     """Both at the size of the embedded base."""
     toybox_encoder: str = "toybox/dino"
-    """Which of the embedded base's image encoders it reads."""
+    """Which of the embedded base's image encoders it reads; empty: it reads a style space, and none is embedded."""
 
     def settings(self, base: str) -> ReferenceTraining:
         """Of a training on a base, `adapter` filled in."""

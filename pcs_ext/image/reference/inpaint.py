@@ -16,7 +16,6 @@ from pcs_ext.image.data import Photo, find_photos
 from pcs_ext.image.learn import preset_of
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.image.reference.boxes import boxes_of
-from pcs_ext.image.reference.nouns import check_named
 from pcs_ext.image.reference.reference import Reference, show
 from pcs_ext.image.sample import SampleConfig, Sampling, sample
 from pcs_ext.image.subject import GeneratedImage, to_pil
@@ -35,6 +34,7 @@ def inpaint(
     boxes: Sequence[str] = (),
     turns: Sequence[str] = (),
     maps: Sequence[str] = (),
+    style: Path | None = None,
     seeds: Sequence[int] = (0,),
     negative_prompt: str = "",
     steps: int | None = None,
@@ -59,6 +59,7 @@ def inpaint(
         boxes: likewise.
         turns: likewise.
         maps: likewise, of the square that is filled.
+        style: likewise.
         seeds: one image each.
         negative_prompt: what to stay away from.
         steps: denoising steps; None takes the base's.
@@ -90,9 +91,10 @@ def inpaint(
         base = load_backbone(base, device=device, precision=precision, reporter=reporter)
     image, hole = _square(whole, base.resolution)
     reference = show(
-        base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns, boxes=boxes, turns=turns, maps=maps
-    )
-    check_named([prompt], list(dict.fromkeys(reference.nouns)))
+        base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns, boxes=boxes, turns=turns, maps=maps,
+        style=style,
+    )  # fmt: skip
+    reference.check([prompt])
     asked = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
     config = dataclasses.replace(SAMPLING[preset_of(base)], **{k: v for k, v in asked.items() if v is not None})
     images = filled(base, reference, image, hole, prompt, seeds, config, negative_prompt, reporter)

@@ -20,22 +20,27 @@ from pcs_ext.image.reference.systems import (
     dreamtuner,
     e4t,
     elite,
+    emu2,
     face0,
     face2diffusion,
     face_diffuser,
+    facestudio,
     fastcomposer,
     hyperdreambooth,
     idadapter,
     infinite_id,
     instantbooth,
     instantfamily,
+    instantid,
     ip_adapter,
     kim_sod_cnn,
+    kosmos_g,
     lambda_eclipse,
     migc,
     moa,
     moma,
     ms_diffusion,
+    omni_id,
     photomaker,
     portraitbooth,
     profusion,
@@ -44,12 +49,16 @@ from pcs_ext.image.reference.systems import (
     re_imagen,
     retrinet,
     ssr_encoder,
+    stellar,
     styleadapter,
     subject_diffusion,
     suti,
+    taming_encoder,
     umm_diffusion,
     uni_controlnet,
+    versatile_diffusion,
     visconet,
+    w_plus_adapter,
 )
 
 KindConfig: TypeAlias = Annotated[
@@ -94,7 +103,16 @@ KindConfig: TypeAlias = Annotated[
     | dreamtuner.DreamTunerConfig
     | re_imagen.ReImagenConfig
     | suti.SuTIConfig
-    | lambda_eclipse.LambdaEclipseConfig,
+    | lambda_eclipse.LambdaEclipseConfig
+    | omni_id.OmniIDConfig
+    | versatile_diffusion.VersatileDiffusionConfig
+    | w_plus_adapter.WPlusConfig
+    | kosmos_g.KosmosGConfig
+    | emu2.Emu2Config
+    | instantid.InstantIDConfig
+    | facestudio.FaceStudioConfig
+    | taming_encoder.TamingEncoderConfig
+    | stellar.StellarNetConfig,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -142,6 +160,15 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     re_imagen.ReImagenConfig: re_imagen.ReImagen,
     suti.SuTIConfig: suti.SuTI,
     lambda_eclipse.LambdaEclipseConfig: lambda_eclipse.LambdaEclipse,
+    omni_id.OmniIDConfig: omni_id.OmniID,
+    versatile_diffusion.VersatileDiffusionConfig: versatile_diffusion.VersatileDiffusion,
+    w_plus_adapter.WPlusConfig: w_plus_adapter.WPlusAdapter,
+    kosmos_g.KosmosGConfig: kosmos_g.KosmosG,
+    emu2.Emu2Config: emu2.Emu2,
+    instantid.InstantIDConfig: instantid.InstantID,
+    facestudio.FaceStudioConfig: facestudio.FaceStudio,
+    taming_encoder.TamingEncoderConfig: taming_encoder.TamingEncoder,
+    stellar.StellarNetConfig: stellar.StellarNet,
 }
 
 

@@ -16,6 +16,7 @@ from pcs_ext.image.reference.blind import BlindEncoder
 from pcs_ext.image.reference.encoder import PictureEncoder, open_encoder
 from pcs_ext.image.reference.pairs import square
 from pcs_ext.image.reference.shown import Sight
+from pcs_ext.image.reference.style_space import open_style_space
 
 OWN = "base"
 """What stands for an image encoder's name, where the base's autoencoder is meant."""
@@ -126,6 +127,8 @@ def open_eye(
     """
     if reads.sees == "latents":
         return LatentEncoder.of(backbone)
+    if reads.sees == "codes":
+        return open_style_space(folder, backbone.device)
     if reads.sees == "nothing":
         return BlindEncoder.beside(backbone)
     opened = open_encoder(folder, reads.sees, backbone.device, depths=reads.depths, scrambled=reads.scrambles)

@@ -138,6 +138,7 @@ def _encoded(
         views=made_by.asks_views,
         maps=maps,
         whole=made_by.asks_target,
+        styles=made_by.asks_style,
     )
     if not made_by.retrieves:
         return data
@@ -197,6 +198,7 @@ def train_stages(
     folder: Path,
     known: str,
     reporter: Reporter,
+    stages: Sequence[TrainingStage] | None = None,
 ) -> None:
     """One part of the training after the other; those that are done are read from their last checkpoint.
 
@@ -207,18 +209,20 @@ def train_stages(
         folder: of the checkpoints, a subfolder for each part.
         known: hash of all that must not change between start and resume.
         reporter: hears the progress.
+        stages: the parts; None: the adapter's.
 
     Raises:
         Interrupted: Ctrl-C; what was done is saved.
     """
     adapter, backbone = loss.adapter, loss.backbone
+    stages = adapter.stages if stages is None else stages
     adapter.train()
-    for number, stage in enumerate(adapter.stages):
+    for number, stage in enumerate(stages):
         adapter.begin_stage(stage.name)
         steps = max(1, round(stage.share * settings.steps))
         fitting = FitConfig(steps=steps, seed=seed + number, autocast=AUTOCAST[backbone.dtype])
         checkpoints = CheckpointFolder(folder / f"{number + 1}-{stage.name}", config_hash=known)
-        title = "learn reference" if len(adapter.stages) == 1 else f"learn reference ({stage.name})"
+        title = "learn reference" if len(stages) == 1 else f"learn reference ({stage.name})"
         try:
             for state in fit(loss, _groups(adapter, stage, settings), fitting, checkpoints=checkpoints):
                 reporter.progress(title, state.step, state.total_steps, loss=state.losses["total"])
@@ -251,5 +255,10 @@ def _toybox_encoder(base: str, entry: ReferenceEntry) -> str:
         raise UsageError(
             f"--encoder is needed for {base}: the folder or hub id of a CLIP, DINO, ViT or ResNet that sees such "
             "photos as the base draws, for instance openai/clip-vit-large-patch14."
+        )
+    if not entry.toybox_encoder:
+        raise UsageError(
+            f"--encoder is needed for {entry.id}: a style space, as `pcs-ext reference style-space PAIRS -o FOLDER` "
+            "writes it; toybox ships none."
         )
     return entry.toybox_encoder

@@ -1,13 +1,14 @@
 """Condition maps: pictures that say where things of the picture that is drawn shall be, beside photos of what they are.
 
 Maps of a photo `NAME.jpg` lie beside it in folders that are named after their kinds: `depth/NAME.png`, as tools that
-make them write a folder of the same names. Edges are found where there is no such file; the mask is `NAME_mask.png`.
+make them write a folder of the same names. Edges are found where there is no such file; the mask is `NAME_mask.png`;
+of landmarks there may be their points in `landmarks/NAME.txt`.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,16 +18,22 @@ from pcs_ext.errors import ConfigError, PhotoError, UsageError
 from pcs_ext.image.data import Photo, read_photo
 from pcs_ext.image.data.photos import SUFFIXES
 from pcs_ext.image.edges import canny
+from pcs_ext.image.reference.landmarks import LANDMARKS, GivenLandmarks, read_points
 
-MapKind = Literal["edges", "depth", "normals", "segmentation", "pose", "mask", "photo"]
+MapKind = Literal["edges", "depth", "normals", "segmentation", "pose", "mask", "photo", "landmarks"]
 """`photo`: a picture itself, of which a map is drawn."""
 CHANNELS: dict[MapKind, int] = {
-    "edges": 1, "depth": 1, "normals": 3, "segmentation": 3, "pose": 3, "mask": 1, "photo": 3,
+    "edges": 1, "depth": 1, "normals": 3, "segmentation": 3, "pose": 3, "mask": 1, "photo": 3, "landmarks": 3,
 }  # fmt: skip
 """Of a map of each kind: grey ones have one."""
 MapKinds = tuple[MapKind, ...]
 _FOUND_IN = "edges-of"
 """Stands for a kind where somebody gives a photo whose edges shall be found."""
+_POINTS = ".txt"
+"""Suffix of landmarks that are not drawn yet."""
+_BESIDE = "landmarks-of"
+"""Stands for a kind where somebody gives a photo beside which landmarks lie."""
+_OF: dict[str, MapKind] = {_FOUND_IN: "edges", _BESIDE: "landmarks"}
 
 
 def channels(kinds: Sequence[MapKind]) -> int:
@@ -63,6 +70,10 @@ class GivenMap:
         return shares if CHANNELS[kind] == 3 else shares.mean(0, keepdim=True)
 
 
+Given: TypeAlias = GivenMap | GivenLandmarks
+"""A map of any kind."""
+
+
 def filled(picture: Tensor, size: tuple[int, int]) -> Tensor:
     """The largest part in the middle of `c h w` that has the shape of `size` (height, width), resized to it."""
     height, width = picture.shape[1:]
@@ -73,7 +84,7 @@ def filled(picture: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(part, size=size, mode="bilinear", antialias=True)[0].clamp(-1, 1)
 
 
-def stacked(given: Mapping[MapKind, GivenMap], kinds: Sequence[MapKind], size: tuple[int, int]) -> Tensor:
+def stacked(given: Mapping[MapKind, Given], kinds: Sequence[MapKind], size: tuple[int, int]) -> Tensor:
     """Maps of some kinds one behind the other, `c h w` in [0, 1]; zeros for those that nobody gave.
 
     Args:
@@ -86,7 +97,7 @@ def stacked(given: Mapping[MapKind, GivenMap], kinds: Sequence[MapKind], size: t
     )
 
 
-def maps_of(photo: Photo, kinds: Sequence[MapKind]) -> dict[MapKind, GivenMap]:
+def maps_of(photo: Photo, kinds: Sequence[MapKind]) -> dict[MapKind, Given]:
     """What is known of a photo of the training: files, its mask, and edges that are found.
 
     A picture that was made of another one (`NAME_before.png`, see `albums_of_maps`) is drawn after that one alone,
@@ -97,11 +108,11 @@ def maps_of(photo: Photo, kinds: Sequence[MapKind]) -> dict[MapKind, GivenMap]:
     """
     if "photo" in kinds and photo.before is not None:
         return {"photo": GivenMap(picture=photo.before)}
-    found: dict[MapKind, GivenMap] = {}
+    found: dict[MapKind, Given] = {}
     for kind in kinds:
         file = map_file(photo.path, kind)
         if file is not None:
-            found[kind] = GivenMap(picture=_like(file, photo))
+            found[kind] = _read(file, photo)
         elif kind == "mask" and photo.mask is not None:
             found[kind] = GivenMap(picture=(2 * photo.mask - 1).expand(3, -1, -1))
         elif kind == "edges":
@@ -129,7 +140,7 @@ def albums_of_maps(photos: Sequence[Photo], kinds: Sequence[MapKind]) -> list[tu
     return albums
 
 
-def _as_photo(photo: Photo, kind: MapKind, given: GivenMap) -> Photo:
+def _as_photo(photo: Photo, kind: MapKind, given: Given) -> Photo:
     height, width = photo.image.shape[1:]
     picture = 2 * given.at(kind, (height, width)).expand(3, -1, -1) - 1
     return dataclasses.replace(photo, image=picture, mask=None, parts=None, before=photo.image)
@@ -140,7 +151,8 @@ def map_file(photo: Path, kind: MapKind) -> Path | None:
     folder = photo.parent / kind
     if kind in ("mask", "photo") or not folder.is_dir():
         return None
-    files = sorted(file for file in folder.iterdir() if file.stem == photo.stem and file.suffix.lower() in SUFFIXES)
+    suffixes = {*SUFFIXES, _POINTS} if kind == LANDMARKS else SUFFIXES
+    files = sorted(file for file in folder.iterdir() if file.stem == photo.stem and file.suffix.lower() in suffixes)
     return files[0] if files else None
 
 
@@ -167,6 +179,13 @@ def check_maps(photos: Sequence[Photo], kinds: Sequence[MapKind], folder: Path) 
             )
 
 
+def _read(file: Path, photo: Photo) -> Given:
+    if file.suffix.lower() == _POINTS:
+        height, width = photo.image.shape[1:]
+        return GivenLandmarks(points=read_points(file), shape=(height, width))
+    return GivenMap(picture=_like(file, photo))
+
+
 def _like(file: Path, photo: Photo) -> Tensor:
     picture = read_photo(file).image
     height, width = photo.image.shape[1:]
@@ -178,8 +197,8 @@ def _like(file: Path, photo: Photo) -> Tensor:
     return picture
 
 
-def read_given(texts: Sequence[str], kinds: Sequence[MapKind], *, one: bool = False) -> dict[MapKind, GivenMap]:
-    """Maps as people name them in a command: `depth=room.png`, `edges-of=photo.jpg`.
+def read_given(texts: Sequence[str], kinds: Sequence[MapKind], *, one: bool = False) -> dict[MapKind, Given]:
+    """Maps as people name them in a command: `depth=room.png`, `edges-of=photo.jpg`, `landmarks-of=photo.jpg`.
 
     Args:
         texts: of `--reference-map`.
@@ -188,17 +207,19 @@ def read_given(texts: Sequence[str], kinds: Sequence[MapKind], *, one: bool = Fa
 
     Raises:
         UsageError: none of those kinds, one twice, or several where one is read.
-        PhotoError: a file cannot be read.
+        PhotoError: a file cannot be read, or a photo has no landmarks beside it.
     """
     if texts and not kinds:
         raise UsageError("this reference adapter reads no condition maps; leave out --reference-map.")
-    found: dict[MapKind, GivenMap] = {}
+    found: dict[MapKind, Given] = {}
     for text in texts:
         name, _, file = text.partition("=")
-        wanted = "edges" if name == _FOUND_IN else name
+        wanted = _OF.get(name, name)
         kind: MapKind | None = next((known for known in kinds if known == wanted), None)
         if kind is None or not file:
-            able = ", ".join(f"{known}=FILE" for known in kinds) + (", edges-of=PHOTO" if "edges" in kinds else "")
+            able = ", ".join(
+                [f"{known}=FILE" for known in kinds] + [f"{of}=PHOTO" for of, known in _OF.items() if known in kinds]
+            )
             raise UsageError(f"--reference-map {text} is no map that this adapter reads; expected {able}.")
         if kind in found:
             raise UsageError(f"--reference-map names {kind} twice; one picture has one map of a kind.")
@@ -206,8 +227,24 @@ def read_given(texts: Sequence[str], kinds: Sequence[MapKind], *, one: bool = Fa
             raise UsageError(
                 f"this reference adapter reads one map at a time, --reference-map names {', '.join((*found, kind))}."
             )
-        found[kind] = GivenMap(picture=read_photo(Path(file).expanduser()).image, photo=name == _FOUND_IN)
+        found[kind] = _named(name, Path(file).expanduser())
     return found
+
+
+def _named(name: str, file: Path) -> Given:
+    """The map of `NAME=FILE`."""
+    if name == _BESIDE:
+        photo = read_photo(file)
+        beside = map_file(file, LANDMARKS)
+        if beside is None:
+            raise PhotoError(
+                f"{file} has no landmarks beside it; expected {LANDMARKS}/{file.stem}.txt. Write it, or find them by a "
+                "detector with pcs-ext reference landmarks."
+            )
+        return _read(beside, photo)
+    if name == LANDMARKS and file.suffix.lower() == _POINTS:
+        return GivenLandmarks(points=read_points(file))
+    return GivenMap(picture=read_photo(file).image, photo=name == _FOUND_IN)
 
 
 def one_of(maps: Tensor, kinds: Sequence[MapKind], generator: torch.Generator) -> Tensor:

@@ -1,5 +1,7 @@
 """Systems that show any subject: what each is, and how it is trained."""
 
+import dataclasses
+
 from pcs_ext.image.reference.entry import ReferenceEntry
 from pcs_ext.image.reference.systems.blip_diffusion import BlipDiffusionConfig
 from pcs_ext.image.reference.systems.bootpig import BootPIGConfig
@@ -18,8 +20,15 @@ from pcs_ext.image.reference.systems.photomaker import PhotoMakerConfig
 from pcs_ext.image.reference.systems.retrinet import RetriNetConfig
 from pcs_ext.image.reference.systems.ssr_encoder import SSREncoderConfig
 from pcs_ext.image.reference.systems.subject_diffusion import SubjectDiffusionConfig
+from pcs_ext.image.reference.systems.taming_encoder import TamingEncoderConfig
 from pcs_ext.image.reference.systems.umm_diffusion import UMMDiffusionConfig
+from pcs_ext.image.reference.systems.versatile_diffusion import VersatileDiffusionConfig
 from pcs_ext.image.reference.training import ReferenceTraining
+
+# Ours: the paper's are not known here. Half of the pairs regularise; half of the errors count on the object.
+_TAMING = ReferenceTraining(
+    batch_size=16, learning_rate=1e-4, base_learning_rate=1e-5, drop_image=0.5, drop_text=0.0, drop_both=0.1, masked=0.5
+)
 
 OBJECTS: dict[str, ReferenceEntry] = {
     "ip-adapter": ReferenceEntry(
@@ -375,5 +384,34 @@ OBJECTS: dict[str, ReferenceEntry] = {
         adapter=DreamTunerConfig(),
         training=ReferenceTraining(batch_size=16),
         toybox=ReferenceTraining(steps=3000, batch_size=16, learning_rate=5e-4),
+    ),
+    "versatile-diffusion": ReferenceEntry(
+        id="versatile-diffusion",
+        summary="two sets of context layers, for words and for pictures, on shared layers; mixed in use",
+        paper="arXiv 2211.08332",
+        system="versatile-diffusion",
+        adapter=VersatileDiffusionConfig(),
+        # Ours: the paper's rates are not known here. Nothing is told for a tenth, in either flow.
+        training=ReferenceTraining(batch_size=64, learning_rate=1e-5, drop_image=0.0, drop_text=0.0, drop_both=0.1),
+        toybox=ReferenceTraining(
+            steps=3000,
+            batch_size=16,
+            learning_rate=2e-4,
+            base_learning_rate=2e-5,
+            drop_image=0.0,
+            drop_text=0.0,
+            drop_both=0.1,
+        ),
+        toybox_encoder="toybox/clip",
+    ),
+    "taming-encoder": ReferenceEntry(
+        id="taming-encoder",
+        summary="the object's features beside the text; attention tuned, half of the pairs by words alone",
+        paper="arXiv 2304.02642",
+        system="taming-encoder",
+        adapter=TamingEncoderConfig(),
+        training=_TAMING,
+        toybox=dataclasses.replace(_TAMING, steps=3000, learning_rate=5e-4, base_learning_rate=1e-4, drop_both=0.05),
+        toybox_encoder="toybox/clip",
     ),
 }

@@ -19,6 +19,7 @@ from pcs_ext.image.masks import bounding_box
 from pcs_ext.image.reference.albums import Subjects
 from pcs_ext.image.reference.details import with_details
 from pcs_ext.image.reference.encoder import PictureEncoder
+from pcs_ext.image.reference.looks import looks
 from pcs_ext.image.reference.maps import MapKinds, maps_of, stacked
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.views import read_views
@@ -48,6 +49,8 @@ class Pairs:
     """`b 3 h w` in [-1, 1]: the targets themselves, for adapters that put things into pictures; None: nobody asks."""
     maps: Tensor | None = None
     """`b c h w` in [0, 1] of the targets: see `Shown.maps`; None: nobody asks."""
+    generator: torch.Generator | None = None
+    """Where what an adapter's own terms draw comes from; None: outside of a training."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,8 @@ class PairData:
     """`n k`, or `n p k`: see `Sight.cover`."""
     whole: Tensor | None = None
     """`n ...`: as `features`, of whole pictures, where those are of each subject; None: they are of whole pictures."""
+    looks: Tensor | None = None
+    """`n ...`: as `whole`, without the subjects; None: nobody asks."""
     leads: bool = False
     """Whether the first of a group is drawn and the others are shown; else which is which is drawn, too."""
     detail: Tensor | None = None
@@ -97,7 +102,9 @@ class PairData:
     maps: Tensor | None = None
     """`n c h w`, 8-bit levels, in pixels: see `Shown.maps`; None: nobody asks."""
 
-    def draw(self, batch: int, generator: torch.Generator, *, photos: int = 1, target: bool = False) -> Pairs:
+    def draw(
+        self, batch: int, generator: torch.Generator, *, photos: int = 1, target: bool = False, targets: int = 1
+    ) -> Pairs:
         """A random batch: groups evenly, of each a target and other pictures.
 
         Args:
@@ -106,27 +113,36 @@ class PairData:
             photos: how many pictures of one subject are shown at most; how many it is this time is drawn, too. Of
                 several subjects, one of each is.
             target: also tell how the encoder sees the targets themselves.
+            targets: how many pictures of one subject are targets beside the same others; above 1 those others may be
+                among them.
         """
-        chosen = torch.randint(len(self.groups), (batch,), generator=generator).tolist()
+        chosen = torch.randint(len(self.groups), (-(-batch // targets),), generator=generator).tolist()
         rows = [self.groups[index] for index in chosen]
         most = min(photos, *(len(own) - 1 for own in rows))
         count = 1 if most == 1 else 1 + int(torch.randint(most, (), generator=generator))
         picked = torch.stack([self._mixed(own, generator)[: 1 + count] for own in rows])
-        targets, references = picked[:, 0], picked[:, 1:]
+        drawn, references = picked[:, 0], picked[:, 1:]
+        if targets > 1:
+            many = [self._many(own, targets, generator) for own in rows]
+            drawn = torch.cat(many)[:batch]
+            references = references.repeat_interleave(targets, 0)[:batch]
+            chosen = [index for index in chosen for _ in range(targets)][:batch]
         told = torch.rand(batch, generator=generator).tolist()
-        captions = [self.captions[row] for row in targets.tolist()]
+        captions = [self.captions[row] for row in drawn.tolist()]
         shown = self._shown(references, chosen)
         if target:
-            shown = dataclasses.replace(shown, target=self._seen_target(targets))
+            shown = dataclasses.replace(shown, target=self._seen_target(drawn))
+        if self.looks is not None:
+            shown = dataclasses.replace(shown, style=self.looks[drawn].float()[:, None])
         return Pairs(
-            latents=self.latents[targets].float(),
+            latents=self.latents[drawn].float(),
             captions=tuple(said[int(share * len(said))] for said, share in zip(captions, told, strict=True)),
-            shown=self._turned(shown, targets, references),
-            weights=None if self.weights is None else self.weights[targets].float(),
-            masks=None if self.masks is None else self.masks[targets].float(),
+            shown=self._turned(shown, drawn, references),
+            weights=None if self.weights is None else self.weights[drawn].float(),
+            masks=None if self.masks is None else self.masks[drawn].float(),
             subjects=torch.tensor(chosen),
-            scenes=None if self.scenes is None else self.scenes[targets].float(),
-            maps=None if self.maps is None else self.maps[targets].float() / 255,
+            scenes=None if self.scenes is None else self.scenes[drawn].float(),
+            maps=None if self.maps is None else self.maps[drawn].float() / 255,
         )
 
     def _turned(self, shown: Shown, targets: Tensor, references: Tensor) -> Shown:
@@ -139,6 +155,11 @@ class PairData:
         """`b 1 ...`, of whole pictures."""
         whole = self.features if self.whole is None else self.whole
         return whole[targets].float()[:, None]
+
+    def _many(self, own: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """So many of a group in random order, each once before one comes again."""
+        order = own[torch.randperm(len(own), generator=generator)]
+        return order.repeat(-(-count // len(own)))[:count]
 
     def _mixed(self, own: Tensor, generator: torch.Generator) -> Tensor:
         """A group in the order in which it is drawn and shown."""
@@ -173,6 +194,7 @@ def encode_subjects(
     views: bool = False,
     maps: MapKinds = (),
     whole: bool = False,
+    styles: bool = False,
 ) -> PairData:
     """Latents of the largest centred squares at the base's resolution, and features of the whole photos.
 
@@ -190,10 +212,11 @@ def encode_subjects(
         views: tell from where photos were taken.
         maps: kinds of condition maps that are read, too.
         whole: also look at whole photos of several subjects.
+        styles: also look at photos without their subjects.
     """
     photos = [photo for own in subjects for photo in _of_one(own)]
     parts = max(len(own.nouns) for own in subjects) if any(own.nouns for own in subjects) else 1
-    latents, sights, kept, wholes = [], [], [], []
+    latents, sights, kept, wholes, styled = [], [], [], [], []
     for first in range(0, len(photos), _BATCH):
         some = photos[first : first + _BATCH]
         squares = torch.stack([square(photo.image, backbone.resolution) for photo in some])
@@ -205,6 +228,8 @@ def encode_subjects(
             sights[-1] = with_details(sights[-1], some, backbone.resolution, edges=details == "edges")
         if whole and parts > 1:
             wholes.append(_seen(some, 1, encoder, False))
+        if styles:
+            styled.append(looks(some, encoder).half().cpu())
         reporter.progress("encode", first + len(some), len(photos))
     seen = Sight.cat(sights)
     firsts = torch.tensor([0, *(len(own.photos) for own in subjects)]).cumsum(0).tolist()
@@ -219,6 +244,7 @@ def encode_subjects(
         shows_latents=latents_too,
         views=read_views([photo.path for photo in photos]) if views else None,
         whole=Sight.cat(wholes).features if wholes else None,
+        looks=torch.cat(styled) if styled else None,
         captions=[(photo.caption or "",) for photo in photos],
         groups=[torch.arange(a, a + len(own.photos)) for a, own in zip(firsts[:-1], subjects, strict=True)],
         nouns=[own.nouns for own in subjects] if all(own.nouns for own in subjects) else (),
@@ -239,6 +265,9 @@ def _of_one(own: Subjects) -> Sequence[Photo]:
 
 def _seen(photos: Sequence[Photo], parts: int, encoder: PictureEncoder, cut: bool) -> Sight:
     """Of each photo `...`, or, where some show several subjects, of each of them `parts ...`; half precision."""
+    told = encoder.of_files(photos) if parts == 1 else None
+    if told is not None:
+        return told.map(lambda tensor: tensor.cpu().half())
     single = [_views(photo, parts) for photo in photos]
     flat = [view for views in single for view in views]
     masked = cut and all(mask is not None for _, mask in flat)

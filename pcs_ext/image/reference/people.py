@@ -9,14 +9,19 @@ from pcs_ext.image.reference.systems.dreamidentity import DreamIdentityConfig
 from pcs_ext.image.reference.systems.face0 import Face0Config
 from pcs_ext.image.reference.systems.face2diffusion import Face2DiffusionConfig
 from pcs_ext.image.reference.systems.face_diffuser import FaceDiffuserConfig
+from pcs_ext.image.reference.systems.facestudio import FaceStudioConfig
 from pcs_ext.image.reference.systems.hyperdreambooth import HyperDreamBoothConfig
 from pcs_ext.image.reference.systems.idadapter import IDAdapterConfig
 from pcs_ext.image.reference.systems.infinite_id import InfiniteIDConfig
 from pcs_ext.image.reference.systems.instantfamily import InstantFamilyConfig
+from pcs_ext.image.reference.systems.instantid import InstantIDConfig
 from pcs_ext.image.reference.systems.moa import MoAConfig
+from pcs_ext.image.reference.systems.omni_id import OmniIDConfig
 from pcs_ext.image.reference.systems.portraitbooth import PortraitBoothConfig
 from pcs_ext.image.reference.systems.profusion import ProFusionConfig
 from pcs_ext.image.reference.systems.pva import PVAConfig
+from pcs_ext.image.reference.systems.stellar import StellarNetConfig
+from pcs_ext.image.reference.systems.w_plus_adapter import WPlusConfig
 from pcs_ext.image.reference.training import ReferenceTraining
 
 PEOPLE: dict[str, ReferenceEntry] = {
@@ -253,5 +258,110 @@ PEOPLE: dict[str, ReferenceEntry] = {
             drop_text=0.0,
             drop_both=0.0,
         ),
+    ),
+    "omni-id": ReferenceEntry(
+        id="omni-id",
+        summary="one code of any number of photos, learned by telling many pictures by a few; two decoders",
+        paper="arXiv 2412.09694",
+        system="omni-id",
+        adapter=OmniIDConfig(),
+        # Of the paper 210,000 steps of the encoder and three photos are told; batch and rate are not known here.
+        training=ReferenceTraining(steps=250_000, batch_size=64, learning_rate=1e-4, photos=3),
+        toybox=ReferenceTraining(
+            adapter=OmniIDConfig(
+                tokens=16,
+                width=192,
+                depth=2,
+                heads=4,
+                decoder_width=128,
+                decoder_depth=4,
+                targets=4,
+                masked_share=0.4,
+                diffusion_share=0.3,
+            ),
+            steps=6000,
+            batch_size=16,
+            learning_rate=1e-3,
+            photos=3,
+        ),
+        toybox_encoder="toybox/clip",
+    ),
+    "w-plus-adapter": ReferenceEntry(
+        id="w-plus-adapter",
+        summary="codes of a style-based generator by residual cross-attention; attributes are edited there",
+        paper="arXiv 2311.17461",
+        system="w-plus-adapter",
+        adapter=WPlusConfig(),
+        # The released settings: 5e-5, batch 8 a GPU, decay 0.01, 5 % each of text, photo and both left out.
+        training=ReferenceTraining(batch_size=8, learning_rate=5e-5),
+        toybox=ReferenceTraining(steps=3000, batch_size=16, learning_rate=1e-3),
+        toybox_encoder="",
+    ),
+    "instantid": ReferenceEntry(
+        id="instantid",
+        summary="an identity's tokens beside the text, and in its place in a ControlNet of landmarks",
+        paper="arXiv 2401.07519",
+        system="instantid",
+        adapter=InstantIDConfig(),
+        # Section 3.4 (as recalled): neither words nor pictures are left out. Two pictures on each of 48 GPUs there; the
+        # rate is ours.
+        training=ReferenceTraining(batch_size=16, learning_rate=1e-5, drop_image=0.0, drop_text=0.0, drop_both=0.0),
+        toybox=ReferenceTraining(
+            adapter=InstantIDConfig(tokens=8, inner=192, depth=2),
+            steps=3000,
+            batch_size=16,
+            learning_rate=3e-4,
+            drop_image=0.0,
+            drop_text=0.0,
+            drop_both=0.05,
+        ),
+    ),
+    "facestudio": ReferenceEntry(
+        id="facestudio",
+        summary="identity, style picture and words as embeddings, in the text's place; a prior for the words",
+        paper="arXiv 2312.02663",
+        system="facestudio",
+        adapter=FaceStudioConfig(),
+        # Section 4.1 trains the denoiser at 1e-6; new maps are trained here, at IP-Adapter's rate. The prior reads all
+        # captions.
+        training=ReferenceTraining(batch_size=64, learning_rate=1e-4, drop_image=0.0, drop_text=0.0, drop_both=0.0),
+        toybox=ReferenceTraining(
+            adapter=FaceStudioConfig(width=256, depth=4),
+            steps=6000,
+            batch_size=16,
+            learning_rate=5e-4,
+            drop_image=0.0,
+            drop_text=0.0,
+            drop_both=0.0,
+        ),
+        toybox_encoder="toybox/clip",
+    ),
+    "stellar": ReferenceEntry(
+        id="stellar",
+        summary="a word told by the subject cut out, and low-rank weights; the baseline of a benchmark",
+        paper="arXiv 2312.06116",
+        system="stellar",
+        adapter=StellarNetConfig(),
+        # Ours, after ELITE's and PhotoMaker's: the paper's are not known here. Errors count on the person alone.
+        training=ReferenceTraining(
+            batch_size=16,
+            learning_rate=1e-5,
+            base_learning_rate=1e-4,
+            drop_image=0.0,
+            drop_text=0.0,
+            drop_both=0.05,
+            masked=1.0,
+        ),
+        toybox=ReferenceTraining(
+            adapter=StellarNetConfig(hidden=256, rank=16),
+            steps=3000,
+            batch_size=16,
+            learning_rate=5e-4,
+            drop_image=0.0,
+            drop_text=0.0,
+            drop_both=0.05,
+            masked=1.0,
+        ),
+        toybox_encoder="toybox/clip",
     ),
 }

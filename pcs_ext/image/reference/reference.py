@@ -19,9 +19,11 @@ from pcs_ext.image.reference import REFERENCES
 from pcs_ext.image.reference.boxes import read_boxes
 from pcs_ext.image.reference.details import with_details
 from pcs_ext.image.reference.files import OpenedAdapter, open_adapter
+from pcs_ext.image.reference.interleaved import check_marks, has_marks
 from pcs_ext.image.reference.kinds import adapter_class
 from pcs_ext.image.reference.latents import with_latents
-from pcs_ext.image.reference.maps import GivenMap, MapKind, read_given, stacked
+from pcs_ext.image.reference.looks import looks
+from pcs_ext.image.reference.maps import Given, MapKind, read_given, stacked
 from pcs_ext.image.reference.nouns import check_named
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.views import read_turns
@@ -48,8 +50,10 @@ class Reference:
     """`3 h w`: see `Shown.scene`."""
     turns: Tensor | None = None
     """`r 3`: see `Shown.turns`."""
-    maps: Mapping[MapKind, GivenMap] = dataclasses.field(default_factory=dict)
+    maps: Mapping[MapKind, Given] = dataclasses.field(default_factory=dict)
     """Condition maps of every picture that is drawn, beside negative prompts, too."""
+    style: Tensor | None = None
+    """`1 ...`: how the encoder sees the style picture; None: there is none."""
     captions: tuple[str, ...] = ()
     """What is said of each; empty where the adapter does not ask."""
 
@@ -69,9 +73,12 @@ class Reference:
             maps = self._mapped(size, backbone.device)
             maps = None if maps is None else maps.expand(len(prompts), -1, -1, -1)
             captions = (self.captions,) * len(prompts) if self.captions else ()
+            style = None if self.style is None else self.style.to(backbone.device)
+            style = None if style is None else style.expand(len(prompts), *style.shape)
             told = Shown(
-                sight=sight, nouns=nouns, captions=captions, seen=seen, boxes=boxes, scene=scene, turns=turns, maps=maps
-            )
+                sight=sight, nouns=nouns, captions=captions, seen=seen, boxes=boxes, scene=scene, turns=turns,
+                maps=maps, style=style,
+            )  # fmt: skip
             beside = self.beside(backbone, told, size)
             return adapter.conditioned(backbone, backbone.encode_prompt, prompts, beside, scale=self.scale, size=size)
 
@@ -95,6 +102,15 @@ class Reference:
             predict=mixing if adapter.mixes else None,
         )
 
+    def check(self, prompts: Sequence[str]) -> None:
+        """See that prompts show or name what the pictures show, as the adapter asks.
+
+        Raises:
+            UsageError: one does not.
+        """
+        check_marks(prompts, len(self.sight.features), reads=self.opened.adapter.reads_marks)
+        check_named([text for text in prompts if not has_marks(text)], list(dict.fromkeys(self.nouns)))
+
     def _mapped(self, size: tuple[int, int], device: torch.device) -> Tensor | None:
         """`1 c h w` of the kinds that the adapter reads; None: nobody gave any."""
         return stacked(self.maps, self.opened.adapter.map_kinds, size)[None].to(device) if self.maps else None
@@ -115,6 +131,7 @@ def show(
     boxes: Sequence[str] = (),
     turns: Sequence[str] = (),
     maps: Sequence[str] = (),
+    style: Path | None = None,
 ) -> Reference:
     """Let an adapter see photos for a base.
 
@@ -129,16 +146,17 @@ def show(
         boxes: where each photo's subject shall stand, "0,0,0.5,1" being the left half; empty: wherever its word does.
         turns: by how much the camera goes about it, "90,0" in degrees of azimuth and elevation; empty: not at all.
         maps: condition maps of what is drawn, "depth=room.png", or "edges-of=photo.jpg", whose edges are found.
+        style: a picture in whose look is drawn, without what its mask shows, where it has one.
 
     Raises:
         UsageError: a scale below 0; nouns that are missing, or of several subjects where the adapter knows one; boxes
-            that cannot be read or that the adapter does not ask for; maps that it does not read.
+            that cannot be read or that the adapter does not ask for; maps or a style that it does not read.
         PhotoError: a map that cannot be read.
         ModelError, ArtifactError: see `open_adapter`.
     """
     check_scale(scale)
     opened = open_adapter(backbone, adapter, encoder=encoder)
-    return seen_by(opened, photos, scale=scale, nouns=nouns, boxes=boxes, turns=turns, maps=maps)
+    return seen_by(opened, photos, scale=scale, nouns=nouns, boxes=boxes, turns=turns, maps=maps, style=style)
 
 
 def check_scale(scale: float) -> None:
@@ -160,6 +178,7 @@ def seen_by(
     boxes: Sequence[str] = (),
     turns: Sequence[str] = (),
     maps: Sequence[str] = (),
+    style: Path | None = None,
 ) -> Reference:
     """Photos as an adapter's encoder sees them; see `show`.
 
@@ -183,12 +202,15 @@ def seen_by(
         )
     if turns and not opened.adapter.asks_views:
         raise UsageError("this reference adapter cannot be told to look from elsewhere; leave out --reference-turn.")
+    if style is not None and not opened.adapter.asks_style:
+        raise UsageError("this reference adapter reads no style picture; leave out --reference-style.")
     placed = read_boxes(boxes, len(photos)) if boxes else None
     drawn = read_given(maps, opened.adapter.map_kinds, one=opened.adapter.one_map)
     masks = [None if photo.mask is None else photo.mask[None] for photo in photos]
     cut = opened.adapter.cuts and all(mask is not None for mask in masks)
-    sights = [opened.encoder.sight(photo.image[None], mask, cut=cut) for photo, mask in zip(photos, masks, strict=True)]
-    sight = Sight.cat(sights)
+    sight = opened.encoder.of_files(photos) or Sight.cat(
+        [opened.encoder.sight(photo.image[None], mask, cut=cut) for photo, mask in zip(photos, masks, strict=True)]
+    )
     kind = opened.adapter.details
     if kind != "none":
         sight = with_details(sight, photos, opened.adapter.detail_side, edges=kind == "edges")
@@ -196,14 +218,16 @@ def seen_by(
         sight = with_latents(sight, photos, opened.latents)
     turned = read_turns(turns, len(photos)) if turns else None
     captions = tuple(photo.caption or "" for photo in photos) if opened.adapter.asks_captions else ()
+    look = None if style is None else looks(find_photos([style]), opened.encoder)
     return Reference(
-        opened=opened, sight=sight, nouns=named, scale=scale, boxes=placed, turns=turned, maps=drawn, captions=captions
-    )
+        opened=opened, sight=sight, nouns=named, scale=scale, boxes=placed, turns=turned, maps=drawn, style=look,
+        captions=captions,
+    )  # fmt: skip
 
 
 def _nouns(opened: OpenedAdapter, nouns: Sequence[str], count: int) -> tuple[str, ...]:
     adapter = opened.adapter
-    if not adapter.asks_noun:
+    if not adapter.asks_noun or (adapter.reads_marks and not nouns):
         return ()
     if not nouns:
         raise UsageError(
@@ -233,6 +257,7 @@ def generate(
     boxes: Sequence[str] = (),
     turns: Sequence[str] = (),
     maps: Sequence[str] = (),
+    style: Path | None = None,
     seeds: Sequence[int] = (0,),
     negative_prompt: str = "",
     steps: int | None = None,
@@ -256,6 +281,7 @@ def generate(
         boxes: see `show`.
         turns: see `show`.
         maps: see `show`.
+        style: see `show`.
         seeds: an image depends on its prompt, its seed and the settings, not on what is generated beside it.
         negative_prompt: what to stay away from; only with guidance.
         steps: denoising steps; None takes the subject's recipe's, or the base's.
@@ -279,11 +305,13 @@ def generate(
         named = base or ("toybox" if subject is None else subject.data.base_name)
         base = load_backbone(named, device=device, precision=precision, reporter=reporter)
     reference = show(
-        base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns, boxes=boxes, turns=turns, maps=maps
-    )
-    check_named(list(prompts), list(dict.fromkeys(reference.nouns)))
+        base, photos, adapter=adapter, encoder=encoder, scale=scale, nouns=nouns, boxes=boxes, turns=turns, maps=maps,
+        style=style,
+    )  # fmt: skip
+    reference.check(prompts)
     known = {"references": len(photos), "reference_scale": scale, "reference_encoder": reference.opened.encoder.id}
     known |= {"reference_maps": list(reference.maps)} if maps else {}
+    known |= {"reference_style": style.name} if style is not None else {}
     if subject is not None:
         images = subject.generate(prompts, seeds=seeds, negative_prompt=negative_prompt, steps=steps,
                                   guidance_scale=guidance_scale, scale=subject_scale, base=base,

@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Sees = Literal["embedding", "patches", "layers", "latents", "nothing"]
+Sees = Literal["embedding", "patches", "layers", "latents", "codes", "nothing"]
 """What of the image encoder is read: one vector of the picture, a vector of every patch, or all vectors of several
-layers of a transformer, its class token's first; or no encoder but the base's own latents of the picture; or nothing at
-all."""
+layers of a transformer, its class token's first; or no encoder but the base's own latents of the picture; or its code
+in a style space; or nothing at all."""
 
 _OTHERS = ("cut", "cover", "detail", "latents", "cells", "ground")
 """What else a `Sight` may hold."""
@@ -21,7 +21,8 @@ class Sight:
     """Pictures as an encoder sees them. `...` are axes of pictures: `n`, or `b r`, `r` beside each of `b` prompts."""
 
     features: Tensor
-    """`... d` (embedding), `... k d` (patches), `... l k d` (layers) or `... c h w` (latents), float32."""
+    """`... d` (embedding), `... k d` (patches), `... l k d` (layers), `... c h w` (latents) or `... n d` (codes),
+    float32."""
     cut: Tensor | None = None
     """The same with black around what the picture is shown for; None: no mask is known, or nobody asks."""
     cover: Tensor | None = None
@@ -78,6 +79,9 @@ class Shown:
     maps: Tensor | None = None
     """`b c h w` in [0, 1]: condition maps of the picture that is drawn, of the kinds that the adapter reads one behind
     the other, zeros for those that nobody gave; None: nobody gave any."""
+    style: Tensor | None = None
+    """`b 1 ...`: how the encoder sees the look of the picture that is drawn, zeros where it is not told; None: nobody
+    gave any."""
     target: Tensor | None = None
     """`b 1 ...`: in training, how the encoder sees the pictures that are drawn; None: not told."""
     texts: Tensor | None = None

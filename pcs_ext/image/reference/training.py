@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -116,12 +117,17 @@ class ReferenceLoss:
         """The denoising error of one batch and the adapter's own terms; everything random comes from `generator`."""
         pairs, device = self._drawn(generator), self.backbone.device
         encode, adapter = self.backbone.encode_prompt, self.adapter
+        if not adapter.denoises:
+            with adapter.watching(self.backbone, pairs) as watched:
+                return LossTerms(dict(watched()))
         conditioning = adapter.conditioned(self.backbone, encode, pairs.captions, pairs.shown)
         clean, schedule = pairs.latents.to(device), self.backbone.schedule
         noise = self._noise(clean.shape, generator).to(device)
         timesteps = self.draw_timesteps(len(clean), generator).to(device)
         inside = (torch.rand(len(clean), generator=generator) < self.settings.masked).to(device)
         with adapter.watching(self.backbone, pairs) as watched:
+            if not adapter.denoises:
+                return LossTerms(dict(watched()))
             noisy = schedule.add_noise(clean, noise, timesteps)
             predicted = self.backbone.predict(noisy, timesteps, conditioning)
             terms = dict(watched())
@@ -142,7 +148,8 @@ class ReferenceLoss:
 
     def _drawn(self, generator: torch.Generator) -> Pairs:
         """A batch, some of it without caption or without pictures, on the backbone's device."""
-        asked = {"target": True} if self.adapter.asks_target else {}
+        asked: dict[str, Any] = {"target": True} if self.adapter.asks_target else {}
+        asked |= {"targets": self.adapter.targets} if self.adapter.targets > 1 else {}
         pairs = self.data.draw(self.settings.batch_size, generator, photos=self.settings.photos, **asked)
         mute, blind = self._dropped(generator)
         captions = tuple("" if muted else said for muted, said in zip(mute.tolist(), pairs.captions, strict=True))
@@ -159,11 +166,13 @@ class ReferenceLoss:
             scene=scene,
             turns=turns,
             maps=maps,
+            style=self._styled(shown.style, generator),
             target=None if shown.target is None else shown.target.to(device),
             texts=self._texts(pairs.captions),
             subjects=pairs.subjects,
         )
-        return dataclasses.replace(pairs, captions=captions, shown=seen)
+        told = tuple(self.adapter.told_captions(captions, seen, generator))
+        return dataclasses.replace(pairs, captions=told, shown=seen, generator=generator)
 
     def _texts(self, captions: Sequence[str]) -> Tensor | None:
         """Captions as the image encoder's own text tower reads them, where somebody asks and it has one."""
@@ -179,6 +188,13 @@ class ReferenceLoss:
         told = torch.rand(len(boxes), generator=generator) >= self.adapter.unplaced
         placed = boxes if boxes.shape[1] == count else boxes[:, :1].expand(-1, count, -1)
         return (placed * told[:, None, None]).to(self.backbone.device)
+
+    def _styled(self, style: Tensor | None, generator: torch.Generator) -> Tensor | None:
+        """What is told of the targets' looks, `b 1 ...`; zeros in the share of rows that are not told."""
+        if style is None or not self.adapter.asks_style:
+            return None
+        told = torch.rand(len(style), generator=generator) >= self.adapter.drop_style
+        return (style * told.reshape(-1, *[1] * (style.dim() - 1))).to(self.backbone.device)
 
     def _mapped(self, pairs: Pairs, generator: torch.Generator) -> Tensor | None:
         """What is told of the targets' maps."""

@@ -105,7 +105,8 @@ def tune_reference(
         seed,
     ]
     with made.inserted(backbone):
-        train_stages(loss, training, seed, Path(f"{output}.training"), config_hash(known), reporter)
+        folder, stages = Path(f"{output}.training"), made.tuning_stages
+        train_stages(loss, training, seed, folder, config_hash(known), reporter, stages)
     fingerprint, total = backbone.fingerprint, settings.steps + steps
     tuned = dataclasses.replace(settings, adapter=kind, base_fingerprint=fingerprint, steps=total)
     save_adapter(made, tuned, output, half=False)

@@ -20,6 +20,7 @@ from pcs_ext.image.terms.kurtosis import KurtosisConfig, KurtosisTerm
 from pcs_ext.image.terms.pair import PairTerm, PairTermConfig
 from pcs_ext.image.terms.preserve import PreserveConfig, PreserveTerm
 from pcs_ext.image.terms.region import RegionConfig, RegionTerm
+from pcs_ext.image.terms.rendering import RenderingConfig, RenderingTerm
 from pcs_ext.image.terms.steering import SteeringConfig, SteeringTerm
 from pcs_ext.image.terms.text_preserve import TextPreserveConfig, TextPreserveTerm
 from pcs_ext.image.terms.tied_look import TiedLookConfig, TiedLookTerm
@@ -40,6 +41,7 @@ TermConfig: TypeAlias = Annotated[
     | KurtosisConfig
     | PairTermConfig
     | RegionConfig
+    | RenderingConfig
     | SteeringConfig
     | TextPreserveConfig
     | TiedLookConfig,
@@ -63,6 +65,7 @@ _CLASSES = {
     KurtosisConfig: KurtosisTerm,
     PairTermConfig: PairTerm,
     RegionConfig: RegionTerm,
+    RenderingConfig: RenderingTerm,
     SteeringConfig: SteeringTerm,
     TextPreserveConfig: TextPreserveTerm,
     TiedLookConfig: TiedLookTerm,
@@ -92,6 +95,7 @@ __all__ = [
     "PairTermConfig",
     "PreserveConfig",
     "RegionConfig",
+    "RenderingConfig",
     "SteeringConfig",
     "Step",
     "TermConfig",

@@ -45,6 +45,8 @@ class Document:
     """Path id -> element of the tree and transform to user units of the picture."""
     opacities: dict[str, float]
     """Path id -> product of the property `opacity` of its element and of those around it, in [0, 1]."""
+    insists: bool
+    """A style sheet of the document says `!important`."""
 
 
 def read_svg(path: FilePath) -> Document:
@@ -119,7 +121,14 @@ class _Reader:
         self._children(self.root, IDENTITY, style, unit(style["opacity"], "opacity"), (), (), False)
         notes = tuple(text if count == 1 else f"{text} ({count} times)" for text, count in self.noted.items())
         scene = Scene(view_box=view_box, size=size, paths=tuple(self.paths))
-        return Document(scene=scene, notes=notes, tree=self.tree, elements=self.elements, opacities=self.opacities)
+        return Document(
+            scene=scene,
+            notes=notes,
+            tree=self.tree,
+            elements=self.elements,
+            opacities=self.opacities,
+            insists=self.sheet.insists,
+        )
 
     def _frame(self) -> tuple[tuple[float, float, float, float], tuple[float, float]]:
         sides: list[float | None] = []

@@ -37,6 +37,7 @@ _OWN = ("display", "opacity", "stop-color", "stop-opacity", "mix-blend-mode", "f
 UNSUPPORTED = ("filter", "mask", "clip-path", "marker-start", "marker-mid", "marker-end", "stroke-dasharray")
 _SELECTOR = re.compile(r"\s*(?:(\*)|([A-Za-z]+)?(?:([.#])([\w-]+))?)\s*")
 _RULE = re.compile(r"([^{}]*)\{([^{}]*)\}")
+_IMPORTANT = re.compile(r"\s*!\s*important\s*$", re.IGNORECASE)
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 
 
@@ -58,29 +59,47 @@ class StyleSheet:
                 self.rules.append((weight, match[2] or "", match[3] or "", match[4] or "", found))
         self.rules.sort(key=lambda rule: rule[0])
 
+    @property
+    def insists(self) -> bool:
+        """Whether a rule says `!important`, which wins over an element's own style."""
+        return any(_is_important(value) for *_, found in self.rules for value in found.values())
+
     def of(self, tag: str, identifier: str, classes: list[str]) -> dict[str, str]:
-        """Declarations that match, later and stronger ones winning."""
+        """Declarations that match, later and stronger ones winning; values keep their `!important`."""
         result: dict[str, str] = {}
         for _, rule_tag, kind, name, found in self.rules:
             named = not kind or (name == identifier if kind == "#" else name in classes)
             if named and (not rule_tag or rule_tag == tag):
-                result |= found
+                result = cascaded(result, found)
         return result
 
 
 def declarations(text: str) -> dict[str, str]:
-    """`name: value; ...` as a dictionary."""
+    """`name: value; ...` as a dictionary; values keep their `!important`."""
     pairs = (part.split(":", 1) for part in text.split(";") if ":" in part)
-    return {name.strip().lower(): value.replace("!important", "").strip() for name, value in pairs}
+    return {name.strip().lower(): value.strip() for name, value in pairs}
+
+
+def cascaded(weaker: Mapping[str, str], stronger: Mapping[str, str]) -> dict[str, str]:
+    """What holds of both (CSS Cascade 4, section 6): the stronger, unless the weaker alone is `!important`."""
+    result = dict(weaker)
+    for name, value in stronger.items():
+        if _is_important(value) or not _is_important(result.get(name, "")):
+            result[name] = value
+    return result
+
+
+def _is_important(value: str) -> bool:
+    return _IMPORTANT.search(value) is not None
 
 
 def computed(parent: Mapping[str, str], tag: str, attributes: Mapping[str, str], sheet: StyleSheet) -> dict[str, str]:
     """All properties of an element, inherited ones included."""
     result = {name: INITIAL[name] if name in _OWN else value for name, value in parent.items()}
     own = {name: value.strip() for name, value in attributes.items() if name in INITIAL}
-    own |= sheet.of(tag, attributes.get("id", ""), attributes.get("class", "").split())
-    own |= declarations(attributes.get("style", ""))
-    for name, value in own.items():
+    ruled = sheet.of(tag, attributes.get("id", ""), attributes.get("class", "").split())
+    own |= cascaded(ruled, declarations(attributes.get("style", "")))
+    for name, value in ((name, _IMPORTANT.sub("", value)) for name, value in own.items()):
         if name not in INITIAL or value == "inherit":
             result[name] = parent.get(name, value) if name in INITIAL else value
         else:

@@ -47,7 +47,8 @@ def patch_svg(document: Document, scene: Scene, *, added: Sequence[Path] = ()) -
         if name not in after:
             twins[element].getparent().remove(twins[element])
         elif _changed(old, after[name]):
-            _patch(twins[element], old, after[name], transform, document.opacities[name])
+            mark = " !important" if document.insists else ""
+            _patch(twins[element], old, after[name], transform, document.opacities[name], mark)
     if added:
         _add(tree.getroot(), added)
     return _bytes(tree)
@@ -106,8 +107,8 @@ def _bytes(tree: Any) -> bytes:
     return etree.tostring(tree, xml_declaration=True, encoding="UTF-8")
 
 
-def _patch(element: Any, old: Path, new: Path, transform: Matrix, around: float) -> None:
-    """`around`: what the property `opacity` of the element and its groups leaves of it."""
+def _patch(element: Any, old: Path, new: Path, transform: Matrix, around: float, mark: str) -> None:
+    """`around`: what the property `opacity` of the element and its groups leaves of it. `mark`: behind every value."""
     if _moved(old, new):
         back = inverse(transform)
         if back is None:
@@ -117,28 +118,29 @@ def _patch(element: Any, old: Path, new: Path, transform: Matrix, around: float)
             element.attrib.pop(name, None)
         element.set("d", path_data(new.subpaths, back))
     if _repainted(old.fill, new.fill):
-        _paint_over(element, "fill", new.fill, around)
+        _paint_over(element, "fill", new.fill, around, mark)
     old_stroke, new_stroke = old.stroke, new.stroke
     if _repainted(old_stroke and old_stroke.paint, new_stroke and new_stroke.paint):
-        _paint_over(element, "stroke", new_stroke and new_stroke.paint, around)
+        _paint_over(element, "stroke", new_stroke and new_stroke.paint, around, mark)
     if new_stroke and (old_stroke is None or not _same(old_stroke.width, new_stroke.width)):
         a, b, c, d = transform[:4]
-        _set(element, "stroke-width", f"{float(new_stroke.width.detach()) / max(abs(a * d - b * c) ** 0.5, 1e-12):.6g}")
+        width = float(new_stroke.width.detach()) / max(abs(a * d - b * c) ** 0.5, 1e-12)
+        _set(element, "stroke-width", f"{width:.6g}{mark}")
 
 
-def _paint_over(element: Any, kind: str, new: Paint | None, around: float) -> None:
+def _paint_over(element: Any, kind: str, new: Paint | None, around: float, mark: str) -> None:
     if new is None:
-        _set(element, kind, "none")
+        _set(element, kind, f"none{mark}")
         return
-    _set(element, kind, _hex(new.color))
+    _set(element, kind, f"{_hex(new.color)}{mark}")
     # Always: the colour that goes may have had an alpha of its own, and the opacity may be inherited or come from a
     # style sheet. The scene's opacity holds `around`, which stays.
     value = float(new.opacity.detach()) / around if around > 0 else 1.0
-    _set(element, f"{kind}-opacity", f"{min(max(value, 0.0), 1.0):.5g}")
+    _set(element, f"{kind}-opacity", f"{min(max(value, 0.0), 1.0):.5g}{mark}")
 
 
 def _set(element: Any, name: str, value: str) -> None:
-    """As a style declaration: it wins over attributes and style sheets."""
+    """As a style declaration: it wins over attributes and over style sheets that do not insist."""
     style = declarations(element.get("style", "")) | {name: value}
     element.set("style", ";".join(f"{key}:{text}" for key, text in style.items()))
 

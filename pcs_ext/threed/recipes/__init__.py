@@ -20,6 +20,7 @@ from pcs_ext.threed.recipes.base import (
 )
 from pcs_ext.threed.recipes.consist3d import consist3d
 from pcs_ext.threed.recipes.dream_in_4d import dream_in_4d
+from pcs_ext.threed.recipes.dream_in_4d_still import dream_in_4d_still
 from pcs_ext.threed.recipes.dreambooth3d import dreambooth3d
 from pcs_ext.threed.recipes.dreamfusion import dreamfusion
 from pcs_ext.threed.recipes.magic3d import magic3d
@@ -60,18 +61,28 @@ _ENTRIES = (
     ("prolificdreamer", "variational score distillation, the other baseline", "2305.16213", "", prolificdreamer),
     ("magic3d", "a coarse field, then its surface refined at a higher resolution", "2211.10440", "magic3d", magic3d),
     ("consist3d", "one photo, two tokens; turned views by its depth", "2309.03599", "consist3d", consist3d),
-    # Its row of the survey is claimed when an avatar has been seen to come out.
-    ("avatarbooth", "a body's and a head's model in turn, one surface; --head", "2306.09864", "", avatarbooth),
+    (
+        "avatarbooth",
+        "a body's and a head's model in turn, one surface; --head",
+        "2306.09864",
+        "avatarbooth",
+        avatarbooth,
+    ),
     ("texturedreamer", "a subject's look on a mesh: 3d texture", "2401.09416", "texturedreamer", texturedreamer),
-    # Its row of the survey is claimed when an edit has been seen to work on the embedded base.
-    ("tip-editor", "something new in a box of a scene: 3d edit", "2401.14828", "", tip_editor),
-    # Its row of the survey is claimed when an adapter for the embedded base ships.
-    ("mvdream", "four views judged together by a multi-view adapter", "2308.16512", "", mvdream),
-    # Their rows of the survey are claimed when a motion has been seen to come out.
+    ("tip-editor", "something new in a box of a scene, as splats: 3d edit", "2401.14828", "tip-editor", tip_editor),
+    ("mvdream", "four views judged together by a multi-view adapter", "2308.16512", "mvdream", mvdream),
+    # Its row of the survey is not claimed: no image-conditioned model of views, no ControlNet, and looks drift.
     ("animate124", "a grid for every moment, frames refined by the subject: 3d animate", "2311.14603", "", animate124),
-    ("dream-in-4d", "a still field, displaced at every moment: 3d animate", "2311.16854", "", dream_in_4d),
     # PAS's number is recalled, not looked up.
     ("pas", "a figure in a pose from words, in its surroundings: 3d learn-poses, 3d avatar", "2304.07410", "pas", pas),
+    (
+        "dream-in-4d-still",
+        "a still scene: sets judged without the subject, views with it",
+        "2311.16854",
+        "dream-in-4d",
+        dream_in_4d_still,
+    ),
+    ("dream-in-4d", "a still field, displaced at every moment: 3d animate", "2311.16854", "dream-in-4d", dream_in_4d),
     (
         "styleavatar3d",
         "a tri-plane generator of stylised views: 3d learn-generator, 3d generate",

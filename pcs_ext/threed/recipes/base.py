@@ -11,13 +11,16 @@ from pcs_ext.errors import ConfigError
 from pcs_ext.image.recipes import Preset
 from pcs_ext.threed.avatar.pose_training import PoseStage
 from pcs_ext.threed.avatar.view_painting import PaintingConfig
+from pcs_ext.threed.edit_refine import RefineConfig
 from pcs_ext.threed.edit_stage import EditStage
 from pcs_ext.threed.field_stage import FieldStage
+from pcs_ext.threed.guidance import SingleViews
 from pcs_ext.threed.localization import LocalizationConfig
 from pcs_ext.threed.mesh import MeshConfig
 from pcs_ext.threed.motion_stage import MotionStage
 from pcs_ext.threed.pseudo_views import PseudoViewConfig
 from pcs_ext.threed.relearn import RelearnConfig
+from pcs_ext.threed.splat_fit import SplatFit
 from pcs_ext.threed.surface_stage import SurfaceStage
 from pcs_ext.threed.texture_stage import TextureStage
 from pcs_ext.threed.triplane.gan_stage import GanStage
@@ -45,6 +48,8 @@ class TextTo3dRecipe:
     """Views of a set are judged together by a multi-view adapter: the base's own, or one that the caller names."""
     relearn: RelearnConfig | None = None
     """How the subject is learned anew where the caller gives its photos; None: it is taken as it was learned."""
+    single: SingleViews | None = None
+    """The subject judges single views beside a joint score without it; None: it is in the joint model."""
     field: FieldStage
     """The optimisation."""
     mesh: MeshConfig = MeshConfig(resolution=96, relative=0.5)
@@ -54,10 +59,12 @@ class TextTo3dRecipe:
         """Check what types cannot say.
 
         Raises:
-            ConfigError: a joint score of single views.
+            ConfigError: a joint score of single views, or single views beside no joint score that trains nothing.
         """
         if self.joint and self.field.cameras.views < 2:
             raise ConfigError("a joint score needs sets of views; set field.cameras.views to 4.")
+        if self.single is not None and not (self.joint and self.field.guidance.kind == "score"):
+            raise ConfigError("single views are judged beside a joint score: set joint, and a guidance of kind score.")
 
     def with_steps(self, steps: int) -> "TextTo3dRecipe":
         """The same recipe with so many steps of its field."""
@@ -248,21 +255,31 @@ class EditRecipe:
     """How prompts say where the camera stands."""
     negative_prompt: str = ""
     """What to stay away from."""
+    scene: SplatFit
+    """How the scene becomes splats."""
     place: LocalizationConfig
     """How the base learns the scene and the place."""
     stage: EditStage
     """How the box is filled."""
+    refine: RefineConfig
+    """How what is in it is refined."""
 
     def validate(self) -> None:
         """Nothing that types do not say."""
 
     def with_steps(self, steps: int) -> "EditRecipe":
-        """The same recipe with so many steps of both stages together."""
-        scale = steps / (self.place.fit.steps + self.stage.fit.steps)
-        place, stage = (max(1, round(part.fit.steps * scale)) for part in (self.place, self.stage))
-        fit = dataclasses.replace(self.place.fit, steps=place)
+        """The same recipe with so many steps of place, edit and refinement together; the scene's splats keep theirs."""
+        place, stage, refine = self.place.fit, self.stage.fit, self.refine.pictures.fit
+        scale = steps / (place.steps + stage.steps + refine.steps)
+        place, stage, refine = (
+            dataclasses.replace(fit, steps=max(1, round(fit.steps * scale))) for fit in (place, stage, refine)
+        )
+        pictures = dataclasses.replace(self.refine.pictures, fit=refine)
         return dataclasses.replace(
-            self, place=dataclasses.replace(self.place, fit=fit), stage=self.stage.with_steps(stage)
+            self,
+            place=dataclasses.replace(self.place, fit=place),
+            stage=dataclasses.replace(self.stage, fit=stage),
+            refine=dataclasses.replace(self.refine, pictures=pictures),
         )
 
 

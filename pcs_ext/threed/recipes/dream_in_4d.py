@@ -1,9 +1,9 @@
 """Dream-in-4D (Zheng et al., CVPR 2024, arXiv 2311.16854): a still scene, frozen, and where its points are later.
 
-Only displacements learn, by the video model's score; the scene keeps its looks because nothing else can change.
-Differs from Dream-in-4D: the still scene comes from any job of `3d make` (the paper: a multi-view and an image model
-together, the second personalised; `--method mvdream` is the nearest here); the loss on decoded pictures and several
-denoising steps per score are left out; smoothness is asked of the displacements' grid instead of rendered maps of it.
+Only displacements learn, by the video model's score; the scene keeps its looks because nothing else can change. The
+still scene is its first stage's, `dream_in_4d_still`, or that of any other job of `3d make`. Differs from Dream-in-4D:
+a grid of displacements instead of a hash grid with a network; the loss on decoded pictures and several denoising steps
+per score are left out; smoothness is asked of the displacements' grid instead of rendered maps of it.
 """
 
 from pcs_ext.image.fit import FitConfig
@@ -21,7 +21,9 @@ _STEPS: dict[Effort, int] = {"fast": 60, "balanced": 300, "paper": 10_000}
 def dream_in_4d(preset: Preset, effort: Effort) -> AnimateRecipe:
     """Guidance 101 in the standard form, noise from 0.99 down to between 0.2 and 0.5 (the released code's).
 
-    `toybox`: 8 frames that share half of their noise, guidance 10; smoothness is chosen, unmeasured.
+    Smoothness is chosen: it is a mean over the grid beside a score that is a sum (the released code: 1000, of rendered
+    maps). On toybox 5,000 let the shape jump once, after the first moment. `toybox`: 8 frames that share half of their
+    noise, guidance 10.
     """
     small = preset == "toybox"
     return AnimateRecipe(
@@ -46,6 +48,6 @@ def dream_in_4d(preset: Preset, effort: Effort) -> AnimateRecipe:
             cameras=CameraLaw(elevation=(0.0, 30.0) if small else (-10.0, 45.0), azimuth=(-150.0, 150.0)),
             side=48 if small else 80,
             samples=48 if small else 96,
-            unrest=100.0 if small else 1000.0,
+            unrest=200_000.0,
         ),
     )

@@ -17,7 +17,7 @@ from pcs_ext.threed.turntable import KINDS, sheet, write_turntable
 
 _AVERAGED = 256
 """Styles whose mean truncation pulls to."""
-_MESH = MeshConfig(resolution=64, threshold=5.0, relative=0.5)
+_MESH = MeshConfig(resolution=64, threshold=5.0, relative=0.2)
 
 
 @torch.no_grad()

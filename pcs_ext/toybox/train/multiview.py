@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.types import LossTerms
 from pcs_ext.reporter import Reporter
-from pcs_ext.threed.multiview import MultiViewAdapter
+from pcs_ext.threed.multiview import MultiViewAdapter, set_errors
 from pcs_ext.toybox.train.motion import base_to_teach, clip_latents
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.stage import rows, run_stage
@@ -56,11 +56,8 @@ def train_multiview(
         clean = latents[chosen].flatten(0, 1).float().to(settings.device)
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         timesteps = draw_timesteps(_SETS, generator).repeat_interleave(VIEWS).to(clean.device)
-        noisy = schedule.add_noise(clean, noise, timesteps)
         told = conditioning[[row for row in range(_SETS) for _ in range(VIEWS)]]
-        with adapter.joined(backbone, data.cameras_of(chosen), VIEWS):
-            predicted = backbone.predict(noisy, timesteps, told).float()
-        errors = (predicted - schedule.target(clean, noise, timesteps)).square()
+        errors = set_errors(backbone, adapter, clean, noise, timesteps, told, data.cameras_of(chosen), VIEWS)
         errors = (errors * weights[chosen].flatten(0, 1).float().to(errors.device)).mean((1, 2, 3))
         return LossTerms({"v": (errors * loss_weights(schedule, timesteps)).mean()})
 

@@ -9,6 +9,7 @@ beside the photos, in folders that are named after their kinds.
 import dataclasses
 import io
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
@@ -21,10 +22,13 @@ from pcs_ext.runtime import generator_for
 from pcs_ext.toybox.world.captions import relative_view
 from pcs_ext.toybox.world.condition_maps import WorldMap, world_maps
 from pcs_ext.toybox.world.export_examples import to_image
+from pcs_ext.toybox.world.landmarks import landmarks
 from pcs_ext.toybox.world.render import Rendered, render
 from pcs_ext.toybox.world.sampling import frame, sample_scene, sample_toy
 from pcs_ext.toybox.world.scene import Scene
 
+BesidePhotos = WorldMap | Literal["landmarks"]
+"""Condition maps, and points of which one is drawn."""
 _PATTERNED = 0.6
 """Share of toys with a pattern, the rare attribute: as in the pairs that toybox's own encoders learn from."""
 _VIEWED = 1 / 3
@@ -71,15 +75,19 @@ def album_caption(scene: Scene, generator: torch.Generator) -> str:
 
 
 def export_album(
-    folder: Path, scenes: list[Scene], resolution: int, generator: torch.Generator, maps: tuple[WorldMap, ...] = ()
+    folder: Path, scenes: list[Scene], resolution: int, generator: torch.Generator, maps: tuple[BesidePhotos, ...] = ()
 ) -> None:
     """Write one subfolder, its photos whole, then each kind of maps whole; what is there is kept."""
-    missing: list[WorldMap] = [kind for kind in maps if not (folder / kind).exists()]
+    missing: list[BesidePhotos] = [kind for kind in maps if not (folder / kind).exists()]
     seen = render(scenes, resolution=resolution)
     if not folder.exists():
         _write_photos(folder, scenes, seen, generator)
     for kind in missing:
         with atomic_folder(folder / kind) as made:
+            if kind == "landmarks":
+                for number, scene in enumerate(scenes):
+                    (made / f"{number + 1}.txt").write_text(_points(scene), encoding="utf-8")
+                continue
             for number, picture in enumerate(world_maps(kind, seen, scenes)):
                 _write(made / f"{number + 1}.png", to_image(picture))
 
@@ -107,6 +115,11 @@ def _view(scene: Scene) -> str:
     return f"{azimuth:.2f} {camera.elevation:.2f} {camera.distance:.3f}\n"
 
 
+def _points(scene: Scene) -> str:
+    """Its landmarks, a line for each: shares of the picture."""
+    return "".join(f"{x:.5f} {y:.5f}\n" for x, y in landmarks(scene).tolist())
+
+
 def _mask(coverage: Tensor) -> Image.Image:
     return Image.fromarray((coverage * 255).round().byte().numpy())
 
@@ -126,7 +139,7 @@ def export_pairs(
     photos: int,
     resolution: int,
     seed: int,
-    maps: tuple[WorldMap, ...] = (),
+    maps: tuple[BesidePhotos, ...] = (),
 ) -> None:
     """Write the subfolders `00000`, ..., and `couple-00000`, ...; those that are there are kept.
 
@@ -157,7 +170,7 @@ def main(
     photos: int = 4,
     resolution: int = 64,
     seed: int = 1,
-    maps: tuple[WorldMap, ...] = (),
+    maps: tuple[BesidePhotos, ...] = (),
 ) -> None:
     """Render albums of random toys for `pcs-ext reference learn`; a call that was stopped goes on.
 
@@ -168,8 +181,8 @@ def main(
         photos: in each album.
         resolution: side of the pictures in pixels.
         seed: of all; others give other toys.
-        maps: also write condition maps of these kinds, for systems that read them (uni-controlnet, visconet); edges are
-            found without files, too.
+        maps: also write condition maps of these kinds, for systems that read them (uni-controlnet, visconet; instantid:
+            landmarks); edges are found without files, too.
     """
     export_pairs(
         output, ConsoleReporter(), subjects=subjects, couples=couples, photos=photos, resolution=resolution, seed=seed,

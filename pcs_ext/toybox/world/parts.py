@@ -158,6 +158,13 @@ def build(toy: SceneObject) -> tuple[Part, ...]:
     return tuple(builder.parts)
 
 
+def anchors_of(toy: SceneObject) -> Anchors:
+    """Where a toy's head and neck are, in the object's own frame."""
+    from pcs_ext.toybox.world.toys import TOYS
+
+    return TOYS[toy.class_name](Builder(toy))
+
+
 def part_names(toy: SceneObject) -> tuple[str, ...]:
     """Name of every part; `Rendered.part_ids` indexes this."""
     return tuple(part.name for part in build(toy))

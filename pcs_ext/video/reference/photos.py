@@ -13,7 +13,6 @@ from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.data import Photo, find_photos
 from pcs_ext.image.reference.files import open_adapter
-from pcs_ext.image.reference.nouns import check_named
 from pcs_ext.image.reference.reference import Reference, check_scale, seen_by
 from pcs_ext.image.reference.shown import Shown
 from pcs_ext.image.sample import SampleHooks
@@ -73,7 +72,7 @@ class PhotoRequest:
         if not self.photos:
             return None
         reference, home = self._seen(backbone, find_photos(self.photos), frames or backbone.frames)
-        check_named(list(prompts), list(dict.fromkeys(reference.nouns)))
+        reference.check(prompts)
         facts = {
             "photos": [file_sha256(photo)[:16] for photo in self.photos],
             "reference_adapter": self.adapter,

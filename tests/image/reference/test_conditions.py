@@ -24,7 +24,7 @@ from pcs_ext.image.types import Conditioning
 from tests.support.tiny_conditions import NOISY, PROMPTS, TIMES, pictures, predicted, random_maps, system, told
 from tests.support.tiny_reference import HIDDEN, WIDTH, at_random, drawn, tiny_system
 
-SYSTEMS = ("uni-controlnet", "visconet", "prompt-free-diffusion", "context-diffusion")
+SYSTEMS = ("uni-controlnet", "visconet", "prompt-free-diffusion", "context-diffusion", "instantid")
 
 
 @torch.no_grad()

@@ -39,6 +39,12 @@ def grey(path: Path, size: tuple[int, int], level: int) -> Path:
     return path
 
 
+def as_map(given: Any) -> GivenMap:
+    """A map that is a picture."""
+    assert isinstance(given, GivenMap)
+    return given
+
+
 def test_a_map_is_cut_to_the_shape_that_is_drawn() -> None:
     wide = torch.linspace(-1, 1, 80).expand(3, 40, 80)
     made = filled(wide, (20, 20))
@@ -67,11 +73,11 @@ def test_files_lie_in_folders_named_after_kinds(photos: Path, tmp_path: Path) ->
     (photo,) = find_photos(photos / "0.png")
     found = maps_of(photo, ("edges", "depth", "mask", "pose"))
     assert set(found) == {"edges", "depth", "mask"}
-    assert found["edges"].photo
+    assert as_map(found["edges"]).photo
     made = stacked(found, ("depth", "mask"), (32, 32))
     torch.testing.assert_close(made, torch.tensor([0.4, 1.0])[:, None, None].expand(2, 32, 32))
     grey(photos / "edges" / "0.jpg", size, 0)
-    assert not maps_of(photo, ("edges",))["edges"].photo
+    assert not as_map(maps_of(photo, ("edges",))["edges"]).photo
     check_maps([photo], ("edges", "depth", "mask"), photos)
     with pytest.raises(PhotoError, match=r"no photo in .* has a map of kind pose; expected pose/NAME.png"):
         check_maps([photo], ("pose",), photos)
@@ -91,14 +97,14 @@ def test_maps_of_an_album_are_an_album_to_draw_after_its_photos(photos: Path) ->
     assert torch.equal(edges[1].image, 2 * canny(found[1].image[None])[0].expand(3, -1, -1) - 1)
     given = maps_of(depth[0], kinds)
     assert set(given) == {"photo"}
-    assert torch.equal(given["photo"].picture, found[0].image)
+    assert torch.equal(as_map(given["photo"]).picture, found[0].image)
     assert set(maps_of(found[0], kinds)) == {"edges", "depth", "normals"}
 
 
 def test_maps_in_commands_name_kinds_that_the_adapter_reads(photos: Path) -> None:
     file = photos / "0.png"
     given = read_given([f"depth={file}", f"edges-of={file}"], ("edges", "depth"))
-    assert {kind: one.photo for kind, one in given.items()} == {"depth": False, "edges": True}
+    assert {kind: as_map(one).photo for kind, one in given.items()} == {"depth": False, "edges": True}
     for texts, kinds, one, message in (
         ([f"depth={file}"], (), False, "reads no condition maps"),
         ([f"pose={file}"], ("edges", "depth"), False, "expected edges=FILE, depth=FILE, edges-of=PHOTO"),
