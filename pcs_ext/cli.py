@@ -90,6 +90,8 @@ def commands() -> dict[str, Callable[..., Any]]:
         "3d animate": general.animate,
         "3d learn-poses": avatar_cli.learn_poses,
         "3d avatar": avatar_cli.avatar,
+        "3d learn-generator": avatar_cli.learn_generator,
+        "3d generate": avatar_cli.generate,
         "3d views": threed_cli.views,
         "3d render": threed_cli.render,
         "3d export": threed_cli.export,

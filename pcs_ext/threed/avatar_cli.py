@@ -59,7 +59,7 @@ def avatar(
     output: Output,
     poses: Path,
     pose: str = "",
-    look: str = "a full body photo of {subject}",
+    look: str = "a photo of {subject}",
     avatar: Path | None = None,
     rig: bool = True,
     base: str = "",
@@ -114,4 +114,104 @@ def avatar(
     made = pose_avatar(subject, prompt, poses, output, options, reporter=console_reporter(jsonl))
     sys.stdout.write(f"{output}  {len(made.mesh.faces)} faces\n")
     for path in (*made.files[1:], made.work):
+        sys.stdout.write(f"{path}\n")
+
+
+def learn_generator(
+    subject: Positional[Path],
+    prompt: Positional[str],
+    output: Output,
+    preset: Literal["fast", "balanced", "paper"] = "balanced",
+    shape: Path | None = None,
+    controlnet: Path | None = None,
+    control: Literal["normal", "depth"] = "depth",
+    pictures: int = 0,
+    base: str = "",
+    steps: int = 0,
+    seed: int = 0,
+    config: Path | None = None,
+    overwrite: bool = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    jsonl: Path | None = None,
+) -> None:
+    """Train a generator of 3D objects in a learned look (StyleAvatar3D); interrupted, the same command goes on.
+
+    First the base draws the subject over renders of a shape from all sides (OUTPUT.work/pictures), then a tri-plane
+    generator learns from these pictures.
+
+    Args:
+        subject: folder written by `learn`: a subject or a style.
+        prompt: with {subject}; words for the view are appended.
+        output: folder of the generator.
+        preset: fast, to see that it works; balanced; or many pictures and steps.
+        shape: .glb, .obj or .ply whose renders guide the pictures; without it a standing body.
+        controlnet: folder of a diffusers ControlNet for the base; without it the noised render guides.
+        control: what the ControlNet reads.
+        pictures: how many; 0 takes the preset's.
+        base: another base of the same family than the one the subject was learned on.
+        steps: of the generator; 0 takes the preset's.
+        seed: of everything random.
+        config: a recipe as JSON (OUTPUT.work/recipe.json is one).
+        overwrite: replace the output (the work folder is never replaced).
+        device: where the base runs; the generator trains on the CPU.
+        precision: of the base's weights.
+        jsonl: also write every event as a JSON line to this file.
+    """
+    from pcs_ext.image.cli import console_reporter
+    from pcs_ext.threed.triplane.generator_job import GeneratorOptions, learn_generator
+
+    options = GeneratorOptions(
+        effort=preset,
+        shape=shape,
+        controlnet=controlnet,
+        control=control,
+        pictures=pictures or None,
+        base=base,
+        steps=steps or None,
+        seed=seed,
+        config=config,
+        overwrite=overwrite,
+        device=device,
+        precision=precision,
+    )
+    learn_generator(subject, prompt, output, options, reporter=console_reporter(jsonl))
+    sys.stdout.write(f"{output}\n{output}.work/pictures\n")
+
+
+def generate(
+    generator: Positional[Path],
+    output: Output,
+    seed: int = 0,
+    truncation: float = 0.7,
+    frames: int = 48,
+    side: int = 128,
+    viewer: bool = True,
+    overwrite: bool = False,
+) -> None:
+    """Draw an object of a generator: a mesh, a turntable or a sheet of views.
+
+    Args:
+        generator: folder written by `3d learn-generator`.
+        output: .glb, .obj, .ply or .usdz; .mp4, .webp or .gif; .png for eight views.
+        seed: of the object.
+        truncation: how far from the mean object, 0 to 1.
+        frames: of a turntable.
+        side: of views, pixels.
+        viewer: also write an HTML page beside a GLB in which one turns the object, offline.
+        overwrite: replace what is there.
+    """
+    from pcs_ext.threed.triplane.generate import generate_3d
+
+    written = generate_3d(
+        generator,
+        output,
+        seed=seed,
+        truncation=truncation,
+        frames=frames,
+        side=side,
+        viewer=viewer,
+        overwrite=overwrite,
+    )
+    for path in written:
         sys.stdout.write(f"{path}\n")

@@ -6,9 +6,17 @@ from typing import Any, TypeVar
 from pcs_ext.config_io import from_jsonable, read_json
 from pcs_ext.errors import UsageError
 from pcs_ext.threed.job_options import JobOptions
-from pcs_ext.threed.recipes import RECIPES, AnimateRecipe, EditRecipe, Effort, PosedRecipe, TextureRecipe
+from pcs_ext.threed.recipes import (
+    RECIPES,
+    AnimateRecipe,
+    EditRecipe,
+    Effort,
+    GeneratorRecipe,
+    PosedRecipe,
+    TextureRecipe,
+)
 
-RecipeT = TypeVar("RecipeT", TextureRecipe, EditRecipe, AnimateRecipe, PosedRecipe)
+RecipeT = TypeVar("RecipeT", TextureRecipe, EditRecipe, AnimateRecipe, PosedRecipe, GeneratorRecipe)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from pcs_ext.threed.recipes import (
     AvatarTo3dRecipe,
     EditRecipe,
     Effort,
+    GeneratorRecipe,
     PhotosTo3dRecipe,
     PhotoTo3dRecipe,
     PosedRecipe,
@@ -155,6 +156,8 @@ def resolve_recipe_3d(
             )
         if isinstance(recipe, PosedRecipe):
             raise UsageError(f"{method} poses a figure: pcs-ext 3d avatar SUBJECT PROMPT --poses POSES -o OUT.glb.")
+        if isinstance(recipe, GeneratorRecipe):
+            raise UsageError(f"{method} trains a generator: pcs-ext 3d learn-generator SUBJECT PROMPT -o FOLDER.")
         if isinstance(recipe, EditRecipe):
             raise UsageError(
                 f"{method} edits a scene that is there: pcs-ext 3d edit SCENE.work SUBJECT PROMPT --box ..."

@@ -11,7 +11,11 @@ from pcs_ext.threed.avatar.pose_model import PoseModelConfig
 from pcs_ext.threed.avatar.pose_set import PoseSetConfig
 from pcs_ext.threed.avatar.pose_training import PosesLearned, PoseStage, learn_poses
 from pcs_ext.threed.avatar.view_painting import PaintingConfig
-from pcs_ext.threed.recipes import PosedRecipe
+from pcs_ext.threed.recipes import GeneratorRecipe, PosedRecipe
+from pcs_ext.threed.triplane.gan_stage import GanStage
+from pcs_ext.threed.triplane.generator_job import GeneratorOptions, learn_generator
+from pcs_ext.threed.triplane.networks import Generator, GeneratorConfig
+from pcs_ext.threed.triplane.view_data import ViewDataConfig
 from tests.support.small_jobs import HERE, Learned
 
 
@@ -40,3 +44,26 @@ def pose(learned: Learned, folder: Path, *, reporter: Reporter | None = None, **
     settings: dict[str, Any] = {"config": folder / "pas.json", **HERE, **changes}
     prompt, poses = settings.pop("prompt", "a photo of {subject} sitting"), folder.parent / "poses"
     return pose_avatar(learned.subject, prompt, poses, folder / "rex.glb", AvatarOptions(**settings), reporter=reporter)
+
+
+def generator(learned: Learned, folder: Path, *, reporter: Reporter | None = None, **changes: Any) -> Generator:
+    """`learn_generator` of three pictures and five steps into `folder/gen`."""
+    gan = GanStage(
+        generator=GeneratorConfig(latent=4, width=4, planes=2, resolution=8),
+        fit=FitConfig(
+            steps=5,
+            optimizer="adam",
+            betas=(0.0, 0.99),
+            ema_decay=0.9,
+            checkpoint_every_steps=1,
+            checkpoint_every_seconds=None,
+        ),
+        side=8,
+        samples=6,
+        batch_size=2,
+    )
+    data = ViewDataConfig(count=3, attributes=("red", "old"), attributes_per_view=1)
+    write_json(folder / "generator.json", GeneratorRecipe(id="styleavatar3d", data=data, gan=gan))
+    settings: dict[str, Any] = {"config": folder / "generator.json", "shape": learned.mesh, **HERE, **changes}
+    options = GeneratorOptions(**settings)
+    return learn_generator(learned.subject, "a photo of {subject}", folder / "gen", options, reporter=reporter)

@@ -22,6 +22,7 @@ from pcs_ext.threed.recipes import (
     RECIPES,
     AnimateRecipe,
     EditRecipe,
+    GeneratorRecipe,
     PhotosTo3dRecipe,
     PosedRecipe,
     Recipe3d,
@@ -40,7 +41,11 @@ def test_every_recipe_builds_and_survives_json(preset: Any, effort: Any, tmp_pat
         recipe.validate()
         assert recipe.id == entry.id
         write_json(tmp_path / "recipe.json", recipe)
-        kind = type(recipe) if isinstance(recipe, (TextureRecipe, EditRecipe, AnimateRecipe, PosedRecipe)) else Recipe3d
+        kind = (
+            type(recipe)
+            if isinstance(recipe, (TextureRecipe, EditRecipe, AnimateRecipe, PosedRecipe, GeneratorRecipe))
+            else Recipe3d
+        )
         assert from_jsonable(kind, read_json(tmp_path / "recipe.json"), where="the file") == recipe
         assert to_jsonable(recipe.with_steps(10)) != to_jsonable(recipe)
 

@@ -48,7 +48,7 @@ class AvatarOptions(EffortOptions):
 
     pose: str = ""
     """Words for the pose alone; empty: the prompt's, of "a person"."""
-    look: str = "a full body photo of {subject}"
+    look: str = "a photo of {subject}"
     """What the body is painted by; view words are appended."""
     avatar: Path | None = None
     """A figure that is there, standing; None paints the capsule body."""

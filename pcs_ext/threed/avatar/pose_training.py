@@ -124,6 +124,7 @@ def learn_poses(
     described = pose_captions(stage.poses)
     reporter.event("stage", f"pose model: {len(described)} captions", stage="poses")
     model = _fitted(stage, described, work, reporter)
+    silence_strangers(model, described)
     found = _judged(model, stage)
     told = PoseModelFile(model=stage.model, steps=stage.fit.steps, seen=found.seen, held_out=found.held_out)
     save_pose_model(output, model, told)
@@ -149,6 +150,15 @@ def _fitted(stage: PoseStage, described: list[Described], work: WorkFolder, repo
         return model.eval()
     with runs[0].average.swapped():
         return copy.deepcopy(model).eval()
+
+
+@torch.no_grad()
+def silence_strangers(model: PoseModel, described: list[Described]) -> None:
+    """Words, alone or in a row, that are in none of the captions say nothing, not what their vectors began as."""
+    known = read_words([one.caption for one in described], model.settings.entries).unique()
+    strange = torch.ones(model.settings.entries, dtype=torch.bool)
+    strange[known] = False
+    model.table.weight[strange] = 0.0
 
 
 def _judged(model: PoseModel, stage: PoseStage) -> PosesLearned:

@@ -8,6 +8,7 @@ from pcs_ext.threed.recipes.base import (
     AvatarTo3dRecipe,
     EditRecipe,
     Effort,
+    GeneratorRecipe,
     PhotosTo3dRecipe,
     PhotoTo3dRecipe,
     PosedRecipe,
@@ -26,6 +27,7 @@ from pcs_ext.threed.recipes.magic3d import magic3d
 from pcs_ext.threed.recipes.mvdream import mvdream
 from pcs_ext.threed.recipes.pas import pas
 from pcs_ext.threed.recipes.prolificdreamer import prolificdreamer
+from pcs_ext.threed.recipes.styleavatar3d import styleavatar3d
 from pcs_ext.threed.recipes.texturedreamer import texturedreamer
 from pcs_ext.threed.recipes.tip_editor import tip_editor
 
@@ -36,6 +38,7 @@ __all__ = [
     "AvatarTo3dRecipe",
     "EditRecipe",
     "Effort",
+    "GeneratorRecipe",
     "PhotoTo3dRecipe",
     "PhotosTo3dRecipe",
     "PosedRecipe",
@@ -70,6 +73,7 @@ _ENTRIES = (
     ("mvdream", "four views judged together by a multi-view adapter", "2308.16512", "mvdream", mvdream),
     # Its row of the survey is not claimed: no image-conditioned model of views, no ControlNet, and nothing has moved.
     ("animate124", "a grid for every moment, frames refined by the subject: 3d animate", "2311.14603", "", animate124),
+    # PAS's number is recalled, not looked up.
     ("pas", "a figure in a pose from words, in its surroundings: 3d learn-poses, 3d avatar", "2304.07410", "pas", pas),
     (
         "dream-in-4d-still",
@@ -79,6 +83,13 @@ _ENTRIES = (
         dream_in_4d_still,
     ),
     ("dream-in-4d", "a still field, displaced at every moment: 3d animate", "2311.16854", "dream-in-4d", dream_in_4d),
+    (
+        "styleavatar3d",
+        "a tri-plane generator of stylised views: 3d learn-generator, 3d generate",
+        "2305.19012",
+        "styleavatar3d",
+        styleavatar3d,
+    ),
 )
 RECIPES: dict[str, RecipeEntry3d] = {
     id: RecipeEntry3d(id=id, summary=summary, paper=f"arXiv {paper}", system=system, build=build)

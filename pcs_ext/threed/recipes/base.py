@@ -23,6 +23,8 @@ from pcs_ext.threed.relearn import RelearnConfig
 from pcs_ext.threed.splat_fit import SplatFit
 from pcs_ext.threed.surface_stage import SurfaceStage
 from pcs_ext.threed.texture_stage import TextureStage
+from pcs_ext.threed.triplane.gan_stage import GanStage
+from pcs_ext.threed.triplane.view_data import ViewDataConfig
 from pcs_ext.threed.turned_views import ShapeWordConfig, TurnConfig
 from pcs_ext.threed.view_prompts import ViewWords
 
@@ -344,6 +346,29 @@ class PosedRecipe:
         return dataclasses.replace(self, poses=self.poses.with_steps(steps))
 
 
+@config
+class GeneratorRecipe:
+    """From stylised views to a generator of 3D objects: a recipe of `3d learn-generator`."""
+
+    kind: Literal["generator"] = "generator"
+    """Tag of this recipe in JSON."""
+    id: str
+    """Key in `RECIPES`."""
+    words: ViewWords = ViewWords()
+    """How prompts say where the camera stands."""
+    data: ViewDataConfig
+    """The pictures."""
+    gan: GanStage
+    """The training."""
+
+    def validate(self) -> None:
+        """Nothing that types do not say."""
+
+    def with_steps(self, steps: int) -> "GeneratorRecipe":
+        """The same recipe with so many steps of its generator."""
+        return dataclasses.replace(self, gan=self.gan.with_steps(steps))
+
+
 AnyRecipe3d: TypeAlias = TextTo3dRecipe | PhotosTo3dRecipe | PhotoTo3dRecipe | AvatarTo3dRecipe | RefinedTo3dRecipe
 """A recipe of `3d make`."""
 Recipe3d: TypeAlias = Annotated[AnyRecipe3d, Discriminator("kind")]
@@ -361,5 +386,8 @@ class RecipeEntry3d:
     """Where it is described."""
     system: str
     """Row of the survey: an id of `systems.json`; empty for baselines without one."""
-    build: Callable[[Preset, Effort], AnyRecipe3d | TextureRecipe | EditRecipe | AnimateRecipe | PosedRecipe]
+    build: Callable[
+        [Preset, Effort],
+        AnyRecipe3d | TextureRecipe | EditRecipe | AnimateRecipe | PosedRecipe | GeneratorRecipe,
+    ]
     """`(preset of the base, effort) -> recipe`."""

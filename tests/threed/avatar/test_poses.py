@@ -20,7 +20,7 @@ from pcs_ext.threed.avatar.pose_model import (
     read_words,
 )
 from pcs_ext.threed.avatar.pose_set import Described, PoseSetConfig, draw_poses, fulfilled, pose_captions
-from pcs_ext.threed.avatar.pose_training import PoseLoss, PoseStage, learn_poses
+from pcs_ext.threed.avatar.pose_training import PoseLoss, PoseStage, learn_poses, silence_strangers
 from pcs_ext.threed.avatar.pose_words import ARMS, HEAD, LEGS, TRUNK
 from pcs_ext.threed.avatar.rotations import six_of
 from tests.support.killed import killed
@@ -111,6 +111,15 @@ def test_words_are_read_alone_and_in_a_row() -> None:
     deaf = [model(noisy, t, words, torch.tensor([True])) for words in (one, other)]
     torch.testing.assert_close(*deaf)
     assert read_words(["..."], 16).tolist() == [[0]]
+
+
+def test_strange_words_say_nothing() -> None:
+    model = PoseModel(PoseModelConfig(width=16, layers=1, heads=2))
+    silence_strangers(model, [Described("a man sitting", (LEGS[1],))])
+    known, strange, mixed = read_words(["a man sitting", "zeppelin", "zeppelin a man sitting"], 4096)
+    assert bool(model.table(strange).eq(0).all())
+    assert int(model.table(known).abs().sum(1).gt(0).sum()) == 6
+    torch.testing.assert_close(model.table(mixed).sum(0), model.table(known).sum(0))
 
 
 def test_training_goes_on_where_it_was_killed(tmp_path: Path) -> None:
