@@ -2,7 +2,17 @@
 
 import pytest
 
-from benchmarks.condition_runs import AS_IT_IS, LAYOUT, NO_ATTENTION, PLAIN, RENDERED, SWAPS, asked_boxes, scenes_of
+from benchmarks.condition_runs import (
+    AS_IT_IS,
+    LAYOUT,
+    NO_ATTENTION,
+    PLAIN,
+    RENDERED,
+    SWAPS,
+    Figures,
+    asked_boxes,
+    scenes_of,
+)
 from benchmarks.conditions import PLAIN_LAYOUT, result_rows
 from pcs_ext.systems import beats_baseline
 
@@ -29,11 +39,11 @@ def test_boxes_are_the_toys_own_or_each_others() -> None:
     assert own[0].right <= own[1].right
 
 
-def _swaps(value: float) -> list[dict[str, float]]:
+def _swaps(value: float) -> list[Figures]:
     return [
         {"likeness": 0.6, "pose": 1.0, "likeness in pose": value + noise, "outside": 0.0} for noise in (-0.01, 0.01)
     ]
 
 
-def _hits(value: float) -> list[dict[str, float]]:
+def _hits(value: float) -> list[Figures]:
     return [{"box hits": value}, {"box hits": value}]
