@@ -10,7 +10,16 @@ from typing import Any
 from pcs_ext import __version__
 from pcs_ext.defense import cli as defense_cli
 from pcs_ext.errors import InputError, Interrupted, PcsError, ResourceError, UsageError
-from pcs_ext.image import classes_cli, continual_cli, edits_cli, merge_cli, panels_cli, reference_cli, steered_cli
+from pcs_ext.image import (
+    classes_cli,
+    continual_cli,
+    edits_cli,
+    merge_cli,
+    panels_cli,
+    reference_cli,
+    reference_space_cli,
+    steered_cli,
+)
 from pcs_ext.image import cli as image_cli
 from pcs_ext.svg import cli as svg_cli
 from pcs_ext.svg.panorama import cli as panorama_cli
@@ -62,9 +71,9 @@ def commands() -> dict[str, Callable[..., Any]]:
         "reference invent": reference_cli.invent,
         "reference inpaint": reference_cli.inpaint,
         "reference place": reference_cli.place,
-        "reference style-space": reference_cli.style_space,
-        "reference restyle": reference_cli.restyle,
-        "reference landmarks": reference_cli.landmarks,
+        "reference style-space": reference_space_cli.style_space,
+        "reference restyle": reference_space_cli.restyle,
+        "reference landmarks": reference_space_cli.landmarks,
         "reference systems": reference_cli.systems,
         "evaluate": general.evaluate,
         "export": image_cli.export,

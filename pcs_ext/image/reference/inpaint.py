@@ -82,10 +82,7 @@ def inpaint(
             f"{prompt!r} names a learned subject, and inpaint fills holes with what references show; say in words what "
             'that is: "a photo of a robot on the beach".'
         )
-    found, photos = find_photos(photo), find_photos(given)
-    if len(found) != 1:
-        raise PhotoError(f"{photo} holds {len(found)} photos; expected the one with the hole.")
-    whole = found[0]
+    whole, photos = _the_photo(photo), find_photos(given)
     reporter = reporter or SilentReporter()
     if not isinstance(base, AbstractBackbone):
         base = load_backbone(base, device=device, precision=precision, reporter=reporter)
@@ -103,6 +100,13 @@ def inpaint(
         GeneratedImage(to_pil(made), prompt, {"seed": seed, **facts, **dataclasses.asdict(config)})
         for made, seed in zip(images, seeds, strict=True)
     ]
+
+
+def _the_photo(path: Path | str) -> Photo:
+    found = find_photos(path)
+    if len(found) != 1:
+        raise PhotoError(f"{path} holds {len(found)} photos; expected the one with the hole.")
+    return found[0]
 
 
 @torch.inference_mode()
