@@ -18,7 +18,7 @@ class Consolidation:
     losses of what was learned before.
 
     Args:
-        losses: of the earlier phases, each asked for `samples` micro-batches.
+        losses: of the earlier phases with their steps, each asked for `samples` micro-batches all along them.
         groups: what trains next; only what had a gradient before is held.
         samples: micro-batches of each loss.
         seed: of what is drawn.
@@ -27,7 +27,7 @@ class Consolidation:
 
     def __init__(
         self,
-        losses: Sequence[Loss],
+        losses: Sequence[tuple[Loss, int]],
         groups: Sequence[ParameterGroup],
         samples: int,
         seed: int,
@@ -37,17 +37,18 @@ class Consolidation:
         self.anchors = [parameter.detach().clone() for parameter in self.parameters]
         self.importance = [torch.zeros_like(anchor) for anchor in self.anchors]
         with autocast:
-            for index, loss in enumerate(losses):
+            for index, (loss, steps) in enumerate(losses):
                 for sample in range(samples):
-                    self._add(loss, index, sample, seed, 1 / (samples * len(losses)))
+                    # All along the phase: what its loss asks for may change from step to step.
+                    step = int((sample + 0.5) / samples * steps)
+                    self._add(loss, step, generator_for(seed, "consolidation", index, sample), samples * len(losses))
 
-    def _add(self, loss: Loss, index: int, sample: int, seed: int, share: float) -> None:
-        generator = generator_for(seed, "consolidation", index, sample)
-        total = loss(0, 0, generator).total
+    def _add(self, loss: Loss, step: int, generator: torch.Generator, count: int) -> None:
+        total = loss(step, 0, generator).total
         gradients = torch.autograd.grad(total, self.parameters, allow_unused=True)
         for importance, gradient in zip(self.importance, gradients, strict=True):
             if gradient is not None:
-                importance.add_(gradient.float().square(), alpha=share)
+                importance.add_(gradient.float().square(), alpha=1 / count)
 
     def __call__(self) -> Tensor:
         """The term, 0-d, differentiable."""

@@ -96,9 +96,22 @@ def region_maps(guide: GuideConfig, regions: Mapping[str, Tensor]) -> Tensor:
     return maps
 
 
-def box_regions(boxes: Sequence[Box]) -> dict[str, Tensor]:
-    """Regions of boxes, by their phrases."""
-    return {box.phrase: box.coverage(_SIDE, _SIDE) for box in boxes}
+def box_regions(boxes: Sequence[Box]) -> list[tuple[str, Tensor]]:
+    """Phrases and regions of boxes."""
+    return [(box.phrase, box.coverage(_SIDE, _SIDE)) for box in boxes]
+
+
+def united(regions: Sequence[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Regions by name, `h w`; several of one name are one region."""
+    found: dict[str, Tensor] = {}
+    for name, region in regions:
+        side = max(*region.shape, *found.get(name, region).shape)
+        both = [
+            torch.nn.functional.interpolate(one[None, None].float(), size=(side, side), mode="area")[0, 0]
+            for one in (region, found.get(name, region))
+        ]
+        found[name] = torch.maximum(*both)
+    return found
 
 
 def read_region(text: str) -> tuple[str, Tensor]:

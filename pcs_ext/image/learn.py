@@ -346,7 +346,7 @@ class _Run:
         device, half = self.backbone.device.type, AUTOCAST[self.backbone.dtype]
         dtype = torch.bfloat16 if half == "none" else self.backbone.dtype
         autocast = torch.autocast(device, dtype, enabled=half != "none", cache_enabled=False)
-        losses = [self._loss(before, groups, latents) for before in earlier]
+        losses = [(self._loss(before, groups, latents), before.fit.steps) for before in earlier]
         return Consolidation(losses, groups, phase.objective.consolidation_samples, self.seed, autocast)
 
     def start_hashes(self) -> list[str]:

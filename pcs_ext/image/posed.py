@@ -34,7 +34,7 @@ def posed(photos: Sequence[Photo]) -> list[Photo]:
     if lost:
         raise PhotoError(
             f"this recipe needs the camera of every photo, and knows none of {', '.join(lost[:5])}. Put a "
-            f"{_FILE} beside the photos: nerfstudio's `ns-process-data images` writes one."
+            f"{_FILE} beside the photos: nerfstudio's `ns-process-data images --camera-type pinhole` writes one."
         )
     return [dataclasses.replace(photo, camera=known[_bare(photo.path)]) for photo in photos]
 

@@ -42,10 +42,10 @@ def guide(
         base: another base of the same family than the one they were learned on.
     """
     from pcs_ext.image.edits.boxes import parse_box
-    from pcs_ext.image.guided_pictures import box_regions, draw_guided, read_region
+    from pcs_ext.image.guided_pictures import box_regions, draw_guided, read_region, united
     from pcs_ext.image.subject import Artifact, save_images
 
-    regions = {**box_regions([parse_box(text) for text in box]), **dict(read_region(text) for text in region)}
+    regions = united([*box_regions([parse_box(text) for text in box]), *(read_region(text) for text in region)])
     made = draw_guided(
         Artifact.load(subjects), prompts, regions, seeds=pictures.seeds_for(prompts), negative_prompt=negative_prompt,
         steps=sampling.steps or None, guidance_scale=sampling.guidance_scale or None, scale=scale, base=base or None,

@@ -116,6 +116,7 @@ class EditJob:
         with self._placed(splats) as backbone:
             self._edit(splats, backbone)
             self._refine(splats, backbone, seed)
+        splats.prune(self.recipe.stage.pruning)
         save_edited(splats, folder)
         self._done("refine")
         return splats

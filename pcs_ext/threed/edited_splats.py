@@ -91,11 +91,12 @@ class EditedSplats(AbstractSplats):
 
     @torch.no_grad()
     def prune(self, settings: Pruning) -> None:
-        """Give up what left the box, grew too large or fades; the last splat stays."""
+        """Give up what left the box, grew too large or fades; where all fade none does, or nothing would learn."""
         content = self.content
-        kept = content.alive & self.box.contains(content.places)
-        kept &= content.log_scales.amax(1) <= math.log(settings.largest)
-        kept &= torch.sigmoid(content.raw_opacities) >= settings.faintest
+        whole = content.alive & self.box.contains(content.places)
+        whole &= content.log_scales.amax(1) <= math.log(settings.largest)
+        bright = whole & (torch.sigmoid(content.raw_opacities) >= settings.faintest)
+        kept = bright if bright.any() else whole
         if kept.any():
             content.alive.copy_(kept)
 

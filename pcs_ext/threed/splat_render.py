@@ -14,7 +14,7 @@ from torch import Tensor
 from pcs_ext.threed.cameras import Cameras
 from pcs_ext.threed.rasterize import project
 from pcs_ext.threed.render import Views
-from pcs_ext.threed.splats import Cloud
+from pcs_ext.threed.splats import MOST_OPAQUE, Cloud
 
 _SMALLEST_TILE, _TILES = 8, 16
 """Pixels per side of a tile, and tiles per side of larger pictures."""
@@ -22,7 +22,6 @@ _WIDENED = 0.3
 """Squared pixels added to every ellipse (3DGS)."""
 _FAINTEST = 1 / 255
 """What hides less of a pixel is not drawn (3DGS)."""
-_STRONGEST = 0.99
 """Nothing hides more (3DGS)."""
 _NEAR = 0.05
 """World units in front of the camera; nearer splats are not drawn."""
@@ -126,7 +125,7 @@ def _tile(seen: Ellipses, precision: Tensor, values: Tensor, near: Tensor, box: 
     dx, dy = x.reshape(-1, 1) - seen.middles[near, 0], y.reshape(-1, 1) - seen.middles[near, 1]
     (a, b), (_, d) = (line.unbind(-1) for line in precision[near].unbind(-2))
     shape = torch.exp(-0.5 * (a * dx * dx + d * dy * dy) - b * dx * dy)
-    alpha = (seen.opacities[near] * shape).clamp_max(_STRONGEST)
+    alpha = (seen.opacities[near] * shape).clamp_max(MOST_OPAQUE)
     alpha = torch.where(alpha > _FAINTEST, alpha, 0.0)
     hidden = -torch.log1p(-alpha)
     weights = torch.exp(hidden - hidden.cumsum(-1)) * alpha

@@ -18,6 +18,8 @@ from pcs_ext.threed.stored import restored, store
 _BLOCKS = 24
 """Blocks per side of the cube in which `query` looks for splats near its points."""
 _REACH = 3.0
+MOST_OPAQUE = 0.99
+"""Of a splat, in pictures and in fields."""
 """Standard deviations beyond which a splat's density counts as 0."""
 
 
@@ -88,7 +90,9 @@ class Cloud:
             bounds: points outside have density 0.
         """
         found: list[tuple[Tensor, Tensor, Tensor]] = []
-        peak = -torch.log1p(-self.opacities) / (math.sqrt(2 * math.pi) * torch.det(self.covariances) ** (1 / 6))
+        # As in compositing, nothing hides all: float32 opacities reach 1, and its density would be infinite.
+        hidden = self.opacities.clamp_max(MOST_OPAQUE)
+        peak = -torch.log1p(-hidden) / (math.sqrt(2 * math.pi) * torch.det(self.covariances) ** (1 / 6))
         precision = torch.linalg.inv(self.covariances)
         reach = _REACH * self.covariances.diagonal(dim1=1, dim2=2).sqrt()
         for index, low, high in _blocks(points, bounds):

@@ -14,6 +14,7 @@ def test_the_term_is_the_paper_s_formula() -> None:
     groups = [ParameterGroup(name="a/denoiser", parameters=(weight, unused), learning_rate=1.0)]
 
     def first(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
+        steps.append(step)
         drawn = torch.randn((), generator=generator)
         seen.append(float(drawn))
         return LossTerms({"x": drawn * weight[0]})  # the gradient is what is drawn
@@ -22,7 +23,9 @@ def test_the_term_is_the_paper_s_formula() -> None:
         return LossTerms({"x": 3 * weight[1]})
 
     seen: list[float] = []
-    held = Consolidation([first, second], groups, 4, 7, contextlib.nullcontext())
+    steps: list[int] = []
+    held = Consolidation([(first, 8), (second, 1)], groups, 4, 7, contextlib.nullcontext())
+    assert steps == [1, 3, 5, 7], "all along the phase"
     assert len(seen) == 4
     assert len(set(seen)) == 4, "every micro-batch draws anew"
     squares = sum(value**2 for value in seen) / 8
@@ -35,5 +38,5 @@ def test_the_term_is_the_paper_s_formula() -> None:
     torch.testing.assert_close(held().detach(), torch.tensor((squares * 4 + 4.5 * 1) / 2))
     held().backward()
     torch.testing.assert_close(weight.grad, torch.tensor([squares * 2, -4.5]))
-    again = Consolidation([first, second], groups, 4, 7, contextlib.nullcontext())
+    again = Consolidation([(first, 8), (second, 1)], groups, 4, 7, contextlib.nullcontext())
     torch.testing.assert_close(again.importance[0][0], held.importance[0][0], msg="the same seed, the same draws")

@@ -14,7 +14,7 @@ from pcs_ext.image.adapters import GuideConfig
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.edits.boxes import parse_box
 from pcs_ext.image.guided import GuideShare, guided
-from pcs_ext.image.guided_pictures import box_regions, draw_guided, read_region, region_maps
+from pcs_ext.image.guided_pictures import box_regions, draw_guided, read_region, region_maps, united
 from pcs_ext.image.learn import learn
 from pcs_ext.image.recipes import RECIPES, Recipe
 from pcs_ext.image.sample import SampleConfig
@@ -116,8 +116,10 @@ def test_pictures_by_box_and_by_file(sd: AbstractBackbone, tmp_path: Path, capsy
     with torch.no_grad():
         for key, value in both.data.tensors["guide"].items():
             value += 0.2 * torch.randn(value.shape, generator=torch.Generator().manual_seed(len(key)))
-    left = box_regions([parse_box("dog: 0 0 0.5 1"), parse_box("cat: 0.5 0 1 1")])
-    right = box_regions([parse_box("dog: 0.5 0 1 1"), parse_box("cat: 0 0 0.5 1")])
+    left = united(box_regions([parse_box("dog: 0 0 0.5 1"), parse_box("cat: 0.5 0 1 1")]))
+    right = united(box_regions([parse_box("dog: 0.5 0 1 1"), parse_box("cat: 0 0 0.5 1")]))
+    halves = box_regions([parse_box("dog: 0 0 0.5 1"), parse_box("dog: 0.5 0 1 1"), parse_box("cat: 0 0 1 0.5")])
+    assert (united(halves)["dog"] == 1).all(), "two boxes of one subject are one region"
     prompts = ["a photo of {subject}"]
     plain = both.generate(prompts, seeds=[1], base=sd)[0].image.tobytes()
     made = [draw_guided(both, prompts, where, seeds=[1], base=sd)[0] for where in (left, right)]

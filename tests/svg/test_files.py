@@ -103,6 +103,7 @@ def test_patched_colours_win_over_style_sheets_and_keep_group_opacity() -> None:
         (".a{fill:red ! IMPORTANT}", "fill:lime !important", "#0f0"),
         (".a{fill:red!important} #r{fill:blue}", "", "#f00"),
         (".a{fill:red!important} #r{fill:blue!important}", "", "#00f"),
+        ("", "fill:red !important; fill:blue", "#f00"),
     ],
 )
 def test_important_declarations_win_as_in_browsers_and_over_them_patched_colours(
@@ -295,3 +296,13 @@ def test_a_million_segments_stay_below_a_gibibyte(tmp_path: Path) -> None:
     error, kilobytes = done.stdout.split()
     assert error == "InputError"
     assert int(kilobytes) < 1 << 20
+
+
+def test_a_rule_that_is_left_out_may_insist_too() -> None:
+    data = f'{HEAD}<style>g path{{fill:red!important}}</style><g><path id="p" d="M0 0h9v9z" fill="#00f"/></g></svg>'
+    document = parse_svg(data.encode())
+    path = document.scene.paths[0]
+    assert path.fill is not None
+    fill = dataclasses.replace(path.fill, color=torch.tensor([0.0, 1.0, 0.0]))
+    patched = patch_svg(document, dataclasses.replace(document.scene, paths=(dataclasses.replace(path, fill=fill),)))
+    assert b"fill:#00ff00 !important" in patched

@@ -117,8 +117,9 @@ def test_splats_that_leave_grow_or_fade_are_pruned() -> None:
     assert len(splats.content.cloud()) == 47
     with torch.no_grad():
         splats.content.raw_opacities.fill_(-12.0)
+        splats.content.places[3, 2] += 2.0
     splats.prune(Pruning())
-    assert splats.content.alive.sum() == 47  # an empty box could not learn
+    assert splats.content.alive.tolist() == [False] * 4 + [True] * 46  # an empty box could not learn
 
 
 STAGE = EditStage(

@@ -122,6 +122,11 @@ def test_a_splat_as_matter_hides_what_it_hides_as_a_splat() -> None:
     expected = 1 - (1 - opacity) ** torch.exp(-0.5 * past**2)
     assert (matter - expected)[past < 2.5].abs().max() < 0.01
     assert middle == pytest.approx(opacity, abs=0.01)
+    with torch.no_grad():
+        splats.raw_opacities.fill_(20.0)  # float32 takes it for all
+    solid = splats.query(torch.tensor([[0.2, 0.0, 0.75]]))
+    assert solid.density.isfinite().all()
+    assert solid.albedo.isfinite().all()
     splats.alive[0] = False
     assert (render_splats(splats.cloud(), camera, 8, 8).rgb == 1).all()
     assert (splats.query(torch.tensor([[0.2, 0.0, 0.75]])).density == 0).all()

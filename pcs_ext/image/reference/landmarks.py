@@ -146,7 +146,10 @@ def load_landmark_detector(name: str) -> LandmarkDetector:
     try:
         found = getattr(importlib.import_module(module), function) if module and function else None
     except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"the landmark detector {name!r} cannot be loaded: {error}.") from None
+        raise UsageError(
+            f"the landmark detector {name!r} cannot be loaded: {error}. A module in this folder is found with "
+            "PYTHONPATH=. in front of the command."
+        ) from None
     if not callable(found):
         raise UsageError(
             f"the landmark detector {name!r} is unknown; expected MODULE:FUNCTION of your own, which takes a photo "
@@ -203,7 +206,21 @@ def _folders(places: Sequence[Path]) -> list[Path]:
 
 
 def _points(given: object, photo: Path) -> Tensor:
-    points = torch.as_tensor(given, dtype=torch.float32).reshape(-1, 2) if given is not None else torch.zeros(0, 2)
+    try:
+        points = torch.zeros(0, 2) if given is None else torch.as_tensor(given, dtype=torch.float32).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(
+            f"the landmark detector gave {type(given).__name__} for {photo}; expected points n 2 in pixels."
+        ) from None
+    shape = tuple(points.shape)
+    if shape[-1:] != (2,) or points.dim() not in (2, 3) or (points.dim() == 3 and shape[1] != POINTS):
+        points = points if points.numel() else torch.zeros(0, 2)
+        if len(points):
+            raise UsageError(
+                f"the landmark detector gave numbers of shape {shape} for {photo}; expected {POINTS} points for each "
+                "face, n 2 in pixels, x before y."
+            )
+    points = points.reshape(-1, 2)
     if len(points) % POINTS or not bool(points.isfinite().all()):
         raise UsageError(
             f"the landmark detector gave {len(points)} points for {photo}; expected {POINTS} finite ones for each "

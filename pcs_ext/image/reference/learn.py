@@ -235,6 +235,8 @@ def _groups(
     adapter: AbstractReferenceAdapter, stage: TrainingStage, settings: ReferenceSchedule
 ) -> list[ParameterGroup]:
     network, base = settings.rates
+    # What is in no group, a language model that stays as it is for one, has no gradients either.
+    adapter.requires_grad_(False)
     found = {name: parameters for name, parameters in adapter.groups().items() if name in stage.trains and parameters}
     for name, parameters in adapter.groups().items():
         for parameter in parameters:
@@ -251,7 +253,7 @@ def _groups(
 
 
 def _toybox_encoder(base: str, entry: ReferenceEntry) -> str:
-    if base != "toybox":
+    if entry.toybox_encoder and base != "toybox":
         raise UsageError(
             f"--encoder is needed for {base}: the folder or hub id of a CLIP, DINO, ViT or ResNet that sees such "
             "photos as the base draws, for instance openai/clip-vit-large-patch14."
@@ -259,6 +261,6 @@ def _toybox_encoder(base: str, entry: ReferenceEntry) -> str:
     if not entry.toybox_encoder:
         raise UsageError(
             f"--encoder is needed for {entry.id}: a style space, as `pcs-ext reference style-space PAIRS -o FOLDER` "
-            "writes it; toybox ships none."
+            "writes it; none ships."
         )
     return entry.toybox_encoder

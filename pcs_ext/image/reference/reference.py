@@ -318,7 +318,8 @@ def generate(
                                   hooks=reference.hooks(base), reporter=reporter)  # fmt: skip
     else:
         images = draw(base, reference, prompts, seeds, negative_prompt, steps, guidance_scale, reporter)
-    answers = {text: said for text, said in reference.opened.adapter.answers.items() if text in prompts}
+    asked = {text if subject is None else subject.concept.prompt(text): text for text in prompts}
+    answers = {asked[text]: said for text, said in reference.opened.adapter.answers.items() if text in asked}
     for text, said in answers.items():
         reporter.event("answer", f"{text!r}: {said}", prompt=text, answer=said)
     told = [{"answer": answers[image.prompt]} if image.prompt in answers else {} for image in images]

@@ -172,7 +172,7 @@ class StyleEncoder(nn.Module):
         with torch.no_grad():
             assert self.latent.bias is not None
             self.latent.bias[width:] = _SPREAD
-        rows = [_FIRST, *(side for side in sizes.sides for _ in range(2))][: sizes.styles]
+        rows = [_FIRST, *(side for side in sizes.sides[1:] for _ in range(2)), sizes.sides[-1]]
         self.rows = tuple(rows)
         self.offsets = nn.ModuleList(nn.Linear(sizes.at(side) * _FIRST**2, width) for side in rows)
         for offset in self.offsets:

@@ -46,8 +46,11 @@ class StyleSheet:
 
     def __init__(self, text: str, note: Callable[[str], None]) -> None:
         self.rules: list[tuple[int, str, str, str, dict[str, str]]] = []
+        self.insists = False
+        """Whether a rule says `!important`, one that is left out, too: it wins over an element's own style."""
         for selectors, body in _RULE.findall(_COMMENT.sub("", text[:200_000])):
             found = declarations(body)
+            self.insists = self.insists or any(map(_is_important, found.values()))
             for selector in selectors.split(","):
                 match = _SELECTOR.fullmatch(selector)
                 if match is None or not selector.strip():
@@ -58,11 +61,6 @@ class StyleSheet:
                 weight = {"#": 3, ".": 2}.get(match[3] or "", 1 if match[2] else 0)
                 self.rules.append((weight, match[2] or "", match[3] or "", match[4] or "", found))
         self.rules.sort(key=lambda rule: rule[0])
-
-    @property
-    def insists(self) -> bool:
-        """Whether a rule says `!important`, which wins over an element's own style."""
-        return any(_is_important(value) for *_, found in self.rules for value in found.values())
 
     def of(self, tag: str, identifier: str, classes: list[str]) -> dict[str, str]:
         """Declarations that match, later and stronger ones winning; values keep their `!important`."""
@@ -76,8 +74,10 @@ class StyleSheet:
 
 def declarations(text: str) -> dict[str, str]:
     """`name: value; ...` as a dictionary; values keep their `!important`."""
-    pairs = (part.split(":", 1) for part in text.split(";") if ":" in part)
-    return {name.strip().lower(): value.strip() for name, value in pairs}
+    found: dict[str, str] = {}
+    for name, value in (part.split(":", 1) for part in text.split(";") if ":" in part):
+        found = cascaded(found, {name.strip().lower(): value.strip()})
+    return found
 
 
 def cascaded(weaker: Mapping[str, str], stronger: Mapping[str, str]) -> dict[str, str]:

@@ -18,6 +18,8 @@ _SHARES = (0.85, 0.35, 0.75, 0.3)
 _TOLERANCE = 20.0
 """Degrees beyond a phrase's own width at which a joint still counts as doing what it says, and at most
 a third of the turn it is to make."""
+_DRAWS = 200
+"""Captions that are drawn for one that is kept, before a set is given up."""
 _LEAST = 15.0
 """Degrees from the relaxed pose below which a phrase says nothing of a joint that could be judged."""
 
@@ -65,11 +67,16 @@ def pose_captions(settings: PoseSetConfig, *, held_out: bool = False) -> list[De
         raise ConfigError("nothing is held out of this pose set; set held_out to 2 or more.")
     generator = generator_for(settings.seed, "captions", int(held_out))
     found: list[Described] = []
-    while len(found) < settings.captions:
+    for _ in range(_DRAWS * settings.captions):
         drawn = _draw(generator)
         if _is_held_out(drawn, settings.held_out) == held_out:
             found.append(drawn)
-    return found
+        if len(found) == settings.captions:
+            return found
+    raise ConfigError(
+        f"one in {settings.held_out} pairs of phrases leaves too few {'held-out' if held_out else 'learned'} captions; "
+        "set held_out to a number from 2 to 20."
+    )
 
 
 def draw_poses(described: Sequence[Described], generator: torch.Generator) -> Tensor:

@@ -183,8 +183,9 @@ class GeneratorJob:
         folder = self.work.path / "pictures"
         self.reporter.event("stage", f"{data.count} pictures", stage="pictures")
         maker = ViewMaker(folder, self.mesh, cameras, data, seed)
-        pictures = maker.run(self.backbone, self.artifact, prompt, self.recipe.words, control, self.reporter)
-        side = pictures.shape[2]
+        pictures = maker.run(self.backbone, self.artifact, prompt, self.recipe.words, control, self.reporter,
+                              side=self.recipe.gan.side)  # fmt: skip
+        side = self.backbone.resolution
         names = [f"{index:04d}.png" for index in range(len(pictures))]
         write_transforms(folder / "transforms.json", cameras, names, side, side)
         return self._trained(cameras, pictures)

@@ -105,8 +105,10 @@ class ViewMaker:
         words: ViewWords,
         control: GeometryControl | None,
         reporter: Reporter,
+        *,
+        side: int,
     ) -> Tensor:
-        """All pictures, `n 3 h w` in [0, 1].
+        """All pictures, `n 3 side side` in [0, 1]; the files are as large as the base draws.
 
         Args:
             backbone: the subject's base, without it.
@@ -115,6 +117,7 @@ class ViewMaker:
             words: for directions.
             control: tells the base the geometry; None: the render does, through the noise.
             reporter: hears the progress.
+            side: pixels of what is returned.
         """
         names = directions(self.cameras, words)
         with artifact.applied(backbone):
@@ -127,7 +130,12 @@ class ViewMaker:
                     made = self._picture(backbone, index, text, negative, artifact.sampling, control)
                     atomic_write_bytes(path, sheet(made[None], columns=1))
                 reporter.progress("3d pictures", index + 1, len(names))
-        return torch.stack([read_picture(self.folder / f"{index:04d}.png") for index in range(len(names))])
+        # One after another: thousands of pictures at the base's size would not fit into memory.
+        return torch.cat([self._read(index, side) for index in range(len(names))])
+
+    def _read(self, index: int, side: int) -> Tensor:
+        picture = read_picture(self.folder / f"{index:04d}.png")
+        return functional.interpolate(picture[None], (side, side), mode="bilinear", antialias=True)
 
     def _picture(
         self,

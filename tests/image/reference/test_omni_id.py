@@ -152,7 +152,14 @@ def test_the_generator_reads_the_code_beside_the_text(sd: AbstractBackbone, eye:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"heads": 7}, {"decoder_width": 20}, {"targets": 0}, {"masked_share": 0.9, "diffusion_share": 0.2}]
+    "wrong",
+    [
+        {"heads": 7},
+        {"decoder_width": 20},
+        {"targets": 0},
+        {"masked": 0.0},
+        {"masked_share": 0.9, "diffusion_share": 0.2},
+    ],
 )
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="Omni-ID|masked_share"):

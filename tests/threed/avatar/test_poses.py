@@ -56,6 +56,8 @@ def test_the_last_word_on_a_joint_counts_and_pairs_are_held_out() -> None:
     assert bool(fulfilled(both * 8, poses).all())
     settings = PoseSetConfig(captions=300, held_out=4)
     seen, unseen = pose_captions(settings), pose_captions(settings, held_out=True)
+    with pytest.raises(ConfigError, match="leaves too few held-out captions"):
+        pose_captions(PoseSetConfig(captions=3, held_out=100_000), held_out=True)
     assert pose_captions(settings) == seen
 
     def pairs(described: list[Described]) -> set[tuple[str, str]]:

@@ -185,7 +185,8 @@ class Cafe(AbstractMultimodalAdapter):
             if known is None:
                 prompt = str(asked.prompts[row])
                 told, ids, said = self._read(prompt, [str(noun) for noun in nouns[row]], features[row : row + 1])
-                self._answers[prompt] = " | ".join(said)
+                if not self.training:
+                    self._answers[prompt] = " | ".join(said)
             read[row] = (told, ids) if known is None else read[known]
         made, chosen = self._emitted(list(read.values())), torch.tensor(rows, device=self.emits.device)
 

@@ -127,7 +127,9 @@ class InstantID(AbstractReferenceAdapter):
         if maps is None:
             return told
         told = beside(told, _TOKENS, tokens, counted)
-        return with_maps(told, _MAPS, maps, net * counted, self.factor)
+        # Photos without landmarks have black maps, which IdentityNet is not to learn.
+        led = counted * maps.flatten(1).any(1).to(counted)
+        return with_maps(told, _MAPS, maps, net * led, self.factor)
 
     @contextlib.contextmanager
     def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:

@@ -69,9 +69,9 @@ class OmniIDConfig:
                 f"all sizes of Omni-ID must be at least 1, width a multiple of heads and decoder_width of {_HEADS}."
             )
         shares = (self.masked_share, self.diffusion_share)
-        if not 0 <= self.masked <= 1 or min(shares) <= 0 or sum(shares) >= 1:
+        if not 0 < self.masked <= 1 or min(shares) <= 0 or sum(shares) >= 1:
             raise ConfigError(
-                "masked must be a share, and masked_share and diffusion_share above 0 and together below 1, got "
+                "masked must be a share above 0, masked_share and diffusion_share above 0 and together below 1, got "
                 f"{self.masked}, {self.masked_share} and {self.diffusion_share}."
             )
 

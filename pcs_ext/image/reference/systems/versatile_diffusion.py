@@ -168,7 +168,8 @@ class VersatileDiffusion(AbstractReferenceAdapter):
             for path, name in self.names.items():
                 hook = self._mixed(self.layers[name], read)
                 module = backbone.denoiser.get_submodule(path)
-                handles.append(module.register_forward_hook(hook, with_kwargs=True))
+                # Before all else that stands behind the layer: motion modules of clips read the mixture.
+                handles.append(module.register_forward_hook(hook, prepend=True, with_kwargs=True))
             yield
         finally:
             for handle in handles:
