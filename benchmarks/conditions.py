@@ -40,6 +40,7 @@ from benchmarks.condition_runs import (
     mask_overlap,
     scenes_of,
 )
+from benchmarks.spread import half_interval
 from benchmarks.subjects import learned
 from pcs_ext.config_io import config_hash, read_json, to_jsonable, write_json
 from pcs_ext.errors import PcsError
@@ -127,8 +128,8 @@ def main(
     except PcsError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
-    rows = result_rows({arm: [figures for figures, _ in pairs] for arm, pairs in found.items()})
-    rows.append(_row("masks by attention", "mask IoU", overlaps))
+    rows = result_rows({arm: [figures for figures, _ in pairs] for arm, pairs in found.items()}, swaps, layouts)
+    rows.append(_row("masks by attention", "mask IoU", overlaps, len(overlaps)))
     command = " ".join(["python -m benchmarks.conditions", *sys.argv[1:]])
     write_json(output, as_result(rows, command=command, seeds=list(range(seeds))))
     sheet.parent.mkdir(parents=True, exist_ok=True)
@@ -209,11 +210,18 @@ class Runs:
         return found
 
 
-def result_rows(found: dict[str, list[Figures]]) -> list[dict[str, Any]]:
-    """Every arm's means; beside a baseline the spread is half the 95 % interval of the difference, run by run."""
+def result_rows(found: dict[str, list[Figures]], swaps: int, layouts: int) -> list[dict[str, Any]]:
+    """Every arm's means; the spread is half the 95 % interval over pictures, beside a baseline of the difference.
+
+    Args:
+        found: by arm, seed after seed.
+        swaps: pictures of each seed.
+        layouts: likewise.
+    """
+    pictures = {arm: layouts if arm in (LAYOUT, PLAIN_LAYOUT, RENDERED) else swaps for arm in found}
     claimed = {claim.arm for claim in CLAIMS}
     rows = [
-        _row(arm, metric, [one[metric] for one in runs])
+        _row(arm, metric, [one[metric] for one in runs], pictures[arm])
         for arm, runs in found.items()
         if arm not in claimed and runs
         for metric in runs[0]
@@ -223,18 +231,21 @@ def result_rows(found: dict[str, list[Figures]]) -> list[dict[str, Any]]:
         for metric in mine[0] if mine else ():
             others = {name: [one[metric] for one in found[name]] for name in claim.baselines}
             best = max(others, key=lambda name: statistics.fmean(others[name]) * (1 if HIGHER[metric] else -1))
-            row = _row(claim.arm, metric, [one[metric] for one in mine], best, others[best])
+            values = [one[metric] for one in mine]
+            row = _row(claim.arm, metric, values, pictures[claim.arm], best, others[best])
             rows.append({"system": claim.arm, **row} if metric in claim.exists_for else row)
     return rows
 
 
 def _row(
-    method: str, metric: str, values: Sequence[float], baseline: str | None = None, against: Sequence[float] = ()
-) -> dict[str, Any]:
+    method: str, metric: str, values: Sequence[float], pictures: int, baseline: str | None = None,
+    against: Sequence[float] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """`pictures` of each seed."""
     apart = [one - other for one, other in zip(values, against, strict=True)] if baseline else list(values)
     return {
         "method": method, "metric": metric, "higher_is_better": HIGHER[metric], "value": statistics.fmean(values),
-        "spread": 1.96 * statistics.stdev(apart) / len(apart) ** 0.5 if len(apart) > 1 else 0.0, "n": len(values),
+        "spread": half_interval(apart, [index % pictures for index in range(len(apart))]), "n": len(values),
         "baseline": baseline, "baseline_value": statistics.fmean(against) if baseline else None, "seconds": None,
     }  # fmt: skip
 

@@ -19,6 +19,7 @@ import torch
 import tyro
 
 from benchmarks.image_subjects import learn_and_measure, recipe_report, recipe_seconds
+from benchmarks.spread import half_interval
 from benchmarks.subjects import subjects_folder
 from pcs_ext.config_io import write_json
 from pcs_ext.errors import PcsError, UsageError
@@ -129,7 +130,8 @@ def _is_whole(work: Path, recipe: str, pairs: Sequence[Pair], base: str) -> bool
 
 
 def recipe_rows(work: Path, recipe: str, pairs: Sequence[Pair], base: str) -> list[dict[str, Any]]:
-    """One row per measure: the recipe's mean, its baseline's, and half the 95 % interval of their difference."""
+    """One row per measure: the recipe's mean, its baseline's, and half the 95 % interval of their
+    difference over subjects."""
     claim = CLAIMS[recipe]
     mine = [recipe_report(work, name, seed, recipe) for name, seed in pairs]
     theirs = [recipe_report(work, name, seed, claim.baseline) for name, seed in pairs]
@@ -148,7 +150,7 @@ def recipe_rows(work: Path, recipe: str, pairs: Sequence[Pair], base: str) -> li
                 "metric": metric,
                 "higher_is_better": figure.higher_is_better,
                 "value": statistics.fmean(_values(mine, metric)),
-                "spread": 1.96 * statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else 0.0,
+                "spread": half_interval(gains, [name for name, _ in pairs]),
                 "n": len(gains),
                 "encoder": figure.encoder,
                 "baseline": claim.baseline,

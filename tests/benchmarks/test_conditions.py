@@ -20,14 +20,14 @@ from pcs_ext.systems import beats_baseline
 def test_a_swap_is_measured_against_the_better_of_two_and_by_one_measure() -> None:
     found = {arm: _swaps(value) for arm, value in {AS_IT_IS: 0.5, PLAIN: 0.3, NO_ATTENTION: 0.6, SWAPS[1]: 0.4}.items()}
     found |= {SWAPS[0]: _swaps(0.7), LAYOUT: _hits(0.2), PLAIN_LAYOUT: _hits(0.2), RENDERED: _hits(0.9)}
-    rows = [row for row in result_rows(found) if row.get("system") == "photoswap"]
+    rows = [row for row in result_rows(found, 2, 2) if row.get("system") == "photoswap"]
     assert [(row["metric"], row["baseline"]) for row in rows] == [("likeness in pose", AS_IT_IS)]
     assert rows[0]["value"] == pytest.approx(0.7)
     assert rows[0]["baseline_value"] == pytest.approx(0.5)
     assert beats_baseline(rows[0])
-    (other,) = [row for row in result_rows(found) if row.get("system") == "swapanything"]
+    (other,) = [row for row in result_rows(found, 2, 2) if row.get("system") == "swapanything"]
     assert not beats_baseline(other)
-    (layout,) = [row for row in result_rows(found) if row.get("system") == LAYOUT]
+    (layout,) = [row for row in result_rows(found, 2, 2) if row.get("system") == LAYOUT]
     assert (layout["metric"], layout["baseline"], beats_baseline(layout)) == ("box hits", PLAIN_LAYOUT, False)
 
 

@@ -142,6 +142,11 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
         """The parts of tuning it to one subject: most do what they did in training."""
         return self.stages
 
+    @property
+    def elsewhere(self) -> str:
+        """A digest of weights that it reads and that are not stored with it; empty: there are none."""
+        return ""
+
     def begin_stage(self, name: str) -> None:
         """Told before each part of the training; most have one."""
 

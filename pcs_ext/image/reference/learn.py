@@ -25,6 +25,7 @@ from pcs_ext.image.reference.maps import MapKinds, albums_of_maps, check_maps, m
 from pcs_ext.image.reference.pairs import PairData, encode_subjects
 from pcs_ext.image.reference.retrieve import retrieved_groups
 from pcs_ext.image.reference.shown import Sight
+from pcs_ext.image.reference.style_space import codes_file
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceSchedule, ReferenceTraining
 from pcs_ext.image.reference.views import read_views
 from pcs_ext.image.types import ParameterGroup
@@ -86,7 +87,10 @@ def learn_reference(
     told += [_map_digests(own.photos, maps) for own in subjects] if maps else []
     if data.views is not None:
         told.append(data.views.tolist())
-    known = [system, to_jsonable(settings), seed, backbone.fingerprint, reader.digest, told]
+    if made_by.sees == "codes":
+        files = [codes_file(photo.path) for own in subjects for photo in own.photos]
+        told.append([file_sha256(file) for file in files if file.is_file()])
+    known = [system, to_jsonable(settings), seed, backbone.fingerprint, reader.digest, adapter.elsewhere, told]
     loss = ReferenceLoss(backbone, adapter, data, settings, blank_of(data, reader), encoder=reader)
     with adapter.inserted(backbone):
         train_stages(loss, settings, seed, Path(f"{output}.training"), config_hash(known), reporter)
@@ -224,16 +228,17 @@ def train_stages(
         checkpoints = CheckpointFolder(folder / f"{number + 1}-{stage.name}", config_hash=known)
         title = "learn reference" if len(stages) == 1 else f"learn reference ({stage.name})"
         try:
-            for state in fit(loss, _groups(adapter, stage, settings), fitting, checkpoints=checkpoints):
+            for state in fit(loss, parameter_groups(adapter, stage, settings), fitting, checkpoints=checkpoints):
                 reporter.progress(title, state.step, state.total_steps, loss=state.losses["total"])
         except KeyboardInterrupt:
             raise Interrupted("interrupted; what was learned so far is saved. The same command goes on.") from None
     adapter.eval()
 
 
-def _groups(
+def parameter_groups(
     adapter: AbstractReferenceAdapter, stage: TrainingStage, settings: ReferenceSchedule
 ) -> list[ParameterGroup]:
+    """What trains in a part of the training, and gradients for that alone."""
     network, base = settings.rates
     # What is in no group, a language model that stays as it is for one, has no gradients either.
     adapter.requires_grad_(False)

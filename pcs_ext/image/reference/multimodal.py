@@ -94,6 +94,11 @@ class AbstractMultimodalAdapter(AbstractReferenceAdapter):
             prompts = self.words(prompts, shown)
         return super().conditioned(backbone, encode, prompts, shown, scale=scale, size=size)
 
+    @property
+    def elsewhere(self) -> str:
+        """See `AbstractReferenceAdapter.elsewhere`: the language model, if it stays as it is in its folder."""
+        return self.model.language.digest
+
     def words(self, prompts: Sequence[str], shown: Shown) -> list[str]:
         """The prompts, for who reads no pictures."""
         return [unmarked(text, own) for text, own in self._named(prompts, shown)]

@@ -133,13 +133,18 @@ def squares(images: Tensor, side: int) -> Tensor:
     return torch.stack([square(image.float(), side) for image in images])
 
 
+def codes_file(photo: Path) -> Path:
+    """Where another tool writes a photo's code."""
+    return photo.with_name(f"{photo.stem}_codes.safetensors")
+
+
 def read_codes(photo: Path, shape: tuple[int, int]) -> Tensor:
     """What another tool wrote beside a photo, `styles width`, float32.
 
     Raises:
         PhotoError: it is missing, damaged or of another shape.
     """
-    path = photo.with_name(f"{photo.stem}_codes.safetensors")
+    path = codes_file(photo)
     expected = f"one tensor `codes` of {shape[0]} x {shape[1]}"
     if not path.is_file():
         raise PhotoError(f"{path} is missing: the style space is another tool's; expected its codes, {expected}.")

@@ -26,7 +26,7 @@ from pcs_ext.image.reference import REFERENCES
 from pcs_ext.image.reference.base import AbstractReferenceAdapter
 from pcs_ext.image.reference.files import OTHER_WEIGHTS, ReferenceConfig, open_adapter, read_settings, save_adapter
 from pcs_ext.image.reference.kinds import adapter_class
-from pcs_ext.image.reference.learn import _groups, learn_reference
+from pcs_ext.image.reference.learn import learn_reference, parameter_groups
 from pcs_ext.image.reference.maps import MapKinds, channels
 from pcs_ext.image.reference.pairs import PairData
 from pcs_ext.image.reference.reference import Reference, show
@@ -171,7 +171,7 @@ def test_it_learns_what_only_the_reference_tells_and_the_base_stays(system: str,
     with adapter.inserted(sd):
         for stage in adapter.stages:
             adapter.begin_stage(stage.name)
-            groups = _groups(adapter, stage, settings)
+            groups = parameter_groups(adapter, stage, settings)
             before = held_out(loss)
             for _ in fit(loss, groups, FitConfig(steps=steps)):
                 pass

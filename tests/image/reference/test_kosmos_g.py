@@ -15,6 +15,7 @@ from pcs_ext.image.reference.files import open_adapter, reading_of, save_adapter
 from pcs_ext.image.reference.interleaved import segments
 from pcs_ext.image.reference.kinds import build_adapter
 from pcs_ext.image.reference.language_model import LanguageConfig, next_word_loss
+from pcs_ext.image.reference.learn import parameter_groups
 from pcs_ext.image.reference.reference import generate, show
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.systems.kosmos_g import KosmosG, KosmosGConfig
@@ -144,10 +145,14 @@ def test_a_language_model_of_a_folder_stays_there(
     config = dataclasses.replace(tiny, language=LanguageConfig(folder=str(folder), trains=False))
     adapter = build_adapter(config, sd, reading_of(encoder), seed=0)
     assert adapter.groups()["language"] == ()
+    assert len(adapter.elsewhere) == 8, "a training that goes on asks for the same model"
+    assert isinstance(adapter, KosmosG)
+    adapter.requires_grad_(True)
+    parameter_groups(adapter, adapter.stages[-1], ReferenceTraining())
+    assert not any(parameter.requires_grad for parameter in adapter.model.language.parameters())
     settings = dataclasses.replace(said("kosmos-g", sd, encoder, eye), adapter=config)
     save_adapter(adapter, settings, tmp_path / "ours", half=False)
     stored = open_adapter(sd, str(tmp_path / "ours")).adapter
-    assert isinstance(adapter, KosmosG)
     state = adapter.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in stored.state_dict().items())
     assert not any("body" in key for key in adapter.published())

@@ -162,10 +162,11 @@ def test_a_detector_of_ones_own_writes_files_beside_photos(tmp_path: Path, capsy
             load_landmark_detector(wrong)
     with pytest.raises(UsageError, match="gave 3 points for .*expected 5 finite ones"):
         find_landmarks([tmp_path / "pairs" / "two"], no_points)
+    given: Any
     for given in (torch.zeros(2, 5, 3), torch.zeros(2, 5), torch.zeros(5, 3), "five"):
         with pytest.raises(UsageError, match="the landmark detector gave (numbers of shape|str)"):
             find_landmarks([tmp_path / "pairs" / "two"], lambda pixels, given=given: given)
-    assert find_landmarks([tmp_path / "pairs" / "two"], lambda pixels: torch.ones(2, 5, 2).numpy())
+    assert find_landmarks([tmp_path / "pairs" / "two"], lambda pixels: torch.ones(2, 5, 2))
 
 
 def test_the_worlds_landmarks_lie_on_its_toys_and_turn_with_them() -> None:

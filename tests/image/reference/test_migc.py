@@ -16,7 +16,7 @@ from pcs_ext.image.data import find_photos
 from pcs_ext.image.fit import FitConfig, fit
 from pcs_ext.image.reference.blind import BlindEncoder
 from pcs_ext.image.reference.files import OpenedAdapter, ReferenceConfig, save_adapter
-from pcs_ext.image.reference.learn import _groups, learn_reference
+from pcs_ext.image.reference.learn import learn_reference, parameter_groups
 from pcs_ext.image.reference.pairs import PairData
 from pcs_ext.image.reference.reference import seen_by
 from pcs_ext.image.reference.shading import ChannelsAndPlaces, EnhancementAttention, LayoutAttention, ShadingAggregation
@@ -220,7 +220,7 @@ def test_it_learns_what_only_boxes_tell_and_the_base_stays(tmp_path: Path) -> No
     base = [parameter.clone() for parameter in sd.denoiser.parameters()]
     adapter.train()
     with adapter.inserted(sd):
-        groups = _groups(adapter, adapter.stages[0], settings)
+        groups = parameter_groups(adapter, adapter.stages[0], settings)
         for _ in fit(loss, groups, FitConfig(steps=40)):
             pass
         assert all(parameter.grad is not None for group in groups for parameter in group.parameters)

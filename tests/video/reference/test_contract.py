@@ -14,7 +14,7 @@ from pcs_ext.errors import ArtifactError, Interrupted
 from pcs_ext.image.data import find_photos
 from pcs_ext.image.fit import FitConfig, fit
 from pcs_ext.image.reference.files import OTHER_WEIGHTS, save_adapter
-from pcs_ext.image.reference.learn import _groups
+from pcs_ext.image.reference.learn import parameter_groups
 from pcs_ext.image.reference.reference import seen_by
 from pcs_ext.image.reference.shown import Sight
 from pcs_ext.image.sample import SampleConfig
@@ -151,7 +151,7 @@ def test_it_learns_what_only_the_photo_tells_and_the_model_stays(system: str, ey
     with adapter.inserted(video):
         for number, stage in enumerate(adapter.stages):
             adapter.begin_stage(stage.name)
-            groups = _groups(adapter, stage, settings)
+            groups = parameter_groups(adapter, stage, settings)
             begun = held_out(loss)
             for _ in fit(loss, groups, FitConfig(steps=24 if number < 2 else 10)):
                 pass
