@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,14 +76,14 @@ def test_contexts_are_mixed_in_every_layer(sd: AbstractBackbone, eye: Path) -> N
     adapter, photo = ready(sd, eye), layers(count=1)
     path = transformer_paths(sd)[0]
     seen: list[tuple[Tensor, Tensor]] = []
+    module = sd.denoiser.get_submodule(path)
 
-    def record(module: nn.Module, given: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        seen.append((given[0], output[0]))
+    def record(_: nn.Module, given: tuple[Tensor, ...], named: dict[str, Any]) -> None:
+        # What the text's layer makes of it, behind whose back the hook mixes.
+        seen.append((given[0], module.forward(*given, **named)[0]))
 
-    # The hook that records was there before those that mix: it sees what the text's layer makes; the next one what is
-    # mixed of it enters.
     context = adapter.told(photo.features[:, 0, 0])
-    handle = sd.denoiser.get_submodule(path).register_forward_hook(record)
+    handle = module.register_forward_pre_hook(record, with_kwargs=True)
     after: list[Tensor] = []
     with adapter.inserted(sd, 0.25):
         told = adapter.conditioned(sd, sd.encode_prompt, ["the dog"], Shown(sight=photo), scale=0.25)
