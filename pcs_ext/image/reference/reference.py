@@ -309,9 +309,6 @@ def generate(
         style=style,
     )  # fmt: skip
     reference.check(prompts)
-    known = {"references": len(photos), "reference_scale": scale, "reference_encoder": reference.opened.encoder.id}
-    known |= {"reference_maps": list(reference.maps)} if maps else {}
-    known |= {"reference_style": style.name} if style is not None else {}
     if subject is not None:
         images = subject.generate(prompts, seeds=seeds, negative_prompt=negative_prompt, steps=steps,
                                   guidance_scale=guidance_scale, scale=subject_scale, base=base,
@@ -319,6 +316,31 @@ def generate(
     else:
         images = draw(base, reference, prompts, seeds, negative_prompt, steps, guidance_scale, reporter)
     asked = {text if subject is None else subject.concept.prompt(text): text for text in prompts}
+    return with_facts(images, reference, asked, len(photos), style, reporter)
+
+
+def with_facts(
+    images: Sequence[GeneratedImage],
+    reference: Reference,
+    asked: Mapping[str, str],
+    photos: int,
+    style: Path | None,
+    reporter: Reporter,
+) -> list[GeneratedImage]:
+    """The images with what they were shown among their facts, and what the adapter answered to their prompts.
+
+    Args:
+        images: drawn beside `reference`.
+        reference: as `show` made it.
+        asked: what the text encoder read -> the prompt that it stands for.
+        photos: how many were shown.
+        style: the picture whose look was taken.
+        reporter: hears the answers.
+    """
+    known = {"references": photos, "reference_scale": reference.scale}
+    known |= {"reference_encoder": reference.opened.encoder.id}
+    known |= {"reference_maps": list(reference.maps)} if reference.maps else {}
+    known |= {"reference_style": style.name} if style is not None else {}
     answers = {asked[text]: said for text, said in reference.opened.adapter.answers.items() if text in asked}
     for text, said in answers.items():
         reporter.event("answer", f"{text!r}: {said}", prompt=text, answer=said)

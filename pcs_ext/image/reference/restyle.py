@@ -11,7 +11,7 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.data import find_photos
 from pcs_ext.image.reference.files import OpenedAdapter
-from pcs_ext.image.reference.reference import draw, seen_by, show
+from pcs_ext.image.reference.reference import draw, seen_by, show, with_facts
 from pcs_ext.image.subject import GeneratedImage
 from pcs_ext.reporter import Reporter, SilentReporter
 
@@ -71,6 +71,7 @@ def restyle(
     if not isinstance(base, AbstractBackbone):
         base = load_backbone(base, device=device, precision=precision, reporter=reporter)
     reference = show(base, groups[0], adapter=adapter, encoder=encoder, scale=scale)
+    reference.check(prompts)
     opened = reference.opened
     if opened.adapter.sees != "codes":
         raise UsageError(
@@ -80,8 +81,9 @@ def restyle(
     sight = reference.sight.map(lambda codes: moved(codes, there - here, strength, rows))
     moved_reference = dataclasses.replace(reference, sight=sight)
     images = draw(base, moved_reference, prompts, seeds, negative_prompt, steps, guidance_scale, reporter)
-    facts = {"references": len(groups[0]), "reference_scale": scale, "restyle_strength": strength}
-    return [dataclasses.replace(image, facts={**image.facts, **facts}) for image in images]
+    facts = {"restyle_strength": strength, "restyle_rows": list(rows)}
+    made = [dataclasses.replace(image, facts={**image.facts, **facts}) for image in images]
+    return with_facts(made, reference, {text: text for text in prompts}, len(groups[0]), None, reporter)
 
 
 def _mean(opened: OpenedAdapter, codes: Tensor) -> Tensor:
