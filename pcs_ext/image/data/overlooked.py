@@ -10,7 +10,7 @@ from pcs_ext.image.data.photos import SUFFIXES, Photo
 
 _VIDEOS = {".mov", ".mp4", ".m4v", ".avi", ".mkv", ".webm", ".3gp"}
 _RAW = {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".srw", ".pef"}
-_EXPECTED = {".txt", ".json"}
+_EXPECTED = {".txt", ".json", ".aae", ".xmp"}
 _SYSTEM = {"thumbs.db", "desktop.ini", "ehthumbs.db"}
 _NAMED = 4
 _THUMB = 32
@@ -21,7 +21,7 @@ _SAME = 1.5
 def overlooked(source: Iterable[Path | str] | Path | str) -> list[str]:
     """Sentences on what of the given folders is not read: videos, raw files, other files, folders inside.
 
-    Hidden files, those of operating systems, captions and JSON are nobody's photos and not named.
+    Hidden files, those of operating systems, captions, JSON and editors' sidecars are nobody's photos and not named.
     """
     given = [source] if isinstance(source, (str, Path)) else list(source)
     return [sentence for path in map(Path, given) if path.is_dir() for sentence in _of_folder(path)]

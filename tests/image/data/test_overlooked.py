@@ -18,7 +18,7 @@ def smooth(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
 def test_what_is_no_photo_is_named_once(tmp_path: Path) -> None:
     smooth(0).save(tmp_path / "Größe 📷 (1).jpg")
     smooth(1).convert("L").save(tmp_path / "Größe 📷 (1)_mask.png")
-    for name in ("a.txt", "transforms.json", ".DS_Store", "Thumbs.db", "desktop.ini", "._a.jpg"):
+    for name in ("a.txt", "transforms.json", ".DS_Store", "Thumbs.db", "desktop.ini", "._a.jpg", "a.AAE", "a.xmp"):
         (tmp_path / name).write_bytes(b"x")
     assert overlooked(tmp_path) == overlooked([tmp_path / "Größe 📷 (1).jpg"]) == []
     for name in ("VID 1.MOV", "b.mp4", "c.CR2", "list.xlsx", *(f"{index}.pdf" for index in range(5))):
