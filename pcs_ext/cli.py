@@ -157,6 +157,9 @@ def _run(arguments: list[str]) -> None:
     rest = words_first(rest, verbs[verb])
     import tyro
 
+    from pcs_ext.heap import keep_freed_memory
+
+    keep_freed_memory()
     try:
         tyro.cli(
             explained(verbs[verb]),

@@ -65,12 +65,13 @@ def evaluate(
         UsageError: no prompt, no seed, no photo, or no encoder for a base other than toybox.
         Interrupted: Ctrl-C; images made so far are kept.
     """
+    asked = None if prompts == "auto" else _prompts(prompts)
     artifact = subject if isinstance(subject, Artifact) else Artifact.load(subject)
     known = str(artifact.data.recipe["id"]) if isinstance(subject, Artifact) else Path(subject).resolve().name
     found = [photo.path for photo in find_photos(photos, short_side=LEARNED_SIDE)]
     named = base.name if isinstance(base, AbstractBackbone) else base or artifact.data.base_name
     usual = "toybox" if named == "toybox" else "object"
-    asked, judges = _prompts(prompts, usual), _judges(named, clip, dino)
+    judges = _judges(named, clip, dino)
     loaded = isinstance(base, AbstractBackbone)
     backbone = base if loaded else artifact.backbone(base or None, device=device, precision=precision)
     return evaluate_artifact(
@@ -78,7 +79,7 @@ def evaluate(
         found,
         Path(output),
         name=name or known,
-        prompts=asked,
+        prompts=asked or prompt_set(usual),
         unrelated=UNRELATED_PROMPTS[prompts if isinstance(prompts, str) and prompts in PROMPT_SETS else usual],
         seeds=seeds,
         judges=judges,
@@ -87,11 +88,13 @@ def evaluate(
     )
 
 
-def _prompts(prompts: str | Path | Sequence[str | Prompt], usual: str) -> tuple[Prompt, ...]:
-    if isinstance(prompts, str) and (prompts == "auto" or prompts in PROMPT_SETS):
-        return prompt_set(usual if prompts == "auto" else prompts)
+def _prompts(prompts: str | Path | Sequence[str | Prompt]) -> tuple[Prompt, ...]:
+    if isinstance(prompts, str) and prompts in PROMPT_SETS:
+        return prompt_set(prompts)
     if isinstance(prompts, (str, Path)):
         return read_prompts(Path(prompts))
+    if not prompts:
+        raise UsageError("evaluate needs at least one prompt, got none.")
     return tuple(one if isinstance(one, Prompt) else Prompt(text=one, kind="other") for one in prompts)
 
 
