@@ -77,7 +77,7 @@ def field_of(subject: Artifact) -> FeatureFieldAdapter:
         if isinstance(settings, FeatureFieldConfig):
             adapter = FeatureFieldAdapter(name, settings)
             stored = subject.data.tensors_of(name)
-            adapter.views = {key: tensor for key, tensor in stored.items() if key.startswith("views.")}
+            adapter.kept = {key: tensor for key, tensor in stored.items() if key.startswith("views.")}
             return adapter
     raise UsageError(
         f"this subject was learned by {subject.data.recipe['id']}, which knows no cameras; learn it with --recipe "
