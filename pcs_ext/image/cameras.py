@@ -40,6 +40,10 @@ class Cameras:
         names = [field.name for field in dataclasses.fields(Cameras)]
         return Cameras(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
+    def to(self, device: torch.device) -> "Cameras":
+        """The same elsewhere."""
+        return Cameras(**{f.name: getattr(self, f.name).to(device) for f in dataclasses.fields(self)})
+
     @property
     def positions(self) -> Tensor:
         """`b 3`, world units."""
