@@ -65,7 +65,7 @@ def test_such_a_device_refuses_what_a_gpu_refuses() -> None:
         assert (there + torch.ones(3, device=device)).device == device
         assert (there * torch.tensor(2.0)).cpu().tolist() == [2.0, 2.0, 2.0]
         with pytest.raises(MixedDevicesError, match=r"aten\.add"):
-            there + torch.ones(3)
+            torch.add(there, torch.ones(3))
         with pytest.raises(MixedDevicesError, match="numpy"):
             there.numpy()
 
