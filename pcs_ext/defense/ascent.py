@@ -102,13 +102,13 @@ class Ascent:
             square = squares[int(torch.randint(len(squares), (), generator=generator))]
             prompts.append(int(torch.randint(len(self.surrogate.prompts), (), generator=generator)))
             places.append((canvas, square, generator.get_state()))
-            view = canvas.view(square, backbone.resolution, delta)[None]
+            view = canvas.view(square, backbone.resolution, delta, backbone.device)[None]
             images.append(apply_all(applied, view, generator))
             drawn = self.timesteps.draw(canvas.key, generator)
             timesteps.append(drawn if timestep is None else torch.full_like(drawn, timestep))
         sample = Sample(
             backbone=backbone,
-            images=torch.cat(images).to(backbone.device),
+            images=torch.cat(images),
             clean=lambda: self._originals(places, applied),
             timesteps=torch.stack(timesteps),
             conditioning=self.surrogate.conditioning(prompts),
@@ -121,10 +121,10 @@ class Ascent:
 
     def _originals(self, places: Sequence[tuple[Canvas, Square, Tensor]], transforms: Sequence[Transform]) -> Tensor:
         """The original views at some places of photos, transformed by generators in the states that are given."""
-        views = []
+        views, backbone = [], self.surrogate.backbone
         for canvas, square, state in places:
             again = torch.Generator()
             again.set_state(state)
-            view = canvas.view(square, self.surrogate.backbone.resolution, None)[None]
+            view = canvas.view(square, backbone.resolution, None, backbone.device)[None]
             views.append(apply_all(transforms, view, again))
-        return torch.cat(views).to(self.surrogate.backbone.device)
+        return torch.cat(views)

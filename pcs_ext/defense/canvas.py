@@ -20,6 +20,7 @@ from pcs_ext.errors import ConfigError
 
 _BAND = 256
 """Rows that elementwise work on a photo is done for at once."""
+_CPU = torch.device("cpu")
 
 
 class Square(NamedTuple):
@@ -85,7 +86,7 @@ class Canvas:
         self.pixels = self.photo.pixels
         self.delta = torch.zeros(self.pixels.shape)
         self.room = self.budget.room(self.pixels)
-        self._originals: dict[tuple[Square, int], Tensor] = {}
+        self._originals: dict[tuple[Square, int, torch.device], Tensor] = {}
 
     @property
     def key(self) -> str:
@@ -111,8 +112,10 @@ class Canvas:
         if self.budget.norm == "l2":
             self.delta = self.budget.project(self.delta, self.pixels)
 
-    def view(self, square: Square, size: int, delta: Tensor | None) -> Tensor:
+    def view(self, square: Square, size: int, delta: Tensor | None, device: torch.device = _CPU) -> Tensor:
         """What a trainer sees of a square: `3 size size` in [-1, 1]. Differentiable with respect to `delta`.
+
+        Photo and perturbation stay on the CPU, as large as they may be; what is cut out of them is resized elsewhere.
 
         Differs from resizing in the photo's colour space: with a profile that is not sRGB, the change is carried over
         to sRGB as it is, because the conversion's derivative is close to one.
@@ -120,22 +123,24 @@ class Canvas:
         Args:
             square: where.
             size: of the model's training images.
-            delta: `c h w` in levels; None sees the original.
+            delta: `c h w` in levels, on the CPU; None sees the original.
+            device: where it is resized: the base's.
         """
         if delta is None:
-            if (square, size) not in self._originals:
-                self._originals[square, size] = self._resized(square, size, None)
-            return self._originals[square, size]
-        return self._resized(square, size, delta)
+            key = square, size, device
+            if key not in self._originals:
+                self._originals[key] = self._resized(square, size, None, device)
+            return self._originals[key]
+        return self._resized(square, size, delta, device)
 
-    def _resized(self, square: Square, size: int, delta: Tensor | None) -> Tensor:
+    def _resized(self, square: Square, size: int, delta: Tensor | None, device: torch.device) -> Tensor:
         rows = slice(square.top, square.top + square.side)
         columns = slice(square.left, square.left + square.side)
         base = self.pixels if self.photo.srgb is None else self.photo.srgb
         levels = base[:, rows, columns].float()
         if delta is not None:
             levels = levels + delta[:, rows, columns]
-        image = (levels.expand(3, -1, -1) / 127.5 - 1)[None]
+        image = (levels.to(device).expand(3, -1, -1) / 127.5 - 1)[None]
         if square.side != size:
             image = F.interpolate(image, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
         return image[0].clamp(-1, 1)

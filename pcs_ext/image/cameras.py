@@ -10,6 +10,8 @@ from torch import Tensor
 from pcs_ext.errors import UsageError
 
 Vector = tuple[float, float, float]
+_ALIKE = 1e-3
+"""Mean squared part of right axes outside their common direction below which they are alike: some 2 degrees."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,10 @@ class Cameras:
         """All cameras of several, in their order."""
         names = [field.name for field in dataclasses.fields(Cameras)]
         return Cameras(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+    def to(self, device: torch.device) -> "Cameras":
+        """The same elsewhere."""
+        return Cameras(**{f.name: getattr(self, f.name).to(device) for f in dataclasses.fields(self)})
 
     @property
     def positions(self) -> Tensor:
@@ -100,6 +106,41 @@ def orbit(
     matrix[:, :3, 3] = torch.tensor(target, dtype=torch.float64) + d[:, None] * backward
     wrapped = 180 - torch.remainder(180 - a, 360)
     return Cameras(camera_to_world=matrix.float(), fov=angle.float(), azimuth=wrapped.float(), elevation=e.float())
+
+
+def upward(cameras: Cameras) -> Tensor:
+    """Where up is for whoever held these cameras: `3`, unit, on the side of their mean up.
+
+    The direction most nearly across all of their right axes, as cameras are held level: unlike the mean of their up
+    axes it does not lean when all look down from one side. That mean, where all right axes are alike.
+    """
+    rights, ups = (cameras.camera_to_world[:, :3, axis].double() for axis in (0, 1))
+    mean = torch.nn.functional.normalize(ups.sum(0), dim=0)
+    spread, across = torch.linalg.eigh(rights.T @ rights / len(cameras))
+    if spread[1] < _ALIKE:
+        return mean.float()
+    return (across[:, 0] * torch.where(across[:, 0] @ mean < 0, -1.0, 1.0)).float()
+
+
+def tilted(cameras: Cameras, up: Tensor, center: Tensor) -> Cameras:
+    """Cameras about the origin of an upright world, in one whose up is elsewhere: turned the shortest way, and moved.
+
+    Their angles stay as they are counted from `up`.
+
+    Args:
+        cameras: `b`.
+        up: `3`, unit, where z goes.
+        center: `3`, where the origin goes.
+    """
+    x, y, z = up.double().tolist()
+    turn = torch.eye(4, dtype=torch.float64)
+    if z > -1 + 1e-9:  # Rodrigues' formula for the axis across z and up
+        across = torch.tensor([[0, 0, x], [0, 0, y], [-x, -y, 0]], dtype=torch.float64)
+        turn[:3, :3] += across + across @ across / (1 + z)
+    else:
+        turn[1, 1] = turn[2, 2] = -1.0
+    turn[:3, 3] = center.double()
+    return dataclasses.replace(cameras, camera_to_world=(turn @ cameras.camera_to_world.double()).float())
 
 
 def of_squares(cameras: Cameras, heights: Sequence[int], widths: Sequence[int]) -> Cameras:

@@ -13,7 +13,7 @@ from pcs_ext.image.adapters import FeatureFieldAdapter
 from pcs_ext.image.cameras import Cameras
 from pcs_ext.image.data import Photo, SubjectDataset
 from pcs_ext.image.latent_cache import LatentCache
-from pcs_ext.image.transforms_json import read_transforms
+from pcs_ext.image.transforms_json import check_aspect, read_aspects, read_transforms
 
 _FILE = "transforms.json"
 
@@ -23,19 +23,26 @@ def posed(photos: Sequence[Photo]) -> list[Photo]:
 
     Raises:
         PhotoError: there is none, or it lacks some of the photos.
-        InputError: it is none that can be read.
+        InputError: it is none that can be read, or not of these pictures' shape.
     """
     known: dict[Path, Cameras] = {}
+    said: dict[Path, tuple[Path, float | None]] = {}
     for folder in {place for photo in photos for place in _places(photo.path)}:
         if (folder / _FILE).is_file():
             cameras, files = read_transforms(folder / _FILE)
-            known |= {_bare(folder / file): cameras[index : index + 1] for index, file in enumerate(files)}
+            places = [_bare(folder / file) for file in files]
+            known |= {place: cameras[index : index + 1] for index, place in enumerate(places)}
+            said |= {place: (folder / _FILE, aspect) for place, aspect in
+                     zip(places, read_aspects(folder / _FILE), strict=True)}  # fmt: skip
     lost = [photo.path.name for photo in photos if _bare(photo.path) not in known]
     if lost:
         raise PhotoError(
             f"this recipe needs the camera of every photo, and knows none of {', '.join(lost[:5])}. Put a "
             f"{_FILE} beside the photos: nerfstudio's `ns-process-data images --camera-type pinhole` writes one."
         )
+    for photo in photos:
+        file, aspect = said[_bare(photo.path)]
+        check_aspect(file, photo.path.name, aspect, *photo.image.shape[1:])
     return [dataclasses.replace(photo, camera=known[_bare(photo.path)]) for photo in photos]
 
 

@@ -77,7 +77,7 @@ def view(
         subject: folder written by `learn --recipe viewpoint-control`.
         prompts: texts with {subject} where the subject goes.
         azimuth: degrees around the subject, one image each: 0 looks along +y of the photos' world, 90 comes from +x.
-        elevation: degrees above the horizon; by default as the photos on average.
+        elevation: degrees above the horizon, which is level to the photos' cameras; by default as they are on average.
         distance: times the photos' mean.
         cameras: a transforms.json in the photos' world instead: an image for each of its frames.
         negative_prompt: what to stay away from.

@@ -13,6 +13,9 @@ from pcs_ext.config_io import atomic_write_bytes
 from pcs_ext.errors import InputError, UsageError
 from pcs_ext.image.cameras import Cameras
 
+_MISFIT = 0.02
+"""Relative error of a picture's shape, or of one focal length against the other, that is passed over."""
+
 
 def write_transforms(path: Path, cameras: Cameras, files: Sequence[str], height: int, width: int) -> None:
     """Write poses and lenses; the axes are the file's own (OpenGL, z up), so the matrices go in unchanged.
@@ -45,20 +48,67 @@ def read_transforms(path: Path) -> tuple[Cameras, list[str]]:
     Raises:
         InputError: missing, not JSON, without frames or lens, distorted, or with an off-centre principal point.
     """
+    data, frames = _frames(path)
     try:
-        data = json.loads(path.read_text())
-        frames = data["frames"]
         matrices = torch.tensor([frame["transform_matrix"] for frame in frames], dtype=torch.float64)
         files = [str(frame["file_path"]) for frame in frames]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: expected a transforms.json with frames and 4 x 4 matrices, got: {error!r}."
-        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise _not_that(path, error) from error
     if matrices.shape[1:] != (4, 4):
         raise InputError(f"{path}: expected at least one frame with a 4 x 4 matrix, got {tuple(matrices.shape)}.")
     fov = torch.tensor([_fov({**data, **frame}, path) for frame in frames])
     azimuth, elevation = _angles(matrices[:, :3, 2])
     return Cameras(camera_to_world=matrices.float(), fov=fov, azimuth=azimuth, elevation=elevation), files
+
+
+def read_aspects(path: Path) -> list[float | None]:
+    """Width over height of each frame's picture as the file has it; None where it does not say.
+
+    Raises:
+        InputError: missing, not JSON, or without frames.
+    """
+    data, frames = _frames(path)
+    return [_aspect({**data, **frame}) for frame in frames]
+
+
+def check_aspect(path: Path, picture: str, aspect: float | None, height: int, width: int) -> None:
+    """Whether a picture is what a file says its lens was: any size of the same shape.
+
+    Args:
+        path: of the transforms.json.
+        picture: its name, for the message.
+        aspect: one of `read_aspects`.
+        height, width: of the picture, as it is read.
+
+    Raises:
+        InputError: it is not; angles would be wrong.
+    """
+    if aspect is not None and abs(math.log(width / height / aspect)) > _MISFIT + 1 / min(height, width):
+        raise InputError(
+            f"{path}: {picture} is {width} x {height} pixels, but its lens there is that of a picture {aspect:.3f} "
+            "times as wide as high. Give the pictures that the cameras were found from, uncropped and turned as they "
+            "were then; or write w and h into the file."
+        )
+
+
+def _frames(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    try:
+        data = json.loads(path.read_text())
+        return data, [dict(frame) for frame in data["frames"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _not_that(path, error) from error
+
+
+def _not_that(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: expected a transforms.json with frames and 4 x 4 matrices, got: {error!r}.")
+
+
+def _aspect(frame: dict[str, Any]) -> float | None:
+    width, height = frame.get("w"), frame.get("h")
+    if width and height:
+        return width / height
+    # `_fov` takes such pictures for squares.
+    return 1.0 if "camera_angle_x" in frame and not (height and frame.get("fl_y", frame.get("fl_x"))) else None
 
 
 def _angles(backward: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +124,11 @@ def _fov(frame: dict[str, Any], path: Path) -> float:
     for key, size in (("cx", width), ("cy", height)):
         if size and abs(frame.get(key, size / 2) - size / 2) > 0.01 * size:
             raise InputError(f"{path}: expected {key} in the middle, got {frame[key]} of {size}. Crop the pictures.")
-    focal_y = frame.get("fl_y", frame.get("fl_x"))
+    across, focal_y = frame.get("fl_x"), frame.get("fl_y", frame.get("fl_x"))
+    if across and focal_y and abs(math.log(across / focal_y)) > _MISFIT:
+        raise InputError(
+            f"{path}: expected square pixels, got fl_x {across} and fl_y {focal_y}. Scale the pictures to square ones."
+        )
     if focal_y and height:
         return math.degrees(2 * math.atan(height / 2 / focal_y))
     if "camera_angle_x" in frame:

@@ -14,7 +14,7 @@ from pcs_ext.image.adapters import AdapterConfig
 from pcs_ext.image.adapters.base import AbstractAdapter
 from pcs_ext.image.adapters.feature_field import FeatureFieldAdapter, FeatureFieldConfig
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.cameras import Cameras, orbit
+from pcs_ext.image.cameras import Cameras, orbit, tilted, upward
 from pcs_ext.image.subject import Artifact, GeneratedImage
 from pcs_ext.image.transforms_json import read_transforms
 
@@ -77,7 +77,7 @@ def field_of(subject: Artifact) -> FeatureFieldAdapter:
         if isinstance(settings, FeatureFieldConfig):
             adapter = FeatureFieldAdapter(name, settings)
             stored = subject.data.tensors_of(name)
-            adapter.views = {key: tensor for key, tensor in stored.items() if key.startswith("views.")}
+            adapter.kept = {key: tensor for key, tensor in stored.items() if key.startswith("views.")}
             return adapter
     raise UsageError(
         f"this subject was learned by {subject.data.recipe['id']}, which knows no cameras; learn it with --recipe "
@@ -92,25 +92,36 @@ def around(
 
     Args:
         subject: learned with cameras.
-        azimuths: degrees; 0 looks along +y, which is at the front of what faces -y.
-        elevation: degrees above the horizon; None: the photos' mean.
+        azimuths: degrees; 0 looks along +y, which is at the front of what faces -y. Where up is not the world's z, the
+            world is thought to be turned there the shortest way.
+        elevation: degrees above the horizon, which lies across the photos' up (`cameras.upward`), wherever that is in
+            their world; None: the photos' mean.
         distance: from the subject's middle, times the photos' mean; None: 1.
 
     Raises:
         UsageError: see `field_of`; or an angle or a distance out of range.
     """
     adapter = field_of(subject)
-    center, known = adapter.ball[0], adapter.cameras
-    offsets = known.positions - center
+    return around_as(adapter.cameras, adapter.ball[0], azimuths, elevation, distance)
+
+
+def around_as(
+    known: Cameras,
+    center: torch.Tensor,
+    azimuths: Sequence[float],
+    elevation: float | None = None,
+    distance: float | None = None,
+) -> Cameras:
+    """Cameras about a point `3` like those that are known of it. The other arguments, and errors: see `around`."""
+    up, offsets = upward(known), known.positions - center
     lengths = offsets.norm(dim=1)
-    mean = float(torch.rad2deg(torch.asin((offsets[:, 2] / lengths).clamp(-1, 1))).mean())
+    mean = float(torch.rad2deg(torch.asin((offsets @ up / lengths).clamp(-1, 1))).mean())
     count = len(azimuths)
-    target = (float(center[0]), float(center[1]), float(center[2]))
-    return orbit(
+    cameras = orbit(
         list(azimuths), [mean if elevation is None else elevation] * count,
         [float(lengths.mean()) * (1.0 if distance is None else distance)] * count, [float(known.fov.mean())] * count,
-        target,
     )  # fmt: skip
+    return tilted(cameras, up, center)
 
 
 def cameras_of(file: Path) -> Cameras:

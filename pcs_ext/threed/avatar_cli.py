@@ -23,7 +23,7 @@ def learn_poses(
     """Train a model of poses from words (PAS) on a synthetic set; interrupted, the same command goes on.
 
     The set is made by a grammar of some fifty phrases: "sitting", "raising the left arm", "looking up". Words outside
-    of it mean nothing to the model.
+    of it change nothing; `3d avatar` names them.
 
     Args:
         output: folder of the model.
@@ -60,6 +60,7 @@ def avatar(
     poses: Path,
     pose: str = "",
     look: str = "a photo of {subject}",
+    place: str = "",
     avatar: Path | None = None,
     rig: bool = True,
     base: str = "",
@@ -83,6 +84,7 @@ def avatar(
         poses: folder of a pose model: `3d learn-poses`.
         pose: words for the pose alone; without them the prompt's.
         look: what the body is painted by, with {subject}.
+        place: words for the surroundings alone, without {subject}; by default the prompt's.
         avatar: a figure that is there (.glb, .obj or .ply), which keeps its own colours; it must stand upright, facing
             the front, arms a little away from the trunk. OUT.work/standing.glb of an earlier call is one.
         rig: also write the figure with bones.
@@ -101,6 +103,7 @@ def avatar(
     options = AvatarOptions(
         pose=pose,
         look=look,
+        place=place,
         avatar=avatar,
         rig=rig,
         base=base,

@@ -76,6 +76,9 @@ class DistillationConfig:
     """Repel the other views' prompts across the wanted direction only (Perp-Neg, arXiv 2304.04968)."""
     shared_timestep: bool = False
     """One level for the whole batch, as multi-view sets want."""
+    fixed_noise: int | None = None
+    """Seed of one noise for all steps and views, as in Consistent3D (Wu et al., CVPR 2024, recalled): with falling
+    levels latents then go the way of a sample, not to the mean of all. None draws anew in every step."""
     max_gradient: float | None = None
     """Clamp each latent's gradient to +- this; None does not."""
     growth: tuple[tuple[float, float], ...] = ()
@@ -297,5 +300,9 @@ def draw_noise(
     timesteps = draw_timesteps(
         config.timesteps, progress, len(latents), total, generator, shared=config.shared_timestep
     )
-    noise = torch.randn(latents.shape, generator=generator, dtype=torch.float64).to(latents)
-    return timesteps.to(latents.device), noise
+    if config.fixed_noise is None:
+        noise = torch.randn(latents.shape, generator=generator, dtype=torch.float64)
+    else:
+        own = torch.Generator().manual_seed(config.fixed_noise)
+        noise = torch.randn(latents.shape[1:], generator=own, dtype=torch.float64).expand(latents.shape)
+    return timesteps.to(latents.device), noise.to(latents)

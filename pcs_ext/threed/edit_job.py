@@ -117,7 +117,7 @@ class EditJob:
             self._edit(splats, backbone)
             self._refine(splats, backbone, seed)
         splats.prune(self.recipe.stage.pruning)
-        save_edited(splats, folder)
+        save_edited(splats.cpu(), folder)
         self._done("refine")
         return splats
 
@@ -130,14 +130,14 @@ class EditJob:
         field = scene.settings.build()
         scene.fill(field)
         cameras, seen = field_pictures(field, settings, background=plain)
-        splats = surface_splats(field, cameras, seen, settings, seed)
+        splats = surface_splats(field, cameras, seen, settings, seed).to(self.backbone.device)
         settings = dataclasses.replace(settings, fit=dataclasses.replace(settings.fit, seed=seed))
         checkpoints = self._checkpoints("splats")
         for state in fit_splats(
             splats, cameras, seen.rgb, settings, background=plain, checkpoints=checkpoints, reporter=self.reporter
         ):
             self.reporter.progress("3d splats", state.step, state.total_steps)
-        save_splats(splats, folder)
+        save_splats(splats.cpu(), folder)
         self._done("splats")
         return splats
 
@@ -147,7 +147,7 @@ class EditJob:
         content = SplatsConfig(count=stage.count, bounds=scene.bounds)
         splats = EditedSplats(EditedConfig(scene=scene.settings, content=content, box=options.box, mode=options.mode))
         splats.begin(scene, stage.raw_opacity, self._seed("edit"))
-        return splats
+        return splats.to(self.backbone.device)
 
     def _edit(self, splats: EditedSplats, backbone: AbstractUnetBackbone) -> None:
         """Fill the box by two scores; done only once."""

@@ -62,7 +62,7 @@ def refined_pictures(
         reporter: hears the progress.
 
     Returns:
-        Cameras `b` and pictures `b 3 h w` in [0, 1].
+        Cameras `b` and pictures `b 3 h w` in [0, 1], on the CPU.
     """
     side, cameras = settings.pictures.side, settings.pictures.cameras(splats.bounds)
     now = render_splats(splats.cloud(), cameras, side, side, background=plain).rgb
@@ -78,4 +78,5 @@ def refined_pictures(
         reporter=reporter,
     )
     drawn = torch.nn.functional.interpolate(drawn * 0.5 + 0.5, (side, side), mode="bilinear", antialias=True)
-    return cameras, share * drawn.clamp(0, 1) + (1 - share) * before
+    share, before = share.cpu(), before.cpu()
+    return cameras, share * drawn.cpu().clamp(0, 1) + (1 - share) * before

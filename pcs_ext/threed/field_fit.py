@@ -52,8 +52,8 @@ class PictureLoss:
         if config.render.shading != "albedo":
             raise UsageError(f"pictures are fitted with albedo shading, got {config.render.shading!r}.")
         self.field, self.config = field, config
-        self.bundle = rays(cameras, *images.shape[2:])
-        self.colors = images.permute(0, 2, 3, 1).reshape(-1, 3)
+        self.bundle = rays(cameras.to(field.device), *images.shape[2:])
+        self.colors = images.to(field.device).permute(0, 2, 3, 1).reshape(-1, 3)
         self.occupancy = Occupancy(field) if config.occupancy_every else None
 
     def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
@@ -93,7 +93,7 @@ class PictureLoss:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         if self.occupancy is not None:
-            self.occupancy.cells = state["cells"].bool()
+            self.occupancy.cells = state["cells"].bool().to(self.field.device)
 
 
 def fit_field(

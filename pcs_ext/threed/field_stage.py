@@ -144,7 +144,7 @@ class PosedPictures:
 
 
 class FieldLoss:
-    """The terms of one step: a `Loss` for `fit`. Its state is which cells are occupied.
+    """The terms of one step, on the field's device: a `Loss` for `fit`. Its state is which cells are occupied.
 
     Args:
         field: what trains.
@@ -173,8 +173,8 @@ class FieldLoss:
                 raise UsageError(
                     f"expected one picture per camera, got {len(images)} for {len(self.pictures.cameras)} cameras."
                 )
-            self.bundle = rays(self.pictures.cameras, *images.shape[2:])
-            self.colors = images.permute(0, 2, 3, 1).reshape(-1, 3)
+            self.bundle = rays(self.pictures.cameras.to(field.device), *images.shape[2:])
+            self.colors = images.to(field.device).permute(0, 2, 3, 1).reshape(-1, 3)
 
     def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         """Terms of one draw of cameras, light, timesteps, noise and rays."""
@@ -200,10 +200,10 @@ class FieldLoss:
 
     def _render(self, cameras: Cameras, progress: float, generator: torch.Generator) -> tuple[RenderedRays, bool]:
         stage, side = self.stage, self.stage.side_at(progress)
-        drawn = stage.lighting.draw(cameras, progress, generator)
+        drawn = stage.lighting.draw(cameras, progress, generator).to(self.field.device)
         rendered = render_rays(
             self.field,
-            rays(cameras, side, side),
+            rays(cameras.to(self.field.device), side, side),
             RenderConfig(samples=stage.samples, shading=drawn.shading, ambient=stage.lighting.ambient),
             background=drawn.background.repeat_interleave(side**2, 0),
             light=drawn.light.repeat_interleave(side**2, 0),
@@ -255,7 +255,7 @@ class FieldLoss:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         if self.occupancy is not None:
-            self.occupancy.cells = state["cells"].bool()
+            self.occupancy.cells = state["cells"].bool().to(self.field.device)
 
 
 def distil_field(

@@ -59,6 +59,11 @@ class AbstractField(nn.Module, abc.ABC):
 
     bounds: Bounds
 
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are, and points are asked; of a field without any, the CPU."""
+        return next((value.device for value in self.parameters()), torch.device("cpu"))
+
     @abc.abstractmethod
     def query(self, points: Tensor) -> Queried:
         """Density and albedo at world points `n 3`; density is 0 outside the cube. Differentiable."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pcs_ext.config_io import file_sha256
 from pcs_ext.errors import ModelError, UsageError
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.threed.cameras import Cameras
@@ -91,6 +92,17 @@ class GeometryControl:
             yield
         finally:
             handle.remove()
+
+
+def control_identity(folder: Path | None, kind: ControlKind) -> list[str] | None:
+    """What decides a ControlNet's answers, for a job's identity: what it is shown, sha256 of its settings and weights.
+
+    None: there is no ControlNet.
+    """
+    if folder is None:
+        return None
+    files = sorted(path for path in folder.iterdir() if path.name == "config.json" or path.suffix == ".safetensors")
+    return [kind, *(file_sha256(path) for path in files)]
 
 
 def normal_pictures(normals: Tensor, covered: Tensor, cameras: Cameras) -> Tensor:

@@ -202,11 +202,12 @@ class Job:
         stage, seed = self._seeded(recipe.fine, "fine")
         surface = TetSurface(stage.surface, seed)
         start_from(surface, coarse, recipe.mesh)
+        surface.to(self.backbone.device)
         checkpoints = self._checkpoints("fine", stage)
         with self._teaching(stage, teacher, None, seed) as (guidance, _):
             states = refine_surface(surface, stage, guidance, checkpoints=checkpoints, reporter=self.reporter)
             self._follow("fine", surface, stage.side, states)
-        save_surface(surface, folder)
+        save_surface(surface.cpu(), folder)
         self._tidy("fine")
         return surface
 
@@ -219,7 +220,7 @@ class Job:
         pictures: PosedPictures | None = None,
         close: Teacher | None = None,
     ) -> AbstractField:
-        """A field taught by a model, its close-ups by another one; done only once."""
+        """A field taught by a model on that one's device, its close-ups by another one; done only once, on the CPU."""
         folder = self.work.path / name / "field"
         if folder.exists():
             return load_field(folder)
@@ -227,13 +228,14 @@ class Job:
         field = stage.field.build(seed)
         if start is not None:
             field.load_state_dict(start.state_dict())
+        field.to(self.backbone.device)
         checkpoints = self._checkpoints(name, stage)
         with self._teaching(stage, teacher, close, seed) as (guidance, near):
             states = distil_field(
                 field, stage, guidance, pictures=pictures, close=near, checkpoints=checkpoints, reporter=self.reporter
             )
             self._follow(name, field, stage.side, states)
-        save_field(field, stage.field, folder)
+        save_field(field.cpu(), stage.field, folder)
         self._tidy(name)
         return field
 

@@ -65,10 +65,14 @@ class Lighting:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lit:
-    """How `b` views are lit."""
+    """How `b` views are lit; drawn on the CPU."""
 
     shading: Shading
     light: Tensor
     """`b 3`: place of the point light, world units."""
     background: Tensor
     """`b 3` in [0, 1]."""
+
+    def to(self, device: torch.device) -> "Lit":
+        """The same elsewhere."""
+        return dataclasses.replace(self, light=self.light.to(device), background=self.background.to(device))

@@ -75,6 +75,11 @@ class MaterialField(nn.Module):
         with torch.no_grad():
             self.network[2].bias.add_(torch.tensor([0.0, 0, 0, _RAW_ROUGHNESS, _RAW_METALLIC]))  # type: ignore
 
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are, and points are asked."""
+        return next(self.parameters()).device
+
     def query(self, points: Tensor) -> Material:
         """Material at world points `n 3`. Differentiable in the field and in the points."""
         local = self.bounds.normalized(points)

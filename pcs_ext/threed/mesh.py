@@ -192,14 +192,15 @@ def densities(field: AbstractField, resolution: int) -> np.ndarray:
     """Densities at the corners of a regular grid over the cube, indexed x, y, z."""
     line = torch.linspace(-1, 1, resolution) * (1 - 1e-6)
     grid = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).view(-1, 3)
-    points = grid * field.bounds.half + torch.tensor(field.bounds.center)
-    density = torch.cat([field.density(chunk) for chunk in points.split(_CHUNK)])
+    points = (grid * field.bounds.half + torch.tensor(field.bounds.center)).to(field.device)
+    density = torch.cat([field.density(chunk).cpu() for chunk in points.split(_CHUNK)])
     return density.view((resolution,) * 3).double().numpy()
 
 
 def _vertex_colors(field: AbstractField, mesh: Any) -> np.ndarray:
     points, normals = (torch.from_numpy(np.array(part)).float() for part in (mesh.vertices, mesh.vertex_normals))
-    rgb = (surface_colors(field, points, normals).clamp(0, 1) * 255).round().byte().numpy()
+    points, normals = points.to(field.device), normals.to(field.device)
+    rgb = (surface_colors(field, points, normals).cpu().clamp(0, 1) * 255).round().byte().numpy()
     return np.concatenate([rgb, np.full((len(rgb), 1), 255, np.uint8)], 1)
 
 

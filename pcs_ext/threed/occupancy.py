@@ -12,7 +12,7 @@ class Occupancy:
 
     def __init__(self, field: AbstractField, resolution: int = 32, threshold: float = 0.05) -> None:
         self.field, self.threshold = field, threshold
-        self.cells = torch.ones((resolution,) * 3, dtype=torch.bool)
+        self.cells = torch.ones((resolution,) * 3, dtype=torch.bool, device=field.device)
         """Indexed z, y, x."""
 
     @torch.no_grad()
@@ -22,12 +22,12 @@ class Occupancy:
         A cell is occupied where density exceeds the threshold (per world unit).
         """
         side = self.cells.shape[0]
-        line = torch.arange(side)
+        line = torch.arange(side, device=self.cells.device)
         z, y, x = torch.meshgrid(line, line, line, indexing="ij")
         corner = torch.stack([x, y, z], -1).view(-1, 3).float()
-        densest = torch.zeros(len(corner))
+        densest = corner.new_zeros(len(corner))
         for _ in range(1 if generator is None else 4):
-            place = 0.5 if generator is None else torch.rand(corner.shape, generator=generator)
+            place = 0.5 if generator is None else torch.rand(corner.shape, generator=generator).to(corner)
             unit = (corner + place) * (2 / side) - 1
             bounds = self.field.bounds
             density = self.field.density(unit * bounds.half + unit.new_tensor(bounds.center))

@@ -13,8 +13,9 @@ from pcs_ext.threed.fields import Bounds
 from pcs_ext.threed.mesh import read_mesh
 from pcs_ext.threed.surface import SurfaceMesh
 
-_RADIUS = 1.1
-"""Of the ball that holds the mesh while it is painted, world units: it fills the recipes' views."""
+_RADIUS = 1.1 / 1.5
+"""Of the ball that holds the mesh while it is painted, as a share of the cube's half side: it fills the recipes'
+views."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +30,20 @@ class Placed:
     """`3`, of the mesh as it was read."""
     scale: float
     """World units per unit of the mesh."""
+    bounds: Bounds
+    """The cube in whose middle it stands."""
 
     def inside(self, points: Tensor) -> Tensor:
         """Points `n 3` of the mesh as it was read, in the cameras' world."""
-        return (points - self.middle.to(points)) * self.scale + points.new_tensor(Bounds().center)
+        return (points - self.middle.to(points)) * self.scale + points.new_tensor(self.bounds.center)
 
 
-def place_mesh(path: Path) -> Placed:
+def place_mesh(path: Path, bounds: Bounds | None = None) -> Placed:
     """Read a mesh and set it in the middle of the cameras' world; its front is where glTF and the recipes have it.
+
+    Args:
+        path: .glb, .obj or .ply.
+        bounds: the cube it is set in; None: the default one.
 
     Raises:
         InputError: no faces, or coordinates that are not finite or all the same.
@@ -52,6 +59,7 @@ def place_mesh(path: Path) -> Placed:
     radius = float(np.linalg.norm(used - middle, axis=1).max())
     if radius == 0:
         raise InputError(f"{path}: all corners lie in one point; expected a mesh with an extent.")
-    placed = Placed(mesh, SurfaceMesh(torch.zeros(0, 3), torch.zeros(0, 3)), torch.from_numpy(middle), _RADIUS / radius)
+    cube, nothing = bounds or Bounds(), SurfaceMesh(torch.zeros(0, 3), torch.zeros(0, 3))
+    placed = Placed(mesh, nothing, torch.from_numpy(middle), _RADIUS * cube.half / radius, cube)
     vertices = placed.inside(torch.from_numpy(corners)).float()
     return dataclasses.replace(placed, surface=SurfaceMesh(vertices, torch.from_numpy(np.array(mesh.faces)).long()))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pcs_ext.errors import InputError
 from pcs_ext.threed.cameras import Cameras
-from pcs_ext.threed.transforms_json import read_transforms
+from pcs_ext.threed.transforms_json import check_aspect, read_aspects, read_transforms
 
 
 def read_pictures(path: str | Path, background: float = 1.0, *, suffix: str = "") -> tuple[Cameras, Tensor]:
@@ -21,17 +21,18 @@ def read_pictures(path: str | Path, background: float = 1.0, *, suffix: str = ""
         suffix: reads the pictures of these names with it before the ending instead: `_mask`.
 
     Raises:
-        InputError: a picture is missing, or they differ in size.
+        InputError: a picture is missing, they differ in size, or their shape is not that of their lens.
     """
     cameras, files = read_transforms(Path(path))
     pictures = []
-    for file in files:
+    for file, aspect in zip(files, read_aspects(Path(path)), strict=True):
         place = Path(path).parent / file
         place = place.with_name(f"{place.stem}{suffix}{place.suffix}")
         try:
             pictures.append(read_picture(place, background))
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
+        check_aspect(Path(path), place.name, aspect, *pictures[-1].shape[1:])
     if len({picture.shape for picture in pictures}) != 1:
         sizes = sorted({tuple(picture.shape[1:]) for picture in pictures})
         raise InputError(f"{path}: expected pictures of one size, got heights and widths {sizes}.")

@@ -58,12 +58,12 @@ def rasterize(points: Tensor, faces: Tensor, height: int, width: int) -> Fragmen
     seen = (corners[..., 2] > _NEAR).all(1)
     low = (corners[..., :2].amin(1) - 0.5).ceil().long().clamp_min(0)
     high = (corners[..., :2].amax(1) - 0.5).floor().long()
-    high = torch.minimum(high, torch.tensor([width - 1, height - 1]))
+    high = torch.minimum(high, high.new_tensor([width - 1, height - 1]))
     size = (high - low + 1).clamp_min(0)
     count = size.prod(1) * seen
-    depth = torch.full((height * width,), math.inf, dtype=torch.float64)
-    face = torch.full((height * width,), -1, dtype=torch.int64)
-    weights = torch.zeros(height * width, 3, dtype=torch.float64)
+    depth = points.new_full((height * width,), math.inf)
+    face = high.new_full((height * width,), -1)
+    weights = points.new_zeros(height * width, 3)
     candidates = torch.nonzero(count)[:, 0]
     for part in _parts(count[candidates]):
         chosen = candidates[part]
@@ -101,8 +101,8 @@ def _draw(
 ) -> None:
     """Test all pixels of the triangles' boxes and keep the nearest."""
     count = size.prod(1)
-    row = torch.repeat_interleave(torch.arange(len(chosen)), count)
-    place = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
+    row = torch.repeat_interleave(torch.arange(len(chosen), device=count.device), count)
+    place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
     x = low[row, 0] + place % size[row, 0]
     y = low[row, 1] + place // size[row, 0]
     flat, inverse_depth = _weights(corners[row], x + 0.5, y + 0.5)
@@ -113,7 +113,7 @@ def _draw(
     nearest = depth.clone().scatter_reduce(0, pixel, z, "amin")
     better = (z <= nearest[pixel]) & (z < depth[pixel])
     row, pixel, flat = row[better], pixel[better], flat[better]
-    first = torch.full((len(depth),), len(chosen), dtype=torch.int64).scatter_reduce(0, pixel, row, "amin")
+    first = row.new_full((len(depth),), len(chosen)).scatter_reduce(0, pixel, row, "amin")
     kept = row == first[pixel]
     row, pixel = row[kept], pixel[kept]
     face[pixel], weights[pixel], depth[pixel] = chosen[row], flat[kept], nearest[pixel]

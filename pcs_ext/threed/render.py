@@ -197,17 +197,17 @@ def render_views(
     background: float = 1.0,
     occupancy: Occupancy | None = None,
 ) -> Views:
-    """Whole pictures without gradients, a few thousand rays at a time. Arguments as for `render_rays`."""
-    bundle, settings = rays(cameras, height, width), config or RenderConfig()
+    """Whole pictures on the CPU, without gradients, a few thousand rays at a time. Arguments as for `render_rays`."""
+    bundle, settings = rays(cameras.to(field.device), height, width), config or RenderConfig()
     pieces = [
         render_rays(field, bundle[slice(i, i + _CHUNK_RAYS)], settings, background=background, occupancy=occupancy)
         for i in range(0, len(bundle), _CHUNK_RAYS)
     ]
     size = (len(cameras), height, width)
-    normals = [piece.normals for piece in pieces if piece.normals is not None]
+    normals = [piece.normals.cpu() for piece in pieces if piece.normals is not None]
     return Views(
-        rgb=torch.cat([piece.rgb for piece in pieces]).view(*size, 3).permute(0, 3, 1, 2).contiguous(),
-        opacity=torch.cat([piece.opacity for piece in pieces]).view(size),
-        depth=torch.cat([piece.depth for piece in pieces]).view(size),
+        rgb=torch.cat([piece.rgb.cpu() for piece in pieces]).view(*size, 3).permute(0, 3, 1, 2).contiguous(),
+        opacity=torch.cat([piece.opacity.cpu() for piece in pieces]).view(size),
+        depth=torch.cat([piece.depth.cpu() for piece in pieces]).view(size),
         normals=torch.cat(normals).view(*size, 3).permute(0, 3, 1, 2).contiguous() if normals else None,
     )

@@ -69,14 +69,14 @@ def recut(settings: MeshConfig, shape: Shape, changes: dict[str, Any]) -> MeshCo
 
 @torch.no_grad()
 def shape_views(shape: Shape, cameras: Cameras, side: int, *, background: float = 1.0, samples: int = 128) -> Tensor:
-    """Pictures `b 3 h w` in [0, 1]: a field by volume rendering, splats composited, a surface softly lit from the
-    camera."""
+    """Pictures `b 3 h w` in [0, 1], on the CPU: a field by volume rendering, splats composited, a surface softly lit
+    from the camera."""
     if isinstance(shape, TetSurface):
         behind = torch.full((len(cameras), 3), background)
         lit = Lit(shading="lambertian", light=cameras.positions, background=behind)
-        return render_surface(shape, cameras, side, lit, ambient=_AMBIENT).rgb.clamp(0, 1)
+        return render_surface(shape, cameras, side, lit, ambient=_AMBIENT).rgb.clamp(0, 1).cpu()
     if isinstance(shape, AbstractSplats):
-        return render_splats(shape.cloud(), cameras, side, side, background=background).rgb
+        return render_splats(shape.cloud(), cameras, side, side, background=background).rgb.cpu()
     return render_views(shape, cameras, side, side, RenderConfig(samples=samples), background=background).rgb
 
 

@@ -106,11 +106,11 @@ def _crossings(a: Tensor, b: Tensor, height: int) -> tuple[Tensor, Tensor]:
     steep = (b - a)[:, 1].abs() >= (b - a)[:, 0].abs()
     first = (low - 0.5).ceil().clamp(0, height).long()
     count = ((high - 0.5).ceil().clamp(0, height).long() - first).clamp_min(0) * steep
-    edge = torch.repeat_interleave(torch.arange(len(a)), count)
-    return edge, first[edge] + torch.arange(len(edge)) - (count.cumsum(0) - count)[edge]
+    edge = torch.repeat_interleave(torch.arange(len(a), device=a.device), count)
+    return edge, first[edge] + torch.arange(len(edge), device=edge.device) - (count.cumsum(0) - count)[edge]
 
 
 def _nearest(pair: Tensor, z: Tensor, size: int) -> Tensor:
     """Of several edges between the same two pixels, the nearest one."""
-    best = torch.full((size,), math.inf, dtype=z.dtype).scatter_reduce(0, pair, z, "amin")
+    best = z.new_full((size,), math.inf).scatter_reduce(0, pair, z, "amin")
     return torch.nonzero(z <= best[pair])[:, 0]

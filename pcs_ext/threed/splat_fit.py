@@ -66,7 +66,7 @@ def picture_loss(images: Tensor, truth: Tensor, similarity: float) -> Tensor:
 def ssim(images: Tensor, truth: Tensor) -> Tensor:
     """Mean structural similarity of pictures `b c h w` in [0, 1], 0-d (Wang et al. 2004): a Gaussian window of 11 x 11
     and sigma 1.5 at every pixel, zeros outside, as in 3DGS. Differentiable."""
-    places = torch.arange(_WINDOW, dtype=images.dtype) - _WINDOW // 2
+    places = torch.arange(_WINDOW, dtype=images.dtype, device=images.device) - _WINDOW // 2
     line = torch.exp(-places.square() / (2 * _SPREAD**2))
     line, channels = line / line.sum(), images.shape[1]
     kernel = torch.outer(line, line).expand(channels, 1, -1, -1)
@@ -147,7 +147,7 @@ def fit_splats(
     def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         index = torch.randint(len(images), (1,), generator=generator)
         seen = render_splats(splats.cloud(), cameras[index], *images.shape[2:], background=background)
-        return LossTerms({"pictures": picture_loss(seen.rgb, images[index], settings.similarity)})
+        return LossTerms({"pictures": picture_loss(seen.rgb, images[index].to(seen.rgb), settings.similarity)})
 
     groups = splats.groups(settings.rates)
     yield from fit(loss, groups, settings.fit, checkpoints=checkpoints, reporter=reporter)

@@ -46,7 +46,7 @@ class Ellipses:
 def render_splats(
     cloud: Cloud, cameras: Cameras, height: int, width: int, *, background: Tensor | float = 1.0
 ) -> Views:
-    """Pictures of a cloud, without normals. Differentiable in all of the cloud.
+    """Pictures of a cloud, on its device, without normals. Differentiable in all of the cloud.
 
     Args:
         cloud: what is there.
@@ -54,7 +54,7 @@ def render_splats(
         height, width: of the pictures.
         background: what lies behind, in [0, 1]: a number, `3`, or `b 3`.
     """
-    behind = torch.as_tensor(background, dtype=cloud.places.dtype).expand(len(cameras), 3)
+    behind = torch.as_tensor(background).to(cloud.places).expand(len(cameras), 3)
     seen = [_composited(ellipses(cloud, cameras, index, height, width), height, width) for index in range(len(cameras))]
     summed = torch.stack(seen)  # b h w (3 colours, opacity, depth)
     opacity = summed[..., 3]
@@ -71,7 +71,7 @@ def ellipses(cloud: Cloud, cameras: Cameras, index: int, height: int, width: int
     places = project(cameras, index, cloud.places, height, width)
     slopes = _slopes(cameras, index, cloud.places, height)
     exact = slopes @ cloud.covariances @ slopes.mT
-    wide = exact + _WIDENED * torch.eye(2, dtype=exact.dtype)
+    wide = exact + _WIDENED * torch.eye(2, dtype=exact.dtype, device=exact.device)
     fainter = (torch.det(exact).clamp_min(1e-12) / torch.det(wide)).sqrt()
     return Ellipses(
         middles=places[:, :2],
@@ -120,7 +120,9 @@ def _tile(seen: Ellipses, precision: Tensor, values: Tensor, near: Tensor, box: 
     top, bottom, left, right = box
     if not len(near):
         return values.new_zeros(bottom - top, right - left, values.shape[1])
-    row, column = (torch.arange(*span, dtype=values.dtype) + 0.5 for span in ((top, bottom), (left, right)))
+    row, column = (
+        torch.arange(*span, dtype=values.dtype, device=values.device) + 0.5 for span in ((top, bottom), (left, right))
+    )
     y, x = torch.meshgrid(row, column, indexing="ij")
     dx, dy = x.reshape(-1, 1) - seen.middles[near, 0], y.reshape(-1, 1) - seen.middles[near, 1]
     (a, b), (_, d) = (line.unbind(-1) for line in precision[near].unbind(-2))

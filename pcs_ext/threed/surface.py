@@ -57,6 +57,10 @@ class SurfaceMesh:
     faces: Tensor
     """`f 3`."""
 
+    def to(self, device: torch.device) -> "SurfaceMesh":
+        """The same elsewhere."""
+        return SurfaceMesh(self.vertices.to(device), self.faces.to(device))
+
     def vertex_normals(self) -> Tensor:
         """`v 3`, unit, weighted by the faces' areas. Differentiable.
 
@@ -86,13 +90,18 @@ class TetSurface(nn.Module):
         self.shifts = nn.Parameter(torch.zeros_like(corners))
         self.materials: MaterialField = settings.materials.build(settings.bounds, seed)
 
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are, and its pictures are made."""
+        return self.distances.device
+
     def mesh(self) -> SurfaceMesh:
         """The surface as it is now. Differentiable.
 
         Raises:
             UsageError: nothing is inside.
         """
-        corners, tets = tet_grid(self.settings.cells)
+        corners, tets = tet_grid(self.settings.cells, self.device)
         wall = (corners.abs() > 1 - 1e-6).any(1)
         distances = torch.where(wall, self.distances.clamp_min(_OUTSIDE), self.distances)
         # Below half a cell, as in DMTet, or tetrahedra turn inside out.

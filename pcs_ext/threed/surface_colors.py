@@ -25,7 +25,7 @@ def surface_colors(field: AbstractField, points: Tensor, normals: Tensor) -> Ten
         normals: outward, unit, `n 3`.
     """
     step = _DEPTH * field.bounds.half / _STEPS
-    depths = (torch.arange(_STEPS) + 0.5) * step
+    depths = (torch.arange(_STEPS, device=points.device) + 0.5) * step
     colors = []
     for place, normal in zip(points.split(_CHUNK), normals.split(_CHUNK), strict=True):
         along = place[:, None] - depths[:, None] * normal[:, None]

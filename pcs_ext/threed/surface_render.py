@@ -62,7 +62,7 @@ def look_at(mesh: SurfaceMesh, normals: Tensor, points: Tensor, position: Tensor
 def render_surface(
     surface: TetSurface, cameras: Cameras, side: int, lit: Lit, *, ambient: float = 0.1, supersampling: int = 2
 ) -> SurfaceViews:
-    """Square pictures of a surface, blended at its outlines. Differentiable in shape and materials.
+    """Square pictures of a surface, on its device, blended at its outlines. Differentiable in shape and materials.
 
     Args:
         surface: what is there.
@@ -72,7 +72,7 @@ def render_surface(
         ambient: share of light from everywhere, in [0, 1].
         supersampling: samples per pixel and axis.
     """
-    mesh = surface.mesh()
+    mesh, cameras, lit = surface.mesh(), cameras.to(surface.device), lit.to(surface.device)
     edges, normals = mesh_edges(mesh.faces), mesh.vertex_normals()
     layers = [
         _view(surface, mesh, edges, normals, cameras, index, side * supersampling, lit, ambient)

@@ -13,10 +13,11 @@ from torch import Tensor
 
 _EDGES = tuple(itertools.combinations(range(4), 2))
 """Edges of a tetrahedron by its corners, in the order of their numbers."""
+_CPU = torch.device("cpu")
 
 
 @functools.cache
-def tet_grid(cells: int) -> tuple[Tensor, Tensor]:
+def tet_grid(cells: int, device: torch.device = _CPU) -> tuple[Tensor, Tensor]:
     """Corners `(cells + 1)^3 3` in [-1, 1] and tetrahedra `6 cells^3 4` of positive orientation.
 
     Corner (i, j, k) of x, y, z has the number (i (cells + 1) + j) (cells + 1) + k.
@@ -32,7 +33,7 @@ def tet_grid(cells: int) -> tuple[Tensor, Tensor]:
         if _odd((*axes,)):
             path = path[[0, 2, 1, 3]]
         tets.append(first[:, None] + path)
-    return corners, torch.stack(tets, 1).view(-1, 4)
+    return corners.to(device), torch.stack(tets, 1).view(-1, 4).to(device)
 
 
 def march(positions: Tensor, distances: Tensor, tets: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,14 +47,14 @@ def march(positions: Tensor, distances: Tensor, tets: Tensor) -> tuple[Tensor, T
         tets: `t 4` corners, positively oriented.
     """
     inside = distances.detach() < 0
-    code = (inside[tets].long() * torch.tensor([1, 2, 4, 8])).sum(1)
+    code = (inside[tets].long() * tets.new_tensor([1, 2, 4, 8])).sum(1)
     cut = torch.nonzero((code > 0) & (code < 15))[:, 0]
     corners, code = tets[cut], code[cut]
     pairs = corners[:, torch.tensor(_EDGES)]  # t 6 2
     keys = pairs.amin(2) * len(positions) + pairs.amax(2)
     table, count = _table()
     rows = [(keys[code == value][:, table[value, :used]]).reshape(-1, 3) for value, used in enumerate(count) if used]
-    wanted = torch.cat(rows) if rows else torch.zeros(0, 3, dtype=torch.long)
+    wanted = torch.cat(rows) if rows else tets.new_zeros(0, 3)
     edges, faces = torch.unique(wanted, return_inverse=True)
     low, high = edges // len(positions), edges % len(positions)
     a, b = distances[low][:, None], distances[high][:, None]

@@ -140,7 +140,7 @@ class TextureJob:
         folder = self.work.path / "materials"
         if folder.exists():
             return restored(folder, "materials", MaterialConfig, lambda settings: settings.build(Bounds()))
-        materials = self.stage.materials.build(Bounds(), self.seed)
+        materials = self.stage.materials.build(Bounds(), self.seed).to(self.backbone.device)
         checkpoints = CheckpointFolder(
             self.work.path / "checkpoints", config_hash=self.work.hash, reporter=self.reporter
         )
@@ -149,7 +149,7 @@ class TextureJob:
             self.reporter.progress("3d texture", state.step, state.total_steps)
             if every and state.step % every == 0:
                 self._preview(materials, state.step)
-        store(folder, "materials", materials, self.stage.materials)
+        store(folder, "materials", materials.cpu(), self.stage.materials)
         shutil.rmtree(self.work.path / "checkpoints", ignore_errors=True)
         return materials
 
@@ -169,7 +169,8 @@ class TextureJob:
 
     @torch.no_grad()
     def _preview(self, materials: MaterialField, step: int) -> None:
-        mesh, stage, side = self.request.placed.surface, self.stage, min(self.stage.side, _PREVIEW)
+        stage, side = self.stage, min(self.stage.side, _PREVIEW)
+        mesh = self.request.placed.surface.to(materials.device)
         cameras = ring(8, target=Bounds().center)
         seen = geometry(mesh, mesh.vertex_normals(), cameras, side)
         views = paint_views(seen, materials, cameras, stage.studio, stage.background)

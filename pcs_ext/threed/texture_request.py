@@ -8,7 +8,7 @@ from pcs_ext.config_io import file_sha256, to_jsonable
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.learn import preset_of
 from pcs_ext.image.subject import Artifact
-from pcs_ext.threed.geometry_control import ControlKind
+from pcs_ext.threed.geometry_control import ControlKind, control_identity
 from pcs_ext.threed.named_recipe import EffortOptions, named_recipe
 from pcs_ext.threed.placed_mesh import Placed, place_mesh
 from pcs_ext.threed.recipes import TextureRecipe
@@ -49,9 +49,6 @@ class TextureRequest:
 
     def identity(self, backbone: AbstractUnetBackbone) -> dict[str, Any]:
         """Everything that decides what comes out, as JSON data: the name a work folder is claimed by."""
-        folder, control = self.options.controlnet, None
-        if folder is not None:
-            control = [self.options.control, *(file_sha256(path) for path in sorted(folder.glob("*.safetensors")))]
         return {
             "recipe": to_jsonable(self.recipe),
             "mesh": self.mesh_hash,
@@ -59,7 +56,7 @@ class TextureRequest:
             "subject": self.artifact.data.content_hash,
             "base": backbone.fingerprint,
             "precision": str(backbone.dtype),
-            "control": control,
+            "control": control_identity(self.options.controlnet, self.options.control),
             "seed": self.options.seed,
         }
 

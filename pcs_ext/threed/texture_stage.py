@@ -74,6 +74,7 @@ class TextureStage:
 @torch.no_grad()
 def geometry(mesh: SurfaceMesh, normals: Tensor, cameras: Cameras, side: int) -> list[SeenSurface]:
     """What `b` square views of a mesh see: it never changes in a view, so nothing of it is differentiated."""
+    cameras = cameras.to(mesh.vertices.device)
     return [
         look_at(mesh, normals, project(cameras, i, mesh.vertices, side, side), cameras.positions[i], (side, side))
         for i in range(len(cameras))
@@ -86,7 +87,7 @@ def paint_views(
     """Pictures `b 3 h w` in [0, 1] of a mesh in a studio. Differentiable in the materials."""
     pictures = []
     for index, view in enumerate(seen):
-        toward = functional.normalize(cameras.positions[index] - view.places, dim=-1)
+        toward = functional.normalize(cameras.positions[index].to(view.places) - view.places, dim=-1)
         color = lit_by(studio, materials.query(view.places), view.normals, toward)
         layer = color.new_full((*view.covered.shape, 3), background)
         pictures.append(layer.index_put((view.covered,), color).permute(2, 0, 1))
@@ -97,7 +98,7 @@ class TextureLoss:
     """The terms of one step: a `Loss` for `fit`.
 
     Args:
-        materials: what trains.
+        materials: what trains, on the device where pictures are made.
         mesh: what is painted, in the cameras' world.
         stage: how.
         guidance: the teacher.
@@ -114,8 +115,9 @@ class TextureLoss:
         backbone: AbstractUnetBackbone,
         control: GeometryControl | None = None,
     ) -> None:
-        self.materials, self.mesh, self.stage, self.guidance = materials, mesh, stage, guidance
-        self.backbone, self.control, self.normals = backbone, control, mesh.vertex_normals()
+        self.materials, self.stage, self.guidance = materials, stage, guidance
+        self.mesh = mesh.to(materials.device)
+        self.backbone, self.control, self.normals = backbone, control, self.mesh.vertex_normals()
 
     def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         """Terms of one draw of cameras, timesteps and noise."""

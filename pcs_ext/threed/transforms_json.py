@@ -1,5 +1,5 @@
 """Posed pictures in and out as `transforms.json`; see the core."""
 
-from pcs_ext.image.transforms_json import read_transforms, write_transforms
+from pcs_ext.image.transforms_json import check_aspect, read_aspects, read_transforms, write_transforms
 
-__all__ = ["read_transforms", "write_transforms"]
+__all__ = ["check_aspect", "read_aspects", "read_transforms", "write_transforms"]

@@ -1,24 +1,25 @@
 """Subjects learned from posed photos and drawn from cameras: files in, pictures out, mistakes named."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from pcs_ext.errors import PhotoError, UsageError
+from pcs_ext.errors import InputError, PhotoError, UsageError
 from pcs_ext.image import steered_cli
 from pcs_ext.image.adapters import FeatureFieldConfig
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.cameras import orbit, ring
-from pcs_ext.image.data import SubjectDataset, find_photos
+from pcs_ext.image.cameras import orbit, ring, tilted, upward
+from pcs_ext.image.data import Photo, SubjectDataset, find_photos
 from pcs_ext.image.learn import learn
 from pcs_ext.image.posed import posed
 from pcs_ext.image.recipes import RECIPES, Recipe
 from pcs_ext.image.sample import SampleConfig
 from pcs_ext.image.transforms_json import write_transforms
-from pcs_ext.image.viewed_pictures import around, draw_viewed, field_of
+from pcs_ext.image.viewed_pictures import around, around_as, draw_viewed, field_of
 
 
 def posed_photos(folder: Path, count: int = 6) -> Path:
@@ -95,6 +96,46 @@ def test_cameras_come_with_photos(tmp_path: Path) -> None:
     assert len(batch.cameras) == 4
     mirrored = dataclasses.replace(recipe.augmentation, flip=True)
     assert SubjectDataset(above, recipe.concept, resolution=32, augmentation=mirrored).cameras is None
+
+
+def test_photos_must_have_the_shape_of_their_lenses(tmp_path: Path) -> None:
+    photos = posed_photos(tmp_path / "images", 3)
+    file = photos / "transforms.json"
+    facts = json.loads(file.read_text())
+
+    def told(**changes: float | None) -> list[Photo]:
+        data = {key: value for key, value in {**facts, **changes}.items() if value is not None}
+        file.write_text(json.dumps(data))
+        return posed(find_photos(photos))
+
+    assert len(told(w=20, h=24, cx=10, cy=12)) == 3  # half as large
+    assert len(told(w=None, cx=None)) == 3  # a lens by the height alone
+    with pytest.raises(InputError, match=r"0\.png is 40 x 48 pixels, .* 1\.200 times as wide"):
+        told(w=48, h=40, cx=24, cy=20)  # turned, as cameras write it into EXIF
+    bare = [{key: value for key, value in frame.items() if not key.startswith("fl")} for frame in facts["frames"]]
+    facts |= {"frames": bare}
+    with pytest.raises(InputError, match=r"1\.000 times as wide .*write w and h"):
+        told(camera_angle_x=0.6, w=None, h=None, cx=None, cy=None)  # Blender's form, which means squares
+    assert len(told(camera_angle_x=0.6)) == 3
+    with pytest.raises(InputError, match="square pixels, got fl_x 50 and fl_y 60"):
+        told(fl_x=50, fl_y=60)
+
+
+def test_angles_are_counted_from_where_up_is() -> None:
+    known, center = orbit([-50.0, 0.0, 40.0], [35.0] * 3, [4.0] * 3, [30.0] * 3), torch.tensor([1.0, 2.0, 3.0])
+    for up in ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (0.6, 0.0, -0.8), (0.0, 0.0, -1.0)):
+        world = tilted(known, torch.tensor(up), center)
+        torch.testing.assert_close(upward(world), torch.tensor(up), atol=1e-6, rtol=0)
+        made = around_as(world, center, [0.0, 90.0], elevation=20.0)
+        away = (made.positions - center) / 4.0
+        torch.testing.assert_close(away @ torch.tensor(up), torch.full((2,), 0.342020), atol=1e-5, rtol=0)
+        # Level: no right axis goes up or down.
+        torch.testing.assert_close(made.camera_to_world[:, :3, 0] @ torch.tensor(up), torch.zeros(2), atol=1e-6, rtol=0)
+        as_they_are = around_as(world, center, [0.0]).positions[0] - center
+        torch.testing.assert_close(as_they_are, world.positions[1] - center, atol=1e-4, rtol=0)
+    # All from one side: of the right axes alone one could not tell, the mean of the ups does.
+    one_side = orbit([0.0] * 2, [10.0, 30.0], [4.0] * 2, [30.0] * 2)
+    torch.testing.assert_close(upward(one_side), orbit([0.0], [20.0], [1.0], [30.0]).camera_to_world[0, :3, 1])
 
 
 def test_mistakes_are_named(sd: AbstractBackbone, tmp_path: Path) -> None:

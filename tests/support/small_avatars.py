@@ -22,7 +22,7 @@ from tests.support.small_jobs import HERE, Learned
 def pose_stage() -> PoseStage:
     """Six steps of a tiny model."""
     return PoseStage(
-        model=PoseModelConfig(width=16, layers=1, heads=2, timesteps=50, entries=64),
+        model=PoseModelConfig(width=16, layers=1, heads=2, timesteps=50),
         poses=PoseSetConfig(captions=12),
         fit=FitConfig(steps=6, ema_decay=0.9, checkpoint_every_steps=1, checkpoint_every_seconds=None),
         batch_size=4,

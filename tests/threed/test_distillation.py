@@ -14,6 +14,7 @@ from pcs_ext.threed.distillation import (
     TimestepLaw,
     distillation_loss,
     distilled_score,
+    draw_noise,
     draw_timesteps,
     surrogate_loss,
 )
@@ -65,6 +66,44 @@ def test_a_free_picture_goes_to_the_mean() -> None:
     # Mode seeking: the data's deviation is 0.2, SDS leaves next to none of it.
     assert latents.mean().item() == pytest.approx(0.3, abs=0.02)
     assert latents.std() < 0.05 < start
+
+
+def test_with_one_noise_a_free_picture_keeps_the_spread_of_the_data() -> None:
+    """Of data N(m, v) the score is zero where m + v a/s eps is shown, eps the noise: a sample, not the mean."""
+    backbone, generator = GaussianBackbone(mean=0.3), torch.Generator().manual_seed(0)
+    level = 150 / 1000
+    law = TimestepLaw(low=(level, level), high=(level, level))
+    config = DistillationConfig(guidance_scale=1.0, timesteps=law, fixed_noise=5)
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    prompts = (backbone.encode_prompt([""] * 2), backbone.encode_prompt(["x"] * 2))
+    optimizer = torch.optim.Adam([images], lr=0.02)
+    for step in range(400):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.02 * (1 - step / 400)
+        optimizer.zero_grad()
+        distillation_loss(backbone, images, prompts, config, progress=0.5, generator=generator).backward()
+        optimizer.step()
+    latents = backbone.encode_images(images.detach())
+    noise = torch.randn(3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    abar = backbone.schedule.alphas_cumprod[150].double()
+    expected = 0.3 + 0.04 * (abar / (1 - abar)).sqrt() * noise
+    torch.testing.assert_close(latents, expected.expand(2, -1, -1, -1), atol=2e-3, rtol=0)
+
+
+def test_one_noise_takes_nothing_from_the_other_draws() -> None:
+    backbone, latents = GaussianBackbone(), torch.zeros(3, 3, 8, 8)
+
+    def drawn(fixed: int | None, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        config = DistillationConfig(fixed_noise=fixed)
+        return draw_noise(backbone, latents, config, 0.5, torch.Generator().manual_seed(seed))
+
+    (first, noise), (second, again), (_, other) = drawn(1, 0), drawn(1, 9), drawn(2, 0)
+    assert torch.equal(noise, again)
+    assert torch.equal(noise[0], noise[2])
+    assert not torch.equal(noise, other)
+    assert not torch.equal(first, second)
+    assert torch.equal(first, drawn(None, 0)[0])
+    assert not torch.equal(drawn(None, 0)[1][0], drawn(None, 0)[1][1])
 
 
 def test_clamping_bounds_the_score() -> None:

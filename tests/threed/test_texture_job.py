@@ -1,6 +1,7 @@
 """Painting a mesh: the two scores against each other, ControlNets, and `3d texture` end to end on a tiny model."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,11 @@ def test_a_mesh_gets_a_texture_and_keeps_its_shape(
     assert not torch.equal(plain.materials.values, whole.materials.values)
     with pytest.raises(CheckpointError, match="another control, seed"):
         textured(ball, subject, tmp_path, overwrite=True, seed=3)
+    # The same weights under other settings are another ControlNet.
+    settings = tmp_path / "control" / "config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "act_fn": "mish"}))
+    with pytest.raises(CheckpointError, match="another control\\."):
+        textured(ball, subject, tmp_path, controlnet=tmp_path / "control", previews=2, overwrite=True)
     main(["3d", "texture", str(ball), str(subject), "-o", str(tmp_path / "cli.glb"), "--config",
           str(tmp_path / "recipe.json"), "--device", "cpu", "--precision", "fp32", "--steps", "1"])  # fmt: skip
     assert str(tmp_path / "cli.html") in capsys.readouterr().out

@@ -7,7 +7,7 @@ that is painted, and joined to that picture's own tokens.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -17,15 +17,18 @@ from torch import Tensor, nn
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError, UsageError
 from pcs_ext.image.adapters.batch_reader import AbstractBatchReader
-from pcs_ext.image.adapters.layers import check_name, check_state, copy_into, to_storage
+from pcs_ext.image.adapters.layers import to_storage
+from pcs_ext.image.adapters.pass_adapter import AbstractPass, AbstractPassAdapter
 from pcs_ext.image.adapters.tokens import check_placeholder
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.unet import recomputing_inside
 from pcs_ext.image.cameras import Cameras
 from pcs_ext.image.feature_nerf import FeatureNerf, Rendering, ball_points, normalised
-from pcs_ext.image.predict_programs import Predict, add_prediction, remove_prediction
-from pcs_ext.image.prompt_programs import Encode, add_program, remove_program
+from pcs_ext.image.predict_programs import Predict
+from pcs_ext.image.prompt_programs import Encode
 from pcs_ext.image.types import Batch, Conditioning
+
+_VIEWS = "views."
 
 
 @config
@@ -80,7 +83,7 @@ class _Look:
     """Of the references, kept where every pass asks for the same."""
 
 
-class FeatureFieldAdapter(AbstractBatchReader):
+class FeatureFieldAdapter(AbstractPassAdapter[FeatureNerf], AbstractBatchReader):
     """The fields, and the pictures they look up; state: `field.<block>.<tensor>`, `views.latents` (`n c h w`),
     `views.matrices`, `views.fovs` and `views.ball` (centre and radius), the last four absent until they are known.
 
@@ -88,35 +91,28 @@ class FeatureFieldAdapter(AbstractBatchReader):
     """
 
     def __init__(self, name: str, config: FeatureFieldConfig) -> None:
-        self.name = check_name(name)
+        super().__init__(name, prefix="field", kept=_VIEWS)
         self.config = config
-        self.fields: dict[str, FeatureNerf] = {}
-        self.views: dict[str, Tensor] = {}
         self.rendered: dict[str, tuple[Rendering, Tensor, tuple[int, int]]] = {}
         """Of the last pass, by block: what was rendered, for which of its rows, on how many rows and columns."""
-        self._pending: dict[str, Tensor] | None = None
-        self._pass: _Pass | None = None
         self._look: _Look | None = None
-        self.scale = 1.0
 
-    def inject(self, backbone: AbstractBackbone) -> None:
-        """Stand around `encode_prompt` and `predict`.
+    @property
+    def fields(self) -> dict[str, FeatureNerf]:
+        """By the block that they stand in."""
+        return self.networks
 
-        Raises:
-            ConfigError: the denoiser has no text cross-attention.
-            ArtifactError: loaded tensors do not fit this backbone.
-        """
-        assert self._pass is None, f"adapter {self.name!r} is injected already"
-        if not self.fields:
-            self.fields = self._built(backbone)
-            if self._pending is not None:
-                pending, self._pending = self._pending, None
-                self.load_state_dict(pending)
-        for field in self.fields.values():
-            field.to(backbone.device)
-        self._pass = _Pass(self, backbone)
+    @property
+    def views(self) -> dict[str, Tensor]:
+        """The pictures to look up, as they are stored; empty until they are known."""
+        return self.kept
 
-    def _built(self, backbone: AbstractBackbone) -> dict[str, FeatureNerf]:
+    def standing(self, backbone: AbstractBackbone) -> AbstractPass:
+        """See `AbstractPassAdapter.standing`."""
+        return _Pass(self, backbone)
+
+    def built(self, backbone: AbstractBackbone) -> dict[str, FeatureNerf]:
+        """See `AbstractPassAdapter.built`."""
         paths = backbone.cross_attention_paths()[:: self.config.every]
         if not paths:
             raise ConfigError(f"the denoiser of {backbone.name} has no text cross-attention to put a field behind.")
@@ -130,9 +126,8 @@ class FeatureFieldAdapter(AbstractBatchReader):
         return fields
 
     def eject(self) -> None:
-        assert self._pass is not None, f"adapter {self.name!r} is not injected"
-        self._pass.leave()
-        self._pass, self.rendered = None, {}
+        super().eject()
+        self.rendered = {}
 
     def keep(self, latents: Tensor, cameras: Cameras, center: Tensor, radius: Tensor) -> None:
         """Pictures to look up, of squares.
@@ -145,7 +140,7 @@ class FeatureFieldAdapter(AbstractBatchReader):
         ball = torch.cat([center, radius.reshape(1)])
         matrices, fovs = cameras.camera_to_world, cameras.fov
         known = {"latents": latents, "matrices": matrices, "fovs": fovs, "ball": ball}
-        self.views = {f"views.{key}": to_storage(value.float()) for key, value in known.items()}
+        self.kept = {f"{_VIEWS}{key}": to_storage(value.float()) for key, value in known.items()}
 
     @property
     def cameras(self) -> Cameras:
@@ -210,27 +205,6 @@ class FeatureFieldAdapter(AbstractBatchReader):
         """What the pass is told now."""
         return self._look
 
-    def parameters(self) -> Mapping[str, tuple[nn.Parameter, ...]]:
-        assert self.fields, f"adapter {self.name!r} has no parameters before it is injected"
-        return {"denoiser": tuple(_tensors(self.fields).values())}
-
-    def state_dict(self) -> dict[str, Tensor]:
-        if self._pending is not None:
-            return dict(self._pending)
-        return {key: to_storage(tensor) for key, tensor in _tensors(self.fields).items()} | self.views
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        stored = {key: to_storage(tensor) for key, tensor in state.items()}
-        if not self.fields:
-            self._pending = stored
-            return
-        self.views = {key: stored.pop(key) for key in sorted(stored) if key.startswith("views.")}
-        check_state(self.name, _tensors(self.fields), stored)
-        copy_into(_tensors(self.fields), stored)
-
-    def set_scale(self, scale: float) -> None:
-        self.scale = scale
-
 
 def spread(positions: Tensor, first: Tensor, count: int) -> list[int]:
     """Indices of directions: the nearest to `first`, then again and again the one farthest from all that are taken.
@@ -249,19 +223,12 @@ def spread(positions: Tensor, first: Tensor, count: int) -> list[int]:
     return taken
 
 
-class _Pass:
+class _Pass(AbstractPass):
     """Around `encode_prompt`, to mark the subject's word, and around `predict`."""
 
     def __init__(self, adapter: FeatureFieldAdapter, backbone: AbstractBackbone) -> None:
-        self.adapter, self.backbone = adapter, backbone
-        self.word = f"field_{adapter.name}"
-        add_program(backbone, self.word, self)
-        add_prediction(backbone, self.word, self.answered)
-
-    def leave(self) -> None:
-        """Give both back."""
-        remove_prediction(self.backbone, self.word)
-        remove_program(self.backbone, self.word)
+        super().__init__(backbone, f"field_{adapter.name}")
+        self.adapter = adapter
 
     def __call__(self, encode: Encode, prompts: Sequence[str], size: tuple[int, int] | None) -> Conditioning:
         told = encode(prompts, size=size)
@@ -370,7 +337,3 @@ def _seen(named: Tensor, look: _Look) -> tuple[Tensor, Tensor]:
     rows = rows[rows < len(look.cameras)]
     rows = rows[look.taken[rows]]
     return rows, rows
-
-
-def _tensors(fields: Mapping[str, FeatureNerf]) -> dict[str, nn.Parameter]:
-    return {f"field.{path}.{key}": value for path, field in fields.items() for key, value in field.named_parameters()}

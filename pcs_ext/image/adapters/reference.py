@@ -5,7 +5,7 @@ blocks of its own, at those cells of that picture that the subject's word looks 
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,18 +15,18 @@ from torch import Tensor, nn
 
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
-from pcs_ext.image.adapters.base import AbstractAdapter
-from pcs_ext.image.adapters.layers import check_name, check_state, copy_into, to_storage
+from pcs_ext.image.adapters.pass_adapter import AbstractPass, AbstractPassAdapter
 from pcs_ext.image.adapters.tokens import check_placeholder
 from pcs_ext.image.adapters.vocabulary import token_positions
 from pcs_ext.image.attention import attention_program, decoder_paths
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.unet import recomputing_inside
-from pcs_ext.image.predict_programs import Predict, add_prediction, remove_prediction
-from pcs_ext.image.prompt_programs import Encode, add_program, remove_program
+from pcs_ext.image.predict_programs import Predict
+from pcs_ext.image.prompt_programs import Encode
 from pcs_ext.image.types import Conditioning
 
 _BINS = 10
+_REFERENCE = "reference"
 
 
 @config
@@ -48,7 +48,7 @@ class ReferenceConfig:
             raise ConfigError(f"every must be at least 1, got {self.every}.")
 
 
-class ReferenceAdapter(AbstractAdapter):
+class ReferenceAdapter(AbstractPassAdapter[BasicTransformerBlock]):
     """The blocks and a picture's latents; state: `block.<module path>.<tensor>` and `reference` (`c h w`).
 
     Blocks are as those of the base: self-attention, attention to the picture, feed-forward. Their outputs start at
@@ -57,39 +57,32 @@ class ReferenceAdapter(AbstractAdapter):
     """
 
     def __init__(self, name: str, config: ReferenceConfig) -> None:
-        self.name = check_name(name)
+        super().__init__(name, prefix="block", kept=_REFERENCE)
         self.config = config
-        self.blocks: dict[str, BasicTransformerBlock] = {}
-        self.reference: Tensor | None = None
         self.maps: tuple[Tensor, Tensor] | None = None
         """Of the last block in the last pass: where the word and the end of the text look in the picture, `m n`."""
         self._given: Tensor | None = None
-        self._pending: dict[str, Tensor] | None = None
-        self._pass: _Pass | None = None
-        self.scale = 1.0
 
-    def inject(self, backbone: AbstractBackbone) -> None:
-        """Stand around `encode_prompt` and `predict`.
+    @property
+    def blocks(self) -> dict[str, BasicTransformerBlock]:
+        """By the block of the denoiser behind which they stand."""
+        return self.networks
 
-        Raises:
-            ConfigError: the decoder has no text cross-attention.
-            ArtifactError: loaded tensors do not fit this backbone.
-        """
-        assert self._pass is None, f"adapter {self.name!r} is injected already"
-        if not self.blocks:
-            blocks = self._built(backbone)
-            if self._pending is not None:
-                reference = self._pending.get("reference")
-                expected = {**_tensors(blocks), **({} if reference is None else {"reference": reference})}
-                check_state(self.name, expected, self._pending)
-                copy_into(_tensors(blocks), self._pending)
-                self.reference = reference
-            self.blocks, self._pending = blocks, None
-        for block in self.blocks.values():
-            block.to(backbone.device)
-        self._pass = _Pass(self, backbone)
+    @property
+    def reference(self) -> Tensor | None:
+        """The picture's latents, `c h w`; None: not known yet."""
+        return self.kept.get(_REFERENCE)
 
-    def _built(self, backbone: AbstractBackbone) -> dict[str, BasicTransformerBlock]:
+    @reference.setter
+    def reference(self, latents: Tensor) -> None:
+        self.kept = {_REFERENCE: latents}
+
+    def standing(self, backbone: AbstractBackbone) -> AbstractPass:
+        """See `AbstractPassAdapter.standing`."""
+        return _Pass(self, backbone)
+
+    def built(self, backbone: AbstractBackbone) -> dict[str, BasicTransformerBlock]:
+        """See `AbstractPassAdapter.built`."""
         paths = decoder_paths(backbone.cross_attention_paths())[:: self.config.every]
         if not paths:
             raise ConfigError(f"the decoder of {backbone.name} has no text cross-attention to put a block behind.")
@@ -107,9 +100,8 @@ class ReferenceAdapter(AbstractAdapter):
         return blocks
 
     def eject(self) -> None:
-        assert self._pass is not None, f"adapter {self.name!r} is not injected"
-        self._pass.leave()
-        self._pass, self.maps = None, None
+        super().eject()
+        self.maps = None
 
     @contextlib.contextmanager
     def referring(self, latents: Tensor) -> Iterator[None]:
@@ -131,42 +123,13 @@ class ReferenceAdapter(AbstractAdapter):
             known = F.interpolate(known, size=latents.shape[-2:], mode="bilinear", antialias=True)
         return known.expand(int(rows.sum()), -1, -1, -1)
 
-    def parameters(self) -> Mapping[str, tuple[nn.Parameter, ...]]:
-        assert self.blocks, f"adapter {self.name!r} has no parameters before it is injected"
-        return {"denoiser": tuple(_tensors(self.blocks).values())}
 
-    def state_dict(self) -> dict[str, Tensor]:
-        if self._pending is not None:
-            return dict(self._pending)
-        known = {} if self.reference is None else {"reference": to_storage(self.reference)}
-        return {key: to_storage(tensor) for key, tensor in _tensors(self.blocks).items()} | known
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        stored = {key: to_storage(tensor) for key, tensor in state.items()}
-        if not self.blocks:
-            self._pending = stored
-            return
-        self.reference = stored.pop("reference", None)
-        check_state(self.name, _tensors(self.blocks), stored)
-        copy_into(_tensors(self.blocks), stored)
-
-    def set_scale(self, scale: float) -> None:
-        self.scale = scale
-
-
-class _Pass:
+class _Pass(AbstractPass):
     """Around `encode_prompt`, to mark the subject's word and the end of the text, and around `predict`."""
 
     def __init__(self, adapter: ReferenceAdapter, backbone: AbstractBackbone) -> None:
-        self.adapter, self.backbone = adapter, backbone
-        self.word, self.end = f"reference_{adapter.name}", f"reference_{adapter.name}_end"
-        add_program(backbone, self.word, self)
-        add_prediction(backbone, self.word, self.answered)
-
-    def leave(self) -> None:
-        """Give both back."""
-        remove_prediction(self.backbone, self.word)
-        remove_program(self.backbone, self.word)
+        super().__init__(backbone, f"reference_{adapter.name}")
+        self.adapter, self.end = adapter, f"{self.word}_end"
 
     def __call__(self, encode: Encode, prompts: Sequence[str], size: tuple[int, int] | None) -> Conditioning:
         told = encode(prompts, size=size)
@@ -260,7 +223,3 @@ def otsu_mask(values: Tensor) -> Tensor:
     best = (share * (1 - share) * (mean_above - mean_below).square()).argmax(1)
     chosen = above[torch.arange(len(values), device=values.device), best]
     return torch.where(high > low, chosen, torch.ones_like(chosen))
-
-
-def _tensors(blocks: Mapping[str, BasicTransformerBlock]) -> dict[str, nn.Parameter]:
-    return {f"block.{path}.{key}": tensor for path, block in blocks.items() for key, tensor in block.named_parameters()}

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pcs_ext.config_io import atomic_folder, atomic_write_bytes, file_sha256, to_jsonable, write_json
-from pcs_ext.errors import Interrupted
+from pcs_ext.errors import Interrupted, UsageError
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.concept import SUBJECT
@@ -20,9 +20,10 @@ from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import seed_for
 from pcs_ext.threed.avatar.figure import Figure, capsule_body, standing
-from pcs_ext.threed.avatar.pose_model import PoseModel, load_pose_model, read_words
+from pcs_ext.threed.avatar.pose_model import PoseModel, load_pose_model
 from pcs_ext.threed.avatar.skeleton import NAMES, turned
 from pcs_ext.threed.avatar.skinned_glb import write_skinned
+from pcs_ext.threed.avatar.surroundings import surroundings_of
 from pcs_ext.threed.avatar.view_painting import PaintedSurface, filled_in
 from pcs_ext.threed.cameras import Cameras, orbit
 from pcs_ext.threed.export import check_free, write_with_page
@@ -50,6 +51,8 @@ class AvatarOptions(EffortOptions):
     """Words for the pose alone; empty: the prompt's, of "a person"."""
     look: str = "a photo of {subject}"
     """What the body is painted by; view words are appended."""
+    place: str = ""
+    """Words for the surroundings alone, without the subject; empty: what the prompt says beside figure and pose."""
     avatar: Path | None = None
     """A figure that is there, standing; None paints the capsule body."""
     rig: bool = True
@@ -105,6 +108,8 @@ def pose_avatar(
     artifact, (model, told) = Artifact.load(subject), load_pose_model(poses)
     text = artifact.concept.prompt(prompt)
     artifact.concept.prompt(options.look)
+    if SUBJECT in options.place:
+        raise UsageError(f"--place tells of surroundings alone; expected no {SUBJECT} in it, got {options.place!r}.")
     base = options.base or artifact.data.base_name
     recipe = named_recipe(PosedRecipe, "pas", preset_of(base), options)
     recipe.validate()
@@ -116,6 +121,7 @@ def pose_avatar(
         "prompt": text,
         "pose": options.pose,
         "look": options.look,
+        "place": options.place,
         "poses": file_sha256(poses / "poses.safetensors"),
         "avatar": "" if options.avatar is None else file_sha256(options.avatar),
         "base": backbone.fingerprint,
@@ -168,9 +174,16 @@ class AvatarJob:
     def _pose(self, prompt: str, model: PoseModel) -> Tensor:
         """Rotations `j 3 3` of the joints."""
         folder = self.work.path / "pose"
+        text = self.options.pose or prompt.replace(SUBJECT, "a person").replace("a a person", "a person")
+        unknown = model.vocabulary.unknown(text)
+        if unknown:
+            self.reporter.event(
+                "unknown-words",
+                f"the pose model does not know: {', '.join(unknown)}. These words change nothing of the pose.",
+                words=unknown,
+            )
         if not folder.exists():
-            text = self.options.pose or prompt.replace(SUBJECT, "a person").replace("a a person", "a person")
-            words = read_words([text], model.settings.entries)
+            words = model.vocabulary.read([text])
             seed = seed_for(self.options.seed, "pose")
             turns = model.draw(
                 words, seeds=[seed], steps=self.recipe.pose_steps, guidance_scale=self.recipe.pose_guidance
@@ -225,11 +238,11 @@ class AvatarJob:
         coverage = (render_mesh(posed, camera, side, side, background=1.0)[0] - shown).mean(0)
         cover = (1 - coverage).clamp(0, 1)
         plain = shown + (1 - cover) * self.recipe.painting.background
-        with self.artifact.applied(self.backbone):
-            made = filled_in(
-                self.backbone, plain, cover < 0.5, self.artifact.concept.prompt(prompt),
-                seed=seed_for(self.options.seed, "surroundings"), strength=1.0, config=self.artifact.sampling,
-            )  # fmt: skip
+        # By the base alone: a prompt that names the subject, or a base with it inside, paints it once more.
+        made = filled_in(
+            self.backbone, plain, cover < 0.5, self.options.place or surroundings_of(prompt),
+            seed=seed_for(self.options.seed, "surroundings"), strength=1.0, config=self.artifact.sampling,
+        )  # fmt: skip
         large = functional.interpolate(made[None], shown.shape[1:], mode="bilinear")[0]
         return sheet((shown + (1 - cover) * large)[None], columns=1)
 

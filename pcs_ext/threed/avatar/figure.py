@@ -15,8 +15,10 @@ from pcs_ext.threed.avatar.skinning import skin_weights, skinned
 from pcs_ext.threed.mesh import MeshConfig, extract_mesh, read_mesh
 from pcs_ext.threed.sdf_field import SdfField
 
-HEIGHT = 2.0
-"""Of the capsule body, world units."""
+BODY = ((-0.640, -0.260, -0.011), (0.640, 0.186, 2.010))
+"""Corners of the box around the standing capsule body, world units."""
+_AS_IT_STANDS = 0.03
+"""World units by which a figure's box may miss the body's and still be it: a cell of the grid that was cut out of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +54,10 @@ def capsule_body(resolution: int) -> Any:
 
 
 def standing(path: Path) -> Figure:
-    """A user's mesh as a figure: made two units tall, set on the ground, its middle above the origin.
+    """A user's mesh as a figure: made as tall as the capsule body, and set where that stands.
 
     It must stand as the capsule body stands: upright, facing -y (+z in a GLB), arms held a little away from the trunk.
+    What stands there already, as a figure that was painted on that body, stays as it is.
 
     Raises:
         InputError: no faces, or a mesh that is flat or lies down.
@@ -69,7 +72,8 @@ def standing(path: Path) -> Figure:
             f"{path}: expected a figure that stands upright, got one {size[0]:.3g} wide, {size[1]:.3g} deep and "
             f"{size[2]:.3g} tall. Turn it so that its head is up (+y in a GLB, +z in an OBJ or PLY)."
         )
-    scale = HEIGHT / size[2]
-    place = np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]])
-    mesh.vertices = (np.asarray(mesh.vertices) - place) * scale
+    body = np.asarray(BODY)
+    if np.abs(np.asarray([low, high]) - body).max() > _AS_IT_STANDS:
+        feet, ground = ((box.mean(0)[0], box.mean(0)[1], box[0, 2]) for box in (np.asarray([low, high]), body))
+        mesh.vertices = (np.asarray(mesh.vertices) - feet) * ((body[1, 2] - body[0, 2]) / size[2]) + ground
     return Figure.of(mesh)

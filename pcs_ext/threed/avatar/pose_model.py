@@ -1,11 +1,11 @@
 """A denoiser of poses under text: a small transformer over the joints (as MDM's over frames, arXiv 2209.14916).
 
-Texts are read as the sums of vectors of their words and of two and three words in a row, which the model learns itself.
+Texts are read as the sums of vectors of their words and of two and three words in a row, which the model learns itself;
+words that no caption had say nothing.
 Differs from the usual frozen text encoder: the synthetic set has no words that one would know more of, and in a
 thousand steps a small model did not learn to read an encoder's states of words that this had hardly seen.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from pcs_ext.config_io import config, from_jsonable, read_json
 from pcs_ext.errors import ConfigError, InputError
 from pcs_ext.image.guidance import combine_guidance
 from pcs_ext.image.noise import NoiseSchedule
-from pcs_ext.runtime import generator_for, seed_for
+from pcs_ext.runtime import generator_for
+from pcs_ext.threed.avatar.pose_vocabulary import PoseVocabulary
 from pcs_ext.threed.avatar.rotations import matrices_of
 from pcs_ext.threed.avatar.skeleton import NAMES
 from pcs_ext.threed.stored import restored, store
@@ -37,13 +38,11 @@ class PoseModelConfig:
     heads: int = 4
     timesteps: int = 1000
     """Of its noise schedule."""
-    entries: int = 4096
-    """Of the table of vectors for one, two and three words in a row; where two share an entry, so be it."""
 
     def __post_init__(self) -> None:
-        if self.width % (2 * self.heads) or min(self.layers, self.heads) < 1 or min(self.timesteps, self.entries) < 2:
+        if self.width % (2 * self.heads) or min(self.layers, self.heads) < 1 or self.timesteps < 2:
             raise ConfigError(
-                f"expected a width that is a multiple of twice the heads, layers, timesteps and entries, got {self}."
+                f"expected a width that is a multiple of twice the heads, layers and timesteps, got {self}."
             )
 
 
@@ -53,23 +52,14 @@ class PoseModelFile:
 
     model: PoseModelConfig
     """Sizes."""
+    runs: tuple[str, ...]
+    """What its vocabulary knows."""
     steps: int
     """Of its training."""
     seen: float
     """Share of fresh poses that do what their captions say, in [0, 1]."""
     held_out: float | None
     """The same for pairs of phrases that training never saw; None: there were none."""
-
-
-def read_words(texts: Sequence[str], entries: int) -> Tensor:
-    """Table entries `b n` of the words of texts and of two and three in a row; 0 fills up, and no word has it."""
-    rows = []
-    for text in texts:
-        words = re.findall(r"[a-z]+", text.lower())
-        runs = [" ".join(words[i : i + size]) for size in (1, 2, 3) for i in range(len(words) - size + 1)]
-        rows.append([1 + seed_for("pose words", run) % (entries - 1) for run in runs])
-    longest = max(1, *(len(row) for row in rows)) if rows else 1
-    return torch.tensor([row + [0] * (longest - len(row)) for row in rows])
 
 
 def cosine_schedule(timesteps: int) -> NoiseSchedule:
@@ -87,21 +77,23 @@ class PoseModel(nn.Module):
 
     Args:
         settings: sizes.
+        vocabulary: which words it knows.
         seed: of the first weights.
     """
 
     middle: Tensor
     spread: Tensor
 
-    def __init__(self, settings: PoseModelConfig, seed: int = 0) -> None:
+    def __init__(self, settings: PoseModelConfig, vocabulary: PoseVocabulary, seed: int = 0) -> None:
         super().__init__()
-        self.settings, self.schedule = settings, cosine_schedule(settings.timesteps)
+        self.settings, self.vocabulary = settings, vocabulary
+        self.schedule = cosine_schedule(settings.timesteps)
         width, joints = settings.width, len(NAMES)
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
             self.enter, self.leave = nn.Linear(_NUMBERS, width), nn.Linear(width, _NUMBERS)
             self.joint = nn.Parameter(torch.randn(joints, width) * 0.02)
-            self.table = nn.Embedding(settings.entries, width, padding_idx=0)
+            self.table = nn.Embedding(vocabulary.size, width, padding_idx=0)
             self.meant = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, joints * width))
             self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
             self.body = nn.ModuleList(
@@ -119,7 +111,7 @@ class PoseModel(nn.Module):
         Args:
             noisy: `b j 6`.
             timesteps: `b`.
-            words: `b n` of `read_words`.
+            words: `b n` of its vocabulary.
             silent: `b` bool: these rows hear no words; None: all hear theirs.
         """
         heard = words if silent is None else words * ~silent[:, None]
@@ -145,7 +137,7 @@ class PoseModel(nn.Module):
         DDIM (arXiv 2010.02502) under classifier-free guidance; a pose depends on its own text and seed alone.
 
         Args:
-            words: `b n` of `read_words`.
+            words: `b n` of its vocabulary.
             seeds: `b`.
             steps: denoiser evaluations.
             guidance_scale: 1 = off.
@@ -179,7 +171,7 @@ def load_pose_model(folder: Path) -> tuple[PoseModel, PoseModelFile]:
     """
     if not (folder / "poses.json").is_file():
         raise InputError(f"{folder} holds no pose model; train one: pcs-ext 3d learn-poses -o {folder}.")
-    model = restored(folder, "poses", PoseModelFile, lambda told: PoseModel(told.model))
+    model = restored(folder, "poses", PoseModelFile, lambda told: PoseModel(told.model, PoseVocabulary(told.runs)))
     told: Any = from_jsonable(PoseModelFile, read_json(folder / "poses.json"), where=str(folder / "poses.json"))
     return model.eval(), told
 

@@ -19,10 +19,10 @@ from pcs_ext.threed.avatar.pose_model import (
     PoseModel,
     PoseModelConfig,
     PoseModelFile,
-    read_words,
     save_pose_model,
 )
 from pcs_ext.threed.avatar.pose_set import Described, PoseSetConfig, draw_poses, fulfilled, pose_captions
+from pcs_ext.threed.avatar.pose_vocabulary import PoseVocabulary
 from pcs_ext.threed.avatar.rotations import six_of
 from pcs_ext.threed.work import WorkFolder
 
@@ -77,7 +77,7 @@ class PoseLoss:
 
     def __init__(self, model: PoseModel, described: list[Described], stage: PoseStage) -> None:
         self.model, self.described, self.stage = model, described, stage
-        self.words = read_words([one.caption for one in described], model.settings.entries)
+        self.words = model.vocabulary.read([one.caption for one in described])
 
     def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         """See `fit`."""
@@ -124,16 +124,17 @@ def learn_poses(
     described = pose_captions(stage.poses)
     reporter.event("stage", f"pose model: {len(described)} captions", stage="poses")
     model = _fitted(stage, described, work, reporter)
-    silence_strangers(model, described)
     found = _judged(model, stage)
-    told = PoseModelFile(model=stage.model, steps=stage.fit.steps, seen=found.seen, held_out=found.held_out)
+    told = PoseModelFile(
+        model=stage.model, runs=model.vocabulary.runs, steps=stage.fit.steps, seen=found.seen, held_out=found.held_out
+    )
     save_pose_model(output, model, told)
     shutil.rmtree(work.path, ignore_errors=True)
     return found
 
 
 def _fitted(stage: PoseStage, described: list[Described], work: WorkFolder, reporter: Reporter) -> PoseModel:
-    model = PoseModel(stage.model, stage.fit.seed)
+    model = PoseModel(stage.model, PoseVocabulary.of(one.caption for one in described), stage.fit.seed)
     sample = six_of(draw_poses(described[:2000], generator_for(stage.fit.seed, "spread")))
     model.middle.copy_(sample.mean(0))
     model.spread.copy_(sample.std(0, correction=0).clamp_min(_LEAST_SPREAD))
@@ -152,20 +153,11 @@ def _fitted(stage: PoseStage, described: list[Described], work: WorkFolder, repo
         return copy.deepcopy(model).eval()
 
 
-@torch.no_grad()
-def silence_strangers(model: PoseModel, described: list[Described]) -> None:
-    """Words, alone or in a row, that are in none of the captions say nothing, not what their vectors began as."""
-    known = read_words([one.caption for one in described], model.settings.entries).unique()
-    strange = torch.ones(model.settings.entries, dtype=torch.bool)
-    strange[known] = False
-    model.table.weight[strange] = 0.0
-
-
 def _judged(model: PoseModel, stage: PoseStage) -> PosesLearned:
     def share(held_out: bool) -> float:
         settings = dataclasses.replace(stage.poses, captions=_JUDGED, seed=stage.poses.seed + 1)
         described = pose_captions(settings, held_out=held_out)
-        words = read_words([one.caption for one in described], stage.model.entries)
+        words = model.vocabulary.read([one.caption for one in described])
         turns = model.draw(words, seeds=range(len(described)), steps=25)
         return float(fulfilled(described, turns).float().mean())
 

@@ -21,7 +21,8 @@ from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import seed_for
 from pcs_ext.threed.avatar.figure import capsule_body
 from pcs_ext.threed.cameras import Cameras
-from pcs_ext.threed.geometry_control import ControlKind, GeometryControl
+from pcs_ext.threed.fields import Bounds
+from pcs_ext.threed.geometry_control import ControlKind, GeometryControl, control_identity
 from pcs_ext.threed.named_recipe import EffortOptions, named_recipe
 from pcs_ext.threed.placed_mesh import place_mesh
 from pcs_ext.threed.recipes import GeneratorRecipe
@@ -37,6 +38,8 @@ _STEM = "generator"
 _BODY = 64
 _BODY_HEIGHT = 1.0
 """Of the capsule body's middle."""
+_BODY_HALF = 1.5
+"""Half the side of the cube that the capsule body suits, world units."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,7 +100,7 @@ def learn_generator(
     recipe = named_recipe(GeneratorRecipe, "styleavatar3d", preset_of(base), options)
     if options.pictures is not None:
         recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, count=options.pictures))
-    mesh = _shape(options.shape)
+    mesh = guiding_shape(options.shape, recipe.gan.generator.bounds)
     backbone = load_backbone(base, device=options.device, precision=options.precision, reporter=reporter)
     control = None
     if options.controlnet is not None:
@@ -109,7 +112,7 @@ def learn_generator(
             "subject": artifact.data.content_hash,
             "prompt": text,
             "shape": "" if options.shape is None else file_sha256(options.shape),
-            "control": _told(options),
+            "control": control_identity(options.controlnet, options.control),
             "base": backbone.fingerprint,
             "precision": str(backbone.dtype),
             "seed": options.seed,
@@ -142,22 +145,14 @@ def load_generator(folder: Path) -> tuple[Generator, GeneratorFile]:
     return generator.requires_grad_(False).eval(), told
 
 
-def _told(options: GeneratorOptions) -> list[str] | None:
-    if options.controlnet is None:
-        return None
-    return [options.control, *(file_sha256(path) for path in sorted(options.controlnet.glob("*.safetensors")))]
-
-
-def _shape(path: Path | None) -> SurfaceMesh:
-    """The user's mesh in the middle of the cube, or the capsule body there."""
+def guiding_shape(path: Path | None, bounds: Bounds) -> SurfaceMesh:
+    """The user's mesh in the middle of the generator's cube, or the capsule body there."""
     if path is not None:
-        return place_mesh(path).surface
+        return place_mesh(path, bounds).surface
     body = capsule_body(_BODY)
-    place = torch.from_numpy(np.array(body.vertices)).float()
-    middle = torch.tensor(GeneratorConfig().bounds.center)
-    return SurfaceMesh(
-        place - torch.tensor([0.0, 0.0, _BODY_HEIGHT]) + middle, torch.from_numpy(np.array(body.faces)).long()
-    )
+    place = torch.from_numpy(np.array(body.vertices)).float() - torch.tensor([0.0, 0.0, _BODY_HEIGHT])
+    middle, scale = torch.tensor(bounds.center), bounds.half / _BODY_HALF
+    return SurfaceMesh(place * scale + middle, torch.from_numpy(np.array(body.faces)).long())
 
 
 class GeneratorJob:

@@ -1,7 +1,9 @@
 """`3d avatar` end to end on a tiny model: painting in context, files, going on, refusals."""
 
+import dataclasses
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from pcs_ext.cli import main
 from pcs_ext.errors import CheckpointError, InputError, UsageError
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.sample import SampleConfig
+from pcs_ext.reporter import SilentReporter
 from pcs_ext.threed.avatar.avatar_job import pose_avatar
+from pcs_ext.threed.avatar.surroundings import NOWHERE, surroundings_of
 from pcs_ext.threed.avatar.view_painting import PaintedSurface, PaintingConfig, filled_in
 from pcs_ext.threed.cameras import orbit
 from pcs_ext.threed.mesh import read_mesh
@@ -27,6 +31,11 @@ def ball() -> SurfaceMesh:
 
     mesh = trimesh.creation.icosphere(3, radius=0.8)
     return SurfaceMesh(torch.tensor(mesh.vertices).float() + torch.tensor([0.0, 0.0, 1.0]), torch.tensor(mesh.faces))
+
+
+def folder_in(parent: Path, name: str) -> Path:
+    (parent / name).mkdir()
+    return parent / name
 
 
 def test_pictures_say_the_colours_of_what_they_see() -> None:
@@ -96,6 +105,52 @@ def test_a_job_leaves_figure_picture_rig_and_page(learned: Learned, tmp_path: Pa
     assert not (again.work / "look").exists()
     assert not (other / "rex_rig.glb").exists()
     assert not torch.equal(again.turns, made.turns)
+
+
+def test_surroundings_are_painted_without_the_subject(learned: Learned, tmp_path: Path) -> None:
+    assert [surroundings_of(prompt) for prompt in (
+        "a photo of {subject} sitting and raising the left arm on the beach",
+        "{subject} running in the snow",
+        "an oil painting of a {subject}, standing with legs apart, on the moon beside a lake",
+        "on the beach {subject} is looking up",
+        "a photo of {subject} sitting",
+        "{subject}",
+    )] == [
+        "a photo on the beach",
+        "in the snow",
+        "an oil painting on the moon beside a lake",
+        "on the beach",
+        f"a photo {NOWHERE}",
+        NOWHERE,
+    ]  # fmt: skip
+    shape = pose(learned, folder_in(tmp_path, "body"), rig=False).work / "standing.glb"
+
+    def picture(name: str, subject: Path, **changes: Any) -> bytes:
+        folder = folder_in(tmp_path, name)
+        other = dataclasses.replace(learned, subject=subject)
+        pose(other, folder, avatar=shape, rig=False, pose="a person sitting", **changes)
+        return (folder / "rex.png").read_bytes()
+
+    first = picture("first", learned.subject, prompt="a photo of {subject} on the beach")
+    assert picture("other", learned.word, prompt="a photo of {subject} on the beach") == first
+    assert picture("told", learned.subject, prompt="{subject} at night", place="a photo on the beach") == first
+    assert picture("elsewhere", learned.subject, prompt="a photo of {subject} at night") != first
+    with pytest.raises(UsageError, match="of surroundings alone"):
+        pose(learned, folder_in(tmp_path, "wrong"), place="{subject} on the beach")
+
+
+def test_a_user_hears_which_words_change_nothing(learned: Learned, tmp_path: Path) -> None:
+    class Heard(SilentReporter):
+        def event(self, name: str, message: str = "", **fields: Any) -> None:
+            heard[name] = message
+
+    heard: dict[str, str] = {}
+    changes = {"avatar": learned.mesh, "rig": False}
+    plain = pose(learned, folder_in(tmp_path, "plain"), pose="sitting", reporter=Heard(), **changes)
+    assert "unknown-words" not in heard
+    strange = pose(learned, folder_in(tmp_path, "strange"), pose="zzgrmpf sitting", reporter=Heard(), **changes)
+    assert "does not know: zzgrmpf." in heard["unknown-words"]
+    assert torch.equal(plain.turns, strange.turns)
 
 
 def test_a_killed_job_ends_like_one_left_alone(learned: Learned, tmp_path: Path) -> None:

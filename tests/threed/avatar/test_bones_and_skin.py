@@ -1,5 +1,6 @@
 """Rotations, bones, skin, and the GLB that carries them."""
 
+import itertools
 import json
 import struct
 from pathlib import Path
@@ -12,14 +13,15 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from pcs_ext.errors import InputError
-from pcs_ext.threed.avatar.figure import Figure, capsule_body, standing
+from pcs_ext.threed.avatar.figure import BODY, Figure, capsule_body, standing
 from pcs_ext.threed.avatar.pose_set import Described, draw_poses
 from pcs_ext.threed.avatar.pose_words import ARMS, LEGS
 from pcs_ext.threed.avatar.rotations import angle_between, from_angles, matrices_of, quaternions_of, six_of
 from pcs_ext.threed.avatar.skeleton import NAMES, REST, hands, lowest, turned
 from pcs_ext.threed.avatar.skinned_glb import write_skinned
 from pcs_ext.threed.avatar.skinning import skin_weights, skinned
-from pcs_ext.threed.mesh import write_mesh
+from pcs_ext.threed.body_template import body_distance
+from pcs_ext.threed.mesh import read_mesh, write_mesh
 
 STILL = torch.eye(3).expand(1, len(NAMES), 3, 3)
 
@@ -148,6 +150,19 @@ def test_a_rig_in_its_file_is_the_baked_pose(body: Any, tmp_path: Path) -> None:
     assert len(loaded.faces) == len(body.faces)
 
 
+def test_the_box_is_the_bodys_and_what_fills_it_stays(body: Any, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    low, high = torch.tensor(BODY)
+    around = (torch.rand(200_000, 3, generator=generator) * 1.2 - 0.1) * (high - low) + low
+    inside = around[body_distance(around) < 0]
+    assert bool(((inside > low - 1e-3) & (inside < high + 1e-3)).all())
+    for axis, side in itertools.product(range(3), (0, 1)):  # and each wall is touched
+        edge = inside.amin(0) if side == 0 else inside.amax(0)
+        assert float((edge - torch.tensor(BODY[side]))[axis].abs()) < 0.03
+    write_mesh(body, tmp_path / "body.glb")
+    assert np.array_equal(standing(tmp_path / "body.glb").mesh.vertices, read_mesh(tmp_path / "body.glb").vertices)
+
+
 def test_a_users_figure_is_made_to_stand(body: Any, tmp_path: Path) -> None:
     far = body.copy()
     far.apply_scale(90.0)
@@ -155,8 +170,9 @@ def test_a_users_figure_is_made_to_stand(body: Any, tmp_path: Path) -> None:
     write_mesh(far, tmp_path / "far.glb")
     figure = standing(tmp_path / "far.glb")
     low, high = figure.mesh.bounds
-    assert low[2] == pytest.approx(0, abs=1e-5)
-    assert high[2] == pytest.approx(2, abs=1e-5)
+    # Where the body stands from which it was made, feet and all, so that its bones are inside it.
+    np.testing.assert_allclose([low[2], high[2]], np.asarray(BODY)[:, 2], atol=1e-5)
+    np.testing.assert_allclose(figure.mesh.vertices, body.vertices, atol=0.02)
     near = figure.weights.argmax(1) == skin_weights(torch.from_numpy(np.array(body.vertices)).float()).argmax(1)
     assert float(near.float().mean()) > 0.95
     far.apply_transform(trimesh.transformations.rotation_matrix(np.pi / 2, [1, 0, 0]))

@@ -17,16 +17,16 @@ from pcs_ext.threed.avatar.pose_model import (
     PoseModelConfig,
     cosine_schedule,
     load_pose_model,
-    read_words,
 )
 from pcs_ext.threed.avatar.pose_set import Described, PoseSetConfig, draw_poses, fulfilled, pose_captions
-from pcs_ext.threed.avatar.pose_training import PoseLoss, PoseStage, learn_poses, silence_strangers
+from pcs_ext.threed.avatar.pose_training import PoseLoss, PoseStage, learn_poses
+from pcs_ext.threed.avatar.pose_vocabulary import PoseVocabulary
 from pcs_ext.threed.avatar.pose_words import ARMS, HEAD, LEGS, TRUNK
 from pcs_ext.threed.avatar.rotations import six_of
 from tests.support.killed import killed
 from tests.support.small_avatars import learn, pose_stage
 
-MODEL = PoseModelConfig(width=32, layers=1, heads=2, timesteps=100, entries=256)
+MODEL = PoseModelConfig(width=32, layers=1, heads=2, timesteps=100)
 
 
 @pytest.fixture(autouse=True)
@@ -79,8 +79,8 @@ def test_the_schedule_falls_from_almost_one_to_almost_nothing() -> None:
 
 def test_a_model_learns_which_arm() -> None:
     described = [Described(f"a man {phrase.texts[0]}", (phrase,)) for phrase in ARMS[:2]]
-    words = read_words([one.caption for one in described], MODEL.entries)
-    model = PoseModel(MODEL)
+    model = PoseModel(MODEL, PoseVocabulary.of(one.caption for one in described))
+    words = model.vocabulary.read([one.caption for one in described])
     sample = six_of(draw_poses(described * 50, torch.Generator().manual_seed(0)))
     model.middle.copy_(sample.mean(0))
     model.spread.copy_(sample.std(0).clamp_min(0.1))
@@ -98,30 +98,57 @@ def test_a_model_learns_which_arm() -> None:
 
 
 def test_words_are_read_alone_and_in_a_row() -> None:
-    first, second, short = read_words(["The left arm, up!", "left the arm up", "arm"], 4096)
+    vocabulary = PoseVocabulary.of(["The left arm, up!", "left the arm up"])
+    first, second, short = vocabulary.read(["The left arm, up!", "left the arm up", "arm"])
     assert len(first) == 4 + 3 + 2
     assert short.tolist() == [short[0], *[0] * 8]
     assert short[0] in first
     assert set(first[:4].tolist()) == set(second[:4].tolist())
     assert set(first.tolist()) != set(second.tolist())
-    model = PoseModel(MODEL)
+    # No two runs share an entry: 4 words, 5 pairs ("arm up" in both) and 4 triples are in the two texts.
+    assert len(set(first.tolist()) | set(second.tolist())) == 4 + 5 + 4 == vocabulary.size - 1
+    model = PoseModel(MODEL, PoseVocabulary.of(["arm", "leg"]))
     noisy, t = torch.randn(1, 15, 6, generator=torch.Generator().manual_seed(0)), torch.tensor([50])
-    one, other = read_words(["arm", "leg"], MODEL.entries)[:, None]
+    one, other = model.vocabulary.read(["arm", "leg"])[:, None]
     padded = torch.cat([one, torch.zeros(1, 3, dtype=torch.int64)], 1)
     torch.testing.assert_close(model(noisy, t, one), model(noisy, t, padded))
     assert (model(noisy, t, one) - model(noisy, t, other)).abs().max() > 1e-4
     deaf = [model(noisy, t, words, torch.tensor([True])) for words in (one, other)]
     torch.testing.assert_close(*deaf)
-    assert read_words(["..."], 16).tolist() == [[0]]
+    assert vocabulary.read(["..."]).tolist() == [[0]]
 
 
-def test_strange_words_say_nothing() -> None:
-    model = PoseModel(PoseModelConfig(width=16, layers=1, heads=2))
-    silence_strangers(model, [Described("a man sitting", (LEGS[1],))])
-    known, strange, mixed = read_words(["a man sitting", "zeppelin", "zeppelin a man sitting"], 4096)
-    assert bool(model.table(strange).eq(0).all())
-    assert int(model.table(known).abs().sum(1).gt(0).sum()) == 6
-    torch.testing.assert_close(model.table(mixed).sum(0), model.table(known).sum(0))
+def test_strange_words_say_nothing_wherever_they_stand() -> None:
+    captions = [one.caption for one in pose_captions(PoseSetConfig(captions=400))]
+    vocabulary = PoseVocabulary.of(captions)
+    plain, *strange = vocabulary.read(
+        [
+            "a man raising the left arm in the snow",
+            "a man raising the enormous left arm in the snow",
+            "a zeppelin man raising the left arm in the snow, quietly, 1783 purple",
+            "a \u00e9l\u00e9gant man raising the left arm in the snow",
+        ]
+    )
+    assert all(torch.equal(row, plain) for row in strange)
+    # A thousand made-up words fall on nothing that is known.
+    letters = "bcdfghjklm"
+    made_up = " ".join(f"{a}{b}x{c}" for a in letters for b in letters for c in letters)
+    assert vocabulary.read([made_up]).tolist() == [[0]]
+    assert vocabulary.unknown("A man raising the Enormous left arm, enormous on the moon") == ["enormous", "moon"]
+
+
+def test_a_stored_model_knows_its_words(tmp_path: Path) -> None:
+    learn(tmp_path)
+    model, told = load_pose_model(tmp_path / "poses")
+    captions = [one.caption for one in pose_captions(pose_stage().poses)]
+    expected = PoseVocabulary.of(captions)
+    assert model.vocabulary.runs == expected.runs == told.runs
+    assert torch.equal(model.vocabulary.read(captions), expected.read(captions))
+    turns = [model.draw(model.vocabulary.read([text]), seeds=[0], steps=3) for text in
+             (captions[0], f"{captions[0]} on the qwertz moon")]  # fmt: skip
+    assert bool((model.vocabulary.read([captions[0]]) > 0).all())
+    known = model.draw(model.vocabulary.read([f"{captions[0]} on the"]), seeds=[0], steps=3)
+    torch.testing.assert_close(turns[1], known, atol=0, rtol=0)
 
 
 def test_training_goes_on_where_it_was_killed(tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ from pcs_ext.errors import CheckpointError, InputError, UsageError
 from pcs_ext.image.fit import FitConfig, fit
 from pcs_ext.threed.cameras import orbit, ring
 from pcs_ext.threed.fields import Bounds
+from pcs_ext.threed.geometry_control import control_identity
 from pcs_ext.threed.placed_mesh import place_mesh
 from pcs_ext.threed.posed_pictures import read_pictures
 from pcs_ext.threed.render import render_views
 from pcs_ext.threed.triplane.gan_stage import GanLoss, GanStage
 from pcs_ext.threed.triplane.generate import drawn_field, generate_3d
-from pcs_ext.threed.triplane.generator_job import load_generator
+from pcs_ext.threed.triplane.generator_job import guiding_shape, load_generator
 from pcs_ext.threed.triplane.networks import Discriminator, Generator, GeneratorConfig, TriplaneField
 from pcs_ext.threed.triplane.view_data import ViewDataConfig, ViewMaker
 from pcs_ext.threed.triplane.view_labels import LabelConfig, view_labels
@@ -154,6 +155,26 @@ def test_pictures_follow_the_shape_and_words_the_view(learned: Learned) -> None:
     assert not seen.covered[0, 0]
     torch.testing.assert_close(picture[:, 0, 0], torch.full((3,), 0.8))
     assert picture[0, 16, 16] > picture[0][seen.covered].min()
+
+
+def test_shapes_stand_in_the_middle_of_the_generators_cube(learned: Learned) -> None:
+    bounds = Bounds(center=(2.0, -1.0, 0.5), half=0.6)
+    for path in (learned.mesh, None):
+        vertices = guiding_shape(path, bounds).vertices
+        middle, extent = (vertices.amin(0) + vertices.amax(0)) / 2, vertices.amax(0) - vertices.amin(0)
+        assert float((middle - torch.tensor(bounds.center)).abs().max()) < 0.05
+        assert 0.9 * bounds.half < float(extent.max()) < 2 * bounds.half
+
+
+def test_a_controlnets_settings_are_part_of_what_a_job_is(tmp_path: Path) -> None:
+    assert control_identity(None, "depth") is None
+    for name in ("config.json", "diffusion_pytorch_model.safetensors", "README.md"):
+        (tmp_path / name).write_text("one")
+    before = control_identity(tmp_path, "depth")
+    (tmp_path / "README.md").write_text("two")
+    assert control_identity(tmp_path, "depth") == before != control_identity(tmp_path, "normal")
+    (tmp_path / "config.json").write_text("two")
+    assert control_identity(tmp_path, "depth") != before
 
 
 def test_a_job_leaves_a_generator_that_draws(
