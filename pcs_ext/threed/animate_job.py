@@ -151,7 +151,8 @@ def animate_3d(
     if field is None:
         model = load(base, options.motion_module, device=options.device, precision=options.precision, reporter=reporter)
         helpers = _helpers(recipe, photo, model, options, reporter)
-        work = WorkFolder(place, {**identity, "base": model.fingerprint, "precision": str(model.dtype)})
+        weights = {"base": model.fingerprint, "precision": str(model.dtype), "view_weights": helpers.view_model}
+        work = WorkFolder(place, {**identity, **weights})
         write_json(place / "recipe.json", recipe)
         write_json(place / _MODEL, _model(base, options))
         job = AnimateJob(recipe, artifact, text, model, work, options, reporter, helpers)
@@ -179,14 +180,14 @@ def _with_what_is_given(recipe: AnimateRecipe, options: AnimateOptions) -> Anima
 
 
 def _beside(options: AnimateOptions) -> dict[str, Any]:
-    """What decides the result beside scene, subject and models, as JSON data; nothing where nothing is given."""
-    files = {name: path for name in ("photo", "depth") if (path := getattr(options, name)) is not None}
-    found: dict[str, Any] = {name: file_sha256(path) for name, path in files.items()}
-    if options.photo is not None:
-        found["photo"] = find_photos([options.photo])[0].digest
-    if options.controlnet is not None:
-        found["controlnet"] = [file_sha256(path) for path in sorted(options.controlnet.glob("*.safetensors"))]
-    return found | ({"view_model": options.view_model} if options.view_model else {})
+    """What decides the result beside scene, subject and models of clips, as JSON data; None where nothing is given."""
+    files = [] if options.controlnet is None else sorted(options.controlnet.glob("*.safetensors"))
+    return {
+        "photo": None if options.photo is None else find_photos([options.photo])[0].digest,
+        "depth": None if options.depth is None else file_sha256(options.depth),
+        "view_model": options.view_model or None,
+        "controlnet": [file_sha256(path) for path in files] or None,
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,12 +198,14 @@ class Helpers:
     """Holds the first moment."""
     control: GeometryControl | None = None
     """Shown the coarse frames."""
+    view_model: str | None = None
+    """Fingerprint of the view model that holds the first moment."""
 
 
 def _helpers(
     recipe: AnimateRecipe, photo: KnownPhoto | None, backbone: Any, options: AnimateOptions, reporter: Reporter
 ) -> Helpers:
-    first, view, control = recipe.stage.first, None, None
+    first, view, control, mark = recipe.stage.first, None, None, None
     if first is None or photo is None:
         held = None
     else:
@@ -210,13 +213,14 @@ def _helpers(
             model = load_view_model(
                 options.view_model, device=options.device, precision=options.precision, reporter=reporter
             )
+            mark = model.fingerprint
             view = ViewGuidance(model, photo, first.known, first.view, recipe.stage.cameras.target)
         held = HeldFirst(photo.at(first.known.side), view)
     if options.controlnet is not None:
         if not isinstance(backbone.denoiser, UNet2DConditionModel):
             raise UsageError(f"a ControlNet is for an image base with a motion adapter; {backbone.name} is none.")
         control = GeometryControl.load(options.controlnet, "tile", backbone)
-    return Helpers(held, control)
+    return Helpers(held, control, mark)
 
 
 def _model(base: str, options: AnimateOptions) -> dict[str, str]:

@@ -21,7 +21,7 @@ from pcs_ext.threed.make import make_3d
 from pcs_ext.threed.recipes.base import Effort
 from pcs_ext.threed.request import MakeOptions
 from pcs_ext.threed.turntable import KINDS
-from pcs_ext.threed.work import WorkFolder
+from pcs_ext.threed.work import STILL, WorkFolder
 
 _WORD_STEPS: dict[Effort, int | None] = {"fast": 100, "balanced": None, "paper": None}
 """Of the learned word; None: textual inversion's own number, on Stable Diffusion the paper's 3,000."""
@@ -131,8 +131,8 @@ def _still(
     reporter: Reporter,
 ) -> Path:
     """The still scene's job; its mesh lies beside it."""
-    mesh = work.path / "still.glb"
-    scene = mesh.with_name(f"{mesh.name}.work")
+    scene = work.path / STILL
+    mesh = scene.with_suffix("")
     if mesh.exists() and (scene / "result.json").exists():
         return scene
     assert options.photo is not None, "checked before"

@@ -83,6 +83,10 @@ class ViewModel(AbstractUnetBackbone):
         """See `AbstractBackbone.token_count`: it reads none."""
         return 0
 
+    def components(self) -> dict[str, nn.Module]:
+        """The denoiser alone."""
+        return {"denoiser": self.denoiser}
+
     def see(self, picture: Tensor) -> Told:
         """What is read of a picture `1 3 h w` in [-1, 1], the thing over white, of any size."""
         side = self.resolution

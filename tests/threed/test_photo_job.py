@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from pcs_ext.config_io import write_json
-from pcs_ext.errors import CheckpointError, UsageError
+from pcs_ext.errors import CheckpointError, InputError, UsageError
 from pcs_ext.image.subject import Artifact
 from pcs_ext.threed.animate_job import Animated, AnimateOptions
 from pcs_ext.threed.known_view import KnownView
@@ -16,6 +16,7 @@ from pcs_ext.threed.motion_stage import FirstMoment, FrameScore, MotionStage
 from pcs_ext.threed.moving_fields import MotionConfig
 from pcs_ext.threed.photo_job import animate_photo
 from pcs_ext.threed.recipes import AnimateRecipe
+from pcs_ext.threed.work import finished_shape
 from pcs_ext.video.backbones.load import load_video_backbone
 from tests.support.small_jobs import Learned, fit_of, small
 from tests.support.tiny_video import tiny_motion_adapter
@@ -66,6 +67,8 @@ def test_a_photo_becomes_a_moving_scene_and_nothing_is_done_twice(learned: Learn
     }
     assert Artifact.load(work / "subject").data.recipe["id"] == "textual-inversion"
     assert (work / "film.gif.work" / "motion" / "moving").is_dir()
+    with pytest.raises(InputError, match=r"give its still scene: .*still\.glb\.work"):
+        finished_shape(work)
     times = {path: path.stat().st_mtime_ns for path in work.rglob("*.safetensors")}
     made.file.unlink()
 
