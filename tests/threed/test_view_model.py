@@ -10,12 +10,13 @@ from safetensors.torch import load_file, save_file
 
 from pcs_ext.errors import ModelError, UsageError
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
-from pcs_ext.image.types import Conditioning
-from pcs_ext.threed.cameras import orbit
+from pcs_ext.image.fit import FitConfig, fit
+from pcs_ext.image.types import Conditioning, LossTerms, ParameterGroup
+from pcs_ext.threed.cameras import Cameras, orbit
 from pcs_ext.threed.distillation import DistillationConfig, TimestepLaw
 from pcs_ext.threed.known_view import KnownPhoto, KnownView
 from pcs_ext.threed.view_guidance import SummedGuidance, ViewGuidance, ViewScore, angles
-from pcs_ext.threed.view_model import Told, ViewModel, load_view_model, pose_numbers
+from pcs_ext.threed.view_model import Told, ViewModel, load_view_model, pose_numbers, view_errors
 from tests.support.tiny import tiny_backbone
 from tests.support.tiny_views import tiny_view_model
 
@@ -160,3 +161,97 @@ def test_what_is_no_view_model_is_refused(stored: Path, tiny_sd_path: Path, tmp_
     with pytest.raises(ModelError, match="UNet reads 8 channels and writes 4, this one reads 4"):
         load_view_model(other, device="cpu")
     assert json.loads((stored / "model_index.json").read_text())["unet"] == ["diffusers", "UNet2DConditionModel"]
+
+
+_BATCH = 8
+
+
+class Things:
+    """Things of some colour or its opposite, more or less of it, all painted alike: one tint in front, another on the
+    right, their opposites behind and on the left.
+
+    Which colour and how much, only the picture tells; which side is wanted, the camera alone.
+    """
+
+    def __init__(self, model: ViewModel) -> None:
+        self.model, self.side = model, model.resolution // model.vae_factor
+        self.tints = torch.eye(model.latent_channels)[:3] * model.latent_channels**0.5
+        self.embedding = model.encoder(torch.zeros(1, 3, 32, 32))
+
+    def latents(self, azimuths: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
+        """`b c h w`."""
+        angle = torch.deg2rad(azimuths)
+        colors = torch.stack([strength, angle.cos(), angle.sin()], 1) @ self.tints
+        return colors[..., None, None].expand(-1, -1, self.side, self.side)
+
+    def told(self, strength: torch.Tensor) -> Told:
+        """What is read of pictures of their fronts; all look alike to the encoder."""
+        front = self.latents(torch.zeros(len(strength)), strength)
+        return Told(self.embedding.expand(len(strength), -1), front)
+
+
+def turned(azimuths: torch.Tensor) -> torch.Tensor:
+    count = len(azimuths)
+    cameras: Cameras = orbit(azimuths, [0.0] * count, [5.2] * count, [32.0] * count)
+    return pose_numbers(cameras, orbit([0.0], [0.0], [5.2], [32.0]), (0.0, 0.0, 0.0), 1.0)
+
+
+def taught(base: AbstractUnetBackbone, folder: Path, *, shuffled: bool) -> tuple[ViewModel, Things]:
+    """A view model after some steps, beside true cameras or beside those of other things."""
+    model = tiny_view_model(base, folder, noise=0.0)
+    things = Things(model)
+    for module in (model.denoiser, model.projection):
+        module.requires_grad_(True)
+
+    def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
+        azimuths = torch.rand(_BATCH, generator=generator) * 360
+        sign = 2 * torch.randint(2, (_BATCH,), generator=generator) - 1
+        strength = sign * (0.6 + 0.8 * torch.rand(_BATCH, generator=generator))
+        clean, poses = things.latents(azimuths, strength), turned(azimuths)
+        noise = torch.randn(clean.shape, generator=generator)
+        timesteps = torch.randint(850, 1000, (_BATCH,), generator=generator)
+        poses = poses[torch.randperm(_BATCH, generator=generator)] if shuffled else poses
+        kept = torch.rand(_BATCH, generator=generator) >= 0.1
+        return LossTerms({"v": view_errors(model, clean, noise, timesteps, things.told(strength), poses, kept).mean()})
+
+    modules = {"unet": (model.denoiser, 3e-3), "projection": (model.projection, 3e-2)}
+    groups = [
+        ParameterGroup(name=name, parameters=tuple(module.parameters()), learning_rate=rate)
+        for name, (module, rate) in modules.items()
+    ]
+    settings = FitConfig(steps=160, optimizer="adam", lr_schedule="constant", max_gradient_norm=None)
+    for _ in fit(loss, groups, settings):
+        pass
+    return model, things
+
+
+@torch.no_grad()
+def drawn(model: ViewModel, things: Things, azimuths: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
+    """Mean colours `b c` of what a model sees in pure noise, over a few draws of it."""
+    draws, rows = 6, len(azimuths)
+    noise = torch.randn(draws * rows, 4, things.side, things.side, generator=torch.Generator().manual_seed(5))
+    when = torch.full((draws * rows,), 999)
+    told = things.told(strength)
+    given = model.conditioning(Told(told.embedding.repeat(draws, 1), told.latents.repeat(draws, 1, 1, 1)),
+                               turned(azimuths).repeat(draws, 1))  # fmt: skip
+    clean = model.schedule.to_x0(model.predict(noise, when, given), noise, when)
+    return clean.mean((2, 3)).unflatten(0, (draws, rows)).mean(0)
+
+
+def test_it_learns_to_turn_what_one_picture_shows_and_its_base_stays(tmp_path: Path) -> None:
+    base = tiny_backbone(tmp_path / "sd", prediction_type="v_prediction")
+    before = {name: value.clone() for name, value in base.denoiser.state_dict().items()}
+    follows, things = taught(base, tmp_path / "follows", shuffled=False)
+    control, _ = taught(base, tmp_path / "control", shuffled=True)
+    assert all(torch.equal(value, before[name]) for name, value in base.denoiser.state_dict().items())
+    azimuths = torch.tensor([20.0, 110.0, 200.0, 290.0] * 2)
+    strength = torch.tensor([1.0] * 4 + [-1.0] * 4)
+    true = things.latents(azimuths, strength).mean((2, 3))
+    found, blind = (drawn(one, things, azimuths, strength) for one in (follows, control))
+    error, by_chance = (float((one - true).square().mean()) for one in (found, blind))
+    assert error < 0.3 < 0.8 < by_chance, (error, by_chance)
+    for rows in (slice(0, 4), slice(4, 8)):
+        assert torch.cdist(found[rows], true[rows]).argmin(1).tolist() == [0, 1, 2, 3]
+    # The same cameras, the opposite thing in the picture: the opposite colour, the same sides.
+    own = (found @ things.tints[0]).sign().tolist()
+    assert own == [1.0] * 4 + [-1.0] * 4

@@ -78,14 +78,14 @@ _ENTRIES = (
         "animate124-still",
         "a still scene of one photo: its own camera, a view model and words",
         "2311.14603",
-        "",
+        "animate124",
         animate124_still,
     ),
     (
         "animate124",
         "a grid for every moment, frames refined by the subject: 3d animate, 3d animate-photo",
         "2311.14603",
-        "",
+        "animate124",
         animate124,
     ),
     # PAS's number is recalled, not looked up.
