@@ -332,7 +332,8 @@ def _save_encoder(encoder: PictureEncoder, target: Path) -> None:
     model: Any = CLIPVisionModelWithProjection(vision)
     kept = {key: value for key, value in encoder.model.state_dict().items() if key in model.state_dict()}
     model.load_state_dict(kept)
-    nn.Module.to(model, torch.float16).save_pretrained(target / "image_encoder")
+    nn.Module.to(model, torch.float16)
+    model.save_pretrained(target / "image_encoder")
     config = json.loads((target / "image_encoder" / "config.json").read_text(encoding="utf-8"))
     write_json(target / "image_encoder" / "config.json", {**config, "dtype": "float32"})
     write_json(target / "image_encoder" / "preprocessor_config.json", _described(encoder))

@@ -225,6 +225,7 @@ def test_the_photo_holds_the_first_moment_alone_and_the_view_model_sees_first_fr
     assert view.seen == []
     assert set(loss(5, 0, torch.Generator().manual_seed(0)).terms) == {"clip", "unrest", "first/red"}
     assert view.seen[0][0] == 1
+    assert stage.first is not None
     never = dataclasses.replace(stage, first=dataclasses.replace(stage.first, share=0.0))
     quiet = MotionLoss(field, never, RedClips(), held=HeldFirst(PHOTO, view))  # type: ignore[arg-type]
     assert set(quiet(5, 0, torch.Generator().manual_seed(0)).terms) == {"clip", "unrest"}
