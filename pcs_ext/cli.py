@@ -101,6 +101,7 @@ def commands() -> dict[str, Callable[..., Any]]:
         "3d texture": threed_cli.texture,
         "3d edit": threed_cli.edit,
         "3d animate": general.animate,
+        "3d animate-photo": general.animate_photo,
         "3d learn-poses": avatar_cli.learn_poses,
         "3d avatar": avatar_cli.avatar,
         "3d learn-generator": avatar_cli.learn_generator,

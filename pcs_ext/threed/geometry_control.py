@@ -1,4 +1,4 @@
-"""A ControlNet that tells a denoiser the geometry behind a picture: normals or depth of the mesh in view.
+"""A ControlNet that tells a denoiser what is behind a picture: normals or depth of the mesh in view, or coarse colours.
 
 Any `ControlNetModel` of diffusers that fits the base. None is trained for the embedded base yet.
 """
@@ -17,7 +17,8 @@ from pcs_ext.errors import ModelError, UsageError
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.threed.cameras import Cameras
 
-ControlKind = Literal["normal", "depth"]
+ControlKind = Literal["normal", "depth", "tile"]
+"""tile: the picture itself, coarse (ControlNet 1.1 tile)."""
 
 
 class GeometryControl:
