@@ -110,7 +110,6 @@ class FaceStudio(AbstractReferenceAdapter):
             self.context, width, width=config.width, depth=config.depth, heads=config.heads, places=places
         )  # fmt: skip
         self._stage = ""
-        self._told_looks: Tensor | None = None
 
     @classmethod
     def untrained(
@@ -136,6 +135,11 @@ class FaceStudio(AbstractReferenceAdapter):
         """See `AbstractReferenceAdapter.begin_stage`."""
         self._stage = name
 
+    @property
+    def denoises(self) -> bool:
+        """See `AbstractReferenceAdapter.denoises`: the prior learns without the denoiser."""
+        return self._stage != "prior"
+
     def groups(self) -> dict[str, tuple[nn.Parameter, ...]]:
         """See `AbstractReferenceAdapter.groups`."""
         guided = (self.look, self.face, self.maps)
@@ -157,10 +161,6 @@ class FaceStudio(AbstractReferenceAdapter):
         if self.training and self._stage == "guidance":
             return like.new_zeros(len(asked.prompts), self.width) if style is None else style[:, 0].to(like)
         words = self.told_by_words(asked)
-        if self.training:
-            self._told_looks = words
-            # The prior learns without the denoiser.
-            return words.detach()
         return words if style is None else torch.lerp(words, style[:, 0].to(words), self.config.style_share)
 
     def tokens_of(self, looks: Tensor, faces: Tensor) -> Tensor:
@@ -169,7 +169,6 @@ class FaceStudio(AbstractReferenceAdapter):
 
     def _told(self, asked: Asked) -> Conditioning:
         """See `AbstractReferenceAdapter.conditioned`. At lower strengths what is found in the text comes back."""
-        self._told_looks = None
         told = asked.encoded()
         if not bool(asked.seen.any()):
             return told
@@ -193,9 +192,12 @@ class FaceStudio(AbstractReferenceAdapter):
         """See `AbstractReferenceAdapter.watching`: `projection` and, where the image encoder has texts, `contrast`."""
 
         def terms() -> dict[str, Tensor]:
-            told, target, texts = self._told_looks, pairs.shown.target, pairs.shown.texts
-            if told is None or target is None:
+            target, texts = pairs.shown.target, pairs.shown.texts
+            if self.denoises or target is None:
                 return {}
+            encode = backbone.encode_prompt
+            asked = Asked(backbone=backbone, encode=encode, prompts=pairs.captions, shown=pairs.shown)
+            told = self.told_by_words(asked)
             found = {"projection": F.mse_loss(told, target[:, 0].to(told))}
             if texts is not None:
                 contrast = text_contrast(told, texts.to(told), self.config.temperature)

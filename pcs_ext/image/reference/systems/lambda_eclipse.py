@@ -134,8 +134,6 @@ class LambdaEclipse(AbstractReferenceAdapter):
         self.project = LinearProjection(width, context, config.tokens)
         self.maps = PictureMaps(context, channels)
         self._stage = ""
-        self._told_rows: Tensor | None = None
-        self._embeddings: Tensor | None = None
 
     @classmethod
     def untrained(
@@ -164,6 +162,11 @@ class LambdaEclipse(AbstractReferenceAdapter):
         """See `AbstractReferenceAdapter.begin_stage`."""
         self._stage = name
 
+    @property
+    def denoises(self) -> bool:
+        """See `AbstractReferenceAdapter.denoises`: the prior learns without the denoiser."""
+        return self._stage != "prior"
+
     def groups(self) -> dict[str, tuple[nn.Parameter, ...]]:
         """See `AbstractReferenceAdapter.groups`."""
         decoder = (*self.project.parameters(), *self.maps.parameters())
@@ -181,7 +184,6 @@ class LambdaEclipse(AbstractReferenceAdapter):
     def _told(self, asked: Asked) -> Conditioning:
         """See `AbstractReferenceAdapter.conditioned`: the prompt's states give way to an empty prompt's, and the told
         embedding stands beside them."""
-        self._told_rows = self._embeddings = None
         present = asked.present.any(1)
         if not present.any():
             return asked.encoded()
@@ -190,9 +192,6 @@ class LambdaEclipse(AbstractReferenceAdapter):
             told = target[:, 0].to(self.prior.out.weight)
         else:
             told = self.embeddings(asked)
-            self._told_rows, self._embeddings = present, told
-            # The prior learns without the denoiser.
-            told = told.detach() if self.training else told
         empty = asked.encoded([""] * len(asked.prompts))
         strength = (min(asked.scale, 1.0) * present).to(empty.states)[:, None, None]
         conditioning = asked.encoded().with_states(lambda own: torch.lerp(own, empty.states.to(own), strength))
@@ -204,9 +203,12 @@ class LambdaEclipse(AbstractReferenceAdapter):
         """See `AbstractReferenceAdapter.watching`: `projection` and, where the image encoder has texts, `contrast`."""
 
         def terms() -> dict[str, Tensor]:
-            rows, told, target, texts = self._told_rows, self._embeddings, pairs.shown.target, pairs.shown.texts
-            if self._stage != "prior" or rows is None or told is None or target is None:
+            target, texts = pairs.shown.target, pairs.shown.texts
+            if self.denoises or target is None:
                 return {}
+            encode = backbone.encode_prompt
+            asked = Asked(backbone=backbone, encode=encode, prompts=pairs.captions, shown=pairs.shown)
+            rows, told = asked.present.any(1), self.embeddings(asked)
             found = {"projection": F.mse_loss(told[rows], target[rows, 0].to(told))}
             if texts is not None:
                 contrast = text_contrast(told[rows], texts[rows].to(told), self.config.temperature)
