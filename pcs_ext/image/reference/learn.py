@@ -96,7 +96,7 @@ def learn_reference(
         train_stages(loss, settings, seed, Path(f"{output}.training"), config_hash(known), reporter)
     said = ReferenceConfig(
         kind=system,
-        adapter=kind,
+        adapter=made_by.located(kind),
         encoder=encoder_name(encoder),
         encoder_digest=reader.digest,
         base=backbone.name,

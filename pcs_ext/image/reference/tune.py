@@ -108,7 +108,7 @@ def tune_reference(
         folder, stages = Path(f"{output}.training"), made.tuning_stages
         train_stages(loss, training, seed, folder, config_hash(known), reporter, stages)
     fingerprint, total = backbone.fingerprint, settings.steps + steps
-    tuned = dataclasses.replace(settings, adapter=kind, base_fingerprint=fingerprint, steps=total)
+    tuned = dataclasses.replace(settings, adapter=made.located(kind), base_fingerprint=fingerprint, steps=total)
     save_adapter(made, tuned, output, half=False)
     shutil.rmtree(f"{output}.training", ignore_errors=True)
     reporter.event("tuned", f"saved {output}", output=str(output))
