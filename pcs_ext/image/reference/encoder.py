@@ -147,6 +147,14 @@ def _layers(model: Any, pixels: Tensor, numbers: Sequence[int]) -> Tensor:
     return torch.cat([seen[:, :, :1], seen[:, :, 1 + registers :]], dim=2)
 
 
+def masks_of(photos: Sequence[Photo]) -> list[Tensor | None]:
+    """Of each photo where its subject is, `1 h w` in [0, 1]: everywhere in one without a mask beside one with it, so
+    that they can be seen together; None for all, where no mask is known."""
+    if all(photo.mask is None for photo in photos):
+        return [None] * len(photos)
+    return [torch.ones_like(photo.image[:1]) if photo.mask is None else photo.mask for photo in photos]
+
+
 def patch_side(config: Any) -> int:
     """Pixels along a patch of a vision transformer.
 

@@ -342,7 +342,13 @@ def encoder_folder(name: str) -> Path:
         return Path(name)
     if name.startswith("toybox/"):
         return TOYBOX_WEIGHTS / name.removeprefix("toybox/")
-    return Path(name).expanduser() if Path(name).expanduser().is_dir() else hub_folder(name)
+    folder = Path(name).expanduser()
+    if folder.is_absolute() and not folder.is_dir():
+        raise ModelError(
+            f"the image encoder should lie in {name}, which is no folder. Pass the place where it lies now by "
+            "--encoder or --reference-encoder."
+        )
+    return folder if folder.is_dir() else hub_folder(name)
 
 
 def encoder_name(name: str) -> str:
