@@ -25,7 +25,7 @@ from pcs_ext.image.reference.maps import MapKinds, albums_of_maps, check_maps, m
 from pcs_ext.image.reference.pairs import PairData, encode_subjects
 from pcs_ext.image.reference.retrieve import retrieved_groups
 from pcs_ext.image.reference.shown import Sight
-from pcs_ext.image.reference.style_space import codes_file
+from pcs_ext.image.reference.style_space import check_named, codes_file
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceSchedule, ReferenceTraining
 from pcs_ext.image.reference.views import read_views
 from pcs_ext.image.types import ParameterGroup
@@ -81,6 +81,7 @@ def learn_reference(
     subjects = _albums(pairs, made_by, maps, system)
     backbone = load_backbone(base, device=device, precision=precision, reporter=reporter)
     reader = open_eye(encoder_folder(encoder), made_by, backbone)
+    check_named(reader)
     data = _encoded(subjects, backbone, reader, made_by, maps, reporter)
     adapter = build_adapter(kind, backbone, reading_of(reader), seed=seed)
     told: list[Any] = [[own.nouns, *[photo.digest for photo in own.photos]] for own in subjects]

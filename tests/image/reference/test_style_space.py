@@ -14,7 +14,14 @@ from pcs_ext.errors import ConfigError, Interrupted, ModelError, PhotoError
 from pcs_ext.image.data import find_photos
 from pcs_ext.image.reference.style_learn import PREVIEW, divergence, learn_style_space, pyramid_error
 from pcs_ext.image.reference.style_networks import ModulatedConv, StyleAutoencoder, StyleNetworks
-from pcs_ext.image.reference.style_space import WEIGHTS, StyleSpaceConfig, WrittenCodes, open_style_space
+from pcs_ext.image.reference.style_space import (
+    WEIGHTS,
+    StyleEye,
+    StyleSpaceConfig,
+    WrittenCodes,
+    check_named,
+    open_style_space,
+)
 from pcs_ext.reporter import SilentReporter
 from tests.support.tiny_albums import albums
 from tests.support.tiny_reference import drawn
@@ -137,6 +144,21 @@ def test_codes_of_another_tool_lie_beside_photos(photos: Path, tmp_path: Path) -
     (photos / "0_codes.safetensors").unlink()
     with pytest.raises(PhotoError, match=r"0_codes.safetensors is missing"):
         eye.of_files(given)
+
+
+def test_codes_of_one_shape_are_told_apart_by_their_tools_name(tmp_path: Path) -> None:
+    def of(name: str) -> StyleEye:
+        (tmp_path / f"space-{name}").mkdir()
+        written = WrittenCodes(name=name, styles=4, width=6)
+        write_json(tmp_path / f"space-{name}" / "config.json", StyleSpaceConfig(written=written))
+        return open_style_space(tmp_path / f"space-{name}")
+
+    faces, cars, nobodys = of("faces, e4e"), of("cars, e4e"), of("")
+    assert len({eye.digest for eye in (faces, cars, nobodys)}) == 3
+    assert nobodys.digest == "5960c5d1", "adapters of earlier versions still open"
+    check_named(faces)
+    with pytest.raises(ConfigError, match="space- .* does not say whose codes lie beside the photos"):
+        check_named(nobodys)
 
 
 def test_what_is_no_style_space_is_refused(eye: Path, tmp_path: Path) -> None:
