@@ -101,17 +101,24 @@ def restyle(
     print_paths(save_images(images, pictures.output))
 
 
-def landmarks(photos: Positional[tuple[Path, ...]], detector: str, overwrite: bool = False) -> None:
+def landmarks(
+    photos: Positional[tuple[Path, ...]], detector: str, overwrite: bool = False, jsonl: Path | None = None
+) -> None:
     """Find five points of every face by a detector of yours, and write landmarks/NAME.txt beside each photo.
 
-    Photos are only read. `reference learn --system instantid` and --reference-map landmarks-of=PHOTO look for these
-    files: five lines "x y" a face (eyes, nose, corners of the mouth) in shares of the photo.
+    Photos are only read, one at a time, and those without a face are named. `reference learn --system instantid` and
+    --reference-map landmarks-of=PHOTO look for these files: five lines "x y" a face (eyes, nose, corners of the mouth)
+    in shares of the photo.
 
     Args:
         photos: photos, folders of photos, or folders of albums.
         detector: MODULE:FUNCTION that takes a photo (uint8, 3 h w) and gives points n 2 in pixels, five for each face.
         overwrite: find anew what is there; else it is kept.
+        jsonl: also write every event as a JSON line to this file.
     """
     from pcs_ext.image.reference.landmarks import find_landmarks, load_landmark_detector
 
-    print_paths(find_landmarks(photos, load_landmark_detector(detector), overwrite=overwrite))
+    found = find_landmarks(
+        photos, load_landmark_detector(detector), overwrite=overwrite, reporter=console_reporter(jsonl)
+    )  # fmt: skip
+    print_paths(found)

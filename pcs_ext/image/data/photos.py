@@ -5,7 +5,7 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,13 +69,27 @@ def find_photos(source: Iterable[Path | str] | Path | str) -> list[Photo]:
     Raises:
         PhotoError: nothing usable is there, or a file is missing, empty, corrupt, tiny or too large.
     """
+    return list(each_photo(source))
+
+
+def each_photo(source: Iterable[Path | str] | Path | str) -> Iterator[Photo]:
+    """The same one after the other, for who needs one at a time: an album's pixels may not fit into memory."""
+    return map(_with_companions, photo_files(source))
+
+
+def photo_files(source: Iterable[Path | str] | Path | str) -> list[Path]:
+    """The files of `find_photos`, without opening them: those of `photo_paths` but for what others were made of.
+
+    Raises:
+        PhotoError: a path does not exist, or a folder holds no photos.
+    """
     paths = photo_paths(source)
     made = {(path.parent, f"{path.stem}{_BEFORE}") for path in paths}
-    return [_with_companions(path) for path in paths if (path.parent, path.stem) not in made]
+    return [path for path in paths if (path.parent, path.stem) not in made]
 
 
 def photo_paths(source: Iterable[Path | str] | Path | str) -> list[Path]:
-    """The files `find_photos` would read, without opening them: a folder's in natural order, or those given.
+    """Photos without opening them: a folder's in natural order, or those given.
 
     Raises:
         PhotoError: a path does not exist, or a folder holds no photos.
