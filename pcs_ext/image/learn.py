@@ -26,7 +26,7 @@ from pcs_ext.image.data import Photo, SubjectDataset, concept_crops, find_photos
 from pcs_ext.image.early_stopping import DvarStop
 from pcs_ext.image.fit import AbstractRun, fit
 from pcs_ext.image.forgetting import Forgetting
-from pcs_ext.image.loss_log import LossLog
+from pcs_ext.image.loss_log import LossLog, LossReport
 from pcs_ext.image.mask_estimate import EstimatedMasks
 from pcs_ext.image.photo_contexts import is_context, with_contexts
 from pcs_ext.image.photo_reader import reader_for
@@ -373,15 +373,15 @@ class _Run:
                 config_hash=config_hash([to_jsonable(self.recipe), self.seed, phase.name, *self._company()]),
             )
             hooks = {**kept_norms(phase, groups), **self._estimates(phase)}
-            for state in fit(loss, groups, config, checkpoints=checkpoints, extra_state=hooks, stop=stop,
-                             after_step=tuple(hooks.values()), on_start=running.append):  # fmt: skip
-                total = state.losses["total"]
-                log.add(phase.name, state.step, total)
-                self.reporter.progress(f"learn {phase.name}", state.step, state.total_steps, loss=total)
-                if self.previews.is_due(state.step):
-                    path = self.previews.write(running[0], phase.name, state.step)
-                    self.reporter.event("preview", f"preview {path}", path=str(path))
-                yield state
+            task, device = f"learn {phase.name}", self.backbone.device
+            with LossReport(log, self.reporter, phase=phase.name, task=task, device=device) as report:
+                for state in fit(loss, groups, config, checkpoints=checkpoints, extra_state=hooks, stop=stop,
+                                 after_step=tuple(hooks.values()), on_start=running.append):  # fmt: skip
+                    report.add(state)
+                    if self.previews.is_due(state.step):
+                        path = self.previews.write(running[0], phase.name, state.step)
+                        self.reporter.event("preview", f"preview {path}", path=str(path))
+                    yield state
 
 
 def _photos(photos: Sequence[Path] | Sequence[Photo] | Path | str) -> list[Photo]:

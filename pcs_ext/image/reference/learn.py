@@ -14,6 +14,7 @@ from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.data import Photo
 from pcs_ext.image.fit import FitConfig, fit
 from pcs_ext.image.learn import AUTOCAST
+from pcs_ext.image.loss_log import LossReport
 from pcs_ext.image.reference import REFERENCES, ReferenceEntry
 from pcs_ext.image.reference.albums import Subjects, read_subjects
 from pcs_ext.image.reference.base import AbstractReferenceAdapter, TrainingStage
@@ -229,8 +230,10 @@ def train_stages(
         checkpoints = CheckpointFolder(folder / f"{number + 1}-{stage.name}", config_hash=known)
         title = "learn reference" if len(stages) == 1 else f"learn reference ({stage.name})"
         try:
-            for state in fit(loss, parameter_groups(adapter, stage, settings), fitting, checkpoints=checkpoints):
-                reporter.progress(title, state.step, state.total_steps, loss=state.losses["total"])
+            groups = parameter_groups(adapter, stage, settings)
+            with LossReport(None, reporter, task=title, device=backbone.device) as report:
+                for state in fit(loss, groups, fitting, checkpoints=checkpoints):
+                    report.add(state)
         except KeyboardInterrupt:
             raise Interrupted("interrupted; what was learned so far is saved. The same command goes on.") from None
     adapter.eval()
