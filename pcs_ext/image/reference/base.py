@@ -126,6 +126,9 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
     """Whether it changes what is drawn before every step of a sampling."""
     mixes: bool = False
     """Whether it makes the predictions of a sampling, of several that it asks for."""
+    in_steps: str = ""
+    """What it does in the steps of a sampling, if it does either, in words that follow its name: where steps are not
+    its own to reach into, it is refused with them."""
 
     @property
     def identity(self) -> IdentityLoss | None:

@@ -71,6 +71,7 @@ class AbstractNeighbours(AbstractReferenceAdapter, abc.ABC):
     sees: Sees = "latents"
     asks_captions = True
     refines = True
+    in_steps = "lets guidance go away from the words and from the photos by turns, step after step"
 
     def __init__(self, name: str, turns: float, heads: int, width: int, channels: int, context: int) -> None:
         super().__init__()

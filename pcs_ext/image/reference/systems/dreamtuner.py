@@ -140,6 +140,7 @@ class DreamTuner(AbstractReferenceAdapter):
     asks_noun = True
     enters = True
     refines = True
+    in_steps = "lets guidance go away from the words and from a noisier photo by turns, step after step"
 
     def __init__(
         self, config: DreamTunerConfig, width: int, context: int, blocks: Mapping[str, int], channels: int

@@ -66,6 +66,7 @@ class FaceDiffuser(AbstractFusedDenoiserAdapter):
     """
 
     mixes = True
+    in_steps = "lets saliency say in every step which of two models draws what"
 
     def _told(self, asked: Asked) -> Conditioning:
         """See `AbstractReferenceAdapter.conditioned`. In use the words alone are kept beside, for `mixed`."""
