@@ -79,8 +79,6 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
     retrieves: int = 0
     """Of an adapter whose pictures show other things than the one that is drawn: how many of those whose captions are
     most like its own are shown in training; 0: pictures of the same subject are."""
-    also_latents: bool = False
-    """Whether it also reads the base's own latents of the pictures, in use."""
     cuts: bool = False
     """Whether it also reads pictures with what is around the subject taken out."""
     asks_noun: bool = False

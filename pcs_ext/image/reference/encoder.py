@@ -112,7 +112,6 @@ class PictureEncoder:
             detail=sight.detail,
             latents=None if sight.latents is None else torch.zeros_like(sight.latents),
             cells=None if sight.cells is None else torch.zeros_like(sight.cells),
-            ground=None if sight.ground is None else torch.zeros_like(sight.ground),
         )
 
     def _read(self, pixels: Tensor) -> Tensor:

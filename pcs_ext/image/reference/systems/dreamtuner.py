@@ -42,7 +42,7 @@ from pcs_ext.image.sample import Sampling
 from pcs_ext.image.types import Conditioning, Decoupled
 from pcs_ext.runtime import generator_for
 
-_TOKENS, _GROUND = "reference_dreamtuner", "reference_dreamtuner_ground"
+_TOKENS, _CELLS = "reference_dreamtuner", "reference_dreamtuner_cells"
 
 
 @config
@@ -135,7 +135,7 @@ class DreamTuner(AbstractReferenceAdapter):
     """
 
     sees: Sees = "patches"
-    also_latents = True
+    asks_latents = True
     cuts = True
     asks_noun = True
     enters = True
@@ -182,9 +182,9 @@ class DreamTuner(AbstractReferenceAdapter):
         told = beside(asked.encoded(), _TOKENS, self.encode(sight.object.flatten(1, 2)), counted)
         if self.training or sight.latents is None or self.config.photo_weight == 0:
             return told
-        ground = torch.ones_like(sight.latents[:, :, :1]) if sight.ground is None else sight.ground
+        assert sight.cells is not None
         said = asked.encoded([f"a photo of the {own[0]}" for own in asked.shown.nouns for _ in own])
-        told = beside(told, _GROUND, ground.flatten(2), counted)
+        told = beside(told, _CELLS, sight.cells.flatten(2), counted)
         return with_references(told, sight.latents, counted, said)
 
     @contextlib.contextmanager
@@ -208,7 +208,7 @@ class DreamTuner(AbstractReferenceAdapter):
     def _answered(self, backbone: AbstractBackbone) -> Any:
         def answered(predict: Predict, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
             if self._guided and len(noisy) == 2 * self._guided:
-                conditioning = seen_by_both(conditioning, self._guided, (_TOKENS, _GROUND, LATENTS))
+                conditioning = seen_by_both(conditioning, self._guided, (_TOKENS, _CELLS, LATENTS))
             read = read_of(conditioning, _TOKENS)
             if read is None or not len(read.seen):
                 return predict(noisy, timesteps, conditioning)
@@ -246,9 +246,9 @@ class DreamTuner(AbstractReferenceAdapter):
         dirty = backbone.schedule.add_noise(clean.flatten(0, 1), noise.to(clean).expand_as(clean).flatten(0, 1), levels)
         paths = self_attention_paths(backbone)
         cells = own_cells(backbone, predict, given, dirty.unflatten(0, (-1, count)), at, len(times), paths)
-        ground = read_of(conditioning, _GROUND)
-        assert ground is not None
-        shown = ground.vectors.unflatten(2, grid)
+        known = read_of(conditioning, _CELLS)
+        assert known is not None
+        shown = known.vectors.unflatten(2, grid)
         sources: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
         for path, found in cells.items():
             attention: Any = backbone.denoiser.get_submodule(path)
@@ -261,9 +261,10 @@ class DreamTuner(AbstractReferenceAdapter):
         ]
 
 
-def covered(ground: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Which cells of a coarser grid are mostly of the subject, `b r h w` in [0, 1] -> `b r*rows*columns`, 0 or 1."""
-    return (F.adaptive_avg_pool2d(ground.float(), grid) >= 0.5).float().flatten(1)
+def covered(cells: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Which cells of a grid that may be coarser are mostly of the subject, `b r h w` in [0, 1] -> `b r*rows*columns`,
+    0 or 1."""
+    return (F.adaptive_avg_pool2d(cells.float(), grid) >= 0.5).float().flatten(1)
 
 
 def seen_by_both(conditioning: Conditioning, count: int, names: tuple[str, ...]) -> Conditioning:
