@@ -8,7 +8,6 @@ turns: away from no words, and from a noisier photo towards a cleaner one. It is
 """
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -26,7 +25,6 @@ from pcs_ext.image.backbones.unet import recomputing_inside
 from pcs_ext.image.predict_programs import Predict
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import (
-    AbstractReferenceAdapter,
     Reading,
     check_context,
     context_width,
@@ -38,9 +36,8 @@ from pcs_ext.image.reference.own_pass import own_cells
 from pcs_ext.image.reference.second_denoiser import LATENTS, References, references_of, with_references
 from pcs_ext.image.reference.shown import Sees
 from pcs_ext.image.reference.systems.bootpig import timestep_noise
-from pcs_ext.image.sample import Sampling
+from pcs_ext.image.reference.turns import AbstractTurnsAdapter, seen_by_both
 from pcs_ext.image.types import Conditioning, Decoupled
-from pcs_ext.runtime import generator_for
 
 _TOKENS, _CELLS = "reference_dreamtuner", "reference_dreamtuner_cells"
 
@@ -117,7 +114,7 @@ class SubjectAttention(nn.Module):
         return self.to_out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
 
-class DreamTuner(AbstractReferenceAdapter):
+class DreamTuner(AbstractTurnsAdapter):
     """The subject encoder and its attentions.
 
     Differs from DreamTuner in that no ControlNet leads the layout while it learns: another picture of the subject is
@@ -139,7 +136,7 @@ class DreamTuner(AbstractReferenceAdapter):
     cuts = True
     asks_noun = True
     enters = True
-    refines = True
+    drawn_as = "dreamtuner"
     in_steps = "lets guidance go away from the words and from a noisier photo by turns, step after step"
 
     def __init__(
@@ -156,8 +153,11 @@ class DreamTuner(AbstractReferenceAdapter):
         )
         if config.denoiser:
             self.inside = (FullAdapter("reference", FullConfig(components=("denoiser",))),)
-        self._guided = 0
-        self._turn = False
+
+    @property
+    def pictures_share(self) -> float:
+        """See `AbstractTurnsAdapter.pictures_share`."""
+        return self.config.turns
 
     @classmethod
     def untrained(
@@ -191,23 +191,11 @@ class DreamTuner(AbstractReferenceAdapter):
     def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
         """See `AbstractReferenceAdapter.inserted`: rows with photos are denoised with all attentions."""
         with super().inserted(backbone, scale), answering(backbone, _TOKENS, self._answered(backbone)):
-            try:
-                yield
-            finally:
-                self._guided, self._turn = 0, False
-
-    def refined(
-        self, backbone: AbstractBackbone, sampling: Sampling, step: int, timestep: Tensor, latents: Tensor
-    ) -> Tensor:
-        """See `AbstractReferenceAdapter.refined`: latents stay; whose turn it is is drawn, for all pictures alike."""
-        self._guided = len(latents) if sampling.guided else 0
-        chance = float(torch.rand((), generator=generator_for("dreamtuner", step)))
-        self._turn = chance < self.config.turns
-        return latents
+            yield
 
     def _answered(self, backbone: AbstractBackbone) -> Any:
         def answered(predict: Predict, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-            if self._guided and len(noisy) == 2 * self._guided:
+            if self.guided(noisy):
                 conditioning = seen_by_both(conditioning, self._guided, (_TOKENS, _CELLS, LATENTS))
             read = read_of(conditioning, _TOKENS)
             if read is None or not len(read.seen):
@@ -265,13 +253,3 @@ def covered(cells: Tensor, grid: tuple[int, int]) -> Tensor:
     """Which cells of a grid that may be coarser are mostly of the subject, `b r h w` in [0, 1] -> `b r*rows*columns`,
     0 or 1."""
     return (F.adaptive_avg_pool2d(cells.float(), grid) >= 0.5).float().flatten(1)
-
-
-def seen_by_both(conditioning: Conditioning, count: int, names: tuple[str, ...]) -> Conditioning:
-    """Guidance's negative rows, the first `count`, with what the positive rows behind them see under names that begin
-    so."""
-    shown = dict(conditioning.shown or {})
-    for name, read in shown.items():
-        if name.startswith(names):
-            shown[name] = torch.cat([read[count:], read[count:]])
-    return dataclasses.replace(conditioning, shown=shown or None)
