@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcs_ext.image.adapters import FullAdapter, FullConfig
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.predict_programs import Predict
+from pcs_ext.image.reference.added_attention import AddedAttention
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import check_context
 from pcs_ext.image.reference.entering import entering
@@ -25,31 +25,6 @@ from pcs_ext.image.reference.second_denoiser import LATENTS, References, referen
 from pcs_ext.image.reference.shown import Sees
 from pcs_ext.image.reference.turns import AbstractTurnsAdapter, seen_by_both
 from pcs_ext.image.types import Conditioning
-
-
-class NeighbourAttention(nn.Module):
-    """What cells find in those of the neighbours; its output map begins at zero.
-
-    Args:
-        width: of the cells.
-        heads: as many as divide the width, at most.
-    """
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = next(count for count in range(heads, 0, -1) if width % count == 0)
-        self.norm, self.told = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.to_q = nn.Linear(width, width, bias=False)
-        self.to_kv = nn.Linear(width, 2 * width, bias=False)
-        self.to_out = nn.Linear(width, width)
-        nn.init.zeros_(self.to_out.weight)
-        nn.init.zeros_(self.to_out.bias)
-
-    def forward(self, cells: Tensor, neighbours: Tensor) -> Tensor:
-        """`b n width` and `b m width` -> `b n width`."""
-        parts = (self.to_q(self.norm(cells)), *self.to_kv(self.told(neighbours)).chunk(2, -1))
-        query, key, value = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in parts)
-        return self.to_out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
 
 class AbstractNeighbours(AbstractTurnsAdapter, abc.ABC):
@@ -76,7 +51,7 @@ class AbstractNeighbours(AbstractTurnsAdapter, abc.ABC):
     def __init__(self, name: str, turns: float, heads: int, width: int, channels: int, context: int) -> None:
         super().__init__()
         self.name, self.turns, self.width, self.context = name, turns, channels, context
-        self.attention = NeighbourAttention(width, heads)
+        self.attention = AddedAttention(width, width, heads, norms_tokens=True)
         self.inside = (FullAdapter("reference", FullConfig(components=("denoiser",))),)
 
     @property
@@ -165,7 +140,7 @@ def augmented(denoiser: Any, attention: nn.Module, rows: Tensor, held: Tensor, c
 
     Args:
         denoiser: of the base.
-        attention: `NeighbourAttention`.
+        attention: to neighbours.
         rows: `m` numbers in the batch.
         held: of the neighbours of these rows, `m k width`.
         counted: how much neighbours count in every row of the batch, `b`.

@@ -10,6 +10,7 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.cpu_attention import attend
 from pcs_ext.image.backbones.joint import joint_attention
 from pcs_ext.image.data import find_photos
+from pcs_ext.image.reference.added_attention import AddedAttention
 from pcs_ext.image.reference.albums import read_subjects
 from pcs_ext.image.reference.files import OpenedAdapter
 from pcs_ext.image.reference.latents import LatentEncoder
@@ -17,7 +18,7 @@ from pcs_ext.image.reference.pairs import encode_subjects
 from pcs_ext.image.reference.reference import seen_by
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.systems.bootpig import timestep_noise
-from pcs_ext.image.reference.systems.dreamtuner import DreamTuner, DreamTunerConfig, SubjectAttention, covered
+from pcs_ext.image.reference.systems.dreamtuner import DreamTuner, DreamTunerConfig, covered
 from pcs_ext.image.sample import Sampling
 from pcs_ext.image.types import Conditioning
 from pcs_ext.reporter import SilentReporter
@@ -118,7 +119,7 @@ def test_photos_are_seen_as_latents_by_the_bases_own_encoder_once(
 
 def test_the_subject_attention_is_a_cross_attention_that_begins_at_nothing() -> None:
     torch.manual_seed(0)
-    attention = SubjectAttention(8, 6, 2)
+    attention = AddedAttention(8, 6, 2)
     cells, tokens = drawn(1, 5, 8), drawn(1, 3, 6, seed=1)
     assert not attention(cells, tokens).any()
     with torch.no_grad():

@@ -23,6 +23,7 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.token_grid import token_grid
 from pcs_ext.image.backbones.unet import recomputing_inside
 from pcs_ext.image.predict_programs import Predict
+from pcs_ext.image.reference.added_attention import AddedAttention
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import (
     Reading,
@@ -87,33 +88,6 @@ class ResidualBlock(nn.Module):
         return patches + self.net(patches)
 
 
-class SubjectAttention(nn.Module):
-    """S-E-A: a cross-attention to the subject's tokens, whose output map begins at zero.
-
-    Args:
-        width: of the cells.
-        context: of the tokens.
-        heads: as many as divide the width, at most.
-    """
-
-    def __init__(self, width: int, context: int, heads: int) -> None:
-        super().__init__()
-        self.heads = next(count for count in range(heads, 0, -1) if width % count == 0)
-        self.norm = nn.LayerNorm(width)
-        self.to_q = nn.Linear(width, width, bias=False)
-        self.to_kv = nn.Linear(context, 2 * width, bias=False)
-        self.to_out = nn.Linear(width, width)
-        nn.init.zeros_(self.to_out.weight)
-        nn.init.zeros_(self.to_out.bias)
-
-    def forward(self, cells: Tensor, tokens: Tensor) -> Tensor:
-        """What is added to the cells: `b n width` and `b m context` -> `b n width`, float32."""
-        asked = self.to_q(self.norm(cells.to(tokens.dtype)))
-        parts = (asked, *self.to_kv(tokens).chunk(2, -1))
-        query, key, value = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in parts)
-        return self.to_out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
-
-
 class DreamTuner(AbstractTurnsAdapter):
     """The subject encoder and its attentions.
 
@@ -149,7 +123,7 @@ class DreamTuner(AbstractTurnsAdapter):
         )
         self.names = {path: path.replace(".", "_") for path in blocks}
         self.attentions = nn.ModuleDict(
-            {self.names[path]: SubjectAttention(own, context, config.heads) for path, own in blocks.items()}
+            {self.names[path]: AddedAttention(own, context, config.heads) for path, own in blocks.items()}
         )
         if config.denoiser:
             self.inside = (FullAdapter("reference", FullConfig(components=("denoiser",))),)
