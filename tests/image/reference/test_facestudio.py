@@ -16,10 +16,10 @@ from pcs_ext.image.reference.files import OpenedAdapter, reading_of
 from pcs_ext.image.reference.kinds import build_adapter
 from pcs_ext.image.reference.looks import looks
 from pcs_ext.image.reference.pairs import encode_subjects
+from pcs_ext.image.reference.prior import text_contrast
 from pcs_ext.image.reference.reference import seen_by
 from pcs_ext.image.reference.shown import Sight
 from pcs_ext.image.reference.systems.facestudio import FaceStudio, FaceStudioConfig
-from pcs_ext.image.reference.systems.lambda_eclipse import text_contrast
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
 from pcs_ext.image.sample import SampleConfig, sample
 from pcs_ext.image.types import Conditioning

@@ -12,8 +12,9 @@ from pcs_ext.image.reference.files import reading_of
 from pcs_ext.image.reference.kinds import build_adapter
 from pcs_ext.image.reference.nouns import noun_positions
 from pcs_ext.image.reference.pairs import encode_subjects
+from pcs_ext.image.reference.prior import text_contrast
 from pcs_ext.image.reference.shown import Shown, Sight
-from pcs_ext.image.reference.systems.lambda_eclipse import LambdaEclipse, text_contrast
+from pcs_ext.image.reference.systems.lambda_eclipse import LambdaEclipse
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
 from pcs_ext.reporter import SilentReporter
 from tests.image.reference.test_kinds import bright_and_dark, opposite

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcs_ext.config_io import config
@@ -30,9 +29,9 @@ from pcs_ext.image.reference.beside import PictureMaps
 from pcs_ext.image.reference.inside import Read, beside, reading
 from pcs_ext.image.reference.instead import attending_instead
 from pcs_ext.image.reference.pairs import Pairs
+from pcs_ext.image.reference.prior import Prior, prior_terms
 from pcs_ext.image.reference.projection import LinearProjection
 from pcs_ext.image.reference.shown import Sees
-from pcs_ext.image.reference.systems.lambda_eclipse import Prior, text_contrast
 from pcs_ext.image.types import Conditioning
 
 _NAME = "reference_facestudio"
@@ -192,16 +191,13 @@ class FaceStudio(AbstractReferenceAdapter):
         """See `AbstractReferenceAdapter.watching`: `projection` and, where the image encoder has texts, `contrast`."""
 
         def terms() -> dict[str, Tensor]:
-            target, texts = pairs.shown.target, pairs.shown.texts
-            if self.denoises or target is None:
+            if self.denoises:
                 return {}
             encode = backbone.encode_prompt
             asked = Asked(backbone=backbone, encode=encode, prompts=pairs.captions, shown=pairs.shown)
-            told = self.told_by_words(asked)
-            found = {"projection": F.mse_loss(told, target[:, 0].to(told))}
-            if texts is not None:
-                contrast = text_contrast(told, texts.to(told), self.config.temperature)
-                found["contrast"] = self.config.contrast_weight * contrast
-            return found
+            config, told = self.config, self.told_by_words(asked)
+            return prior_terms(
+                told, pairs, contrast_weight=config.contrast_weight, temperature=config.temperature
+            )  # fmt: skip
 
         yield terms
