@@ -370,6 +370,11 @@ def attention_widths(backbone: AbstractBackbone) -> dict[str, int]:
     return {path: backbone.denoiser.get_submodule(path).to_k.weight.shape[0] for path in paths}
 
 
+def block_widths(backbone: AbstractBackbone) -> dict[str, int]:
+    """Channels of the cells in every block that has a text cross-attention, by its path."""
+    return {path.removesuffix(".attn2"): width for path, width in query_widths(backbone).items()}
+
+
 def query_widths(backbone: AbstractBackbone) -> dict[str, int]:
     """Channels of what every text cross-attention asks with, by its path."""
     paths = backbone.cross_attention_paths()

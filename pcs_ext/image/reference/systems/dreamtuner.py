@@ -27,9 +27,9 @@ from pcs_ext.image.reference.added_attention import AddedAttention
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import (
     Reading,
+    block_widths,
     check_context,
     context_width,
-    query_widths,
 )
 from pcs_ext.image.reference.gated import gated
 from pcs_ext.image.reference.inside import answering, beside, read_of
@@ -138,8 +138,8 @@ class DreamTuner(AbstractTurnsAdapter):
         cls, config: DreamTunerConfig, backbone: AbstractBackbone, reading: Reading, seed: int
     ) -> "DreamTuner":
         """Its attentions add nothing yet."""
-        blocks = {path.removesuffix(".attn2"): own for path, own in query_widths(backbone).items()}
-        return cls(config, reading.width, context_width(backbone), blocks, backbone.latent_channels)
+        context = context_width(backbone)
+        return cls(config, reading.width, context, block_widths(backbone), backbone.latent_channels)
 
     def check(self, backbone: AbstractBackbone) -> None:
         """See `AbstractReferenceAdapter.check`."""
