@@ -23,7 +23,7 @@ from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading, chec
 from pcs_ext.image.reference.control import ControlBranch, added_of, controlled
 from pcs_ext.image.reference.details import collage, widened
 from pcs_ext.image.reference.inside import answering, beside, read_of
-from pcs_ext.image.reference.instead import attending_instead
+from pcs_ext.image.reference.instead import reading_instead
 from pcs_ext.image.reference.shown import Sees
 from pcs_ext.image.types import Conditioning
 
@@ -136,14 +136,7 @@ class AnyDoor(AbstractReferenceAdapter):
 
             @contextlib.contextmanager
             def within() -> Iterator[None]:
-                rows, denoiser = tokens.seen, backbone.denoiser
-                pairs = {}
-                for path in backbone.cross_attention_paths():
-                    attention: Any = denoiser.get_submodule(path)
-                    full = tokens.vectors[rows].to(attention.to_k.weight.dtype)
-                    pairs[path] = (attention.to_k(full), attention.to_v(full))
-                strength = tokens.strength[rows]
-                with controlled(denoiser, added), attending_instead(denoiser, pairs, rows, strength):
+                with controlled(backbone.denoiser, added), reading_instead(backbone, tokens):
                     yield
 
             with recomputing_inside(backbone.denoiser, within), within():

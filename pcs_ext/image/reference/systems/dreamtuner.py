@@ -33,6 +33,7 @@ from pcs_ext.image.reference.base import (
 )
 from pcs_ext.image.reference.gated import gated
 from pcs_ext.image.reference.inside import answering, beside, read_of
+from pcs_ext.image.reference.own_maps import own_pairs
 from pcs_ext.image.reference.own_pass import own_cells
 from pcs_ext.image.reference.second_denoiser import LATENTS, References, references_of, with_references
 from pcs_ext.image.reference.shown import Sees
@@ -212,10 +213,8 @@ class DreamTuner(AbstractTurnsAdapter):
         assert known is not None
         shown = known.vectors.unflatten(2, grid)
         sources: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
-        for path, found in cells.items():
-            attention: Any = backbone.denoiser.get_submodule(path)
-            full = found.to(attention.to_k.weight.dtype)
-            sources.setdefault(found.shape[1], {})[path] = (attention.to_k(full), attention.to_v(full))
+        for path, pair in own_pairs(backbone, cells).items():
+            sources.setdefault(cells[path].shape[1], {})[path] = pair
         weight = self.config.photo_weight * given.counted[:, None] / count
         return [
             Decoupled(pairs=pairs, joint=weight * covered(shown, token_grid(size // count, grid)))
