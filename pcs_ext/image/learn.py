@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 
 from pcs_ext.artifact import ArtifactData
-from pcs_ext.config_io import check_place, config_hash, file_sha256, from_jsonable, read_json, to_jsonable
-from pcs_ext.errors import ArtifactError, Interrupted, UsageError
+from pcs_ext.config_io import check_output, config_hash, file_sha256, from_jsonable, read_json, to_jsonable
+from pcs_ext.errors import Interrupted, UsageError
 from pcs_ext.image.activation_checkpointing import activation_checkpointing
 from pcs_ext.image.adapters import FeatureFieldAdapter, ImageWordsAdapter, ReferenceAdapter, build_adapter
 from pcs_ext.image.adapters.base import AbstractAdapter, injected
@@ -145,7 +145,7 @@ def learn(
         Interrupted: Ctrl-C; what was done is saved.
     """
     output, reporter = Path(output), reporter or SilentReporter()
-    _check_output(output, overwrite)
+    check_output(output, overwrite)
     asked = with_request(resolve_recipe(recipe, noun, preset_of(base), config=config), token, steps)
     found = _checked(asked, photos, previews, checkpoint_activations)
     loaded = isinstance(base, AbstractBackbone)
@@ -389,9 +389,3 @@ def _photos(photos: Sequence[Path] | Sequence[Photo] | Path | str) -> list[Photo
         return find_photos(photos)
     read = [photo for photo in photos if isinstance(photo, Photo)]
     return read or find_photos([photo for photo in photos if not isinstance(photo, Photo)])
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    if output.exists() and not overwrite:
-        raise ArtifactError(f"{output} exists already; choose another --output or pass --overwrite to replace it.")
-    check_place(output)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pcs_ext.config_io import check_place, config_hash, file_sha256, from_jsonable, read_json, to_jsonable
-from pcs_ext.errors import ArtifactError, Interrupted, PhotoError, UsageError
+from pcs_ext.config_io import check_output, config_hash, file_sha256, from_jsonable, read_json, to_jsonable
+from pcs_ext.errors import Interrupted, PhotoError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.checkpoint import CheckpointFolder
@@ -71,9 +71,7 @@ def learn_reference(
         Interrupted: Ctrl-C; what was done is saved.
     """
     reporter = reporter or SilentReporter()
-    if output.exists() and not overwrite:
-        raise ArtifactError(f"{output} exists already; choose another --output or pass --overwrite to replace it.")
-    check_place(output)
+    check_output(output, overwrite)
     entry = _entry(system)
     settings, kind = _settings(entry, base, config, steps)
     made_by = adapter_class(kind)

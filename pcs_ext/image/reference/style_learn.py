@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from pcs_ext.config_io import check_place, config, config_hash, from_jsonable, read_json, to_jsonable
-from pcs_ext.errors import ArtifactError, ConfigError, Interrupted
+from pcs_ext.config_io import check_output, config, config_hash, from_jsonable, read_json, to_jsonable
+from pcs_ext.errors import ConfigError, Interrupted
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.fit import FitConfig, fit
 from pcs_ext.image.levels import levels_of, pixels_of
@@ -141,9 +141,7 @@ def learn_style_space(
         Interrupted: Ctrl-C; what was done is saved.
     """
     reporter = reporter or SilentReporter()
-    if output.exists() and not overwrite:
-        raise ArtifactError(f"{output} exists already; choose another --output or pass --overwrite to replace it.")
-    check_place(output)
+    check_output(output, overwrite)
     settings = _settings(preset, config, steps)
     pictures, digests = read_squares(pairs, settings.networks.resolution)
     with torch.random.fork_rng(devices=[]):
