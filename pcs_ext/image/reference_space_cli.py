@@ -101,9 +101,7 @@ def restyle(
     print_paths(save_images(images, pictures.output))
 
 
-def landmarks(
-    photos: Positional[tuple[Path, ...]], detector: str, overwrite: bool = False, jsonl: Path | None = None
-) -> None:
+def landmarks(photos: Positional[tuple[Path, ...]], detector: str, overwrite: bool = False) -> None:
     """Find five points of every face by a detector of yours, and write landmarks/NAME.txt beside each photo.
 
     Photos are only read, one at a time, and those without a face are named. `reference learn --system instantid` and
@@ -114,11 +112,8 @@ def landmarks(
         photos: photos, folders of photos, or folders of albums.
         detector: MODULE:FUNCTION that takes a photo (uint8, 3 h w) and gives points n 2 in pixels, five for each face.
         overwrite: find anew what is there; else it is kept.
-        jsonl: also write every event as a JSON line to this file.
     """
     from pcs_ext.image.reference.landmarks import find_landmarks, load_landmark_detector
 
-    found = find_landmarks(
-        photos, load_landmark_detector(detector), overwrite=overwrite, reporter=console_reporter(jsonl)
-    )  # fmt: skip
-    print_paths(found)
+    finds, reporter = load_landmark_detector(detector), console_reporter()
+    print_paths(find_landmarks(photos, finds, overwrite=overwrite, reporter=reporter))
