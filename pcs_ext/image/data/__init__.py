@@ -2,9 +2,10 @@
 
 from pcs_ext.image.data.concept_crops import concept_crops
 from pcs_ext.image.data.dataset import Augmentation, SubjectDataset
+from pcs_ext.image.data.overlooked import enlarged, overlooked, repeated
 from pcs_ext.image.data.photos import (
+    LEARNED_SIDE,
     Photo,
-    each_photo,
     find_photos,
     open_image,
     photo_files,
@@ -14,15 +15,18 @@ from pcs_ext.image.data.photos import (
 )
 
 __all__ = [
+    "LEARNED_SIDE",
     "Augmentation",
     "Photo",
     "SubjectDataset",
     "concept_crops",
-    "each_photo",
+    "enlarged",
     "find_photos",
     "open_image",
+    "overlooked",
     "photo_files",
     "photo_paths",
     "read_mask",
     "read_photo",
+    "repeated",
 ]

@@ -5,7 +5,7 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,9 @@ from pcs_ext.image.cameras import Cameras
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".heic", ".heif", ".jfif"}
 MIN_SIDE = 32
+LEARNED_SIDE = 2048
+"""Shorter side, in pixels, to which photos that are learned are reduced when they are read: twice what SDXL trains on.
+Ten photos of a phone's 48 megapixels would else lie in memory as 6 GB, and random crops would read all of it."""
 MAX_PIXELS = 200_000_000
 _BACKGROUND = 0.5
 """Gray behind transparent pixels, in [0, 1]."""
@@ -59,22 +62,20 @@ class Photo:
         return found.hexdigest()
 
 
-def find_photos(source: Iterable[Path | str] | Path | str) -> list[Photo]:
+def find_photos(source: Iterable[Path | str] | Path | str, *, short_side: int | None = None) -> list[Photo]:
     """All photos of a folder (not of its subfolders), or the given files, decoded, in natural order.
 
     Files named `NAME_mask.*` or `NAME_mask1.*` are masks, `NAME_before.*` beside a `NAME.*` what that was made of,
-    `NAME.txt` captions; hidden files and other types are passed
-    over.
+    `NAME.txt` captions; hidden files and other types are passed over (see `overlooked`).
+
+    Args:
+        source: a folder or files.
+        short_side: photos, with all that lies beside them, are reduced to a shorter side of so many pixels; None: none.
 
     Raises:
         PhotoError: nothing usable is there, or a file is missing, empty, corrupt, tiny or too large.
     """
-    return list(each_photo(source))
-
-
-def each_photo(source: Iterable[Path | str] | Path | str) -> Iterator[Photo]:
-    """The same one after the other, for who needs one at a time: an album's pixels may not fit into memory."""
-    return map(_with_companions, photo_files(source))
+    return [_reduced(_with_companions(path), short_side) for path in photo_files(source)]
 
 
 def photo_files(source: Iterable[Path | str] | Path | str) -> list[Path]:
@@ -86,6 +87,25 @@ def photo_files(source: Iterable[Path | str] | Path | str) -> list[Path]:
     paths = photo_paths(source)
     made = {(path.parent, f"{path.stem}{_BEFORE}") for path in paths}
     return [path for path in paths if (path.parent, path.stem) not in made]
+
+
+def _reduced(photo: Photo, short_side: int | None) -> Photo:
+    height, width = photo.image.shape[1:]
+    if short_side is None or min(height, width) <= short_side:
+        return photo
+    scale = short_side / min(height, width)
+    size = (round(height * scale), round(width * scale))
+
+    def smaller(values: Tensor | None, low: float) -> Tensor | None:
+        if values is None:
+            return None
+        return torch.nn.functional.interpolate(values[None], size=size, mode="bicubic", antialias=True)[0].clamp(low, 1)
+
+    image = smaller(photo.image, -1)
+    assert image is not None
+    return dataclasses.replace(
+        photo, image=image, mask=smaller(photo.mask, 0), parts=smaller(photo.parts, 0), before=smaller(photo.before, -1)
+    )
 
 
 def photo_paths(source: Iterable[Path | str] | Path | str) -> list[Path]:
