@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pcs_ext.config_io import atomic_write_bytes, to_jsonable, write_json
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.levels import levels_of
 from pcs_ext.image.sample import SampleConfig, sample
 from pcs_ext.image.types import Batch
 from pcs_ext.reporter import Reporter, SilentReporter
@@ -97,9 +98,8 @@ class ClassImages:
 
 
 def _png(image: Tensor) -> bytes:
-    levels = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
     buffer = io.BytesIO()
-    Image.fromarray(levels).save(buffer, format="PNG")
+    Image.fromarray(levels_of(image).permute(1, 2, 0).numpy()).save(buffer, format="PNG")
     return buffer.getvalue()
 
 

@@ -56,6 +56,7 @@ def restyle(
     reference: tuple[Path, ...],
     toward: tuple[Path, ...],
     adapter: str,
+    encoder: str = "",
     away: tuple[Path, ...] = (),
     strength: float = 1.0,
     rows: tuple[int, ...] = (),
@@ -69,6 +70,8 @@ def restyle(
 ) -> None:
     """Draw a subject with an attribute changed in a style space, by an adapter of w-plus-adapter.
 
+    Masks NAME_mask.png count where all photos have one.
+
     pcs-ext reference restyle "a dog on the beach" --reference rex.jpg --toward SPOTTED --away PLAIN --adapter FOLDER
 
     Args:
@@ -76,6 +79,7 @@ def restyle(
         reference: photos of the subject.
         toward: photos, or folders of them, that have the attribute.
         adapter: folder that `reference learn --system w-plus-adapter` wrote.
+        encoder: folder of the style space, where it is not where it was.
         away: photos that do not have it; none: the subject's own.
         strength: how far: 1 as far as the two groups lie apart, negative the other way.
         rows: first and last row of the code that are moved, from 1, coarse ones first; all, if nothing is said.
@@ -89,9 +93,10 @@ def restyle(
     from pcs_ext.image.subject import save_images
 
     images = draw(
-        list(prompts), reference, toward=toward, away=away, strength=strength, rows=rows, adapter=adapter, scale=scale,
-        seeds=pictures.seeds_for(list(prompts)), negative_prompt=negative_prompt, base=base, steps=steps or None,
-        guidance_scale=guidance_scale or None, **machine.loading, reporter=console_reporter(),
+        list(prompts), reference, toward=toward, away=away, strength=strength, rows=rows, adapter=adapter,
+        encoder=encoder, scale=scale, seeds=pictures.seeds_for(list(prompts)), negative_prompt=negative_prompt,
+        base=base, steps=steps or None, guidance_scale=guidance_scale or None, **machine.loading,
+        reporter=console_reporter(),
     )  # fmt: skip
     print_paths(save_images(images, pictures.output))
 
@@ -99,8 +104,9 @@ def restyle(
 def landmarks(photos: Positional[tuple[Path, ...]], detector: str, overwrite: bool = False) -> None:
     """Find five points of every face by a detector of yours, and write landmarks/NAME.txt beside each photo.
 
-    Photos are only read. `reference learn --system instantid` and --reference-map landmarks-of=PHOTO look for these
-    files: five lines "x y" a face (eyes, nose, corners of the mouth) in shares of the photo.
+    Photos are only read, one at a time, and those without a face are named. `reference learn --system instantid` and
+    --reference-map landmarks-of=PHOTO look for these files: five lines "x y" a face (eyes, nose, corners of the mouth)
+    in shares of the photo.
 
     Args:
         photos: photos, folders of photos, or folders of albums.
@@ -109,4 +115,5 @@ def landmarks(photos: Positional[tuple[Path, ...]], detector: str, overwrite: bo
     """
     from pcs_ext.image.reference.landmarks import find_landmarks, load_landmark_detector
 
-    print_paths(find_landmarks(photos, load_landmark_detector(detector), overwrite=overwrite))
+    finds, reporter = load_landmark_detector(detector), console_reporter()
+    print_paths(find_landmarks(photos, finds, overwrite=overwrite, reporter=reporter))

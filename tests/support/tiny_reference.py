@@ -1,5 +1,7 @@
 """Tiny IP-Adapters with random weights, written as published files are, and image encoders beside them."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -181,6 +183,18 @@ def at_random(adapter: AbstractReferenceAdapter, backbone: AbstractBackbone) -> 
         for group in adapter.groups().values():
             for parameter in group:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+@contextlib.contextmanager
+def nothing_denoised(backbone: AbstractBackbone) -> Iterator[None]:
+    """Inside, the denoiser must not be asked."""
+    asked: list[str] = []
+    handle = backbone.denoiser.register_forward_hook(lambda *given: asked.append("denoiser"))
+    try:
+        yield
+    finally:
+        handle.remove()
+    assert not asked, f"the denoiser was asked {len(asked)} times"
 
 
 def tiny_adapter(backbone: AbstractBackbone, *, plus: bool = False, seed: int = 0) -> IPAdapter:
