@@ -25,13 +25,18 @@ class ClassImages:
     """A set of images of the plain class word, and batches of them.
 
     Args:
-        images: `n 3 h w` in [-1, 1].
+        images: `n 3 h w`, in [-1, 1] or as 8-bit levels: of 200 images of 1024 pixels these are 600 MB, floats 2.5 GB.
         prompts: what made each, `n` texts, or one for all.
     """
 
     def __init__(self, images: Tensor, prompts: str | Sequence[str]) -> None:
-        self.images = images
+        self._images = images
         self.prompts = [prompts] * len(images) if isinstance(prompts, str) else list(prompts)
+
+    @property
+    def images(self) -> Tensor:
+        """All of them, `n 3 h w` in [-1, 1]."""
+        return _in_unit(self._images)
 
     @property
     def prompt(self) -> str:
@@ -41,7 +46,14 @@ class ClassImages:
     @staticmethod
     def joined(sets: Sequence["ClassImages"]) -> "ClassImages":
         """All images of several sets, one at least, with their own prompts."""
-        return ClassImages(torch.cat([s.images for s in sets]), [prompt for s in sets for prompt in s.prompts])
+        kept = [s._images for s in sets]
+        alike = all(images.dtype == kept[0].dtype for images in kept)
+        images = torch.cat(kept if alike else [_in_unit(images) for images in kept])
+        return ClassImages(images, [prompt for s in sets for prompt in s.prompts])
+
+    def captioned(self, prompt: str) -> "ClassImages":
+        """The same images, learned under another text."""
+        return ClassImages(self._images, prompt)
 
     @staticmethod
     def generate(
@@ -87,9 +99,9 @@ class ClassImages:
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
         """`size` class images with their prompts, drawn with replacement."""
-        rows = torch.randint(len(self.images), (size,), generator=generator).tolist()
+        rows = torch.randint(len(self._images), (size,), generator=generator).tolist()
         return Batch(
-            images=self.images[rows],
+            images=_in_unit(self._images[rows]),
             captions=tuple(self.prompts[row] for row in rows),
             is_prior=torch.ones(size, dtype=torch.bool),
             keys=tuple(f"class/{row}" for row in rows),
@@ -104,6 +116,11 @@ def _png(image: Tensor) -> bytes:
 
 
 def _read(path: Path) -> Tensor:
+    """Levels `3 h w`."""
     with Image.open(path) as image:
-        levels = np.asarray(image.convert("RGB"), dtype=np.float32)
-    return torch.from_numpy(levels).permute(2, 0, 1) / 127.5 - 1
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def _in_unit(images: Tensor) -> Tensor:
+    """Levels as numbers in [-1, 1]; what is in it already as it is."""
+    return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pcs_ext.errors import ModelError, UsageError
+from pcs_ext.image.backbones.load import load_strictly
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.threed.cameras import Cameras
 
@@ -42,13 +43,7 @@ class GeometryControl:
         """
         from diffusers import ControlNetModel
 
-        try:
-            network = ControlNetModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-        except (OSError, ValueError) as error:
-            line = str(error).splitlines()[0]
-            raise ModelError(
-                f"{folder} is no ControlNet ({line}); expected a diffusers folder with config.json and safetensors."
-            ) from None
+        network = load_strictly(ControlNetModel, folder)
         ours, theirs = (model.config["cross_attention_dim"] for model in (backbone.denoiser, network))
         if ours != theirs:
             raise ModelError(

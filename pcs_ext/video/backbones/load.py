@@ -8,7 +8,8 @@ from diffusers import UNet3DConditionModel
 from safetensors import SafetensorError
 
 from pcs_ext.errors import ModelError, UsageError
-from pcs_ext.image.backbones.load import assemble, hub_folder, load_backbone, load_folder
+from pcs_ext.image.backbones.hub import model_folder
+from pcs_ext.image.backbones.load import PICKLES, assemble, load_backbone, load_folder
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import choose_device, choose_dtype
 from pcs_ext.video.backbone import AbstractVideoBackbone
@@ -135,9 +136,10 @@ def follows_flow(base: str | Path) -> bool:
 def _text_to_video_folder(base: str | Path) -> Path | None:
     """The folder of a text-to-video pipeline; None for everything that the image core loads."""
     path = Path(base).expanduser()
-    if str(base) == "toybox" or path.suffix:
+    # Not any suffix: text-to-video-ms-1.7b and Wan2.1-T2V-1.3B-Diffusers are folders.
+    if str(base) == "toybox" or path.suffix == ".safetensors" or path.suffix in PICKLES:
         return None
-    folder = path if path.is_dir() else hub_folder(str(base))
+    folder = model_folder(base)
     index = folder / "model_index.json"
     try:
         entries = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
