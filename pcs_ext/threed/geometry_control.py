@@ -43,7 +43,10 @@ class GeometryControl:
         """
         from diffusers import ControlNetModel
 
-        network = load_strictly(ControlNetModel, folder)
+        try:
+            network = load_strictly(ControlNetModel, folder)
+        except ModelError as error:
+            raise ModelError(f"{folder} is no ControlNet in diffusers' layout: {error}") from None
         ours, theirs = (model.config["cross_attention_dim"] for model in (backbone.denoiser, network))
         if ours != theirs:
             raise ModelError(

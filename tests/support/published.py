@@ -228,7 +228,7 @@ def published_motion(folder: Path, *, share: int = 1, middle: bool = True, varia
     config = {
         "block_out_channels": [_narrow(width, share) for width in (320, 640, 1280, 1280)],
         "motion_layers_per_block": 2,
-        "motion_mid_block_num_layers_per_block": 1,
+        "motion_mid_block_layers_per_block": 1,
         "motion_num_attention_heads": 8,
         "motion_norm_num_groups": 32,
         "motion_max_seq_length": 32,

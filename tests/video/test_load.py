@@ -33,7 +33,8 @@ def test_the_original_layout_loads_as_the_folder_does(tiny_sd_path: Path, tmp_pa
 
 
 def test_a_text_to_video_folder_is_known_by_its_index(tiny_sd_path: Path, tmp_path: Path) -> None:
-    folder = tiny_text_to_video(tiny_sd_path, tmp_path / "t2v")
+    # As the published ones are called: 1.7b and 3B-Diffusers are no suffixes of files.
+    folder = tiny_text_to_video(tiny_sd_path, tmp_path / "text-to-video-ms-1.7b")
     assert isinstance(load_video_backbone(folder, **OPTIONS), ModelScopeBackbone)
     with pytest.raises(UsageError, match="makes clips by itself and takes no motion adapter"):
         load_video_backbone(folder, tmp_path / "motion", **OPTIONS)
@@ -69,6 +70,13 @@ def test_incomplete_motion_files_are_named(tmp_path: Path) -> None:
     save_file(state | {key: torch.zeros(3, 3)}, tmp_path / "other.safetensors")
     with pytest.raises(ModelError, match="has other shapes for 1 tensors"):
         load_motion_adapter(tmp_path / "other.safetensors", norm_groups=8)
+
+
+def test_a_motion_folder_may_hold_half_precision_alone(tmp_path: Path) -> None:
+    adapter = tiny_motion_adapter()
+    adapter.half().save_pretrained(tmp_path, variant="fp16")
+    loaded = load_motion_adapter(tmp_path).state_dict()
+    assert all(torch.equal(value.half(), loaded[name].half()) for name, value in adapter.state_dict().items())
 
 
 def test_bad_motion_folders_are_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Models by the names of folders and of the hub: which folder is meant, which files of it are needed, of what family."""
+"""Models by names of folders and of the hub: which folder is meant, which files are needed, of what family it is."""
 
 import difflib
 import json
@@ -41,6 +41,7 @@ def hub_folder(name: str) -> Path:
         ModelError: it is neither cached nor can it be fetched, or the name is no hub id.
     """
     from huggingface_hub import HfApi, snapshot_download
+
     # HTTPError is that of whichever client the installed version uses: no connection is one of its kinds.
     from huggingface_hub.errors import (
         HFValidationError,

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet3DConditionModel
-from safetensors import SafetensorError
 
 from pcs_ext.errors import ModelError, UsageError
 from pcs_ext.image.backbones.hub import model_folder
@@ -105,10 +104,7 @@ def _motion_adapter(base: str | Path, motion: str | Path | None) -> str | Path:
 
 
 def _load_modelscope(name: str, folder: Path, device: torch.device, dtype: torch.dtype) -> ModelScopeBackbone:
-    try:
-        parts = load_folder(folder, denoiser=UNet3DConditionModel)
-    except SafetensorError as error:
-        raise ModelError(f"a weight file of {name} is damaged ({error}); fetch it again.") from None
+    parts = load_folder(folder, denoiser=UNet3DConditionModel)
     backbone = assemble(name, parts, device, dtype, kind=ModelScopeBackbone)
     assert isinstance(backbone, ModelScopeBackbone)
     return backbone

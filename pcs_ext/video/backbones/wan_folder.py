@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from safetensors import SafetensorError
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from pcs_ext.errors import ConfigError, ModelError
@@ -39,8 +38,6 @@ def load_wan(name: str, folder: Path, device: torch.device, dtype: torch.dtype) 
         vae = load_strictly(AutoencoderKLWan, folder / "vae", dtype=torch.float32)
         encoder = load_strictly(UMT5EncoderModel, folder / "text_encoder", dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    except SafetensorError as error:
-        raise ModelError(f"a weight file of {name} is damaged ({error}); fetch it again.") from None
     except ConfigError as error:
         raise ModelError(f"{folder / 'scheduler'}: {error}") from None
     except (OSError, ValueError) as error:
