@@ -76,6 +76,15 @@ class AbstractBackbone(abc.ABC):
             size: height and width in pixels, for families conditioned on size; None: `resolution`.
         """
 
+    def encode_nothing(self, count: int, *, size: tuple[int, int] | None = None) -> Conditioning:
+        """What guidance goes away from where no negative prompt is given, `count` rows: the empty prompt.
+
+        Args:
+            count: rows.
+            size: as for `encode_prompt`.
+        """
+        return self.encode_prompt([""] * count, size=size)
+
     @abc.abstractmethod
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The denoiser's raw output (`schedule.prediction_type`), `b c h w` like `noisy_latents`. Differentiable.

@@ -277,7 +277,10 @@ def _denoise(
 
     def encode(texts: Sequence[str], *, negative: bool) -> Conditioning:
         if hooks.encode is None:
-            return backbone.encode_prompt(texts, size=size)
+            nothing = negative and not any(texts)
+            return (
+                backbone.encode_nothing(len(texts), size=size) if nothing else backbone.encode_prompt(texts, size=size)
+            )
         return hooks.encode(texts, negative=negative, size=size)
 
     conditioning = _drawn(encode(prompts, negative=False), seeds)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 
 from pcs_ext.errors import ModelError, UsageError
@@ -29,6 +30,9 @@ def test_the_original_layout_loads_as_the_folder_does(tiny_sd_path: Path, tmp_pa
         video = load_video_backbone(tiny_sd_path, motion, **OPTIONS)
         assert isinstance(video, AnimateDiffBackbone)
         outputs.append(video.predict(noisy, timesteps, video.encode_prompt(["a dog"])))
+        betas = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="linear").alphas_cumprod
+        torch.testing.assert_close(video.schedule.alphas_cumprod, betas, atol=1e-5, rtol=0)
+        assert not torch.allclose(video.image.schedule.alphas_cumprod, betas, atol=0.01)
     assert torch.equal(*outputs)
 
 

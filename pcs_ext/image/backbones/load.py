@@ -97,6 +97,7 @@ def load_folder(folder: Path, *, denoiser: Any = UNet2DConditionModel) -> dict[s
         tokenizers.append(read_clip_tokenizer(folder / "tokenizer_2"))
     return {
         "family": "sdxl" if double else "sd",
+        "zeros_for_nothing": index.get("force_zeros_for_empty_prompt", True),
         "unet": load_strictly(denoiser, folder / "unet"),
         "vae": load_strictly(AutoencoderKL, folder / "vae"),
         "text_encoders": encoders,
@@ -185,7 +186,7 @@ def assemble(
             f"({2 * channels[1] + 1} channels)."
         )
     kind = kind or (SDXLBackbone if parts["family"] == "sdxl" else StableDiffusionBackbone)
-    return kind(
+    backbone = kind(
         name=name,
         denoiser=unet,
         vae=vae,
@@ -198,3 +199,6 @@ def assemble(
         device=device,
         dtype=dtype,
     )
+    if isinstance(backbone, SDXLBackbone):
+        backbone.zeros_for_nothing = parts.get("zeros_for_nothing", True)
+    return backbone

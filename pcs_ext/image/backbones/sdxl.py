@@ -1,5 +1,6 @@
 """Stable Diffusion XL (Podell et al. 2023, arXiv 2307.01952): two text encoders, pooled text and size conditioning."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +13,9 @@ class SDXLBackbone(AbstractUnetBackbone):
     """The second-to-last states of both encoders side by side; the second's projection is the pooled text."""
 
     family = "sdxl"
+    zeros_for_nothing = True
+    """No negative prompt is zeros instead of the empty prompt's states: so the published model is sampled. A pipeline
+    folder may say otherwise (`force_zeros_for_empty_prompt`)."""
 
     def encode_prompt(self, prompts: Sequence[str], *, size: tuple[int, int] | None = None) -> Conditioning:
         """See `AbstractBackbone.encode_prompt`. Original and target size are `size`, the crop starts at the corner."""
@@ -23,3 +27,10 @@ class SDXLBackbone(AbstractUnetBackbone):
         height, width = size or (self.resolution, self.resolution)
         time_ids = torch.tensor([[height, width, 0, 0, height, width]], device=self.device).repeat(len(prompts), 1)
         return Conditioning(states=torch.cat(states, dim=-1), pooled=pooled, time_ids=time_ids)
+
+    def encode_nothing(self, count: int, *, size: tuple[int, int] | None = None) -> Conditioning:
+        """See `AbstractBackbone.encode_nothing`; states of their own for each layer are left as they are."""
+        empty = super().encode_nothing(count, size=size)
+        if not self.zeros_for_nothing or empty.per_layer is not None or empty.pooled is None:
+            return empty
+        return dataclasses.replace(empty, states=torch.zeros_like(empty.states), pooled=torch.zeros_like(empty.pooled))

@@ -12,7 +12,7 @@ from pcs_ext.image.backbones.load import PICKLES, assemble, load_backbone, load_
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import choose_device, choose_dtype
 from pcs_ext.video.backbone import AbstractVideoBackbone
-from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone
+from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone, published_schedule
 from pcs_ext.video.backbones.inflated import CrossFrame, InflatedBackbone
 from pcs_ext.video.backbones.modelscope import ModelScopeBackbone
 from pcs_ext.video.backbones.motion_files import load_motion_adapter
@@ -68,7 +68,10 @@ def load_video_backbone(
             backbone.frames = min(_TOYBOX_FRAMES, backbone.frames)
             backbone.noise_share = _TOYBOX_NOISE_SHARE
             return backbone
-        return AnimateDiffBackbone(image, adapter, name=f"{base} + {motion}", module=str(motion))
+        backbone = AnimateDiffBackbone(image, adapter, name=f"{base} + {motion}", module=str(motion))
+        if image.schedule.prediction_type == "epsilon":
+            backbone.schedule = published_schedule(image.schedule.num_train_timesteps)
+        return backbone
     if inflation is not None:
         raise UsageError(f"{base} makes clips already; this method inflates an image model. Take one, or toybox.")
     if motion is not None:
