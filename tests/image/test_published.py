@@ -135,6 +135,19 @@ def test_what_is_wrong_with_a_folder_is_said(models: Path, tmp_path: Path, chang
         load_backbone(folder, device="cpu", precision="fp32")
 
 
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}, "is a FluxPipeline"),
+        ({"unet": ["diffusers", "UNet3DConditionModel"]}, "makes clips, which is what `pcs-ext video` is for"),
+    ],
+)
+def test_pipelines_of_other_kinds_are_named(tmp_path: Path, parts: dict[str, Any], message: str) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps(parts))
+    with pytest.raises(ModelError, match=message):
+        load_backbone(tmp_path, device="cpu")
+
+
 def test_the_hubs_cache_is_read_by_name_and_by_folder(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,7 @@ def load_folder(folder: Path, *, denoiser: Any = UNet2DConditionModel) -> dict[s
         ModelError: a part is missing, incomplete or damaged.
     """
     index = read_json(folder, "model_index.json")
+    _check_kind(folder, index, denoiser)
     for component in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
         if not (folder / component).is_dir():
             raise ModelError(f"{folder} has no folder {component}/; expected a complete diffusers pipeline folder.")
@@ -104,6 +105,19 @@ def load_folder(folder: Path, *, denoiser: Any = UNet2DConditionModel) -> dict[s
         "tokenizers": tokenizers,
         "scheduler": read_json(folder, "scheduler/scheduler_config.json"),
     }
+
+
+def _check_kind(folder: Path, index: dict[str, Any], denoiser: Any) -> None:
+    """See that a pipeline is one of those that are known, before anything is found missing in it."""
+    got = next(
+        ((index.get(part) or [None, None])[1] for part in ("unet", "transformer", "prior") if part in index), None
+    )
+    if got in (None, denoiser.__name__):
+        return
+    hint = "expected Stable Diffusion 1.x, 2.x or SDXL."
+    if got == "UNet3DConditionModel":
+        hint = "it makes clips, which is what `pcs-ext video` is for; expected Stable Diffusion 1.x, 2.x or SDXL."
+    raise ModelError(f"{folder} is a {index.get('_class_name', 'pipeline')} that denoises with a {got}; {hint}")
 
 
 def load_strictly(model: Any, folder: Path, *, dtype: torch.dtype | None = None) -> Any:
