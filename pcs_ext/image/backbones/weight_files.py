@@ -51,7 +51,8 @@ def weight_files(folder: Path) -> WeightFiles:
     Raises:
         ModelError: there is none, or none is whole.
     """
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    # In the hub's cache they are links, to nothing where a download stopped.
+    names = [path.name for path in folder.iterdir() if path.exists()] if folder.is_dir() else []
     variants = by_variant(names)
     if not variants:
         raise ModelError(_nothing(folder, names))
