@@ -277,10 +277,7 @@ def _denoise(
 
     def encode(texts: Sequence[str], *, negative: bool) -> Conditioning:
         if hooks.encode is None:
-            nothing = negative and not any(texts)
-            return (
-                backbone.encode_nothing(len(texts), size=size) if nothing else backbone.encode_prompt(texts, size=size)
-            )
+            return (backbone.encode_negative if negative else backbone.encode_prompt)(texts, size=size)
         return hooks.encode(texts, negative=negative, size=size)
 
     conditioning = _drawn(encode(prompts, negative=False), seeds)

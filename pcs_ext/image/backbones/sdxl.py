@@ -28,9 +28,9 @@ class SDXLBackbone(AbstractUnetBackbone):
         time_ids = torch.tensor([[height, width, 0, 0, height, width]], device=self.device).repeat(len(prompts), 1)
         return Conditioning(states=torch.cat(states, dim=-1), pooled=pooled, time_ids=time_ids)
 
-    def encode_nothing(self, count: int, *, size: tuple[int, int] | None = None) -> Conditioning:
-        """See `AbstractBackbone.encode_nothing`; states of their own for each layer are left as they are."""
-        empty = super().encode_nothing(count, size=size)
-        if not self.zeros_for_nothing or empty.per_layer is not None or empty.pooled is None:
-            return empty
-        return dataclasses.replace(empty, states=torch.zeros_like(empty.states), pooled=torch.zeros_like(empty.pooled))
+    def encode_negative(self, prompts: Sequence[str], *, size: tuple[int, int] | None = None) -> Conditioning:
+        """See `AbstractBackbone.encode_negative`; states of their own for each layer are left as they are."""
+        told = super().encode_negative(prompts, size=size)
+        if any(prompts) or not self.zeros_for_nothing or told.per_layer is not None or told.pooled is None:
+            return told
+        return dataclasses.replace(told, states=torch.zeros_like(told.states), pooled=torch.zeros_like(told.pooled))
