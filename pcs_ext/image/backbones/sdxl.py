@@ -31,6 +31,8 @@ class SDXLBackbone(AbstractUnetBackbone):
     def encode_negative(self, prompts: Sequence[str], *, size: tuple[int, int] | None = None) -> Conditioning:
         """See `AbstractBackbone.encode_negative`; states of their own for each layer are left as they are."""
         told = super().encode_negative(prompts, size=size)
-        if any(prompts) or not self.zeros_for_nothing or told.per_layer is not None or told.pooled is None:
+        if not self.zeros_for_nothing or told.per_layer is not None or told.pooled is None:
             return told
-        return dataclasses.replace(told, states=torch.zeros_like(told.states), pooled=torch.zeros_like(told.pooled))
+        empty = torch.tensor([not text for text in prompts], device=told.states.device)[:, None]
+        pooled, states = told.pooled.masked_fill(empty, 0), told.states.masked_fill(empty[..., None], 0)
+        return dataclasses.replace(told, states=states, pooled=pooled)
