@@ -36,8 +36,8 @@ def evaluate(
         prompts: which set to ask; auto takes toybox for toybox, else object.
         seeds: one image of each prompt per seed.
         base: another base of the same family than the one it was learned on.
-        clip: transformers folder of a CLIP model; toybox has its own.
-        dino: transformers folder of a DINO, ViT or ResNet image encoder; toybox has its own.
+        clip: transformers folder or hub id of a CLIP model; toybox has its own.
+        dino: transformers folder or hub id of a DINO, ViT or ResNet image encoder; toybox has its own.
         device: where to run.
         precision: of the base's weights.
         json: print the report as JSON instead of a table.
@@ -224,6 +224,7 @@ def doctor(json: bool = False) -> None:
 def _judges(base: str, clip: Path | None, dino: Path | None) -> Any:
     """Toybox brings its own judges; a real base is judged by the encoders that are named."""
     from pcs_ext.errors import UsageError
+    from pcs_ext.image.backbones.hub import model_folder
     from pcs_ext.image.evaluate import Judges, load_image_encoder, load_image_text_encoder
 
     if base == "toybox" and clip is None and dino is None:
@@ -232,12 +233,12 @@ def _judges(base: str, clip: Path | None, dino: Path | None) -> Any:
         return toybox_judges()
     if clip is None and dino is None:
         raise UsageError(
-            f"judging {base} needs encoders: give --clip and --dino with transformers folders, "
-            "such as downloads of openai/clip-vit-base-patch32 and facebook/dino-vits16."
+            f"judging {base} needs encoders: give --clip and --dino with transformers folders or hub ids, "
+            "such as openai/clip-vit-base-patch32 and facebook/dino-vits16."
         )
     return Judges(
-        clip=None if clip is None else load_image_text_encoder(clip),
-        dino=None if dino is None else load_image_encoder(dino),
+        clip=None if clip is None else load_image_text_encoder(model_folder(clip)),
+        dino=None if dino is None else load_image_encoder(model_folder(dino)),
     )
 
 

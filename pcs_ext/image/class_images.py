@@ -13,12 +13,10 @@ from torch import Tensor
 
 from pcs_ext.config_io import atomic_write_bytes, to_jsonable, write_json
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.sample import SampleConfig, sample
+from pcs_ext.image.sample import SampleConfig, images_at_once, sample
 from pcs_ext.image.types import Batch
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import cache_folder, seed_for
-
-_CHUNK = 16
 
 
 class ClassImages:
@@ -87,8 +85,9 @@ class ClassImages:
         missing = [index for index in range(count) if not (place / f"{index:05d}.png").is_file()]
         if missing:
             write_json(place / "made_from.json", facts)
-        for first in range(0, len(missing), _CHUNK):
-            chunk = missing[first : first + _CHUNK]
+        together = images_at_once(backbone, config)
+        for first in range(0, len(missing), together):
+            chunk = missing[first : first + together]
             seeds = [seed_for("class image", seed, index) for index in chunk]
             with torch.inference_mode():
                 images = sample(backbone, [prompt] * len(chunk), seeds=seeds, config=config)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol
 
@@ -211,7 +212,17 @@ def _together(noise: Tensor, hooks: SampleHooks) -> int:
     reaching = (hooks.predict, hooks.started, hooks.before_step, hooks.recur, hooks.on_step, hooks.attention)
     if hooks.encode is not None or any(hook is not None for hook in reaching):
         return _MOST
-    return max(1, min(_MOST, _CELLS // noise[0, 0].numel()))
+    return _at_once(noise[0, 0].numel())
+
+
+def _at_once(cells: int) -> int:
+    return max(1, min(_MOST, _CELLS // cells))
+
+
+def images_at_once(backbone: AbstractBackbone, config: SampleConfig) -> int:
+    """How many images of a config `sample` makes together where nothing else is said."""
+    sides = (side or backbone.resolution for side in (config.height, config.width))
+    return _at_once(math.prod(side // backbone.vae_factor for side in sides))
 
 
 def _decoded(backbone: AbstractBackbone, latents: Tensor, hooks: SampleHooks) -> Tensor:

@@ -56,7 +56,7 @@ def hub_folder(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except HFValidationError:
         raise ModelError(
-            f"--base {name} was not found: it is no folder, no .safetensors file and no hub id (owner/name). "
+            f"{name} was not found: it is no folder, no .safetensors file and no hub id (owner/name). "
             f"Check the path{_alike(name)}; `--base toybox` always works."
         ) from None
     except RepositoryNotFoundError as error:
@@ -68,7 +68,7 @@ def hub_folder(name: str) -> Path:
         return Path(snapshot_download(name, local_files_only=True))
     except LocalEntryNotFoundError:
         raise ModelError(
-            f"--base {name} is neither a local folder{_alike(name)} nor in the hub cache, and it could not be fetched "
+            f"{name} is neither a local folder{_alike(name)} nor in the hub cache, and it could not be fetched "
             f"({why}).{advice} On a machine with a connection run `hf download {name}`, or pass the path of a "
             "diffusers folder or a .safetensors file."
         ) from None
