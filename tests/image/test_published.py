@@ -13,11 +13,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pcs_ext.errors import ModelError
+from pcs_ext.image.backbones import single_file
 from pcs_ext.image.backbones.hub import is_sdxl, model_folder, needed_files
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.learn import preset_of
 from pcs_ext.image.sample import SampleConfig, sample
-from tests.support.published import Kind, published_folder
+from tests.support.published import Kind, published_config, published_file, published_folder
 
 PROMPT, SIDE = "a photo of a red dog! on the beach", 64
 
@@ -193,3 +194,24 @@ def test_a_repository_is_fetched_once_not_in_all_its_copies() -> None:
     assert needed_files(["config.json", "model.safetensors", "open_clip_model.safetensors"]) == [
         "config.json", "model.safetensors", "open_clip_model.safetensors",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["sd15-inpainting", "sd21"])
+def test_single_files_hold_more_than_is_read_and_half_as_wide(
+    kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = published_file(tmp_path / "model-768.safetensors", kind, share=20)
+    with pytest.raises(ModelError, match="is of a model of other sizes than Stable Diffusion"):
+        load_backbone(file, device="cpu")
+    (tmp_path / "configs").mkdir()
+    for name in ("sd1", "sd2-v"):
+        (tmp_path / "configs" / f"{name}.json").write_text(json.dumps(published_config(kind, share=20, cells=8)))
+    monkeypatch.setattr(single_file, "_CONFIGS", tmp_path / "configs")
+    backbone = load_backbone(file, device="cpu", precision="fp32")
+    first = load_file(file)["model.diffusion_model.input_blocks.0.0.weight"]
+    assert first.dtype == torch.float16
+    assert torch.equal(backbone.denoiser.conv_in.weight, first.float())
+    assert backbone.schedule.prediction_type == ("v_prediction" if kind == "sd21" else "epsilon")
+    with torch.no_grad():
+        told = backbone.encode_prompt(["a dog"])
+        assert backbone.predict(torch.zeros(1, 4, 8, 8), torch.tensor([9]), told).isfinite().all()

@@ -126,9 +126,11 @@ def test_large_images_are_sampled_and_decoded_in_few_at_a_time(
         assert (batches, decoded) == ([5, 5], [5])
         monkeypatch.setattr("pcs_ext.image.sample._CELLS", 2 * 8 * 8)
         monkeypatch.setattr("pcs_ext.image.sample._PIXELS", 32 * 32)
-        batches.clear(), decoded.clear(), heard.clear()
+        for found in (batches, decoded, heard):
+            found.clear()
         parts = sample(sd, ["a dog"] * 5, **asked)
-    kept.remove(), apart.remove()
+    for hook in (kept, apart):
+        hook.remove()
     assert (batches, decoded) == ([2, 2, 2, 2, 1, 1], [1] * 5)
     assert heard == [(step, 6) for step in range(1, 7)]
     torch.testing.assert_close(parts, whole, atol=1e-4, rtol=0)

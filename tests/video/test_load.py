@@ -14,6 +14,7 @@ from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone
 from pcs_ext.video.backbones.load import load_video_backbone
 from pcs_ext.video.backbones.modelscope import ModelScopeBackbone
 from pcs_ext.video.backbones.motion_files import load_motion_adapter
+from tests.support.published import published_folder, published_motion
 from tests.support.tiny_video import original_layout, tiny_motion_adapter, tiny_text_to_video
 
 OPTIONS: Any = {"device": "cpu", "precision": "fp32"}
@@ -81,6 +82,23 @@ def test_a_motion_folder_may_hold_half_precision_alone(tmp_path: Path) -> None:
     adapter.half().save_pretrained(tmp_path, variant="fp16")
     loaded = load_motion_adapter(tmp_path).state_dict()
     assert all(torch.equal(value.half(), loaded[name].half()) for name, value in adapter.state_dict().items())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("middle", [True, False])
+def test_published_motion_modules_move_the_model_they_are_for(tmp_path: Path, middle: bool) -> None:
+    base = published_folder(tmp_path / "sd-1.5", "sd15", share=20, cells=8)
+    motion = published_motion(tmp_path / "motion", share=20, middle=middle, variant="fp16")
+    video = load_video_backbone(base, motion, **OPTIONS)
+    assert isinstance(video, AnimateDiffBackbone)
+    assert (video.motion.mid_block is not None) == middle
+    assert video.max_frames == 32
+    noisy, told = torch.randn(1, 4, 3, 8, 8), video.encode_prompt(["a dog"])
+    moved = video.predict(noisy, torch.tensor([500]), told)
+    with video.frame_by_frame():
+        still = video.predict(noisy, torch.tensor([500]), told)
+    assert moved.isfinite().all()
+    assert not torch.allclose(moved, still, atol=1e-3)
 
 
 def test_bad_motion_folders_are_named(tmp_path: Path) -> None:
