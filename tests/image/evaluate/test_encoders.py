@@ -116,6 +116,14 @@ def test_a_wrong_folder_says_what_was_expected(dino_folder: Path, tmp_path, file
         load_image_encoder(folder)
 
 
+def test_an_encoder_of_pickles_alone_is_refused(dino_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "dino"
+    shutil.copytree(dino_folder, folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"only pickles \(pytorch_model.bin\)"):
+        load_image_encoder(folder)
+
+
 def test_only_clip_encodes_texts(dino_folder):
     with pytest.raises(ModelError, match="expected clip"):
         load_image_text_encoder(dino_folder)
