@@ -163,6 +163,9 @@ def test_the_hubs_cache_is_read_by_name_and_by_folder(
     assert not is_sdxl("org/sd-2.1")
     by_name, by_folder = (load_backbone(base, device="cpu") for base in ("org/sd-2.1", str(cached)))
     assert by_name.fingerprint == by_folder.fingerprint
+    next((cached / "snapshots").rglob("vae/*.safetensors")).unlink()
+    with pytest.raises(ModelError, match="vae has no .safetensors file .*was fetched in part"):
+        load_backbone("org/sd-2.1", device="cpu")
     with pytest.raises(ModelError, match=r"did you mean .*sd15\?"):
         load_backbone(str(models / "sd1.5"), device="cpu")
 

@@ -8,9 +8,11 @@ from pathlib import Path, PurePosixPath
 from safetensors import SafetensorError, safe_open
 
 from pcs_ext.errors import ModelError
-from pcs_ext.image.backbones.weight_files import by_variant
+from pcs_ext.image.backbones.weight_files import by_variant, weight_files
 
 _INDEX = "model_index.json"
+_PATIENCE = 20.0
+"""Seconds until the hub is taken to be out of reach."""
 _UNUSED = ("safety_checker", "feature_extractor")
 
 
@@ -35,7 +37,9 @@ def _snapshot(folder: Path) -> Path:
 
 
 def hub_folder(name: str) -> Path:
-    """The local copy of a model on the hub, fetched when it is not there: what `needed_files` names of it.
+    """The local copy of a model on the hub, fetched when it is not there whole: what `needed_files` names of it.
+
+    What is there whole is used without asking whether the hub has a newer one.
 
     Raises:
         ModelError: it is neither cached nor can it be fetched, or the name is no hub id.
@@ -43,35 +47,45 @@ def hub_folder(name: str) -> Path:
     from huggingface_hub import HfApi, snapshot_download
 
     # HTTPError is that of whichever client the installed version uses: no connection is one of its kinds.
-    from huggingface_hub.errors import (
-        HFValidationError,
-        HTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
 
-    why, advice = "", ""
+    cached = _cached(name)
+    if cached is not None and _whole(cached):
+        return cached
+    advice = ""
     try:
-        wanted = needed_files(HfApi().list_repo_files(name))
-        return Path(snapshot_download(name, allow_patterns=wanted))
+        files = HfApi().model_info(name, timeout=_PATIENCE).siblings or []
+        return Path(snapshot_download(name, allow_patterns=needed_files([file.rfilename for file in files])))
     except HFValidationError:
         raise ModelError(
             f"{name} was not found: it is no folder, no .safetensors file and no hub id (owner/name). "
             f"Check the path{_alike(name)}; `--base toybox` always works."
         ) from None
     except RepositoryNotFoundError as error:
-        why = type(error).__name__
-        advice = " The hub shows no such model: the name is another, or it asks for `hf auth login`."
+        why, advice = error, " The hub shows no such model: the name is another, or it asks for `hf auth login`."
     except (OSError, HTTPError) as error:
-        why = type(error).__name__
+        why = error
+    if cached is not None:
+        return cached  # whoever loads it says what is missing
+    raise ModelError(
+        f"{name} is neither a local folder{_alike(name)} nor in the hub cache, and it could not be fetched "
+        f"({type(why).__name__}).{advice} On a machine with a connection run `hf download {name}`, or pass the path "
+        "of a diffusers folder or a .safetensors file."
+    )
+
+
+def _whole(folder: Path) -> bool:
+    """Whether all weights of a model are there: of a pipeline, those of each part that has a configuration of them."""
     try:
-        return Path(snapshot_download(name, local_files_only=True))
-    except LocalEntryNotFoundError:
-        raise ModelError(
-            f"{name} is neither a local folder{_alike(name)} nor in the hub cache, and it could not be fetched "
-            f"({why}).{advice} On a machine with a connection run `hf download {name}`, or pass the path of a "
-            "diffusers folder or a .safetensors file."
-        ) from None
+        if not (folder / _INDEX).is_file():
+            return bool(weight_files(folder).files)
+        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        named = [name for name, kind in index.items() if isinstance(kind, list) and kind[0] is not None]
+        parts = [name for name in named if name not in _UNUSED]
+        weighted = [name for name in parts if not name.startswith(("tokenizer", "scheduler"))]
+        return all((folder / name).is_dir() for name in parts) and all(weight_files(folder / w) for w in weighted)
+    except (OSError, ValueError, ModelError):
+        return False
 
 
 def _alike(name: str) -> str:
