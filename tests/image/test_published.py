@@ -139,8 +139,11 @@ def test_what_is_wrong_with_a_folder_is_said(models: Path, tmp_path: Path, chang
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}, "is a FluxPipeline"),
-        ({"unet": ["diffusers", "UNet3DConditionModel"]}, "makes clips, which is what `pcs-ext video` is for"),
+        (
+            {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]},
+            "is a FluxPipeline",
+        ),
+        ({"unet": ["diffusers", "UNet3DConditionModel"]}, "makes clips, which is what `pcs-ext video` is"),
     ],
 )
 def test_pipelines_of_other_kinds_are_named(tmp_path: Path, parts: dict[str, Any], message: str) -> None:

@@ -95,7 +95,7 @@ def _alike(name: str) -> str:
         beside = [found.name for found in path.parent.iterdir() if not found.name.startswith(".")]
     except OSError:
         return ""
-    close = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.75)
+    close = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.6)
     return f" (did you mean {path.with_name(close[0])}?)" if close else ""
 
 

@@ -116,10 +116,11 @@ def _check_kind(folder: Path, index: dict[str, Any], denoiser: Any) -> None:
     )
     if got in (None, denoiser.__name__):
         return
-    hint = "expected Stable Diffusion 1.x, 2.x or SDXL."
-    if got == "UNet3DConditionModel":
-        hint = "it makes clips, which is what `pcs-ext video` is for; expected Stable Diffusion 1.x, 2.x or SDXL."
-    raise ModelError(f"{folder} is a {index.get('_class_name', 'pipeline')} that denoises with a {got}; {hint}")
+    clips = " It makes clips, which is what `pcs-ext video` is for." if got == "UNet3DConditionModel" else ""
+    raise ModelError(
+        f"{folder} is a {index.get('_class_name', 'pipeline')}, which denoises with a {got}; expected Stable Diffusion "
+        f"1.x, 2.x or SDXL.{clips}"
+    )
 
 
 def load_strictly(model: Any, folder: Path, *, dtype: torch.dtype | None = None) -> Any:
