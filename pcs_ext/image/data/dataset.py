@@ -55,7 +55,6 @@ class Augmentation:
             raise ConfigError("relocate moves squares; set it to false, or aspect to 1 and roll to false.")
 
 
-_MANY_PIXELS = 4_000_000
 Sample: TypeAlias = tuple[Tensor, Tensor | None, Tensor, str, str | None]
 """Image, masks, valid area, caption, and key; see `Batch`."""
 
@@ -91,7 +90,7 @@ class SubjectDataset:
                 )
             if not (photo.parts > 0.5).any():  # type: ignore[operator]
                 raise PhotoError(f"all numbered masks of {photo.path} are black; it shows none of the subjects.")
-        self.photos, self.concept = [without_excess(photo, resolution) for photo in photos], concept
+        self.photos, self.concept = list(photos), concept
         self.resolution, self.augmentation = resolution // augmentation.pack, augmentation
         self._crops: dict[int, tuple[Tensor, Tensor | None]] = {}
 
@@ -260,30 +259,6 @@ class SubjectDataset:
         count = 1 + int(torch.randint(len(parts), (), generator=generator))
         chosen = torch.randperm(len(parts), generator=generator)[:count].sort().values
         return tuple(parts[index] for index in chosen.tolist())
-
-
-def without_excess(photo: Photo, side: int) -> Photo:
-    """A photo of many megapixels at twice the side it is learned at; others as they are.
-
-    A photo of 12 megapixels takes 150 MB in memory, and all photos are there as long as the training lasts.
-    """
-    height, width = photo.image.shape[1:]
-    if height * width <= _MANY_PIXELS or min(height, width) <= 2 * side:
-        return photo
-    scale = 2 * side / min(height, width)
-    size = (round(height * scale), round(width * scale))
-
-    def smaller(values: Tensor, least: float) -> Tensor:
-        resized = F.interpolate(values[None], size=size, mode="bicubic", antialias=True, align_corners=False)
-        return resized[0].clamp(least, 1)
-
-    return dataclasses.replace(
-        photo,
-        image=smaller(photo.image, -1),
-        mask=None if photo.mask is None else smaller(photo.mask, 0),
-        parts=None if photo.parts is None else smaller(photo.parts, 0),
-        before=None if photo.before is None else smaller(photo.before, -1),
-    )
 
 
 def _crop(photo: Photo, side: int, aspect: int, place: float) -> tuple[Tensor, Tensor | None]:

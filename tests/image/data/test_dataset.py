@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pcs_ext.image.concept import Concept
 from pcs_ext.image.data import Augmentation, SubjectDataset
-from pcs_ext.image.data.dataset import relocate, without_excess
+from pcs_ext.image.data.dataset import relocate
 from pcs_ext.image.data.photos import Photo
 
 CONCEPT = Concept(class_noun="dog", mode="rare", token="sks", templates=("a photo of {subject}", "my {subject}"))
@@ -75,18 +75,3 @@ def test_captions_come_from_templates_or_files() -> None:
     assert captions == {"a sks dog asleep", "a sks dog, on a chair"}
     captions = {c for s in range(20) for c in make(Augmentation()).batch(1, torch.Generator().manual_seed(s)).captions}
     assert captions == {"a photo of a sks dog", "my sks dog"}
-
-
-def test_large_photos_are_kept_smaller_and_crops_stay_what_they_were() -> None:
-    smooth = torch.nn.functional.interpolate(torch.rand(1, 3, 6, 8), (2400, 3000), mode="bilinear")[0] * 2 - 1
-    large = Photo(path=Path("0"), image=smooth, mask=(smooth[:1] + 1) / 2)
-    kept = without_excess(large, 64)
-    assert kept.mask is not None
-    assert kept.image.shape == (3, 128, 160)
-    assert kept.mask.shape == (1, 128, 160)
-    assert without_excess(large, 1200) is large
-    own = photo("1")
-    assert without_excess(own, 16) is own
-    data = SubjectDataset([large], CONCEPT, resolution=64, augmentation=Augmentation(flip=False))
-    cut = torch.nn.functional.interpolate(smooth[None, :, :, 300:2700], (64, 64), mode="bicubic", antialias=True)[0]
-    assert (data.squares()[0] - cut).abs().max() < 0.05
