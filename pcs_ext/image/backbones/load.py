@@ -6,7 +6,7 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, ModelMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from packaging.version import Version
 from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
@@ -143,7 +143,7 @@ def load_strictly(model: Any, folder: Path, *, dtype: torch.dtype | None = None)
         except SafetensorError as error:
             raise ModelError(f"{file} is damaged or was fetched in part ({error}); fetch it again.") from None
     # diffusers came to call it dtype, as transformers does, and warns of the name it had before.
-    old = issubclass(model, ModelMixin) and Version(diffusers.__version__) < Version("0.42")
+    old = model.__module__.startswith("diffusers.") and Version(diffusers.__version__) < Version("0.42")
     options = {"variant": weights.variant, "torch_dtype" if old else "dtype": dtype or weights.dtype}
     try:
         loaded, info = model.from_pretrained(

@@ -54,6 +54,11 @@ def weight_files(folder: Path) -> WeightFiles:
     # In the hub's cache they are links, to nothing where a download stopped.
     names = [path.name for path in folder.iterdir() if path.exists()] if folder.is_dir() else []
     variants = by_variant(names)
+    index = _index_of(folder, None)
+    if index is not None:
+        # Shards may be called anything and lie in other folders: the index says what is one.
+        present = sorted(name for name in _listed(index) if (folder / name).is_file())
+        variants = {None: present, **{variant: own for variant, own in variants.items() if variant is not None}}
     if not variants:
         raise ModelError(_nothing(folder, names))
     lacking: list[str] = []
@@ -88,15 +93,20 @@ def _expected(folder: Path, variant: str | None, found: Sequence[str]) -> set[st
     """Names of all files of a set: what its index lists, or as many shards as they say of themselves."""
     index = _index_of(folder, variant)
     if index is not None:
-        try:
-            return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ModelError(f"{index} is no index of weights ({error}); fetch the model again.") from None
+        return _listed(index)
     shards = {int(match[3]) for name in found if (match := _NAME.fullmatch(name)) and match[3]}
     if not shards:
         return set(found)
     stem = re.split(r"[.-]", found[0])[0]
     return {*found, _INDEX.format(stem, "" if variant is None else f".{variant}")}
+
+
+def _listed(index: Path) -> set[str]:
+    """Names of the files that an index spreads weights over."""
+    try:
+        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index} is no index of weights ({error}); fetch the model again.") from None
 
 
 def _index_of(folder: Path, variant: str | None) -> Path | None:
