@@ -36,8 +36,8 @@ def evaluate(
         prompts: toybox, object or live, or a text file with a prompt per line; auto: toybox for toybox, else object.
         seeds: one image of each prompt per seed.
         base: another base of the same family than the one it was learned on.
-        clip: transformers folder of a CLIP model; toybox has its own.
-        dino: transformers folder of a DINO, ViT or ResNet image encoder; toybox has its own.
+        clip: transformers folder or hub id of a CLIP model; toybox has its own.
+        dino: transformers folder or hub id of a DINO, ViT or ResNet image encoder; toybox has its own.
         device: where to run.
         precision: of the base's weights.
         json: print the report as JSON instead of a table.

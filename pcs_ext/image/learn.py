@@ -16,6 +16,7 @@ from pcs_ext.image.activation_checkpointing import activation_checkpointing
 from pcs_ext.image.adapters import FeatureFieldAdapter, ImageWordsAdapter, ReferenceAdapter, build_adapter
 from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.hub import is_sdxl
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.class_images import ClassImages
@@ -60,8 +61,7 @@ def preset_of(base: str | AbstractBackbone) -> Preset:
         return "toybox" if base.name == "toybox" else ("sdxl" if base.family == "sdxl" else "sd")
     if base == "toybox":
         return "toybox"
-    # The name is a hint good enough for a plan; `learn` asks the loaded model.
-    return "sdxl" if "xl" in Path(base).name.lower() else "sd"
+    return "sdxl" if is_sdxl(base) else "sd"
 
 
 def plan(

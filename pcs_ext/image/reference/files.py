@@ -22,7 +22,8 @@ from pcs_ext.config_io import (
 from pcs_ext.errors import ArtifactError, ModelError
 from pcs_ext.image.adapters import FullAdapter
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.backbones.load import TOYBOX_WEIGHTS, hub_folder
+from pcs_ext.image.backbones.hub import hub_folder
+from pcs_ext.image.backbones.load import TOYBOX_WEIGHTS
 from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading
 from pcs_ext.image.reference.encoder import PictureEncoder, width_of
 from pcs_ext.image.reference.found import (

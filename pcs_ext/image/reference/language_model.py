@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pcs_ext.config_io import config, config_hash, file_sha256
 from pcs_ext.errors import ArtifactError, ConfigError, ModelError
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.backbones.load import hub_folder
+from pcs_ext.image.backbones.hub import hub_folder
 
 
 @config

@@ -46,7 +46,7 @@ class LatentEncoder(PictureEncoder):
     @property
     def width(self) -> int:
         """Channels of the latents."""
-        return int(self.model.denoiser.config["in_channels"])
+        return self.model.latent_channels
 
     @property
     def places(self) -> int:

@@ -81,7 +81,8 @@ class Reference:
                 maps=maps, style=style,
             )  # fmt: skip
             beside = self.beside(backbone, told, size)
-            return adapter.conditioned(backbone, backbone.encode_prompt, prompts, beside, scale=self.scale, size=size)
+            read = backbone.encode_negative if negative else backbone.encode_prompt
+            return adapter.conditioned(backbone, read, prompts, beside, scale=self.scale, size=size)
 
         # Adapters that are not in the base leave the loop as it is, which is faster.
         attention = (lambda: adapter.inserted(backbone, self.scale)) if adapter.inside or adapter.enters else None
