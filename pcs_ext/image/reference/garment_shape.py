@@ -107,7 +107,7 @@ def _features(channels: int, width: int) -> nn.Sequential:
 
 
 def _cells(features: Tensor) -> Tensor:
-    """`b c h w` -> `b h*w c`, each cell with mean 0 and variance 1: else hardly anything would be found at first."""
+    """`b c h w` -> `b h*w c`, each cell with mean 0 and variance 1: a young network's own are small and alike."""
     return F.layer_norm(features.flatten(2).mT, features.shape[1:2])
 
 
