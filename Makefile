@@ -42,6 +42,7 @@ format: $(READY) ## rewrite the code in the house format
 bench: $(READY)  ## print speed and memory as JSON
 	$(BIN)/python -m benchmarks.world
 	$(BIN)/python -m benchmarks.dreambooth_lora_step
+	$(BIN)/python -m benchmarks.cpu_attention
 	$(BIN)/python -m benchmarks.motion_director_step
 	$(BIN)/python -m benchmarks.guidance_step
 	$(BIN)/python -m benchmarks.field_rendering

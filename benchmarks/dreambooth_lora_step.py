@@ -7,8 +7,9 @@ float32 (`accelerate` without mixed precision); `peer_bf16` is the same with `--
 the frozen weights. Reading photos from disk, which it does in every step too, is left out on both sides.
 
 Ours is what `learn` runs: cached latents and prompts, DenoisingObjective, LowRankAdapter, fit; `ours` in bf16, which
-is what it chooses where the CPU multiplies bf16, `ours_fp32` elsewhere. Both get the same weights and the same pixels,
-run in processes of their own, one at a time, in turns.
+is what it chooses where the CPU multiplies bf16, `ours_fp32` elsewhere; freed memory is kept as `pcs-ext` keeps it
+(pcs_ext/heap.py). Both get the same weights and the same pixels, run in processes of their own, one at a time, in
+turns.
 """
 
 import json
@@ -26,6 +27,7 @@ import torch
 import tyro
 
 from benchmarks.random_models import GEOMETRIES, write_model
+from pcs_ext.heap import keep_freed_memory
 
 Size = Literal["toybox", "sd15-small", "sd15"]
 RANK, LEARNING_RATE, WARM_UP = 4, 5e-4, 2
@@ -186,6 +188,7 @@ def ours(
     base: str, pixels: torch.Tensor, prompts: list[str], autocast: Any, steps: int, device: torch.device
 ) -> Callable[[], float]:
     """Our step."""
+    keep_freed_memory()
     from pcs_ext.image.adapters import LowRankConfig, build_adapter
     from pcs_ext.image.backbones.load import load_backbone
     from pcs_ext.image.fit import FitConfig, fit

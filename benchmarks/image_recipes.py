@@ -20,11 +20,11 @@ import tyro
 
 from benchmarks.image_subjects import learn_and_measure, recipe_report, recipe_seconds
 from benchmarks.spread import half_interval
-from benchmarks.subjects import subjects_folder
-from pcs_ext.config_io import write_json
+from benchmarks.subjects import subject_path, subjects_folder
+from pcs_ext.config_io import read_json, write_json
 from pcs_ext.errors import PcsError, UsageError
 from pcs_ext.image.backbones.load import load_backbone
-from pcs_ext.image.evaluate import CLASS_WORD, Report, result_rows, results_table
+from pcs_ext.image.evaluate import CLASS_WORD, Figure, result_rows, results_table
 from pcs_ext.image.recipes import RECIPES
 from pcs_ext.reporter import ConsoleReporter
 from pcs_ext.results import as_result
@@ -34,8 +34,8 @@ from pcs_ext.toybox.world.subjects import SUBJECTS
 ROOT = Path(__file__).parents[1]
 Pair = tuple[str, int]
 """Subject and seed."""
-_LIKENESS, _PROMPT, _ASKED = "dino-i-truth", "clip-t", "attributes"
-_SHOWN = (_LIKENESS, "clip-i-truth", _PROMPT, _ASKED, "drift")
+_LIKENESS, _PROMPT, _ASKED, _STEPS = "dino-i-truth", "clip-t", "attributes", "steps"
+_SHOWN = (_LIKENESS, "clip-i-truth", _PROMPT, _ASKED, "drift", _STEPS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +66,7 @@ CLAIMS: Mapping[str, Claim] = {
     "lycoris-loha": Claim(_LIKENESS, "dreambooth-lora"),
     "lycoris-lokr": Claim(_LIKENESS, "dreambooth-lora"),
     "comcat": Claim(_LIKENESS, "custom-diffusion"),
+    "dvar": Claim(_STEPS, "textual-inversion"),
 }
 """By hand, before anything was measured: recipe -> what its abstract says it improves, and on what."""
 
@@ -132,38 +133,46 @@ def _is_whole(work: Path, recipe: str, pairs: Sequence[Pair], base: str) -> bool
 def recipe_rows(work: Path, recipe: str, pairs: Sequence[Pair], base: str) -> list[dict[str, Any]]:
     """One row per measure: the recipe's mean, its baseline's, and half the 95 % interval of their
     difference over subjects."""
-    claim = CLAIMS[recipe]
-    mine = [recipe_report(work, name, seed, recipe) for name, seed in pairs]
-    theirs = [recipe_report(work, name, seed, claim.baseline) for name, seed in pairs]
-    seconds = [
-        round(statistics.fmean(recipe_seconds(work, name, seed, arm, base) or 0.0 for name, seed in pairs), 1)
-        for arm in (recipe, claim.baseline)
-    ]
+    claim, subjects = CLAIMS[recipe], [name for name, _ in pairs]
+    mine, theirs = (_measured(work, arm, pairs) for arm in (recipe, claim.baseline))
+    seconds, baseline_seconds = (_mean_seconds(work, arm, pairs, base) for arm in (recipe, claim.baseline))
     rows = []
-    for metric, figure in mine[0].figures.items():
-        apart = zip(_values(mine, metric), _values(theirs, metric), strict=True)
-        gains = [one - other for one, other in apart]
+    for metric, (values, figure) in mine.items():
+        others = theirs[metric][0]
         rows.append(
             {
                 **({"system": RECIPES[recipe].system} if metric == claim.metric else {}),
                 "recipe": recipe,
                 "metric": metric,
-                "higher_is_better": figure.higher_is_better,
-                "value": statistics.fmean(_values(mine, metric)),
-                "spread": half_interval(gains, [name for name, _ in pairs]),
-                "n": len(gains),
-                "encoder": figure.encoder,
+                "higher_is_better": figure.higher_is_better if figure else False,
+                "value": statistics.fmean(values),
+                "spread": half_interval([one - other for one, other in zip(values, others, strict=True)], subjects),
+                "n": len(values),
+                "encoder": figure.encoder if figure else None,
                 "baseline": claim.baseline,
-                "baseline_value": statistics.fmean(_values(theirs, metric)),
-                "seconds": seconds[0],
-                "baseline_seconds": seconds[1],
+                "baseline_value": statistics.fmean(others),
+                "seconds": seconds,
+                "baseline_seconds": baseline_seconds,
             }
         )
     return rows
 
 
-def _values(reports: Sequence[Report], metric: str) -> list[float]:
-    return [report.figures[metric].value for report in reports]
+def _measured(work: Path, recipe: str, pairs: Sequence[Pair]) -> dict[str, tuple[list[float], Figure | None]]:
+    """Measure -> its value in each run, and what it is; the steps that were learned are one more."""
+    reports = [recipe_report(work, name, seed, recipe) for name, seed in pairs]
+    found: dict[str, tuple[list[float], Figure | None]] = {
+        metric: ([report.figures[metric].value for report in reports], figure)
+        for metric, figure in reports[0].figures.items()
+    }
+    subjects = [subject_path(work, name, seed, recipe) for name, seed in pairs]
+    found[_STEPS] = ([float(read_json(path / "config.json")["training"]["steps"]) for path in subjects], None)
+    return found
+
+
+def _mean_seconds(work: Path, recipe: str, pairs: Sequence[Pair], base: str) -> float:
+    seconds = [recipe_seconds(work, name, seed, recipe, base) or 0.0 for name, seed in pairs]
+    return round(statistics.fmean(seconds), 1)
 
 
 def _plain(recipes: Sequence[str]) -> list[str]:

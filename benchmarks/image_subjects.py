@@ -35,6 +35,7 @@ from pcs_ext.image.evaluate import (
 )
 from pcs_ext.image.learn_once import learn_seconds
 from pcs_ext.image.recipes import RECIPES
+from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import ConsoleReporter, Reporter
 from pcs_ext.results import as_result
 from pcs_ext.runtime import generator_for
@@ -116,11 +117,14 @@ def recipe_report(work: Path, name: str, seed: int, recipe: str) -> Report:
 def learn_and_measure(
     work: Path, name: str, seed: int, recipe: str, backbone: AbstractBackbone, judges: Judges, reporter: Reporter
 ) -> None:
-    """Learn a subject of `examples/`, generate, measure, below `work`; a finished run is not done again."""
-    if recipe_seconds(work, name, seed, recipe, backbone.fingerprint) is not None:
-        return
+    """Learn a subject of `examples/`, generate, measure, below `work`; a finished run of the same recipe, prompts and
+    judges is not done again."""
     folder, photos = _folder(work, name, seed), EXAMPLES / name
     artifact = learned(name, seed, backbone, reporter, recipe=recipe, work=work)
+    finished = recipe_seconds(work, name, seed, recipe, backbone.fingerprint) is not None
+    if finished and _is_of(folder, recipe, artifact, judges):
+        return
+    (folder / "times" / f"{recipe}.json").unlink(missing_ok=True)
     evaluate_artifact(
         artifact,
         [photo.path for photo in find_photos(photos)],
@@ -137,6 +141,18 @@ def learn_and_measure(
     )
     seconds = learn_seconds(subject_path(work, name, seed, recipe))
     write_json(folder / "times" / f"{recipe}.json", {"seconds": seconds, "base": backbone.fingerprint})
+
+
+def _is_of(folder: Path, recipe: str, artifact: Artifact, judges: Judges) -> bool:
+    """Whether a report was read by these judges off pictures that this subject made of today's prompts."""
+    report = Report.load(folder / "reports" / f"{recipe}.json")
+    made_from = read_json(folder / "images" / recipe / "made_from.json")
+    read_by = {figure.encoder for figure in report.figures.values()}
+    return (
+        made_from["artifact"] == artifact.data.content_hash
+        and report.prompts == tuple(prompt.text for prompt in prompt_set("toybox"))
+        and read_by <= {judge.id for judge in (judges.clip, judges.dino, judges.attributes) if judge is not None}
+    )
 
 
 def truth_of(name: str, resolution: int) -> Truth:

@@ -154,6 +154,9 @@ def _run(arguments: list[str]) -> None:
     rest = words_first(rest, verbs[verb])
     import tyro
 
+    from pcs_ext.heap import keep_freed_memory
+
+    keep_freed_memory()
     tyro.cli(
         verbs[verb],
         prog=f"pcs-ext {verb}",

@@ -32,6 +32,7 @@ def test_only_the_measure_a_recipe_exists_for_names_its_system(tmp_path: Path) -
     assert rows["dino-i-truth"]["spread"] == pytest.approx(12.706 * 0.01 / 2)
     assert beats_baseline(rows["dino-i-truth"])
     assert not beats_baseline(rows["clip-t"])
+    assert (rows["steps"]["value"], rows["steps"]["higher_is_better"]) == (40.0, False)
     assert (rows["clip-t"]["seconds"], rows["clip-t"]["baseline_seconds"]) == (5.0, 5.0)
 
 
@@ -49,6 +50,7 @@ def _runs(work: Path, recipe: str, likeness: list[float], agreement: list[float]
         Report(recipe=recipe, subject=name, figures=figures, prompts=(), seeds=(seed,)).save(
             folder / "reports" / f"{recipe}.json"
         )
+        write_json(folder / "subjects" / recipe / "config.json", {"training": {"steps": 40}})
         write_json(folder / "times" / f"{recipe}.json", {"seconds": 5.0, "base": "base"})
 
 
