@@ -11,7 +11,8 @@ the protected photos. Reading files is left out on both sides.
 recipe `aspl`, which changes the algorithm (LoRA surrogate) and is shown apart. Same random weights, same photos,
 processes of their own, in turns. A run has 50 rounds: `warm` of them go before the clock starts, on both sides, so that
 what is made once per run (our latents of clean photos and class images, first allocations) counts as what it is.
-`peak_mb` is the process's, libraries included; `grown_mb` what the rounds added to what it was with the model loaded.
+Ours keeps freed memory as `pcs-ext` does (pcs_ext/heap.py). `peak_mb` is the process's, libraries included; `grown_mb`
+what the rounds added to what it was with the model loaded.
 """
 
 import copy
@@ -40,6 +41,7 @@ from pcs_ext.defense.engine import Protection
 from pcs_ext.defense.photos import OwnPhoto
 from pcs_ext.defense.recipes import RECIPES
 from pcs_ext.defense.surrogate import Surrogate
+from pcs_ext.heap import keep_freed_memory
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.class_images import ClassImages
 from pcs_ext.runtime import generator_for
@@ -125,6 +127,7 @@ def _measure(role: Role, base: str, side: int, device: str, warm: int) -> dict[s
 
 def ours(base: str, pixels: Tensor, classes: Tensor, device: str, recipe: str, rounds: int) -> Iterator[list[Tensor]]:
     """What `protect` runs, round by round, caches included."""
+    keep_freed_memory()
     backbone = load_backbone(base, device=device, precision="fp32")
     backbone.resolution = pixels.shape[-1]
     method = dataclasses.replace(RECIPES[recipe].build("sd"), rounds=rounds + 1)

@@ -6,7 +6,8 @@ every step; a forward pass of one random frame past the temporal layers, a forwa
 squared error and the debiased loss; then both backward passes, the first of which keeps its graph, the spatial LoRA
 stepped in between, so that the second computes gradients for it that nothing uses.
 
-Ours is what `video learn-motion` runs: cached prompts, `PassesLoss`, `LowRankAdapter`, `fit`. Both have the same frozen
+Ours is what `video learn-motion` runs: cached prompts, `PassesLoss`, `LowRankAdapter`, `fit`, freed memory kept
+(pcs_ext/heap.py). Both have the same frozen
 text-to-video UNet with random weights in bf16, LoRAs in fp32 under autocast, the same latents, rank and losses, no
 checkpointing, and run in processes of their own, one at a time, in turns.
 """
@@ -228,12 +229,14 @@ def _adamw(loras: list[LoraLinear]) -> torch.optim.AdamW:
 
 def ours(backbone: Any, latents: Tensor, steps: int) -> Callable[[], float]:
     """Our step: the recipe of the paper's values, no pass skipped."""
+    from pcs_ext.heap import keep_freed_memory
     from pcs_ext.image.adapters import build_adapter
     from pcs_ext.image.adapters.base import injected
     from pcs_ext.image.fit import fit
     from pcs_ext.video.recipes import MOTIONS
     from pcs_ext.video.training import EncodedClips, PassesLoss, parameter_groups
 
+    keep_freed_memory()
     recipe = MOTIONS["motion-director"].build("sd")
     (phase,) = recipe.phases
     phase = dataclasses.replace(phase, passes=tuple(dataclasses.replace(one, skipped=0.0) for one in phase.passes))

@@ -8,9 +8,10 @@ rex.generate("a photo of {subject} on the beach", seeds=[1, 2])[0].save("beach.p
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Artifact", "__version__", "learn"]
+__all__ = ["Artifact", "__version__", "evaluate", "learn"]
 
 if TYPE_CHECKING:
+    from pcs_ext.evaluation import evaluate
     from pcs_ext.image.learn import learn
     from pcs_ext.image.subject import Artifact
 
@@ -21,8 +22,17 @@ def __getattr__(name: str) -> Any:
         from pcs_ext.image.learn import learn
 
         return learn
+    if name == "evaluate":
+        from pcs_ext.evaluation import evaluate
+
+        return evaluate
     if name == "Artifact":
         from pcs_ext.image.subject import Artifact
 
         return Artifact
     raise AttributeError(f"module 'pcs_ext' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    # What is loaded on first use belongs into completion and help from the beginning.
+    return sorted({*globals(), *__all__})

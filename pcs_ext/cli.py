@@ -10,6 +10,7 @@ from typing import Any
 from pcs_ext import __version__
 from pcs_ext.defense import cli as defense_cli
 from pcs_ext.errors import InputError, Interrupted, PcsError, ResourceError, UsageError
+from pcs_ext.help_examples import EXAMPLES as EXAMPLES_OF
 from pcs_ext.image import (
     classes_cli,
     continual_cli,
@@ -25,7 +26,7 @@ from pcs_ext.svg import cli as svg_cli
 from pcs_ext.svg.panorama import cli as panorama_cli
 from pcs_ext.threed import avatar_cli
 from pcs_ext.threed import cli as threed_cli
-from pcs_ext.verbs import chosen, group, group_overview, overview, words_first
+from pcs_ext.verbs import chosen, examples, explained, group, group_overview, overview, words_first
 from pcs_ext.video import cli as video_cli
 
 EXAMPLES = """
@@ -38,9 +39,12 @@ Examples
   pcs-ext svg customize LOGO.svg "a red {subject}" --noun dog -o OUT.svg
   pcs-ext protect PHOTOS --noun person -o OUT
 
-pcs-ext COMMAND --help shows all settings of a command.
+Without --base commands run on toybox, a small demonstration model of toys that
+is embedded. For real photos add --base with your model: a hub id, a diffusers
+folder or a .safetensors file of Stable Diffusion 1.x, 2.x or SDXL.
+pcs-ext COMMAND --help shows all settings of a command, with examples.
 Exit codes: 0 done, 2 wrong usage, 3 unusable input, 4 not enough resources,
-5 interrupted (the same command goes on), 6 an audit found something."""
+5 interrupted (the same command goes on), 6 audit or verify found something."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENOMEM)
 
 
@@ -157,12 +161,17 @@ def _run(arguments: list[str]) -> None:
     from pcs_ext.heap import keep_freed_memory
 
     keep_freed_memory()
-    tyro.cli(
-        verbs[verb],
-        prog=f"pcs-ext {verb}",
-        args=rest,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName),
-    )
+    try:
+        tyro.cli(
+            explained(verbs[verb]),
+            prog=f"pcs-ext {verb}",
+            args=rest,
+            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName),
+        )
+    except SystemExit as end:
+        if end.code == 0 and {"-h", "--help"} & set(rest):
+            sys.stdout.write(examples(EXAMPLES_OF.get(verb, ())))
+        raise
 
 
 def _show(text: str, *, asked: bool) -> None:

@@ -16,7 +16,7 @@ def evaluate(
     subject: Positional[Path],
     photos: Positional[tuple[Path, ...]],
     output: Output,
-    prompts: Literal["auto", "toybox", "object", "live"] = "auto",
+    prompts: str = "auto",
     seeds: tuple[int, ...] = (0, 1, 2, 3),
     base: str = "",
     clip: Path | None = None,
@@ -33,7 +33,7 @@ def evaluate(
         subject: folder written by `learn`.
         photos: photos of the subject: those it was learned from, or others.
         output: folder for the images and reports; run again after an interruption, it goes on from what is there.
-        prompts: which set to ask; auto takes toybox for toybox, else object.
+        prompts: toybox, object or live, or a text file with a prompt per line; auto: toybox for toybox, else object.
         seeds: one image of each prompt per seed.
         base: another base of the same family than the one it was learned on.
         clip: transformers folder of a CLIP model; toybox has its own.
@@ -43,28 +43,13 @@ def evaluate(
         json: print the report as JSON instead of a table.
     """
     from pcs_ext.config_io import to_jsonable
-    from pcs_ext.image.data import find_photos
-    from pcs_ext.image.evaluate import UNRELATED_PROMPTS, evaluate_artifact, prompt_set, result_rows, results_table
-    from pcs_ext.image.subject import Artifact
+    from pcs_ext.evaluation import evaluate as run
+    from pcs_ext.image.evaluate import result_rows, results_table
 
-    reporter = _reporter()
-    artifact = Artifact.load(subject)
-    found = find_photos(photos)
-    judges = _judges(base or artifact.data.base_name, clip, dino)
-    backbone = artifact.backbone(base or None, device=device, precision=precision)
-    chosen = prompts if prompts != "auto" else "toybox" if backbone.name == "toybox" else "object"
-    report, baseline = evaluate_artifact(
-        artifact,
-        [photo.path for photo in found],
-        output,
-        name=subject.resolve().name,
-        prompts=prompt_set(chosen),
-        unrelated=UNRELATED_PROMPTS[chosen],
-        seeds=seeds,
-        judges=judges,
-        backbone=backbone,
-        reporter=reporter,
-    )
+    report, baseline = run(
+        subject, photos, output, prompts=prompts, seeds=seeds, base=base, clip=clip, dino=dino, device=device,
+        precision=precision, reporter=_reporter(),
+    )  # fmt: skip
     if json:
         _print_json(to_jsonable({"subject": report, "class-word": baseline}))
         return
@@ -219,26 +204,6 @@ def doctor(json: bool = False) -> None:
         sys.stdout.write(f"{section}\n")
         for key, value in facts.items():
             sys.stdout.write(f"  {key:13} {value}\n")
-
-
-def _judges(base: str, clip: Path | None, dino: Path | None) -> Any:
-    """Toybox brings its own judges; a real base is judged by the encoders that are named."""
-    from pcs_ext.errors import UsageError
-    from pcs_ext.image.evaluate import Judges, load_image_encoder, load_image_text_encoder
-
-    if base == "toybox" and clip is None and dino is None:
-        from pcs_ext.toybox.judges import toybox_judges
-
-        return toybox_judges()
-    if clip is None and dino is None:
-        raise UsageError(
-            f"judging {base} needs encoders: give --clip and --dino with transformers folders, "
-            "such as downloads of openai/clip-vit-base-patch32 and facebook/dino-vits16."
-        )
-    return Judges(
-        clip=None if clip is None else load_image_text_encoder(clip),
-        dino=None if dino is None else load_image_encoder(dino),
-    )
 
 
 def _reporter() -> Any:

@@ -2,12 +2,14 @@
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import math
+import re
 import textwrap
 import typing
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
 
 from pcs_ext.errors import UsageError
 
@@ -165,3 +167,51 @@ def listed(verbs: Verbs, *, width: int, column: int) -> list[str]:
 def summary(run: Callable[..., Any]) -> str:
     """First paragraph of a docstring, without its full stop."""
     return (inspect.getdoc(run) or "").split("\n\n")[0].replace("\n", " ").rstrip(".")
+
+
+def examples(lines: Sequence[str]) -> str:
+    """What the help of a verb ends with; empty where there are none."""
+    if not lines:
+        return ""
+    return "\n".join(["Examples", *(f"  {line}" for line in "\n".join(lines).split("\n"))]) + "\n"
+
+
+def explained(run: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function for the parser of flags, whose help then keeps each sentence in one paragraph and tells no
+    default that says nothing (None, an empty text) or that the sentence tells itself ("0 takes the recipe's")."""
+    from tyro.conf import arg
+
+    def same(*given: Any, **named: Any) -> Any:
+        return run(*given, **named)
+
+    text, signature = re.sub(r"\n {8,}(?=\S)", " ", inspect.getdoc(run) or ""), inspect.signature(run)
+    hints = {
+        name: annotation
+        if dataclasses.is_dataclass(_bare(annotation))
+        else Annotated[annotation, arg(help_behavior_hint=functools.partial(_default, _sentence(name, text)))]
+        for name, annotation in typing.get_type_hints(run, include_extras=True).items()
+        if name in signature.parameters
+    }
+    parameters = [known.replace(annotation=hints[name]) for name, known in signature.parameters.items()]
+    same.__name__, same.__doc__, same.__annotations__ = run.__name__, text, hints
+    same.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return same
+
+
+def _bare(annotation: Any) -> Any:
+    """What is annotated."""
+    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is Annotated else annotation
+
+
+def _sentence(name: str, text: str) -> str:
+    """What a docstring says of an argument."""
+    found = re.search(rf"^ {{4}}{name}: (.*)$", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _default(sentence: str, label: str) -> str:
+    """How a default is told behind its argument's sentence."""
+    if label == "True":  # the flag is then called --no-NAME, and the sentence says what NAME does
+        return "(done unless this is given)"
+    told = label in ("", "''", "None", "False") or (label in ("0", "0.0") and re.search(r"\b0\b", sentence))
+    return "" if told else f"(default: {label})"

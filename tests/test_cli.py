@@ -126,3 +126,57 @@ def test_systems_shows_one_by_id_and_several_by_words(capsys: pytest.CaptureFixt
     assert run("systems", "STITCH", capture=capsys)[1].startswith("StitchDiffusion")
     code, _, err = run("systems", "nosuch", capture=capsys)
     assert (code, "none of the 176 systems has nosuch" in err) == (2, True)
+
+
+def test_what_dry_run_prints_is_taken_back_whole(
+    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = tmp_path / "plan.json"
+    arguments = ("learn", photos, "--noun", "dog", "-o", tmp_path / "rex")
+    plan.write_text(run(*arguments, "--steps", "7", "--dry-run", capture=capsys)[1])
+    code, out, err = run(*arguments, "--config", plan, "--dry-run", capture=capsys)
+    assert (code, json.loads(out)) == (0, json.loads(plan.read_text())), err
+    code, _, err = run(*arguments, "--config", plan, "--base", "other/model", "--dry-run", capture=capsys)
+    assert (code, "printed for --base toybox, and this is other/model" in err) == (2, True), err
+    cat = [*arguments[:3], "cat", *arguments[4:]]
+    code, _, err = run(*cat, "--config", plan, "--dry-run", capture=capsys)
+    assert (code, "is about a dog, and --noun cat about a cat" in err) == (2, True), err
+    code, _, err = run(*cat, "--config", plan, capture=capsys)
+    assert code == 2
+    assert not (tmp_path / "rex").exists()
+
+
+def test_learn_tells_what_it_passes_over(tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = tiny_folder(tmp_path / "base")
+    (photos / "VID 1.MOV").write_bytes(b"x")
+    (photos / "again.png").write_bytes((photos / "0.png").read_bytes())
+    arguments = ("learn", photos, "--noun", "dog", "-o", tmp_path / "rex", "--recipe", "textual-inversion")
+    code, out, err = run(*arguments, "--base", base, "--steps", "1", capture=capsys)
+    assert (code, out.splitlines()) == (0, [str(tmp_path / "rex")]), err
+    assert f"{photos}: videos are not read: VID 1.MOV" in err
+    assert "0.png, again.png show the same picture, which counts twice" in err
+    code, out, err = run("export", tmp_path / "rex", "-o", tmp_path / "words", "--format", "textual-inversion",
+                         capture=capsys)  # fmt: skip
+    assert (code, out.strip()) == (0, str(tmp_path / "words" / "subject.safetensors"))
+    assert "prompts write <subject> in diffusers, embedding:NAME in ComfyUI" in err
+
+
+def test_evaluate_asks_prompts_of_a_file(tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = tiny_folder(tmp_path / "base")
+    learn = ("learn", photos, "--noun", "dog", "-o", tmp_path / "rex", "--recipe", "textual-inversion", "--steps", "1")
+    assert run(*learn, "--base", base, capture=capsys)[0] == 0
+    asked = tmp_path / "prompts.txt"
+    evaluate = ("evaluate", tmp_path / "rex", photos, "-o", tmp_path / "m", "--dino", tiny_dino(tmp_path / "dino"))
+    for text, message in (
+        (None, "neither one of toybox, object, live nor a text file"),
+        ("# nothing", "must hold a prompt with {subject} on every line, there is none"),
+        ("{subject}\na dog\n", "got 'a dog'"),
+    ):
+        if text is not None:
+            asked.write_text(text)
+        code, _, err = run(*evaluate, "--prompts", asked, capture=capsys)
+        assert (code, message in err) == (2, True), err
+    asked.write_text("# two of mine\n{subject} on a sledge\n\n  a photo of {subject}  \n")
+    code, out, err = run(*evaluate, "--prompts", asked, "--seeds", "5", "--json", capture=capsys)
+    assert code == 0, err
+    assert json.loads(out)["subject"]["prompts"] == ["{subject} on a sledge", "a photo of {subject}"]

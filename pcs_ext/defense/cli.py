@@ -3,12 +3,19 @@
 import json as json_module
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from pcs_ext.errors import InputError
+
+if TYPE_CHECKING:
+    from pcs_ext.defense.verify import Verification, Verifications
+
 FOUND = 6
-"""Exit code of an audit that found something: neither success nor any kind of failure."""
+"""Exit code of an audit or a verification that found something: neither success nor any kind of failure."""
+_REASONS = 5
+"""Photos that could not be compared, told with their reasons at most."""
 Output = Annotated[Path, arg(aliases=["-o"])]
 
 
@@ -87,29 +94,68 @@ def protect(
 
 
 def verify(
-    file: Positional[Path], report: Path | None = None, original: Path | None = None, json: bool = False
+    files: Positional[tuple[Path, ...]], report: Path | None = None, original: Path | None = None, json: bool = False
 ) -> None:
-    """Tell whether a file still carries its protection.
+    """Tell whether photos still carry their protection.
+
+    Exit code 0: all do, as far as this can tell; 6: one is missing, or has lost its perturbation or much of it; 3: one
+    could not be compared.
 
     Args:
-        file: the photo as it is now; it may have been renamed, recompressed or resized.
-        report: report.json of the job, or its folder; empty: beside the file.
-        original: the photo before protection, if it was moved.
+        files: photos as they are now (they may have been renamed, recompressed or resized), or folders of them.
+        report: report.json of the job, or its folder; empty: beside each file.
+        original: the photo before protection, or the folder of all of them, if they were moved.
         json: print JSON instead of lines.
     """
     from pcs_ext.config_io import to_jsonable
     from pcs_ext.defense.verify import verify as run
+    from pcs_ext.defense.verify import verify_all
+    from pcs_ext.image.cli import console_reporter
 
-    found = run(file, report=report, original=original)
+    if len(files) == 1 and not files[0].is_dir():
+        found = run(files[0], report=report, original=original)
+        if json:
+            sys.stdout.write(json_module.dumps(to_jsonable(found), indent=2, ensure_ascii=False) + "\n")
+        else:
+            sys.stdout.write(_verdict_lines(found))
+        return _end(FOUND if found.verdict in ("weakened", "lost") else 0)
+    all_of_them = verify_all(files, report=report, original=original, reporter=console_reporter())
     if json:
-        sys.stdout.write(json_module.dumps(to_jsonable(found), indent=2, ensure_ascii=False) + "\n")
-        return
-    sys.stdout.write(f"{found.verdict}: {found.kept:.0%} of the perturbation of {found.output.name} is in {file}\n")
+        sys.stdout.write(json_module.dumps(to_jsonable(all_of_them), indent=2, ensure_ascii=False) + "\n")
+    else:
+        sys.stdout.write(_summary(all_of_them))
+    return _end(FOUND if all_of_them.alarming else InputError.exit_code if all_of_them.not_compared else 0)
+
+
+def _end(code: int) -> None:
+    if code:
+        sys.exit(code)
+
+
+def _verdict_lines(found: "Verification") -> str:
+    """What is told of one photo."""
+    text = f"{found.verdict}: {found.kept:.0%} of the perturbation of {found.output.name} is in {found.file}\n"
     if found.budget is not None:
         within = "within" if found.budget.within else "above"
-        sys.stdout.write(
-            f"largest change against the original {found.budget.max_levels:g} levels, {within} the budget\n"
-        )
+        text += f"largest change against the original {found.budget.max_levels:g} levels, {within} the budget\n"
+    return text
+
+
+def _summary(found: "Verifications") -> str:
+    """Every photo that is not as it was written, and how many are."""
+    lines = [
+        f"{one.verdict}: {one.kept:.0%} of the perturbation of {one.output.name} is in {one.file}"
+        for one in found.photos
+        if one.verdict != "intact"
+    ]
+    lines += [f"missing: {path}" for path in found.missing]
+    lines += [f"not compared: {reason}" for reason in list(found.not_compared.values())[:_REASONS]]
+    if len(found.not_compared) > _REASONS:
+        lines.append(f"not compared: {len(found.not_compared) - _REASONS} more")
+    counts = [f"{count} {verdict}" for verdict, count in found.verdicts.items()]
+    counts += [f"{len(found.missing)} missing"] if found.missing else []
+    counts += [f"{len(found.not_compared)} not compared"] if found.not_compared else []
+    return "\n".join([*lines, ", ".join(counts)]) + "\n"
 
 
 def censor(

@@ -36,7 +36,7 @@ from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.class_images import ClassImages
 from pcs_ext.image.concept import Concept
-from pcs_ext.image.data import photo_paths, read_photo
+from pcs_ext.image.data import overlooked, photo_paths, read_photo
 from pcs_ext.image.evaluate.encoders import ImageEncoder
 from pcs_ext.image.learn import preset_of
 from pcs_ext.image.recipes import Preset
@@ -145,8 +145,8 @@ def protect(
     output, reporter, options = Path(output), reporter or SilentReporter(), options or Options()
     bases = [base] if isinstance(base, (str, AbstractBackbone)) else list(base)
     warnings = (TOYBOX_WARNING,) if any(_name(b) == "toybox" for b in bases) else ()
-    for warning in warnings:
-        reporter.event("warning", warning)
+    for text in (*warnings, *overlooked(photos)):
+        reporter.event("warning", text)
     method = resolve_method(recipe, preset_of(bases[0]), levels=levels, steps=steps, norm=norm, config=config)
     plan = resolve_plan(attack) if attack else None
     if plan is None:
@@ -155,12 +155,8 @@ def protect(
     paths = _checked(photo_paths(photos), output, options)
     for path in paths if plan is not None else []:
         read_photo(path)  # attackers read photos as trainers do, who refuse more of them
-    backbones = [
-        b
-        if isinstance(b, AbstractBackbone)
-        else load_backbone(b, device=options.device, precision=options.precision, reporter=reporter)
-        for b in bases
-    ]
+    loading: dict[str, Any] = {"device": options.device, "precision": options.precision, "reporter": reporter}
+    backbones = [b if isinstance(b, AbstractBackbone) else load_backbone(b, **loading) for b in bases]
     method = resolve_method(recipe, preset_of(backbones[0]), levels=levels, steps=steps, norm=norm, config=config)
     job = _Job(paths, output, method, backbones, options, warnings, reporter)
     try:
@@ -255,13 +251,11 @@ class _Job:
     def run(self) -> None:
         """Group by group; a group is skipped when all its photos are done, and else computed whole, because surrogates
         learn from all of it."""
-        missing = [
-            path
-            for path in self.paths
-            if not self.report.is_done(self.names[path], self.digests[path], self.masks.get(path))
-        ]
+        missing = [path for path in self.paths if not self._is_done(path)]
         for path in missing:
             self.report.check_free(self.names[path])
+        for path in set(self.paths) - set(missing):  # their folder may have been renamed
+            self.report.photos[self.names[path]]["photo"] = os.path.relpath(path, self.output.resolve())
         done = len(self.paths) - len(missing)
         self.reporter.event("protect", f"{self.method.id}: {len(missing)} photos to do, {done} done before")
         if missing:
@@ -273,6 +267,9 @@ class _Job:
                 self._group(group, wanted)
         self.report.save()
         shutil.rmtree(self.output / ".protecting", ignore_errors=True)
+
+    def _is_done(self, path: Path) -> bool:
+        return self.report.is_done(self.names[path], self.digests[path], self.masks.get(path))
 
     def _expect(self, missing: Sequence[Path]) -> None:
         """Tell how long it will take, by a try on the first photo with surrogates that are thrown away; gray class

@@ -1,7 +1,9 @@
-"""Whether a file still carries the perturbation that was put into it."""
+"""Whether files still carry the perturbation that was put into them."""
 
+import collections
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +15,9 @@ from pcs_ext.config_io import file_sha256, from_jsonable
 from pcs_ext.defense.budget import Budget, BudgetCheck
 from pcs_ext.defense.photos import read_own_photo
 from pcs_ext.defense.report import NAME, read_report
-from pcs_ext.errors import InputError
+from pcs_ext.errors import InputError, PcsError, UsageError
+from pcs_ext.image.data import photo_paths
+from pcs_ext.reporter import Reporter, SilentReporter
 
 Verdict = Literal["intact", "carried", "weakened", "lost"]
 CARRIED, WEAKENED = 0.8, 0.3
@@ -36,9 +40,67 @@ class Verification:
     bytes_equal: bool
     """The file is byte for byte what was written."""
     budget: BudgetCheck | None
-    """Against the original, for a file of its size."""
+    """Against the original; None for a file of another size, and where the original is gone and the bytes the same."""
     original: Path
     output: Path
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verifications:
+    """What was found out about several files, or all of a folder."""
+
+    photos: tuple[Verification, ...]
+    not_compared: dict[Path, str]
+    """File -> why it could not be compared."""
+    missing: tuple[Path, ...]
+    """Photos of the reports of given folders that none of the files is."""
+
+    @property
+    def verdicts(self) -> dict[str, int]:
+        """Verdict -> how many photos, those that were found."""
+        return dict(collections.Counter(found.verdict for found in self.photos))
+
+    @property
+    def alarming(self) -> bool:
+        """Whether a photo lost its perturbation, much of it, or itself."""
+        return bool(self.missing) or any(found.verdict in ("weakened", "lost") for found in self.photos)
+
+
+def verify_all(
+    places: Sequence[Path],
+    *,
+    report: Path | None = None,
+    original: Path | None = None,
+    reporter: Reporter | None = None,
+) -> Verifications:
+    """`verify` for files and for all photos of folders; what cannot be compared does not stop the others.
+
+    Args:
+        places: files, or folders that `protect` wrote (or copies of them, with `report`).
+        report: `report.json` or its folder; None: beside each file.
+        original: the folder where the originals lie now; None: where they lay.
+        reporter: hears the progress.
+
+    Raises:
+        UsageError: `original` is a file and there are several photos.
+        PhotoError: a place does not exist, or is a folder without photos.
+    """
+    files, reporter = photo_paths(places), reporter or SilentReporter()
+    if original is not None and not original.is_dir() and len(files) > 1:
+        raise UsageError(f"--original {original} is one file, for {len(files)} photos; give the originals' folder.")
+    found: list[Verification] = []
+    reasons: dict[Path, str] = {}
+    for index, file in enumerate(files):
+        try:
+            found.append(verify(file, report=report, original=original))
+        except PcsError as error:
+            reasons[file] = str(error)
+        reporter.progress("verify", index + 1, len(files))
+    seen = {one.output.resolve() for one in found} | {file.resolve() for file in reasons}
+    folders = [] if report is not None else [place for place in places if (place / NAME).is_file()]
+    written = [folder / entry["output"] for folder in folders for entry in read_report(folder / NAME)["photos"]]
+    missing = tuple(path for path in written if path.resolve() not in seen)
+    return Verifications(photos=tuple(found), not_compared=reasons, missing=missing)
 
 
 def verify(file: Path, *, report: Path | None = None, original: Path | None = None) -> Verification:
@@ -47,7 +109,8 @@ def verify(file: Path, *, report: Path | None = None, original: Path | None = No
     Args:
         file: the protected photo as it is now: renamed, recompressed or resized, but not cropped.
         report: `report.json` or its folder; None: beside the file.
-        original: where the original lies now; None: where it lay.
+        original: where the original lies now, or the folder it lies in; None: where it lay. Where it is not given and
+            gone, a file whose bytes are those that were written is intact all the same.
 
     Raises:
         PhotoError, ConfigError, InputError: a file is missing or unreadable, is of no photo in the report, or was
@@ -61,6 +124,16 @@ def verify(file: Path, *, report: Path | None = None, original: Path | None = No
     entry = _entry(file, digest, now, entries, place)
     output = place.parent / entry["output"]
     source = original or Path(os.path.normpath(place.parent / entry["photo"]))
+    source = source / Path(entry["photo"]).name if source.is_dir() else source
+    if original is None and not source.is_file() and digest == entry["output_sha256"]:
+        return Verification(
+            file=file, verdict="intact", kept=1.0, bytes_equal=True, budget=None, original=source, output=output
+        )
+    if file.resolve() == output.resolve() and digest != entry["output_sha256"]:
+        raise InputError(
+            f"{file} was changed after it was protected, and what was written is nowhere to compare it with; protect "
+            "the original again."
+        )
     before = _unchanged(source, entry["sha256"], "original", "--original")
     written = _unchanged(output, entry["output_sha256"], "protected photo", "--report")
     delta = written.float() - before.float()

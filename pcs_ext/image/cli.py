@@ -243,21 +243,23 @@ def export(
 
     Args:
         subject: folder written by `learn`.
-        output: file, or folder for the formats that are one.
+        output: file for kohya and diffusers, folder for the others.
         format: kohya (ComfyUI, A1111, Forge, InvokeAI), diffusers, peft, textual-inversion, or the merged model.
         precision: of the weights in the file.
         training_metadata: how it was trained, told in the file; --no-training-metadata leaves it out.
         title: name that tools show; empty takes the file's.
         overwrite: replace what is there.
     """
-    from pcs_ext.image.export import ExportOptions, export_artifact
+    from pcs_ext.image.export import ExportOptions, advice, export_artifact
     from pcs_ext.image.subject import Artifact
 
     artifact = Artifact.load(subject)
     options = ExportOptions(precision=precision, training_metadata=training_metadata, title=title, overwrite=overwrite)
     backbone = artifact.backbone() if format == "diffusers-model" else None
-    for path in export_artifact(artifact.data, format, output, options, backbone=backbone):
-        sys.stdout.write(f"{path}\n")
+    written = export_artifact(artifact.data, format, output, options, backbone=backbone)
+    for sentence in advice(artifact.data, format, written):
+        console_reporter().event("advice", sentence)
+    print_paths(written)
 
 
 def recipes(json: bool = False) -> None:

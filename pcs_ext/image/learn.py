@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from pcs_ext.artifact import ArtifactData
-from pcs_ext.config_io import check_place, config_hash, file_sha256, from_jsonable, read_json, to_jsonable
+from pcs_ext.config_io import check_place, config_hash, file_sha256, to_jsonable
 from pcs_ext.errors import ArtifactError, Interrupted, UsageError
 from pcs_ext.image.activation_checkpointing import activation_checkpointing
 from pcs_ext.image.adapters import FeatureFieldAdapter, ImageWordsAdapter, ReferenceAdapter, build_adapter
@@ -22,18 +22,27 @@ from pcs_ext.image.class_images import ClassImages
 from pcs_ext.image.class_sets import class_images_of
 from pcs_ext.image.consolidation import Consolidation
 from pcs_ext.image.contrast import Contrast, PromptReader, Rivals, photo_features
-from pcs_ext.image.data import Photo, SubjectDataset, concept_crops, find_photos
+from pcs_ext.image.data import Photo, SubjectDataset, concept_crops, enlarged, find_photos
 from pcs_ext.image.early_stopping import DvarStop
 from pcs_ext.image.fit import AbstractRun, fit
 from pcs_ext.image.forgetting import Forgetting
+from pcs_ext.image.learned_photos import photos_for
 from pcs_ext.image.loss_log import LossLog
 from pcs_ext.image.mask_estimate import EstimatedMasks
 from pcs_ext.image.photo_contexts import is_context, with_contexts
 from pcs_ext.image.photo_reader import reader_for
-from pcs_ext.image.posed import posed, show_views
+from pcs_ext.image.posed import show_views
 from pcs_ext.image.previews import Previews
-from pcs_ext.image.recipe_request import check_rounds, with_request, with_start, with_token
-from pcs_ext.image.recipes import RECIPES, Phase, Preset, Recipe
+from pcs_ext.image.recipe_request import (
+    RecipeLike,
+    check_plan,
+    check_rounds,
+    resolve_recipe,
+    with_request,
+    with_start,
+    with_token,
+)
+from pcs_ext.image.recipes import Phase, Preset, Recipe
 from pcs_ext.image.rewards.loss import RewardLoss
 from pcs_ext.image.rounds import learn_in_rounds
 from pcs_ext.image.selection_rounds import learn_selected
@@ -43,27 +52,6 @@ from pcs_ext.image.training import LatentCache, PhaseLoss, only_trainable, param
 from pcs_ext.image.types import ParameterGroup
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import generator_for
-
-
-def resolve_recipe(recipe: str | Recipe, noun: str, preset: Preset, *, config: Path | None = None) -> Recipe:
-    """The recipe value behind a name, a value or a JSON file.
-
-    Raises:
-        UsageError: unknown name, or an empty noun.
-        ConfigError: the JSON does not fit, or the recipe contradicts itself.
-    """
-    if not noun.strip():
-        raise UsageError("--noun is empty; say in one or two words what the subject is, such as dog or toy robot.")
-    if config is not None:
-        resolved = from_jsonable(Recipe, read_json(config), where=str(config))
-    elif isinstance(recipe, Recipe):
-        resolved = recipe
-    elif recipe in RECIPES:
-        resolved = RECIPES[recipe].build(noun.strip(), preset)
-    else:
-        raise UsageError(f"recipe {recipe!r} is unknown; expected one of {', '.join(RECIPES)}.")
-    resolved.validate()
-    return resolved
 
 
 def preset_of(base: str | AbstractBackbone) -> Preset:
@@ -80,13 +68,14 @@ def plan(
     photos: Sequence[Path] | Path | str,
     *,
     noun: str,
-    recipe: str | Recipe = "dreambooth-lora",
+    recipe: RecipeLike = "dreambooth-lora",
     base: str = "toybox",
     token: str = "",
     steps: int | None = None,
     config: Path | None = None,
 ) -> dict[str, Any]:
     """What `learn` would do, as plain JSON data: the photos found and the recipe with every value. Loads no model."""
+    check_plan(config, noun, base)
     found = find_photos(photos)
     resolved = with_request(resolve_recipe(recipe, noun, preset_of(base), config=config), token, steps)
     return {"photos": [str(photo.path) for photo in found], "base": base, "recipe": to_jsonable(resolved)}
@@ -97,7 +86,7 @@ def learn(
     *,
     noun: str,
     output: Path | str,
-    recipe: str | Recipe = "dreambooth-lora",
+    recipe: RecipeLike = "dreambooth-lora",
     base: str | AbstractBackbone = "toybox",
     token: str = "",
     steps: int | None = None,
@@ -121,12 +110,12 @@ def learn(
         photos: a folder, photo files, or photos that were read already.
         noun: what the subject is: "dog".
         output: folder of the artifact.
-        recipe: name in `RECIPES`, or a `Recipe`.
+        recipe: name in `RECIPES`, a `Recipe`, or a function `(noun, preset) -> Recipe` (docs/python.md).
         base: toybox, hub id, diffusers folder, `.safetensors` file, or a loaded backbone.
         token: the word that stands for the subject; empty picks one.
         steps: optimiser steps in all; None takes the recipe's.
         seed: of everything random: the same seed gives the same artifact, bit for bit on the CPU.
-        config: recipe as a JSON file, instead of `recipe`.
+        config: recipe as a JSON file, instead of `recipe`; what `plan` gives may be in it, too.
         device: auto, cuda, mps or cpu.
         precision: of frozen weights and autocast: auto, fp32, bf16, fp16.
         overwrite: replace an existing artifact.
@@ -146,8 +135,13 @@ def learn(
     """
     output, reporter = Path(output), reporter or SilentReporter()
     _check_output(output, overwrite)
+    check_plan(config, noun, base if isinstance(base, str) else base.name)
     asked = with_request(resolve_recipe(recipe, noun, preset_of(base), config=config), token, steps)
-    found = _checked(asked, photos, previews, checkpoint_activations)
+    if previews < 0:
+        raise UsageError(f"--previews must be 0 or a number of steps, got {previews}.")
+    if checkpoint_activations:
+        asked.check_recomputable()
+    found = photos_for(asked, photos, reporter)
     loaded = isinstance(base, AbstractBackbone)
     backbone = base if loaded else load_backbone(base, device=device, precision=precision, reporter=reporter)
     resolved = resolve_recipe(recipe, noun, preset_of(backbone), config=config)
@@ -159,6 +153,8 @@ def learn(
                 "checkpoint_activations": checkpoint_activations}  # fmt: skip
         rounds = learn_in_rounds if resolved.active is not None else learn_selected
         return rounds(resolved, found, output, learn, once)
+    for remark in enlarged(found, backbone.resolution):
+        reporter.event("photos", remark)
     reporter.event(
         "learn", f"{resolved.id}: {len(found)} photos, {resolved.steps} steps, on {backbone.device}", photos=len(found)
     )
@@ -172,19 +168,6 @@ def learn(
     shutil.rmtree(run.folder, ignore_errors=True)
     reporter.event("learned", f"saved {output}", output=str(output))
     return Artifact(ArtifactData.load(output))
-
-
-def _checked(
-    recipe: Recipe, photos: Sequence[Path] | Sequence[Photo] | Path | str, previews: int, recomputed: bool
-) -> list[Photo]:
-    """The photos, once all is found right that can be before a model is loaded."""
-    if previews < 0:
-        raise UsageError(f"--previews must be 0 or a number of steps, got {previews}.")
-    if recomputed:
-        recipe.check_recomputable()
-    found = _photos(photos)
-    recipe.check_photos(found)
-    return posed(found) if recipe.needs_cameras else found
 
 
 def _dataset(recipe: Recipe, photos: Sequence[Photo], backbone: AbstractBackbone) -> SubjectDataset:
@@ -382,13 +365,6 @@ class _Run:
                     path = self.previews.write(running[0], phase.name, state.step)
                     self.reporter.event("preview", f"preview {path}", path=str(path))
                 yield state
-
-
-def _photos(photos: Sequence[Path] | Sequence[Photo] | Path | str) -> list[Photo]:
-    if isinstance(photos, (str, Path)):
-        return find_photos(photos)
-    read = [photo for photo in photos if isinstance(photo, Photo)]
-    return read or find_photos([photo for photo in photos if not isinstance(photo, Photo)])
 
 
 def _check_output(output: Path, overwrite: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from pcs_ext.config_io import file_sha256, from_jsonable
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.data import find_photos
+from pcs_ext.image.data import LEARNED_SIDE, find_photos
 from pcs_ext.image.evaluate.stopwatch import Stopwatch, seconds_in
 from pcs_ext.image.learn import as_learned, learn, preset_of, resolve_recipe
 from pcs_ext.image.recipes import Recipe
@@ -73,7 +73,7 @@ def _is_of(
 ) -> bool:
     resolved = resolve_recipe(recipe, noun, preset_of(base))
     wanted = resolved if steps is None else resolved.with_steps(steps)
-    wanted, found = as_learned(wanted, find_photos(photos))
+    wanted, found = as_learned(wanted, find_photos(photos, short_side=LEARNED_SIDE))
     digests = [photo.digest for photo in found]
     return (
         _followed(artifact, wanted)

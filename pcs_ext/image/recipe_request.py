@@ -1,13 +1,75 @@
-"""A recipe as the user asked for it: its word, its steps, and the subject it goes on from."""
+"""A recipe as the user asked for it: its name or file, its word, its steps, and the subject it goes on from."""
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
 
-from pcs_ext.config_io import to_jsonable
+from pcs_ext.config_io import from_jsonable, read_json, to_jsonable
 from pcs_ext.errors import ArtifactError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.rare_tokens import check_rare_token, pick_rare_tokens
-from pcs_ext.image.recipes import Recipe
+from pcs_ext.image.recipes import RECIPES, Preset, Recipe
 from pcs_ext.image.subject import Artifact
+
+RecipeLike: TypeAlias = str | Recipe | Callable[[str, Preset], Recipe]
+"""A name in `RECIPES`, a value, or a function `(class noun, preset) -> Recipe` as those in `RECIPES` are."""
+
+
+def resolve_recipe(recipe: RecipeLike, noun: str, preset: Preset, *, config: Path | None = None) -> Recipe:
+    """The recipe value behind a name, a value, a function or a JSON file.
+
+    Raises:
+        UsageError: unknown name, or an empty noun.
+        ConfigError: the JSON does not fit, or the recipe contradicts itself.
+    """
+    if not noun.strip():
+        raise UsageError("--noun is empty; say in one or two words what the subject is, such as dog or toy robot.")
+    if config is not None:
+        resolved = from_jsonable(Recipe, _recipe_part(read_json(config)), where=str(config))
+    elif isinstance(recipe, Recipe):
+        resolved = recipe
+    elif callable(recipe):
+        resolved = recipe(noun.strip(), preset)
+    elif recipe in RECIPES:
+        resolved = RECIPES[recipe].build(noun.strip(), preset)
+    else:
+        raise UsageError(f"recipe {recipe!r} is unknown; expected one of {', '.join(RECIPES)}.")
+    resolved.validate()
+    return resolved
+
+
+def _recipe_part(data: Any) -> Any:
+    """The recipe of what `--dry-run` printed, or of a file that holds nothing else."""
+    return data["recipe"] if isinstance(data, dict) and {"recipe", "photos"} <= data.keys() else data
+
+
+def check_plan(config: Path | None, noun: str, base: str) -> None:
+    """See that a file from `--dry-run` is for the same base, and for the same noun.
+
+    A file of the recipe alone names no base; nouns of several subjects ("robot, mug") are not compared.
+
+    Raises:
+        UsageError: it is for another one.
+        ConfigError: it is missing or no JSON.
+    """
+    plan = None if config is None else read_json(config)
+    if not isinstance(plan, dict):
+        return
+    made_for = str(plan.get("base", base))
+    if made_for != base:
+        raise UsageError(
+            f"{config} was printed for --base {made_for}, and this is {base}, for which its settings may be wrong; "
+            f'give --base {made_for}, or take "base" out of the file.'
+        )
+    recipe = _recipe_part(plan)
+    concept = recipe.get("concept") if isinstance(recipe, dict) else None
+    entry = RECIPES.get(str(recipe.get("id"))) if isinstance(recipe, dict) else None
+    if entry is None or not isinstance(concept, dict) or "," in noun or not noun.strip():
+        return
+    said, wanted = concept.get("class_noun"), entry.build(noun.strip(), "sd").concept.class_noun
+    if said != wanted:
+        raise UsageError(f"{config} is about a {said}, and --noun {noun} about a {wanted}; make them the same.")
 
 
 def with_request(recipe: Recipe, token: str, steps: int | None) -> Recipe:

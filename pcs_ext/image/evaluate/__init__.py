@@ -12,7 +12,7 @@ from pcs_ext.image.evaluate.encoders import (
 )
 from pcs_ext.image.evaluate.figure import Figure
 from pcs_ext.image.evaluate.pictures import square_images
-from pcs_ext.image.evaluate.prompts import PROMPT_SETS, UNRELATED_PROMPTS, Prompt, prompt_set
+from pcs_ext.image.evaluate.prompts import PROMPT_SETS, UNRELATED_PROMPTS, Prompt, prompt_set, read_prompts
 from pcs_ext.image.evaluate.protocol import AttributeReader, Judges, Truth, evaluate_images, evaluate_subject
 from pcs_ext.image.evaluate.report import Report, meaning, result_rows
 from pcs_ext.image.evaluate.tables import read_rows, results_table
@@ -40,6 +40,7 @@ __all__ = [
     "load_image_text_encoder",
     "meaning",
     "prompt_set",
+    "read_prompts",
     "read_rows",
     "result_rows",
     "results_table",

@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 from pcs_ext.errors import UsageError
-from pcs_ext.image.concept import fill
+from pcs_ext.image.concept import SUBJECT, fill
 
-PromptKind = Literal["context", "accessory", "style", "view", "action", "property"]
+PromptKind = Literal["context", "accessory", "style", "view", "action", "property", "other"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,3 +179,23 @@ def prompt_set(name: str) -> tuple[Prompt, ...]:
     if name not in PROMPT_SETS:
         raise UsageError(f"prompt set {name!r} is unknown; expected one of {', '.join(PROMPT_SETS)}.")
     return PROMPT_SETS[name]
+
+
+def read_prompts(path: Path) -> tuple[Prompt, ...]:
+    """Prompts of one's own: a text file with one per line, empty lines and those that begin with # left out.
+
+    Raises:
+        UsageError: the file is missing, no text or empty, or a line has no `{subject}`.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError):
+        raise UsageError(
+            f"prompts {str(path)!r} are neither one of {', '.join(PROMPT_SETS)} nor a text file that can be read."
+        ) from None
+    texts = [line for line in lines if line and not line.startswith("#")]
+    nameless = [text for text in texts if SUBJECT not in text]
+    if not texts or nameless:
+        got = f"got {nameless[0]!r}" if texts else "there is none"
+        raise UsageError(f"{path} must hold a prompt with {SUBJECT} on every line, {got}.")
+    return tuple(Prompt(text=text, kind="other") for text in texts)

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from pcs_ext.artifact import ArtifactData
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.export.advice import advice
 from pcs_ext.image.export.diffusers_lora import export_diffusers_lora
 from pcs_ext.image.export.diffusers_model import export_diffusers_model
 from pcs_ext.image.export.files import ExportOptions
@@ -58,6 +59,7 @@ def export_artifact(
 __all__ = [
     "ExportFormat",
     "ExportOptions",
+    "advice",
     "export_artifact",
     "export_diffusers_lora",
     "export_diffusers_model",

@@ -1,16 +1,19 @@
 import base64
+import dataclasses
 import hashlib
 import io
 import json
 import struct
 
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save
 
+from pcs_ext.config_io import to_jsonable
 from pcs_ext.errors import ArtifactError, UsageError
 from pcs_ext.image.adapters import CrossAttentionConfig, LowRankConfig
-from pcs_ext.image.export import ExportOptions, export_artifact, export_kohya
+from pcs_ext.image.export import ExportOptions, advice, export_artifact, export_kohya
 from pcs_ext.image.export.files import read_header
 
 ALWAYS = {
@@ -189,3 +192,20 @@ def test_export_by_unknown_name_or_without_the_base(sd, learn, tmp_path):
         export_artifact(data, "onnx", tmp_path)
     with pytest.raises(UsageError, match="needs the base"):
         export_artifact(data, "diffusers-model", tmp_path)
+
+
+def test_advice_tells_the_words_and_what_is_left_out(sd, learn, tmp_path):
+    from pcs_ext.image.adapters import EmbeddingConfig
+
+    layers = learn(sd, LowRankConfig(rank=2))
+    assert advice(layers, "kohya", [tmp_path / "a.safetensors"]) == ['prompts write "sks dog" where the subject goes']
+    toy = dataclasses.replace(layers, base_name="toybox")
+    assert "fits no other" in advice(toy, "kohya", [])[-1]
+    word = {"word": to_jsonable(EmbeddingConfig(placeholder="<rex>", initializer="dog"))}
+    concept = {"class_noun": "dog", "mode": "learned", "token": "<rex>"}
+    tensors = {**layers.tensors, "word": {"text_encoder.weight": torch.zeros(1, 8)}}
+    both = dataclasses.replace(layers, adapters={**layers.adapters, **word}, tensors=tensors, concept=concept)
+    said = advice(both, "kohya", [tmp_path / "a.safetensors"])
+    assert said[0] == 'prompts write "<rex> dog" where the subject goes'
+    assert said[1].startswith("learned words (<rex>) cannot be in this format and must be exported, too")
+    assert "(rex)" in advice(both, "textual-inversion", [tmp_path / "rex.safetensors"])[0]

@@ -1,0 +1,41 @@
+"""The photos of a request to learn: read, checked against the recipe, and what one would rather know of them told."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pcs_ext.image.data import LEARNED_SIDE, Photo, find_photos, overlooked, photo_paths, repeated
+from pcs_ext.image.posed import posed
+from pcs_ext.image.recipes import Recipe
+from pcs_ext.reporter import Reporter
+
+
+def photos_for(
+    recipe: Recipe, photos: Sequence[Path] | Sequence[Photo] | Path | str, reporter: Reporter
+) -> list[Photo]:
+    """The photos, once all is found right that can be before a model is loaded.
+
+    Args:
+        recipe: says what each photo needs beside it.
+        photos: a folder, photo files, or photos that were read already.
+        reporter: hears of files that are passed over and of pictures that are there twice.
+
+    Raises:
+        PhotoError: see `find_photos` and `Recipe.check_photos`.
+    """
+    found = _read(photos, reporter)
+    recipe.check_photos(found)
+    return posed(found) if recipe.needs_cameras else found
+
+
+def _read(photos: Sequence[Path] | Sequence[Photo] | Path | str, reporter: Reporter) -> list[Photo]:
+    source = [photos] if isinstance(photos, (str, Path)) else photos
+    read = [photo for photo in source if isinstance(photo, Photo)]
+    if read:
+        return read
+    paths = [path for path in source if not isinstance(path, Photo)]
+    count = len(photo_paths(paths))  # large photos take seconds each
+    reporter.event("reading", f"reading {count} {'photo' if count == 1 else 'photos'}", photos=count)
+    found = find_photos(paths, short_side=LEARNED_SIDE)
+    for remark in (*overlooked(paths), *repeated(found)):
+        reporter.event("photos", remark)
+    return found
