@@ -107,8 +107,6 @@ def vary(
 ) -> None:
     """Add albums of people who do not exist to a folder of pairs, mixed of those who do in a style space.
 
-    pcs-ext reference vary PAIRS -o PAIRS --space SPACE
-
     Args:
         pairs: folder of albums, as `reference learn` reads them.
         output: folder of the new albums, which may be the same; those that are there are kept.
