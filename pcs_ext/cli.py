@@ -77,6 +77,7 @@ def commands() -> dict[str, Callable[..., Any]]:
         "reference place": reference_cli.place,
         "reference style-space": reference_space_cli.style_space,
         "reference restyle": reference_space_cli.restyle,
+        "reference vary": reference_space_cli.vary,
         "reference landmarks": reference_space_cli.landmarks,
         "reference systems": reference_cli.systems,
         "evaluate": general.evaluate,

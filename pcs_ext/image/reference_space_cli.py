@@ -1,4 +1,4 @@
-"""Command line of what reference systems look through: style spaces, and landmarks of faces."""
+"""Command line of what reference systems look through: style spaces, what they invent, and landmarks of faces."""
 
 from pathlib import Path
 from typing import Literal
@@ -99,6 +99,35 @@ def restyle(
         reporter=console_reporter(),
     )  # fmt: skip
     print_paths(save_images(images, pictures.output))
+
+
+def vary(
+    pairs: Positional[Path],
+    output: Output,
+    space: Path,
+    identities: int = 100,
+    photos: int = 4,
+    seed: int = 0,
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
+) -> None:
+    """Add albums of people who do not exist to a folder of pairs, mixed of those who do in a style space.
+
+    Args:
+        pairs: folder of albums, as `reference learn` reads them.
+        output: folder of the new albums, which may be the same; those that are there are kept.
+        space: folder that `reference style-space` wrote.
+        identities: how many albums.
+        photos: pictures of each.
+        seed: of what is mixed.
+        device: where pictures are made.
+    """
+    from pcs_ext.image.reference.vary import vary_pairs
+
+    vary_pairs(
+        pairs, output, space=space, identities=identities, photos=photos, seed=seed, device=device,
+        reporter=console_reporter(),
+    )  # fmt: skip
+    print_paths([output])
 
 
 def landmarks(photos: Positional[tuple[Path, ...]], detector: str, overwrite: bool = False) -> None:

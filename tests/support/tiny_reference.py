@@ -41,6 +41,7 @@ from pcs_ext.image.reference.systems.facestudio import FaceStudioConfig
 from pcs_ext.image.reference.systems.fastcomposer import FastComposerConfig
 from pcs_ext.image.reference.systems.hyperdreambooth import HyperDreamBoothConfig
 from pcs_ext.image.reference.systems.idadapter import IDAdapterConfig
+from pcs_ext.image.reference.systems.identity_encoder import IdentityEncoderConfig
 from pcs_ext.image.reference.systems.infinite_id import InfiniteIDConfig
 from pcs_ext.image.reference.systems.instantbooth import InstantBoothConfig
 from pcs_ext.image.reference.systems.instantfamily import InstantFamilyConfig
@@ -54,6 +55,7 @@ from pcs_ext.image.reference.systems.moa import MoAConfig
 from pcs_ext.image.reference.systems.moma import MoMAConfig
 from pcs_ext.image.reference.systems.ms_diffusion import MSDiffusionConfig
 from pcs_ext.image.reference.systems.omni_id import OmniIDConfig
+from pcs_ext.image.reference.systems.pe_viton import PEVitonConfig
 from pcs_ext.image.reference.systems.photomaker import PhotoMakerConfig
 from pcs_ext.image.reference.systems.portraitbooth import PortraitBoothConfig
 from pcs_ext.image.reference.systems.profusion import ProFusionConfig
@@ -150,6 +152,8 @@ TINY: dict[str, KindConfig] = {
     "stellar": StellarNetConfig(hidden=16, rank=2),
     "facestudio": FaceStudioConfig(look_tokens=2, face_tokens=2, width=16, depth=1, heads=2),
     "cafe": CafeConfig(language=LanguageConfig(width=32, depth=2, heads=2), longest=6),
+    "identity-encoder": IdentityEncoderConfig(tokens=2, inner=64, depth=1),
+    "pe-viton": PEVitonConfig(maps=("pose",), cells=8, width=8, tokens=2, inner=64, depth=1),
 }
 """Every system at a size of a few thousand weights."""
 
