@@ -24,7 +24,8 @@ from torch.nn import functional
 
 from pcs_ext.config_io import atomic_folder, write_json
 from pcs_ext.errors import ModelError, UsageError
-from pcs_ext.image.backbones.load import assemble, hub_folder, load_strictly, read_json
+from pcs_ext.image.backbones.hub import hub_folder
+from pcs_ext.image.backbones.load import assemble, load_strictly, read_json
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone, fingerprint
 from pcs_ext.image.reference.encoder import PictureEncoder, open_encoder
 from pcs_ext.image.types import Conditioning
@@ -228,8 +229,8 @@ def load_view_model(
         if not (folder / part).is_dir():
             raise ModelError(f"{place} is no view model ({part}/ missing); expected {_EXPECTED}.")
     try:
-        unet = load_strictly(UNet2DConditionModel, folder / "unet", torch_dtype=torch.float32)
-        vae = load_strictly(AutoencoderKL, folder / "vae", torch_dtype=torch.float32)
+        unet = load_strictly(UNet2DConditionModel, folder / "unet", dtype=torch.float32)
+        vae = load_strictly(AutoencoderKL, folder / "vae", dtype=torch.float32)
         projection = _read_projection(folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(
