@@ -117,6 +117,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "    -o rex_hat.glb",
     ),
     "3d animate": ('pcs-ext 3d animate rex.glb.work rex "a photo of {subject} jumping" -o rex.mp4',),
+    "3d animate-photo": ('pcs-ext 3d animate-photo PHOTO.png "a photo of {subject} jumping" --noun dog -o rex.mp4',),
     "3d learn-poses": ("pcs-ext 3d learn-poses -o poses    # once; needs no base",),
     "3d avatar": ('pcs-ext 3d avatar ann "{subject} sitting on the beach" --poses poses -o ann.glb',),
     "3d learn-generator": ('pcs-ext 3d learn-generator ann "a photo of {subject}" -o gen',),
