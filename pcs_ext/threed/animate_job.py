@@ -221,6 +221,7 @@ class AnimateJob:
                     pictures.guidance,
                     negative_prompt=recipe.negative_prompt,
                     words=recipe.words,
+                    seed=seed_for(self.options.seed, "motion") % 2**31,
                 ),
             )
 

@@ -274,7 +274,7 @@ class Job:
 
         def alone() -> AbstractGuidance:
             return build_guidance(
-                self.backbone, teacher.prompt, single.guidance, negative_prompt=negative, words=single.words
+                self.backbone, teacher.prompt, single.guidance, negative_prompt=negative, words=single.words, seed=seed
             )
 
         return DividedGuidance(joint, TurnTaking(self.backbone, adapters, alone), single)
