@@ -37,9 +37,12 @@ def placed(said: ViewWords, preset: Preset) -> ViewWords:
 
 
 def score(preset: Preset, highest: float = 0.98) -> DistillationConfig:
-    """Of single views. `sd`: guidance 101 in the standard form (open versions of DreamFusion: 100), any level up to
-    `highest`; `toybox`: guidance 5, levels that fall from there to 0.1, noise that is kept and turns with the view, by which a
-    sample of the small base is reached instead of the blurred mean of all."""
+    """How single views are judged.
+
+    `sd`: guidance 101 in the standard form (open versions of DreamFusion: 100), any level up to `highest`. `toybox`:
+    guidance 5, levels that fall from `highest` to 0.1, noise that is kept and turns with the view: by it a sample of
+    the small base is reached, with noise drawn anew the blurred mean of all.
+    """
     if preset != "toybox":
         return DistillationConfig(guidance_scale=101.0, timesteps=TimestepLaw(high=(highest, highest)))
     law = TimestepLaw(kind="sqrt", low=(0.1, 0.1), high=(highest, highest))
