@@ -36,8 +36,8 @@ def evaluate(
         prompts: toybox, object or live, or a text file with a prompt per line; auto: toybox for toybox, else object.
         seeds: one image of each prompt per seed.
         base: another base of the same family than the one it was learned on.
-        clip: transformers folder of a CLIP model; toybox has its own.
-        dino: transformers folder of a DINO, ViT or ResNet image encoder; toybox has its own.
+        clip: transformers folder or hub id of a CLIP model; toybox has its own.
+        dino: transformers folder or hub id of a DINO, ViT or ResNet image encoder; toybox has its own.
         device: where to run.
         precision: of the base's weights.
         json: print the report as JSON instead of a table.
@@ -67,6 +67,9 @@ def animate(
     preset: Literal["fast", "balanced", "paper"] = "balanced",
     base: str = "",
     motion_module: Path | None = None,
+    photo: Path | None = None,
+    view_model: str = "",
+    controlnet: Path | None = None,
     steps: int = 0,
     seed: int = 0,
     config: Path | None = None,
@@ -89,6 +92,9 @@ def animate(
         preset: fast, to see that it works; balanced; or the steps of the paper.
         base: a text-to-video model, or another image base of the subject's family.
         motion_module: motion adapter for an image base; toybox has its own.
+        photo: of the first moment, cut out, for animate124: holds it; without, the first moment is the scene.
+        view_model: folder or hub id of a Zero123 in diffusers layout, beside a photo.
+        controlnet: folder of a diffusers ControlNet for the base that reads coarse pictures (tile), for animate124.
         steps: 0 takes the preset's.
         seed: of everything random.
         config: a recipe as JSON (OUTPUT.work/recipe.json is one).
@@ -109,6 +115,9 @@ def animate(
         effort=preset,
         base=base,
         motion_module=motion_module,
+        photo=photo,
+        view_model=view_model,
+        controlnet=controlnet,
         steps=steps or None,
         seed=seed,
         config=config,
@@ -120,6 +129,93 @@ def animate(
         precision=precision,
     )
     made = animate_3d(scene, subject, prompt, output, options, load_video_backbone, reporter=console_reporter(jsonl))
+    sys.stdout.write(f"{made.file}\n{made.work}\n")
+
+
+def animate_photo(
+    photo: Positional[Path],
+    prompt: Positional[str],
+    output: Output,
+    noun: str,
+    still_prompt: str = "a photo of {subject}",
+    preset: Literal["fast", "balanced", "paper"] = "balanced",
+    base: str = "toybox",
+    motion_module: Path | None = None,
+    view_model: str = "",
+    controlnet: Path | None = None,
+    depth: Path | None = None,
+    seed: int = 0,
+    config: Path | None = None,
+    still_config: Path | None = None,
+    previews: int = 0,
+    frames: int = 48,
+    side: int = 192,
+    overwrite: bool = False,
+    device: Device = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    jsonl: Path | None = None,
+) -> None:
+    """Make a moving 3D scene of one cut-out photo (Animate124); interrupted, the same command goes on.
+
+    A word is learned from the photo, then a still scene, then its motion; all of it lies in OUTPUT.work.
+
+    Args:
+        photo: of one thing from its front, transparent around it, or with NAME_mask.png beside it.
+        prompt: of the clip, with {subject} where the thing goes: "a photo of {subject} jumping".
+        output: .mp4, .webp or .gif, a film around it; .png for a sheet of moments and directions.
+        noun: what it is: dog.
+        still_prompt: of the still scene; words for the view are appended.
+        preset: fast, to see that it works; balanced; or the steps of the paper.
+        base: toybox, or a Stable Diffusion 1.x or 2.x model with --motion-module.
+        motion_module: motion adapter; toybox has its own.
+        view_model: folder or hub id of a Zero123 in diffusers layout; without, words say what other sides look like.
+        controlnet: folder of a diffusers ControlNet for the base that reads coarse pictures (tile).
+        depth: picture of how near things are in the photo, brighter is nearer.
+        seed: of everything random.
+        config: the motion's recipe as JSON (OUTPUT.work/film.*.work/recipe.json is one).
+        still_config: the still scene's (OUTPUT.work/still.glb.work/recipe.json).
+        previews: write a sheet of each stage every so many steps; 0 writes none.
+        frames: of the film.
+        side: of the film, pixels.
+        overwrite: replace the output (the work folder is never replaced).
+        device: where the base runs.
+        precision: of the base's weights.
+        jsonl: also write every event as a JSON line to this file.
+    """
+    from pcs_ext.image.cli import console_reporter
+    from pcs_ext.threed.animate_job import AnimateOptions
+    from pcs_ext.threed.photo_job import animate_photo as run
+    from pcs_ext.video.backbones.load import load_video_backbone
+
+    options = AnimateOptions(
+        method="animate124",
+        effort=preset,
+        base=base,
+        motion_module=motion_module,
+        photo=photo,
+        depth=depth,
+        view_model=view_model,
+        controlnet=controlnet,
+        seed=seed,
+        config=config,
+        previews=previews,
+        frames=frames,
+        side=side,
+        overwrite=overwrite,
+        device=device,
+        precision=precision,
+    )
+    reporter = console_reporter(jsonl)
+    made = run(
+        noun,
+        prompt,
+        output,
+        options,
+        load_video_backbone,
+        still_prompt=still_prompt,
+        still_config=still_config,
+        reporter=reporter,
+    )
     sys.stdout.write(f"{made.file}\n{made.work}\n")
 
 

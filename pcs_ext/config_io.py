@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
-from pcs_ext.errors import ConfigError, InputError
+from pcs_ext.errors import ArtifactError, ConfigError, InputError
 
 T = TypeVar("T")
 
@@ -98,6 +98,18 @@ def check_place(path: Path) -> None:
         raise InputError(f"{path} cannot be written: {folder} is a file, expected a folder; choose another --output.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{path} cannot be written: {folder} is read-only for you; choose another --output.")
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """See, before long work, that an output can be written and replaces nothing that nobody gave up.
+
+    Raises:
+        ArtifactError: it is there already.
+        InputError: see `check_place`.
+    """
+    if output.exists() and not overwrite:
+        raise ArtifactError(f"{output} exists already; choose another --output or pass --overwrite to replace it.")
+    check_place(output)
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:

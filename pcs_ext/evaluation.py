@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.hub import model_folder
 from pcs_ext.image.data import LEARNED_SIDE, find_photos
 from pcs_ext.image.evaluate import (
     PROMPT_SETS,
@@ -51,8 +52,8 @@ def evaluate(
             `{subject}`. auto takes toybox for toybox, else object.
         seeds: one image of each prompt per seed.
         base: another base of the same family than the one it was learned on, or one already loaded; empty: that one.
-        clip: transformers folder of a CLIP model; toybox has its own.
-        dino: transformers folder of a DINO, ViT or ResNet image encoder; toybox has its own.
+        clip: transformers folder or hub id of a CLIP model; toybox has its own.
+        dino: transformers folder or hub id of a DINO, ViT or ResNet image encoder; toybox has its own.
         device: auto, cuda, mps or cpu.
         precision: of the base's weights.
         reporter: hears the progress.
@@ -106,10 +107,10 @@ def _judges(base: str, clip: Path | str | None, dino: Path | str | None) -> Judg
         return toybox_judges()
     if clip is None and dino is None:
         raise UsageError(
-            f"judging {base} needs encoders: give --clip and --dino with transformers folders, "
-            "such as downloads of openai/clip-vit-base-patch32 and facebook/dino-vits16."
+            f"judging {base} needs encoders: give --clip and --dino with transformers folders or hub ids, "
+            "such as openai/clip-vit-base-patch32 and facebook/dino-vits16."
         )
     return Judges(
-        clip=None if clip is None else load_image_text_encoder(Path(clip)),
-        dino=None if dino is None else load_image_encoder(Path(dino)),
+        clip=None if clip is None else load_image_text_encoder(model_folder(clip)),
+        dino=None if dino is None else load_image_encoder(model_folder(dino)),
     )

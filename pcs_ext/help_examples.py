@@ -36,7 +36,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "image restyle": ("pcs-ext image restyle me.jpg portrait.jpg -o painted.png",),
     "image diptych": ('pcs-ext image diptych rex.jpg "a photo of {subject} on the beach" --noun dog',),
-    "image try-on": ('pcs-ext image try-on me.jpg shirt.jpg "a photo of a man in a striped shirt" -o dressed.png',),
+    "image try-on": (
+        'pcs-ext image try-on me.jpg shirt.jpg "a photo of a man in a striped shirt" -o dressed.png',
+        'pcs-ext image try-on me.jpg shirt.jpg "a man in a shirt" --adapter FOLDER -o dressed.png    # pe-viton',
+    ),
     "image guide": (
         'pcs-ext image guide both "a photo of {subject}" --box "robot: 0 0.2 0.5 0.9" "mug: 0.5 0.3 1 0.9"',
     ),
@@ -62,6 +65,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "reference restyle": (
         'pcs-ext reference restyle "a dog on the beach" --reference rex.jpg --toward SPOTTED --away PLAIN --adapter wp',
     ),
+    "reference vary": ("pcs-ext reference vary PAIRS -o PAIRS --space space --identities 1000",),
     "reference landmarks": ("pcs-ext reference landmarks pairs --detector my_module:five_points",),
     "reference systems": (
         "pcs-ext reference systems",

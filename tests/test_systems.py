@@ -45,7 +45,7 @@ def test_measured_takes_a_gain_beyond_the_spread_and_three_seeds(
     found = {system.id: system for system in systems.catalogue()}
     assert found["dreambooth"].status == expected
     assert reason in found["dreambooth"].reason
-    assert found["animate124"].status == "open"
+    assert found["animate124"].status == "runs"
 
 
 def test_a_trained_adapter_makes_its_row_run(monkeypatch: pytest.MonkeyPatch) -> None:

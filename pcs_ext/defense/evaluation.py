@@ -39,6 +39,7 @@ from pcs_ext.image.evaluate import load_image_encoder, square_images
 from pcs_ext.image.evaluate.encoders import ImageEncoder
 from pcs_ext.image.evaluate.metrics import bootstrap_interval, drift
 from pcs_ext.image.learn import preset_of
+from pcs_ext.image.levels import levels_of
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.reporter import Reporter
 
@@ -339,7 +340,7 @@ class _Sets:
 
 def _levels(path: Path) -> Tensor:
     """What a trainer reads, uint8 `3 h w`."""
-    return ((read_photo(path).image + 1) * 127.5).round().to(torch.uint8)
+    return levels_of(read_photo(path).image)
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,16 +1,17 @@
 """Faces: where they are in a picture, and whose they are. Who finds and who compares them can be exchanged."""
 
 import functools
-import importlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pcs_ext.config_io import config
-from pcs_ext.errors import ResourceError, UsageError
+from pcs_ext.errors import ResourceError
+from pcs_ext.image.detectors import own_detector
+from pcs_ext.image.levels import levels_of
 
 _SEARCHED = 480
 """Long side in pixels of what the cascade searches: a face of 1/20 of that is found."""
@@ -54,14 +55,7 @@ def load_detector(name: str) -> FaceDetector:
     if name == "cascade":
         _cascade()
         return cascade_faces
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function) if function else None
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"the face detector {name!r} cannot be loaded: {error}.") from None
-    if not callable(found):
-        raise UsageError(f"the face detector {name!r} is unknown; expected cascade, or MODULE:FUNCTION of your own.")
-    return cast(FaceDetector, found)
+    return own_detector(name, finds="face", gives="boxes of its faces", or_else="cascade, or ")
 
 
 @functools.cache
@@ -145,7 +139,7 @@ def _largest(pictures: Tensor, detector: FaceDetector) -> list[Tensor]:
     """The largest face of each picture that has one, cut out and resized to the pictures' side, in [-1, 1]."""
     crops = []
     for picture in pictures.cpu():
-        boxes = detector(((picture + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
+        boxes = detector(levels_of(picture))
         if not boxes:
             continue
         box = max(boxes, key=lambda box: box.area)

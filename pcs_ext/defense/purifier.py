@@ -18,6 +18,7 @@ from pcs_ext.config_io import config
 from pcs_ext.defense.canvas import Views
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.levels import levels_of, pixels_of
 from pcs_ext.runtime import generator_for
 
 _WINDOWS = 8
@@ -84,7 +85,7 @@ class Purifier:
                     total[:, rows, columns] += window
                     weight[:, rows, columns] += 1
             picture = (1 - self.kept) * (total / weight) + self.kept * picture
-        return ((picture.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        return levels_of(picture)
 
     def _diffused(self, windows: Tensor, backbone: AbstractBackbone, generator: torch.Generator) -> Tensor:
         """Windows `b 3 s s` in [-1, 1] after noise up to `timestep` and ancestral sampling down, on the CPU."""
@@ -117,7 +118,7 @@ def _fitted(photo: Tensor, short: int) -> Tensor:
     """The photo in [-1, 1], its shorter side resized to `short`."""
     scale = short / min(photo.shape[1:])
     size = tuple(max(short, round(side * scale)) for side in photo.shape[1:])
-    image = photo[None].float() / 127.5 - 1
+    image = pixels_of(photo[None])
     if size != tuple(photo.shape[1:]):
         image = F.interpolate(image, size=size, mode="bicubic", antialias=True, align_corners=False)
     return image[0].clamp(-1, 1)

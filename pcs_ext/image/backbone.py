@@ -76,6 +76,16 @@ class AbstractBackbone(abc.ABC):
             size: height and width in pixels, for families conditioned on size; None: `resolution`.
         """
 
+    def encode_negative(self, prompts: Sequence[str], *, size: tuple[int, int] | None = None) -> Conditioning:
+        """What guidance goes away from; as `encode_prompt`, unless a family says "nothing" otherwise than by empty
+        prompts.
+
+        Args:
+            prompts: negative ones, or empty ones where there are none.
+            size: as for `encode_prompt`.
+        """
+        return self.encode_prompt(prompts, size=size)
+
     @abc.abstractmethod
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The denoiser's raw output (`schedule.prediction_type`), `b c h w` like `noisy_latents`. Differentiable.

@@ -13,25 +13,29 @@ from torch import Tensor
 
 from pcs_ext.config_io import atomic_write_bytes, to_jsonable, write_json
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.sample import SampleConfig, sample
+from pcs_ext.image.levels import levels_of, pixels_of
+from pcs_ext.image.sample import SampleConfig, images_at_once, sample
 from pcs_ext.image.types import Batch
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import cache_folder, seed_for
-
-_CHUNK = 16
 
 
 class ClassImages:
     """A set of images of the plain class word, and batches of them.
 
     Args:
-        images: `n 3 h w` in [-1, 1].
+        images: `n 3 h w`, in [-1, 1] or as 8-bit levels: of 200 images of 1024 pixels these are 600 MB, floats 2.5 GB.
         prompts: what made each, `n` texts, or one for all.
     """
 
     def __init__(self, images: Tensor, prompts: str | Sequence[str]) -> None:
-        self.images = images
+        self._images = images
         self.prompts = [prompts] * len(images) if isinstance(prompts, str) else list(prompts)
+
+    @property
+    def images(self) -> Tensor:
+        """All of them, `n 3 h w` in [-1, 1]."""
+        return _in_unit(self._images)
 
     @property
     def prompt(self) -> str:
@@ -41,7 +45,14 @@ class ClassImages:
     @staticmethod
     def joined(sets: Sequence["ClassImages"]) -> "ClassImages":
         """All images of several sets, one at least, with their own prompts."""
-        return ClassImages(torch.cat([s.images for s in sets]), [prompt for s in sets for prompt in s.prompts])
+        kept = [s._images for s in sets]
+        alike = all(images.dtype == kept[0].dtype for images in kept)
+        images = torch.cat(kept if alike else [_in_unit(images) for images in kept])
+        return ClassImages(images, [prompt for s in sets for prompt in s.prompts])
+
+    def captioned(self, prompt: str) -> "ClassImages":
+        """The same images, learned under another text."""
+        return ClassImages(self._images, prompt)
 
     @staticmethod
     def generate(
@@ -75,8 +86,9 @@ class ClassImages:
         missing = [index for index in range(count) if not (place / f"{index:05d}.png").is_file()]
         if missing:
             write_json(place / "made_from.json", facts)
-        for first in range(0, len(missing), _CHUNK):
-            chunk = missing[first : first + _CHUNK]
+        together = images_at_once(backbone, config)
+        for first in range(0, len(missing), together):
+            chunk = missing[first : first + together]
             seeds = [seed_for("class image", seed, index) for index in chunk]
             with torch.inference_mode():
                 images = sample(backbone, [prompt] * len(chunk), seeds=seeds, config=config)
@@ -87,9 +99,9 @@ class ClassImages:
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
         """`size` class images with their prompts, drawn with replacement."""
-        rows = torch.randint(len(self.images), (size,), generator=generator).tolist()
+        rows = torch.randint(len(self._images), (size,), generator=generator).tolist()
         return Batch(
-            images=self.images[rows],
+            images=_in_unit(self._images[rows]),
             captions=tuple(self.prompts[row] for row in rows),
             is_prior=torch.ones(size, dtype=torch.bool),
             keys=tuple(f"class/{row}" for row in rows),
@@ -97,13 +109,17 @@ class ClassImages:
 
 
 def _png(image: Tensor) -> bytes:
-    levels = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
     buffer = io.BytesIO()
-    Image.fromarray(levels).save(buffer, format="PNG")
+    Image.fromarray(levels_of(image).permute(1, 2, 0).numpy()).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def _read(path: Path) -> Tensor:
+    """Levels `3 h w`."""
     with Image.open(path) as image:
-        levels = np.asarray(image.convert("RGB"), dtype=np.float32)
-    return torch.from_numpy(levels).permute(2, 0, 1) / 127.5 - 1
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def _in_unit(images: Tensor) -> Tensor:
+    """Levels as numbers in [-1, 1]; what is in it already as it is."""
+    return pixels_of(images) if images.dtype == torch.uint8 else images

@@ -30,7 +30,7 @@ def class_images_of(recipe: Recipe, backbone: AbstractBackbone, seed: int, repor
         if count > 0
     ]
     joined = ClassImages.joined(sets)
-    return ClassImages(joined.images, recipe.class_caption) if recipe.class_caption else joined
+    return joined.captioned(recipe.class_caption) if recipe.class_caption else joined
 
 
 def shares(total: int, parts: int) -> list[int]:

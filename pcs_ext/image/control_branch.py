@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from diffusers import ControlNetModel
 from torch import Tensor, nn
 
-from pcs_ext.errors import ArtifactError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.cpu_attention import CpuAttention
 from pcs_ext.image.types import Conditioning
 
 _HINT_WIDTHS = (16, 32, 96, 256)
-"""Of ControlNet's hint encoder; each after the first halves the picture."""
+"""Of ControlNet's hint encoder; each after the first halves the picture, and the last is repeated where latent cells
+are larger than Stable Diffusion's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,29 +95,29 @@ class ControlBranch(nn.Module):
     Args:
         backbone: whose denoiser is copied, with nothing in it.
         channels: of the hints.
+        sees_latents: whether it sees the noisy latents, too; else the hint's features stand in the place of theirs, as
+            in AnyDoor's detail extractor (arXiv 2307.09481, section 3.2; the released code).
     """
 
-    def __init__(self, backbone: AbstractBackbone, channels: int) -> None:
+    def __init__(self, backbone: AbstractBackbone, channels: int, *, sees_latents: bool = True) -> None:
         super().__init__()
         halvings = backbone.vae_factor.bit_length() - 1
-        if halvings >= len(_HINT_WIDTHS):
-            raise ArtifactError(
-                f"{backbone.name} has cells of {backbone.vae_factor} pixels; a ControlNet reads up to "
-                f"{2 ** (len(_HINT_WIDTHS) - 1)}. Pass another --base."
-            )
+        widths = _HINT_WIDTHS + _HINT_WIDTHS[-1:] * halvings
         self.net: Any = ControlNetModel.from_unet(
             backbone.denoiser,  # pyright: ignore[reportArgumentType]
             conditioning_channels=channels,
-            conditioning_embedding_out_channels=_HINT_WIDTHS[: halvings + 1],
+            conditioning_embedding_out_channels=widths[: halvings + 1],
         ).float()
         self.net.requires_grad_(True)
+        if not sees_latents:
+            self.net.conv_in = _Nothing(int(self.net.config.block_out_channels[0]))
         if backbone.device.type == "cpu":
             self.net.set_attn_processor(CpuAttention())
 
     @property
     def weight(self) -> Tensor:
         """One of its weights, of the device and precision in which it computes."""
-        return self.net.conv_in.weight
+        return self.net.time_embedding.linear_1.weight
 
     def forward(
         self, noisy: Tensor, timesteps: Tensor, states: Tensor, hints: Tensor, added: dict[str, Tensor] | None
@@ -137,6 +137,21 @@ class ControlBranch(nn.Module):
             return_dict=False,
         )
         return Residuals(tuple(down), middle)
+
+
+class _Nothing(nn.Module):
+    """Zeros in the place of the first convolution's features.
+
+    Args:
+        channels: of these.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        return noisy.new_zeros(noisy.shape[0], self.channels, *noisy.shape[2:])
 
 
 def added_of(conditioning: Conditioning, like: Tensor) -> dict[str, Tensor] | None:

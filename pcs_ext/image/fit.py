@@ -148,17 +148,19 @@ class _Saver:
         self, run: AbstractRun, checkpoints: CheckpointFolder | None, extras: Mapping[str, Stateful], reporter: Reporter
     ) -> None:
         self.run, self.checkpoints, self.extras, self.reporter = run, checkpoints, extras, reporter
-        self.saved_step, self.saved_at = run.step, time.monotonic()
+        self.saved_step, self.saved_at, self.took = run.step, time.monotonic(), 0.0
 
     def is_due(self) -> bool:
         seconds, steps = self.run.config.checkpoint_every_seconds, self.run.config.checkpoint_every_steps
-        by_time = seconds is not None and time.monotonic() - self.saved_at > seconds
+        # A large model's weights and moments take as long to write as many steps: a tenth of the time at most.
+        by_time = seconds is not None and time.monotonic() - self.saved_at > max(seconds, 10 * self.took)
         return by_time or (steps is not None and self.run.step % steps == 0)
 
     def save(self) -> None:
         """Save the present step, unless it is saved already."""
         if self.checkpoints is None or self.run.step == self.saved_step:
             return
+        started = time.monotonic()
         tensors, state = self.run.tensors(), self.run.counters()
         state["extra"] = {}
         for name, extra in self.extras.items():
@@ -167,6 +169,7 @@ class _Saver:
             tensors |= {f"extra/{name}/{key}": value for key, value in values.items() if isinstance(value, Tensor)}
         self.checkpoints.save(self.run.step, tensors, state)
         self.saved_step, self.saved_at = self.run.step, time.monotonic()
+        self.took = self.saved_at - started
 
     def save_after_interruption(self) -> str:
         """Save if the step is whole; returns what to tell the user."""

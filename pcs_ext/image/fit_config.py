@@ -43,7 +43,8 @@ class FitConfig:
     ema_decay: float | None = None
     """Decay of an exponential average of the parameters, warmed up as min(decay, (1 + step) / (10 + step))."""
     checkpoint_every_seconds: float | None = 45.0
-    """Save after the first step that ends this much later than the last save; None: not by time."""
+    """Save after the first step that ends this much later than the last save, and ten times as much later as that took;
+    None: not by time."""
     checkpoint_every_steps: int | None = None
     """Save after every multiple of this many steps; None: not by steps."""
     max_skipped_steps: int = 5

@@ -21,7 +21,7 @@ def image_to_image(
     seeds: Sequence[int],
     strength: float,
     config: SampleConfig,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     reporter: Reporter | None = None,
 ) -> Tensor:
     """Every picture noised up to a level and denoised under its prompt: `n 3 h w` in [-1, 1], float32 on the CPU.
@@ -35,7 +35,7 @@ def image_to_image(
         seeds: `n` seeds of the noise.
         strength: noise level to start at, as a share of the schedule's timesteps, in (0, 1]; one step at least.
         config: how to sample; the steps above the level are left out.
-        batch_size: pictures treated together.
+        batch_size: pictures treated together; None: see `sample`.
         reporter: hears the progress.
 
     Raises:

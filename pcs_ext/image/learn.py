@@ -10,12 +10,13 @@ from typing import Any, Literal
 import torch
 
 from pcs_ext.artifact import ArtifactData
-from pcs_ext.config_io import check_place, config_hash, file_sha256, to_jsonable
-from pcs_ext.errors import ArtifactError, Interrupted, UsageError
+from pcs_ext.config_io import check_output, config_hash, file_sha256, to_jsonable
+from pcs_ext.errors import Interrupted, UsageError
 from pcs_ext.image.activation_checkpointing import activation_checkpointing
 from pcs_ext.image.adapters import FeatureFieldAdapter, ImageWordsAdapter, ReferenceAdapter, build_adapter
 from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.backbones.hub import is_sdxl
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.class_images import ClassImages
@@ -27,7 +28,7 @@ from pcs_ext.image.early_stopping import DvarStop
 from pcs_ext.image.fit import AbstractRun, fit
 from pcs_ext.image.forgetting import Forgetting
 from pcs_ext.image.learned_photos import photos_for
-from pcs_ext.image.loss_log import LossLog
+from pcs_ext.image.loss_log import LossLog, LossReport
 from pcs_ext.image.mask_estimate import EstimatedMasks
 from pcs_ext.image.photo_contexts import is_context, with_contexts
 from pcs_ext.image.photo_reader import reader_for
@@ -60,8 +61,7 @@ def preset_of(base: str | AbstractBackbone) -> Preset:
         return "toybox" if base.name == "toybox" else ("sdxl" if base.family == "sdxl" else "sd")
     if base == "toybox":
         return "toybox"
-    # The name is a hint good enough for a plan; `learn` asks the loaded model.
-    return "sdxl" if "xl" in Path(base).name.lower() else "sd"
+    return "sdxl" if is_sdxl(base) else "sd"
 
 
 def plan(
@@ -134,7 +134,7 @@ def learn(
         Interrupted: Ctrl-C; what was done is saved.
     """
     output, reporter = Path(output), reporter or SilentReporter()
-    _check_output(output, overwrite)
+    check_output(output, overwrite)
     check_plan(config, noun, base if isinstance(base, str) else base.name)
     asked = with_request(resolve_recipe(recipe, noun, preset_of(base), config=config), token, steps)
     if previews < 0:
@@ -356,18 +356,12 @@ class _Run:
                 config_hash=config_hash([to_jsonable(self.recipe), self.seed, phase.name, *self._company()]),
             )
             hooks = {**kept_norms(phase, groups), **self._estimates(phase)}
-            for state in fit(loss, groups, config, checkpoints=checkpoints, extra_state=hooks, stop=stop,
-                             after_step=tuple(hooks.values()), on_start=running.append):  # fmt: skip
-                total = state.losses["total"]
-                log.add(phase.name, state.step, total)
-                self.reporter.progress(f"learn {phase.name}", state.step, state.total_steps, loss=total)
-                if self.previews.is_due(state.step):
-                    path = self.previews.write(running[0], phase.name, state.step)
-                    self.reporter.event("preview", f"preview {path}", path=str(path))
-                yield state
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    if output.exists() and not overwrite:
-        raise ArtifactError(f"{output} exists already; choose another --output or pass --overwrite to replace it.")
-    check_place(output)
+            task, device = f"learn {phase.name}", self.backbone.device
+            with LossReport(log, self.reporter, phase=phase.name, task=task, device=device) as report:
+                for state in fit(loss, groups, config, checkpoints=checkpoints, extra_state=hooks, stop=stop,
+                                 after_step=tuple(hooks.values()), on_start=running.append):  # fmt: skip
+                    report.add(state)
+                    if self.previews.is_due(state.step):
+                        path = self.previews.write(running[0], phase.name, state.step)
+                        self.reporter.event("preview", f"preview {path}", path=str(path))
+                    yield state

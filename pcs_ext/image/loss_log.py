@@ -60,17 +60,18 @@ class LossReport:
     process loses what it had not read from the log, never from the training. On the CPU every step is read at once.
 
     Args:
-        log: of the run.
+        log: of the run; None keeps nothing.
         reporter: hears of every step.
-        phase: its name in the log.
-        task: its name for people.
+        task: the phase's name for people.
         device: where the losses are.
+        phase: its name in the log.
         every: steps that are read together; None: as the device asks for.
     """
 
     def __init__(
-        self, log: LossLog, reporter: Reporter, *, phase: str, task: str, device: torch.device, every: int | None = None
-    ) -> None:
+        self, log: LossLog | None, reporter: Reporter, *, task: str, device: torch.device, phase: str = "",
+        every: int | None = None,
+    ) -> None:  # fmt: skip
         self._log, self._reporter, self._phase, self._task = log, reporter, phase, task
         self._every = every or (1 if device.type == "cpu" else _READ_EVERY)
         self._unread: list[FitState] = []
@@ -88,7 +89,8 @@ class LossReport:
         while self._unread:
             state = self._unread.pop(0)
             total = state.losses["total"]
-            self._log.add(self._phase, state.step, total)
+            if self._log is not None:
+                self._log.add(self._phase, state.step, total)
             self._reporter.progress(self._task, state.step, state.total_steps, loss=total)
 
     def __enter__(self) -> "LossReport":

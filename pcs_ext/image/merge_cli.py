@@ -30,12 +30,11 @@ def merge(
         device: where to compute.
         overwrite: replace what is at the output path.
     """
-    from pcs_ext.errors import ArtifactError
+    from pcs_ext.config_io import check_output
     from pcs_ext.image.merge import merge as join
     from pcs_ext.image.subject import Artifact
 
-    if output.exists() and not overwrite:
-        raise ArtifactError(f"{output} exists already; choose another --output or pass --overwrite to replace it.")
+    check_output(output, overwrite)
     artifacts = [Artifact.load(path) for path in subjects]
     # Full precision: small differences of weights are what is solved for.
     base = artifacts[0].backbone(device=device, precision="fp32") if artifacts else None

@@ -1,7 +1,7 @@
 """Commands that draw in panels: parse, call, report. Heavy modules are imported inside the functions."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
@@ -69,9 +69,13 @@ def try_on(
     base: str = "toybox",
     sampling: Sampling = SAMPLING,
     config: Path | None = None,
+    adapter: str = "",
+    map: tuple[str, ...] = (),
     machine: Machine = MACHINE,
 ) -> None:
-    """Put a garment of one picture on the person of another; nothing is learned, all else keeps its pixels.
+    """Put a garment of one picture on the person of another; all else keeps its pixels.
+
+    Nothing is learned for it, unless --adapter names one that was trained (PE-VITON).
 
     Args:
         person: the picture; it stays as it is.
@@ -83,19 +87,29 @@ def try_on(
         seed: of the noise.
         base: toybox, a hub id, a diffusers folder or a .safetensors file.
         config: the method's settings as JSON.
+        adapter: folder that `reference learn --system pe-viton` wrote (or anydoor); empty: nothing trained.
+        map: condition maps of the person that the adapter reads, pose=FILE.
     """
+    from pcs_ext.errors import UsageError
     from pcs_ext.image.backbones.load import load_backbone
     from pcs_ext.image.edits.settings import resolve_edit
     from pcs_ext.image.edits.try_on import TryOnConfig
     from pcs_ext.image.edits.try_on_picture import try_on_picture
+    from pcs_ext.image.edits.try_on_trained import dress_picture
 
     written.check(person, garment)
+    if map and not adapter:
+        raise UsageError("--map is read by trained adapters alone; pass one with --adapter, or leave out --map.")
     settings = resolve_edit("try-on", TryOnConfig, base, config, **sampling.asked)
-    made = try_on_picture(
-        _photo(person, mask), _photo(garment, garment_mask), prompt, seed=seed, config=settings,
-        base=load_backbone(base, **machine.loading),
-        negative_prompt=negative_prompt, reporter=console_reporter(),
-    )  # fmt: skip
+    photos = _photo(person, mask), _photo(garment, garment_mask)
+    told: dict[str, Any] = {
+        "seed": seed, "config": settings, "base": load_backbone(base, **machine.loading),
+        "negative_prompt": negative_prompt, "reporter": console_reporter(),
+    }  # fmt: skip
+    if adapter:
+        made = dress_picture(*photos, prompt, adapter=adapter, maps=map, **told)
+    else:
+        made = try_on_picture(*photos, prompt, **told)
     made.save(written.output)
     print_paths([written.output])
 

@@ -10,7 +10,8 @@ from pcs_ext.errors import ConfigError, ModelError
 from pcs_ext.image.adapters.base import AbstractAdapter
 from pcs_ext.image.adapters.image_residual import ImageResidualAdapter
 from pcs_ext.image.adapters.image_words import ImageWordsAdapter
-from pcs_ext.image.backbones.load import TOYBOX_WEIGHTS, hub_folder
+from pcs_ext.image.backbones.hub import hub_folder
+from pcs_ext.image.backbones.load import TOYBOX_WEIGHTS
 from pcs_ext.image.evaluate.encoders import ClipEncoder, load_image_text_encoder
 from pcs_ext.image.types import Batch
 

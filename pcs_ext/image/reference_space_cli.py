@@ -1,4 +1,4 @@
-"""Command line of what reference systems look through: style spaces, and landmarks of faces."""
+"""Command line of what reference systems look through: style spaces, what they invent, and landmarks of faces."""
 
 from pathlib import Path
 from typing import Literal
@@ -56,6 +56,7 @@ def restyle(
     reference: tuple[Path, ...],
     toward: tuple[Path, ...],
     adapter: str,
+    encoder: str = "",
     away: tuple[Path, ...] = (),
     strength: float = 1.0,
     rows: tuple[int, ...] = (),
@@ -69,6 +70,8 @@ def restyle(
 ) -> None:
     """Draw a subject with an attribute changed in a style space, by an adapter of w-plus-adapter.
 
+    Masks NAME_mask.png count where all photos have one.
+
     pcs-ext reference restyle "a dog on the beach" --reference rex.jpg --toward SPOTTED --away PLAIN --adapter FOLDER
 
     Args:
@@ -76,6 +79,7 @@ def restyle(
         reference: photos of the subject.
         toward: photos, or folders of them, that have the attribute.
         adapter: folder that `reference learn --system w-plus-adapter` wrote.
+        encoder: folder of the style space, where it is not where it was.
         away: photos that do not have it; none: the subject's own.
         strength: how far: 1 as far as the two groups lie apart, negative the other way.
         rows: first and last row of the code that are moved, from 1, coarse ones first; all, if nothing is said.
@@ -89,18 +93,49 @@ def restyle(
     from pcs_ext.image.subject import save_images
 
     images = draw(
-        list(prompts), reference, toward=toward, away=away, strength=strength, rows=rows, adapter=adapter, scale=scale,
-        seeds=pictures.seeds_for(list(prompts)), negative_prompt=negative_prompt, base=base, steps=steps or None,
-        guidance_scale=guidance_scale or None, **machine.loading, reporter=console_reporter(),
+        list(prompts), reference, toward=toward, away=away, strength=strength, rows=rows, adapter=adapter,
+        encoder=encoder, scale=scale, seeds=pictures.seeds_for(list(prompts)), negative_prompt=negative_prompt,
+        base=base, steps=steps or None, guidance_scale=guidance_scale or None, **machine.loading,
+        reporter=console_reporter(),
     )  # fmt: skip
     print_paths(save_images(images, pictures.output))
+
+
+def vary(
+    pairs: Positional[Path],
+    output: Output,
+    space: Path,
+    identities: int = 100,
+    photos: int = 4,
+    seed: int = 0,
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
+) -> None:
+    """Add albums of people who do not exist to a folder of pairs, mixed of those who do in a style space.
+
+    Args:
+        pairs: folder of albums, as `reference learn` reads them.
+        output: folder of the new albums, which may be the same; those that are there are kept.
+        space: folder that `reference style-space` wrote.
+        identities: how many albums.
+        photos: pictures of each.
+        seed: of what is mixed.
+        device: where pictures are made.
+    """
+    from pcs_ext.image.reference.vary import vary_pairs
+
+    vary_pairs(
+        pairs, output, space=space, identities=identities, photos=photos, seed=seed, device=device,
+        reporter=console_reporter(),
+    )  # fmt: skip
+    print_paths([output])
 
 
 def landmarks(photos: Positional[tuple[Path, ...]], detector: str, overwrite: bool = False) -> None:
     """Find five points of every face by a detector of yours, and write landmarks/NAME.txt beside each photo.
 
-    Photos are only read. `reference learn --system instantid` and --reference-map landmarks-of=PHOTO look for these
-    files: five lines "x y" a face (eyes, nose, corners of the mouth) in shares of the photo.
+    Photos are only read, one at a time, and those without a face are named. `reference learn --system instantid` and
+    --reference-map landmarks-of=PHOTO look for these files: five lines "x y" a face (eyes, nose, corners of the mouth)
+    in shares of the photo.
 
     Args:
         photos: photos, folders of photos, or folders of albums.
@@ -109,4 +144,5 @@ def landmarks(photos: Positional[tuple[Path, ...]], detector: str, overwrite: bo
     """
     from pcs_ext.image.reference.landmarks import find_landmarks, load_landmark_detector
 
-    print_paths(find_landmarks(photos, load_landmark_detector(detector), overwrite=overwrite))
+    finds, reporter = load_landmark_detector(detector), console_reporter()
+    print_paths(find_landmarks(photos, finds, overwrite=overwrite, reporter=reporter))

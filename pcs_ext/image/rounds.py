@@ -17,7 +17,7 @@ from pcs_ext.image.concept import SUBJECT, Concept
 from pcs_ext.image.data import Photo, read_photo
 from pcs_ext.image.photo_reader import load_photo_encoder
 from pcs_ext.image.recipes.base import Recipe
-from pcs_ext.image.subject import Artifact, GeneratedImage
+from pcs_ext.image.subject import Artifact, GeneratedImage, as_tensor
 from pcs_ext.reporter import Reporter
 from pcs_ext.runtime import seed_for
 
@@ -132,12 +132,6 @@ def claim(folder: Path, made_by: str) -> None:
             f"{folder} holds rounds of other settings, photos or another base. Run with the same ones to go on, or "
             "move the folder away to start over."
         )
-
-
-def as_tensor(made: GeneratedImage) -> torch.Tensor:
-    """`3 h w` in [-1, 1]."""
-    pixels = torch.frombuffer(bytearray(made.image.convert("RGB").tobytes()), dtype=torch.uint8)
-    return pixels.reshape(made.image.height, made.image.width, 3).permute(2, 0, 1).float() / 127.5 - 1
 
 
 def learn_in_rounds(

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol
 
@@ -36,6 +37,12 @@ class Encode(Protocol):
         ...
 
 
+_MOST = 16
+"""Images sampled together where nothing else is said."""
+_CELLS = 4 * 64 * 64
+"""Cells of latents sampled together: four images of 512 pixels."""
+_PIXELS = 512 * 512
+"""Decoded together."""
 _SCHEDULERS = {"ddim": DDIMScheduler, "dpmsolver++": DPMSolverMultistepScheduler, "euler": EulerDiscreteScheduler}
 
 
@@ -154,7 +161,7 @@ def sample(
     seeds: Sequence[int],
     config: SampleConfig,
     negative_prompts: Sequence[str] | None = None,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     hooks: SampleHooks | None = None,
     reporter: Reporter | None = None,
 ) -> Tensor:
@@ -168,9 +175,10 @@ def sample(
         seeds: `n` seeds.
         config: how.
         negative_prompts: `n` texts to stay away from; None: empty ones.
-        batch_size: images sampled together; does not change them beyond rounding.
+        batch_size: images sampled together; does not change them beyond rounding. None: 16, or fewer large ones (four
+            of 512 pixels, one of 1024) unless hooks reach into the loop, which may want to see all of them at once.
         hooks: see `SampleHooks`.
-        reporter: hears the progress in denoiser steps.
+        reporter: hears the progress in denoiser steps, over all images.
 
     Raises:
         UsageError: unequal counts, or sizes the base cannot make.
@@ -186,17 +194,55 @@ def sample(
         raise UsageError(f"num_inference_steps must be at least 1, got {config.num_inference_steps}.")
     negatives = list(negative_prompts) if negative_prompts is not None else [""] * len(prompts)
     noise = initial_noise(backbone, seeds, config) if hooks.initial_latents is None else hooks.initial_latents
-    images = []
+    size = batch_size or _together(noise, hooks)
+    images, steps = [], _Steps(reporter, len(range(0, len(prompts), size)))
     with _prepared(backbone, hooks):
-        for first in range(0, len(prompts), batch_size):
-            rows = slice(first, first + batch_size)
+        for first in range(0, len(prompts), size):
+            rows = slice(first, first + size)
             with hooks.attention() if hooks.attention is not None else contextlib.nullcontext():
                 latents = _denoise(
-                    backbone, list(prompts[rows]), negatives[rows], noise[rows], config, hooks, seeds[rows]
+                    backbone, list(prompts[rows]), negatives[rows], noise[rows], config, hooks, seeds[rows], steps
                 )
-                images.append((hooks.decode or backbone.decode_latents)(latents).float().cpu())
-            reporter.progress("sample", min(first + batch_size, len(prompts)), len(prompts))
+                images.append(_decoded(backbone, latents, hooks))
     return torch.cat(images).clamp(-1, 1)
+
+
+def _together(noise: Tensor, hooks: SampleHooks) -> int:
+    """How many of these latents `n c ... h w` to sample at once: 16, or fewer large ones that nobody reaches into."""
+    reaching = (hooks.predict, hooks.started, hooks.before_step, hooks.recur, hooks.on_step, hooks.attention)
+    if hooks.encode is not None or any(hook is not None for hook in reaching):
+        return _MOST
+    return _at_once(noise[0, 0].numel())
+
+
+def _at_once(cells: int) -> int:
+    return max(1, min(_MOST, _CELLS // cells))
+
+
+def images_at_once(backbone: AbstractBackbone, config: SampleConfig) -> int:
+    """How many images of a config `sample` makes together where nothing else is said."""
+    sides = (side or backbone.resolution for side in (config.height, config.width))
+    return _at_once(math.prod(side // backbone.vae_factor for side in sides))
+
+
+def _decoded(backbone: AbstractBackbone, latents: Tensor, hooks: SampleHooks) -> Tensor:
+    """Images `b 3 h w`, float32 on the CPU, large ones one by one: the decoder needs a hundred times their memory."""
+    if hooks.decode is not None:
+        return hooks.decode(latents).float().cpu()
+    few = max(1, _PIXELS // (latents[0, 0].numel() * backbone.vae_factor**2))
+    return torch.cat([backbone.decode_latents(part).float().cpu() for part in latents.split(few)])
+
+
+class _Steps:
+    """Counts denoiser steps over all batches for the reporter."""
+
+    def __init__(self, reporter: Reporter, batches: int) -> None:
+        self.reporter, self.batches, self.done = reporter, batches, 0
+
+    def __call__(self, each: int) -> None:
+        """One more; `each` batch takes as many."""
+        self.done += 1
+        self.reporter.progress("sample", self.done, self.batches * each)
 
 
 @contextlib.contextmanager
@@ -233,6 +279,7 @@ def _denoise(
     config: SampleConfig,
     hooks: SampleHooks,
     seeds: Sequence[int],
+    count: Callable[[int], None],
 ) -> Tensor:
     scheduler = build_scheduler(backbone, config)
     predict = hooks.predict(backbone.predict) if hooks.predict is not None else backbone.predict
@@ -241,7 +288,7 @@ def _denoise(
 
     def encode(texts: Sequence[str], *, negative: bool) -> Conditioning:
         if hooks.encode is None:
-            return backbone.encode_prompt(texts, size=size)
+            return (backbone.encode_negative if negative else backbone.encode_prompt)(texts, size=size)
         return hooks.encode(texts, negative=negative, size=size)
 
     conditioning = _drawn(encode(prompts, negative=False), seeds)
@@ -271,7 +318,8 @@ def _denoise(
             prediction = combine_guidance(negative, positive, config.guidance_scale)
         return scheduler.step(prediction, timestep, latents).prev_sample
 
-    for step, timestep in list(enumerate(scheduler.timesteps))[hooks.first_step :]:
+    steps = list(enumerate(scheduler.timesteps))[hooks.first_step :]
+    for step, timestep in steps:
         if hooks.before_step is not None:
             latents = hooks.before_step(step, timestep, latents)
         latents = advanced(timestep, latents)
@@ -279,4 +327,5 @@ def _denoise(
         latents = latents if again is None else advanced(timestep, again)
         if hooks.on_step is not None:
             latents = hooks.on_step(step, timestep, latents)
+        count(len(steps))
     return latents

@@ -16,9 +16,9 @@ from pcs_ext.image.concept import Concept
 from pcs_ext.image.data import Photo, SubjectDataset
 from pcs_ext.image.photo_reader import load_photo_encoder
 from pcs_ext.image.recipes.base import Phase, Recipe
-from pcs_ext.image.rounds import as_tensor, claim
+from pcs_ext.image.rounds import claim
 from pcs_ext.image.selection import SelectConfig, balance, chosen, loss_weights, scores, sharpness, standing
-from pcs_ext.image.subject import Artifact
+from pcs_ext.image.subject import Artifact, as_tensor
 from pcs_ext.reporter import Reporter
 from pcs_ext.runtime import seed_for
 

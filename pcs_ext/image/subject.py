@@ -20,6 +20,7 @@ from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.concept import Concept
+from pcs_ext.image.levels import levels_of, pixels_of
 from pcs_ext.image.sample import SampleConfig, SampleHooks, sample
 from pcs_ext.reporter import Reporter, SilentReporter
 
@@ -178,8 +179,13 @@ def _override(config: SampleConfig, **changes: Any) -> SampleConfig:
 
 def to_pil(image: torch.Tensor) -> Image.Image:
     """An image `3 h w` in [-1, 1] as 8-bit RGB, rounded to nearest."""
-    levels = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+    return Image.fromarray(levels_of(image).permute(1, 2, 0).cpu().numpy())
+
+
+def as_tensor(made: GeneratedImage) -> torch.Tensor:
+    """`3 h w` in [-1, 1]."""
+    levels = torch.frombuffer(bytearray(made.image.convert("RGB").tobytes()), dtype=torch.uint8)
+    return pixels_of(levels.reshape(made.image.height, made.image.width, 3).permute(2, 0, 1))
 
 
 def save_mask(mask: torch.Tensor, path: Path) -> None:

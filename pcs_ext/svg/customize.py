@@ -257,7 +257,7 @@ def _samples(
     prompt = artifact.concept.prompt(request.recipe.prompt_template.replace("{prompt}", request.prompt))
     seeds = [seed_for(request.seed, "candidate", index) for index in range(request.candidates)]
     strength = request.recipe.layout_strength
-    common = {"seeds": seeds, "batch_size": len(seeds), "config": artifact.sampling, "reporter": reporter}
+    common = {"seeds": seeds, "config": artifact.sampling, "reporter": reporter}
     with torch.no_grad():
         if strength < 1:
             started = (own * 2 - 1).expand(len(seeds), -1, -1, -1)

@@ -2,18 +2,21 @@
 
 import contextlib
 import dataclasses
+import functools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from pcs_ext.config_io import atomic_write_bytes, read_json, to_jsonable, write_json
+from pcs_ext.config_io import atomic_write_bytes, file_sha256, read_json, to_jsonable, write_json
 from pcs_ext.errors import Interrupted, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.checkpoint import CheckpointFolder
+from pcs_ext.image.data import find_photos
 from pcs_ext.image.learn import preset_of
 from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import Reporter, SilentReporter
@@ -22,14 +25,18 @@ from pcs_ext.threed.cameras import Cameras, orbit, ring
 from pcs_ext.threed.clip_guidance import ClipGuidance
 from pcs_ext.threed.export import check_free
 from pcs_ext.threed.fields import AbstractField
+from pcs_ext.threed.geometry_control import GeometryControl
 from pcs_ext.threed.guidance import AbstractGuidance, ScoreGuidance
-from pcs_ext.threed.motion_stage import MotionLoss, learn_motion
+from pcs_ext.threed.known_view import KnownPhoto, read_known_photo
+from pcs_ext.threed.motion_stage import HeldFirst, MotionLoss, Showing, learn_motion
 from pcs_ext.threed.moving_fields import AbstractMovingField, MovingConfig, load_moving, save_moving
 from pcs_ext.threed.named_recipe import EffortOptions, named_recipe
 from pcs_ext.threed.recipes import AnimateRecipe
 from pcs_ext.threed.scene import Scene, read_scene
 from pcs_ext.threed.shapes import shape_views
 from pcs_ext.threed.turntable import KINDS, sheet, write_turntable
+from pcs_ext.threed.view_guidance import ViewGuidance
+from pcs_ext.threed.view_model import load_view_model
 from pcs_ext.threed.work import REQUEST, WorkFolder
 
 _MODEL = "model.json"
@@ -54,6 +61,15 @@ class AnimateOptions(EffortOptions):
     """Name in `RECIPES`."""
     motion_module: Path | None = None
     """Motion adapter for an image base; None: the base's own."""
+    photo: Path | None = None
+    """Of the scene's first moment, cut out, for recipes that hold it to one; None: the first moment is the scene."""
+    depth: Path | None = None
+    """A depth picture of the photo, brighter is nearer."""
+    view_model: str = ""
+    """Folder or hub id of a view model (Zero123), beside a photo."""
+    controlnet: Path | None = None
+    """Folder of a diffusers ControlNet (tile) for the base, for recipes that judge single frames; None: they are judged
+    freely."""
     frames: int = 48
     """Of the film."""
     side: int = 192
@@ -63,6 +79,8 @@ class AnimateOptions(EffortOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.photo is None and (self.view_model or self.depth is not None):
+            raise UsageError("a view model and a depth picture are about a photo; give it, too: --photo PHOTO.png.")
         if self.frames < 1 or not 16 <= self.side <= 2048 or self.frames_per_second <= 0:
             raise UsageError(
                 f"expected at least 1 frame of 16 to 2048 pixels and a rate above 0, got {self.frames}, {self.side} "
@@ -117,7 +135,8 @@ def animate_3d(
     found, artifact = read_scene(scene), Artifact.load(subject)
     text = artifact.concept.prompt(prompt)
     base = options.base or artifact.data.base_name
-    recipe = named_recipe(AnimateRecipe, options.method, preset_of(base), options)
+    recipe = _with_what_is_given(named_recipe(AnimateRecipe, options.method, preset_of(base), options), options)
+    photo = None if options.photo is None else read_known_photo(options.photo, options.depth)
     settings = MovingConfig(still=found.settings, motion=recipe.stage.motion)
     identity = {
         "recipe": to_jsonable(recipe),
@@ -125,15 +144,18 @@ def animate_3d(
         "prompt": text,
         "subject": artifact.data.content_hash,
         "seed": options.seed,
+        **_beside(options),
     }
     place = output.with_name(f"{output.name}.work")
     field = _finished(place, identity, _model(base, options))
     if field is None:
         model = load(base, options.motion_module, device=options.device, precision=options.precision, reporter=reporter)
-        work = WorkFolder(place, {**identity, "base": model.fingerprint, "precision": str(model.dtype)})
+        helpers = _helpers(recipe, photo, model, options, reporter)
+        weights = {"base": model.fingerprint, "precision": str(model.dtype), "view_weights": helpers.view_model}
+        work = WorkFolder(place, {**identity, **weights})
         write_json(place / "recipe.json", recipe)
         write_json(place / _MODEL, _model(base, options))
-        job = AnimateJob(recipe, artifact, text, model, work, options, reporter)
+        job = AnimateJob(recipe, artifact, text, model, work, options, reporter, helpers)
         try:
             field = job.run(settings, found)
         except KeyboardInterrupt:
@@ -142,6 +164,63 @@ def animate_3d(
             ) from None
     write_film(field, output, frames=options.frames, side=options.side, rate=options.frames_per_second)
     return Animated(field, output, place)
+
+
+def _with_what_is_given(recipe: AnimateRecipe, options: AnimateOptions) -> AnimateRecipe:
+    """The recipe, with the scene itself as its first moment where there is no photo that could hold it.
+
+    Raises:
+        UsageError: something is given that the recipe has no use for.
+    """
+    if options.photo is not None and recipe.stage.first is None:
+        raise UsageError(f"{recipe.id} keeps the scene as its first moment; leave --photo out, or choose animate124.")
+    if options.controlnet is not None and recipe.stage.pictures is None:
+        raise UsageError(f"{recipe.id} judges no single frames; leave --controlnet out, or choose animate124.")
+    return recipe if options.photo is not None else dataclasses.replace(recipe, stage=recipe.stage.anchored())
+
+
+def _beside(options: AnimateOptions) -> dict[str, Any]:
+    """What decides the result beside scene, subject and models of clips, as JSON data; None where nothing is given."""
+    files = [] if options.controlnet is None else sorted(options.controlnet.glob("*.safetensors"))
+    return {
+        "photo": None if options.photo is None else find_photos([options.photo])[0].digest,
+        "depth": None if options.depth is None else file_sha256(options.depth),
+        "view_model": options.view_model or None,
+        "controlnet": [file_sha256(path) for path in files] or None,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Helpers:
+    """Models beside the one of clips."""
+
+    held: HeldFirst | None = None
+    """Holds the first moment."""
+    control: GeometryControl | None = None
+    """Shown the coarse frames."""
+    view_model: str | None = None
+    """Fingerprint of the view model that holds the first moment."""
+
+
+def _helpers(
+    recipe: AnimateRecipe, photo: KnownPhoto | None, backbone: Any, options: AnimateOptions, reporter: Reporter
+) -> Helpers:
+    first, view, control, mark = recipe.stage.first, None, None, None
+    if first is None or photo is None:
+        held = None
+    else:
+        if options.view_model:
+            model = load_view_model(
+                options.view_model, device=options.device, precision=options.precision, reporter=reporter
+            )
+            mark = model.fingerprint
+            view = ViewGuidance(model, photo, first.known, first.view, recipe.stage.cameras.target)
+        held = HeldFirst(photo.at(first.known.side), view)
+    if options.controlnet is not None:
+        if not isinstance(backbone.denoiser, UNet2DConditionModel):
+            raise UsageError(f"a ControlNet is for an image base with a motion adapter; {backbone.name} is none.")
+        control = GeometryControl.load(options.controlnet, "tile", backbone)
+    return Helpers(held, control, mark)
 
 
 def _model(base: str, options: AnimateOptions) -> dict[str, str]:
@@ -172,7 +251,9 @@ class AnimateJob:
         work: WorkFolder,
         options: AnimateOptions,
         reporter: Reporter,
+        helpers: Helpers,
     ) -> None:
+        self.helpers = helpers
         self.recipe, self.artifact, self.prompt, self.backbone = recipe, artifact, prompt, backbone
         self.work, self.options, self.reporter = work, options, reporter
 
@@ -189,13 +270,17 @@ class AnimateJob:
         checkpoints = self.work.path / "motion" / "checkpoints"
         kept = CheckpointFolder(checkpoints, config_hash=f"{self.work.hash}-motion", reporter=self.reporter)
         with self._judges() as (clips, pictures):
-            loss = MotionLoss(field, stage, clips, pictures)
+            loss = MotionLoss(field, stage, clips, pictures, self.helpers.held, self._tile())
             for state in learn_motion(loss, checkpoints=kept, reporter=self.reporter):
                 self.reporter.progress("3d motion", state.step, state.total_steps)
                 self._preview(field, state.step)
         save_moving(field, folder)
         shutil.rmtree(checkpoints, ignore_errors=True)
         return field
+
+    def _tile(self) -> Showing | None:
+        control = self.helpers.control
+        return None if control is None else functools.partial(control.showing, self.backbone)  # type: ignore[arg-type]
 
     @contextlib.contextmanager
     def _judges(self) -> Iterator[tuple[ClipGuidance, AbstractGuidance | None]]:

@@ -22,6 +22,7 @@ def make(
     depth: Path | None = None,
     head: Path | None = None,
     multiview: Path | None = None,
+    view_model: str = "",
     base: str = "",
     steps: int = 0,
     seed: int = 0,
@@ -43,13 +44,15 @@ def make(
         prompt: text with {subject} where the subject goes; words for the view are appended.
         output: the mesh to write: .glb, .obj, .ply or .usdz.
         method: dreambooth3d (needs --photos), consist3d (one photo), magic3d, dreamfusion, prolificdreamer, avatarbooth
-            (needs --head), dream-in-4d-still, or mvdream (with --photos it learns the subject anew).
+            (needs --head), dream-in-4d-still, animate124-still (one photo), or mvdream (with --photos it learns the
+            subject anew).
         preset: fast, to see that it works; balanced; or the steps of the paper.
         photos: what the subject was learned from: one folder, or files.
-        depth: picture of how near things are in consist3d's photo, brighter is nearer; without it the mask beside the
-            photo (NAME_mask.png) is inflated.
+        depth: picture of how near things are in the one photo, brighter is nearer; without it consist3d inflates the
+            mask beside the photo (NAME_mask.png).
         head: the subject's head as a subject of its own, for avatarbooth.
         multiview: folder of a multi-view adapter, for recipes that judge views together; without it the base's own.
+        view_model: folder or hub id of a Zero123 in diffusers layout, for animate124-still.
         base: another base of the same family than the one it was learned on.
         steps: of the stages in all; 0 takes the preset's.
         seed: of everything random.
@@ -74,6 +77,7 @@ def make(
         depth=depth,
         head=head,
         multiview=multiview,
+        view_model=view_model,
         base=base,
         steps=steps or None,
         seed=seed,

@@ -19,6 +19,7 @@ from pcs_ext.threed.distillation import DistillationConfig
 from pcs_ext.threed.field_config import FieldConfig
 from pcs_ext.threed.fields import AbstractField, VoxelField
 from pcs_ext.threed.guidance import AbstractGuidance, GuidanceConfig
+from pcs_ext.threed.known_view import KnownPhoto, KnownView, known_terms
 from pcs_ext.threed.lighting import Lighting
 from pcs_ext.threed.occupancy import Occupancy
 from pcs_ext.threed.regularizers import (
@@ -105,6 +106,8 @@ class FieldStage:
     """Weights of the regularisers."""
     reconstruction: Reconstruction = Reconstruction()
     """Where posed pictures are handed in."""
+    known: KnownView | None = None
+    """Camera of the one photo that some steps look at, and at nothing else; None: there is none."""
     occupancy_every: int = 25
     """Steps between looks at which cells are empty; 0 asks the field everywhere."""
 
@@ -152,6 +155,7 @@ class FieldLoss:
         guidance: the teacher.
         pictures: to reconstruct weakly; None: none.
         close: the teacher of close-ups, where the stage has some.
+        photo: what the known camera sees, where the stage has one.
     """
 
     def __init__(
@@ -161,9 +165,13 @@ class FieldLoss:
         guidance: AbstractGuidance,
         pictures: PosedPictures | None = None,
         close: AbstractGuidance | None = None,
+        photo: KnownPhoto | None = None,
     ) -> None:
         if (close is None) != (stage.close_ups is None):
             raise UsageError("close-ups need a teacher of their own, and only they do.")
+        if (photo is None) != (stage.known is None):
+            raise UsageError("a known camera needs its photo, and a photo its camera.")
+        self.photo = photo if photo is None or stage.known is None else photo.at(stage.known.side)
         self.field, self.stage, self.guidance, self.close = field, stage, guidance, close
         self.occupancy = Occupancy(field) if stage.occupancy_every else None
         self.pictures = pictures if stage.reconstruction.weight > 0 else None
@@ -182,6 +190,8 @@ class FieldLoss:
         self.field.advance(progress)
         if self.occupancy is not None and step and micro_step == 0 and step % stage.occupancy_every == 0:
             self.occupancy.update()
+        if stage.known is not None and stage.known.due(step):
+            return self._known(stage.known, progress, generator)
         law, guidance = self._looked_at(generator)
         cameras = draw_cameras(law, stage.views_per_step, generator)
         rendered, shaded = self._render(cameras, progress, generator)
@@ -190,6 +200,19 @@ class FieldLoss:
         terms = guidance.terms(images, cameras, progress=progress, generator=generator)
         terms = terms + LossTerms(self._penalties(rendered, shaded, progress))
         return terms if self.pictures is None else terms + LossTerms({"pictures": self._reconstruct(generator)})
+
+    def _known(self, known: KnownView, progress: float, generator: torch.Generator) -> LossTerms:
+        """Terms of a step that looks at the photo."""
+        assert self.photo is not None, "checked with the stage"
+        terms, seen = known_terms(
+            self.field,
+            self.photo,
+            known,
+            samples=self.stage.samples,
+            occupancy=self.occupancy,
+            generator=generator,
+        )
+        return terms + LossTerms(self._penalties(seen, False, progress))
 
     def _looked_at(self, generator: torch.Generator) -> tuple[CameraLaw, AbstractGuidance]:
         """Where this step's cameras stand, and who judges what they see."""
@@ -265,6 +288,7 @@ def distil_field(
     *,
     pictures: PosedPictures | None = None,
     close: AbstractGuidance | None = None,
+    photo: KnownPhoto | None = None,
     checkpoints: CheckpointFolder | None = None,
     reporter: Reporter | None = None,
 ) -> Iterator[FitState]:
@@ -276,14 +300,16 @@ def distil_field(
         guidance: a frozen model and a prompt.
         pictures: reconstructed weakly beside it.
         close: judges close-ups, where the stage has some.
+        photo: what the known camera sees, where the stage has one.
         checkpoints: where to save and resume; None keeps nothing.
         reporter: hears of a resume.
 
     Raises:
-        UsageError: pictures and cameras that do not match, or close-ups without their teacher.
+        UsageError: pictures and cameras that do not match, close-ups without their teacher, or a known camera without
+            its photo.
         DivergedError, CheckpointError, Interrupted: as `fit`.
     """
-    loss = FieldLoss(field, stage, guidance, pictures, close)
+    loss = FieldLoss(field, stage, guidance, pictures, close, photo)
     yield from taught(
         loss,
         field.groups(),

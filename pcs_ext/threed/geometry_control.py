@@ -1,4 +1,4 @@
-"""A ControlNet that tells a denoiser the geometry behind a picture: normals or depth of the mesh in view.
+"""A ControlNet that tells a denoiser what is behind a picture: normals or depth of the mesh in view, or coarse colours.
 
 Any `ControlNetModel` of diffusers that fits the base. None is trained for the embedded base yet.
 """
@@ -14,10 +14,12 @@ from torch.nn import functional
 
 from pcs_ext.config_io import file_sha256
 from pcs_ext.errors import ModelError, UsageError
+from pcs_ext.image.backbones.load import load_strictly
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.threed.cameras import Cameras
 
-ControlKind = Literal["normal", "depth"]
+ControlKind = Literal["normal", "depth", "tile"]
+"""tile: the picture itself, coarse (ControlNet 1.1 tile)."""
 
 
 class GeometryControl:
@@ -44,12 +46,9 @@ class GeometryControl:
         from diffusers import ControlNetModel
 
         try:
-            network = ControlNetModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-        except (OSError, ValueError) as error:
-            line = str(error).splitlines()[0]
-            raise ModelError(
-                f"{folder} is no ControlNet ({line}); expected a diffusers folder with config.json and safetensors."
-            ) from None
+            network = load_strictly(ControlNetModel, folder)
+        except ModelError as error:
+            raise ModelError(f"{folder} is no ControlNet in diffusers' layout: {error}") from None
         ours, theirs = (model.config["cross_attention_dim"] for model in (backbone.denoiser, network))
         if ours != theirs:
             raise ModelError(

@@ -28,6 +28,7 @@ from pcs_ext.threed.recipes import (
     PhotosTo3dRecipe,
     PhotoTo3dRecipe,
     RefinedTo3dRecipe,
+    SeenTo3dRecipe,
     TextTo3dRecipe,
 )
 from pcs_ext.threed.relearn import relearning
@@ -36,6 +37,8 @@ from pcs_ext.threed.shapes import Shape, preview_sheet
 from pcs_ext.threed.surface import TetSurface, load_surface, save_surface, start_from
 from pcs_ext.threed.surface_stage import SurfaceStage, refine_surface
 from pcs_ext.threed.turned_views import both_words, make_turned_views, shape_caption, shape_word
+from pcs_ext.threed.view_guidance import SummedGuidance, ViewGuidance
+from pcs_ext.threed.view_model import ViewModel
 from pcs_ext.threed.work import WorkFolder
 
 AnyStage = TypeVar("AnyStage", FieldStage, SurfaceStage)
@@ -69,10 +72,19 @@ class Job:
         backbone: its base, without the subject.
         work: where everything lies.
         reporter: hears everything.
+        view_model: judges other sides of a known photo; None: words alone do.
     """
 
-    def __init__(self, request: Request, backbone: AbstractUnetBackbone, work: WorkFolder, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        request: Request,
+        backbone: AbstractUnetBackbone,
+        work: WorkFolder,
+        reporter: Reporter,
+        view_model: ViewModel | None = None,
+    ) -> None:
         self.request, self.backbone, self.work, self.reporter = request, backbone, work, reporter
+        self.view_model = view_model
         self.recipe, self.artifact = request.recipe, request.artifact
         if request.joint is not None:
             request.joint.check_base(backbone)
@@ -87,6 +99,8 @@ class Job:
             return "field/field", self._consist3d(self.recipe)
         if isinstance(self.recipe, AvatarTo3dRecipe):
             return "field/field", self._avatarbooth(self.recipe)
+        if isinstance(self.recipe, SeenTo3dRecipe):
+            return "field/field", self._field("field", self.recipe.field, self._teacher(self.artifact))
         teacher = self._teacher(self._relearned(self.recipe))
         return "field/field", self._field("field", self.recipe.field, teacher)
 
@@ -232,7 +246,14 @@ class Job:
         checkpoints = self._checkpoints(name, stage)
         with self._teaching(stage, teacher, close, seed) as (guidance, near):
             states = distil_field(
-                field, stage, guidance, pictures=pictures, close=near, checkpoints=checkpoints, reporter=self.reporter
+                field,
+                stage,
+                guidance,
+                pictures=pictures,
+                close=near,
+                photo=self.request.photo,
+                checkpoints=checkpoints,
+                reporter=self.reporter,
             )
             self._follow(name, field, stage.side, states)
         save_field(field.cpu(), stage.field, folder)
@@ -260,9 +281,19 @@ class Job:
         elif close is None:
             # Nothing of the subject learns here, so its adapters cost nothing once they are in the weights.
             with teacher.applied(self.backbone), merged(self.backbone.denoiser):
-                yield self._guidance(stage, teacher.prompt, seed), None
+                yield self._with_view_model(self._guidance(stage, teacher.prompt, seed)), None
         else:
             yield self._turn(stage, teacher, seed), self._turn(stage, close, seed)
+
+    def _with_view_model(self, guidance: AbstractGuidance) -> AbstractGuidance:
+        """The guidance, and beside it what the view model says, where there is one."""
+        recipe, photo = self.recipe, self.request.photo
+        if self.view_model is None or photo is None or not isinstance(recipe, SeenTo3dRecipe):
+            return guidance
+        known = recipe.field.known
+        assert known is not None, "checked with the recipe"
+        target = recipe.field.cameras.target
+        return SummedGuidance([guidance, ViewGuidance(self.view_model, photo, known, recipe.view, target)])
 
     def _divided(
         self, stage: FieldStage | SurfaceStage, teacher: Teacher, single: SingleViews, seed: int

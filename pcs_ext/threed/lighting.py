@@ -31,6 +31,8 @@ class Lighting:
     """Grey of the usual background, in [0, 1]."""
     random_background: float = 0.5
     """Share of the steps with a random colour behind, the same for all views (MVDream: 0.5)."""
+    normals_until: float = 0.0
+    """Share of training that shows nothing but normals as colours (Animate124: 0.2)."""
     normals: float = 0.0
     """Share of the steps that show normals as colours where all views are from the front (AvatarBooth: 0.1)."""
 
@@ -59,6 +61,8 @@ class Lighting:
         if self.normals and progress >= self.albedo_until:  # nothing is drawn where nobody asks for it
             ahead = bool((cameras.azimuth.abs() < _FRONT).all())
             shading = "normals" if torch.rand((), generator=generator) < self.normals and ahead else shading
+        if progress < self.normals_until:
+            shading = "normals"
         plain = torch.full((count, 3), self.plain)
         return Lit(shading=shading, light=light, background=color if chance[2] < self.random_background else plain)
 

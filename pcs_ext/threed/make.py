@@ -11,9 +11,15 @@ from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.threed.export import check_free, colors_for, finished_mesh, write_with_page
 from pcs_ext.threed.job import Job
 from pcs_ext.threed.mesh import WRITTEN
-from pcs_ext.threed.request import MakeOptions, read_request
+from pcs_ext.threed.request import MakeOptions, Request, read_request
 from pcs_ext.threed.shapes import Shape
+from pcs_ext.threed.view_model import ViewModel, load_view_model
 from pcs_ext.threed.work import Result, WorkFolder
+
+WITHOUT_VIEW_MODEL = (
+    "Without --view-model the photo is known from its own camera alone: what other sides look like comes from words. "
+    "A diffusers folder of Zero123 knows more, beside any base."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,10 +66,11 @@ def make_3d(
     check_free(output, WRITTEN, options.overwrite)
     request = read_request(subject, prompt, options)
     backbone = load_backbone(request.base, device=options.device, precision=options.precision, reporter=reporter)
-    work = WorkFolder(output.with_name(f"{output.name}.work"), request.identity(backbone))
+    view_model = _view_model(request, options, reporter)
+    work = WorkFolder(output.with_name(f"{output.name}.work"), request.identity(backbone, view_model))
     write_json(work.path / "recipe.json", request.recipe)
     try:
-        name, shape = Job(request, backbone, work, reporter).run()
+        name, shape = Job(request, backbone, work, reporter, view_model).run()
         mesh = finished_mesh(shape, request.recipe.mesh, colors_for(output, options.colors))
     except KeyboardInterrupt:
         raise Interrupted(
@@ -72,3 +79,14 @@ def make_3d(
     work.finish(Result(field=name, mesh=request.recipe.mesh, prompt=request.artifact.concept.prompt(prompt)))
     page = output.with_suffix(".html") if options.viewer and output.suffix.lower() == ".glb" else None
     return Made(mesh=mesh, shape=shape, files=tuple(write_with_page(mesh, output, page)), work=work.path)
+
+
+def _view_model(request: Request, options: MakeOptions, reporter: Reporter) -> ViewModel | None:
+    """The view model that was asked for; says what it means that none was, where one counts."""
+    if request.view_model:
+        return load_view_model(
+            request.view_model, device=options.device, precision=options.precision, reporter=reporter
+        )
+    if request.photo is not None:
+        reporter.event("no-view-model", WITHOUT_VIEW_MODEL)
+    return None

@@ -29,6 +29,9 @@ class MotionConfig:
     """displaced: samples per side of the displacements."""
     reach: float = 0.5
     """displaced: farthest displacement, as a share of the cube's half side."""
+    free_start: bool = False
+    """grids: whether the first moment may change like all others (Animate124, where a photo holds it); else it is the
+    still field to the bit."""
 
     def __post_init__(self) -> None:
         if self.moments < 2 or self.resolution < 2 or self.reach <= 0:
@@ -36,6 +39,8 @@ class MotionConfig:
                 f"expected 2 moments, 2 samples per side and a reach above 0 or more of each, got {self.moments}, "
                 f"{self.resolution} and {self.reach}."
             )
+        if self.free_start and self.kind != "grids":
+            raise ConfigError("only grids have a first moment that may change; set kind grids, or free_start false.")
 
 
 @config
@@ -116,20 +121,22 @@ class TimeGrids(AbstractMovingField):
     """Densities and colours on a grid for every moment, blended between (Animate124, Zhao et al. 2023, 2311.14603).
 
     Differs from it: dense voxels without a shared network, and what trains is the change from the still grid, which at
-    the first moment is none.
+    the first moment is none unless that is free.
     """
 
     def __init__(self, settings: MovingConfig) -> None:
         super().__init__(settings)
         side = self._grids().density_grid.shape[-1]
-        self.changes = nn.Parameter(torch.zeros(settings.motion.moments - 1, 4, side, side, side))
+        free = settings.motion.free_start
+        self.changes = nn.Parameter(torch.zeros(settings.motion.moments - (not free), 4, side, side, side))
 
     def at(self, time: float) -> AbstractField:
         """See `AbstractMovingField.at`."""
         before, share = self._place(time)
-        change = share * self.changes[before]
-        if before:
-            change = change + (1 - share) * self.changes[before - 1]
+        first = 0 if self.settings.motion.free_start else 1
+        change = share * self.changes[before + 1 - first]
+        if before >= first:
+            change = change + (1 - share) * self.changes[before - first]
         return _ChangedField(self._grids(), change[None])
 
     def _grids(self) -> VoxelField:
@@ -138,7 +145,10 @@ class TimeGrids(AbstractMovingField):
 
     def unrest(self) -> Tensor:
         """Mean squared difference of neighbouring moments' grids: its time TV, on all points, not on random ones."""
-        return torch.cat([self.changes[:1], self.changes.diff(dim=0)]).square().mean()
+        between = self.changes.diff(dim=0)
+        if not self.settings.motion.free_start:
+            between = torch.cat([self.changes[:1], between])
+        return between.square().mean()
 
     def groups(self) -> list[ParameterGroup]:
         """The grids' changes."""

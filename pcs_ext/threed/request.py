@@ -14,6 +14,7 @@ from pcs_ext.image.learn import preset_of
 from pcs_ext.image.subject import Artifact
 from pcs_ext.threed.export import Colors
 from pcs_ext.threed.job_options import JobOptions
+from pcs_ext.threed.known_view import KnownPhoto, read_known_photo
 from pcs_ext.threed.multiview import MultiViewAdapter, find_adapter
 from pcs_ext.threed.recipes import (
     RECIPES,
@@ -27,9 +28,11 @@ from pcs_ext.threed.recipes import (
     PhotoTo3dRecipe,
     PosedRecipe,
     Recipe3d,
+    SeenTo3dRecipe,
     TextTo3dRecipe,
     TextureRecipe,
 )
+from pcs_ext.threed.view_model import ViewModel
 from pcs_ext.threed.warp import read_nearness
 
 
@@ -42,13 +45,18 @@ class MakeOptions(JobOptions):
     effort: Effort = "balanced"
     """Which of its numbers of steps."""
     photos: Sequence[Path] | Path | str = ()
-    """What the subject was learned from; DreamBooth3D and Consist3D need them, MVDream learns it anew from them."""
+    """What the subject was learned from; DreamBooth3D and Consist3D need them, MVDream learns it anew from them.
+    Animate124's one photo need not be among them."""
     depth: Path | None = None
-    """A depth picture of Consist3D's photo, brighter is nearer; None: its mask's outline, inflated."""
+    """A depth picture of the one photo of Consist3D or Animate124, brighter is nearer; None: Consist3D inflates the
+    mask's outline, Animate124 does without."""
     head: Path | None = None
     """Folder of the subject's head as a subject of its own; AvatarBooth needs it."""
     multiview: Path | None = None
     """Folder of a multi-view adapter, for recipes with a joint score; None: the one that ships with the base."""
+    view_model: str = ""
+    """Folder or hub id of a view model (Zero123), for recipes that know one photo; empty: words say what other sides
+    look like."""
     colors: Colors | Literal["auto"] = "auto"
     """At the vertices or in a texture; auto: a texture where the format holds one."""
 
@@ -75,12 +83,16 @@ class Request:
     """Folder of the multi-view adapter."""
     joint: MultiViewAdapter | None
     """The adapter itself."""
+    view_model: str
+    """Folder or hub id of the view model; empty: none."""
+    photo: KnownPhoto | None
+    """What the known camera sees, for recipes that have one."""
     seed: int
     """Of everything random."""
     previews: int
     """Steps between contact sheets."""
 
-    def identity(self, backbone: AbstractUnetBackbone) -> dict[str, Any]:
+    def identity(self, backbone: AbstractUnetBackbone, view_model: ViewModel | None = None) -> dict[str, Any]:
         """Everything that decides what comes out, as JSON data: the name a work folder is claimed by."""
         adapter = None if self.multiview is None else file_sha256(self.multiview / "adapter.safetensors")
         shape = self._shape_files()
@@ -95,11 +107,12 @@ class Request:
             "seed": self.seed,
             **({"shape": shape} if shape else {}),
             **({"head": self.head.data.content_hash} if self.head is not None else {}),
+            **({"view_model": view_model.fingerprint} if view_model is not None else {}),
         }
 
     def _shape_files(self) -> list[str]:
         """Hashes of what tells the shape of a photo that is turned."""
-        if not isinstance(self.recipe, PhotoTo3dRecipe):
+        if not isinstance(self.recipe, (PhotoTo3dRecipe, SeenTo3dRecipe)):
             return []
         mask = find_photos(self.photos)[0].mask
         pixels = [] if mask is None else [hashlib.sha256(mask.numpy().tobytes()).hexdigest()]
@@ -130,6 +143,8 @@ def read_request(subject: Path, prompt: str, options: MakeOptions) -> Request:
         head=_checked_head(recipe, artifact, options.head),
         multiview=multiview,
         joint=None if multiview is None else MultiViewAdapter.load(multiview),
+        view_model=_checked_view_model(recipe, options.view_model),
+        photo=read_known_photo(photos[0], options.depth) if isinstance(recipe, SeenTo3dRecipe) else None,
         seed=options.seed,
         previews=options.previews,
     )
@@ -174,6 +189,8 @@ def resolve_recipe_3d(
 
 def _checked_photos(recipe: AnyRecipe3d, artifact: Artifact, photos: Sequence[Path] | Path | str) -> list[Path]:
     """The photos' paths, if the recipe needs them; they must be those that the subject was learned from."""
+    if isinstance(recipe, SeenTo3dRecipe):
+        return _one_photo(recipe, photos)
     needed = isinstance(recipe, (PhotosTo3dRecipe, PhotoTo3dRecipe))
     if not needed and not (isinstance(recipe, TextTo3dRecipe) and recipe.relearn is not None):
         if photos:
@@ -204,8 +221,27 @@ def _checked_photos(recipe: AnyRecipe3d, artifact: Artifact, photos: Sequence[Pa
     return paths
 
 
+def _one_photo(recipe: SeenTo3dRecipe, photos: Sequence[Path] | Path | str) -> list[Path]:
+    """The path of the photo that is known; the subject may have been learned from others."""
+    paths = [photo.path for photo in find_photos(photos)] if photos else []
+    if len(paths) != 1:
+        raise UsageError(
+            f"{recipe.id} starts from one photo, cut out, got {len(paths)}. Give it: --photos PHOTO.png (transparent "
+            "around the thing, or with PHOTO_mask.png beside it)."
+        )
+    return paths
+
+
+def _checked_view_model(recipe: AnyRecipe3d, view_model: str) -> str:
+    if view_model and not isinstance(recipe, SeenTo3dRecipe):
+        raise UsageError(f"{recipe.id} takes no view model; leave --view-model out, or choose animate124-still.")
+    return view_model
+
+
 def _checked_depth(recipe: AnyRecipe3d, photos: Sequence[Path], depth: Path | None) -> Path | None:
     """The depth picture, if the recipe takes one; without it the photo must have a mask."""
+    if isinstance(recipe, SeenTo3dRecipe):
+        return depth
     if not isinstance(recipe, PhotoTo3dRecipe):
         if depth is not None:
             raise UsageError(f"{recipe.id} takes no depth picture; leave --depth out, or choose --method consist3d.")

@@ -9,6 +9,8 @@ from pcs_ext.threed.mesh import MeshConfig
 from pcs_ext.threed.shapes import Shape, load_shape
 
 REQUEST, _RESULT = "request.json", "result.json"
+STILL = "still.glb.work"
+"""The still scene's job in the folder of a photo's."""
 
 
 @config
@@ -65,6 +67,8 @@ def finished_shape(path: Path) -> tuple[Shape, Result]:
         raise InputError(f"{path} holds a texture, which is baked already; give the painted mesh instead.")
     if (path / "motion").is_dir():
         raise InputError(f"{path} holds a scene in motion, of which `3d animate` makes films; give the still scene's.")
+    if (path / STILL).is_dir():
+        raise InputError(f"{path} holds all that was made of a photo; give its still scene: {path / STILL}.")
     if not (path / _RESULT).is_file():
         state = "has not finished: run `3d make` again" if (path / REQUEST).is_file() else "is no 3D job's folder"
         raise InputError(f"{path} {state}; expected what `3d make` left, OUTPUT.work.")

@@ -185,3 +185,16 @@ def test_images_are_drawn_from_the_posterior(sd: AbstractBackbone) -> None:
     assert torch.allclose(drawn, mean + deviation * noise)
     expected = sd.vae.encode(images).latent_dist.std * sd.vae.config["scaling_factor"]
     assert torch.allclose(deviation, expected)
+
+
+def test_sdxl_is_told_nothing_by_zeros_row_by_row(sdxl: AbstractBackbone) -> None:
+    mixed, plain = sdxl.encode_negative(["", "a cat"]), sdxl.encode_prompt(["", "a cat"])
+    assert plain.pooled is not None
+    assert mixed.pooled is not None
+    assert not mixed.states[0].any()
+    assert not mixed.pooled[0].any()
+    assert plain.states[0].any()
+    assert torch.equal(mixed.states[1], plain.states[1])
+    assert torch.equal(mixed.pooled[1], plain.pooled[1])
+    sdxl.zeros_for_nothing = False  # type: ignore[attr-defined]
+    assert torch.equal(sdxl.encode_negative([""]).states, plain.states[:1])

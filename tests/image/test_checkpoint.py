@@ -15,6 +15,8 @@ import torch
 from pcs_ext.errors import CheckpointError, ResourceError
 from pcs_ext.image import checkpoint as checkpoint_module
 from pcs_ext.image.checkpoint import CheckpointFolder
+from pcs_ext.image.fit import FitConfig, fit
+from tests.support.problems import Problem
 
 TENSORS = {"w": torch.arange(6.0)}
 
@@ -196,3 +198,25 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     found = folder.latest()
     assert found is not None
     assert found.state == {"version": 2}
+
+
+def test_saving_takes_a_tenth_of_the_time_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a step that takes a second, with saves that take three and are asked for every second."""
+    now, saved = [0.0], list[int]()
+
+    class Slow(CheckpointFolder):
+        def save(self, step: int, *args: Any) -> Path:
+            now[0] += 3
+            saved.append(step)
+            return super().save(step, *args)
+
+    monkeypatch.setattr("pcs_ext.image.fit.time.monotonic", lambda: now[0])
+    problem = Problem()
+
+    def loss(*asked: Any) -> Any:
+        now[0] += 1
+        return problem(*asked)
+
+    for _ in fit(loss, problem.groups, FitConfig(steps=70, checkpoint_every_seconds=1.0), checkpoints=Slow(tmp_path)):
+        pass
+    assert saved == [2, 33, 64, 70]

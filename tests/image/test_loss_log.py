@@ -66,6 +66,18 @@ def test_an_interruption_leaves_nothing_unread_and_a_fault_is_not_hidden(
     log.close()
 
 
+def test_without_a_log_losses_are_told_all_the_same() -> None:
+    told = Told()
+    with LossReport(None, told, task="t", device=torch.device("cuda")) as report:
+        done = states(12)
+        for state in done[:10]:
+            report.add(state)
+        assert [was_read(state) for state in done[:10]] == [True, *[False] * 9], "nothing waits for the device"
+        for state in done[10:]:
+            report.add(state)
+    assert told.steps == [(step, float(step)) for step in range(1, 13)]
+
+
 def test_on_the_cpu_every_step_is_read_at_once(tmp_path: Path) -> None:
     log, done = LossLog(tmp_path / "losses.jsonl"), states(3)
     with LossReport(log, SilentReporter(), phase="p", task="t", device=torch.device("cpu")) as report:

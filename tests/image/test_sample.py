@@ -11,6 +11,7 @@ from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.guidance import combine_terms, rescale_guidance
 from pcs_ext.image.sample import SampleConfig, SampleHooks, build_scheduler, initial_noise, sample
+from pcs_ext.reporter import SilentReporter
 from tests.support.tiny import tiny_backbone
 
 CONFIG = SampleConfig(scheduler="ddim", num_inference_steps=4, guidance_scale=3.0)
@@ -103,3 +104,33 @@ def test_guidance_terms_by_hand() -> None:
     positive = torch.randn(2, 4, 8, 8)
     rescaled = rescale_guidance(positive * 5 + 1, positive, 1.0)
     torch.testing.assert_close(rescaled.std((1, 2, 3)), positive.std((1, 2, 3)))
+
+
+def test_large_images_are_sampled_and_decoded_in_few_at_a_time(
+    sd: AbstractBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[tuple[int, int]] = []
+
+    class Hearing(SilentReporter):
+        def progress(self, task: str, step: int, total: int, **fields: Any) -> None:
+            heard.append((step, total))
+
+    batches: list[int] = []
+    kept = sd.denoiser.register_forward_pre_hook(lambda module, given: batches.append(len(given[0])))
+    decoded: list[int] = []
+    apart = sd.vae.decoder.register_forward_pre_hook(lambda module, given: decoded.append(len(given[0])))
+    config = SampleConfig(num_inference_steps=2, guidance_scale=1.0)
+    asked: dict[str, Any] = {"seeds": range(5), "config": config, "reporter": Hearing()}
+    with torch.no_grad():
+        whole = sample(sd, ["a dog"] * 5, **asked)
+        assert (batches, decoded) == ([5, 5], [5])
+        monkeypatch.setattr("pcs_ext.image.sample._CELLS", 2 * 8 * 8)
+        monkeypatch.setattr("pcs_ext.image.sample._PIXELS", 32 * 32)
+        for found in (batches, decoded, heard):
+            found.clear()
+        parts = sample(sd, ["a dog"] * 5, **asked)
+    for hook in (kept, apart):
+        hook.remove()
+    assert (batches, decoded) == ([2, 2, 2, 2, 1, 1], [1] * 5)
+    assert heard == [(step, 6) for step in range(1, 7)]
+    torch.testing.assert_close(parts, whole, atol=1e-4, rtol=0)

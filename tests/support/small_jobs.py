@@ -27,6 +27,7 @@ from pcs_ext.threed.field_config import FieldConfig, save_field
 from pcs_ext.threed.field_stage import CloseUps, FieldStage, Penalties, Reconstruction
 from pcs_ext.threed.fields import Blob
 from pcs_ext.threed.guidance import SingleViews
+from pcs_ext.threed.known_view import KnownView
 from pcs_ext.threed.lighting import Lighting
 from pcs_ext.threed.localization import LocalizationConfig
 from pcs_ext.threed.make import Made, make_3d
@@ -41,6 +42,7 @@ from pcs_ext.threed.recipes import (
     PhotosTo3dRecipe,
     PhotoTo3dRecipe,
     RefinedTo3dRecipe,
+    SeenTo3dRecipe,
     TextTo3dRecipe,
     TextureRecipe,
 )
@@ -56,6 +58,7 @@ from pcs_ext.threed.turned_views import ShapeWordConfig, TurnConfig
 from pcs_ext.threed.variational import VariationalConfig
 from pcs_ext.threed.work import Result, WorkFolder
 from tests.support.tiny import tiny_folder
+from tests.support.tiny_views import tiny_controlnet, tiny_view_model
 
 PROMPT = "a photo of {subject}"
 MESH = MeshConfig(resolution=24, relative=0.5)
@@ -76,6 +79,10 @@ class Learned:
     """A subject learned from `0.png` alone by textual inversion."""
     multiview: Path
     """A fresh multi-view adapter."""
+    view_model: Path
+    """A view model of noise."""
+    controlnet: Path
+    """A ControlNet of noise."""
     mesh: Path
     """A ball."""
     scene: Path
@@ -101,11 +108,22 @@ def learn_small(folder: Path) -> Learned:
     learn(photos, noun="dog", output=folder / "rex", recipe=_short("dreambooth-lora", 8), base=base)
     learn([photos / "0.png"], noun="dog", output=folder / "word", recipe=_short("textual-inversion", 4), base=base)
     MultiViewAdapter.of(base).save(folder / "multiview")
+    tiny_view_model(base, folder).save(folder / "views")
+    tiny_controlnet(base).save_pretrained(folder / "controlnet")
     write_mesh(trimesh.creation.icosphere(2, radius=40.0), folder / "ball.glb")
     work = WorkFolder(folder / "ball.glb.work", {"what": "ball"})
     save_field(SCENE.build(), SCENE, work.path / "field" / "field")
     work.finish(Result(field="field/field", mesh=MESH, prompt="a photo of a cat"))
-    return Learned(folder / "rex", photos, folder / "word", folder / "multiview", folder / "ball.glb", work.path)
+    return Learned(
+        subject=folder / "rex",
+        photos=photos,
+        word=folder / "word",
+        multiview=folder / "multiview",
+        view_model=folder / "views",
+        controlnet=folder / "controlnet",
+        mesh=folder / "ball.glb",
+        scene=work.path,
+    )
 
 
 def _short(recipe: str, steps: int) -> Recipe:
@@ -164,6 +182,8 @@ def small_recipe(method: str) -> AnyRecipe3d:
         )
         body = dataclasses.replace(body, penalties=Penalties(eikonal=1.0, variation=1.0))
         return AvatarTo3dRecipe(id=method, field=body, mesh=MeshConfig(resolution=32, threshold=1000.0, relative=0.5))
+    if method == "animate124-still":
+        return SeenTo3dRecipe(id=method, field=stage(6, known=KnownView(first=2, every=3, side=16)), mesh=MESH)
     joint = method in ("mvdream", "dream-in-4d-still")
     changes: dict[str, Any] = {"guidance": VariationalConfig()} if method == "vsd" else {}
     if joint:
@@ -189,7 +209,7 @@ def make(learned: Learned, folder: Path, method: str, *, reporter: Reporter | No
     subject = settings.pop("subject", learned.word if method == "consist3d" else learned.subject)
     if method == "avatarbooth":
         settings.setdefault("head", learned.word)
-    if method in ("dreambooth3d", "consist3d"):
+    if method in ("dreambooth3d", "consist3d", "animate124-still"):
         settings.setdefault("photos", learned.photos if method == "dreambooth3d" else learned.photo)
     return make_3d(subject, prompt, output, MakeOptions(**settings), reporter=reporter)
 

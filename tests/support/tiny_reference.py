@@ -1,5 +1,7 @@
 """Tiny IP-Adapters with random weights, written as published files are, and image encoders beside them."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -39,6 +41,7 @@ from pcs_ext.image.reference.systems.facestudio import FaceStudioConfig
 from pcs_ext.image.reference.systems.fastcomposer import FastComposerConfig
 from pcs_ext.image.reference.systems.hyperdreambooth import HyperDreamBoothConfig
 from pcs_ext.image.reference.systems.idadapter import IDAdapterConfig
+from pcs_ext.image.reference.systems.identity_encoder import IdentityEncoderConfig
 from pcs_ext.image.reference.systems.infinite_id import InfiniteIDConfig
 from pcs_ext.image.reference.systems.instantbooth import InstantBoothConfig
 from pcs_ext.image.reference.systems.instantfamily import InstantFamilyConfig
@@ -52,6 +55,7 @@ from pcs_ext.image.reference.systems.moa import MoAConfig
 from pcs_ext.image.reference.systems.moma import MoMAConfig
 from pcs_ext.image.reference.systems.ms_diffusion import MSDiffusionConfig
 from pcs_ext.image.reference.systems.omni_id import OmniIDConfig
+from pcs_ext.image.reference.systems.pe_viton import PEVitonConfig
 from pcs_ext.image.reference.systems.photomaker import PhotoMakerConfig
 from pcs_ext.image.reference.systems.portraitbooth import PortraitBoothConfig
 from pcs_ext.image.reference.systems.profusion import ProFusionConfig
@@ -148,6 +152,8 @@ TINY: dict[str, KindConfig] = {
     "stellar": StellarNetConfig(hidden=16, rank=2),
     "facestudio": FaceStudioConfig(look_tokens=2, face_tokens=2, width=16, depth=1, heads=2),
     "cafe": CafeConfig(language=LanguageConfig(width=32, depth=2, heads=2), longest=6),
+    "identity-encoder": IdentityEncoderConfig(tokens=2, inner=64, depth=1),
+    "pe-viton": PEVitonConfig(maps=("pose",), cells=8, width=8, tokens=2, inner=64, depth=1),
 }
 """Every system at a size of a few thousand weights."""
 
@@ -181,6 +187,18 @@ def at_random(adapter: AbstractReferenceAdapter, backbone: AbstractBackbone) -> 
         for group in adapter.groups().values():
             for parameter in group:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+@contextlib.contextmanager
+def nothing_denoised(backbone: AbstractBackbone) -> Iterator[None]:
+    """Inside, the denoiser must not be asked."""
+    asked: list[str] = []
+    handle = backbone.denoiser.register_forward_hook(lambda *given: asked.append("denoiser"))
+    try:
+        yield
+    finally:
+        handle.remove()
+    assert not asked, f"the denoiser was asked {len(asked)} times"
 
 
 def tiny_adapter(backbone: AbstractBackbone, *, plus: bool = False, seed: int = 0) -> IPAdapter:

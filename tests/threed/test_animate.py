@@ -1,7 +1,9 @@
 """Scenes in motion: at rest exactly still, a known motion found again, jobs on a tiny video model."""
 
+import contextlib
 import dataclasses
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch.nn import functional
 from pcs_ext.config_io import write_json
 from pcs_ext.errors import CheckpointError, ConfigError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.types import LossTerms
 from pcs_ext.reporter import Reporter
 from pcs_ext.threed.animate_job import AnimateOptions, animate_3d
 from pcs_ext.threed.cameras import ring
@@ -21,7 +24,17 @@ from pcs_ext.threed.clip_guidance import ClipGuidance, shared
 from pcs_ext.threed.distillation import DistillationConfig, distilled_score
 from pcs_ext.threed.field_config import FieldConfig
 from pcs_ext.threed.fields import Blob, VoxelField
-from pcs_ext.threed.motion_stage import FrameScore, MotionStage, clip_of
+from pcs_ext.threed.guidance import AbstractGuidance
+from pcs_ext.threed.known_view import KnownPhoto, KnownView
+from pcs_ext.threed.motion_stage import (
+    FirstMoment,
+    FrameScore,
+    HeldFirst,
+    MotionLoss,
+    MotionStage,
+    clip_cameras,
+    clip_of,
+)
 from pcs_ext.threed.moving_fields import AbstractMovingField, EverField, MotionConfig, MovingConfig
 from pcs_ext.threed.recipes import AnimateRecipe
 from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone
@@ -146,11 +159,133 @@ def test_common_noise_keeps_its_variance() -> None:
     assert together == pytest.approx(0.49 / 0.58, abs=0.05)
 
 
+class Red(AbstractGuidance):
+    """Wants pictures redder; remembers how many it saw, and from where."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, float]] = []
+
+    def terms(self, images: torch.Tensor, cameras: Any, *, progress: float, generator: Any) -> LossTerms:
+        self.seen.append((len(images), float(cameras.azimuth[0])))
+        return LossTerms({"red": -images[:, 0].mean()})
+
+
+class RedClips(Red):
+    """The same of clips, which have no cameras."""
+
+    def terms(self, images: torch.Tensor, cameras: Any = None, *, progress: float, generator: Any) -> LossTerms:
+        return LossTerms({"clip": -images[:, 0].mean()})
+
+
+PHOTO = KnownPhoto(torch.ones(3, 8, 8), torch.zeros(8, 8))
+
+
+def free(**changes: Any) -> MotionStage:
+    """A stage whose first moment may change."""
+    known = KnownView(first=0, every=4, side=8, shake=0.0)
+    settings: dict[str, Any] = {
+        "motion": MotionConfig(kind="grids", moments=3, free_start=True),
+        "fit": fit_of(8),
+        "frames": 3,
+        "side": 8,
+        "samples": 8,
+        "first": FirstMoment(known=known, share=1.0),
+    }
+    return MotionStage(**{**settings, **changes})
+
+
+def free_field() -> AbstractMovingField:
+    return MovingConfig(still=STILL, motion=free().motion).build()
+
+
+def test_a_free_first_moment_changes_like_all_others_and_smoothness_is_between_neighbours() -> None:
+    field = free_field()
+    still = field.still.query(points()).density
+    torch.testing.assert_close(field.at(0.5).query(points()).density, still, rtol=0, atol=0)
+    (changes,) = field.groups()[0].parameters
+    assert len(changes) == 3
+    with torch.no_grad():
+        changes[0].fill_(0.3)
+    assert not torch.allclose(field.at(0.0).query(points()).density, still)
+    torch.testing.assert_close(field.unrest(), torch.tensor(0.3**2 / 2))
+    halfway = field.at(0.25).query(points()).density
+    assert ((halfway >= still - 1e-4) & (halfway <= field.at(0.0).query(points()).density + 1e-4)).all()
+
+
+def test_the_photo_holds_the_first_moment_alone_and_the_view_model_sees_first_frames() -> None:
+    field, stage, view = free_field(), free(), Red()
+    loss = MotionLoss(field, stage, RedClips(), held=HeldFirst(PHOTO, view))  # type: ignore[arg-type]
+    (changes,) = field.groups()[0].parameters
+    terms = loss(4, 0, torch.Generator().manual_seed(0))
+    assert set(terms.terms) == {"unrest", "known/color", "known/cover"}
+    terms.total.backward()
+    assert changes.grad is not None
+    assert changes.grad[0].abs().max() > 0
+    assert not changes.grad[1:].any()
+    assert view.seen == []
+    assert set(loss(5, 0, torch.Generator().manual_seed(0)).terms) == {"clip", "unrest", "first/red"}
+    assert view.seen[0][0] == 1
+    assert stage.first is not None
+    never = dataclasses.replace(stage, first=dataclasses.replace(stage.first, share=0.0))
+    quiet = MotionLoss(field, never, RedClips(), held=HeldFirst(PHOTO, view))  # type: ignore[arg-type]
+    assert set(quiet(5, 0, torch.Generator().manual_seed(0)).terms) == {"clip", "unrest"}
+    assert stage.anchored().first is None
+    with pytest.raises(ConfigError, match="needs what holds it"):
+        dataclasses.replace(stage, first=None)
+    with pytest.raises(ConfigError, match="only grids have a first moment"):
+        MotionConfig(kind="displaced", free_start=True)
+
+
+@pytest.mark.parametrize("kind", ["coarse", "render"])
+def test_a_controlnet_is_shown_the_frames_that_are_judged_as_they_were_or_are(kind: Any) -> None:
+    score = FrameScore(since=0.0, frames=2, tile=kind)
+    stage = free(pictures=score, occupancy_every=0)
+    field, shown, pictures = free_field(), [], Red()
+
+    @contextlib.contextmanager
+    def tile(frames: torch.Tensor) -> Iterator[None]:
+        shown.append(frames)
+        yield
+
+    held = HeldFirst(PHOTO)
+    loss = MotionLoss(field, stage, RedClips(), pictures, held, tile)  # type: ignore[arg-type]
+    loss(1, 0, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        field.groups()[0].parameters[0].add_(3.0)
+    loss(1, 0, torch.Generator().manual_seed(0))
+    assert [seen[0] for seen in pictures.seen] == [2, 2]
+    assert not shown[1].requires_grad
+    assert shown[0].shape == (2, 3, 8, 8)
+    assert torch.equal(shown[0], shown[1]) == (kind == "coarse")
+    again = MotionLoss(field, stage, RedClips(), pictures, held, tile)  # type: ignore[arg-type]
+    again.load_state_dict(loss.state_dict())
+    again(1, 0, torch.Generator().manual_seed(0))
+    assert torch.equal(shown[2], shown[1])
+    assert not any(name.startswith("coarse/still") for name in loss.state_dict())
+
+
+def test_a_clips_camera_goes_evenly_from_place_to_place() -> None:
+    stage = free(moving_camera=1.0, frames=5)
+    cameras = clip_cameras(stage, torch.Generator().manual_seed(3))
+    assert len(cameras) == 5
+    steps = (cameras.azimuth.diff() + 180) % 360 - 180
+    torch.testing.assert_close(steps, steps[:1].expand(4), rtol=1e-3, atol=1e-2)
+    assert steps.abs().max() > 1
+    assert len(clip_cameras(free(), torch.Generator().manual_seed(3))) == 1
+    frames = clip_of(free_field(), cameras, stage, None, None)
+    alone = clip_of(free_field(), cameras, stage, None, None, [3])
+    assert frames.shape == (5, 3, 8, 8)
+    assert torch.equal(frames[3:4], alone)
+
+
 def small(kind: Any, folder: Path) -> Path:
     """A recipe of a second."""
     frame = FrameScore(since=0.5) if kind == "grids" else None
+    known = KnownView(first=1, every=3, side=12)
+    first = FirstMoment(known=known, share=0.7) if kind == "grids" else None
     stage = MotionStage(
-        motion=MotionConfig(kind=kind, moments=3, resolution=4),
+        motion=MotionConfig(kind=kind, moments=3, resolution=4, free_start=kind == "grids"),
+        first=first,
         fit=fit_of(4),
         frames=3,
         noise_share=0.5,
@@ -174,8 +309,11 @@ def animate(
     prompt: str = "a photo of {subject} jumping",
 ) -> Any:
     """`animate_3d` of the small recipe."""
+    beside: dict[str, Any] = {}
+    if kind == "grids":
+        beside = {"photo": learned.photo, "view_model": str(learned.view_model), "controlnet": learned.controlnet}
     options = AnimateOptions(
-        config=small(kind, folder), motion_module=motion, device="cpu", precision="fp32", side=16, frames=4
+        config=small(kind, folder), motion_module=motion, device="cpu", precision="fp32", side=16, frames=4, **beside
     )
     return animate_3d(learned.scene, learned.subject, prompt, folder / output, options, load, reporter=reporter)
 
@@ -189,7 +327,7 @@ def motion(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_killed_job_ends_like_one_left_alone(learned: Learned, motion: Path, tmp_path: Path) -> None:
-    # The kind with frames judged from the middle on; the other one differs in its field alone.
+    # The kind with a photo, a view model, and frames judged through a ControlNet from the middle on.
     kind = "grids"
     torch.set_num_threads(1)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -197,7 +335,7 @@ def test_a_killed_job_ends_like_one_left_alone(learned: Learned, motion: Path, t
     parts.mkdir()
     made = animate(learned, whole, kind, motion)
     job = functools.partial(animate, learned, parts, kind, motion)
-    killed(job, "3d motion", 2, preload="tests.threed.test_animate")
+    killed(job, "3d motion", 3, preload="tests.threed.test_animate")
     animate(learned, parts, kind, motion)
     stored = [load_file(folder / "rex.png.work/motion/moving/moving.safetensors") for folder in (whole, parts)]
     assert all(torch.equal(value, stored[1][key]) for key, value in stored[0].items())

@@ -21,6 +21,7 @@ JOBS: dict[str, tuple[Callable[..., Any], tuple[tuple[str, int], ...]]] = {
     "magic3d": (make, (("3d coarse", 2), ("3d fine", 2))),
     "consist3d": (make, (("learn shape", 3), ("3d field", 3))),
     "avatarbooth": (make, (("3d field", 3),)),
+    "animate124-still": (make, (("3d field", 4),)),
     "texture": (paint, (("3d texture", 3),)),
     "edit": (edit, (("3d splats", 2), ("3d scene", 2), ("3d edit", 3), ("3d refine", 2))),
 }
@@ -44,6 +45,7 @@ def job(learned: Learned, folder: Path, name: str) -> Callable[..., Any]:
         return functools.partial(run, learned, folder)
     given = {"multiview": learned.multiview} if name in ("mvdream", "dream-in-4d-still") else {}
     given |= {"photos": learned.photos} if name == "mvdream" else {}
+    given |= {"view_model": str(learned.view_model)} if name == "animate124-still" else {}
     return functools.partial(make, learned, folder, name, **given)
 
 

@@ -6,6 +6,9 @@ from transformers import CLIPTokenizer
 
 from pcs_ext.errors import ModelError
 
+FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+"""What a CLIP tokenizer is read from."""
+
 
 def read_clip_tokenizer(folder: Path) -> CLIPTokenizer:
     """The tokenizer in a folder.
@@ -22,13 +25,12 @@ def read_clip_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def cached_clip_tokenizer(repository: str, subfolder: str = "") -> CLIPTokenizer | None:
-    """The tokenizer of a hub repository that was downloaded before; None where it was not."""
+def hub_clip_tokenizer(repository: str) -> CLIPTokenizer | None:
+    """The tokenizer of a hub repository, fetched when it is not in the cache; None where it cannot be had."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        snapshot = Path(snapshot_download(repository, local_files_only=True))
-        return read_clip_tokenizer(snapshot / subfolder)
-    except (LocalEntryNotFoundError, ModelError):
+        return read_clip_tokenizer(Path(snapshot_download(repository, allow_patterns=list(FILES))))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ModelError):
         return None

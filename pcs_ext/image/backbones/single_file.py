@@ -1,13 +1,15 @@
-"""One `.safetensors` file in the original Stable Diffusion or SDXL key layout, read offline.
+"""One `.safetensors` file in the original Stable Diffusion or SDXL key layout.
 
-The conversion of keys is diffusers'; the component configs ship in `configs/`, so nothing is fetched. The CLIP
-vocabulary is not part of such files: it is taken from a `tokenizer` folder beside the file or from the hub cache.
+The conversion of keys is diffusers'; the component configs ship in `configs/`, so nothing is fetched but CLIP's
+vocabulary, which is not part of such files: it is taken from a `tokenizer` folder beside the file, from the hub cache
+or from the hub.
 """
 
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import (
     convert_ldm_clip_checkpoint,
@@ -21,15 +23,17 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from pcs_ext.config_io import read_json
 from pcs_ext.errors import ModelError
-from pcs_ext.image.backbones.clip_tokenizer import cached_clip_tokenizer, read_clip_tokenizer
+from pcs_ext.image.backbones.clip_tokenizer import FILES, hub_clip_tokenizer, read_clip_tokenizer
 
 _CONFIGS = Path(__file__).parent / "configs"
+_HALVES = (torch.float16, torch.bfloat16)
 _UNET_KEY = "model.diffusion_model.input_blocks.0.0.weight"
-_TOKENIZERS = {
-    "sd1": ("openai/clip-vit-large-patch14", ""),
-    "sd2": ("stabilityai/stable-diffusion-2", "tokenizer"),
-}
-"""Hub repository and the folder in it, by kind."""
+_CLIP = "openai/clip-vit-large-patch14"
+"""Whose vocabulary all of them share."""
+_PADS = {"sd1": "<|endoftext|>", "sd2": "!"}
+"""What OpenAI's CLIP and OpenCLIP fill prompts up with: the end mark, and the word of id 0."""
+_VELOCITY_KEY = "v_pred"
+"""An empty tensor by which SDXL files say that they predict v; recalled from the files that are around."""
 
 
 def load_single_file(path: Path) -> dict[str, Any]:
@@ -43,9 +47,16 @@ def load_single_file(path: Path) -> dict[str, Any]:
     state = load_file(path)
     version = _version(path, state)
     config = read_json(_CONFIGS / f"{version}.json")
-    encoders, tokenizers = _text(path, state, version, config)
-    unet = UNet2DConditionModel(**config["unet"])
-    vae = AutoencoderKL(**config["vae"])
+    if _VELOCITY_KEY in state:
+        config["scheduler"]["prediction_type"] = "v_prediction"
+    # Inpainting models have more channels; which ones can be used is asked when all is there.
+    config["unet"]["in_channels"] = state[_UNET_KEY].shape[1]
+    # Without numbers of their own: the file's take their place, as wide as they are stored.
+    with init_empty_weights(include_buffers=False):
+        encoders = _empty_encoders(version, config)
+        unet, vae = UNet2DConditionModel(**config["unet"]), AutoencoderKL(**config["vae"])
+    tokenizers = _tokenizers(path, version)
+    _fill_encoders(encoders, state, version, path)
     _fill(unet, convert_ldm_unet_checkpoint(dict(state), config=dict(unet.config)), path)
     _fill(vae, convert_ldm_vae_checkpoint(dict(state), config=dict(vae.config)), path)
     return {
@@ -75,51 +86,64 @@ def _version(path: Path, state: dict[str, Tensor]) -> str:
     raise ModelError(f"{path} has no text encoder that is known; expected that of Stable Diffusion 1.x, 2.x or SDXL.")
 
 
-def _text(
-    path: Path, state: dict[str, Tensor], version: str, config: dict[str, Any]
-) -> tuple[list[nn.Module], list[Any]]:
+def _empty_encoders(version: str, config: dict[str, Any]) -> list[nn.Module]:
     first = CLIPTextModel(CLIPTextConfig(**config["text_encoder"]))
-    if version == "sd1":
-        _fill(first, convert_ldm_clip_checkpoint(dict(state)), path)
-        return [first], [_tokenizer(path, "tokenizer", "sd1")]
+    if version != "sdxl":
+        return [first]
+    return [first, CLIPTextModelWithProjection(CLIPTextConfig(**config["text_encoder_2"]))]
+
+
+def _fill_encoders(encoders: list[nn.Module], state: dict[str, Tensor], version: str, path: Path) -> None:
+    first, last = encoders[0], encoders[-1]
     if version.startswith("sd2"):
-        converted = convert_open_clip_checkpoint(first, dict(state), prefix="cond_stage_model.model.")
-        _fill(first, converted, path)
-        return [first], [_tokenizer(path, "tokenizer", "sd2")]
-    remove = "conditioner.embedders.0.transformer."
-    _fill(first, convert_ldm_clip_checkpoint(dict(state), remove_prefix=remove), path)
-    second = CLIPTextModelWithProjection(CLIPTextConfig(**config["text_encoder_2"]))
-    _fill(second, convert_open_clip_checkpoint(second, dict(state), prefix="conditioner.embedders.1.model."), path)
-    return [first, second], [_tokenizer(path, "tokenizer", "sd1"), _tokenizer(path, "tokenizer_2", "sd2")]
+        _fill(first, convert_open_clip_checkpoint(first, dict(state), prefix="cond_stage_model.model."), path)
+        return
+    options = {"remove_prefix": "conditioner.embedders.0.transformer."} if version == "sdxl" else {}
+    _fill(first, convert_ldm_clip_checkpoint(dict(state), **options), path)
+    if version == "sdxl":
+        _fill(last, convert_open_clip_checkpoint(last, dict(state), prefix="conditioner.embedders.1.model."), path)
+
+
+def _tokenizers(path: Path, version: str) -> list[Any]:
+    if version != "sdxl":
+        return [_tokenizer(path, "tokenizer", version[:3])]
+    return [_tokenizer(path, "tokenizer", "sd1"), _tokenizer(path, "tokenizer_2", "sd2")]
 
 
 def _fill(module: nn.Module, converted: dict[str, Tensor], path: Path) -> None:
     """Load converted weights strictly; the `text_model.` prefix is dropped where the module has none."""
     own = module.state_dict()
-    renamed = {}
+    renamed: dict[str, Tensor] = {}
     for key, value in converted.items():
-        short = key.removeprefix("text_model.")
-        renamed[key if key in own else short] = value.to(torch.float32)
-    renamed = {key: value for key, value in renamed.items() if not key.endswith("position_ids")}
+        name = key if key in own else key.removeprefix("text_model.")
+        if not name.endswith("position_ids"):
+            renamed[name] = value if value.dtype in _HALVES else value.to(torch.float32)
     missing, unexpected = sorted(own.keys() - renamed.keys()), sorted(renamed.keys() - own.keys())
     if missing or unexpected:
         raise ModelError(
             f"{path} does not fit {type(module).__name__}: {len(missing)} weights missing ({', '.join(missing[:3])}), "
             f"{len(unexpected)} unknown ({', '.join(unexpected[:3])}). The file is incomplete or of another family."
         )
-    module.load_state_dict(renamed)
+    for key, value in renamed.items():
+        if value.shape != own[key].shape:
+            raise ModelError(
+                f"{path} does not fit {type(module).__name__}: {key} is {tuple(value.shape)}, expected "
+                f"{tuple(own[key].shape)}. It is of a model of other sizes than Stable Diffusion 1.x, 2.x and SDXL."
+            )
+    module.load_state_dict(renamed, assign=True)
 
 
 def _tokenizer(path: Path, folder: str, kind: str) -> Any:
+    """The tokenizer of a folder beside the file, else CLIP's from the hub or its cache."""
     beside = path.parent / folder
     if beside.is_dir():
         return read_clip_tokenizer(beside)
-    repository, subfolder = _TOKENIZERS[kind]
-    tokenizer = cached_clip_tokenizer(repository, subfolder)
+    tokenizer = hub_clip_tokenizer(_CLIP)
     if tokenizer is None:
-        include = f" --include '{subfolder}/*'" if subfolder else ""
         raise ModelError(
-            f"{path} needs CLIP's tokenizer, which such files do not contain: put the folder {folder}/ of a diffusers "
-            f"model beside it ({beside}), or run `hf download {repository}{include}` once."
+            f"{path} needs CLIP's tokenizer, which such files do not contain, and it could not be fetched: put the "
+            f"folder {folder}/ of a diffusers model beside it ({beside}), or run once, on a machine with a connection, "
+            f"`hf download {_CLIP} {' '.join(FILES)}`."
         )
+    tokenizer.pad_token = _PADS[kind]
     return tokenizer

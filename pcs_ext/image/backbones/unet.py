@@ -21,6 +21,8 @@ from pcs_ext.image.types import Conditioning
 class AbstractUnetBackbone(AbstractBackbone, ABC):
     """A frozen UNet with its autoencoder and text encoders; families differ in how they encode prompts.
 
+    Inpainting models are told to paint everything, which makes text-to-image models of them.
+
     Args:
         name: what the user typed.
         denoiser, vae, text_encoders, tokenizers: diffusers and transformers models.
@@ -56,6 +58,8 @@ class AbstractUnetBackbone(AbstractBackbone, ABC):
         self.tokenizers = tuple(tokenizers)
         self.vae_factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.latent_channels = vae.config["latent_channels"]
+        self._paints = is_inpainting(denoiser, vae)
+        self._blank: dict[tuple[int, int], Tensor] = {}
         for module in (self.denoiser, self.vae, *self.text_encoders):
             module.requires_grad_(False).eval()
         if device.type == "cpu":
@@ -101,6 +105,8 @@ class AbstractUnetBackbone(AbstractBackbone, ABC):
         """See `AbstractBackbone.predict`."""
         dtype = self.dtype
         added = self._added(conditioning)
+        if self._paints:
+            noisy_latents = torch.cat([noisy_latents, self._all_to_paint(noisy_latents)], dim=1)
         with per_layer_states(self.denoiser, self.cross_attention_paths(), timesteps, conditioning, dtype):
             return self.denoiser(
                 noisy_latents.to(dtype).contiguous(memory_format=torch.channels_last),
@@ -108,6 +114,18 @@ class AbstractUnetBackbone(AbstractBackbone, ABC):
                 encoder_hidden_states=conditioning.states.to(dtype),
                 added_cond_kwargs=added,
             ).sample
+
+    def _all_to_paint(self, latents: Tensor) -> Tensor:
+        """What an inpainting model reads beside latents `b c h w`: a mask of ones and the latents of a gray picture,
+        which is what the published pipeline makes of a picture that is masked as a whole; `b 1+c h w`."""
+        size = latents.shape[-2], latents.shape[-1]
+        if size not in self._blank:
+            gray = torch.zeros(1, 3, *(side * self.vae_factor for side in size))
+            # Kept for all calls, so it must not be a tensor of inference mode, which no training can use.
+            with torch.inference_mode(False), torch.no_grad():
+                self._blank[size] = self.encode_images(gray)
+        blank = self._blank[size].to(latents).expand(len(latents), -1, -1, -1)
+        return torch.cat([torch.ones_like(blank[:, :1]), blank], dim=1)
 
     def _added(self, conditioning: Conditioning) -> dict[str, Tensor] | None:
         if conditioning.pooled is None or conditioning.time_ids is None:
@@ -125,6 +143,12 @@ class AbstractUnetBackbone(AbstractBackbone, ABC):
         pattern = re.compile(r"\.attentions\.\d+\.transformer_blocks\.\d+\.attn2$")
         paths = [name for name, _ in self.denoiser.named_modules() if pattern.search(name)]
         return tuple(sorted(paths, key=lambda path: order.index(path.split(".")[0])))
+
+
+def is_inpainting(denoiser: Any, vae: Any) -> bool:
+    """Whether a denoiser reads a mask and a masked picture beside the latents."""
+    channels = vae.config["latent_channels"]
+    return denoiser.config["in_channels"] == 2 * channels + 1
 
 
 def _to_channels_last(module: nn.Module) -> None:

@@ -75,9 +75,18 @@ def find_photos(source: Iterable[Path | str] | Path | str, *, short_side: int | 
     Raises:
         PhotoError: nothing usable is there, or a file is missing, empty, corrupt, tiny or too large.
     """
+    return [_reduced(_with_companions(path), short_side) for path in photo_files(source)]
+
+
+def photo_files(source: Iterable[Path | str] | Path | str) -> list[Path]:
+    """The files of `find_photos`, without opening them: those of `photo_paths` but for what others were made of.
+
+    Raises:
+        PhotoError: a path does not exist, or a folder holds no photos.
+    """
     paths = photo_paths(source)
     made = {(path.parent, f"{path.stem}{_BEFORE}") for path in paths}
-    return [_reduced(_with_companions(path), short_side) for path in paths if (path.parent, path.stem) not in made]
+    return [path for path in paths if (path.parent, path.stem) not in made]
 
 
 def _reduced(photo: Photo, short_side: int | None) -> Photo:
@@ -100,7 +109,7 @@ def _reduced(photo: Photo, short_side: int | None) -> Photo:
 
 
 def photo_paths(source: Iterable[Path | str] | Path | str) -> list[Path]:
-    """The files `find_photos` would read, without opening them: a folder's in natural order, or those given.
+    """Photos without opening them: a folder's in natural order, or those given.
 
     Raises:
         PhotoError: a path does not exist, or a folder holds no photos.

@@ -58,7 +58,7 @@ _ENTRIES = (
     ("diptych", "a subject drawn beside its photo, in the empty panel of a picture of two",
      "2411.15466", "diptych-prompting", "image diptych", diptych),
     ("try-on", "a garment fitted to a person's outline, then painted with attention to it; in the spirit of the system",
-     "2312.15480", "", "image try-on", try_on),  # in the spirit of PE-VITON only: its trained modules are not here
+     "2312.15480", "", "image try-on", try_on),  # in the spirit of PE-VITON only: trained modules are `reference`'s
 )  # fmt: skip
 EDITS: dict[str, EditEntry] = {
     id: EditEntry(id=id, summary=summary, paper=f"arXiv {paper}", system=system, command=command, build=build)

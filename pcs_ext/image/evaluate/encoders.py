@@ -16,6 +16,7 @@ from torch.nn import functional
 from pcs_ext.config_io import config_hash, file_sha256, read_json
 from pcs_ext.errors import ModelError
 from pcs_ext.image.backbones.clip_tokenizer import read_clip_tokenizer
+from pcs_ext.image.backbones.weight_files import weight_files
 
 # model_type in config.json -> which output is the image's embedding. "class_token" is what DINO papers compare,
 # "pooled" the globally averaged last map of a convolutional network.
@@ -197,6 +198,7 @@ def load_image_encoder(folder: Path, device: torch.device | str = "cpu") -> Tran
     preprocessing = _preprocessing(folder)
     # A ViT's pooler is a head that DINO weights do not carry; transformers would make a random one and warn.
     options = {"add_pooling_layer": False} if kind == "vit" else {}
+    weight_files(folder)
     model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, **options)
     return TransformersImageEncoder(
         id=_encoder_id(folder, kind),
@@ -221,6 +223,7 @@ def load_image_text_encoder(folder: Path, device: torch.device | str = "cpu") ->
             f"{folder / 'config.json'}: model_type is {kind!r}; expected clip, which pairs images and texts."
         )
     preprocessing = _preprocessing(folder)
+    weight_files(folder)
     model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     return ClipEncoder(
         id=_encoder_id(folder, kind),

@@ -3,6 +3,8 @@
 One text encoder: a single float32 tensor `n d` whose key is the token. diffusers takes the key for the token; ComfyUI
 and A1111 take the file's name for it and accept a single tensor of any key. Two encoders (SDXL): `clip_l` and `clip_g`;
 diffusers is given each by hand: `load_textual_inversion(state["clip_l"], token=..., text_encoder=..., tokenizer=...)`.
+SDXL's configuration has eos_token_id 2, by which transformers pools at the largest id, and that is then the new token:
+set `eos_token_id` of the second encoder's inner model to the tokenizer's before.
 """
 
 import re

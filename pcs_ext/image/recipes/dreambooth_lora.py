@@ -1,5 +1,7 @@
 """DreamBooth with low-rank updates (arXiv 2208.12242 with 2106.09685): small files, quick, the default."""
 
+from typing import Literal
+
 from pcs_ext.image.adapters import LowRankConfig
 from pcs_ext.image.concept import Concept
 from pcs_ext.image.data import Augmentation
@@ -16,9 +18,13 @@ def dreambooth_lora(noun: str, preset: Preset) -> Recipe:
     or 5e-4 (SD), of which users report burnt results on few photos. `toybox`: all linear layers and convolutions, 5e-3,
     120 steps and a prior weight of 0.3, chosen on four subjects (docs/LOG.md).
     """
-    targets = "all_linear_conv" if preset == "toybox" else "attention"
-    adapter = LowRankConfig(method="lora", rank=8, alpha=8.0, targets=targets)
+    adapter = LowRankConfig(method="lora", rank=8, alpha=8.0, targets=small_targets(preset))
     return low_rank_recipe("dreambooth-lora", noun, preset, adapter, small_steps=120, small_rate=5e-3, small_prior=0.3)
+
+
+def small_targets(preset: Preset) -> Literal["attention", "all_linear_conv"]:
+    """Attention's projections, as the papers train; on the small `toybox` all linear layers and convolutions."""
+    return "all_linear_conv" if preset == "toybox" else "attention"
 
 
 def low_rank_recipe(

@@ -4,7 +4,7 @@ Errors name the folder and what to put into it.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pcs_ext.errors import PhotoError
@@ -38,10 +38,16 @@ def read_subjects(folder: Path, *, asks_noun: bool = False, several: bool = Fals
         PhotoError: there are no subfolders, one has fewer than two photos, a photo has no caption, or what nouns and
             masks must tell is missing.
     """
+    return list(each_subjects(folder, asks_noun=asks_noun, several=several))
+
+
+def each_subjects(folder: Path, *, asks_noun: bool = False, several: bool = False) -> Iterator[Subjects]:
+    """The same one subfolder after the other, for who needs the pixels of one at a time."""
     places = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not places:
         raise PhotoError(f"{folder} has no subfolders; expected one for each subject, with two photos of it or more.")
-    return [_subjects(place, asks_noun, several) for place in places]
+    for place in places:
+        yield _subjects(place, asks_noun, several)
 
 
 def _subjects(place: Path, asks_noun: bool, several: bool) -> Subjects:

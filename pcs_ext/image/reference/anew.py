@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.predict_programs import Predict
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import AbstractReferenceAdapter
+from pcs_ext.image.reference.entering import entering
 from pcs_ext.image.reference.inside import Read, answering, beside, read_of
 from pcs_ext.image.reference.nouns import renamed
 from pcs_ext.image.reference.shown import Shown
@@ -132,26 +133,8 @@ class AbstractWordAnew(AbstractReferenceAdapter):
 def drawn_features(backbone: AbstractBackbone, drawing: Drawing) -> Tensor:
     """What each downward block of the denoiser puts out for the noisy picture and an empty prompt, averaged over cells,
     side by side: `m channels`. The rest of the denoiser is not run."""
-    pooled: list[Tensor] = []
-
-    def keep(module: nn.Module, inputs: Any, output: tuple[Tensor, Any]) -> None:
-        pooled.append(output[0].mean((2, 3)))
-
-    def stop(module: nn.Module, inputs: Any) -> None:
-        raise _Enough
-
-    denoiser = backbone.denoiser
-    handles = [block.register_forward_hook(keep) for block in denoiser.down_blocks]
-    handles.append(denoiser.mid_block.register_forward_pre_hook(stop))
-    try:
+    # What a block puts out enters the next one.
+    behind = [*(f"down_blocks.{number}" for number in range(1, len(backbone.denoiser.down_blocks))), "mid_block"]
+    with entering(backbone.denoiser, behind) as kept:
         drawing.predict(drawing.noisy, drawing.timesteps, backbone.encode_prompt([""] * len(drawing.noisy)))
-    except _Enough:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
-    return torch.cat(pooled, dim=-1)
-
-
-class _Enough(Exception):
-    """The downward blocks are done."""
+    return torch.cat([kept[path].mean((2, 3)) for path in behind], dim=-1)

@@ -79,8 +79,6 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
     retrieves: int = 0
     """Of an adapter whose pictures show other things than the one that is drawn: how many of those whose captions are
     most like its own are shown in training; 0: pictures of the same subject are."""
-    also_latents: bool = False
-    """Whether it also reads the base's own latents of the pictures, in use."""
     cuts: bool = False
     """Whether it also reads pictures with what is around the subject taken out."""
     asks_noun: bool = False
@@ -126,6 +124,9 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
     """Whether it changes what is drawn before every step of a sampling."""
     mixes: bool = False
     """Whether it makes the predictions of a sampling, of several that it asks for."""
+    in_steps: str = ""
+    """What it does in the steps of a sampling, if it does either, in words that follow its name: where steps are not
+    its own to reach into, it is refused with them."""
 
     @property
     def identity(self) -> IdentityLoss | None:
@@ -154,6 +155,11 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
     def reads_maps(cls, config: Any) -> MapKinds:
         """What an adapter of these settings has as `map_kinds`."""
         return ()
+
+    @classmethod
+    def located(cls, config: Any) -> Any:
+        """The same settings with all that they name on disk found from any folder."""
+        return config
 
     def told_maps(self, maps: Tensor, generator: torch.Generator) -> Tensor:
         """What of a training batch's maps it is told, asked where it has `map_kinds`.
@@ -288,9 +294,13 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
         inside = [p for adapter in self.inside for group in adapter.parameters().values() for p in group]
         return {"reference": tuple(self.parameters()), "base": tuple(inside)}
 
+    def stored(self) -> dict[str, Tensor]:
+        """Its networks' tensors that files hold, live; of most kinds all."""
+        return self.state_dict()
+
     def published(self) -> Mapping[str, Tensor]:
-        """Tensors under the names they have in files; weights in the base as `inside.<number>.<name>`."""
-        own = {key: to_storage(tensor) for key, tensor in self.state_dict().items()}
+        """Copies of tensors under the names they have in files; weights in the base as `inside.<number>.<name>`."""
+        own = {key: to_storage(tensor) for key, tensor in self.stored().items()}
         for index, adapter in enumerate(self.inside):
             own |= {f"inside.{index}.{key}": tensor for key, tensor in adapter.state_dict().items()}
         return own
@@ -302,7 +312,7 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
             ArtifactError: tensors are missing, superfluous, or of other shapes; the first few are named.
         """
         own = {key: tensor for key, tensor in state.items() if not key.startswith("inside.")}
-        wanted = self.state_dict()
+        wanted = self.stored()
         faults = [f"{key} is missing" for key in wanted.keys() - own.keys()]
         faults += [f"{key} is not expected" for key in own.keys() - wanted.keys()]
         faults += [
@@ -315,7 +325,8 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
                 f"the file's tensors do not fit this base or image encoder: {'; '.join(sorted(faults)[:4])}. Pass the "
                 "base and encoder that it was trained with, or train it again."
             )
-        self.load_state_dict(own)
+        # What files do not hold stays as it is; all that they must hold was seen above.
+        self.load_state_dict(own, strict=False)
         for index, adapter in enumerate(self.inside):
             prefix = f"inside.{index}."
             adapter.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
@@ -357,6 +368,11 @@ def attention_widths(backbone: AbstractBackbone) -> dict[str, int]:
     """Channels of every text cross-attention's keys, by its path."""
     paths = backbone.cross_attention_paths()
     return {path: backbone.denoiser.get_submodule(path).to_k.weight.shape[0] for path in paths}
+
+
+def block_widths(backbone: AbstractBackbone) -> dict[str, int]:
+    """Channels of the cells in every block that has a text cross-attention, by its path."""
+    return {path.removesuffix(".attn2"): width for path, width in query_widths(backbone).items()}
 
 
 def query_widths(backbone: AbstractBackbone) -> dict[str, int]:

@@ -1,11 +1,10 @@
 """Tokens of pictures behind a prompt's own: every cross-attention reads both by the base's keys and values."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.reference.own_maps import texts_pairs
 from pcs_ext.image.types import Decoupled
 
 
@@ -17,12 +16,7 @@ def behind_the_text(backbone: AbstractBackbone, tokens: Tensor, weights: Tensor)
         tokens: `b m context`, as wide as text states.
         weights: `b`, how much a token counts in the softmax where a word counts 1; 0: the row has none.
     """
-    pairs = {}
-    for path in backbone.cross_attention_paths():
-        attention: Any = backbone.denoiser.get_submodule(path)
-        own = tokens.to(attention.to_k.weight.dtype)
-        pairs[path] = (attention.to_k(own), attention.to_v(own))
-    return Decoupled(pairs=pairs, joint=weights.to(tokens))
+    return Decoupled(pairs=texts_pairs(backbone, tokens), joint=weights.to(tokens))
 
 
 def behind(states: Tensor, tokens: Tensor) -> Tensor:

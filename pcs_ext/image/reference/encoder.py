@@ -112,7 +112,6 @@ class PictureEncoder:
             detail=sight.detail,
             latents=None if sight.latents is None else torch.zeros_like(sight.latents),
             cells=None if sight.cells is None else torch.zeros_like(sight.cells),
-            ground=None if sight.ground is None else torch.zeros_like(sight.ground),
         )
 
     def _read(self, pixels: Tensor) -> Tensor:
@@ -145,6 +144,14 @@ def _layers(model: Any, pixels: Tensor, numbers: Sequence[int]) -> Tensor:
     seen = torch.stack([states[number] for number in numbers], dim=1).float()
     registers = getattr(model.config, "num_register_tokens", 0)
     return torch.cat([seen[:, :, :1], seen[:, :, 1 + registers :]], dim=2)
+
+
+def masks_of(photos: Sequence[Photo]) -> list[Tensor | None]:
+    """Of each photo where its subject is, `1 h w` in [0, 1]: everywhere in one without a mask beside one with it, so
+    that they can be seen together; None for all, where no mask is known."""
+    if all(photo.mask is None for photo in photos):
+        return [None] * len(photos)
+    return [torch.ones_like(photo.image[:1]) if photo.mask is None else photo.mask for photo in photos]
 
 
 def patch_side(config: Any) -> int:

@@ -15,60 +15,34 @@ from torch import Tensor
 from pcs_ext.config_io import (
     atomic_folder,
     atomic_write_bytes,
-    config,
     file_sha256,
-    from_jsonable,
     read_json,
     write_json,
 )
 from pcs_ext.errors import ArtifactError, ModelError
 from pcs_ext.image.adapters import FullAdapter
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.backbones.load import TOYBOX_WEIGHTS, hub_folder
+from pcs_ext.image.backbones.hub import hub_folder
+from pcs_ext.image.backbones.load import TOYBOX_WEIGHTS
 from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading
 from pcs_ext.image.reference.encoder import PictureEncoder, width_of
+from pcs_ext.image.reference.found import (
+    CONFIG,
+    OTHER_WEIGHTS,
+    WEIGHTS,
+    Place,
+    ReferenceConfig,
+    TrainedWith,
+    fetched,
+    find_adapter,
+    settings_beside,
+)
 from pcs_ext.image.reference.kinds import KindConfig, adapter_class, build_adapter
 from pcs_ext.image.reference.latents import OWN, LatentEncoder, open_eye
 from pcs_ext.image.reference.systems.ip_adapter import IPAdapter, IPAdapterConfig
 
-WEIGHTS, CONFIG = "ip_adapter.safetensors", "config.json"
-OTHER_WEIGHTS = "reference.safetensors"
-"""Of all kinds but IP-Adapter, whose files other tools read by that name."""
 _ENCODERS = ("image_encoder", "models/image_encoder", "sdxl_models/image_encoder")
 """Where image encoders lie in a published repository, beside those next to the file."""
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_GET = {
-    "sd": "h94/IP-Adapter/models/ip-adapter_sd15.safetensors (Stable Diffusion 1.x)",
-    "sdxl": "h94/IP-Adapter/sdxl_models/ip-adapter_sdxl_vit-h.safetensors",
-}
-
-
-@config
-class TrainedWith:
-    """What a folder of ours says of any adapter."""
-
-    kind: str = "ip-adapter"
-    """Its system, a key of `REFERENCES`."""
-    encoder: str
-    """`toybox/NAME`, a hub id, or a folder: the image encoder it was trained with."""
-    encoder_digest: str
-    """8 hex digits of that encoder's weights."""
-    base: str
-    """What it was trained on."""
-    base_fingerprint: str
-    """Of those weights; another base of the family may be used."""
-    family: str
-    """`sd` or `sdxl`."""
-    steps: int
-    """Optimiser steps."""
-
-
-@config
-class ReferenceConfig(TrainedWith):
-    """What a folder of ours says of an adapter of the image core."""
-
-    adapter: KindConfig | None = None
-    """Its settings; None: an IP-Adapter of earlier versions."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +68,7 @@ def open_adapter(backbone: AbstractBackbone, name: str = "", *, encoder: str = "
         ModelError: it is missing, damaged or a pickle, or there is none for the base; the message says how to get one.
         ArtifactError: it was made for another kind of base, or trained with another encoder.
     """
-    place = _place(backbone, name)
+    place = find_adapter(backbone, name)
     settings = None if place.settings is None else place.settings.adapter
     if settings is None or isinstance(settings, IPAdapterConfig):
         adapter: AbstractReferenceAdapter = IPAdapter.from_published(_read(place.weights, published=True))
@@ -122,7 +96,7 @@ def read_settings(folder: Path) -> ReferenceConfig:
         ModelError: it is none.
     """
     there = [folder / name for name in (WEIGHTS, OTHER_WEIGHTS) if (folder / name).is_file()]
-    said = _settings_beside(there[0]) if there else None
+    said = settings_beside(there[0]) if there else None
     if said is None:
         raise ModelError(f"{folder} is no adapter of ours; expected a folder that `pcs-ext reference learn` wrote.")
     return said
@@ -149,20 +123,8 @@ def save_adapter(adapter: AbstractReferenceAdapter, settings: TrainedWith, folde
         write_json(made / CONFIG, settings)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Place:
-    """Where an adapter was found."""
-
-    weights: Path
-    settings: ReferenceConfig | None
-    repository: str = ""
-    """On the hub, where encoders may be fetched from."""
-    inside: str = ""
-    """Path of the weights in it."""
-
-
 def _ours(
-    place: _Place, settings: KindConfig, eye: PictureEncoder, backbone: AbstractBackbone
+    place: Place, settings: KindConfig, eye: PictureEncoder, backbone: AbstractBackbone
 ) -> AbstractReferenceAdapter:
     """The adapter of a folder of ours, of any kind but IP-Adapter."""
     assert place.settings is not None
@@ -192,95 +154,6 @@ def fill(made: AbstractReferenceAdapter, weights: Path, settings: TrainedWith, b
                 parameter.requires_grad_(False)
 
 
-def _place(backbone: AbstractBackbone, name: str) -> _Place:
-    if not name and backbone.name == "toybox":
-        name = str(TOYBOX_WEIGHTS / "reference")
-        if not (Path(name) / WEIGHTS).is_file():
-            raise ModelError(
-                "this version ships without a reference adapter for toybox. Make one with `python -m "
-                "pcs_ext.toybox.train reference` and export_reference, or pass one with --reference-adapter."
-            )
-    if not name:
-        raise ModelError(
-            f"{backbone.name} needs a reference adapter and none was named; pass --reference-adapter with a folder, a "
-            f".safetensors file or a file on the hub, for instance {_GET.get(backbone.family, _GET['sd'])}. "
-            "`pcs-ext reference learn` trains one."
-        )
-    path = Path(name).expanduser()
-    if path.suffix in _PICKLES:
-        raise ModelError(_pickle_message(path))
-    if path.is_dir():
-        return _in_folder(path)
-    if path.is_file():
-        return _Place(path, _settings_beside(path))
-    return _on_hub(name)
-
-
-def _pickle_message(path: Path) -> str:
-    return (
-        f"{path} is a pickle, which can run code when it is loaded; expected .safetensors. The publishers of "
-        "IP-Adapter have the same weights under the same name as .safetensors: take that file. Where there is none, "
-        "convert it on a machine you can lose: parts = torch.load(FILE, weights_only=True); "
-        'safetensors.torch.save_file({f"{part}.{key}": value for part in parts '
-        "for key, value in parts[part].items()}, OUT)."
-    )
-
-
-def _in_folder(folder: Path) -> _Place:
-    for name in (WEIGHTS, OTHER_WEIGHTS):
-        if (folder / name).is_file():
-            return _Place(folder / name, _settings_beside(folder / name))
-    files = sorted(folder.glob("*.safetensors"))
-    if len(files) == 1:
-        return _Place(files[0], None)
-    if files:
-        raise ModelError(
-            f"{folder} holds {len(files)} adapters ({', '.join(file.name for file in files[:4])}); name the file."
-        )
-    pickles = [file for file in sorted(folder.iterdir()) if file.suffix in _PICKLES]
-    if pickles:
-        raise ModelError(_pickle_message(pickles[0]))
-    raise ModelError(f"{folder} holds no adapter; expected {WEIGHTS} or one other .safetensors file.")
-
-
-def _settings_beside(weights: Path) -> ReferenceConfig | None:
-    path = weights.with_name(CONFIG)
-    if weights.name not in (WEIGHTS, OTHER_WEIGHTS) or not path.is_file():
-        return None
-    said = from_jsonable(ReferenceConfig, read_json(path), where=str(path))
-    if weights.name == OTHER_WEIGHTS and said.adapter is None:
-        raise ArtifactError(
-            f"{path} does not say what {weights.name} is; expected the settings of its adapter. Train it again, or "
-            "take the file that was written with it."
-        )
-    return said
-
-
-def _on_hub(name: str) -> _Place:
-    parts = PurePosixPath(name).parts
-    if len(parts) < 3 or not name.endswith(".safetensors"):
-        raise ModelError(
-            f"--reference-adapter {name} was not found: it is no folder, no .safetensors file and no file on the hub "
-            "(owner/name/path/file.safetensors). Check the path."
-        )
-    repository, inside = "/".join(parts[:2]), "/".join(parts[2:])
-    return _Place(_fetched(repository, inside), None, repository, inside)
-
-
-def _fetched(repository: str, inside: str) -> Path:
-    """The local copy of a file on the hub, fetched when it is not there."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(repository, inside))
-    except (LocalEntryNotFoundError, EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ModelError(
-            f"{repository}/{inside} is not in the hub cache and could not be fetched ({type(error).__name__}). On a "
-            f"machine with a connection run `hf download {repository} {inside}`, or pass the path of a local file."
-        ) from None
-
-
 def _read(weights: Path, *, published: bool) -> dict[str, Tensor]:
     try:
         state = load_file(weights)
@@ -295,7 +168,7 @@ def _read(weights: Path, *, published: bool) -> dict[str, Tensor]:
 
 
 def _encoder(
-    place: _Place,
+    place: Place,
     adapter: AbstractReferenceAdapter | type[AbstractReferenceAdapter],
     asked: str,
     backbone: AbstractBackbone,
@@ -342,7 +215,13 @@ def encoder_folder(name: str) -> Path:
         return Path(name)
     if name.startswith("toybox/"):
         return TOYBOX_WEIGHTS / name.removeprefix("toybox/")
-    return Path(name).expanduser() if Path(name).expanduser().is_dir() else hub_folder(name)
+    folder = Path(name).expanduser()
+    if folder.is_absolute() and not folder.is_dir():
+        raise ModelError(
+            f"the image encoder should lie in {name}, which is no folder. Pass the place where it lies now by "
+            "--encoder or --reference-encoder."
+        )
+    return folder if folder.is_dir() else hub_folder(name)
 
 
 def encoder_name(name: str) -> str:
@@ -351,7 +230,7 @@ def encoder_name(name: str) -> str:
     return name if name == OWN or name.startswith("toybox/") or not folder.is_dir() else str(folder.resolve())
 
 
-def _beside(place: _Place, adapter: AbstractReferenceAdapter) -> Path:
+def _beside(place: Place, adapter: AbstractReferenceAdapter) -> Path:
     """The image encoder of a published file whose vectors have the right width."""
     seen = []
     for described in _candidates(place):
@@ -366,7 +245,7 @@ def _beside(place: _Place, adapter: AbstractReferenceAdapter) -> Path:
     )
 
 
-def _candidates(place: _Place) -> list[Path]:
+def _candidates(place: Place) -> list[Path]:
     if not place.repository:
         roots = (place.weights.parent, place.weights.parent.parent)
         paths = [root / name / CONFIG for root in roots for name in _ENCODERS]
@@ -375,20 +254,20 @@ def _candidates(place: _Place) -> list[Path]:
     found = []
     for name in dict.fromkeys((near, *_ENCODERS)):
         try:
-            found.append(_fetched(place.repository, f"{name}/{CONFIG}"))
+            found.append(fetched(place.repository, f"{name}/{CONFIG}"))
         except ModelError:
             continue
     return found
 
 
-def _whole(place: _Place, described: Path) -> Path:
+def _whole(place: Place, described: Path) -> Path:
     """The encoder's folder, with its weights fetched where it lies on the hub."""
     if place.repository:
         inside = described.parent.relative_to(_snapshot(place))
-        _fetched(place.repository, (inside / "model.safetensors").as_posix())
+        fetched(place.repository, (inside / "model.safetensors").as_posix())
     return described.parent
 
 
-def _snapshot(place: _Place) -> Path:
+def _snapshot(place: Place) -> Path:
     depth = len(PurePosixPath(place.inside).parts)
     return place.weights.parents[depth - 1]

@@ -1,5 +1,5 @@
 """Systems that tell who or what is drawn, and leave its place or look to something else: to landmarks (InstantID), to a
-style picture (FaceStudio), or to the words (StellarNet, Taming Encoder).
+style picture (FaceStudio), or to the words (StellarNet, Taming Encoder, the identity encoder).
 
 Published settings are rarely complete: what is not said to be a paper's is IP-Adapter's or ours. The settings named
 `toybox` are ours, by analogy with those that were tried; none of them was measured.
@@ -9,6 +9,7 @@ import dataclasses
 
 from pcs_ext.image.reference.entry import ReferenceEntry
 from pcs_ext.image.reference.systems.facestudio import FaceStudioConfig
+from pcs_ext.image.reference.systems.identity_encoder import IdentityEncoderConfig
 from pcs_ext.image.reference.systems.instantid import InstantIDConfig
 from pcs_ext.image.reference.systems.stellar import StellarNetConfig
 from pcs_ext.image.reference.systems.taming_encoder import TamingEncoderConfig
@@ -96,5 +97,22 @@ IDENTITIES: dict[str, ReferenceEntry] = {
         training=_TAMING,
         toybox=dataclasses.replace(_TAMING, steps=3000, learning_rate=5e-4, base_learning_rate=1e-4, drop_both=0.05),
         toybox_encoder="toybox/clip",
+    ),
+    "identity-encoder": ReferenceEntry(
+        id="identity-encoder",
+        summary="one representation of a set of pictures, beside the text; attention held back where nobody is",
+        paper="arXiv 2304.07429",
+        system="identity-encoder",
+        adapter=IdentityEncoderConfig(),
+        # Ours: the paper's are not known here. "A few examples" are up to four.
+        training=ReferenceTraining(batch_size=16, learning_rate=1e-4, base_learning_rate=1e-5, photos=4),
+        toybox=ReferenceTraining(
+            adapter=IdentityEncoderConfig(tokens=8, inner=192, depth=2),
+            steps=3000,
+            batch_size=16,
+            learning_rate=5e-4,
+            base_learning_rate=5e-5,
+            photos=3,
+        ),
     ),
 }

@@ -54,11 +54,11 @@ def read_of(conditioning: Conditioning, name: str) -> Read | None:
 def reading(
     backbone: AbstractBackbone, name: str, inside: Callable[[Read], contextlib.AbstractContextManager[Any]]
 ) -> Iterator[None]:
-    """Inside, batches with vectors of that name are denoised within `inside`, in what is recomputed, too."""
+    """Inside, batches of which a row has vectors of that name are denoised within `inside`, also what is recomputed."""
 
     def answered(predict: Predict, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         read = read_of(conditioning, name)
-        if read is None:
+        if read is None or not len(read.seen):
             return predict(noisy, timesteps, conditioning)
         within = lambda: inside(read)  # noqa: E731
         with recomputing_inside(backbone.denoiser, within), within():

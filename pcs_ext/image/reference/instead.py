@@ -7,8 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.cpu_attention import attend
 from pcs_ext.image.backbones.joint import in_heads, side_by_side
+from pcs_ext.image.reference.inside import Read
+from pcs_ext.image.reference.own_maps import texts_pairs
 
 
 @contextlib.contextmanager
@@ -34,6 +37,15 @@ def attending_instead(
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextlib.contextmanager
+def reading_instead(backbone: AbstractBackbone, read: Read) -> Iterator[None]:
+    """Inside, rows that see pictures read their tokens in the text's place, by the base's own keys and values."""
+    rows = read.seen
+    pairs = texts_pairs(backbone, read.vectors[rows])
+    with attending_instead(backbone.denoiser, pairs, rows, read.strength[rows]):
+        yield
 
 
 class _Instead:

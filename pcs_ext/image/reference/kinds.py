@@ -29,6 +29,7 @@ from pcs_ext.image.reference.systems import (
     fastcomposer,
     hyperdreambooth,
     idadapter,
+    identity_encoder,
     infinite_id,
     instantbooth,
     instantfamily,
@@ -42,6 +43,7 @@ from pcs_ext.image.reference.systems import (
     moma,
     ms_diffusion,
     omni_id,
+    pe_viton,
     photomaker,
     portraitbooth,
     profusion,
@@ -114,7 +116,9 @@ KindConfig: TypeAlias = Annotated[
     | instantid.InstantIDConfig
     | facestudio.FaceStudioConfig
     | taming_encoder.TamingEncoderConfig
-    | stellar.StellarNetConfig,
+    | stellar.StellarNetConfig
+    | identity_encoder.IdentityEncoderConfig
+    | pe_viton.PEVitonConfig,
     Discriminator("kind"),
 ]
 """Settings of every kind; the field `kind` says which one a JSON object is."""
@@ -172,6 +176,8 @@ _KINDS: dict[type, type[AbstractReferenceAdapter]] = {
     facestudio.FaceStudioConfig: facestudio.FaceStudio,
     taming_encoder.TamingEncoderConfig: taming_encoder.TamingEncoder,
     stellar.StellarNetConfig: stellar.StellarNet,
+    identity_encoder.IdentityEncoderConfig: identity_encoder.IdentityEncoder,
+    pe_viton.PEVitonConfig: pe_viton.PEViton,
 }
 
 

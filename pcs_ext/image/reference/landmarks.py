@@ -6,19 +6,21 @@ photo's width and height from its upper left corner. Nothing here finds them: pe
 """
 
 import dataclasses
-import importlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pcs_ext.config_io import atomic_write_bytes
 from pcs_ext.errors import PhotoError, UsageError
-from pcs_ext.image.data import find_photos
+from pcs_ext.image.data import photo_files, read_photo
 from pcs_ext.image.data.photos import SUFFIXES
+from pcs_ext.image.detectors import own_detector
+from pcs_ext.image.levels import levels_of
+from pcs_ext.reporter import Reporter, SilentReporter
 
 LandmarkDetector = Callable[[Tensor], Tensor]
 """A photo, uint8 `3 h w`, upright, sRGB -> points `n 2` in its pixels, x before y, five for each face; none where it
@@ -142,29 +144,21 @@ def load_landmark_detector(name: str) -> LandmarkDetector:
     Raises:
         UsageError: there is no such function.
     """
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function) if module and function else None
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(
-            f"the landmark detector {name!r} cannot be loaded: {error}. A module in this folder is found with "
-            "PYTHONPATH=. in front of the command."
-        ) from None
-    if not callable(found):
-        raise UsageError(
-            f"the landmark detector {name!r} is unknown; expected MODULE:FUNCTION of your own, which takes a photo "
-            "(uint8, 3 h w) and gives five points for each face in pixels, x before y."
-        )
-    return cast(LandmarkDetector, found)
+    return own_detector(name, finds="landmark", gives="five points for each face in pixels, x before y")
 
 
-def find_landmarks(places: Sequence[Path], detector: LandmarkDetector, *, overwrite: bool = False) -> list[Path]:
+def find_landmarks(
+    places: Sequence[Path], detector: LandmarkDetector, *, overwrite: bool = False, reporter: Reporter | None = None
+) -> list[Path]:
     """Write `landmarks/NAME.txt` beside every photo in which a detector finds some; photos are only read.
+
+    One photo is in memory at a time, and those whose file is kept are not opened: a search that was stopped goes on.
 
     Args:
         places: photos, or folders of photos and of subfolders of them.
         detector: finds them.
         overwrite: replace files that are there; else they are kept.
+        reporter: hears the progress, and of every photo in which no face was found.
 
     Returns:
         The files, those that were there, too.
@@ -173,25 +167,39 @@ def find_landmarks(places: Sequence[Path], detector: LandmarkDetector, *, overwr
         PhotoError: a photo cannot be read, or none has a face.
         UsageError: the detector gives something else than points.
     """
-    files, missed = [], []
-    for photo in (photo for place in _folders(places) for photo in find_photos(place)):
-        file = photo.path.parent / LANDMARKS / f"{photo.path.stem}.txt"
-        if overwrite or not file.exists():
-            pixels = ((photo.image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-            points = _points(detector(pixels), photo.path)
-            if not len(points):
-                missed.append(photo.path)
-                continue
-            height, width = photo.image.shape[1:]
-            file.parent.mkdir(exist_ok=True)
-            atomic_write_bytes(file, written(points / torch.tensor([float(width), float(height)])))
-        files.append(file)
+    reporter = reporter or SilentReporter()
+    files: list[Path] = []
+    missed: list[Path] = []
+    photos = [photo for place in _folders(places) for photo in photo_files(place)]
+    for number, photo in enumerate(photos, 1):
+        file = photo.parent / LANDMARKS / f"{photo.stem}.txt"
+        if (file.exists() and not overwrite) or _found(photo, file, detector):
+            files.append(file)
+        else:
+            missed.append(photo)
+            kept = f"; {file} stays as it was" if file.exists() else ""
+            reporter.event("no-face", f"no face found in {photo}{kept}", photo=str(photo))
+        reporter.progress("landmarks", number, len(photos))
     if not files:
         raise PhotoError(
             f"the detector found no face in {len(missed)} photos ({missed[0]}, ...); show faces large and upright, or "
             f"write {LANDMARKS}/NAME.txt yourself."
         )
+    if missed:
+        reporter.event("landmarks", f"no face in {len(missed)} of {len(photos)} photos, which are named above")
     return files
+
+
+def _found(photo: Path, file: Path, detector: LandmarkDetector) -> bool:
+    """Whether a photo has a face; its points are written then."""
+    image = read_photo(photo).image
+    points = _points(detector(levels_of(image)), photo)
+    if not len(points):
+        return False
+    height, width = image.shape[1:]
+    file.parent.mkdir(exist_ok=True)
+    atomic_write_bytes(file, written(points / torch.tensor([float(width), float(height)])))
+    return True
 
 
 def _folders(places: Sequence[Path]) -> list[Path]:

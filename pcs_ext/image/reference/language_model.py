@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pcs_ext.config_io import config, config_hash, file_sha256
 from pcs_ext.errors import ArtifactError, ConfigError, ModelError
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.backbones.load import hub_folder
+from pcs_ext.image.backbones.hub import hub_folder
 
 
 @config
@@ -188,17 +188,31 @@ def _opened(settings: LanguageConfig) -> LanguageModel:
     return LanguageModel(body, None if tied else head, tokenizer, digest)
 
 
+def located(settings: LanguageConfig) -> LanguageConfig:
+    """The same language model by a name that leads to it from any folder."""
+    folder = Path(settings.folder).expanduser()
+    if not settings.folder or not folder.is_dir():
+        return settings
+    return dataclasses.replace(settings, folder=str(folder.resolve()))
+
+
 def _place(name: str) -> Path:
     """The folder of that name, or the one of a hub id."""
     place = Path(name).expanduser()
     if place.is_dir():
         return place
+    if place.is_absolute():
+        raise ModelError(
+            f"language.folder is {name}, and there is no such folder. Put the language model there, or name its place "
+            "as language.folder in the adapter's config.json."
+        )
     try:
         return hub_folder(name)
     except ModelError:
         raise ModelError(
-            f"language.folder is {name}, which is neither a local folder nor in the hub cache, and it could not be "
-            f"fetched. On a machine with a connection run `hf download {name}`, or give the path of a folder."
+            f"language.folder is {name}, which is neither a folder in {Path.cwd()} nor in the hub cache, and it could "
+            f"not be fetched. On a machine with a connection run `hf download {name}`, or give the whole path of a "
+            "folder, of a trained adapter as language.folder in its config.json."
         ) from None
 
 

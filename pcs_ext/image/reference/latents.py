@@ -46,7 +46,7 @@ class LatentEncoder(PictureEncoder):
     @property
     def width(self) -> int:
         """Channels of the latents."""
-        return int(self.model.denoiser.config["in_channels"])
+        return self.model.latent_channels
 
     @property
     def places(self) -> int:
@@ -95,23 +95,6 @@ def with_latents(sight: Sight, photos: Sequence[Photo], encoder: PictureEncoder)
     return dataclasses.replace(sight, latents=latents, cells=torch.stack(cells).to(latents))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WithLatents(PictureEncoder):
-    """An image encoder beside which the base's autoencoder sees the same pictures."""
-
-    latents: LatentEncoder
-
-    def sight(self, images: Tensor, masks: Tensor | None, *, cut: bool) -> Sight:
-        """See `PictureEncoder.sight`."""
-        seen = super().sight(images, masks, cut=cut)
-        held = self.latents(images)
-        ground = None
-        if masks is not None:
-            kept = (masks > 0.5).to(images)
-            ground = self.latents._cover(kept, held).unflatten(1, (1, *held.shape[-2:]))
-        return dataclasses.replace(seen, latents=held, ground=ground)
-
-
 def open_eye(
     folder: Path, reads: AbstractReferenceAdapter | type[AbstractReferenceAdapter], backbone: AbstractBackbone
 ) -> PictureEncoder:
@@ -131,8 +114,4 @@ def open_eye(
         return open_style_space(folder, backbone.device)
     if reads.sees == "nothing":
         return BlindEncoder.beside(backbone)
-    opened = open_encoder(folder, reads.sees, backbone.device, depths=reads.depths, scrambled=reads.scrambles)
-    if not reads.also_latents:
-        return opened
-    same = {field.name: getattr(opened, field.name) for field in dataclasses.fields(opened)}
-    return WithLatents(**same, latents=LatentEncoder.of(backbone))
+    return open_encoder(folder, reads.sees, backbone.device, depths=reads.depths, scrambled=reads.scrambles)

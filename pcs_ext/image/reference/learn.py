@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pcs_ext.config_io import check_place, config_hash, file_sha256, from_jsonable, read_json, to_jsonable
-from pcs_ext.errors import ArtifactError, Interrupted, PhotoError, UsageError
+from pcs_ext.config_io import check_output, config_hash, file_sha256, from_jsonable, read_json, to_jsonable
+from pcs_ext.errors import Interrupted, PhotoError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.data import Photo
 from pcs_ext.image.fit import FitConfig, fit
 from pcs_ext.image.learn import AUTOCAST
+from pcs_ext.image.loss_log import LossReport
 from pcs_ext.image.reference import REFERENCES, ReferenceEntry
 from pcs_ext.image.reference.albums import Subjects, read_subjects
 from pcs_ext.image.reference.base import AbstractReferenceAdapter, TrainingStage
@@ -25,7 +26,7 @@ from pcs_ext.image.reference.maps import MapKinds, albums_of_maps, check_maps, m
 from pcs_ext.image.reference.pairs import PairData, encode_subjects
 from pcs_ext.image.reference.retrieve import retrieved_groups
 from pcs_ext.image.reference.shown import Sight
-from pcs_ext.image.reference.style_space import codes_file
+from pcs_ext.image.reference.style_space import check_named, codes_file
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceSchedule, ReferenceTraining
 from pcs_ext.image.reference.views import read_views
 from pcs_ext.image.types import ParameterGroup
@@ -70,9 +71,7 @@ def learn_reference(
         Interrupted: Ctrl-C; what was done is saved.
     """
     reporter = reporter or SilentReporter()
-    if output.exists() and not overwrite:
-        raise ArtifactError(f"{output} exists already; choose another --output or pass --overwrite to replace it.")
-    check_place(output)
+    check_output(output, overwrite)
     entry = _entry(system)
     settings, kind = _settings(entry, base, config, steps)
     made_by = adapter_class(kind)
@@ -81,6 +80,7 @@ def learn_reference(
     subjects = _albums(pairs, made_by, maps, system)
     backbone = load_backbone(base, device=device, precision=precision, reporter=reporter)
     reader = open_eye(encoder_folder(encoder), made_by, backbone)
+    check_named(reader)
     data = _encoded(subjects, backbone, reader, made_by, maps, reporter)
     adapter = build_adapter(kind, backbone, reading_of(reader), seed=seed)
     told: list[Any] = [[own.nouns, *[photo.digest for photo in own.photos]] for own in subjects]
@@ -96,7 +96,7 @@ def learn_reference(
         train_stages(loss, settings, seed, Path(f"{output}.training"), config_hash(known), reporter)
     said = ReferenceConfig(
         kind=system,
-        adapter=kind,
+        adapter=made_by.located(kind),
         encoder=encoder_name(encoder),
         encoder_digest=reader.digest,
         base=backbone.name,
@@ -228,8 +228,10 @@ def train_stages(
         checkpoints = CheckpointFolder(folder / f"{number + 1}-{stage.name}", config_hash=known)
         title = "learn reference" if len(stages) == 1 else f"learn reference ({stage.name})"
         try:
-            for state in fit(loss, parameter_groups(adapter, stage, settings), fitting, checkpoints=checkpoints):
-                reporter.progress(title, state.step, state.total_steps, loss=state.losses["total"])
+            groups = parameter_groups(adapter, stage, settings)
+            with LossReport(None, reporter, task=title, device=backbone.device) as report:
+                for state in fit(loss, groups, fitting, checkpoints=checkpoints):
+                    report.add(state)
         except KeyboardInterrupt:
             raise Interrupted("interrupted; what was learned so far is saved. The same command goes on.") from None
     adapter.eval()

@@ -1,5 +1,6 @@
 """A language model that reads pictures among words, and what systems that are conditioned by one share."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.prompt_programs import Encode
 from pcs_ext.image.reference.base import AbstractReferenceAdapter
 from pcs_ext.image.reference.interleaved import Segment, marked, segments, unmarked
-from pcs_ext.image.reference.language_model import PICTURE, LanguageModel, Read
+from pcs_ext.image.reference.language_model import PICTURE, LanguageModel, Read, located
 from pcs_ext.image.reference.shown import Shown
 from pcs_ext.image.types import Conditioning
 
@@ -94,6 +95,11 @@ class AbstractMultimodalAdapter(AbstractReferenceAdapter):
             prompts = self.words(prompts, shown)
         return super().conditioned(backbone, encode, prompts, shown, scale=scale, size=size)
 
+    @classmethod
+    def located(cls, config: Any) -> Any:
+        """See `AbstractReferenceAdapter.located`: the language model's folder."""
+        return dataclasses.replace(config, language=located(config.language))
+
     @property
     def elsewhere(self) -> str:
         """See `AbstractReferenceAdapter.elsewhere`: the language model, if it stays as it is in its folder."""
@@ -116,9 +122,9 @@ class AbstractMultimodalAdapter(AbstractReferenceAdapter):
         nouns = shown.nouns or ((),) * len(prompts)
         return list(zip(prompts, nouns, strict=True))
 
-    def published(self) -> Mapping[str, Tensor]:
-        """See `AbstractReferenceAdapter.published`: without a language model that stays in its folder."""
-        return self.model.language.without_weights(dict(super().published()), _LANGUAGE)
+    def stored(self) -> dict[str, Tensor]:
+        """See `AbstractReferenceAdapter.stored`: without a language model that stays in its folder."""
+        return self.model.language.without_weights(super().stored(), _LANGUAGE)
 
     def load_published(self, state: Mapping[str, Tensor]) -> None:
         """See `AbstractReferenceAdapter.load_published`.
@@ -130,9 +136,7 @@ class AbstractMultimodalAdapter(AbstractReferenceAdapter):
         known = state.get(f"{_LANGUAGE}known")
         if known is not None and language.digest:
             language.check_known(known)
-        own: dict[str, Any] = dict(super().published())
-        kept = language.without_weights(own, _LANGUAGE)
-        super().load_published({**{key: own[key] for key in own.keys() - kept.keys()}, **state})
+        super().load_published(state)
 
 
 _LANGUAGE = "model.language."

@@ -11,48 +11,23 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcs_ext.image.adapters import FullAdapter, FullConfig
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.predict_programs import Predict
+from pcs_ext.image.reference.added_attention import AddedAttention
 from pcs_ext.image.reference.asked import Asked
-from pcs_ext.image.reference.base import AbstractReferenceAdapter, check_context
+from pcs_ext.image.reference.base import check_context
+from pcs_ext.image.reference.entering import entering
 from pcs_ext.image.reference.inside import answering
 from pcs_ext.image.reference.second_denoiser import LATENTS, References, references_of, with_references
 from pcs_ext.image.reference.shown import Sees
-from pcs_ext.image.sample import Sampling
+from pcs_ext.image.reference.turns import AbstractTurnsAdapter, seen_by_both
 from pcs_ext.image.types import Conditioning
-from pcs_ext.runtime import generator_for
 
 
-class NeighbourAttention(nn.Module):
-    """What cells find in those of the neighbours; its output map begins at zero.
-
-    Args:
-        width: of the cells.
-        heads: as many as divide the width, at most.
-    """
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = next(count for count in range(heads, 0, -1) if width % count == 0)
-        self.norm, self.told = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.to_q = nn.Linear(width, width, bias=False)
-        self.to_kv = nn.Linear(width, 2 * width, bias=False)
-        self.to_out = nn.Linear(width, width)
-        nn.init.zeros_(self.to_out.weight)
-        nn.init.zeros_(self.to_out.bias)
-
-    def forward(self, cells: Tensor, neighbours: Tensor) -> Tensor:
-        """`b n width` and `b m width` -> `b n width`."""
-        parts = (self.to_q(self.norm(cells)), *self.to_kv(self.told(neighbours)).chunk(2, -1))
-        query, key, value = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in parts)
-        return self.to_out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
-
-
-class AbstractNeighbours(AbstractReferenceAdapter, abc.ABC):
+class AbstractNeighbours(AbstractTurnsAdapter, abc.ABC):
     """The attention to neighbours, and the denoiser, which is trained with it.
 
     In use guidance takes turns: away from the same neighbours without the prompt's words, and away from the prompt
@@ -70,15 +45,19 @@ class AbstractNeighbours(AbstractReferenceAdapter, abc.ABC):
 
     sees: Sees = "latents"
     asks_captions = True
-    refines = True
+    drawn_as = "neighbours"
+    in_steps = "lets guidance go away from the words and from the photos by turns, step after step"
 
     def __init__(self, name: str, turns: float, heads: int, width: int, channels: int, context: int) -> None:
         super().__init__()
         self.name, self.turns, self.width, self.context = name, turns, channels, context
-        self.attention = NeighbourAttention(width, heads)
+        self.attention = AddedAttention(width, width, heads, norms_tokens=True)
         self.inside = (FullAdapter("reference", FullConfig(components=("denoiser",))),)
-        self._guided = 0
-        self._turn = False
+
+    @property
+    def pictures_share(self) -> float:
+        """See `AbstractTurnsAdapter.pictures_share`."""
+        return self.turns
 
     def check(self, backbone: AbstractBackbone) -> None:
         """See `AbstractReferenceAdapter.check`."""
@@ -110,23 +89,11 @@ class AbstractNeighbours(AbstractReferenceAdapter, abc.ABC):
     def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
         """See `AbstractReferenceAdapter.inserted`: neighbours are attended to whenever the denoiser is asked."""
         with super().inserted(backbone, scale), answering(backbone, LATENTS, self._answered(backbone)):
-            try:
-                yield
-            finally:
-                self._guided, self._turn = 0, False
-
-    def refined(
-        self, backbone: AbstractBackbone, sampling: Sampling, step: int, timestep: Tensor, latents: Tensor
-    ) -> Tensor:
-        """See `AbstractReferenceAdapter.refined`: latents stay; whose turn it is is drawn, for all pictures alike."""
-        self._guided = len(latents) if sampling.guided else 0
-        chance = float(torch.rand((), generator=generator_for("neighbours", step)))
-        self._turn = chance < self.turns
-        return latents
+            yield
 
     def _answered(self, backbone: AbstractBackbone) -> Any:
         def answered(predict: Predict, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-            if self._guided and len(noisy) == 2 * self._guided:
+            if self.guided(noisy):
                 conditioning = interleaved(conditioning, self._guided, neighbours_turn=self._turn)
             given = references_of(conditioning, self.width)
             if given is None:
@@ -146,13 +113,11 @@ def interleaved(conditioning: Conditioning, count: int, *, neighbours_turn: bool
         count: of each.
         neighbours_turn: go away from the prompts without neighbours; else from the neighbours without prompts.
     """
-    shown, positive = conditioning.shown or {}, conditioning[list(range(count, 2 * count))]
-    own = {name for name in shown if name.startswith(LATENTS)}
-    if neighbours_turn:
-        emptied = {name: read * (name not in own) for name, read in (positive.shown or {}).items()}
-        return Conditioning.cat([dataclasses.replace(positive, shown=emptied or None), positive])
-    both = {name: torch.cat([read[count:], read[count:]]) if name in own else read for name, read in shown.items()}
-    return dataclasses.replace(conditioning, shown=both or None)
+    if not neighbours_turn:
+        return seen_by_both(conditioning, count, (LATENTS,))
+    positive = conditioning[list(range(count, 2 * count))]
+    emptied = {name: read * (not name.startswith(LATENTS)) for name, read in (positive.shown or {}).items()}
+    return Conditioning.cat([dataclasses.replace(positive, shown=emptied or None), positive])
 
 
 def bottleneck(backbone: AbstractBackbone, predict: Predict, given: References) -> Tensor:
@@ -163,23 +128,10 @@ def bottleneck(backbone: AbstractBackbone, predict: Predict, given: References) 
         predict: of it.
         given: the neighbours.
     """
-    held: list[Tensor] = []
-
-    def stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        held.append(inputs[0])
-        raise _Enough
-
-    count, added = given.latents.shape[1], given.added or {}
-    asked = Conditioning(states=given.states, pooled=added.get("text_embeds"), time_ids=added.get("time_ids"))
-    flat = given.latents.flatten(0, 1)
-    handle = backbone.denoiser.mid_block.register_forward_pre_hook(stop)
-    try:
-        predict(flat, torch.zeros(len(flat), dtype=torch.long, device=flat.device), asked)
-    except _Enough:
-        pass
-    finally:
-        handle.remove()
-    return held[0].flatten(2).transpose(1, 2).unflatten(0, (-1, count)).flatten(1, 2)
+    flat, count = given.latents.flatten(0, 1), given.latents.shape[1]
+    with entering(backbone.denoiser, ["mid_block"]) as kept:
+        predict(flat, torch.zeros(len(flat), dtype=torch.long, device=flat.device), given.asked)
+    return kept["mid_block"].flatten(2).transpose(1, 2).unflatten(0, (-1, count)).flatten(1, 2)
 
 
 @contextlib.contextmanager
@@ -188,7 +140,7 @@ def augmented(denoiser: Any, attention: nn.Module, rows: Tensor, held: Tensor, c
 
     Args:
         denoiser: of the base.
-        attention: `NeighbourAttention`.
+        attention: to neighbours.
         rows: `m` numbers in the batch.
         held: of the neighbours of these rows, `m k width`.
         counted: how much neighbours count in every row of the batch, `b`.
@@ -207,7 +159,3 @@ def augmented(denoiser: Any, attention: nn.Module, rows: Tensor, held: Tensor, c
         yield
     finally:
         handle.remove()
-
-
-class _Enough(Exception):
-    """The downward half is done."""

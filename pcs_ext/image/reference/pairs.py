@@ -205,7 +205,7 @@ def encode_subjects(
         backbone: encodes latents.
         encoder: of the references.
         reporter: hears the progress.
-        cut: also look at the subjects alone, where masks are known.
+        cut: also look at the subjects alone, in those photos whose masks are known.
         scenes: keep the pictures themselves.
         details: what is seen of subjects as pixels.
         latents_too: show references as latents, too.
@@ -216,6 +216,7 @@ def encode_subjects(
     """
     photos = [photo for own in subjects for photo in _of_one(own)]
     parts = max(len(own.nouns) for own in subjects) if any(own.nouns for own in subjects) else 1
+    cut = cut and any(photo.mask is not None or photo.parts is not None for photo in photos)
     latents, sights, kept, wholes, styled = [], [], [], [], []
     for first in range(0, len(photos), _BATCH):
         some = photos[first : first + _BATCH]
@@ -270,12 +271,11 @@ def _seen(photos: Sequence[Photo], parts: int, encoder: PictureEncoder, cut: boo
         return told.map(lambda tensor: tensor.cpu().half())
     single = [_views(photo, parts) for photo in photos]
     flat = [view for views in single for view in views]
-    masked = cut and all(mask is not None for _, mask in flat)
     sights = []
     for group in _alike(flat):
         images = torch.stack([flat[index][0] for index in group])
-        masks = torch.stack([flat[index][1] for index in group]) if masked else None  # type: ignore[misc]
-        sights.append(encoder.sight(images, masks, cut=masked))
+        masks = [torch.ones_like(image[:1]) if mask is None else mask for image, mask in (flat[i] for i in group)]
+        sights.append(encoder.sight(images, torch.stack(masks) if cut else None, cut=cut))
     order = torch.tensor([index for group in _alike(flat) for index in group]).argsort()
     seen = Sight.cat(sights).map(lambda tensor: tensor.cpu()[order].half())
     return seen if parts == 1 else seen.map(lambda tensor: tensor.unflatten(0, (-1, parts)))

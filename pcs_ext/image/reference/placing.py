@@ -4,6 +4,7 @@ from pcs_ext.image.reference.entry import ReferenceEntry
 from pcs_ext.image.reference.systems.anydoor import AnyDoorConfig
 from pcs_ext.image.reference.systems.customnet import CustomNetConfig
 from pcs_ext.image.reference.systems.migc import MIGCConfig
+from pcs_ext.image.reference.systems.pe_viton import PEVitonConfig
 from pcs_ext.image.reference.training import ReferenceTraining
 
 PLACING: dict[str, ReferenceEntry] = {
@@ -65,6 +66,28 @@ PLACING: dict[str, ReferenceEntry] = {
             drop_text=0.1,
             drop_both=0.05,
         ),
+    ),
+    "pe-viton": ReferenceEntry(
+        id="pe-viton",
+        summary="a garment on a person: a learned warp and outline, then its texture in the hole",
+        paper="arXiv 2312.15480",
+        system="pe-viton",
+        adapter=PEVitonConfig(),
+        # Ours, after CustomNet's: the paper's are not known here.
+        training=ReferenceTraining(
+            batch_size=16, learning_rate=1e-4, base_learning_rate=1e-5, drop_image=0.1, drop_text=0.1, drop_both=0.05
+        ),
+        toybox=ReferenceTraining(
+            adapter=PEVitonConfig(maps=(), width=64, tokens=4, inner=192, depth=2),
+            steps=4000,
+            batch_size=16,
+            learning_rate=5e-4,
+            base_learning_rate=5e-5,
+            drop_image=0.1,
+            drop_text=0.1,
+            drop_both=0.05,
+        ),
+        toybox_encoder="toybox/clip",
     ),
 }
 """Systems that are told where."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pcs_ext.artifact import ArtifactData
-from pcs_ext.config_io import check_place, file_sha256, to_jsonable
-from pcs_ext.errors import ArtifactError, ConfigError, UsageError
+from pcs_ext.config_io import check_output, file_sha256, to_jsonable
+from pcs_ext.errors import ConfigError, UsageError
 from pcs_ext.image.adapters import LiDBConfig, LowRankConfig, build_adapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
@@ -111,9 +111,7 @@ def _check(
         raise UsageError("--noun is empty; say in one or two words what the subject is, such as dog or toy robot.")
     if steps < 0 or rank < 1 or (learning_rate is not None and learning_rate <= 0):
         raise ConfigError("steps must not be negative, rank at least 1 and learning_rate above 0.")
-    if output.exists() and not overwrite:
-        raise ArtifactError(f"{output} exists already; choose another --output or pass --overwrite to replace it.")
-    check_place(output)
+    check_output(output, overwrite)
 
 
 def tuned_recipe(

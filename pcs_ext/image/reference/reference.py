@@ -18,6 +18,7 @@ from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.image.reference import REFERENCES
 from pcs_ext.image.reference.boxes import read_boxes
 from pcs_ext.image.reference.details import with_details
+from pcs_ext.image.reference.encoder import masks_of
 from pcs_ext.image.reference.files import OpenedAdapter, open_adapter
 from pcs_ext.image.reference.interleaved import check_marks, has_marks
 from pcs_ext.image.reference.kinds import adapter_class
@@ -80,7 +81,8 @@ class Reference:
                 maps=maps, style=style,
             )  # fmt: skip
             beside = self.beside(backbone, told, size)
-            return adapter.conditioned(backbone, backbone.encode_prompt, prompts, beside, scale=self.scale, size=size)
+            read = backbone.encode_negative if negative else backbone.encode_prompt
+            return adapter.conditioned(backbone, read, prompts, beside, scale=self.scale, size=size)
 
         # Adapters that are not in the base leave the loop as it is, which is faster.
         attention = (lambda: adapter.inserted(backbone, self.scale)) if adapter.inside or adapter.enters else None
@@ -206,10 +208,11 @@ def seen_by(
         raise UsageError("this reference adapter reads no style picture; leave out --reference-style.")
     placed = read_boxes(boxes, len(photos)) if boxes else None
     drawn = read_given(maps, opened.adapter.map_kinds, one=opened.adapter.one_map)
-    masks = [None if photo.mask is None else photo.mask[None] for photo in photos]
-    cut = opened.adapter.cuts and all(mask is not None for mask in masks)
     sight = opened.encoder.of_files(photos) or Sight.cat(
-        [opened.encoder.sight(photo.image[None], mask, cut=cut) for photo, mask in zip(photos, masks, strict=True)]
+        [
+            opened.encoder.sight(photo.image[None], None if mask is None else mask[None], cut=opened.adapter.cuts)
+            for photo, mask in zip(photos, masks_of(photos), strict=True)
+        ]
     )
     kind = opened.adapter.details
     if kind != "none":

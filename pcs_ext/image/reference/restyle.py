@@ -9,9 +9,9 @@ from torch import Tensor
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
-from pcs_ext.image.data import find_photos
-from pcs_ext.image.reference.files import OpenedAdapter
-from pcs_ext.image.reference.reference import draw, seen_by, show, with_facts
+from pcs_ext.image.data import Photo, find_photos
+from pcs_ext.image.reference.files import open_adapter
+from pcs_ext.image.reference.reference import Reference, check_scale, draw, seen_by, with_facts
 from pcs_ext.image.subject import GeneratedImage
 from pcs_ext.reporter import Reporter, SilentReporter
 
@@ -38,7 +38,9 @@ def restyle(
 ) -> list[GeneratedImage]:
     """Images of prompts beside a subject whose code was moved along a direction, for each prompt one per seed.
 
-    The direction is the difference of the mean codes of two groups of photos.
+    The direction is the difference of the mean codes of two groups of photos. Masks count where all photos have one,
+    the subject's and both groups': else all are seen whole, so that what is around subjects is no part of the
+    direction.
 
     Args:
         prompts: texts.
@@ -66,29 +68,41 @@ def restyle(
     """
     if not prompts or not seeds or not references or not toward:
         raise UsageError("restyle needs a prompt, a seed, a photo to show and one to go toward, or more, got none.")
-    groups = [find_photos(given) for given in (references, toward, away or references)]
+    check_scale(scale)
     reporter = reporter or SilentReporter()
+    groups = [find_photos(given) for given in (references, toward, away or references)]
+    photos, attribute, plain = _seen_alike(groups, reporter)
     if not isinstance(base, AbstractBackbone):
         base = load_backbone(base, device=device, precision=precision, reporter=reporter)
-    reference = show(base, groups[0], adapter=adapter, encoder=encoder, scale=scale)
-    reference.check(prompts)
-    opened = reference.opened
+    opened = open_adapter(base, adapter, encoder=encoder)
     if opened.adapter.sees != "codes":
         raise UsageError(
             f"{adapter} reads no style space, in which attributes are directions; pass an adapter of w-plus-adapter."
         )
-    there, here = (_mean(opened, seen_by(opened, own, scale=scale, nouns=()).sight.object) for own in groups[1:])
-    sight = reference.sight.map(lambda codes: moved(codes, there - here, strength, rows))
+    reference, there, here = (seen_by(opened, own, scale=scale, nouns=()) for own in (photos, attribute, plain))
+    reference.check(prompts)
+    direction = _mean(there) - _mean(here)
+    sight = reference.sight.map(lambda codes: moved(codes, direction, strength, rows))
     moved_reference = dataclasses.replace(reference, sight=sight)
     images = draw(base, moved_reference, prompts, seeds, negative_prompt, steps, guidance_scale, reporter)
     facts = {"restyle_strength": strength, "restyle_rows": list(rows)}
     made = [dataclasses.replace(image, facts={**image.facts, **facts}) for image in images]
-    return with_facts(made, reference, {text: text for text in prompts}, len(groups[0]), None, reporter)
+    return with_facts(made, reference, {text: text for text in prompts}, len(photos), None, reporter)
 
 
-def _mean(opened: OpenedAdapter, codes: Tensor) -> Tensor:
+def _seen_alike(groups: Sequence[Sequence[Photo]], reporter: Reporter) -> list[list[Photo]]:
+    """Groups of photos as they are compared: with their masks, or, where one has none, all without."""
+    bare = [photo.path for own in groups for photo in own if photo.mask is None]
+    if not bare:
+        return [list(own) for own in groups]
+    if len(bare) < sum(map(len, groups)):
+        reporter.event("masks-left-out", f"{bare[0]} has no mask: all photos are compared whole, without their masks")
+    return [[dataclasses.replace(photo, mask=None) for photo in own] for own in groups]
+
+
+def _mean(seen: Reference) -> Tensor:
     """Of some photos' codes, `1 styles width`."""
-    return codes.to(opened.encoder.device).mean(0, keepdim=True)
+    return seen.sight.object.to(seen.opened.encoder.device).mean(0, keepdim=True)
 
 
 def moved(codes: Tensor, direction: Tensor, strength: float, rows: Sequence[int] = ()) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.reference.base import context_width
+from pcs_ext.image.reference.entering import entering
 from pcs_ext.image.reference.inside import beside, read_of
 from pcs_ext.image.types import Conditioning
 
@@ -32,6 +33,18 @@ class References:
     """What they show in words, `m*r n d`."""
     added: dict[str, Tensor] | None
     """Pooled text and sizes, `m*r ...` (SDXL)."""
+
+    @property
+    def asked(self) -> Conditioning:
+        """Of what they show, `m*r`, as a base's own denoiser is asked for them."""
+        added = self.added or {}
+        return Conditioning(states=self.states, pooled=added.get("text_embeds"), time_ids=added.get("time_ids"))
+
+    def placed(self, found: Tensor, batch: int) -> Tensor:
+        """Cells of the pictures `m*r cells width`, those of a row side by side, `batch r*cells width`; zeros in rows
+        that have none."""
+        wide = found.unflatten(0, (-1, self.latents.shape[1])).flatten(1, 2)
+        return wide.new_zeros(batch, *wide.shape[1:]).index_copy(0, self.rows.to(wide.device), wide)
 
 
 def with_references(told: Conditioning, latents: Tensor, counted: Tensor, said: Conditioning) -> Conditioning:
@@ -93,24 +106,8 @@ class ReferenceDenoiser(nn.Module):
         self, noisy: Tensor, timesteps: Tensor, states: Tensor, added: dict[str, Tensor] | None
     ) -> dict[str, Tensor]:
         """Noisy latents `b c h w`, timesteps `b` and text states `b n d` -> by path, cells `b n width`."""
-        kept: dict[str, Tensor] = {}
-
-        def keep(path: str) -> Any:
-            def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-                kept[path] = inputs[0]
-                if path == self.paths[-1]:
-                    raise _Enough
-
-            return hook
-
-        handles = [self.net.get_submodule(path).register_forward_pre_hook(keep(path)) for path in self.paths]
-        try:
+        with entering(self.net, self.paths) as kept:
             self.net(noisy, timesteps, encoder_hidden_states=states, added_cond_kwargs=added)
-        except _Enough:
-            pass
-        finally:
-            for handle in handles:
-                handle.remove()
         return kept
 
     def _let_go(self, context: int) -> None:
@@ -147,13 +144,4 @@ class ReferenceDenoiser(nn.Module):
         added = None if given.added is None else {name: value.to(like) for name, value in given.added.items()}
         flat = noisy.flatten(0, 1).to(like)
         cells = self(flat, times.repeat_interleave(count), given.states.to(like), added)
-
-        def placed(found: Tensor) -> Tensor:
-            wide = found.unflatten(0, (-1, count)).flatten(1, 2)
-            return wide.new_zeros(batch, *wide.shape[1:]).index_copy(0, given.rows.to(wide.device), wide)
-
-        return {path: placed(found) for path, found in cells.items()}
-
-
-class _Enough(Exception):
-    """The last self-attention was reached."""
+        return {path: given.placed(found, batch) for path, found in cells.items()}

@@ -12,7 +12,7 @@ Sees = Literal["embedding", "patches", "layers", "latents", "codes", "nothing"]
 layers of a transformer, its class token's first; or no encoder but the base's own latents of the picture; or its code
 in a style space; or nothing at all."""
 
-_OTHERS = ("cut", "cover", "detail", "latents", "cells", "ground")
+_OTHERS = ("cut", "cover", "detail", "latents", "cells")
 """What else a `Sight` may hold."""
 
 
@@ -29,12 +29,10 @@ class Sight:
     """`... p`: which patches show it, 0 or 1; beside `cut`."""
     detail: Tensor | None = None
     """`... 3 s s`: a square of it, all or its edges alone; None: nobody asks (`AbstractReferenceAdapter.details`)."""
-    cells: Tensor | None = None
-    """`... h w` in [0, 1]: how much of every latent cell shows it; beside `latents`."""
     latents: Tensor | None = None
     """`... c h w`: the base's own latents of the same pictures, for adapters that also read these; None: not asked."""
-    ground: Tensor | None = None
-    """`... 1 h w`: which of those cells show what the picture is shown for, 0 or 1; None: no mask is known."""
+    cells: Tensor | None = None
+    """`... h w` in [0, 1]: how much of every latent cell shows it, all where no mask is known; beside `latents`."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Sight":
         """The same with `change` done to every tensor."""

@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from pcs_ext.config_io import check_place, config, config_hash, from_jsonable, read_json, to_jsonable
-from pcs_ext.errors import ArtifactError, ConfigError, Interrupted
+from pcs_ext.config_io import check_output, config, config_hash, from_jsonable, read_json, to_jsonable
+from pcs_ext.errors import ConfigError, Interrupted
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.fit import FitConfig, fit
-from pcs_ext.image.reference.albums import Subjects, read_subjects
+from pcs_ext.image.levels import levels_of, pixels_of
+from pcs_ext.image.loss_log import LossReport
+from pcs_ext.image.reference.albums import each_subjects
 from pcs_ext.image.reference.style_networks import StyleAutoencoder, StyleNetworks
 from pcs_ext.image.reference.style_space import save_style_space, squares
 from pcs_ext.image.subject import to_pil
@@ -79,7 +81,7 @@ class StyleLoss:
         """The reconstruction's error and what holds latents and offsets together."""
         device = self.model.synthesis.constant.device
         chosen = torch.randint(len(self.pictures), (self.settings.batch_size,), generator=generator)
-        pictures = (self.pictures[chosen].to(device).float() / 127.5) - 1
+        pictures = pixels_of(self.pictures[chosen].to(device))
         mean, spread, offsets = self.model.encoder(pictures)
         offsets = offsets * float(step >= self.settings.offsets_from * self.settings.steps)
         noise = torch.randn(mean.shape, generator=generator).to(mean)
@@ -139,23 +141,20 @@ def learn_style_space(
         Interrupted: Ctrl-C; what was done is saved.
     """
     reporter = reporter or SilentReporter()
-    if output.exists() and not overwrite:
-        raise ArtifactError(f"{output} exists already; choose another --output or pass --overwrite to replace it.")
-    check_place(output)
+    check_output(output, overwrite)
     settings = _settings(preset, config, steps)
-    subjects = read_subjects(pairs, several=True)
-    pictures = pictures_of(subjects, settings.networks.resolution)
+    pictures, digests = read_squares(pairs, settings.networks.resolution)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = StyleAutoencoder(settings.networks).to(choose_device(device))
-    digests = [photo.digest for own in subjects for photo in own.photos]
     folder = Path(f"{output}.training")
     checkpoints = CheckpointFolder(folder, config_hash=config_hash([to_jsonable(settings), seed, digests]))
     group = ParameterGroup(name="style", parameters=tuple(model.parameters()), learning_rate=settings.learning_rate)
     try:
         fitting = FitConfig(steps=settings.steps, seed=seed)
-        for state in fit(StyleLoss(model, pictures, settings), [group], fitting, checkpoints=checkpoints):
-            reporter.progress("learn style space", state.step, state.total_steps, loss=state.losses["total"])
+        with LossReport(None, reporter, task="learn style space", device=model.synthesis.constant.device) as report:
+            for state in fit(StyleLoss(model, pictures, settings), [group], fitting, checkpoints=checkpoints):
+                report.add(state)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; what was learned so far is saved. The same command goes on.") from None
     model.eval()
@@ -174,23 +173,32 @@ def _settings(preset: Literal["toybox", "photos"], file: Path | None, steps: int
     return settings if steps is None else from_jsonable(StyleTraining, {**to_jsonable(settings), "steps": steps})
 
 
-def pictures_of(subjects: list[Subjects], side: int) -> Tensor:
-    """All photos as squares, those with masks again with black around their subject, `n 3 side side`, 8-bit levels."""
-    found = []
-    for photo in (photo for own in subjects for photo in own.photos):
-        views = [photo.image[None]]
-        if photo.mask is not None:
-            kept = (photo.mask > 0.5).float()
-            views.append(photo.image[None] * kept - (1 - kept))
-        found += [squares(view, side) for view in views]
-    return ((torch.cat(found) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+def read_squares(pairs: Path, side: int) -> tuple[Tensor, list[str]]:
+    """Squares of all albums' photos and the photos' digests; the pixels of one album are in memory at a time.
+
+    Args:
+        pairs: see `read_subjects`.
+        side: of the squares.
+
+    Returns:
+        `n 3 side side`, 8-bit levels: each photo, and behind one with a mask again with black around its subject.
+    """
+    found, digests = [], []
+    for own in each_subjects(pairs, several=True):
+        for photo in own.photos:
+            digests.append(photo.digest)
+            found.append(levels_of(squares(photo.image[None], side)))
+            if photo.mask is not None:
+                kept = (photo.mask > 0.5).float()
+                found.append(levels_of(squares(photo.image[None] * kept - (1 - kept), side)))
+    return torch.cat(found), digests
 
 
 @torch.no_grad()
 def preview(model: StyleAutoencoder, pictures: Tensor, seed: int, columns: int = 8) -> Image.Image:
     """Photos, their reconstructions and random latents, a row each."""
     device = model.synthesis.constant.device
-    shown = (pictures[:: max(1, len(pictures) // columns)][:columns].to(device).float() / 127.5) - 1
+    shown = pixels_of(pictures[:: max(1, len(pictures) // columns)][:columns].to(device))
     latents = torch.randn(len(shown), model.sizes.width, generator=torch.Generator().manual_seed(seed)).to(device)
     drawn = model.decode(model.codes(latents, torch.zeros(1, model.sizes.styles, 1, device=device)))
     rows = [shown, model.decode(model.encode(shown)), drawn]

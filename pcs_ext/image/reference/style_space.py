@@ -41,6 +41,9 @@ _HALF = (0.5, 0.5, 0.5)
 class WrittenCodes:
     """Codes that another tool writes beside photos."""
 
+    name: str = ""
+    """Whose they are, "stylegan2-ffhq, e4e": codes of one shape that mean different things are told apart by it.
+    Folders of earlier versions say nothing; no adapter is trained on those."""
     styles: int = 18
     """Rows of a code; StyleGAN2's at 1,024 pixels has 18."""
     width: int = 512
@@ -73,6 +76,8 @@ class StyleEye(PictureEncoder):
 
     shape: tuple[int, int]
     """Rows of a code, and their width."""
+    named: bool = True
+    """Whether the digest tells it from every other style space; not of codes that do not say whose they are."""
 
     @property
     def width(self) -> int:
@@ -184,7 +189,8 @@ def open_style_space(folder: Path, device: torch.device | str = "cpu") -> StyleE
     """
     said = _said(folder)
     if said.written is not None:
-        digest = config_hash([said.written.styles, said.written.width])[:8]
+        whose = [said.written.name] if said.written.name else []
+        digest = config_hash([said.written.styles, said.written.width, *whose])[:8]
         shape, model = (said.written.styles, said.written.width), None
     else:
         assert said.networks is not None
@@ -200,7 +206,22 @@ def open_style_space(folder: Path, device: torch.device | str = "cpu") -> StyleE
         device=torch.device(device),
         output="codes",
         shape=shape,
+        named=said.written is None or bool(said.written.name),
     )
+
+
+def check_named(eye: PictureEncoder) -> None:
+    """See that an adapter that is trained on a style space's codes can be told from one of another's.
+
+    Raises:
+        ConfigError: nobody says whose codes they are.
+    """
+    if isinstance(eye, StyleEye) and not eye.named:
+        raise ConfigError(
+            f"{eye.id} does not say whose codes lie beside the photos, so that adapters of two tools' codes could not "
+            f"be told apart; name the generator and its encoder in the folder's {CONFIG}: "
+            '"written": {"name": "stylegan2-ffhq, e4e", ...}.'
+        )
 
 
 def _said(folder: Path) -> StyleSpaceConfig:
@@ -210,7 +231,8 @@ def _said(folder: Path) -> StyleSpaceConfig:
         raise ModelError(
             f"{folder} is no style space, and the adapter reads codes of one; pass as --encoder a folder that "
             "`pcs-ext reference style-space PAIRS -o FOLDER` wrote, or one whose config.json says what codes another "
-            'tool writes beside photos: {"kind": "style-space", "written": {"styles": 18, "width": 512}}.'
+            'tool writes beside photos: {"kind": "style-space", "written": {"name": "stylegan2-ffhq, e4e", "styles": '
+            '18, "width": 512}}.'
         )
     said = from_jsonable(StyleSpaceConfig, told, where=str(path))
     if said.networks is not None and not (folder / WEIGHTS).is_file():

@@ -24,7 +24,7 @@ from pcs_ext.image.reference.albums import NOUN_FILE, Subjects, read_subjects
 from pcs_ext.image.reference.invent import PROMPTS
 from pcs_ext.image.reference.nouns import renamed
 from pcs_ext.image.reference.pairs import square
-from pcs_ext.image.subject import Artifact, GeneratedImage
+from pcs_ext.image.subject import Artifact, GeneratedImage, as_tensor
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import seed_for
 
@@ -145,19 +145,12 @@ def _margin(judge: ClipEncoder, image: GeneratedImage, own: Subjects) -> float:
     text = judge.encode_texts([fill(image.prompt, own.nouns[0])])
     side = 224
     photos = torch.stack([square(photo.image, side) for photo in own.photos])
-    return delta(judge.encode_images(_pixels(image)), judge.encode_images(photos), text)
+    return delta(judge.encode_images(as_tensor(image)[None]), judge.encode_images(photos), text)
 
 
 def delta(picture: Tensor, photos: Tensor, text: Tensor) -> float:
     """cos(picture, text) - the largest of cos(photo, text): `1 d`, `n d` and `1 d`, of length 1."""
     return float((picture @ text.T).max() - (photos @ text.T).max())
-
-
-def _pixels(image: GeneratedImage) -> Tensor:
-    """`1 3 h w` in [-1, 1]."""
-    width, height = image.image.size
-    levels = torch.frombuffer(bytearray(image.image.tobytes()), dtype=torch.uint8).reshape(height, width, 3)
-    return levels.permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 def _album(place: Path, own: Subjects, kept: Sequence[GeneratedImage]) -> None:

@@ -226,5 +226,5 @@ def _blinded(sight: Sight, blank: Sight, blind: Tensor) -> Sight:
     return Sight(
         features=without(sight.features, blank.features),
         detail=sight.detail,
-        **{name: either(name) for name in ("cut", "cover", "latents", "cells", "ground")},
+        **{name: either(name) for name in ("cut", "cover", "latents", "cells")},
     )

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from pcs_ext.config_io import check_place, config_hash
-from pcs_ext.errors import ArtifactError, ConfigError, UsageError
+from pcs_ext.config_io import check_output, config_hash
+from pcs_ext.errors import ConfigError, UsageError
 from pcs_ext.image.adapters import FullAdapter, FullConfig
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.concept import fill
@@ -108,7 +108,7 @@ def tune_reference(
         folder, stages = Path(f"{output}.training"), made.tuning_stages
         train_stages(loss, training, seed, folder, config_hash(known), reporter, stages)
     fingerprint, total = backbone.fingerprint, settings.steps + steps
-    tuned = dataclasses.replace(settings, adapter=kind, base_fingerprint=fingerprint, steps=total)
+    tuned = dataclasses.replace(settings, adapter=made.located(kind), base_fingerprint=fingerprint, steps=total)
     save_adapter(made, tuned, output, half=False)
     shutil.rmtree(f"{output}.training", ignore_errors=True)
     reporter.event("tuned", f"saved {output}", output=str(output))
@@ -116,11 +116,9 @@ def tune_reference(
 
 
 def _check_output(output: Path, adapter: Path, overwrite: bool) -> None:
-    if output.exists() and not overwrite:
-        raise ArtifactError(f"{output} exists already; choose another --output or pass --overwrite to replace it.")
+    check_output(output, overwrite)
     if output.resolve() == adapter.resolve():
         raise UsageError(f"--output {output} is the adapter itself; tuning makes another one. Choose another --output.")
-    check_place(output)
 
 
 def _opened_up(made: AbstractReferenceAdapter, kind: KindConfig) -> KindConfig:

@@ -1,6 +1,7 @@
 """Every way to make a 3D object of a learned subject, listed by hand."""
 
 from pcs_ext.threed.recipes.animate124 import animate124
+from pcs_ext.threed.recipes.animate124_still import animate124_still
 from pcs_ext.threed.recipes.avatarbooth import avatarbooth
 from pcs_ext.threed.recipes.base import (
     AnimateRecipe,
@@ -27,6 +28,7 @@ from pcs_ext.threed.recipes.magic3d import magic3d
 from pcs_ext.threed.recipes.mvdream import mvdream
 from pcs_ext.threed.recipes.pas import pas
 from pcs_ext.threed.recipes.prolificdreamer import prolificdreamer
+from pcs_ext.threed.recipes.seen import SeenTo3dRecipe
 from pcs_ext.threed.recipes.styleavatar3d import styleavatar3d
 from pcs_ext.threed.recipes.texturedreamer import texturedreamer
 from pcs_ext.threed.recipes.tip_editor import tip_editor
@@ -45,6 +47,7 @@ __all__ = [
     "Recipe3d",
     "RecipeEntry3d",
     "RefinedTo3dRecipe",
+    "SeenTo3dRecipe",
     "TextTo3dRecipe",
     "TextureRecipe",
 ]
@@ -71,8 +74,20 @@ _ENTRIES = (
     ("texturedreamer", "a subject's look on a mesh: 3d texture", "2401.09416", "texturedreamer", texturedreamer),
     ("tip-editor", "something new in a box of a scene, as splats: 3d edit", "2401.14828", "tip-editor", tip_editor),
     ("mvdream", "four views judged together by a multi-view adapter", "2308.16512", "mvdream", mvdream),
-    # Its row of the survey is not claimed: no image-conditioned model of views, no ControlNet, and nothing has moved.
-    ("animate124", "a grid for every moment, frames refined by the subject: 3d animate", "2311.14603", "", animate124),
+    (
+        "animate124-still",
+        "a still scene of one photo: its own camera, a view model and words",
+        "2311.14603",
+        "animate124",
+        animate124_still,
+    ),
+    (
+        "animate124",
+        "a grid for every moment, frames refined by the subject: 3d animate, 3d animate-photo",
+        "2311.14603",
+        "animate124",
+        animate124,
+    ),
     # PAS's number is recalled, not looked up.
     ("pas", "a figure in a pose from words, in its surroundings: 3d learn-poses, 3d avatar", "2304.07410", "pas", pas),
     (

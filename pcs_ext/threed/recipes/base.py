@@ -19,6 +19,7 @@ from pcs_ext.threed.localization import LocalizationConfig
 from pcs_ext.threed.mesh import MeshConfig
 from pcs_ext.threed.motion_stage import MotionStage
 from pcs_ext.threed.pseudo_views import PseudoViewConfig
+from pcs_ext.threed.recipes.seen import SeenTo3dRecipe
 from pcs_ext.threed.relearn import RelearnConfig
 from pcs_ext.threed.splat_fit import SplatFit
 from pcs_ext.threed.surface_stage import SurfaceStage
@@ -369,7 +370,9 @@ class GeneratorRecipe:
         return dataclasses.replace(self, gan=self.gan.with_steps(steps))
 
 
-AnyRecipe3d: TypeAlias = TextTo3dRecipe | PhotosTo3dRecipe | PhotoTo3dRecipe | AvatarTo3dRecipe | RefinedTo3dRecipe
+AnyRecipe3d: TypeAlias = (
+    TextTo3dRecipe | PhotosTo3dRecipe | PhotoTo3dRecipe | AvatarTo3dRecipe | RefinedTo3dRecipe | SeenTo3dRecipe
+)
 """A recipe of `3d make`."""
 Recipe3d: TypeAlias = Annotated[AnyRecipe3d, Discriminator("kind")]
 """Every 3D recipe; the field `kind` says which one a JSON object is."""

@@ -34,6 +34,8 @@ Stage = Literal[
     "views",
     "multiview",
     "export_multiview",
+    "photo_views",
+    "view_model",
     "panorama",
     "export_panorama",
 ]
@@ -50,6 +52,7 @@ STEPS: dict[str, int] = {
     "motion": 2800,
     "reference": 12_000,
     "multiview": 3000,
+    "view_model": 12_000,
 }
 _TRAINED = {
     "vae": ("vae", "train_vae"),
@@ -64,6 +67,7 @@ _TRAINED = {
     "motion": ("motion", "train_motion"),
     "reference": ("reference", "train_reference"),
     "multiview": ("multiview", "train_multiview"),
+    "view_model": ("view_model", "train_view_model"),
 }
 """Stage -> module and function, of those that may stop on the way."""
 _WHOLE = {
@@ -76,6 +80,7 @@ _WHOLE = {
     "export_clips": ("export", "export_clips"),
     "export_reference": ("export", "export_reference"),
     "views": ("views", "render_views"),
+    "photo_views": ("photo_views", "render_photo_views"),
     "export_multiview": ("export", "export_multiview"),
     "panorama": ("panorama", "train_panorama"),
     "export_panorama": ("panorama", "export_panorama"),
@@ -97,7 +102,8 @@ def train(
         stage: what to make; the order is data, tokenizer, vae, clip, dino, oracle, latents, decoder, words, unet,
             align, export; then, for clips, on the base that ships: clips, motion_reader, motion, export_clips; for
             reference photos, on what ships and on data: reference, export_reference; for 3D, on the base that ships:
-            views, multiview, export_multiview; for panoramas, on the base that ships: panorama, export_panorama.
+            views, multiview, export_multiview, and photo_views, view_model, which is not exported; for panoramas, on
+            the base that ships: panorama, export_panorama.
             `adopt` in place of the tokenizer begins with the models that ship: every stage then goes on from its own.
         preset: sizes: 64 pixels for a CPU, 128 for a GPU.
         steps: optimiser steps in all; 0 takes the stage's own number.

@@ -1,7 +1,7 @@
 """Groups of pictures on disk, the frames of a clip or the views of a thing: rendered once, in shards, resumable."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,10 +41,11 @@ def write_shard(
     groups: Sequence[Sequence[Scene]],
     records: Sequence[dict[str, Any]],
     settings: Settings,
+    draw: Callable[..., Tensor] = render_rgb,
 ) -> None:
-    """Render all pictures of all groups; a record per group is kept beside them."""
+    """Render all pictures of all groups, by `draw`, as `render_rgb`; a record per group is kept beside them."""
     scenes = [scene for group in groups for scene in group]
-    images = render_rgb(scenes, resolution=settings.resolution, device=settings.device)
+    images = draw(scenes, resolution=settings.resolution, device=settings.device)
     levels = ((images + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
     atomic_write_bytes(folder / f"{shard:05d}.rgb", levels.tobytes())
     # The records are written last: a shard exists when they do.

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pcs_ext.errors import ModelError, UsageError
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone, fingerprint
+from pcs_ext.image.noise import NoiseSchedule
 from pcs_ext.image.types import Conditioning
 from pcs_ext.video.backbone import AbstractVideoBackbone, LayerKind, Targets, per_frame, to_clips, to_frames
 from pcs_ext.video.long_clips import window_starts, window_weights
@@ -281,6 +282,16 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
         """Weights that train stay in float32 on a base of less; such a module runs under autocast."""
         mixed = self.dtype != torch.float32 and any(p.dtype == torch.float32 for p in module.parameters())
         return torch.autocast(self.device.type, dtype=self.dtype) if mixed else contextlib.nullcontext()
+
+
+def published_schedule(timesteps: int) -> NoiseSchedule:
+    """What the published motion modules for Stable Diffusion 1.x were trained with and are sampled with.
+
+    Betas rise evenly from 0.00085 to 0.012, where in the image model's own schedule their roots do: the same ends, more
+    noise in between. The numbers are those that the modules' model cards give to the scheduler.
+    """
+    betas = torch.linspace(0.00085, 0.012, timesteps, dtype=torch.float64)
+    return NoiseSchedule(alphas_cumprod=(1 - betas).cumprod(0).float(), prediction_type="epsilon")
 
 
 def _places(unet: Any, motion: Any) -> list[tuple[nn.Module, nn.Module]]:

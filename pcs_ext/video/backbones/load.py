@@ -5,14 +5,14 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet3DConditionModel
-from safetensors import SafetensorError
 
 from pcs_ext.errors import ModelError, UsageError
-from pcs_ext.image.backbones.load import assemble, hub_folder, load_backbone, load_folder
+from pcs_ext.image.backbones.hub import model_folder
+from pcs_ext.image.backbones.load import PICKLES, assemble, load_backbone, load_folder
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import choose_device, choose_dtype
 from pcs_ext.video.backbone import AbstractVideoBackbone
-from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone
+from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone, published_schedule
 from pcs_ext.video.backbones.inflated import CrossFrame, InflatedBackbone
 from pcs_ext.video.backbones.modelscope import ModelScopeBackbone
 from pcs_ext.video.backbones.motion_files import load_motion_adapter
@@ -68,7 +68,10 @@ def load_video_backbone(
             backbone.frames = min(_TOYBOX_FRAMES, backbone.frames)
             backbone.noise_share = _TOYBOX_NOISE_SHARE
             return backbone
-        return AnimateDiffBackbone(image, adapter, name=f"{base} + {motion}", module=str(motion))
+        backbone = AnimateDiffBackbone(image, adapter, name=f"{base} + {motion}", module=str(motion))
+        if image.schedule.prediction_type == "epsilon":
+            backbone.schedule = published_schedule(image.schedule.num_train_timesteps)
+        return backbone
     if inflation is not None:
         raise UsageError(f"{base} makes clips already; this method inflates an image model. Take one, or toybox.")
     if motion is not None:
@@ -104,10 +107,7 @@ def _motion_adapter(base: str | Path, motion: str | Path | None) -> str | Path:
 
 
 def _load_modelscope(name: str, folder: Path, device: torch.device, dtype: torch.dtype) -> ModelScopeBackbone:
-    try:
-        parts = load_folder(folder, denoiser=UNet3DConditionModel)
-    except SafetensorError as error:
-        raise ModelError(f"a weight file of {name} is damaged ({error}); fetch it again.") from None
+    parts = load_folder(folder, denoiser=UNet3DConditionModel)
     backbone = assemble(name, parts, device, dtype, kind=ModelScopeBackbone)
     assert isinstance(backbone, ModelScopeBackbone)
     return backbone
@@ -135,9 +135,10 @@ def follows_flow(base: str | Path) -> bool:
 def _text_to_video_folder(base: str | Path) -> Path | None:
     """The folder of a text-to-video pipeline; None for everything that the image core loads."""
     path = Path(base).expanduser()
-    if str(base) == "toybox" or path.suffix:
+    # Not any suffix: text-to-video-ms-1.7b and Wan2.1-T2V-1.3B-Diffusers are folders.
+    if str(base) == "toybox" or path.suffix == ".safetensors" or path.suffix in PICKLES:
         return None
-    folder = path if path.is_dir() else hub_folder(str(base))
+    folder = model_folder(base)
     index = folder / "model_index.json"
     try:
         entries = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}

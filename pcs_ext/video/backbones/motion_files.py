@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pcs_ext.errors import ModelError
+from pcs_ext.image.backbones.weight_files import weight_files
 
 _PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
 _RENAMES = (
@@ -66,10 +67,8 @@ def load_motion_adapter(path: str | Path, *, heads: int | None = None, norm_grou
 
 
 def _from_folder(folder: Path) -> MotionAdapter:
-    weights = folder / "diffusion_pytorch_model.safetensors"
-    for file in (folder / "config.json", weights):
-        if not file.is_file():
-            raise ModelError(f"{folder} has no {file.name}; expected a motion adapter as diffusers writes it.")
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json; expected a motion adapter as diffusers writes it.")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -77,7 +76,10 @@ def _from_folder(folder: Path) -> MotionAdapter:
     if config.get("_class_name") != "MotionAdapter":
         raise ModelError(f"{folder} holds a {config.get('_class_name')}, expected a MotionAdapter.")
     adapter: Any = MotionAdapter.from_config(config)
-    return _filled(folder, adapter, _read(weights))
+    state: dict[str, Tensor] = {}
+    for file in weight_files(folder).files:
+        state |= _read(file)
+    return _filled(folder, adapter, state)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from safetensors import SafetensorError
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from pcs_ext.errors import ConfigError, ModelError
 from pcs_ext.image.backbones.load import load_strictly, read_json
+from pcs_ext.image.backbones.weight_files import weight_files
 from pcs_ext.image.flow import FlowSchedule
 from pcs_ext.video.backbones.wan import WanBackbone
 
@@ -34,12 +34,10 @@ def load_wan(name: str, folder: Path, device: torch.device, dtype: torch.dtype) 
     _check_parts(folder)
     try:
         schedule = FlowSchedule.from_config(read_json(folder, "scheduler/scheduler_config.json"))
-        denoiser = load_strictly(WanTransformer3DModel, folder / "transformer", torch_dtype=torch.float32)
-        vae = load_strictly(AutoencoderKLWan, folder / "vae", torch_dtype=torch.float32)
+        denoiser = load_strictly(WanTransformer3DModel, folder / "transformer", dtype=torch.float32)
+        vae = load_strictly(AutoencoderKLWan, folder / "vae", dtype=torch.float32)
         encoder = load_strictly(UMT5EncoderModel, folder / "text_encoder", dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    except SafetensorError as error:
-        raise ModelError(f"a weight file of {name} is damaged ({error}); fetch it again.") from None
     except ConfigError as error:
         raise ModelError(f"{folder / 'scheduler'}: {error}") from None
     except (OSError, ValueError) as error:
@@ -82,8 +80,4 @@ def _check_parts(folder: Path) -> None:
         if not (folder / part).is_dir():
             raise ModelError(f"{folder} has no folder {part}/; expected a complete diffusers pipeline folder.")
     for part in _WEIGHTS:
-        if not list((folder / part).glob("*.safetensors")):
-            raise ModelError(
-                f"{folder / part} has no .safetensors file. Fetch the safetensors variant of this model; pickle "
-                "weights (.bin) are not loaded."
-            )
+        weight_files(folder / part)

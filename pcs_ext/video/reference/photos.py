@@ -107,8 +107,8 @@ class PhotoRequest:
         opened = open_adapter(spatial, self.adapter, encoder=self.encoder)
         if opened.adapter.refines or opened.adapter.mixes:
             raise UsageError(
-                f"{self.adapter} reaches into the steps of a picture's sampling, which is not done in clips; take "
-                "an adapter of another system."
+                f"{self.adapter} {opened.adapter.in_steps}; that is done where pictures are drawn, and not in clips. "
+                "Take an adapter of another system."
             )
         return seen_by(opened, photos, scale=self.scale, nouns=self.nouns), spatial
 

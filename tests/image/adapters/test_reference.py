@@ -48,7 +48,7 @@ def test_untrained_it_changes_nothing_and_trained_only_who_names_the_subject(bac
         before, plain = snapshot(backbone), predict(backbone)
         with injected(backbone, adapter):
             assert torch.equal(predict(backbone), plain), "no picture is known yet"
-            adapter.reference = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(5))
+            adapter.reference = known = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(5))
             torch.testing.assert_close(predict(backbone), plain, rtol=1e-4, atol=1e-5)
             disturb(adapter, size=0.3)
             moved = predict(backbone)
@@ -57,7 +57,7 @@ def test_untrained_it_changes_nothing_and_trained_only_who_names_the_subject(bac
             other = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(6))
             with adapter.referring(torch.cat([other, other])):
                 assert not torch.allclose(predict(backbone)[0], moved[0], atol=1e-4)
-            same = adapter.reference.expand(2, -1, -1, -1)
+            same = known.expand(2, -1, -1, -1)
             with adapter.referring(same):
                 torch.testing.assert_close(predict(backbone), moved, rtol=1e-4, atol=1e-5)
             adapter.set_scale(0.0)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from pcs_ext.errors import ModelError
 from pcs_ext.image.evaluate.encoders import Preprocessing, load_image_encoder, load_image_text_encoder
@@ -113,6 +114,31 @@ def test_a_wrong_folder_says_what_was_expected(dino_folder: Path, tmp_path, file
     if content is not None:
         (folder / file).write_text(json.dumps(content))
     with pytest.raises(ModelError, match=message.replace("(", r"\(").replace("{", r"\{")):
+        load_image_encoder(folder)
+
+
+def test_an_encoder_of_pickles_alone_is_refused(dino_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "dino"
+    shutil.copytree(dino_folder, folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"only pickles \(pytorch_model.bin\)"):
+        load_image_encoder(folder)
+
+
+def test_shards_may_be_called_anything_their_index_says(dino_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "dino"
+    shutil.copytree(dino_folder, folder)
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    places = {name: f"part-{index % 2}.safetensors" for index, name in enumerate(sorted(state))}
+    for file in sorted(set(places.values())):
+        save_file({name: state[name] for name in state if places[name] == file}, folder / file, {"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    pictures = torch.rand(2, 3, 32, 32) * 2 - 1
+    expected = load_image_encoder(dino_folder).encode_images(pictures)
+    assert torch.equal(load_image_encoder(folder).encode_images(pictures), expected)
+    (folder / "part-1.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"lacks part-1\.safetensors; the weights were fetched in part"):
         load_image_encoder(folder)
 
 

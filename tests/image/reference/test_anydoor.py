@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import ControlNetModel
 from torch import Tensor
 
 from pcs_ext.errors import UsageError
@@ -107,10 +108,10 @@ def test_tokens_stand_in_the_texts_place_and_the_branch_adds_to_the_denoiser(sd:
     with adapter.inserted(sd):
         told = adapter.conditioned(sd, sd.encode_prompt, [PROMPT], shown, size=(side, side))
         answer = sd.predict(noisy, times, told)
-        down, middle = adapter.branch(noisy, times, tokens, hint, None)
+        added = adapter.branch(noisy, times, tokens, hint, None)
         expected = sd.denoiser(
-            noisy, times, encoder_hidden_states=tokens, down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
+            noisy, times, encoder_hidden_states=tokens, down_block_additional_residuals=added.down,
+            mid_block_additional_residual=added.middle,
         ).sample  # fmt: skip
         torch.testing.assert_close(answer, expected, atol=1e-5, rtol=1e-5)
         without = sd.denoiser(noisy, times, encoder_hidden_states=tokens).sample
@@ -118,8 +119,8 @@ def test_tokens_stand_in_the_texts_place_and_the_branch_adds_to_the_denoiser(sd:
         other = adapter.conditioned(sd, sd.encode_prompt, ["a cat"], shown, size=(side, side))
         torch.testing.assert_close(sd.predict(noisy, times, other), answer, atol=1e-5, rtol=1e-5)
         # The branch reads the picture in the noisy latents' place.
-        again, _ = adapter.branch(-noisy, times, tokens, hint, None)
-        assert all(torch.equal(a, b) for a, b in zip(down, again, strict=True))
+        again = adapter.branch(-noisy, times, tokens, hint, None)
+        assert all(torch.equal(a, b) for a, b in zip(added.down, again.down, strict=True))
         moved = dataclasses.replace(shown, boxes=1 - box.flip(-1) * 0.9)
         elsewhere = adapter.conditioned(sd, sd.encode_prompt, [PROMPT], moved, size=(side, side))
         assert (sd.predict(noisy, times, elsewhere) - answer).abs().max() > 1e-4
@@ -137,6 +138,13 @@ def test_untrained_the_branch_adds_nothing(sd: AbstractBackbone, eye: Path) -> N
     base = dict(sd.denoiser.named_parameters())
     first = adapter.branch.net.down_blocks[0].resnets[0].conv1.weight
     assert torch.equal(first, base["down_blocks.0.resnets.0.conv1.weight"])
+    # Files hold a ControlNet's tensors but for the first convolution's, as those of earlier versions do.
+    whole: Any = ControlNetModel.from_unet(
+        sd.denoiser,  # type: ignore[arg-type]
+        conditioning_channels=4, conditioning_embedding_out_channels=(16, 32, 96)[: sd.vae_factor.bit_length()],
+    )  # fmt: skip
+    held = {key.removeprefix("branch.net.") for key in adapter.published() if key.startswith("branch.")}
+    assert held == {key for key in whole.state_dict() if not key.startswith("conv_in.")}
 
 
 @torch.no_grad()

@@ -4,15 +4,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.cpu_attention import attend
 from pcs_ext.image.backbones.joint import joint_attention
+from pcs_ext.image.data import find_photos
+from pcs_ext.image.reference.added_attention import AddedAttention
+from pcs_ext.image.reference.albums import read_subjects
+from pcs_ext.image.reference.files import OpenedAdapter
+from pcs_ext.image.reference.latents import LatentEncoder
+from pcs_ext.image.reference.pairs import encode_subjects
+from pcs_ext.image.reference.reference import seen_by
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.systems.bootpig import timestep_noise
-from pcs_ext.image.reference.systems.dreamtuner import DreamTuner, DreamTunerConfig, SubjectAttention, covered
+from pcs_ext.image.reference.systems.dreamtuner import DreamTuner, DreamTunerConfig, covered
 from pcs_ext.image.sample import Sampling
 from pcs_ext.image.types import Conditioning
+from pcs_ext.reporter import SilentReporter
+from tests.support.tiny_albums import albums
 from tests.support.tiny_reference import HIDDEN, drawn, tiny_system
 
 WORDS = "a photo of the dog"
@@ -44,9 +54,10 @@ def test_cells_of_a_coarser_grid_are_the_subjects_where_half_of_them_is() -> Non
     assert covered(ground, (4, 4)).sum() == 6
 
 
-def photo(clean: torch.Tensor, ground: torch.Tensor | None = None) -> Shown:
-    """A photo whose latents these are."""
-    sight = Sight(features=drawn(1, 1, 17, HIDDEN), latents=clean[:, None], ground=ground)
+def photo(clean: torch.Tensor, cells: torch.Tensor | None = None) -> Shown:
+    """A photo whose latents these are; all of it is the subject, if nothing else is said."""
+    cells = torch.ones(1, 1, 8, 8) if cells is None else cells
+    sight = Sight(features=drawn(1, 1, 17, HIDDEN), latents=clean[:, None], cells=cells)
     return Shown(sight=sight, nouns=(("dog",),))
 
 
@@ -66,9 +77,9 @@ def test_a_photo_that_is_what_is_drawn_says_nothing_new_and_one_without_subject_
         torch.testing.assert_close(sd.predict(noisy, timesteps, told), plain, atol=1e-5, rtol=1e-5)
         told = adapter.conditioned(sd, sd.encode_prompt, [WORDS], photo(-clean))
         whole = sd.predict(noisy, timesteps, told)
-        nowhere = adapter.conditioned(sd, sd.encode_prompt, [WORDS], photo(-clean, torch.zeros(1, 1, 1, 8, 8)))
+        nowhere = adapter.conditioned(sd, sd.encode_prompt, [WORDS], photo(-clean, torch.zeros(1, 1, 8, 8)))
         assert torch.equal(sd.predict(noisy, timesteps, nowhere), plain)
-        half = torch.zeros(1, 1, 1, 8, 8).index_fill(4, torch.arange(4), 1.0)
+        half = torch.zeros(1, 1, 8, 8).index_fill(3, torch.arange(4), 1.0)
         there = adapter.conditioned(sd, sd.encode_prompt, [WORDS], photo(-clean, half))
         part = sd.predict(noisy, timesteps, there)
         trained = adapter.train().conditioned(sd, sd.encode_prompt, [WORDS], photo(-clean))
@@ -78,9 +89,37 @@ def test_a_photo_that_is_what_is_drawn_says_nothing_new_and_one_without_subject_
     assert (part - whole).abs().max() > 1e-4
 
 
+def test_photos_are_seen_as_latents_by_the_bases_own_encoder_once(
+    sd: AbstractBackbone, eye: Path, photos: Path, tmp_path: Path
+) -> None:
+    adapter, encoder = tiny_system("dreamtuner", sd, eye)
+    opened = OpenedAdapter(adapter=adapter, encoder=encoder, latents=LatentEncoder.of(sd))
+    with Image.open(photos / "0.png") as image:
+        mask = Image.new("L", image.size)
+    mask.paste(255, (0, 0, image.width // 2, image.height))
+    mask.save(photos / "0_mask.png")
+    sight = seen_by(opened, find_photos(photos), scale=1.0, nouns=("dog",)).sight
+    assert sight.latents is not None
+    assert sight.cells is not None
+    assert sight.latents.shape == (3, 4, 8, 8)
+    assert sight.cells[0, :, :3].min() == 1
+    assert sight.cells[0, :, 5:].max() == 0
+    assert sight.cells[1:].min() == 1, "where no mask is known, all of the photo is the subject"
+    encoded: list[int] = []
+    handle = sd.vae.encoder.register_forward_hook(lambda module, given, made: encoded.append(len(made)))
+    data = encode_subjects(
+        read_subjects(albums(tmp_path / "pairs")), sd, encoder, SilentReporter(), cut=True,
+        latents_too=adapter.asks_latents,
+    )  # fmt: skip
+    handle.remove()
+    assert sum(encoded) == 6, "what is drawn and what is shown are the same latents"
+    assert data.sight.latents is not None
+    assert torch.equal(data.sight.latents, data.latents)
+
+
 def test_the_subject_attention_is_a_cross_attention_that_begins_at_nothing() -> None:
     torch.manual_seed(0)
-    attention = SubjectAttention(8, 6, 2)
+    attention = AddedAttention(8, 6, 2)
     cells, tokens = drawn(1, 5, 8), drawn(1, 3, 6, seed=1)
     assert not attention(cells, tokens).any()
     with torch.no_grad():

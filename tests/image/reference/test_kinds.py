@@ -50,6 +50,7 @@ PACES = {
     "re-imagen": (15, 2e-2), "suti": (15, 2e-2), "lambda-eclipse": (15, 2e-2), "versatile-diffusion": (20, 1e-2),
     "kosmos-g": (30, 1e-2), "emu2": (20, 1e-2), "facestudio": (15, 2e-2), "stellar": (40, 1e-2),
     "instantid": (30, 1e-2), "taming-encoder": (30, 1e-2), "cafe": (80, 1e-2),
+    "identity-encoder": (40, 1e-2), "pe-viton": (20, 1e-2),
 }  # fmt: skip
 """Steps and rates of those that others do not suit: E4T's offset counts a tenth and passes through the text encoder,
 BootPIG trains a whole denoiser; Uni-ControlNet's parts are quick; some need few steps, which are slow."""

@@ -2,11 +2,14 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from pcs_ext.errors import ArtifactError, UsageError
+from pcs_ext.config_io import read_json, write_json
+from pcs_ext.errors import ArtifactError, ModelError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.data import find_photos
 from pcs_ext.image.reference.aligner import Aligner, InverseAligner, align_losses
@@ -15,12 +18,13 @@ from pcs_ext.image.reference.files import open_adapter, reading_of, save_adapter
 from pcs_ext.image.reference.interleaved import segments
 from pcs_ext.image.reference.kinds import build_adapter
 from pcs_ext.image.reference.language_model import LanguageConfig, next_word_loss
-from pcs_ext.image.reference.learn import parameter_groups
+from pcs_ext.image.reference.learn import learn_reference, parameter_groups
 from pcs_ext.image.reference.reference import generate, show
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.systems.kosmos_g import KosmosG, KosmosGConfig
 from pcs_ext.image.reference.training import ReferenceLoss, ReferenceTraining
 from tests.image.reference.test_kinds import bright_and_dark, opposite, said
+from tests.support.tiny_albums import albums
 from tests.support.tiny_language import tiny_language_model
 from tests.support.tiny_reference import HIDDEN, TINY, at_random, drawn, tiny_system
 
@@ -155,12 +159,56 @@ def test_a_language_model_of_a_folder_stays_there(
     stored = open_adapter(sd, str(tmp_path / "ours")).adapter
     state = adapter.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in stored.state_dict().items())
-    assert not any("body" in key for key in adapter.published())
+    with TensorsMade() as made:
+        assert not any("body" in key for key in adapter.published())
+    assert made.numbers == sum(tensor.numel() for tensor in adapter.published().values()), "what is kept is not copied"
     tiny_language_model(tmp_path / "other", "gpt2")
     swapped = dataclasses.replace(config, language=LanguageConfig(folder=str(tmp_path / "other"), trains=False))
     save_adapter(adapter, dataclasses.replace(settings, adapter=swapped), tmp_path / "swapped", half=False)
     with pytest.raises(ArtifactError, match="was trained with a language model"):
         open_adapter(sd, str(tmp_path / "swapped"))
+
+
+def test_a_folder_named_from_here_is_found_from_elsewhere(
+    sd: AbstractBackbone, tiny_sd_path: Path, eye: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    tiny_language_model(here / "lm")
+    there.mkdir()
+    albums(here / "pairs")
+    tiny = TINY["kosmos-g"]
+    assert isinstance(tiny, KosmosGConfig)
+    config = dataclasses.replace(tiny, language=LanguageConfig(folder="lm", trains=False))
+    write_json(here / "tiny.json", {"adapter": config, "steps": 5, "batch_size": 2})
+    monkeypatch.chdir(here)
+    learn_reference(
+        Path("pairs"), Path("ours"), system="kosmos-g", base=str(tiny_sd_path), encoder=str(eye),
+        config=Path("tiny.json"), device="cpu", precision="fp32",
+    )  # fmt: skip
+    monkeypatch.chdir(there)
+    assert isinstance(open_adapter(sd, str(here / "ours")).adapter, KosmosG)
+    (here / "lm").rename(here / "moved")
+    with pytest.raises(ModelError, match=r"here/lm, and there is no such folder.*language.folder in the adapter's con"):
+        open_adapter(sd, str(here / "ours"))
+    said_of_it = read_json(here / "ours" / "config.json")
+    said_of_it["adapter"]["language"]["folder"] = "lm"  # as it was stored before
+    write_json(here / "ours" / "config.json", said_of_it)
+    with pytest.raises(ModelError, match="is lm, which is neither a folder in .*there nor in the hub cache.*config.js"):
+        open_adapter(sd, str(here / "ours"))
+
+
+class TensorsMade(TorchDispatchMode):
+    """Counts the numbers of all copies that are made inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten._to_copy.default, torch.ops.aten.clone.default):
+            self.numbers += made.numel()
+        return made
 
 
 def test_marks_are_read_by_those_who_can(sd: AbstractBackbone, eye: Path, photos: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pcs_ext.image.reference.landmarks import (
     written,
 )
 from pcs_ext.image.reference.maps import check_maps, maps_of, read_given, stacked
+from pcs_ext.reporter import SilentReporter
 from pcs_ext.toybox.world.export_pairs import album_scenes
 from pcs_ext.toybox.world.landmarks import landmarks
 from pcs_ext.toybox.world.render import render
@@ -167,6 +168,44 @@ def test_a_detector_of_ones_own_writes_files_beside_photos(tmp_path: Path, capsy
         with pytest.raises(UsageError, match="the landmark detector gave (numbers of shape|str)"):
             find_landmarks([tmp_path / "pairs" / "two"], lambda pixels, given=given: given)
     assert find_landmarks([tmp_path / "pairs" / "two"], lambda pixels: torch.ones(2, 5, 2))
+
+
+class Told(SilentReporter):
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+
+    def event(self, name: str, message: str = "", **fields: Any) -> None:
+        self.events.append((name, message))
+
+
+def test_photos_without_a_face_are_named_and_one_is_open_at_a_time(tmp_path: Path) -> None:
+    for name, colour in (("a", "red"), ("b", "blue"), ("c", "red")):
+        picture = Image.new("RGB", (80, 40), "white")
+        ImageDraw.Draw(picture).rectangle((8, 10, 40, 30), fill=colour)
+        picture.save(tmp_path / f"{name}.png")
+    Image.new("RGB", (80, 40), "red").save(tmp_path / "c_before.png")  # what c.png was made of is no photo of its own
+    (tmp_path / "d.png").write_bytes(b"no picture")
+    told, asked = Told(), [0]
+
+    def counted(picture: Tensor) -> Any:
+        asked[0] += 1
+        return red_spots(picture)
+
+    with pytest.raises(PhotoError, match="d.png is not an image"):
+        find_landmarks([tmp_path], counted, reporter=told)
+    files = [tmp_path / "landmarks" / f"{name}.txt" for name in ("a", "c")]
+    assert all(file.exists() for file in files), "what was found before the fault is kept"
+    assert told.events == [("no-face", f"no face found in {tmp_path / 'b.png'}")]
+    (tmp_path / "d.png").unlink()
+    (tmp_path / "a.png").write_bytes(b"is not opened again")
+    assert find_landmarks([tmp_path], counted, reporter=told) == files
+    assert asked == [4], "a, b and c, and then b again"
+    assert told.events[-1] == ("landmarks", "no face in 1 of 3 photos, which are named above")
+    Image.new("RGB", (80, 40), "white").save(tmp_path / "a.png")
+    assert find_landmarks([tmp_path], counted, overwrite=True, reporter=told) == files[1:]
+    assert told.events[-3][1] == f"no face found in {tmp_path / 'a.png'}; {files[0]} stays as it was"
 
 
 def test_the_worlds_landmarks_lie_on_its_toys_and_turn_with_them() -> None:

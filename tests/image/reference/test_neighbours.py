@@ -12,10 +12,11 @@ from PIL import Image
 from pcs_ext.errors import PhotoError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.data import find_photos
+from pcs_ext.image.reference.added_attention import AddedAttention
 from pcs_ext.image.reference.albums import read_subjects
 from pcs_ext.image.reference.files import save_adapter
 from pcs_ext.image.reference.learn import learn_reference
-from pcs_ext.image.reference.neighbours import AbstractNeighbours, NeighbourAttention, interleaved
+from pcs_ext.image.reference.neighbours import AbstractNeighbours, interleaved
 from pcs_ext.image.reference.pairs import PairData
 from pcs_ext.image.reference.reference import show
 from pcs_ext.image.reference.retrieve import CaptionIndex, retrieve, retrieved_groups
@@ -77,7 +78,7 @@ def test_photos_are_retrieved_from_folders(tmp_path: Path, capsys: pytest.Captur
 
 def test_the_attention_to_neighbours_begins_at_nothing() -> None:
     torch.manual_seed(0)
-    attention = NeighbourAttention(8, 2)
+    attention = AddedAttention(8, 8, 2, norms_tokens=True)
     cells, told = drawn(1, 5, 8), drawn(1, 3, 8, seed=1)
     assert not attention(cells, told).any()
     with torch.no_grad():

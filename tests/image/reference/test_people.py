@@ -343,7 +343,7 @@ def test_portraitbooth_holds_expressions_to_the_face(sd: AbstractBackbone, eye: 
     assert isinstance(adapter, PortraitBooth)
     caption = "the happy dog on beach"
     pairs = Pairs(latents=torch.zeros(1, 4, 8, 8), captions=(caption,), shown=embeddings(), weights=None)
-    places = adapter._held(sd, pairs)
+    places = adapter.held(sd, pairs)
     assert list(places.tokens) == [*noun_positions(sd, caption, "dog"), *noun_positions(sd, caption, "happy")]
     assert (list(places.rows), list(places.pictures)) == ([0, 0], [0, 0])
 

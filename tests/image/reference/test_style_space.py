@@ -8,13 +8,24 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pcs_ext.config_io import write_json
 from pcs_ext.errors import ConfigError, Interrupted, ModelError, PhotoError
 from pcs_ext.image.data import find_photos
-from pcs_ext.image.reference.style_learn import PREVIEW, divergence, learn_style_space, pyramid_error
+from pcs_ext.image.levels import levels_of
+from pcs_ext.image.reference.albums import each_subjects, read_subjects
+from pcs_ext.image.reference.style_learn import PREVIEW, divergence, learn_style_space, pyramid_error, read_squares
 from pcs_ext.image.reference.style_networks import ModulatedConv, StyleAutoencoder, StyleNetworks
-from pcs_ext.image.reference.style_space import WEIGHTS, StyleSpaceConfig, WrittenCodes, open_style_space
+from pcs_ext.image.reference.style_space import (
+    WEIGHTS,
+    StyleEye,
+    StyleSpaceConfig,
+    WrittenCodes,
+    check_named,
+    open_style_space,
+    squares,
+)
 from pcs_ext.reporter import SilentReporter
 from tests.support.tiny_albums import albums
 from tests.support.tiny_reference import drawn
@@ -80,6 +91,36 @@ def test_codes_are_the_mapping_of_one_latent_and_offsets_that_begin_at_zero() ->
     assert float(pyramid_error(board, torch.zeros_like(board))) == pytest.approx(1 / 3)
 
 
+class Largest(TorchDispatchMode):
+    """Knows how many numbers the largest float tensor has that is made inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.is_floating_point():
+            self.numbers = max(self.numbers, made.numel())
+        return made
+
+
+def test_squares_are_held_as_levels_and_albums_are_read_one_at_a_time(tmp_path: Path) -> None:
+    pairs = albums(tmp_path / "pairs")
+    with Largest() as largest:
+        pictures, digests = read_squares(pairs, 64)
+    assert (pictures.dtype, pictures.shape) == (torch.uint8, (12, 3, 64, 64))
+    photos = [photo for own in read_subjects(pairs) for photo in own.photos]
+    assert digests == [photo.digest for photo in photos]
+    assert torch.equal(pictures[0], levels_of(squares(photos[0].image[None], 64))[0])
+    assert largest.numbers <= 3 * 64 * 64, "no more than one picture is ever there as floats"
+    first = next(each_subjects(pairs))
+    (pairs / "dog-album" / "0.png").write_bytes(b"no picture")
+    assert next(each_subjects(pairs)).nouns == first.nouns, "the cats' album comes first, and the dogs' is not read yet"
+    with pytest.raises(PhotoError, match="dog-album/0.png"):
+        read_squares(pairs, 64)
+
+
 class Stopping(SilentReporter):
     """Presses Ctrl-C after a step."""
 
@@ -137,6 +178,21 @@ def test_codes_of_another_tool_lie_beside_photos(photos: Path, tmp_path: Path) -
     (photos / "0_codes.safetensors").unlink()
     with pytest.raises(PhotoError, match=r"0_codes.safetensors is missing"):
         eye.of_files(given)
+
+
+def test_codes_of_one_shape_are_told_apart_by_their_tools_name(tmp_path: Path) -> None:
+    def of(name: str) -> StyleEye:
+        (tmp_path / f"space-{name}").mkdir()
+        written = WrittenCodes(name=name, styles=4, width=6)
+        write_json(tmp_path / f"space-{name}" / "config.json", StyleSpaceConfig(written=written))
+        return open_style_space(tmp_path / f"space-{name}")
+
+    faces, cars, nobodys = of("faces, e4e"), of("cars, e4e"), of("")
+    assert len({eye.digest for eye in (faces, cars, nobodys)}) == 3
+    assert nobodys.digest == "5960c5d1", "adapters of earlier versions still open"
+    check_named(faces)
+    with pytest.raises(ConfigError, match="space- .* does not say whose codes lie beside the photos"):
+        check_named(nobodys)
 
 
 def test_what_is_no_style_space_is_refused(eye: Path, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """W+ adapter: tokens of a code's coarse to fine rows, residual attention, terms that keep the scene, and edits."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from pcs_ext.config_io import write_json
@@ -23,6 +25,7 @@ from pcs_ext.image.reference.systems.w_plus_adapter import (
     changed,
     disturbed,
 )
+from pcs_ext.reporter import SilentReporter
 from tests.support.command_line import run
 from tests.support.tiny_albums import albums
 from tests.support.tiny_reference import HIDDEN, TINY, at_random, drawn, eye_of, tiny_system
@@ -196,6 +199,57 @@ def test_a_subject_is_edited_in_the_style_space(sd: AbstractBackbone, eye: Path,
         save_adapter(other, said, tmp_path / "other", half=False)
     with pytest.raises(UsageError, match="reads no style space"):
         restyle(["a photo"], [photos / "0.png"], **{**given, "adapter": str(tmp_path / "other")})
+
+
+def with_mask(photo: Path) -> None:
+    """Lay a mask beside a photo that covers its left half."""
+    with Image.open(photo) as image:
+        mask = Image.new("L", image.size)
+    mask.paste(255, (0, 0, mask.width // 2, mask.height))
+    mask.save(photo.with_name(f"{photo.stem}_mask.png"))
+
+
+def test_photos_that_are_compared_are_seen_alike(sd: AbstractBackbone, eye: Path, photos: Path, tmp_path: Path) -> None:
+    folder = stored(sd, eye, tmp_path / "ours")
+    told: list[str] = []
+
+    class Told(SilentReporter):
+        def event(self, name: str, message: str = "", **fields: Any) -> None:
+            told.append(message)
+
+    def drawn_now() -> bytes:
+        image = restyle(
+            ["a photo"], [photos / "0.png"], toward=[photos / "1.png"], away=[photos / "2.png"], adapter=str(folder),
+            base=sd, steps=1, seeds=[1], reporter=Told(),
+        )[0].image  # fmt: skip
+        return image.tobytes()
+
+    whole = drawn_now()
+    with_mask(photos / "0.png")
+    with_mask(photos / "1.png")
+    assert told == []
+    assert drawn_now() == whole, "one has no mask: masks of the others do not count"
+    assert told == [f"{photos / '2.png'} has no mask: all photos are compared whole, without their masks"]
+    with_mask(photos / "2.png")
+    assert drawn_now() != whole
+    assert len(told) == 1
+
+
+def test_a_style_space_that_has_moved_is_named(
+    sd: AbstractBackbone, tiny_sd_path: Path, eye: Path, photos: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    folder = stored(sd, eye, tmp_path / "ours")
+    shutil.move(eye_of("w-plus-adapter", eye), tmp_path / "moved")
+    asked = [
+        "reference", "restyle", "a photo", "--reference", photos / "0.png", "--toward", photos / "1.png", "--adapter",
+        folder, "--steps", "1", "--base", tiny_sd_path, "--device", "cpu", "--precision", "fp32", "-o",
+        tmp_path / "out.png",
+    ]  # fmt: skip
+    code, _, err = run(*asked, capture=capsys)
+    assert code == 3, err
+    code, out, err = run(*asked, "--encoder", tmp_path / "moved", capture=capsys)
+    assert (code, out.split()) == (0, [str(tmp_path / "out.png")]), err
 
 
 def test_a_style_space_must_be_named(tmp_path: Path) -> None:

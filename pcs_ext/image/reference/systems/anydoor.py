@@ -20,10 +20,10 @@ from pcs_ext.image.backbones.unet import recomputing_inside
 from pcs_ext.image.predict_programs import Predict
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading, check_context, context_width
-from pcs_ext.image.reference.detail_branch import DetailBranch, adding, weighed
+from pcs_ext.image.reference.control import ControlBranch, added_of, controlled
 from pcs_ext.image.reference.details import collage, widened
 from pcs_ext.image.reference.inside import answering, beside, read_of
-from pcs_ext.image.reference.instead import attending_instead
+from pcs_ext.image.reference.instead import reading_instead
 from pcs_ext.image.reference.shown import Sees
 from pcs_ext.image.types import Conditioning
 
@@ -71,7 +71,7 @@ class AnyDoor(AbstractReferenceAdapter):
     asks_scene = True
     details = "edges"
 
-    def __init__(self, config: AnyDoorConfig, width: int, branch: DetailBranch, context: int, side: int) -> None:
+    def __init__(self, config: AnyDoorConfig, width: int, branch: ControlBranch, context: int, side: int) -> None:
         super().__init__()
         self.config, self.width, self.context = config, width, context
         self.unplaced, self.detail_side = config.unplaced, side
@@ -84,7 +84,8 @@ class AnyDoor(AbstractReferenceAdapter):
     @classmethod
     def untrained(cls, config: AnyDoorConfig, backbone: AbstractBackbone, reading: Reading, seed: int) -> "AnyDoor":
         """The extractor is a copy of the base's downward half that adds nothing."""
-        return cls(config, reading.width, DetailBranch(backbone, 4), context_width(backbone), backbone.resolution)
+        branch = ControlBranch(backbone, 4, sees_latents=False)
+        return cls(config, reading.width, branch, context_width(backbone), backbone.resolution)
 
     def check(self, backbone: AbstractBackbone) -> None:
         """See `AbstractReferenceAdapter.check`."""
@@ -129,36 +130,16 @@ class AnyDoor(AbstractReferenceAdapter):
             if tokens is None or hint is None or not len(tokens.seen):
                 return predict(noisy, timesteps, conditioning)
             size = [backbone.vae_factor * side for side in noisy.shape[2:]]
-            like = self.project.weight
-            down, middle = self.branch(
-                noisy.to(like),
-                timesteps.expand(len(noisy)),
-                tokens.vectors.to(like),
-                hint.vectors.to(like).unflatten(2, size),
-                _added(conditioning, like),
-            )
-            down, middle = weighed(down, middle, tokens.strength)
+            picture, times = hint.vectors.unflatten(2, size), timesteps.expand(len(noisy))
+            added = self.branch(noisy, times, tokens.vectors, picture, added_of(conditioning, noisy))
+            added = added.rows(tokens.strength)
 
             @contextlib.contextmanager
             def within() -> Iterator[None]:
-                rows, denoiser = tokens.seen, backbone.denoiser
-                pairs = {}
-                for path in backbone.cross_attention_paths():
-                    attention: Any = denoiser.get_submodule(path)
-                    full = tokens.vectors[rows].to(attention.to_k.weight.dtype)
-                    pairs[path] = (attention.to_k(full), attention.to_v(full))
-                strength = tokens.strength[rows]
-                with adding(denoiser, down, middle), attending_instead(denoiser, pairs, rows, strength):
+                with controlled(backbone.denoiser, added), reading_instead(backbone, tokens):
                     yield
 
             with recomputing_inside(backbone.denoiser, within), within():
                 return predict(noisy, timesteps, conditioning)
 
         return answered
-
-
-def _added(conditioning: Conditioning, like: Tensor) -> dict[str, Tensor] | None:
-    """Pooled text and sizes, as SDXL's denoisers read them."""
-    if conditioning.pooled is None or conditioning.time_ids is None:
-        return None
-    return {"text_embeds": conditioning.pooled.to(like), "time_ids": conditioning.time_ids.to(like)}

@@ -21,6 +21,7 @@ from pcs_ext.image.predict_programs import Predict
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading, check_context, context_width
 from pcs_ext.image.reference.inside import answering
+from pcs_ext.image.reference.own_maps import own_pairs
 from pcs_ext.image.reference.second_denoiser import (
     LATENTS,
     ReferenceDenoiser,
@@ -121,12 +122,7 @@ class BootPIG(AbstractReferenceAdapter):
         times = at.repeat_interleave(count)
         dirty = backbone.schedule.add_noise(clean.flatten(0, 1), noise.to(clean).expand_as(clean).flatten(0, 1), times)
         cells = self.reference.read(given, dirty.unflatten(0, (-1, count)), at, len(timesteps))
-        pairs = {}
-        for path, found in cells.items():
-            attention: Any = backbone.denoiser.get_submodule(path)
-            full = found.to(attention.to_k.weight.dtype)
-            pairs[path] = (attention.to_k(full), attention.to_v(full))
-        return Decoupled(pairs=pairs, joint=self.config.weight * given.counted / count)
+        return Decoupled(pairs=own_pairs(backbone, cells), joint=self.config.weight * given.counted / count)
 
 
 def timestep_noise(timestep: int, shape: tuple[int, ...]) -> Tensor:

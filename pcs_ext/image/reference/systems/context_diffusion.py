@@ -5,9 +5,7 @@ and words are read alike and either may be missing. The query, a map of what is 
 are told by the context alone: shown photos, it draws a photo of an edge map; shown depth maps, that of a photo.
 """
 
-import contextlib
-from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +13,15 @@ from torch import Tensor, nn
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.predict_programs import Predict
 from pcs_ext.image.reference.asked import Asked
-from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading, check_context, context_width
-from pcs_ext.image.reference.behind import behind, behind_the_text
-from pcs_ext.image.reference.control import ControlBranch, added_by, controlled, maps_inside, with_maps
-from pcs_ext.image.reference.inside import answering, beside, read_of
+from pcs_ext.image.reference.base import Reading, check_context, context_width
+from pcs_ext.image.reference.behind import behind_the_text
+from pcs_ext.image.reference.control import ControlBranch
+from pcs_ext.image.reference.inside import beside
+from pcs_ext.image.reference.led import AbstractLedAdapter
 from pcs_ext.image.reference.maps import MapKinds, as_picture, check_kinds, one_of
 from pcs_ext.image.reference.shown import Sees
 from pcs_ext.image.types import Conditioning
-
-_MAPS, _TOKENS = "context_diffusion_query", "context_diffusion_tokens"
 
 
 @config
@@ -44,7 +40,7 @@ class ContextDiffusionConfig:
             raise ConfigError("maps must name one kind or more.")
 
 
-class ContextDiffusion(AbstractReferenceAdapter):
+class ContextDiffusion(AbstractLedAdapter):
     """The projection and the branch; the base stays as it is.
 
     Differs from Context Diffusion, of which no code is published, where its text could not be read: tokens of several
@@ -58,8 +54,8 @@ class ContextDiffusion(AbstractReferenceAdapter):
 
     sees: Sees = "layers"
     depths = (1.0,)
-    enters = True
     one_map = True
+    maps_name, tokens_name = "context_diffusion_query", "context_diffusion_tokens"
 
     def __init__(self, backbone: AbstractBackbone, width: int, maps: MapKinds) -> None:
         super().__init__()
@@ -75,10 +71,10 @@ class ContextDiffusion(AbstractReferenceAdapter):
         """The branch's weights are the base's, its outputs zero."""
         return cls(backbone, reading.width, config.maps)
 
-    @classmethod
-    def reads_maps(cls, config: ContextDiffusionConfig) -> MapKinds:
-        """See `AbstractReferenceAdapter.reads_maps`."""
-        return config.maps
+    @property
+    def leads(self) -> ControlBranch:
+        """See `AbstractLedAdapter.leads`."""
+        return self.branch
 
     def told_maps(self, maps: Tensor, generator: torch.Generator) -> Tensor:
         """See `AbstractReferenceAdapter.told_maps`: one query for every picture."""
@@ -96,29 +92,9 @@ class ContextDiffusion(AbstractReferenceAdapter):
         """See `AbstractReferenceAdapter.conditioned`. At lower strengths context tokens weigh less in the softmax."""
         told, maps = asked.encoded(), asked.shown.maps
         if maps is not None:
-            query = as_picture(maps, self.map_kinds)
-            told = with_maps(told, _MAPS, query, told.states.new_full((len(maps),), asked.scale), self.factor)
+            told = self.led(told, as_picture(maps, self.map_kinds), asked.scale)
         if not any(asked.shown.rows):
             return told
         tokens = self.tokens_of(asked.shown.to(next(self.parameters())).sight.features)
         told = told.beside(behind_the_text(asked.backbone, tokens, asked.scale * asked.seen))
-        return beside(told, _TOKENS, tokens, asked.seen)
-
-    @contextlib.contextmanager
-    def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
-        """See `AbstractReferenceAdapter.inserted`: the query is read whenever the denoiser is asked."""
-        with super().inserted(backbone, scale), answering(backbone, _MAPS, self._answered(backbone)):
-            yield
-
-    def _answered(self, backbone: AbstractBackbone) -> Any:
-        def answered(predict: Predict, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-            given = maps_inside(conditioning, _MAPS, noisy, self.factor)
-            if given is None:
-                return predict(noisy, timesteps, conditioning)
-            tokens = read_of(conditioning, _TOKENS)
-            added = added_by(self.branch, noisy, timesteps, conditioning, given, tokens, behind)
-            within = contextlib.nullcontext() if added is None else controlled(backbone.denoiser, added)
-            with within:
-                return predict(noisy, timesteps, conditioning)
-
-        return answered
+        return beside(told, self.tokens_name, tokens, asked.seen)

@@ -8,7 +8,6 @@ turns: away from no words, and from a noisier photo towards a cleaner one. It is
 """
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -24,25 +23,25 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.token_grid import token_grid
 from pcs_ext.image.backbones.unet import recomputing_inside
 from pcs_ext.image.predict_programs import Predict
+from pcs_ext.image.reference.added_attention import AddedAttention
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import (
-    AbstractReferenceAdapter,
     Reading,
+    block_widths,
     check_context,
     context_width,
-    query_widths,
 )
 from pcs_ext.image.reference.gated import gated
 from pcs_ext.image.reference.inside import answering, beside, read_of
+from pcs_ext.image.reference.own_maps import own_pairs
 from pcs_ext.image.reference.own_pass import own_cells
 from pcs_ext.image.reference.second_denoiser import LATENTS, References, references_of, with_references
 from pcs_ext.image.reference.shown import Sees
 from pcs_ext.image.reference.systems.bootpig import timestep_noise
-from pcs_ext.image.sample import Sampling
+from pcs_ext.image.reference.turns import AbstractTurnsAdapter, seen_by_both
 from pcs_ext.image.types import Conditioning, Decoupled
-from pcs_ext.runtime import generator_for
 
-_TOKENS, _GROUND = "reference_dreamtuner", "reference_dreamtuner_ground"
+_TOKENS, _CELLS = "reference_dreamtuner", "reference_dreamtuner_cells"
 
 
 @config
@@ -90,34 +89,7 @@ class ResidualBlock(nn.Module):
         return patches + self.net(patches)
 
 
-class SubjectAttention(nn.Module):
-    """S-E-A: a cross-attention to the subject's tokens, whose output map begins at zero.
-
-    Args:
-        width: of the cells.
-        context: of the tokens.
-        heads: as many as divide the width, at most.
-    """
-
-    def __init__(self, width: int, context: int, heads: int) -> None:
-        super().__init__()
-        self.heads = next(count for count in range(heads, 0, -1) if width % count == 0)
-        self.norm = nn.LayerNorm(width)
-        self.to_q = nn.Linear(width, width, bias=False)
-        self.to_kv = nn.Linear(context, 2 * width, bias=False)
-        self.to_out = nn.Linear(width, width)
-        nn.init.zeros_(self.to_out.weight)
-        nn.init.zeros_(self.to_out.bias)
-
-    def forward(self, cells: Tensor, tokens: Tensor) -> Tensor:
-        """What is added to the cells: `b n width` and `b m context` -> `b n width`, float32."""
-        asked = self.to_q(self.norm(cells.to(tokens.dtype)))
-        parts = (asked, *self.to_kv(tokens).chunk(2, -1))
-        query, key, value = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in parts)
-        return self.to_out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
-
-
-class DreamTuner(AbstractReferenceAdapter):
+class DreamTuner(AbstractTurnsAdapter):
     """The subject encoder and its attentions.
 
     Differs from DreamTuner in that no ControlNet leads the layout while it learns: another picture of the subject is
@@ -135,11 +107,12 @@ class DreamTuner(AbstractReferenceAdapter):
     """
 
     sees: Sees = "patches"
-    also_latents = True
+    asks_latents = True
     cuts = True
     asks_noun = True
     enters = True
-    refines = True
+    drawn_as = "dreamtuner"
+    in_steps = "lets guidance go away from the words and from a noisier photo by turns, step after step"
 
     def __init__(
         self, config: DreamTunerConfig, width: int, context: int, blocks: Mapping[str, int], channels: int
@@ -151,20 +124,23 @@ class DreamTuner(AbstractReferenceAdapter):
         )
         self.names = {path: path.replace(".", "_") for path in blocks}
         self.attentions = nn.ModuleDict(
-            {self.names[path]: SubjectAttention(own, context, config.heads) for path, own in blocks.items()}
+            {self.names[path]: AddedAttention(own, context, config.heads) for path, own in blocks.items()}
         )
         if config.denoiser:
             self.inside = (FullAdapter("reference", FullConfig(components=("denoiser",))),)
-        self._guided = 0
-        self._turn = False
+
+    @property
+    def pictures_share(self) -> float:
+        """See `AbstractTurnsAdapter.pictures_share`."""
+        return self.config.turns
 
     @classmethod
     def untrained(
         cls, config: DreamTunerConfig, backbone: AbstractBackbone, reading: Reading, seed: int
     ) -> "DreamTuner":
         """Its attentions add nothing yet."""
-        blocks = {path.removesuffix(".attn2"): own for path, own in query_widths(backbone).items()}
-        return cls(config, reading.width, context_width(backbone), blocks, backbone.latent_channels)
+        context = context_width(backbone)
+        return cls(config, reading.width, context, block_widths(backbone), backbone.latent_channels)
 
     def check(self, backbone: AbstractBackbone) -> None:
         """See `AbstractReferenceAdapter.check`."""
@@ -181,33 +157,21 @@ class DreamTuner(AbstractReferenceAdapter):
         told = beside(asked.encoded(), _TOKENS, self.encode(sight.object.flatten(1, 2)), counted)
         if self.training or sight.latents is None or self.config.photo_weight == 0:
             return told
-        ground = torch.ones_like(sight.latents[:, :, :1]) if sight.ground is None else sight.ground
+        assert sight.cells is not None
         said = asked.encoded([f"a photo of the {own[0]}" for own in asked.shown.nouns for _ in own])
-        told = beside(told, _GROUND, ground.flatten(2), counted)
+        told = beside(told, _CELLS, sight.cells.flatten(2), counted)
         return with_references(told, sight.latents, counted, said)
 
     @contextlib.contextmanager
     def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
         """See `AbstractReferenceAdapter.inserted`: rows with photos are denoised with all attentions."""
         with super().inserted(backbone, scale), answering(backbone, _TOKENS, self._answered(backbone)):
-            try:
-                yield
-            finally:
-                self._guided, self._turn = 0, False
-
-    def refined(
-        self, backbone: AbstractBackbone, sampling: Sampling, step: int, timestep: Tensor, latents: Tensor
-    ) -> Tensor:
-        """See `AbstractReferenceAdapter.refined`: latents stay; whose turn it is is drawn, for all pictures alike."""
-        self._guided = len(latents) if sampling.guided else 0
-        chance = float(torch.rand((), generator=generator_for("dreamtuner", step)))
-        self._turn = chance < self.config.turns
-        return latents
+            yield
 
     def _answered(self, backbone: AbstractBackbone) -> Any:
         def answered(predict: Predict, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-            if self._guided and len(noisy) == 2 * self._guided:
-                conditioning = seen_by_both(conditioning, self._guided, (_TOKENS, _GROUND, LATENTS))
+            if self.guided(noisy):
+                conditioning = seen_by_both(conditioning, self._guided, (_TOKENS, _CELLS, LATENTS))
             read = read_of(conditioning, _TOKENS)
             if read is None or not len(read.seen):
                 return predict(noisy, timesteps, conditioning)
@@ -245,14 +209,12 @@ class DreamTuner(AbstractReferenceAdapter):
         dirty = backbone.schedule.add_noise(clean.flatten(0, 1), noise.to(clean).expand_as(clean).flatten(0, 1), levels)
         paths = self_attention_paths(backbone)
         cells = own_cells(backbone, predict, given, dirty.unflatten(0, (-1, count)), at, len(times), paths)
-        ground = read_of(conditioning, _GROUND)
-        assert ground is not None
-        shown = ground.vectors.unflatten(2, grid)
+        known = read_of(conditioning, _CELLS)
+        assert known is not None
+        shown = known.vectors.unflatten(2, grid)
         sources: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
-        for path, found in cells.items():
-            attention: Any = backbone.denoiser.get_submodule(path)
-            full = found.to(attention.to_k.weight.dtype)
-            sources.setdefault(found.shape[1], {})[path] = (attention.to_k(full), attention.to_v(full))
+        for path, pair in own_pairs(backbone, cells).items():
+            sources.setdefault(cells[path].shape[1], {})[path] = pair
         weight = self.config.photo_weight * given.counted[:, None] / count
         return [
             Decoupled(pairs=pairs, joint=weight * covered(shown, token_grid(size // count, grid)))
@@ -260,16 +222,7 @@ class DreamTuner(AbstractReferenceAdapter):
         ]
 
 
-def covered(ground: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Which cells of a coarser grid are mostly of the subject, `b r h w` in [0, 1] -> `b r*rows*columns`, 0 or 1."""
-    return (F.adaptive_avg_pool2d(ground.float(), grid) >= 0.5).float().flatten(1)
-
-
-def seen_by_both(conditioning: Conditioning, count: int, names: tuple[str, ...]) -> Conditioning:
-    """Guidance's negative rows, the first `count`, with what the positive rows behind them see under names that begin
-    so."""
-    shown = dict(conditioning.shown or {})
-    for name, read in shown.items():
-        if name.startswith(names):
-            shown[name] = torch.cat([read[count:], read[count:]])
-    return dataclasses.replace(conditioning, shown=shown or None)
+def covered(cells: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Which cells of a grid that may be coarser are mostly of the subject, `b r h w` in [0, 1] -> `b r*rows*columns`,
+    0 or 1."""
+    return (F.adaptive_avg_pool2d(cells.float(), grid) >= 0.5).float().flatten(1)

@@ -19,12 +19,10 @@ from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters import FullAdapter, FullConfig
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.backbones.unet import recomputing_inside
-from pcs_ext.image.predict_programs import Predict
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import Reading, Terms, TrainingStage, check_context, context_width
-from pcs_ext.image.reference.inside import answering, beside, read_of
-from pcs_ext.image.reference.instead import attending_instead
+from pcs_ext.image.reference.inside import beside, reading
+from pcs_ext.image.reference.instead import reading_instead
 from pcs_ext.image.reference.interleaved import Segment, marked, segments
 from pcs_ext.image.reference.language_model import PICTURE, LanguageConfig, Read, build_language_model, next_word_loss
 from pcs_ext.image.reference.multimodal import AbstractMultimodalAdapter, MultimodalModel
@@ -247,30 +245,9 @@ class Emu2(AbstractMultimodalAdapter):
     @contextlib.contextmanager
     def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
         """See `AbstractReferenceAdapter.inserted`: the picture is read in the text's place."""
-        with super().inserted(backbone, scale), answering(backbone, _TOKENS, self._answered(backbone)):
+        instead = lambda read: reading_instead(backbone, read)  # noqa: E731
+        with super().inserted(backbone, scale), reading(backbone, _TOKENS, instead):
             yield
-
-    def _answered(self, backbone: AbstractBackbone) -> Any:
-        def answered(predict: Predict, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-            tokens = read_of(conditioning, _TOKENS)
-            if tokens is None or not len(tokens.seen):
-                return predict(noisy, timesteps, conditioning)
-            rows, strength = tokens.seen, tokens.strength
-
-            @contextlib.contextmanager
-            def within() -> Iterator[None]:
-                pairs = {}
-                for path in backbone.cross_attention_paths():
-                    attention: Any = backbone.denoiser.get_submodule(path)
-                    own = tokens.vectors[rows].to(attention.to_k.weight.dtype)
-                    pairs[path] = (attention.to_k(own), attention.to_v(own))
-                with attending_instead(backbone.denoiser, pairs, rows, strength[rows]):
-                    yield
-
-            with recomputing_inside(backbone.denoiser, within), within():
-                return predict(noisy, timesteps, conditioning)
-
-        return answered
 
     @contextlib.contextmanager
     def watching(self, backbone: AbstractBackbone, pairs: Pairs) -> Iterator[Terms]:

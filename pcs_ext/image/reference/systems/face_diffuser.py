@@ -14,10 +14,11 @@ from torch import Tensor
 
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
+from pcs_ext.image.adapters import FullAdapter
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.predict_programs import Predict
 from pcs_ext.image.reference.asked import Asked
-from pcs_ext.image.reference.fused_denoiser import AbstractFusedDenoiserAdapter
+from pcs_ext.image.reference.fused_adapter import AbstractFusedAdapter
 from pcs_ext.image.reference.fusing import fused
 from pcs_ext.image.reference.inside import read_of
 from pcs_ext.image.reference.localization import placed
@@ -57,7 +58,7 @@ class FaceDiffuserConfig:
             )
 
 
-class FaceDiffuser(AbstractFusedDenoiserAdapter):
+class FaceDiffuser(AbstractFusedAdapter):
     """The subject-augmented model; the text-driven one is the base.
 
     Differs from Face-diffuser, whose text-driven model is the base trained on with the captions of the same pictures:
@@ -66,6 +67,14 @@ class FaceDiffuser(AbstractFusedDenoiserAdapter):
     """
 
     mixes = True
+    in_steps = "lets saliency say in every step which of two models draws what"
+
+    @property
+    def denoiser(self) -> FullAdapter:
+        """Its own, which is set aside where the base draws the scene."""
+        (own,) = self.inside
+        assert isinstance(own, FullAdapter)
+        return own
 
     def _told(self, asked: Asked) -> Conditioning:
         """See `AbstractReferenceAdapter.conditioned`. In use the words alone are kept beside, for `mixed`."""

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcs_ext.config_io import config
@@ -30,9 +29,9 @@ from pcs_ext.image.reference.beside import PictureMaps
 from pcs_ext.image.reference.inside import Read, beside, reading
 from pcs_ext.image.reference.instead import attending_instead
 from pcs_ext.image.reference.pairs import Pairs
+from pcs_ext.image.reference.prior import Prior, prior_terms
 from pcs_ext.image.reference.projection import LinearProjection
 from pcs_ext.image.reference.shown import Sees
-from pcs_ext.image.reference.systems.lambda_eclipse import Prior, text_contrast
 from pcs_ext.image.types import Conditioning
 
 _NAME = "reference_facestudio"
@@ -110,7 +109,6 @@ class FaceStudio(AbstractReferenceAdapter):
             self.context, width, width=config.width, depth=config.depth, heads=config.heads, places=places
         )  # fmt: skip
         self._stage = ""
-        self._told_looks: Tensor | None = None
 
     @classmethod
     def untrained(
@@ -136,6 +134,11 @@ class FaceStudio(AbstractReferenceAdapter):
         """See `AbstractReferenceAdapter.begin_stage`."""
         self._stage = name
 
+    @property
+    def denoises(self) -> bool:
+        """See `AbstractReferenceAdapter.denoises`: the prior learns without the denoiser."""
+        return self._stage != "prior"
+
     def groups(self) -> dict[str, tuple[nn.Parameter, ...]]:
         """See `AbstractReferenceAdapter.groups`."""
         guided = (self.look, self.face, self.maps)
@@ -157,10 +160,6 @@ class FaceStudio(AbstractReferenceAdapter):
         if self.training and self._stage == "guidance":
             return like.new_zeros(len(asked.prompts), self.width) if style is None else style[:, 0].to(like)
         words = self.told_by_words(asked)
-        if self.training:
-            self._told_looks = words
-            # The prior learns without the denoiser.
-            return words.detach()
         return words if style is None else torch.lerp(words, style[:, 0].to(words), self.config.style_share)
 
     def tokens_of(self, looks: Tensor, faces: Tensor) -> Tensor:
@@ -169,7 +168,6 @@ class FaceStudio(AbstractReferenceAdapter):
 
     def _told(self, asked: Asked) -> Conditioning:
         """See `AbstractReferenceAdapter.conditioned`. At lower strengths what is found in the text comes back."""
-        self._told_looks = None
         told = asked.encoded()
         if not bool(asked.seen.any()):
             return told
@@ -193,13 +191,13 @@ class FaceStudio(AbstractReferenceAdapter):
         """See `AbstractReferenceAdapter.watching`: `projection` and, where the image encoder has texts, `contrast`."""
 
         def terms() -> dict[str, Tensor]:
-            told, target, texts = self._told_looks, pairs.shown.target, pairs.shown.texts
-            if told is None or target is None:
+            if self.denoises:
                 return {}
-            found = {"projection": F.mse_loss(told, target[:, 0].to(told))}
-            if texts is not None:
-                contrast = text_contrast(told, texts.to(told), self.config.temperature)
-                found["contrast"] = self.config.contrast_weight * contrast
-            return found
+            encode = backbone.encode_prompt
+            asked = Asked(backbone=backbone, encode=encode, prompts=pairs.captions, shown=pairs.shown)
+            config, told = self.config, self.told_by_words(asked)
+            return prior_terms(
+                told, pairs, contrast_weight=config.contrast_weight, temperature=config.temperature
+            )  # fmt: skip
 
         yield terms

@@ -10,7 +10,7 @@ from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.delay import delayed
-from pcs_ext.image.reference.fused_denoiser import AbstractFusedDenoiserAdapter
+from pcs_ext.image.reference.fused_adapter import AbstractFusedAdapter
 from pcs_ext.image.reference.fusing import fused
 from pcs_ext.image.reference.localization import placed
 from pcs_ext.image.types import Conditioning
@@ -37,7 +37,7 @@ class FastComposerConfig:
             )
 
 
-class FastComposer(AbstractFusedDenoiserAdapter):
+class FastComposer(AbstractFusedAdapter):
     """The network that mixes, and the denoiser.
 
     Differs from FastComposer, which also trains the last two layers of the image encoder: here it stays as it is.

@@ -5,9 +5,8 @@ the light of one; in use one photo stands in all their places. The mixture becom
 gated layers between self- and cross-attention read it. What is drawn must look like the person (identity loss).
 """
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -18,22 +17,19 @@ from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import (
-    AbstractReferenceAdapter,
     Reading,
+    block_widths,
     check_context,
     context_width,
-    query_widths,
     token_widths,
 )
-from pcs_ext.image.reference.gated import GatedPatches, gated
+from pcs_ext.image.reference.gated_adapter import AbstractGatedAdapter
 from pcs_ext.image.reference.identity import IdentityLoss
-from pcs_ext.image.reference.inside import Read, beside, reading
+from pcs_ext.image.reference.inside import beside
 from pcs_ext.image.reference.nouns import renamed
 from pcs_ext.image.reference.shown import Sees
 from pcs_ext.image.reference.words import SeenWords, between
 from pcs_ext.image.types import Conditioning
-
-_NAME = "reference_idadapter"
 
 
 @config
@@ -65,7 +61,7 @@ class IDAdapterConfig:
             raise ConfigError(f"identity_below must be in (0, 1], got {self.identity_below}.")
 
 
-class IDAdapter(AbstractReferenceAdapter):
+class IDAdapter(AbstractGatedAdapter):
     """The network that mixes, the map to a word, and the gated layers.
 
     Differs from IDAdapter in that patches of any frozen image encoder stand for a face recogniser's vector and CLIP's
@@ -83,6 +79,7 @@ class IDAdapter(AbstractReferenceAdapter):
     depths = (1.0,)
     cuts = True
     asks_noun = True
+    patches_name = "reference_idadapter"
 
     def __init__(
         self, config: IDAdapterConfig, width: int, widths: dict[str, int], context: int, tokens: Sequence[int]
@@ -94,9 +91,7 @@ class IDAdapter(AbstractReferenceAdapter):
             nn.Linear(config.width, config.width),
         )  # fmt: skip
         self.word = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, sum(tokens)))
-        self.names = {path: path.replace(".", "_") for path in widths}
-        self.patches = nn.ModuleDict({self.names[path]: nn.Linear(config.width, own) for path, own in widths.items()})
-        self.gates = nn.ModuleDict({self.names[path]: GatedPatches(own, config.heads) for path, own in widths.items()})
+        self.begin_gates(widths, config.width, config.heads)
         self.seen_words = SeenWords(1)
         self.inside = (self.seen_words,)
 
@@ -110,8 +105,7 @@ class IDAdapter(AbstractReferenceAdapter):
     @classmethod
     def untrained(cls, config: IDAdapterConfig, backbone: AbstractBackbone, reading: Reading, seed: int) -> "IDAdapter":
         """Its gates are shut."""
-        widths = {path.removesuffix(".attn2"): width for path, width in query_widths(backbone).items()}
-        return cls(config, reading.width, widths, context_width(backbone), token_widths(backbone))
+        return cls(config, reading.width, block_widths(backbone), context_width(backbone), token_widths(backbone))
 
     def check(self, backbone: AbstractBackbone) -> None:
         """See `AbstractReferenceAdapter.check`."""
@@ -135,15 +129,4 @@ class IDAdapter(AbstractReferenceAdapter):
         with self.seen_words.meaning(words):
             told = asked.encoded(texts)
         strength = asked.scale * (1.0 if self.training else self.config.balance)
-        return beside(told, _NAME, mixed, strength * torch.tensor(asked.named, device=mixed.device))
-
-    @contextlib.contextmanager
-    def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
-        """See `AbstractReferenceAdapter.inserted`: the gated layers are there while rows with photos are denoised."""
-        with super().inserted(backbone, scale), reading(backbone, _NAME, lambda read: self._gated(backbone, read)):
-            yield
-
-    def _gated(self, backbone: AbstractBackbone, read: Read) -> contextlib.AbstractContextManager[None]:
-        gates = {path: self.gates[name] for path, name in self.names.items()}
-        patches = {path: self.patches[name](read.vectors) for path, name in self.names.items()}
-        return gated(backbone.denoiser, gates, patches, read.strength)
+        return beside(told, self.patches_name, mixed, strength * torch.tensor(asked.named, device=mixed.device))

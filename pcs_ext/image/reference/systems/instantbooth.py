@@ -5,8 +5,7 @@ Between self- and cross-attention of every block of the denoiser a gated layer a
 pictures' patches. The base stays as it is.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -18,21 +17,18 @@ from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import (
-    AbstractReferenceAdapter,
     Reading,
+    block_widths,
     check_context,
     context_width,
-    query_widths,
     token_widths,
 )
-from pcs_ext.image.reference.gated import GatedPatches, gated
-from pcs_ext.image.reference.inside import Read, beside, reading
+from pcs_ext.image.reference.gated_adapter import AbstractGatedAdapter
+from pcs_ext.image.reference.inside import beside
 from pcs_ext.image.reference.nouns import renamed
 from pcs_ext.image.reference.shown import Sees, Shown
 from pcs_ext.image.reference.words import SeenWords, noun_rows
 from pcs_ext.image.types import Conditioning
-
-_NAME = "reference_patches"
 
 
 @config
@@ -55,7 +51,7 @@ class InstantBoothConfig:
             raise ConfigError(f"heads must be at least 1 and balance not negative, got {self.heads}, {self.balance}.")
 
 
-class InstantBooth(AbstractReferenceAdapter):
+class InstantBooth(AbstractGatedAdapter):
     """The maps to a word and to patches' vectors, and the gated layers.
 
     Differs from InstantBooth, which also trains its two copies of the image encoder: here one stays as it is, and the
@@ -74,6 +70,7 @@ class InstantBooth(AbstractReferenceAdapter):
     depths = (1.0,)
     cuts = True
     asks_noun = True
+    patches_name = "reference_patches"
 
     def __init__(
         self, config: InstantBoothConfig, width: int, widths: dict[str, int], context: int, tokens: Sequence[int]
@@ -81,9 +78,7 @@ class InstantBooth(AbstractReferenceAdapter):
         super().__init__()
         self.config, self.width, self.context, self.tokens = config, width, context, list(tokens)
         self.concept = nn.Linear(width, sum(tokens))
-        self.names = {path: path.replace(".", "_") for path in widths}
-        self.patches = nn.ModuleDict({self.names[path]: nn.Linear(width, own) for path, own in widths.items()})
-        self.gates = nn.ModuleDict({self.names[path]: GatedPatches(own, config.heads) for path, own in widths.items()})
+        self.begin_gates(widths, width, config.heads)
         self.seen_words = SeenWords(1)
         self.inside = (self.seen_words,)
 
@@ -92,8 +87,7 @@ class InstantBooth(AbstractReferenceAdapter):
         cls, config: InstantBoothConfig, backbone: AbstractBackbone, reading: Reading, seed: int
     ) -> "InstantBooth":
         """Its gates are shut."""
-        widths = {path.removesuffix(".attn2"): width for path, width in query_widths(backbone).items()}
-        return cls(config, reading.width, widths, context_width(backbone), token_widths(backbone))
+        return cls(config, reading.width, block_widths(backbone), context_width(backbone), token_widths(backbone))
 
     def check(self, backbone: AbstractBackbone) -> None:
         """See `AbstractReferenceAdapter.check`."""
@@ -110,7 +104,7 @@ class InstantBooth(AbstractReferenceAdapter):
             told = asked.encoded(texts)
         strength = asked.scale * (1.0 if self.training else self.config.balance)
         counted = strength * torch.tensor(asked.named, device=features.device)
-        return beside(told, _NAME, features.flatten(1, 2), counted)
+        return beside(told, self.patches_name, features.flatten(1, 2), counted)
 
     def _words(self, backbone: AbstractBackbone, features: Tensor, shown: Shown, scale: float) -> list[Tensor]:
         """The word in each text encoder, `b 1 d`; at lower strengths nearer to the class word's token."""
@@ -125,14 +119,3 @@ class InstantBooth(AbstractReferenceAdapter):
                 part = F.normalize(part, dim=-1) * noun.norm(dim=-1, keepdim=True)
             words.append(torch.lerp(noun, part, min(scale, 1.0))[:, None])
         return words
-
-    @contextlib.contextmanager
-    def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
-        """See `AbstractReferenceAdapter.inserted`: the gated layers are there while rows with patches are denoised."""
-        with super().inserted(backbone, scale), reading(backbone, _NAME, lambda read: self._gated(backbone, read)):
-            yield
-
-    def _gated(self, backbone: AbstractBackbone, read: Read) -> contextlib.AbstractContextManager[None]:
-        gates = {path: self.gates[name] for path, name in self.names.items()}
-        patches = {path: self.patches[name](read.vectors) for path, name in self.names.items()}
-        return gated(backbone.denoiser, gates, patches, read.strength)

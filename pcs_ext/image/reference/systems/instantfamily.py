@@ -5,7 +5,7 @@ stack*). In every text cross-attention one softmax goes over the stack, and *mas
 person's tokens to those of that person's place.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading, check_context, context_width
 from pcs_ext.image.reference.boxes import cells_in, known_boxes
+from pcs_ext.image.reference.own_maps import texts_pairs
 from pcs_ext.image.reference.shown import Sees
 from pcs_ext.image.types import Conditioning, Decoupled
 
@@ -91,11 +92,7 @@ class InstantFamily(AbstractReferenceAdapter):
         boxes = given.to(tokens.device)
         cells = torch.where(known_boxes(boxes)[..., None, None], cells_in(boxes, *asked.grid), 1.0)
         where = (cells * there[..., None, None]).repeat_interleave(tokens.shape[2], dim=1)
-        pairs = {}
-        for path in asked.backbone.cross_attention_paths():
-            attention: Any = asked.backbone.denoiser.get_submodule(path)
-            stack = tokens.flatten(1, 2).to(attention.to_k.weight.dtype)
-            pairs[path] = (attention.to_k(stack), attention.to_v(stack))
+        pairs = texts_pairs(asked.backbone, tokens.flatten(1, 2))
         counted = asked.scale * there.any(1).to(tokens)
         return told.beside(Decoupled(pairs=pairs, where=where, joint=counted))
 

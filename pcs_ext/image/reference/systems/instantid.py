@@ -5,27 +5,24 @@ own (the *image adapter*), and so does *IdentityNet*: a ControlNet whose map is 
 condition of place, and whose text is replaced by the tokens, so that nothing but the identity tells it what to draw.
 """
 
-import contextlib
-from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.predict_programs import Predict
 from pcs_ext.image.reference.asked import Asked
-from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading, check_context, context_width
+from pcs_ext.image.reference.base import Reading, check_context, context_width
 from pcs_ext.image.reference.beside import PictureMaps
-from pcs_ext.image.reference.control import ControlBranch, added_by, controlled, maps_inside, with_maps
-from pcs_ext.image.reference.inside import answering, beside, read_of
+from pcs_ext.image.reference.control import ControlBranch
+from pcs_ext.image.reference.inside import beside
+from pcs_ext.image.reference.led import AbstractLedAdapter
 from pcs_ext.image.reference.maps import MapKinds, channels, check_kinds
 from pcs_ext.image.reference.projection import Resampler
 from pcs_ext.image.reference.shown import Sees
 from pcs_ext.image.types import Conditioning, Decoupled
 
-_MAPS, _TOKENS = "instantid_maps", "instantid_tokens"
 _HEAD = 64
 """Width of the resampler's heads."""
 
@@ -60,7 +57,7 @@ class InstantIDConfig:
             raise ConfigError("adapter_strength and identitynet_strength must not be negative.")
 
 
-class InstantID(AbstractReferenceAdapter):
+class InstantID(AbstractLedAdapter):
     """The resampler, the image adapter and IdentityNet; the base stays as it is.
 
     Embeddings of several pictures are averaged, as in the paper. On SDXL the pooled text and the sizes still reach
@@ -78,7 +75,7 @@ class InstantID(AbstractReferenceAdapter):
     """
 
     sees: Sees = "embedding"
-    enters = True
+    maps_name, tokens_name = "instantid_maps", "instantid_tokens"
 
     def __init__(self, config: InstantIDConfig, backbone: AbstractBackbone, width: int) -> None:
         super().__init__()
@@ -95,10 +92,14 @@ class InstantID(AbstractReferenceAdapter):
         """Keys and values begin as the text's, IdentityNet's weights as the base's, its outputs zero."""
         return cls(config, backbone, reading.width)
 
-    @classmethod
-    def reads_maps(cls, config: InstantIDConfig) -> MapKinds:
-        """See `AbstractReferenceAdapter.reads_maps`."""
-        return config.maps
+    @property
+    def leads(self) -> ControlBranch:
+        """See `AbstractLedAdapter.leads`."""
+        return self.identitynet
+
+    def branch_context(self, states: Tensor, tokens: Tensor) -> Tensor:
+        """See `AbstractLedAdapter.branch_context`: the identity's tokens where the text's states were."""
+        return tokens
 
     def check(self, backbone: AbstractBackbone) -> None:
         """See `AbstractReferenceAdapter.check`."""
@@ -126,32 +127,7 @@ class InstantID(AbstractReferenceAdapter):
         told = told.beside(Decoupled(pairs=self.adapter(tokens, own * counted[:, None, None])))
         if maps is None:
             return told
-        told = beside(told, _TOKENS, tokens, counted)
+        told = beside(told, self.tokens_name, tokens, counted)
         # Photos without landmarks have black maps, which IdentityNet is not to learn.
         led = counted * maps.flatten(1).any(1).to(counted)
-        return with_maps(told, _MAPS, maps, net * led, self.factor)
-
-    @contextlib.contextmanager
-    def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
-        """See `AbstractReferenceAdapter.inserted`: IdentityNet is asked whenever the denoiser is."""
-        with super().inserted(backbone, scale), answering(backbone, _MAPS, self._answered(backbone)):
-            yield
-
-    def _answered(self, backbone: AbstractBackbone) -> Any:
-        def answered(predict: Predict, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-            given = maps_inside(conditioning, _MAPS, noisy, self.factor)
-            tokens = read_of(conditioning, _TOKENS)
-            if given is None or tokens is None:
-                return predict(noisy, timesteps, conditioning)
-            added = added_by(self.identitynet, noisy, timesteps, conditioning, given, tokens, _instead)
-            if added is None:
-                return predict(noisy, timesteps, conditioning)
-            with controlled(backbone.denoiser, added):
-                return predict(noisy, timesteps, conditioning)
-
-        return answered
-
-
-def _instead(states: Tensor, tokens: Tensor) -> Tensor:
-    """The identity's tokens where the text's states were."""
-    return tokens
+        return self.led(told, maps, net * led)

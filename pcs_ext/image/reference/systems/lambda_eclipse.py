@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcs_ext.config_io import config
@@ -30,6 +29,7 @@ from pcs_ext.image.reference.base import (
 from pcs_ext.image.reference.beside import PictureMaps
 from pcs_ext.image.reference.localization import placed
 from pcs_ext.image.reference.pairs import Pairs
+from pcs_ext.image.reference.prior import Prior, prior_terms
 from pcs_ext.image.reference.projection import LinearProjection
 from pcs_ext.image.reference.shown import Sees
 from pcs_ext.image.types import Conditioning, Decoupled
@@ -66,41 +66,6 @@ class LambdaEclipseConfig:
             )
 
 
-class Prior(nn.Module):
-    """Encoded words, some of them pictures' embeddings -> the embedding of a picture.
-
-    Args:
-        context: width of text states.
-        picture: width of embeddings.
-        width: inside.
-        depth: blocks.
-        heads: of their attentions.
-        places: tokens of a prompt at most.
-    """
-
-    def __init__(self, context: int, picture: int, *, width: int, depth: int, heads: int, places: int) -> None:
-        super().__init__()
-        self.words, self.pictures = nn.Linear(context, width), nn.Linear(picture, width)
-        self.places = nn.Parameter(0.02 * torch.randn(places + 1, width))
-        self.asked = nn.Parameter(0.02 * torch.randn(width))
-        self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
-            )
-            for _ in range(depth)
-        )
-        self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, picture)
-
-    def forward(self, states: Tensor, at: tuple[Tensor, Tensor], embeddings: Tensor) -> Tensor:
-        """Text states `b n context`, rows and tokens `m` that are pictures, and their embeddings `m picture` -> `b
-        picture`."""
-        told = self.words(states).index_put(at, self.pictures(embeddings))
-        tokens = torch.cat([told, self.asked.expand(len(told), 1, -1)], dim=1) + self.places[-told.shape[1] - 1 :]
-        for block in self.blocks:
-            tokens = block(tokens)
-        return self.out(self.norm(tokens[:, -1]))
-
-
 class LambdaEclipse(AbstractReferenceAdapter):
     """The prior, and keys and values of an embedding beside the base's empty prompt.
 
@@ -134,8 +99,6 @@ class LambdaEclipse(AbstractReferenceAdapter):
         self.project = LinearProjection(width, context, config.tokens)
         self.maps = PictureMaps(context, channels)
         self._stage = ""
-        self._told_rows: Tensor | None = None
-        self._embeddings: Tensor | None = None
 
     @classmethod
     def untrained(
@@ -164,6 +127,11 @@ class LambdaEclipse(AbstractReferenceAdapter):
         """See `AbstractReferenceAdapter.begin_stage`."""
         self._stage = name
 
+    @property
+    def denoises(self) -> bool:
+        """See `AbstractReferenceAdapter.denoises`: the prior learns without the denoiser."""
+        return self._stage != "prior"
+
     def groups(self) -> dict[str, tuple[nn.Parameter, ...]]:
         """See `AbstractReferenceAdapter.groups`."""
         decoder = (*self.project.parameters(), *self.maps.parameters())
@@ -181,7 +149,6 @@ class LambdaEclipse(AbstractReferenceAdapter):
     def _told(self, asked: Asked) -> Conditioning:
         """See `AbstractReferenceAdapter.conditioned`: the prompt's states give way to an empty prompt's, and the told
         embedding stands beside them."""
-        self._told_rows = self._embeddings = None
         present = asked.present.any(1)
         if not present.any():
             return asked.encoded()
@@ -190,9 +157,6 @@ class LambdaEclipse(AbstractReferenceAdapter):
             told = target[:, 0].to(self.prior.out.weight)
         else:
             told = self.embeddings(asked)
-            self._told_rows, self._embeddings = present, told
-            # The prior learns without the denoiser.
-            told = told.detach() if self.training else told
         empty = asked.encoded([""] * len(asked.prompts))
         strength = (min(asked.scale, 1.0) * present).to(empty.states)[:, None, None]
         conditioning = asked.encoded().with_states(lambda own: torch.lerp(own, empty.states.to(own), strength))
@@ -204,26 +168,13 @@ class LambdaEclipse(AbstractReferenceAdapter):
         """See `AbstractReferenceAdapter.watching`: `projection` and, where the image encoder has texts, `contrast`."""
 
         def terms() -> dict[str, Tensor]:
-            rows, told, target, texts = self._told_rows, self._embeddings, pairs.shown.target, pairs.shown.texts
-            if self._stage != "prior" or rows is None or told is None or target is None:
+            if self.denoises:
                 return {}
-            found = {"projection": F.mse_loss(told[rows], target[rows, 0].to(told))}
-            if texts is not None:
-                contrast = text_contrast(told[rows], texts[rows].to(told), self.config.temperature)
-                found["contrast"] = self.config.contrast_weight * contrast
-            return found
+            encode = backbone.encode_prompt
+            asked = Asked(backbone=backbone, encode=encode, prompts=pairs.captions, shown=pairs.shown)
+            config, told, rows = self.config, self.embeddings(asked), asked.present.any(1)
+            return prior_terms(
+                told, pairs, contrast_weight=config.contrast_weight, temperature=config.temperature, rows=rows
+            )
 
         yield terms
-
-
-def text_contrast(embeddings: Tensor, texts: Tensor, temperature: float) -> Tensor:
-    """-log of the share that each embedding's own text has among the texts of the batch, a mean, 0-d (ECLIPSE, eq. 4 as
-    recalled).
-
-    Args:
-        embeddings: `m d`.
-        texts: `m d`, of the captions in the same order.
-        temperature: divides the cosines.
-    """
-    cosines = F.normalize(embeddings.float(), dim=-1) @ F.normalize(texts.float(), dim=-1).T
-    return F.cross_entropy(cosines / temperature, torch.arange(len(cosines), device=cosines.device))

@@ -105,6 +105,7 @@ class MoMA(AbstractReferenceAdapter):
     asks_noun = True
     asks_latents = True
     mixes = True
+    in_steps = "shows the photos where the step before drew the subject"
 
     def __init__(self, config: MoMAConfig, width: int, maps: PictureMaps, widths: dict[str, int], context: int) -> None:
         super().__init__()

@@ -4,22 +4,20 @@ The embedding is mixed into the encoded class word. In training the attention to
 beside it, is held to the face; and where there is little noise, what is drawn must look like the person.
 """
 
-import contextlib
-from collections.abc import Iterator
 from typing import Literal
 
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters import CrossAttentionAdapter, CrossAttentionConfig
+from pcs_ext.image.adapters.base import AbstractAdapter
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.reference.asked import Asked
-from pcs_ext.image.reference.base import AbstractReferenceAdapter, Reading, Terms, check_context, context_width
-from pcs_ext.image.reference.fusing import FusedWord, Places, fused
+from pcs_ext.image.reference.fused_adapter import AbstractFusedAdapter
+from pcs_ext.image.reference.fusing import Places, fused
 from pcs_ext.image.reference.identity import IdentityLoss
-from pcs_ext.image.reference.localization import held_to_masks, placed
+from pcs_ext.image.reference.localization import placed
 from pcs_ext.image.reference.nouns import names, noun_positions
 from pcs_ext.image.reference.pairs import Pairs
-from pcs_ext.image.reference.shown import Sees
 from pcs_ext.image.types import Conditioning
 
 _EXPRESSIONS = (
@@ -64,7 +62,7 @@ class PortraitBoothConfig:
             raise ConfigError(f"identity_below must be in (0, 1], got {self.identity_below}.")
 
 
-class PortraitBooth(AbstractReferenceAdapter):
+class PortraitBooth(AbstractFusedAdapter):
     """The network that mixes, and keys and values of the base's cross-attention.
 
     Differs from PortraitBooth in that any frozen image encoder's embedding stands for the shallow features of a face
@@ -77,16 +75,9 @@ class PortraitBooth(AbstractReferenceAdapter):
         context: of text states.
     """
 
-    sees: Sees = "embedding"
-    asks_noun = True
-    asks_masks = True
-    several = True
-
-    def __init__(self, config: PortraitBoothConfig, width: int, context: int) -> None:
-        super().__init__()
-        self.width, self.config = width, config
-        self.fuse = FusedWord(width, context)
-        self.inside = (CrossAttentionAdapter("reference_portraitbooth", CrossAttentionConfig()),)
+    def weights(self) -> AbstractAdapter:
+        """See `AbstractFusedAdapter.weights`."""
+        return CrossAttentionAdapter("reference_portraitbooth", CrossAttentionConfig())
 
     @property
     def identity(self) -> IdentityLoss | None:
@@ -95,36 +86,15 @@ class PortraitBooth(AbstractReferenceAdapter):
             return None
         return IdentityLoss(weight=self.config.identity_weight, below=self.config.identity_below)
 
-    @classmethod
-    def untrained(
-        cls, config: PortraitBoothConfig, backbone: AbstractBackbone, reading: Reading, seed: int
-    ) -> "PortraitBooth":
-        """Its keys and values change nothing yet."""
-        return cls(config, reading.width, context_width(backbone))
-
-    def check(self, backbone: AbstractBackbone) -> None:
-        """See `AbstractReferenceAdapter.check`."""
-        check_context("portraitbooth", self.fuse.context, backbone)
-
     def _told(self, asked: Asked) -> Conditioning:
         """See `AbstractReferenceAdapter.conditioned`."""
         plain = asked.encoded()
         places, embeddings = placed(asked.backbone, asked.prompts, asked.shown)
         return fused(plain, places, embeddings, self.fuse, asked.scale) if places.rows else plain
 
-    @contextlib.contextmanager
-    def watching(self, backbone: AbstractBackbone, pairs: Pairs) -> Iterator[Terms]:
-        """See `AbstractReferenceAdapter.watching`: `localization`, 0 where nothing is shown or no mask is known."""
-        places = self._held(backbone, pairs)
-        config = self.config
-        with held_to_masks(
-            backbone, pairs, places, weight=config.localization_weight, levels=config.localization_levels
-        ) as terms:
-            yield terms
-
-    def _held(self, backbone: AbstractBackbone, pairs: Pairs) -> Places:
-        """Words whose attention is held to a mask: the subjects', and, where there is one subject, expressions'."""
-        places, _ = placed(backbone, pairs.captions, pairs.shown)
+    def held(self, backbone: AbstractBackbone, pairs: Pairs) -> Places:
+        """See `AbstractFusedAdapter.held`: also expressions, where there is one subject."""
+        places = super().held(backbone, pairs)
         rows, tokens, pictures = list(places.rows), list(places.tokens), list(places.pictures)
         for row in dict.fromkeys(places.rows):
             if len(set(pairs.shown.nouns[row]) - {""}) > 1:

@@ -134,6 +134,7 @@ class ProFusion(AbstractWordAnew):
 
     sees: Sees = "patches"
     asks_noun = True
+    in_steps = "changes the picture before every step"
 
     def __init__(self, config: ProFusionConfig, width: int, channels: int, context: int, tokens: Sequence[int]) -> None:
         super().__init__()

@@ -21,17 +21,16 @@ from pcs_ext.image.adapters.vocabulary import token_positions
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.reference.asked import Asked
 from pcs_ext.image.reference.base import (
-    AbstractReferenceAdapter,
     Reading,
     Terms,
+    block_widths,
     check_context,
     context_width,
-    query_widths,
     token_widths,
 )
 from pcs_ext.image.reference.boxes import BoxFeatures, cells_in, known_boxes
 from pcs_ext.image.reference.fusing import Places
-from pcs_ext.image.reference.gated import GatedPatches, gated
+from pcs_ext.image.reference.gated_adapter import AbstractGatedAdapter
 from pcs_ext.image.reference.inside import Read, beside, reading
 from pcs_ext.image.reference.localization import held_to_masks
 from pcs_ext.image.reference.nouns import names, noun_positions
@@ -40,7 +39,7 @@ from pcs_ext.image.reference.shown import Sees, Shown
 from pcs_ext.image.reference.words import SeenWords, noun_rows
 from pcs_ext.image.types import Conditioning
 
-_PATCHES, _FREE = "reference_grounded_patches", "reference_free_cells"
+_FREE = "reference_free_cells"
 
 
 @config
@@ -98,7 +97,7 @@ class GroundedPatches(nn.Module):
         return self.net(torch.cat([seen, place[:, :, None].expand(*seen.shape[:3], -1)], dim=-1)).flatten(1, 2)
 
 
-class SubjectDiffusion(AbstractReferenceAdapter):
+class SubjectDiffusion(AbstractGatedAdapter):
     """The maps, the gated layers, and the weights in the base.
 
     Differs from Subject-Diffusion in that the image encoder stays as it is, that gated layers have no feed-forward
@@ -122,6 +121,7 @@ class SubjectDiffusion(AbstractReferenceAdapter):
     asks_masks = True
     asks_boxes = True
     several = True
+    patches_name = "reference_grounded_patches"
 
     def __init__(
         self,
@@ -139,9 +139,7 @@ class SubjectDiffusion(AbstractReferenceAdapter):
             nn.LayerNorm(width), nn.Linear(width, config.hidden), nn.GELU(), nn.Linear(config.hidden, sum(tokens))
         )
         self.grounded = GroundedPatches(width, config.hidden)
-        self.names = {path: path.replace(".", "_") for path in widths}
-        self.patches = nn.ModuleDict({self.names[path]: nn.Linear(config.hidden, own) for path, own in widths.items()})
-        self.gates = nn.ModuleDict({self.names[path]: GatedPatches(own, config.heads) for path, own in widths.items()})
+        self.begin_gates(widths, config.hidden, config.heads)
         self.free = nn.Conv2d(1, entering, 3, padding=1, bias=False)
         nn.init.zeros_(self.free.weight)
         self.seen_words = SeenWords(config.subjects)
@@ -156,9 +154,10 @@ class SubjectDiffusion(AbstractReferenceAdapter):
         cls, config: SubjectDiffusionConfig, backbone: AbstractBackbone, reading: Reading, seed: int
     ) -> "SubjectDiffusion":
         """Gates are shut, and the base's weights its own."""
-        widths = {path.removesuffix(".attn2"): width for path, width in query_widths(backbone).items()}
         entering = backbone.denoiser.conv_in.weight.shape[0]
-        return cls(config, reading.width, widths, context_width(backbone), token_widths(backbone), entering)
+        return cls(
+            config, reading.width, block_widths(backbone), context_width(backbone), token_widths(backbone), entering
+        )
 
     def check(self, backbone: AbstractBackbone) -> None:
         """See `AbstractReferenceAdapter.check`."""
@@ -179,7 +178,7 @@ class SubjectDiffusion(AbstractReferenceAdapter):
         counted = asked.scale * present.any(1).to(dense)
         cells = cells_in(boxes * present.unsqueeze(-1), *asked.grid).amax(1).flatten(1)
         free = (1 - cells) * cells.any(1, keepdim=True)
-        told = beside(told, _PATCHES, dense, counted)
+        told = beside(told, self.patches_name, dense, counted)
         return beside(told, _FREE, free.to(dense).unsqueeze(-1), counted)
 
     def _named(self, asked: Asked) -> list[list[str]]:
@@ -209,15 +208,9 @@ class SubjectDiffusion(AbstractReferenceAdapter):
     @contextlib.contextmanager
     def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
         """See `AbstractReferenceAdapter.inserted`: patches and places are read while the denoiser predicts."""
-        patches = reading(backbone, _PATCHES, lambda read: self._gated(backbone, read))
         places = reading(backbone, _FREE, lambda read: self._placed(backbone, read))
-        with super().inserted(backbone, scale), patches, places:
+        with super().inserted(backbone, scale), places:
             yield
-
-    def _gated(self, backbone: AbstractBackbone, read: Read) -> contextlib.AbstractContextManager[None]:
-        gates = {path: self.gates[name] for path, name in self.names.items()}
-        patches = {path: self.patches[name](read.vectors) for path, name in self.names.items()}
-        return gated(backbone.denoiser, gates, patches, read.strength)
 
     @contextlib.contextmanager
     def _placed(self, backbone: AbstractBackbone, read: Read) -> Iterator[None]:

@@ -5,10 +5,9 @@ a small network sees in them scales and shifts, cell by cell, what the first blo
 global adapter makes four tokens of a photo's embedding, which stand behind the prompt's. The two are trained apart.
 """
 
-import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Sequence
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,30 +17,16 @@ from torch import Tensor, nn
 from pcs_ext.config_io import config
 from pcs_ext.errors import ArtifactError, ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.predict_programs import Predict
 from pcs_ext.image.reference.asked import Asked
-from pcs_ext.image.reference.base import (
-    AbstractReferenceAdapter,
-    Reading,
-    TrainingStage,
-    check_context,
-    context_width,
-)
-from pcs_ext.image.reference.behind import behind, behind_the_text
-from pcs_ext.image.reference.control import (
-    ControlBranch,
-    Residuals,
-    added_by,
-    controlled,
-    maps_inside,
-    with_maps,
-)
-from pcs_ext.image.reference.inside import answering, beside, read_of
+from pcs_ext.image.reference.base import Reading, TrainingStage, check_context, context_width
+from pcs_ext.image.reference.behind import behind_the_text
+from pcs_ext.image.reference.control import ControlBranch, Residuals
+from pcs_ext.image.reference.inside import beside
+from pcs_ext.image.reference.led import AbstractLedAdapter
 from pcs_ext.image.reference.maps import Dropping, MapKinds, channels, check_kinds
 from pcs_ext.image.reference.shown import Sees
 from pcs_ext.image.types import Conditioning
 
-_MAPS, _TOKENS = "uni_controlnet_maps", "uni_controlnet_tokens"
 _FIRST = 32
 """Channels that the maps' network begins with (the released code's)."""
 
@@ -210,7 +195,7 @@ class GlobalAdapter(nn.Module):
         return self.second(wide).unflatten(1, (self.tokens, -1))
 
 
-class UniControlNet(AbstractReferenceAdapter):
+class UniControlNet(AbstractLedAdapter):
     """Both adapters; the base stays as it is.
 
     Differs from Uni-ControlNet in that grey maps are one channel, where the released code repeats them to three; that
@@ -224,7 +209,7 @@ class UniControlNet(AbstractReferenceAdapter):
     """
 
     sees: Sees = "embedding"
-    enters = True
+    maps_name, tokens_name = "uni_controlnet_maps", "uni_controlnet_tokens"
 
     def __init__(self, config: UniControlNetConfig, backbone: AbstractBackbone, width: int) -> None:
         super().__init__()
@@ -242,10 +227,10 @@ class UniControlNet(AbstractReferenceAdapter):
         """The copy's weights are the base's but for what stands in place of norms."""
         return cls(config, backbone, reading.width)
 
-    @classmethod
-    def reads_maps(cls, config: UniControlNetConfig) -> MapKinds:
-        """See `AbstractReferenceAdapter.reads_maps`."""
-        return config.maps
+    @property
+    def leads(self) -> LocalAdapter:
+        """See `AbstractLedAdapter.leads`: it reads the photo's tokens behind the text."""
+        return self.local
 
     def told_maps(self, maps: Tensor, generator: torch.Generator) -> Tensor:
         """See `AbstractReferenceAdapter.told_maps`: all, none, or each by a throw of its own."""
@@ -278,31 +263,10 @@ class UniControlNet(AbstractReferenceAdapter):
         """
         told, maps = asked.encoded(), asked.shown.maps
         if maps is not None and not (self.training and self.stage == "global"):
-            told = with_maps(told, _MAPS, maps, told.states.new_full((len(maps),), asked.scale), self.factor)
+            told = self.led(told, maps, asked.scale)
         if not any(asked.shown.rows) or (self.training and self.stage == "local"):
             return told
         features = asked.shown.to(next(self.parameters())).sight.features
         tokens = asked.scale * self.content(features.flatten(0, 1)).unflatten(0, features.shape[:2]).flatten(1, 2)
         told = told.beside(behind_the_text(asked.backbone, tokens, asked.seen))
-        return beside(told, _TOKENS, tokens, asked.seen)
-
-    @contextlib.contextmanager
-    def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
-        """See `AbstractReferenceAdapter.inserted`: maps are read whenever the denoiser is asked."""
-        with super().inserted(backbone, scale), answering(backbone, _MAPS, self._answered(backbone)):
-            yield
-
-    def _answered(self, backbone: AbstractBackbone) -> Any:
-        def answered(predict: Predict, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-            given = maps_inside(conditioning, _MAPS, noisy, self.factor)
-            if given is None:
-                return predict(noisy, timesteps, conditioning)
-            # The copy reads the photo's tokens behind the text, as the denoiser does, where there are any.
-            tokens = read_of(conditioning, _TOKENS)
-            added = added_by(self.local, noisy, timesteps, conditioning, given, tokens, behind)
-            if added is None:
-                return predict(noisy, timesteps, conditioning)
-            with controlled(backbone.denoiser, added):
-                return predict(noisy, timesteps, conditioning)
-
-        return answered
+        return beside(told, self.tokens_name, tokens, asked.seen)

@@ -1,0 +1,14 @@
+"""Pictures as files hold them: 8-bit levels, a quarter of the memory of floats."""
+
+import torch
+from torch import Tensor
+
+
+def levels_of(pixels: Tensor) -> Tensor:
+    """Pixels in [-1, 1], of any shape -> uint8, rounded to nearest; what lies outside is cut."""
+    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def pixels_of(levels: Tensor) -> Tensor:
+    """Inverse of `levels_of`, float32."""
+    return levels.float() / 127.5 - 1

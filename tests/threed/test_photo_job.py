@@ -1,0 +1,94 @@
+"""One photo, all the way to a moving scene: every stage once, in one folder, and again from where it stopped."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from pcs_ext.config_io import write_json
+from pcs_ext.errors import CheckpointError, InputError, UsageError
+from pcs_ext.image.subject import Artifact
+from pcs_ext.threed.animate_job import Animated, AnimateOptions
+from pcs_ext.threed.known_view import KnownView
+from pcs_ext.threed.motion_stage import FirstMoment, FrameScore, MotionStage
+from pcs_ext.threed.moving_fields import MotionConfig
+from pcs_ext.threed.photo_job import animate_photo
+from pcs_ext.threed.recipes import AnimateRecipe
+from pcs_ext.threed.work import finished_shape
+from pcs_ext.video.backbones.load import load_video_backbone
+from tests.support.small_jobs import Learned, fit_of, small
+from tests.support.tiny_video import tiny_motion_adapter
+
+
+def run(learned: Learned, folder: Path, load: Any = load_video_backbone, **changes: Any) -> Animated:
+    """The whole way in seconds."""
+    motion, config = folder / "motion", folder / "motion.json"
+    if not motion.exists():
+        tiny_motion_adapter().save_pretrained(motion)
+    stage = MotionStage(
+        motion=MotionConfig(kind="grids", moments=3, free_start=True),
+        first=FirstMoment(known=KnownView(first=1, every=2, side=12), share=1.0),
+        pictures=FrameScore(since=0.5),
+        fit=fit_of(3),
+        frames=3,
+        side=16,
+        samples=12,
+    )
+    write_json(config, AnimateRecipe(id="animate124", stage=stage))
+    photo = changes.pop("photo", learned.photo)
+    prompt = changes.pop("prompt", "a photo of {subject} jumping")
+    options = AnimateOptions(
+        method="animate124",
+        base=Artifact.load(learned.word).data.base_name,
+        photo=photo,
+        config=config,
+        motion_module=motion,
+        view_model=str(learned.view_model),
+        controlnet=learned.controlnet,
+        device="cpu",
+        precision="fp32",
+        frames=4,
+        side=16,
+        **changes,
+    )
+    still = small("animate124-still", folder)
+    return animate_photo("dog", prompt, folder / "rex.gif", options, load, still_config=still, word_steps=2)
+
+
+def test_a_photo_becomes_a_moving_scene_and_nothing_is_done_twice(learned: Learned, tmp_path: Path) -> None:
+    made = run(learned, tmp_path)
+    with Image.open(made.file) as film:
+        assert getattr(film, "n_frames", 1) == 4
+    work = tmp_path / "rex.gif.work"
+    assert {"subject", "photo", "still.glb", "still.glb.work", "film.gif.work"} <= {
+        path.name for path in work.iterdir()
+    }
+    assert Artifact.load(work / "subject").data.recipe["id"] == "textual-inversion"
+    assert (work / "film.gif.work" / "motion" / "moving").is_dir()
+    with pytest.raises(InputError, match=r"give its still scene: .*still\.glb\.work"):
+        finished_shape(work)
+    times = {path: path.stat().st_mtime_ns for path in work.rglob("*.safetensors")}
+    made.file.unlink()
+
+    def no_model(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a finished scene is filmed without a model")
+
+    again = run(learned, tmp_path, load=no_model)
+    assert again.file.is_file()
+    assert {path: path.stat().st_mtime_ns for path in work.rglob("*.safetensors")} == times
+    assert all(torch.equal(value, again.field.state_dict()[key]) for key, value in made.field.state_dict().items())
+    with pytest.raises(CheckpointError, match="another prompt"):
+        run(learned, tmp_path, overwrite=True, prompt="{subject} dancing")
+
+
+def test_wrong_requests_are_refused_before_anything_is_learned(learned: Learned, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected a prompt with {subject}"):
+        run(learned, tmp_path, prompt="a dog jumping")
+    with pytest.raises(UsageError, match="are about a photo; give it, too"):
+        run(learned, tmp_path, photo=None)
+    bare = AnimateOptions(method="animate124")
+    with pytest.raises(UsageError, match="needs the photo"):
+        animate_photo("dog", "{subject}", tmp_path / "rex.gif", bare, load_video_backbone)
+    assert not (tmp_path / "rex.gif.work").exists()
