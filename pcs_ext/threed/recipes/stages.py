@@ -10,6 +10,7 @@ from pcs_ext.threed.distillation import DistillationConfig, TimestepLaw
 from pcs_ext.threed.field_config import FieldConfig
 from pcs_ext.threed.field_stage import FieldStage, Penalties
 from pcs_ext.threed.lighting import Lighting
+from pcs_ext.threed.mesh import MeshConfig
 from pcs_ext.threed.view_prompts import DIRECTIONS, ViewWords
 
 TOYBOX_WORDS = ViewWords(front_angle=40.0, overhead_elevation=50.0)
@@ -47,6 +48,13 @@ def score(preset: Preset, highest: float = 0.98) -> DistillationConfig:
         return DistillationConfig(guidance_scale=101.0, timesteps=TimestepLaw(high=(highest, highest)))
     law = TimestepLaw(kind="sqrt", low=(0.1, 0.1), high=(highest, highest))
     return DistillationConfig(guidance_scale=5.0, timesteps=law, noise="kept", harmonics=1)
+
+
+def surface(preset: Preset) -> MeshConfig:
+    """How what `score` made is cut out: at half of the greatest density where none is high (`sd`), at 0.15 of it on
+    `toybox`, where densities stay low, and half of them left holes (overlap of silhouettes 0.20, then 0.56; rex and
+    pip, two seeds)."""
+    return MeshConfig(resolution=96, relative=0.15 if preset == "toybox" else 0.5)
 
 
 def sds_stage(preset: Preset, steps: int, **changes: Any) -> FieldStage:
