@@ -11,8 +11,9 @@ from pcs_ext.image.recipes import Preset
 from pcs_ext.threed.camera_laws import CameraLaw
 from pcs_ext.threed.lighting import Lighting
 from pcs_ext.threed.materials import MaterialConfig
+from pcs_ext.threed.mesh import MeshConfig
 from pcs_ext.threed.recipes.base import Effort, RefinedTo3dRecipe
-from pcs_ext.threed.recipes.stages import TOYBOX_CAMERAS, TOYBOX_LIGHTING, placed, score, sds_stage, words
+from pcs_ext.threed.recipes.stages import TOYBOX_CAMERAS, TOYBOX_LIGHTING, placed, score, sds_stage, surface, words
 from pcs_ext.threed.surface import SurfaceConfig
 from pcs_ext.threed.surface_stage import SurfaceStage
 
@@ -36,6 +37,7 @@ def magic3d(preset: Preset, effort: Effort) -> RefinedTo3dRecipe:
         id="magic3d",
         words=placed(words(preset), preset),
         coarse=sds_stage(preset, coarse),
+        mesh=MeshConfig(relative=surface(preset).relative),
         fine=SurfaceStage(
             surface=SurfaceConfig(cells=48 if small else 128, materials=materials),
             fit=FitConfig(
