@@ -54,7 +54,7 @@ def surface(preset: Preset) -> MeshConfig:
     """How what `score` made is cut out.
 
     `sd`: at half of the greatest density where none is high. `toybox`: at 0.15 of it; densities stay low, and half of
-    them left holes (overlap of silhouettes with the toys' 0.23, then 0.53; rex and pip, three seeds).
+    them left holes (overlap of silhouettes with the toys' 0.23, then 0.53; `dreamfusion`, rex and pip, three seeds).
     """
     return MeshConfig(resolution=96, relative=0.15 if preset == "toybox" else 0.5)
 
