@@ -214,7 +214,14 @@ def _helpers(
                 options.view_model, device=options.device, precision=options.precision, reporter=reporter
             )
             mark = model.fingerprint
-            view = ViewGuidance(model, photo, first.known, first.view, recipe.stage.cameras.target)
+            view = ViewGuidance(
+                model,
+                photo,
+                first.known,
+                first.view,
+                recipe.stage.cameras.target,
+                seed_for(options.seed, "motion") % 2**31,
+            )
         held = HeldFirst(photo.at(first.known.side), view)
     if options.controlnet is not None:
         if not isinstance(backbone.denoiser, UNet2DConditionModel):
@@ -306,6 +313,7 @@ class AnimateJob:
                     pictures.guidance,
                     negative_prompt=recipe.negative_prompt,
                     words=recipe.words,
+                    seed=seed_for(self.options.seed, "motion") % 2**31,
                 ),
             )
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.types import LossTerms
 from pcs_ext.threed.distillation import (
@@ -23,6 +24,9 @@ class ClipGuidance:
         config: how the score is taken.
         negative_prompt: what to stay away from.
         noise_share: share of noise that is common to all frames, in [0, 1]: as the model was trained.
+
+    Raises:
+        UsageError: kept noise; clips draw theirs anew.
     """
 
     def __init__(
@@ -34,6 +38,10 @@ class ClipGuidance:
         negative_prompt: str = "",
         noise_share: float = 0.0,
     ) -> None:
+        if config.noise != "fresh":
+            raise UsageError(
+                f"clips are judged with noise that is drawn anew, expected noise fresh, got {config.noise}."
+            )
         self.backbone, self.config, self.noise_share = backbone, config, noise_share
         with torch.no_grad():
             self.positive, self.negative = (backbone.encode_prompt([text]) for text in (prompt, negative_prompt))

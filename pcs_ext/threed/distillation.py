@@ -14,6 +14,7 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.guidance import combine_guidance, rescale_guidance
 from pcs_ext.image.noise import append_dims
 from pcs_ext.image.types import Conditioning
+from pcs_ext.threed.view_noise import turning_noise
 
 _HALVED = 8
 """What sides of latents must be a multiple of: a Stable Diffusion UNet halves them three times."""
@@ -76,9 +77,11 @@ class DistillationConfig:
     """Repel the other views' prompts across the wanted direction only (Perp-Neg, arXiv 2304.04968)."""
     shared_timestep: bool = False
     """One level for the whole batch, as multi-view sets want."""
-    fixed_noise: int | None = None
-    """Seed of one noise for all steps and views, as in Consistent3D (Wu et al., CVPR 2024, recalled): with falling
-    levels latents then go the way of a sample, not to the mean of all. None draws anew in every step."""
+    noise: Literal["fresh", "kept"] = "fresh"
+    """fresh: drawn anew in every step. kept: the same in all steps, from the seed, as in Consistent3D (Wu et al., CVPR
+    2024, recalled): with falling levels latents then go the way of a sample, not to the mean of all."""
+    harmonics: int = 0
+    """Of kept noise, 0 or more: how fast it turns with the camera's azimuth (`turning_noise`); 0: not at all."""
     max_gradient: float | None = None
     """Clamp each latent's gradient to +- this; None does not."""
     growth: tuple[tuple[float, float], ...] = ()
@@ -88,6 +91,10 @@ class DistillationConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.rescale <= 1:
             raise ConfigError(f"rescale is a share in [0, 1], got {self.rescale}.")
+        if self.harmonics < 0 or (self.harmonics and self.noise != "kept"):
+            raise ConfigError(
+                f"harmonics are 0 or more, and only of kept noise; got {self.harmonics} of {self.noise} noise."
+            )
         since = [share for share, _ in self.growth]
         if since != sorted(since) or not all(0 < share < 1 <= factor for share, factor in self.growth):
             raise ConfigError(
@@ -243,6 +250,8 @@ def distillation_loss(
     generator: torch.Generator,
     repelled: Repelled | None = None,
     views: int = 1,
+    azimuth: Tensor | None = None,
+    seed: int = 0,
 ) -> Tensor:
     """The SDS loss of rendered pictures, 0-d; its value means nothing, its gradient is the pulled-back score.
 
@@ -257,15 +266,16 @@ def distillation_loss(
         generator: on the CPU; draws timesteps, then noise.
         repelled: see `distilled_score`.
         views: see `distilled_score`.
+        azimuth, seed: see `draw_noise`.
 
     Raises:
-        UsageError: pictures and prompts of unequal number.
+        UsageError: pictures and prompts of unequal number, or noise that turns without azimuths.
     """
     negative, positive = prompts
     if positive.batch_size != len(images):
         raise UsageError(f"expected one prompt per picture, got {positive.batch_size} for {len(images)}.")
     latents = encode_views(backbone, images, config.factor(progress))
-    timesteps, noise = draw_noise(backbone, latents, config, progress, generator)
+    timesteps, noise = draw_noise(backbone, latents, config, progress, generator, azimuth=azimuth, seed=seed)
     score = distilled_score(
         backbone, latents.detach(), timesteps, noise, negative, positive, config, repelled=repelled, views=views
     )
@@ -294,15 +304,33 @@ def draw_noise(
     config: DistillationConfig,
     progress: float,
     generator: torch.Generator,
+    *,
+    azimuth: Tensor | None = None,
+    seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Timesteps `b` and then noise like the latents, on their device, the same on every device."""
+    """Timesteps `b` and then noise like the latents, on their device, the same on every device.
+
+    Args:
+        backbone: its schedule is read.
+        latents: `b c h w`.
+        config: how.
+        progress: share of training done, in [0, 1].
+        generator: on the CPU; kept noise takes nothing from it.
+        azimuth: `b`, degrees; read by noise that turns.
+        seed: of kept noise.
+
+    Raises:
+        UsageError: noise that turns without azimuths.
+    """
     total = backbone.schedule.num_train_timesteps
     timesteps = draw_timesteps(
         config.timesteps, progress, len(latents), total, generator, shared=config.shared_timestep
     )
-    if config.fixed_noise is None:
+    if config.noise == "fresh":
         noise = torch.randn(latents.shape, generator=generator, dtype=torch.float64)
     else:
-        own = torch.Generator().manual_seed(config.fixed_noise)
-        noise = torch.randn(latents.shape[1:], generator=own, dtype=torch.float64).expand(latents.shape)
+        if azimuth is None and config.harmonics:
+            raise UsageError("noise that turns with the view needs the cameras' azimuths, got none.")
+        turn = torch.zeros(len(latents)) if azimuth is None else azimuth
+        noise = turning_noise(turn, tuple(latents.shape[1:]), config.harmonics, seed)
     return timesteps.to(latents.device), noise.to(latents)

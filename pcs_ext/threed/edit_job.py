@@ -198,6 +198,7 @@ class EditJob:
                 self.recipe.stage.guidance,
                 negative_prompt=self.recipe.negative_prompt,
                 words=self.recipe.words,
+                seed=self._seed("edit"),
             )
             for text in (self.request.prompt, self.request.options.content_prompt)
         )

@@ -75,6 +75,7 @@ class ScoreGuidance(AbstractGuidance):
         words: for the directions.
         joint: makes the backbone view-joint; None judges every view alone.
         views: per set.
+        seed: of kept noise.
     """
 
     def __init__(
@@ -87,8 +88,9 @@ class ScoreGuidance(AbstractGuidance):
         words: ViewWords | None = None,
         joint: MultiViewAdapter | None = None,
         views: int = 1,
+        seed: int = 0,
     ) -> None:
-        self.backbone, self.config, self.joint, self.views = backbone, config, joint, views
+        self.backbone, self.config, self.joint, self.views, self.seed = backbone, config, joint, views, seed
         self.prompts = _Prompts(backbone, prompt, negative_prompt, words or ViewWords(), config)
 
     def terms(self, images: Tensor, cameras: Cameras, *, progress: float, generator: torch.Generator) -> LossTerms:
@@ -108,12 +110,15 @@ class ScoreGuidance(AbstractGuidance):
                 generator=generator,
                 repelled=repelled,
                 views=self.views,
+                azimuth=cameras.azimuth,
+                seed=self.seed,
             )
         return LossTerms({"score": loss})
 
 
 class VariationalGuidance(AbstractGuidance):
-    """VSD. Arguments as for `ScoreGuidance`; `seed` is that of the second score's starting values."""
+    """VSD. Arguments as for `ScoreGuidance`; `seed` is that of the second score's starting values and of
+    kept noise."""
 
     def __init__(
         self,
@@ -237,5 +242,5 @@ def build_guidance(
     if isinstance(config, VariationalConfig):
         return VariationalGuidance(backbone, prompt, config, negative_prompt=negative_prompt, words=words, seed=seed)
     return ScoreGuidance(
-        backbone, prompt, config, negative_prompt=negative_prompt, words=words, joint=joint, views=views
+        backbone, prompt, config, negative_prompt=negative_prompt, words=words, joint=joint, views=views, seed=seed
     )

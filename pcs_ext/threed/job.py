@@ -281,11 +281,11 @@ class Job:
         elif close is None:
             # Nothing of the subject learns here, so its adapters cost nothing once they are in the weights.
             with teacher.applied(self.backbone), merged(self.backbone.denoiser):
-                yield self._with_view_model(self._guidance(stage, teacher.prompt, seed)), None
+                yield self._with_view_model(self._guidance(stage, teacher.prompt, seed), seed), None
         else:
             yield self._turn(stage, teacher, seed), self._turn(stage, close, seed)
 
-    def _with_view_model(self, guidance: AbstractGuidance) -> AbstractGuidance:
+    def _with_view_model(self, guidance: AbstractGuidance, seed: int) -> AbstractGuidance:
         """The guidance, and beside it what the view model says, where there is one."""
         recipe, photo = self.recipe, self.request.photo
         if self.view_model is None or photo is None or not isinstance(recipe, SeenTo3dRecipe):
@@ -293,7 +293,7 @@ class Job:
         known = recipe.field.known
         assert known is not None, "checked with the recipe"
         target = recipe.field.cameras.target
-        return SummedGuidance([guidance, ViewGuidance(self.view_model, photo, known, recipe.view, target)])
+        return SummedGuidance([guidance, ViewGuidance(self.view_model, photo, known, recipe.view, target, seed)])
 
     def _divided(
         self, stage: FieldStage | SurfaceStage, teacher: Teacher, single: SingleViews, seed: int
@@ -305,7 +305,7 @@ class Job:
 
         def alone() -> AbstractGuidance:
             return build_guidance(
-                self.backbone, teacher.prompt, single.guidance, negative_prompt=negative, words=single.words
+                self.backbone, teacher.prompt, single.guidance, negative_prompt=negative, words=single.words, seed=seed
             )
 
         return DividedGuidance(joint, TurnTaking(self.backbone, adapters, alone), single)

@@ -55,7 +55,7 @@ class PersonalizedGuidance(AbstractGuidance):
         settings: how.
         negative_prompt: of the subject's score; read only with guidance.
         words: for the directions.
-        seed: of the embedding's starting values.
+        seed: of the embedding's starting values and of kept noise.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class PersonalizedGuidance(AbstractGuidance):
         words: ViewWords | None = None,
         seed: int = 0,
     ) -> None:
-        self.backbone, self.settings, self.adapters = backbone, settings, artifact.adapters()
+        self.backbone, self.settings, self.adapters, self.seed = backbone, settings, artifact.adapters(), seed
         self.words, self.negative = words or ViewWords(), negative_prompt
         self.texts = artifact.concept.prompt(prompt), artifact.concept.class_prompt(prompt)
         width = backbone.denoiser.time_embedding.linear_2.out_features
@@ -101,7 +101,9 @@ class PersonalizedGuidance(AbstractGuidance):
         latents = encode_views(self.backbone, images)
         clean, numbers = latents.detach(), camera_numbers(cameras).to(latents.device)
         _, said = self.plain(cameras)
-        timesteps, noise = draw_noise(self.backbone, clean, self.settings.score, progress, generator)
+        timesteps, noise = draw_noise(
+            self.backbone, clean, self.settings.score, progress, generator, azimuth=cameras.azimuth, seed=self.seed
+        )
         score = self.score(clean, timesteps, noise, cameras, numbers, said)
         schedule = self.backbone.schedule
         level = torch.randint(schedule.num_train_timesteps, (len(clean),), generator=generator).to(clean.device)

@@ -81,11 +81,11 @@ class VariationalScore:
     Args:
         backbone: with a subject's adapters already injected.
         settings: how.
-        seed: of the updates' starting values.
+        seed: of the updates' starting values and of kept noise.
     """
 
     def __init__(self, backbone: AbstractUnetBackbone, settings: VariationalConfig, seed: int = 0) -> None:
-        self.backbone, self.settings = backbone, settings
+        self.backbone, self.settings, self.seed = backbone, settings, seed
         updates = LowRankConfig(rank=settings.rank, alpha=float(settings.rank), targets="attention", init_seed=seed)
         self.updates = build_adapter("variational", updates)
         width = backbone.denoiser.time_embedding.linear_2.out_features
@@ -162,7 +162,9 @@ class VariationalScore:
         latents = encode_views(self.backbone, images)
         clean = latents.detach()
         numbers = camera_numbers(cameras).to(latents.device)
-        timesteps, noise = draw_noise(self.backbone, clean, self.settings.score, progress, generator)
+        timesteps, noise = draw_noise(
+            self.backbone, clean, self.settings.score, progress, generator, azimuth=cameras.azimuth, seed=self.seed
+        )
         score = self.score(clean, timesteps, noise, prompts, plain, numbers, repelled)
         kept = torch.rand(len(numbers), 1, generator=generator) >= self.settings.camera_dropout
         level = torch.randint(self.backbone.schedule.num_train_timesteps, (len(clean),), generator=generator)

@@ -49,12 +49,19 @@ class ViewGuidance(AbstractGuidance):
         known: the photo's camera.
         settings: how the score is taken.
         target: what all cameras look at.
+        seed: of kept noise.
     """
 
     def __init__(
-        self, model: ViewModel, photo: KnownPhoto, known: KnownView, settings: ViewScore, target: Vector
+        self,
+        model: ViewModel,
+        photo: KnownPhoto,
+        known: KnownView,
+        settings: ViewScore,
+        target: Vector,
+        seed: int = 0,
     ) -> None:
-        self.model, self.settings, self.target = model, settings, target
+        self.model, self.settings, self.target, self.seed = model, settings, target, seed
         self.known = known.camera(target)
         self.told = model.see(photo.image[None] * 2 - 1)
 
@@ -69,7 +76,16 @@ class ViewGuidance(AbstractGuidance):
             poses = pose_numbers(cameras, self.known, self.target, settings.unit)
             positive = self.model.conditioning(self.told, poses)
         prompts = (self.model.nothing(positive), positive)
-        loss = distillation_loss(self.model, images, prompts, settings.guidance, progress=progress, generator=generator)
+        loss = distillation_loss(
+            self.model,
+            images,
+            prompts,
+            settings.guidance,
+            progress=progress,
+            generator=generator,
+            azimuth=cameras.azimuth,
+            seed=self.seed,
+        )
         return LossTerms({"view": settings.weight * loss})
 
 

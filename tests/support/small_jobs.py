@@ -163,8 +163,9 @@ def small_recipe(method: str) -> AnyRecipe3d:
     if method == "dreambooth3d":
         weak = Reconstruction(weight=0.1, rays_per_step=64)
         views = PseudoViewConfig(views=3)
+        turning = DistillationConfig(noise="kept", harmonics=2)
         return PhotosTo3dRecipe(
-            id=method, initial=stage(5), pseudo=views, final=stage(6, reconstruction=weak), mesh=MESH
+            id=method, initial=stage(5, guidance=turning), pseudo=views, final=stage(6, reconstruction=weak), mesh=MESH
         )
     if method == "magic3d":
         surface = SurfaceConfig(cells=12, materials=MaterialConfig(resolution=10))

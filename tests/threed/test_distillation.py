@@ -20,6 +20,7 @@ from pcs_ext.threed.distillation import (
 )
 from pcs_ext.threed.fields import Blob, VoxelField
 from pcs_ext.threed.render import RenderConfig, render_rays
+from pcs_ext.threed.view_noise import harmonic_variances, turning_noise
 from pcs_ext.threed.view_prompts import ViewPrompts, directions
 from tests.support.gaussian import GaussianBackbone
 
@@ -73,7 +74,7 @@ def test_with_one_noise_a_free_picture_keeps_the_spread_of_the_data() -> None:
     backbone, generator = GaussianBackbone(mean=0.3), torch.Generator().manual_seed(0)
     level = 150 / 1000
     law = TimestepLaw(low=(level, level), high=(level, level))
-    config = DistillationConfig(guidance_scale=1.0, timesteps=law, fixed_noise=5)
+    config = DistillationConfig(guidance_scale=1.0, timesteps=law, noise="kept")
     images = torch.zeros(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
     prompts = (backbone.encode_prompt([""] * 2), backbone.encode_prompt(["x"] * 2))
     optimizer = torch.optim.Adam([images], lr=0.02)
@@ -81,29 +82,50 @@ def test_with_one_noise_a_free_picture_keeps_the_spread_of_the_data() -> None:
         for group in optimizer.param_groups:
             group["lr"] = 0.02 * (1 - step / 400)
         optimizer.zero_grad()
-        distillation_loss(backbone, images, prompts, config, progress=0.5, generator=generator).backward()
+        loss = distillation_loss(backbone, images, prompts, config, progress=0.5, generator=generator, seed=5)
+        loss.backward()
         optimizer.step()
     latents = backbone.encode_images(images.detach())
-    noise = torch.randn(3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    noise = turning_noise(torch.zeros(1), (3, 8, 8), 0, 5)
     abar = backbone.schedule.alphas_cumprod[150].double()
     expected = 0.3 + 0.04 * (abar / (1 - abar)).sqrt() * noise
     torch.testing.assert_close(latents, expected.expand(2, -1, -1, -1), atol=2e-3, rtol=0)
 
 
-def test_one_noise_takes_nothing_from_the_other_draws() -> None:
+def test_kept_noise_takes_nothing_from_the_other_draws() -> None:
     backbone, latents = GaussianBackbone(), torch.zeros(3, 3, 8, 8)
+    azimuth = torch.tensor([0.0, 90.0, 180.0])
 
-    def drawn(fixed: int | None, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        config = DistillationConfig(fixed_noise=fixed)
-        return draw_noise(backbone, latents, config, 0.5, torch.Generator().manual_seed(seed))
+    def drawn(config: DistillationConfig, kept: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return draw_noise(backbone, latents, config, 0.5, generator, azimuth=azimuth, seed=kept)
 
-    (first, noise), (second, again), (_, other) = drawn(1, 0), drawn(1, 9), drawn(2, 0)
+    kept, fresh = DistillationConfig(noise="kept"), DistillationConfig()
+    turning = DistillationConfig(noise="kept", harmonics=2)
+    (first, noise), (second, again), (_, other) = drawn(kept, 1, 0), drawn(kept, 1, 9), drawn(kept, 2, 0)
     assert torch.equal(noise, again)
     assert torch.equal(noise[0], noise[2])
     assert not torch.equal(noise, other)
     assert not torch.equal(first, second)
-    assert torch.equal(first, drawn(None, 0)[0])
-    assert not torch.equal(drawn(None, 0)[1][0], drawn(None, 0)[1][1])
+    assert torch.equal(first, drawn(fresh, 0, 0)[0])
+    assert not torch.equal(drawn(fresh, 0, 0)[1][0], drawn(fresh, 0, 0)[1][1])
+    assert torch.equal(drawn(turning, 1, 0)[1], drawn(turning, 1, 9)[1])
+    with pytest.raises(UsageError, match="azimuths"):
+        draw_noise(backbone, latents, turning, 0.5, torch.Generator())
+    with pytest.raises(ConfigError, match="harmonics"):
+        DistillationConfig(harmonics=1)
+
+
+@pytest.mark.parametrize("harmonics", [0, 1, 2, 4])
+def test_kept_noise_turns_as_its_law_says(harmonics: int) -> None:
+    """Over 40,000 elements variance is 1 at every azimuth and noises d apart correlate as cos^2K(d / 2)."""
+    azimuth = torch.tensor([0.0, 20.0, 90.0, 180.0, -110.0, 360.0])
+    noise = turning_noise(azimuth, (4, 100, 100), harmonics, 3).flatten(1)
+    expected = torch.deg2rad((azimuth[:, None] - azimuth).double() / 2).cos() ** (2 * harmonics)
+    assert sum(harmonic_variances(harmonics)) == pytest.approx(1.0, abs=1e-12)
+    torch.testing.assert_close(noise @ noise.T / noise.shape[1], expected, atol=0.03, rtol=0)
+    torch.testing.assert_close(noise[0], noise[5], atol=1e-12, rtol=0)
+    assert torch.equal(noise[0], noise[3]) == (harmonics == 0)
 
 
 def test_clamping_bounds_the_score() -> None:

@@ -14,6 +14,7 @@ from pcs_ext.errors import ArtifactError, CheckpointError, ConfigError, InputErr
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.learn import learn
 from pcs_ext.image.subject import Artifact
+from pcs_ext.threed.distillation import DistillationConfig
 from pcs_ext.threed.export import export_3d, render_3d
 from pcs_ext.threed.field_config import FieldConfig
 from pcs_ext.threed.make import Made, make_3d
@@ -28,7 +29,9 @@ from pcs_ext.threed.recipes import (
     Recipe3d,
     TextureRecipe,
 )
+from pcs_ext.threed.recipes.stages import placed, score
 from pcs_ext.threed.request import MakeOptions
+from pcs_ext.threed.view_prompts import ViewWords
 from pcs_ext.threed.view_sets import draw_views
 from tests.support.small_jobs import PROMPT, Learned, make, relearn, small_recipe, stage
 
@@ -48,6 +51,23 @@ def test_every_recipe_builds_and_survives_json(preset: Any, effort: Any, tmp_pat
         )
         assert from_jsonable(kind, read_json(tmp_path / "recipe.json"), where="the file") == recipe
         assert to_jsonable(recipe.with_steps(10)) != to_jsonable(recipe)
+
+
+def test_only_toybox_is_told_its_place_and_keeps_its_noise() -> None:
+    said = ViewWords(front_angle=33.0)
+    assert placed(said, "sd") == said
+    assert placed(said, "toybox") == ViewWords(
+        front=" on a plain background, front view",
+        side=" on a plain background, side view",
+        back=" on a plain background, back view",
+        overhead=" on a plain background, overhead view",
+        front_angle=33.0,
+    )
+    assert score("sd") == DistillationConfig(guidance_scale=101.0)
+    kept = score("toybox", highest=0.5)
+    assert kept.noise == "kept"
+    assert kept.timesteps.bounds(0.0) == (0.5, 0.5)
+    assert kept.timesteps.bounds(1.0)[1] < 0.2
 
 
 @pytest.fixture(scope="module")

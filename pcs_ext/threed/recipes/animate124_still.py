@@ -7,8 +7,6 @@ smoothness of rendered normals is left out, density is smoothed instead; a plain
 random colour. Without a view model (none ships) words alone say what other sides look like.
 """
 
-import dataclasses
-
 from pcs_ext.image.recipes import Preset
 from pcs_ext.threed.camera_laws import CameraLaw
 from pcs_ext.threed.distillation import DistillationConfig, TimestepLaw
@@ -40,11 +38,10 @@ def animate124_still(preset: Preset, effort: Effort) -> SeenTo3dRecipe:
         ),
         side=64 if small else 128,
         known=known,
+        lighting=Lighting(shaded=0.0)
+        if small
+        else Lighting(albedo_until=0.2, normals_until=0.2, shaded=1.0, textureless=0.2),
     )
-    if not small:
-        stage = dataclasses.replace(
-            stage, lighting=Lighting(albedo_until=0.2, normals_until=0.2, shaded=1.0, textureless=0.2)
-        )
     # A view model of the embedded world: in its units, of a score that sums 1,024 cells; both chosen.
     view = ViewScore(weight=10.0, unit=1.0) if small else ViewScore()
     return SeenTo3dRecipe(id="animate124-still", words=words(preset), view=view, field=stage)

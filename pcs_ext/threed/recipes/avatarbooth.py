@@ -15,7 +15,7 @@ from pcs_ext.threed.field_config import FieldConfig
 from pcs_ext.threed.field_stage import CloseUps, Penalties
 from pcs_ext.threed.lighting import Lighting
 from pcs_ext.threed.recipes.base import AvatarTo3dRecipe, Effort
-from pcs_ext.threed.recipes.stages import sds_stage, words
+from pcs_ext.threed.recipes.stages import TOYBOX_LIGHTING, placed, sds_stage, words
 
 _STEPS: dict[Effort, int] = {"fast": 300, "balanced": 1200, "paper": 8000}
 """paper: where the released loop stops."""
@@ -36,7 +36,7 @@ def avatarbooth(preset: Preset, effort: Effort) -> AvatarTo3dRecipe:
     near = (0.0, 30.0) if small else (-10.0, 30.0)
     return AvatarTo3dRecipe(
         id="avatarbooth",
-        words=words(preset),
+        words=placed(words(preset), preset),
         negative_prompt="" if small else _NEGATIVE,
         field=sds_stage(
             preset,
@@ -47,7 +47,7 @@ def avatarbooth(preset: Preset, effort: Effort) -> AvatarTo3dRecipe:
                 timesteps=TimestepLaw(high=(0.7, 0.7)),
                 growth=() if small else ((3 / 8, 640 / 512), (4 / 8, 768 / 512)),
             ),
-            lighting=Lighting(shaded=0.0) if small else Lighting(shaded=0.1, textureless=0.0, normals=0.1),
+            lighting=TOYBOX_LIGHTING if small else Lighting(shaded=0.1, textureless=0.0, normals=0.1),
             cameras=CameraLaw(elevation=(0.0, 45.0) if small else (-10.0, 45.0), target=(0.0, 0.0, 1.0)),
             close_ups=CloseUps(cameras=CameraLaw(elevation=near, distance=(1.4, 1.9), target=HEAD), share=0.3),
             penalties=Penalties(eikonal=50.0, variation=500.0),

@@ -15,7 +15,7 @@ from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.recipes import Preset
 from pcs_ext.threed.distillation import SJC
 from pcs_ext.threed.recipes.base import Effort, PhotoTo3dRecipe
-from pcs_ext.threed.recipes.stages import sds_stage, words
+from pcs_ext.threed.recipes.stages import placed, sds_stage, words
 from pcs_ext.threed.turned_views import ShapeWordConfig
 
 _STEPS: dict[Effort, tuple[int, int]] = {"fast": (100, 400), "balanced": (300, 1500), "paper": (3000, 10_000)}
@@ -31,7 +31,7 @@ def consist3d(preset: Preset, effort: Effort) -> PhotoTo3dRecipe:
     word, field = _STEPS[effort]
     return PhotoTo3dRecipe(
         id="consist3d",
-        words=words(preset),
+        words=placed(words(preset), preset),
         shape_word=ShapeWordConfig(
             fit=FitConfig(steps=word), learning_rate=1e-2 if small else 2e-3, batch_size=4 if small else 1
         ),

@@ -12,7 +12,7 @@ from pcs_ext.threed.camera_laws import CameraLaw
 from pcs_ext.threed.distillation import RECONSTRUCTION, DistillationConfig, TimestepLaw
 from pcs_ext.threed.guidance import SingleViews
 from pcs_ext.threed.recipes.base import Effort, TextTo3dRecipe
-from pcs_ext.threed.recipes.stages import sds_stage, words
+from pcs_ext.threed.recipes.stages import placed, sds_stage, words
 from pcs_ext.threed.view_prompts import ViewWords
 
 _STEPS: dict[Effort, int] = {"fast": 100, "balanced": 400, "paper": 10_000}
@@ -34,8 +34,8 @@ def dream_in_4d_still(preset: Preset, effort: Effort) -> TextTo3dRecipe:
     )
     return TextTo3dRecipe(
         id="dream-in-4d-still",
-        words=ViewWords(front="", side="", back="", overhead=""),
+        words=placed(ViewWords(front="", side="", back="", overhead=""), preset),
         joint=True,
-        single=SingleViews(guidance=alone, words=words(preset)),
+        single=SingleViews(guidance=alone, words=placed(words(preset), preset)),
         field=stage,
     )

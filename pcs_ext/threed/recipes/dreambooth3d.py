@@ -9,7 +9,7 @@ from pcs_ext.image.recipes import Preset
 from pcs_ext.threed.field_stage import Reconstruction
 from pcs_ext.threed.pseudo_views import PseudoViewConfig
 from pcs_ext.threed.recipes.base import Effort, PhotosTo3dRecipe
-from pcs_ext.threed.recipes.stages import sds_stage, words
+from pcs_ext.threed.recipes.stages import placed, sds_stage, surface, words
 
 _STEPS: dict[Effort, tuple[int, int]] = {"fast": (250, 300), "balanced": (700, 1000), "paper": (10_000, 10_000)}
 """Of the first and the last field. paper: as for `dreamfusion`."""
@@ -26,8 +26,9 @@ def dreambooth3d(preset: Preset, effort: Effort) -> PhotosTo3dRecipe:
     initial, final = _STEPS[effort]
     return PhotosTo3dRecipe(
         id="dreambooth3d",
-        words=words(preset),
+        words=placed(words(preset), preset),
         initial=sds_stage(preset, initial),
         pseudo=PseudoViewConfig(views=8 if effort == "fast" else 20),
         final=sds_stage(preset, final, reconstruction=Reconstruction(weight=0.5, norm=1)),
+        mesh=surface(preset),
     )

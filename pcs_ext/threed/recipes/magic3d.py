@@ -9,11 +9,11 @@ import dataclasses
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.recipes import Preset
 from pcs_ext.threed.camera_laws import CameraLaw
-from pcs_ext.threed.distillation import DistillationConfig, TimestepLaw
 from pcs_ext.threed.lighting import Lighting
 from pcs_ext.threed.materials import MaterialConfig
+from pcs_ext.threed.mesh import MeshConfig
 from pcs_ext.threed.recipes.base import Effort, RefinedTo3dRecipe
-from pcs_ext.threed.recipes.stages import sds_stage, words
+from pcs_ext.threed.recipes.stages import TOYBOX_CAMERAS, TOYBOX_LIGHTING, placed, score, sds_stage, surface, words
 from pcs_ext.threed.surface import SurfaceConfig
 from pcs_ext.threed.surface_stage import SurfaceStage
 
@@ -35,20 +35,19 @@ def magic3d(preset: Preset, effort: Effort) -> RefinedTo3dRecipe:
     materials = MaterialConfig(resolution=64 if small else 192)
     return RefinedTo3dRecipe(
         id="magic3d",
-        words=words(preset),
+        words=placed(words(preset), preset),
         coarse=sds_stage(preset, coarse),
+        mesh=MeshConfig(relative=surface(preset).relative),
         fine=SurfaceStage(
             surface=SurfaceConfig(cells=48 if small else 128, materials=materials),
             fit=FitConfig(
                 steps=fine, optimizer="adam", lr_schedule="cosine", betas=(0.9, 0.99), eps=1e-15, max_gradient_norm=None
             ),
-            guidance=DistillationConfig(
-                guidance_scale=20.0 if small else 101.0, timesteps=TimestepLaw(low=(0.02, 0.02), high=(0.5, 0.5))
-            ),
-            cameras=CameraLaw(elevation=(0.0, 45.0)) if small else _narrow(),
+            guidance=score(preset, highest=0.5),
+            cameras=TOYBOX_CAMERAS if small else _narrow(),
             side=96 if small else 512,
             supersampling=1 if small else 2,
-            lighting=Lighting(shaded=0.0) if small else Lighting(albedo_until=0.0),
+            lighting=TOYBOX_LIGHTING if small else Lighting(albedo_until=0.0),
             smoothness=2000.0 if small else 10_000.0,
         ),
     )

@@ -13,7 +13,7 @@ from pcs_ext.image.recipes import Preset
 from pcs_ext.threed.camera_laws import CameraLaw
 from pcs_ext.threed.distillation import RECONSTRUCTION
 from pcs_ext.threed.recipes.base import Effort, TextTo3dRecipe
-from pcs_ext.threed.recipes.stages import sds_stage
+from pcs_ext.threed.recipes.stages import placed, sds_stage
 from pcs_ext.threed.relearn import RelearnConfig
 from pcs_ext.threed.view_prompts import ViewWords
 
@@ -35,7 +35,7 @@ def mvdream(preset: Preset, effort: Effort) -> TextTo3dRecipe:
     )
     return TextTo3dRecipe(
         id="mvdream",
-        words=ViewWords(front="", side="", back="", overhead=""),
+        words=placed(ViewWords(front="", side="", back="", overhead=""), preset),
         joint=True,
         relearn=RelearnConfig(
             fit=FitConfig(steps=_LEARNING[effort] if small else 600),

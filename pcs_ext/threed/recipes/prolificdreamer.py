@@ -5,7 +5,7 @@ import dataclasses
 from pcs_ext.image.recipes import Preset
 from pcs_ext.threed.distillation import DistillationConfig, TimestepLaw
 from pcs_ext.threed.recipes.base import Effort, TextTo3dRecipe
-from pcs_ext.threed.recipes.stages import sds_stage, words
+from pcs_ext.threed.recipes.stages import placed, sds_stage, words
 from pcs_ext.threed.variational import VariationalConfig
 
 _STEPS: dict[Effort, int] = {"fast": 300, "balanced": 900, "paper": 25_000}
@@ -19,6 +19,7 @@ def prolificdreamer(preset: Preset, effort: Effort) -> TextTo3dRecipe:
     and no later stages on the mesh.
     """
     score = DistillationConfig(guidance_scale=7.5, timesteps=TimestepLaw(high=(0.98, 0.5), until=0.2))
-    said = words(preset) if preset == "toybox" else dataclasses.replace(words(preset), front_angle=30.0)
+    small = preset == "toybox"
+    said = placed(words(preset), preset) if small else dataclasses.replace(words(preset), front_angle=30.0)
     stage = sds_stage(preset, _STEPS[effort], guidance=VariationalConfig(score=score))
     return TextTo3dRecipe(id="prolificdreamer", words=said, field=stage)
