@@ -65,6 +65,9 @@ def with_things(photos: Path, recipe: Recipe) -> Path:
     """What a recipe wants beside photos: masks and captions of every thing, one caption with its word, or cameras."""
     if recipe.needs_cameras:
         shown = sorted(path for path in photos.glob("*.png") if "_" not in path.stem)
+        for path in photos.glob("*.png"):  # of the shape of one lens
+            with Image.open(path) as picture:
+                picture.resize((48, 40)).save(path)
         cameras = ring(len(shown))
         write_transforms(photos / "transforms.json", cameras, [path.name for path in shown], 40, 48)
     if recipe.needs_caption:

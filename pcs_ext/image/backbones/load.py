@@ -190,7 +190,9 @@ def assemble(
     *,
     kind: type[AbstractUnetBackbone] | None = None,
 ) -> AbstractUnetBackbone:
-    """A backbone from the parts of a folder or file; `kind` None: Stable Diffusion or SDXL, as the parts say."""
+    """A backbone from the parts of a folder or file; `kind` None: Stable Diffusion or SDXL, as the parts say. Another
+    kind may read other channels beside the latents.
+    """
     # DDIM's scheduler is only asked for the betas that every scheduler of the family is built from.
     keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
     chosen = {key: parts["scheduler"][key] for key in keys if parts["scheduler"].get(key) is not None}
@@ -198,7 +200,7 @@ def assemble(
     unet, vae = parts["unet"], parts["vae"]
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     channels = unet.config.in_channels, vae.config.latent_channels
-    if channels[0] != channels[1] and not is_inpainting(unet, vae):
+    if kind is None and channels[0] != channels[1] and not is_inpainting(unet, vae):
         raise ModelError(
             f"{name} takes {channels[0]} channels where its autoencoder makes {channels[1]}: it reads a depth map or a "
             "picture to edit beside the latents. Expected a text-to-image model, or one for inpainting "
