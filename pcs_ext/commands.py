@@ -188,34 +188,12 @@ def animate_photo(
     from pcs_ext.video.backbones.load import load_video_backbone
 
     options = AnimateOptions(
-        method="animate124",
-        effort=preset,
-        base=base,
-        motion_module=motion_module,
-        photo=photo,
-        depth=depth,
-        view_model=view_model,
-        controlnet=controlnet,
-        seed=seed,
-        config=config,
-        previews=previews,
-        frames=frames,
-        side=side,
-        overwrite=overwrite,
-        device=device,
-        precision=precision,
-    )
-    reporter = console_reporter(jsonl)
-    made = run(
-        noun,
-        prompt,
-        output,
-        options,
-        load_video_backbone,
-        still_prompt=still_prompt,
-        still_config=still_config,
-        reporter=reporter,
-    )
+        method="animate124", effort=preset, base=base, motion_module=motion_module, photo=photo, depth=depth,
+        view_model=view_model, controlnet=controlnet, seed=seed, config=config, previews=previews, frames=frames,
+        side=side, overwrite=overwrite, device=device, precision=precision,
+    )  # fmt: skip
+    made = run(noun, prompt, output, options, load_video_backbone, still_prompt=still_prompt,
+               still_config=still_config, reporter=console_reporter(jsonl))  # fmt: skip
     sys.stdout.write(f"{made.file}\n{made.work}\n")
 
 

@@ -137,10 +137,7 @@ def learn(
     check_output(output, overwrite)
     check_plan(config, noun, base if isinstance(base, str) else base.name)
     asked = with_request(resolve_recipe(recipe, noun, preset_of(base), config=config), token, steps)
-    if previews < 0:
-        raise UsageError(f"--previews must be 0 or a number of steps, got {previews}.")
-    if checkpoint_activations:
-        asked.check_recomputable()
+    _check(asked, previews, checkpoint_activations)
     found = photos_for(asked, photos, reporter)
     loaded = isinstance(base, AbstractBackbone)
     backbone = base if loaded else load_backbone(base, device=device, precision=precision, reporter=reporter)
@@ -153,11 +150,7 @@ def learn(
                 "checkpoint_activations": checkpoint_activations}  # fmt: skip
         rounds = learn_in_rounds if resolved.active is not None else learn_selected
         return rounds(resolved, found, output, learn, once)
-    for remark in enlarged(found, backbone.resolution):
-        reporter.event("photos", remark)
-    reporter.event(
-        "learn", f"{resolved.id}: {len(found)} photos, {resolved.steps} steps, on {backbone.device}", photos=len(found)
-    )
+    _tell(resolved, found, backbone, reporter)
     sheets = Previews(Path(f"{output}.previews"), previews, backbone, resolved.concept, resolved.sampling)
     data, class_images = _dataset(resolved, found, backbone), class_images_of(resolved, backbone, seed, reporter)
     run = _Run(resolved, backbone, data, class_images, sheets, seed, Path(f"{output}.training"), reporter, after,
@@ -168,6 +161,21 @@ def learn(
     shutil.rmtree(run.folder, ignore_errors=True)
     reporter.event("learned", f"saved {output}", output=str(output))
     return Artifact(ArtifactData.load(output))
+
+
+def _check(asked: Recipe, previews: int, checkpoint_activations: bool) -> None:
+    if previews < 0:
+        raise UsageError(f"--previews must be 0 or a number of steps, got {previews}.")
+    if checkpoint_activations:
+        asked.check_recomputable()
+
+
+def _tell(recipe: Recipe, photos: Sequence[Photo], backbone: AbstractBackbone, reporter: Reporter) -> None:
+    """What is learned from what, and which photos are smaller than the base."""
+    for remark in enlarged(photos, backbone.resolution):
+        reporter.event("photos", remark)
+    steps = f"{recipe.id}: {len(photos)} photos, {recipe.steps} steps, on {backbone.device}"
+    reporter.event("learn", steps, photos=len(photos))
 
 
 def _dataset(recipe: Recipe, photos: Sequence[Photo], backbone: AbstractBackbone) -> SubjectDataset:
