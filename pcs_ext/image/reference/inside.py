@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.unet import recomputing_inside
@@ -66,6 +66,28 @@ def reading(
 
     with answering(backbone, name, answered):
         yield
+
+
+@contextlib.contextmanager
+def entering_beside(backbone: AbstractBackbone, layer: nn.Module, cells: Tensor, strength: Tensor) -> Iterator[None]:
+    """Inside, what a layer makes of maps is added to the first convolution's output, as by channels of its own.
+
+    Args:
+        backbone: whose denoiser.
+        layer: `b c h w` in, as many channels as the first convolution out.
+        cells: `b c n`, as many cells as the latents have.
+        strength: `b`, what it counts.
+    """
+
+    def enter(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        maps = cells.to(next(layer.parameters())).unflatten(2, output.shape[2:])
+        return output + (strength[:, None, None, None] * layer(maps)).to(output.dtype)
+
+    handle = backbone.denoiser.conv_in.register_forward_hook(enter)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ garment's two attributes are learned apart.
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ from pcs_ext.image.reference.beside import PictureMaps
 from pcs_ext.image.reference.boxes import known_boxes
 from pcs_ext.image.reference.details import collage, widened
 from pcs_ext.image.reference.garment_shape import Fit, ShapeControl, bending, outline_error, texture_error
-from pcs_ext.image.reference.inside import Read, beside, reading
+from pcs_ext.image.reference.inside import beside, entering_beside, reading
 from pcs_ext.image.reference.maps import Dropping, MapKinds, channels, check_kinds
 from pcs_ext.image.reference.pairs import Pairs
 from pcs_ext.image.reference.projection import Resampler
@@ -224,22 +224,11 @@ class PEViton(AbstractReferenceAdapter):
     @contextlib.contextmanager
     def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
         """See `AbstractReferenceAdapter.inserted`: dressed persons are read while the denoiser predicts."""
-        entering = reading(backbone, _ENTERS, lambda read: self._entering(backbone, read))
+        entering = reading(
+            backbone, _ENTERS, lambda read: entering_beside(backbone, self.enter, read.vectors, read.strength)
+        )
         with super().inserted(backbone, scale), entering:
             yield
-
-    @contextlib.contextmanager
-    def _entering(self, backbone: AbstractBackbone, read: Read) -> Iterator[None]:
-        def enter(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-            # Beside the first convolution: as by channels of its own, whose weights begin at 0.
-            told = read.vectors.to(self.enter.weight).unflatten(2, output.shape[2:])
-            return output + (read.strength[:, None, None, None] * self.enter(told)).to(output.dtype)
-
-        handle = backbone.denoiser.conv_in.register_forward_hook(enter)
-        try:
-            yield
-        finally:
-            handle.remove()
 
     @contextlib.contextmanager
     def watching(self, backbone: AbstractBackbone, pairs: Pairs) -> Iterator[Terms]:

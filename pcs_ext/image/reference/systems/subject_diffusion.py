@@ -8,7 +8,7 @@ subject's words is held to its mask.
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from pcs_ext.image.reference.base import (
 from pcs_ext.image.reference.boxes import BoxFeatures, cells_in, known_boxes
 from pcs_ext.image.reference.fusing import Places
 from pcs_ext.image.reference.gated_adapter import AbstractGatedAdapter
-from pcs_ext.image.reference.inside import Read, beside, reading
+from pcs_ext.image.reference.inside import beside, entering_beside, reading
 from pcs_ext.image.reference.localization import held_to_masks
 from pcs_ext.image.reference.nouns import names, noun_positions
 from pcs_ext.image.reference.pairs import Pairs
@@ -208,21 +208,13 @@ class SubjectDiffusion(AbstractGatedAdapter):
     @contextlib.contextmanager
     def inserted(self, backbone: AbstractBackbone, scale: float = 1.0) -> Iterator[None]:
         """See `AbstractReferenceAdapter.inserted`: patches and places are read while the denoiser predicts."""
-        places = reading(backbone, _FREE, lambda read: self._placed(backbone, read))
+        places = reading(
+            backbone,
+            _FREE,
+            lambda read: entering_beside(backbone, self.free, read.vectors.transpose(1, 2), read.strength),
+        )
         with super().inserted(backbone, scale), places:
             yield
-
-    @contextlib.contextmanager
-    def _placed(self, backbone: AbstractBackbone, read: Read) -> Iterator[None]:
-        def place(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-            free = read.vectors.to(self.free.weight).transpose(1, 2).unflatten(2, output.shape[2:])
-            return output + (read.strength[:, None, None, None] * self.free(free)).to(output.dtype)
-
-        handle = backbone.denoiser.conv_in.register_forward_hook(place)
-        try:
-            yield
-        finally:
-            handle.remove()
 
     @contextlib.contextmanager
     def watching(self, backbone: AbstractBackbone, pairs: Pairs) -> Iterator[Terms]:
