@@ -124,6 +124,8 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
     """Whether it changes what is drawn before every step of a sampling."""
     mixes: bool = False
     """Whether it makes the predictions of a sampling, of several that it asks for."""
+    _stage: str = ""
+    """The part of the training that was begun last."""
     in_steps: str = ""
     """What it does in the steps of a sampling, if it does either, in words that follow its name: where steps are not
     its own to reach into, it is refused with them."""
@@ -149,7 +151,8 @@ class AbstractReferenceAdapter(nn.Module, abc.ABC):
         return ""
 
     def begin_stage(self, name: str) -> None:
-        """Told before each part of the training; most have one."""
+        """Told before each part of the training, which is kept; most have one."""
+        self._stage = name
 
     @classmethod
     def reads_maps(cls, config: Any) -> MapKinds:

@@ -144,10 +144,6 @@ class Emu2(AbstractMultimodalAdapter):
         decoder, _, instruct = self.stages
         return tuple(TrainingStage(name=own.name, share=0.5, trains=own.trains) for own in (decoder, instruct))
 
-    def begin_stage(self, name: str) -> None:
-        """See `AbstractReferenceAdapter.begin_stage`."""
-        self._stage = name
-
     @property
     def denoises(self) -> bool:
         """See `AbstractReferenceAdapter.denoises`: the language model learns without the denoiser."""

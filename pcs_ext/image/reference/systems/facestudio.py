@@ -108,7 +108,6 @@ class FaceStudio(AbstractReferenceAdapter):
         self.prior = Prior(
             self.context, width, width=config.width, depth=config.depth, heads=config.heads, places=places
         )  # fmt: skip
-        self._stage = ""
 
     @classmethod
     def untrained(
@@ -129,10 +128,6 @@ class FaceStudio(AbstractReferenceAdapter):
             TrainingStage(name="guidance", share=share, trains=("guidance",)),
             TrainingStage(name="prior", share=1 - share, trains=("prior",)),
         )
-
-    def begin_stage(self, name: str) -> None:
-        """See `AbstractReferenceAdapter.begin_stage`."""
-        self._stage = name
 
     @property
     def denoises(self) -> bool:

@@ -125,7 +125,6 @@ class HyperDreamBooth(AbstractReferenceAdapter):
             len(spaces), numbers, picture, width=config.width, depth=config.depth, heads=config.heads
         )
         self._experts: tuple[nn.Parameter, ...] = ()
-        self._stage = ""
         self._said: Tensor | None = None
         self._subjects: Tensor | None = None
 
@@ -155,10 +154,6 @@ class HyperDreamBooth(AbstractReferenceAdapter):
         if share == 0 or self.config.weights_weight == 0:
             return (TrainingStage(name="hypernetwork", share=1.0, trains=("reference",)),)
         return (TrainingStage(name="experts", share=share, trains=("experts",)), hypernetwork)
-
-    def begin_stage(self, name: str) -> None:
-        """See `AbstractReferenceAdapter.begin_stage`."""
-        self._stage = name
 
     def expect(self, subjects: int) -> None:
         """See `AbstractReferenceAdapter.expect`: each has numbers of its own, which no file holds."""

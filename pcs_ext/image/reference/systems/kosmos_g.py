@@ -116,10 +116,6 @@ class KosmosG(AbstractMultimodalAdapter):
         """See `AbstractReferenceAdapter.tuning_stages`: instructions alone."""
         return (TrainingStage(name="instruct", share=1.0, trains=self.stages[-1].trains),)
 
-    def begin_stage(self, name: str) -> None:
-        """See `AbstractReferenceAdapter.begin_stage`."""
-        self._stage = name
-
     @property
     def denoises(self) -> bool:
         """See `AbstractReferenceAdapter.denoises`: only instructions are learned by the denoiser's gradient."""

@@ -98,7 +98,6 @@ class LambdaEclipse(AbstractReferenceAdapter):
         )  # fmt: skip
         self.project = LinearProjection(width, context, config.tokens)
         self.maps = PictureMaps(context, channels)
-        self._stage = ""
 
     @classmethod
     def untrained(
@@ -122,10 +121,6 @@ class LambdaEclipse(AbstractReferenceAdapter):
             TrainingStage(name="decoder", share=share, trains=("decoder",)),
             TrainingStage(name="prior", share=1 - share, trains=("prior",)),
         )
-
-    def begin_stage(self, name: str) -> None:
-        """See `AbstractReferenceAdapter.begin_stage`."""
-        self._stage = name
 
     @property
     def denoises(self) -> bool:

@@ -128,7 +128,6 @@ class PEViton(AbstractReferenceAdapter):
         self.enter = nn.Conv2d(backbone.latent_channels + 2, first, 3, padding=1, bias=False)
         nn.init.zeros_(self.enter.weight)
         self.inside = (FullAdapter("reference", FullConfig(components=("denoiser",))),)
-        self._stage = ""
 
     @classmethod
     def untrained(cls, config: PEVitonConfig, backbone: AbstractBackbone, reading: Reading, seed: int) -> "PEViton":
@@ -156,10 +155,6 @@ class PEViton(AbstractReferenceAdapter):
             TrainingStage(name="shape", share=share, trains=("shape",)),
             TrainingStage(name="texture", share=1 - share, trains=("texture", "base")),
         )
-
-    def begin_stage(self, name: str) -> None:
-        """See `AbstractReferenceAdapter.begin_stage`."""
-        self._stage = name
 
     @property
     def denoises(self) -> bool:

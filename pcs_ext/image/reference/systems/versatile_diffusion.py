@@ -105,7 +105,6 @@ class VersatileDiffusion(AbstractReferenceAdapter):
             FullAdapter("reference_data", FullConfig(include=(rf"^(?!({context_layers})\.)",))),
             FullAdapter("reference_text", FullConfig(include=(rf"^({context_layers})\.",))),
         )
-        self._stage = ""
 
     @classmethod
     def untrained(
@@ -126,10 +125,6 @@ class VersatileDiffusion(AbstractReferenceAdapter):
             TrainingStage(name="variation", share=self.share, trains=("reference", "base")),
             TrainingStage(name="dual", share=1 - self.share, trains=("reference", "base")),
         )
-
-    def begin_stage(self, name: str) -> None:
-        """See `AbstractReferenceAdapter.begin_stage`."""
-        self._stage = name
 
     def groups(self) -> dict[str, tuple[nn.Parameter, ...]]:
         """See `AbstractReferenceAdapter.groups`; while no words are told, the text's layers are apart and rest."""

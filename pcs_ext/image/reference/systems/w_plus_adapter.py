@@ -138,7 +138,6 @@ class WPlusAdapter(AbstractReferenceAdapter):
         self.attentions = nn.ModuleDict(
             {name: ResidualAttention(backbone.denoiser.get_submodule(path)) for path, name in self.names.items()}
         )
-        self._stage = ""
         self._codes: Tensor | None = None
 
     @classmethod
@@ -158,10 +157,6 @@ class WPlusAdapter(AbstractReferenceAdapter):
             TrainingStage(name="subject", share=share, trains=("maps", "attention")),
             TrainingStage(name="scene", share=1 - share, trains=("attention",)),
         )
-
-    def begin_stage(self, name: str) -> None:
-        """See `AbstractReferenceAdapter.begin_stage`."""
-        self._stage = name
 
     def groups(self) -> dict[str, tuple[nn.Parameter, ...]]:
         """See `AbstractReferenceAdapter.groups`."""
