@@ -171,7 +171,7 @@ class FieldLoss:
             raise UsageError("close-ups need a teacher of their own, and only they do.")
         if (photo is None) != (stage.known is None):
             raise UsageError("a known camera needs its photo, and a photo its camera.")
-        self.photo = photo if photo is None or stage.known is None else photo.at(stage.known.side)
+        self.photo = None if photo is None or stage.known is None else photo.at(stage.known.side).to(field.device)
         self.field, self.stage, self.guidance, self.close = field, stage, guidance, close
         self.occupancy = Occupancy(field) if stage.occupancy_every else None
         self.pictures = pictures if stage.reconstruction.weight > 0 else None

@@ -78,6 +78,11 @@ class KnownPhoto:
         near = None if self.nearness is None else _resized(self.nearness[None], side)[0]
         return KnownPhoto(_resized(self.image, side), _resized(self.cover[None], side)[0], near)
 
+    def to(self, device: torch.device) -> "KnownPhoto":
+        """The same there."""
+        near = None if self.nearness is None else self.nearness.to(device)
+        return KnownPhoto(self.image.to(device), self.cover.to(device), near)
+
 
 def read_known_photo(path: Path, depth: Path | None = None) -> KnownPhoto:
     """A photo with its mask (alpha channel or NAME_mask.png), the square in its middle.
@@ -121,15 +126,15 @@ def known_terms(
 
     Args:
         field: what is there.
-        photo: of the settings' side.
+        photo: of the settings' side, on the field's device.
         settings: camera and weights.
         samples: intervals per ray.
         occupancy: cells that need not be asked.
         generator: on the CPU; shakes the rays and places the samples.
     """
-    bundle = rays(settings.camera(field.bounds.center), settings.side, settings.side)
+    bundle = rays(settings.camera(field.bounds.center).to(field.device), settings.side, settings.side)
     if settings.shake:
-        origin, direction = settings.shake * torch.randn(2, 3, generator=generator)
+        origin, direction = (settings.shake * torch.randn(2, 3, generator=generator)).to(field.device)
         shaken = functional.normalize(bundle.directions + direction, dim=-1)
         bundle = dataclasses.replace(bundle, origins=bundle.origins + origin, directions=shaken)
     seen = render_rays(field, bundle, RenderConfig(samples=samples), occupancy=occupancy, generator=generator)

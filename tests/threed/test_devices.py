@@ -20,6 +20,7 @@ from pcs_ext.threed.field_config import FieldConfig
 from pcs_ext.threed.field_fit import FieldFitConfig, PictureLoss
 from pcs_ext.threed.field_stage import FieldLoss, FieldStage, Penalties, PosedPictures, Reconstruction
 from pcs_ext.threed.guidance import build_guidance
+from pcs_ext.threed.known_view import KnownPhoto, KnownView
 from pcs_ext.threed.lighting import Lighting
 from pcs_ext.threed.materials import MaterialConfig
 from pcs_ext.threed.mesh import densities
@@ -94,6 +95,15 @@ def test_a_field_learns_where_its_base_is(base: AbstractUnetBackbone, kind: str)
     assert occupancy.cells.device == ELSEWHERE
     fitted = PictureLoss(field, cameras, pictures.images, FieldFitConfig(rays_per_step=16, occupancy_every=1))
     learned(fitted, field)
+
+
+def test_a_known_photo_is_looked_at_where_the_field_is(base: AbstractUnetBackbone) -> None:
+    settings, known = FieldConfig(resolution=8), KnownView(first=1, every=2, side=8)
+    photo = KnownPhoto(torch.rand(3, 12, 12), (torch.rand(12, 12) > 0.5).float(), torch.rand(12, 12))
+    stage = FieldStage(field=settings, fit=FIT, side=16, samples=6, known=known)
+    field = settings.build().to(base.device)
+    loss = FieldLoss(field, stage, build_guidance(base, "a dog", DistillationConfig()), photo=photo)
+    learned(loss, field, (0, 1))  # the photo, then the base
 
 
 @pytest.mark.parametrize("kind", ["variational", "joint"])
