@@ -4,12 +4,12 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from pcs_ext.config_io import atomic_write_bytes
 from pcs_ext.demo.data import DemoData
 from pcs_ext.image.evaluate import square_images
+from pcs_ext.image.levels import levels_of
 
 _TILE, _GAP = 128, 6
 _PAPER = (255, 255, 255)
@@ -59,5 +59,5 @@ def _tiles(paths: Sequence[Path]) -> list[Image.Image]:
     """Square, `_TILE` pixels a side."""
     if not paths:
         return []
-    pixels = ((square_images(paths, _TILE) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    pixels = levels_of(square_images(paths, _TILE))
     return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]

@@ -18,6 +18,7 @@ from pcs_ext.demo.video_methods import measured_methods, methods_table
 from pcs_ext.demo.wording import command, quoted
 from pcs_ext.image.evaluate import ImageEncoder, square_images
 from pcs_ext.image.evaluate.metrics import reference_similarity
+from pcs_ext.image.levels import levels_of
 from pcs_ext.page.pictures import data_uri, video_uri
 from pcs_ext.reporter import Reporter
 from pcs_ext.runtime import generator_for
@@ -162,7 +163,7 @@ def _write_large(frames: Tensor, path: Path, still: Path) -> None:
     """Frames `f 3 h w`, enlarged here: browsers enlarge with filters of their own."""
     size = (_SIDE, _SIDE)
     large = F.interpolate(frames, size, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
-    levels = ((large[0] + 1) * 127.5).round().to(torch.uint8)
+    levels = levels_of(large[0])
     still.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(levels.permute(1, 2, 0).numpy()).save(still)
     write_clip(large.transpose(0, 1), path, fps=_FPS, overwrite=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pcs_ext.config_io import atomic_write_bytes, to_jsonable, write_json
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.levels import levels_of, pixels_of
+from pcs_ext.image.levels import in_unit_range, levels_of
 from pcs_ext.image.sample import SampleConfig, images_at_once, sample
 from pcs_ext.image.types import Batch
 from pcs_ext.reporter import Reporter, SilentReporter
@@ -35,7 +35,7 @@ class ClassImages:
     @property
     def images(self) -> Tensor:
         """All of them, `n 3 h w` in [-1, 1]."""
-        return _in_unit(self._images)
+        return in_unit_range(self._images)
 
     @property
     def prompt(self) -> str:
@@ -47,7 +47,7 @@ class ClassImages:
         """All images of several sets, one at least, with their own prompts."""
         kept = [s._images for s in sets]
         alike = all(images.dtype == kept[0].dtype for images in kept)
-        images = torch.cat(kept if alike else [_in_unit(images) for images in kept])
+        images = torch.cat(kept if alike else [in_unit_range(images) for images in kept])
         return ClassImages(images, [prompt for s in sets for prompt in s.prompts])
 
     def captioned(self, prompt: str) -> "ClassImages":
@@ -101,7 +101,7 @@ class ClassImages:
         """`size` class images with their prompts, drawn with replacement."""
         rows = torch.randint(len(self._images), (size,), generator=generator).tolist()
         return Batch(
-            images=_in_unit(self._images[rows]),
+            images=in_unit_range(self._images[rows]),
             captions=tuple(self.prompts[row] for row in rows),
             is_prior=torch.ones(size, dtype=torch.bool),
             keys=tuple(f"class/{row}" for row in rows),
@@ -118,8 +118,3 @@ def _read(path: Path) -> Tensor:
     """Levels `3 h w`."""
     with Image.open(path) as image:
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-
-
-def _in_unit(images: Tensor) -> Tensor:
-    """Levels as numbers in [-1, 1]; what is in it already as it is."""
-    return pixels_of(images) if images.dtype == torch.uint8 else images

@@ -12,3 +12,8 @@ def levels_of(pixels: Tensor) -> Tensor:
 def pixels_of(levels: Tensor) -> Tensor:
     """Inverse of `levels_of`, float32."""
     return levels.float() / 127.5 - 1
+
+
+def in_unit_range(pixels: Tensor) -> Tensor:
+    """uint8 levels -> float32 in [-1, 1]; floats are there already. Any shape."""
+    return pixels_of(pixels) if pixels.dtype == torch.uint8 else pixels

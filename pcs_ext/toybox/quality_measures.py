@@ -15,6 +15,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.evaluate.encoders import load_image_encoder
+from pcs_ext.image.levels import levels_of, pixels_of
 from pcs_ext.image.sample import SampleConfig, sample
 from pcs_ext.reporter import Reporter
 from pcs_ext.runtime import seed_for
@@ -95,7 +96,7 @@ def measure_vae(folder: Path, data: HeldOut) -> tuple[list[Measured], Tensor]:
     start = time.perf_counter()
     vae: Any = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).eval()
     pieces = [vae.decode(vae.encode(images).latent_dist.mean).sample for images in data.images.split(32)]
-    decoded = ((torch.cat(pieces).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    decoded = pixels_of(levels_of(torch.cat(pieces)))
     return [figure("vae/psnr", psnr(decoded, data.images), start)], decoded
 
 

@@ -20,10 +20,10 @@ from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.evaluate.encoders import load_image_encoder
 from pcs_ext.image.fit import fit
+from pcs_ext.image.levels import in_unit_range
 from pcs_ext.image.loss_log import LossLog, LossReport
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.video.backbone import AbstractVideoBackbone
-from pcs_ext.video.clips import in_unit_range
 from pcs_ext.video.influence import with_chosen_blocks
 from pcs_ext.video.motion import CLIP, Motion, check_inflation
 from pcs_ext.video.recipes import MOTIONS

@@ -12,10 +12,10 @@ from pcs_ext.image.adapters.base import AbstractAdapter
 from pcs_ext.image.adapters.tokens import TokenAdapter
 from pcs_ext.image.attention import attention_program
 from pcs_ext.image.flow import FlowSchedule
+from pcs_ext.image.levels import in_unit_range
 from pcs_ext.image.types import Conditioning, LossTerms, ParameterGroup
 from pcs_ext.runtime import generator_for
 from pcs_ext.video.backbone import AbstractVideoBackbone
-from pcs_ext.video.clips import in_unit_range
 from pcs_ext.video.frame_words import WordMaps, clip_conditioning
 from pcs_ext.video.named_losses import Pass, named_loss
 from pcs_ext.video.noise import with_common

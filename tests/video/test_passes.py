@@ -13,11 +13,12 @@ from pcs_ext.errors import UsageError
 from pcs_ext.image.adapters import AbstractAdapter, EmbeddingConfig, SpectrumConfig, build_adapter, injected
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.fit import FitConfig
+from pcs_ext.image.levels import in_unit_range
 from pcs_ext.reporter import SilentReporter
 from pcs_ext.video.backbone import AbstractVideoBackbone
 from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone
 from pcs_ext.video.backbones.inflated import InflatedBackbone
-from pcs_ext.video.clips import in_unit_range, read_clip
+from pcs_ext.video.clips import read_clip
 from pcs_ext.video.frame_words import by_frame, clip_conditioning
 from pcs_ext.video.objectives import appearance_statistics_loss
 from pcs_ext.video.recipes import MotionPass, MotionPhase

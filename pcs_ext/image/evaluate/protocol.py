@@ -14,6 +14,7 @@ from pcs_ext.image.evaluate.encoders import ImageEncoder, ImageTextEncoder
 from pcs_ext.image.evaluate.figure import Figure, figure_over
 from pcs_ext.image.evaluate.prompts import Prompt
 from pcs_ext.image.evaluate.report import Report
+from pcs_ext.image.levels import levels_of, pixels_of
 
 Generate = Callable[[Sequence[str], Sequence[int]], Tensor]
 """`(prompts with {subject}, seeds), both of length b -> images b 3 h w in [-1, 1]`."""
@@ -158,7 +159,7 @@ def evaluate_images(
 
 def as_stored(images: Tensor) -> Tensor:
     """Images `b 3 h w` in [-1, 1] after rounding to 8 bits, float32."""
-    return ((images.float().clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    return pixels_of(levels_of(images.float()))
 
 
 def _check(images: Sequence | Tensor, references: Tensor) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pcs_ext.image.levels import pixels_of
 from pcs_ext.reporter import Reporter
 from pcs_ext.runtime import generator_for
 from pcs_ext.toybox.train.groups import SHARD, missing_shards, read_shards, write_shard
@@ -65,7 +66,7 @@ class ClipData:
 
     def pixels(self, rows: Tensor) -> Tensor:
         """Clips of the rows, `b f 3 h w` float in [-1, 1]."""
-        return self.images[rows].float() / 127.5 - 1
+        return pixels_of(self.images[rows])
 
     def __len__(self) -> int:
         return len(self.captions)

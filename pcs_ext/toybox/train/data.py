@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pcs_ext.config_io import atomic_write_bytes, atomic_write_text
 from pcs_ext.errors import InputError
+from pcs_ext.image.levels import levels_of, pixels_of
 from pcs_ext.reporter import Reporter
 from pcs_ext.runtime import generator_for
 from pcs_ext.toybox.train.geometry import scene_maps
@@ -90,7 +91,7 @@ def shard_scenes(settings: Settings, stream: Stream, shard: int) -> list[Scene]:
 def _render_shard(settings: Settings, stream: Stream, shard: int) -> None:
     scenes = shard_scenes(settings, stream, shard)
     images = render_rgb(scenes, resolution=settings.resolution, device=settings.device)
-    levels = ((images + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+    levels = levels_of(images).cpu().numpy()
     seeds = (settings.data_seed,) if stream == "data" else (stream, settings.data_seed)
     records = []
     for index, scene in enumerate(scenes):
@@ -144,7 +145,7 @@ class TrainingData:
 
     def pixels(self, rows: Tensor) -> Tensor:
         """Images of the rows, `b 3 h w` float in [-1, 1]."""
-        return self.images[rows].float() / 127.5 - 1
+        return pixels_of(self.images[rows])
 
     def __len__(self) -> int:
         return len(self.captions)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pcs_ext.config_io import atomic_write_bytes, atomic_write_text
 from pcs_ext.errors import InputError
+from pcs_ext.image.levels import levels_of
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.world.render import render_rgb
 from pcs_ext.toybox.world.scene import Scene
@@ -46,7 +47,7 @@ def write_shard(
     """Render all pictures of all groups, by `draw`, as `render_rgb`; a record per group is kept beside them."""
     scenes = [scene for group in groups for scene in group]
     images = draw(scenes, resolution=settings.resolution, device=settings.device)
-    levels = ((images + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+    levels = levels_of(images).cpu().numpy()
     atomic_write_bytes(folder / f"{shard:05d}.rgb", levels.tobytes())
     # The records are written last: a shard exists when they do.
     atomic_write_text(_said(folder, shard), json.dumps(list(records)))

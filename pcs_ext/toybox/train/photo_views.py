@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pcs_ext.image.levels import pixels_of
 from pcs_ext.reporter import Reporter
 from pcs_ext.runtime import generator_for
 from pcs_ext.threed.cameras import Cameras
@@ -80,7 +81,7 @@ class PhotoViews:
 
     def pixels(self, rows: Tensor) -> Tensor:
         """Toys of the rows, `b v 3 h w` float in [-1, 1]."""
-        return self.images[rows].float() / 127.5 - 1
+        return pixels_of(self.images[rows])
 
     def __len__(self) -> int:
         return len(self.images)

@@ -1,6 +1,6 @@
 """Clips in and out: reading, writing, looking at and cutting training windows from videos."""
 
-from pcs_ext.video.clips.clip import Clip, in_unit_range, to_frames, to_video
+from pcs_ext.video.clips.clip import Clip, to_frames, to_video
 from pcs_ext.video.clips.digest import clip_digest
 from pcs_ext.video.clips.folder import ClipFolder
 from pcs_ext.video.clips.read import read_clip
@@ -15,7 +15,6 @@ __all__ = [
     "ClipFolder",
     "clip_digest",
     "contact_sheet",
-    "in_unit_range",
     "read_clip",
     "sidecar",
     "to_frames",

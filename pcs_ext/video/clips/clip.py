@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pcs_ext.image.levels import in_unit_range, levels_of
+
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
@@ -45,17 +47,10 @@ def to_video(frames: Tensor) -> Tensor:
     return in_unit_range(frames).transpose(0, 1).contiguous()
 
 
-def in_unit_range(pixels: Tensor) -> Tensor:
-    """uint8 in [0, 255] -> float32 in [-1, 1]; floats are there already. Any shape."""
-    return pixels.float() / 127.5 - 1 if pixels.dtype == torch.uint8 else pixels
-
-
 def to_frames(video: Tensor) -> Tensor:
     """`3 f h w` or `1 3 f h w` float in [-1, 1] -> `f 3 h w` uint8, rounded and clamped."""
     if video.ndim == 5 and video.shape[0] == 1:
         video = video[0]
     assert video.ndim == 4, tuple(video.shape)
     assert video.shape[0] == 3, tuple(video.shape)
-    return (
-        ((video.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).transpose(0, 1).cpu().contiguous()
-    )
+    return levels_of(video.detach().float()).transpose(0, 1).cpu().contiguous()

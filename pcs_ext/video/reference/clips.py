@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pcs_ext.errors import InputError, PhotoError, UsageError
 from pcs_ext.image.data import Photo, find_photos
+from pcs_ext.image.levels import in_unit_range
 from pcs_ext.image.reference.albums import NOUN_FILE, read_nouns
 from pcs_ext.image.reference.encoder import PictureEncoder
 from pcs_ext.image.reference.nouns import names
@@ -18,7 +19,6 @@ from pcs_ext.image.reference.pairs import PairData, Pairs
 from pcs_ext.image.reference.shown import Sight
 from pcs_ext.reporter import Reporter
 from pcs_ext.video.backbone import AbstractVideoBackbone
-from pcs_ext.video.clips import in_unit_range
 from pcs_ext.video.reference.base import ShownWithLatents
 from pcs_ext.video.reference.stills import is_still
 from pcs_ext.video.reference.tracks import ClipTrack, Tracking, directions_of, is_track, track_of

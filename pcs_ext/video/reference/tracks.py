@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pcs_ext.config_io import file_sha256
 from pcs_ext.errors import InputError
+from pcs_ext.image.levels import in_unit_range, levels_of, pixels_of
 from pcs_ext.reporter import SilentReporter
-from pcs_ext.video.clips.clip import in_unit_range
 from pcs_ext.video.evaluate.flow import block_flow
 from pcs_ext.video.reference.directions import Directions, Structure, edges_of, intensity_of
 from pcs_ext.video.training_clips import SUFFIXES, ClipFile, read_training_clips
@@ -68,7 +68,7 @@ def directions_of(tracks: list[ClipTrack]) -> Directions:
     return Directions(
         intensity=None if speed is None else intensity_of(speed),
         actions=None if any(one is None for one in actions) else tuple(one or "" for one in actions),
-        maps=None if any(one is None for one in maps) else torch.stack(maps).float() / 127.5 - 1,
+        maps=None if any(one is None for one in maps) else pixels_of(torch.stack(maps)),
         speed=speed,
         cover=_filled(covers),
     )
@@ -97,7 +97,7 @@ def track_of(file: ClipFile, clip: Tensor, tracking: Tracking, factor: int) -> C
     return ClipTrack(
         speed=_speed(clip, factor) if tracking.motion else None,
         action=_action(file) if tracking.motion else None,
-        maps=None if maps is None else ((maps + 1) * 127.5).round().to(torch.uint8).contiguous(),
+        maps=None if maps is None else levels_of(maps).contiguous(),
         cover=None if cover is None else F.avg_pool2d((cover.mean(0) + 1) / 2, factor).half(),
     )
 

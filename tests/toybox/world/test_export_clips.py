@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
+from pcs_ext.image.levels import in_unit_range
 from pcs_ext.reporter import SilentReporter
 from pcs_ext.toybox.world.export_clips import clip_scenes, export_clips, nearness
 from pcs_ext.toybox.world.vocabulary import CLASSES, COLORS, MOTIONS, PATTERNS
-from pcs_ext.video.clips.clip import in_unit_range
 from pcs_ext.video.reference.clips import read_clip_subjects
 from pcs_ext.video.reference.tracks import Tracking, track_of
 from pcs_ext.video.training_clips import read_training_clips

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from pcs_ext.errors import InputError, UsageError
+from pcs_ext.image.levels import in_unit_range
 from pcs_ext.reporter import SilentReporter
 from pcs_ext.video.clips import write_clip
-from pcs_ext.video.clips.clip import in_unit_range
 from pcs_ext.video.reference.directions import AskedDirections, coarser, edges_of, intensity_of
 from pcs_ext.video.reference.tracks import ClipTrack, Tracking, digests, directions_of, is_track, track_of
 from pcs_ext.video.training_clips import ClipFile, read_training_clips
