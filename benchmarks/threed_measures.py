@@ -61,7 +61,8 @@ def look(images: Tensor, opacity: Tensor, truth: TrueToy, judges: Judges) -> dic
 
     `psnr` over white and `likeness` (the self-supervised encoder's, before the world's plain place) against the true
     picture from the same camera; `saturation-error` of what is covered; of the oracle's readings `janus-rate`, how
-    often a view from behind (more than 90 degrees) is read as a front view, `views-right` and `class-right`.
+    often a view from behind (more than 90 degrees) is read as a front view though none is to be seen there,
+    `views-right` and `class-right`.
 
     Args:
         images: `b 3 h w` in [0, 1], over white.
@@ -78,7 +79,7 @@ def look(images: Tensor, opacity: Tensor, truth: TrueToy, judges: Judges) -> dic
         "psnr": psnr(images, truth.images),
         "saturation-error": abs(_saturation(images, opacity) - _saturation(truth.images, truth.coverage)),
         "class-right": statistics.fmean(entry["class"] == truth.name for entry in read),
-        **view_readings([entry["view"] for entry in read], truth.cameras),
+        **view_readings([entry["view"] for entry in read], truth.cameras, truth.name),
     }
     for name, judge in (("likeness", judges.dino), ("clip-likeness", judges.clip)):
         found[name] = float((judge.encode_images(shown) * judge.encode_images(real)).sum(1).mean())
@@ -90,15 +91,16 @@ def in_place(images: Tensor, opacity: Tensor, scenery: Tensor) -> Tensor:
     return (images - (1 - opacity) + (1 - opacity) * scenery).clamp(0, 1) * 2 - 1
 
 
-def view_readings(read: list[str], cameras: Cameras) -> dict[str, float]:
-    """`janus-rate` and `views-right` of view words read; cameras near a border between two words are left out."""
+def view_readings(read: list[str], cameras: Cameras, class_name: str) -> dict[str, float]:
+    """`janus-rate` and `views-right` of view words read of a toy of that class; cameras near a border between two words
+    are left out."""
     behind, right = [], []
     for word, azimuth, elevation in zip(read, cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True):
-        around = {view_name(azimuth + turn, elevation) for turn in (-_UNSURE, _UNSURE)}
+        around = {view_name(azimuth + turn, elevation, class_name) for turn in (-_UNSURE, _UNSURE)}
         if len(around) == 1:
             right.append(word in around)
             if abs(azimuth) > 90:
-                behind.append(word == "front view")
+                behind.append(word == "front view" and word not in around)
     return {"janus-rate": statistics.fmean(behind), "views-right": statistics.fmean(right)}
 
 

@@ -151,7 +151,8 @@ def _drawn(work: Path, name: str, seed: int, backbone: AbstractBackbone, reporte
     seeds = [1000 * seed + index for index in range(len(SIDES))]
     untold = artifact.generate([PROMPT], seeds=seeds, base=backbone)
     plain = learned(name, seed, backbone, reporter)
-    texts = [f"{PROMPT}, {view_name(side, _ELEVATION)}" for side in SIDES]
+    noun = class_noun(name)
+    texts = [f"{PROMPT}, {view_name(side, _ELEVATION, noun)}" for side in SIDES]
     words = [plain.generate([text], seeds=[seed], base=backbone)[0] for text in texts]
     for arm, images in ((TOLD, told), (UNTOLD, untold), (WORDS, words)):
         _save(images, folder, arm)

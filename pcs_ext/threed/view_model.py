@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from pcs_ext.config_io import atomic_folder, write_json
 from pcs_ext.errors import ModelError, UsageError
-from pcs_ext.image.backbones.hub import hub_folder
+from pcs_ext.image.backbones.hub import model_folder
 from pcs_ext.image.backbones.load import assemble, load_strictly, read_json
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone, fingerprint
 from pcs_ext.image.reference.encoder import PictureEncoder, open_encoder
@@ -255,11 +255,8 @@ _EXPECTED = "a diffusers folder of Zero123 with unet, vae, image_encoder, schedu
 
 
 def _folder(place: str | Path) -> Path:
-    path = Path(place).expanduser()
-    if path.is_dir():
-        return path
     try:
-        return hub_folder(str(place))
+        return model_folder(place)
     except ModelError:
         raise ModelError(
             f"{place} is neither a folder nor a view model in the hub cache, and could not be fetched; expected "

@@ -21,6 +21,7 @@ from pcs_ext.results import as_result
 from pcs_ext.systems import beats_baseline, catalogue
 from pcs_ext.threed.cameras import ring
 from pcs_ext.toybox.judges import toybox_judges
+from pcs_ext.toybox.world.captions import view_name
 from pcs_ext.toybox.world.subjects import SUBJECTS
 
 
@@ -68,10 +69,17 @@ def test_the_toy_itself_is_beyond_reproach(truth: TrueToy) -> None:
 def test_views_are_asked_for_where_one_can_know_them() -> None:
     cameras = ring(24)
     words = ["front view"] * 24
-    assert view_readings(words, cameras) == {"janus-rate": 1.0, "views-right": pytest.approx(5 / 20)}
+    assert view_readings(words, cameras, "cat") == {"janus-rate": 1.0, "views-right": pytest.approx(5 / 20)}
     words = ["front view" if abs(a) < 40 else "back view" if abs(a) > 140 else "side view"
              for a in cameras.azimuth.tolist()]  # fmt: skip
-    assert view_readings(words, cameras) == {"janus-rate": 0.0, "views-right": 1.0}
+    assert view_readings(words, cameras, "cat") == {"janus-rate": 0.0, "views-right": 1.0}
+
+
+def test_a_teapot_has_no_second_face_where_its_back_looks_like_its_front() -> None:
+    cameras = ring(24)
+    shown = [view_name(azimuth, 0.0, "teapot") for azimuth in cameras.azimuth.tolist()]
+    assert view_readings(shown, cameras, "teapot") == {"janus-rate": 0.0, "views-right": 1.0}
+    assert view_readings(["front view"] * 24, cameras, "teapot")["janus-rate"] < 1
 
 
 def test_rows_name_a_system_only_for_what_it_exists_for() -> None:

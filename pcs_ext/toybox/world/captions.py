@@ -5,18 +5,24 @@ import torch
 from pcs_ext.toybox.world.scene import Scene, SceneObject
 from pcs_ext.toybox.world.vocabulary import COLORS
 
+_ALIKE_BEHIND = ("teapot",)
+"""Classes whose back is the mirror image of their front: no picture tells which of the two it shows."""
 
-def view_name(azimuth: float, elevation: float) -> str:
-    """The word for a camera direction (degrees)."""
+
+def view_name(azimuth: float, elevation: float, class_name: str = "") -> str:
+    """The word for a camera direction (degrees); of some classes every back view is called a front view."""
     if elevation > 50:
         return "overhead view"
     turn = abs((azimuth + 180) % 360 - 180)
-    return "front view" if turn < 40 else "back view" if turn > 140 else "side view"
+    if turn > 140:
+        return "front view" if class_name in _ALIKE_BEHIND else "back view"
+    return "front view" if turn < 40 else "side view"
 
 
 def relative_view(scene: Scene) -> str:
     """The view word for the first toy, its heading taken off the camera's azimuth."""
-    return view_name(scene.camera.azimuth - scene.objects[0].heading, scene.camera.elevation)
+    toy = scene.objects[0]
+    return view_name(scene.camera.azimuth - toy.heading, scene.camera.elevation, toy.class_name)
 
 
 def caption(scene: Scene, generator: torch.Generator | None = None, *, view: bool = True) -> str:

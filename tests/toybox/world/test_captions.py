@@ -2,7 +2,7 @@ import dataclasses
 
 import torch
 
-from pcs_ext.toybox.world.captions import caption, relative_view
+from pcs_ext.toybox.world.captions import caption, relative_view, view_name
 from pcs_ext.toybox.world.sampling import attributes, sample_clip, sample_scene
 from pcs_ext.toybox.world.vocabulary import ACCESSORIES, CLASSES, COLORS, CONTEXTS, MOTIONS, PATTERNS, STYLES, VIEWS
 
@@ -81,6 +81,12 @@ def test_views_follow_the_heading():
     assert views == ["front view", "side view", "back view"]
     above = dataclasses.replace(camera, elevation=70.0)
     assert relative_view(dataclasses.replace(scene, camera=above)) == "overhead view"
+
+
+def test_a_back_that_mirrors_the_front_is_called_so():
+    assert view_name(180.0, 10.0, "cat") == "back view"
+    assert view_name(180.0, 10.0, "teapot") == view_name(0.0, 10.0, "teapot") == "front view"
+    assert view_name(90.0, 10.0, "teapot") == "side view"
 
 
 def test_equal_generators_draw_equal_scenes():
