@@ -50,7 +50,6 @@ class AbstractUnetBackbone(AbstractBackbone, ABC):
         self._fingerprint = fingerprint([denoiser, vae, *text_encoders])
         # torch's own `to`: the models' override warns about modules it would keep in float32, of which there are none.
         self.denoiser = nn.Module.to(denoiser, device, dtype)
-        _to_channels_last(self.denoiser)
         # SDXL's autoencoder overflows in fp16; its config says so.
         half = dtype == torch.float16 and vae.config["force_upcast"]
         self.vae = nn.Module.to(vae, device, torch.float32 if half else dtype)
@@ -58,6 +57,8 @@ class AbstractUnetBackbone(AbstractBackbone, ABC):
         self.tokenizers = tuple(tokenizers)
         self.vae_factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.latent_channels = vae.config["latent_channels"]
+        self._layout = _layout(device, dtype, resolution // self.vae_factor)
+        _lay_out(self.denoiser, self._layout)
         self._paints = is_inpainting(denoiser, vae)
         self._blank: dict[tuple[int, int], Tensor] = {}
         for module in (self.denoiser, self.vae, *self.text_encoders):
@@ -109,7 +110,7 @@ class AbstractUnetBackbone(AbstractBackbone, ABC):
             noisy_latents = torch.cat([noisy_latents, self._all_to_paint(noisy_latents)], dim=1)
         with per_layer_states(self.denoiser, self.cross_attention_paths(), timesteps, conditioning, dtype):
             return self.denoiser(
-                noisy_latents.to(dtype).contiguous(memory_format=torch.channels_last),
+                noisy_latents.to(dtype).contiguous(memory_format=self._layout),
                 timesteps,
                 encoder_hidden_states=conditioning.states.to(dtype),
                 added_cond_kwargs=added,
@@ -151,11 +152,25 @@ def is_inpainting(denoiser: Any, vae: Any) -> bool:
     return denoiser.config["in_channels"] == 2 * channels + 1
 
 
-def _to_channels_last(module: nn.Module) -> None:
+_FEW_CELLS = 16
+
+
+def _layout(device: torch.device, dtype: torch.dtype, cells: int) -> torch.memory_format:
+    """How a denoiser of latents with so many cells a side lies in memory.
+
+    Channels last but for bfloat16 on the CPU with few cells: there a training step takes 0.78 to 0.88 of the time in
+    the plain order (16 cells), while 64 cells take 1.12 of it and float32 1.02 to 1.14 (`dreambooth_lora_step`, one
+    thread of an AMD EPYC, processor time).
+    """
+    few = device.type == "cpu" and dtype == torch.bfloat16 and cells <= _FEW_CELLS
+    return torch.contiguous_format if few else torch.channels_last
+
+
+def _lay_out(module: nn.Module, layout: torch.memory_format) -> None:
     """2D kernels only: torch's own `to` refuses a module that has 3D ones too."""
     for parameter in module.parameters():
         if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+            parameter.data = parameter.data.contiguous(memory_format=layout)
 
 
 @contextlib.contextmanager
