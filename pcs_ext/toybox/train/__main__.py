@@ -23,6 +23,8 @@ Stage = Literal[
     "decoder",
     "words",
     "unet",
+    "critic",
+    "legible",
     "align",
     "export",
     "clips",
@@ -47,6 +49,8 @@ STEPS: dict[str, int] = {
     "decoder": 4000,
     "words": 800,
     "unet": 40_000,
+    "critic": 6000,
+    "legible": 3000,
     "align": 2000,
     "motion_reader": 2000,
     "motion": 2800,
@@ -62,6 +66,8 @@ _TRAINED = {
     "oracle": ("oracle", "train_oracle"),
     "words": ("words", "train_words"),
     "unet": ("unet", "train_unet"),
+    "critic": ("critic", "train_critic"),
+    "legible": ("legible", "train_legible"),
     "align": ("clip", "train_alignment"),
     "motion_reader": ("motion_reader", "train_motion_reader"),
     "motion": ("motion", "train_motion"),
@@ -100,10 +106,10 @@ def train(
 
     Args:
         stage: what to make; the order is data, tokenizer, vae, clip, dino, oracle, latents, decoder, words, unet,
-            align, export; then, for clips, on the base that ships: clips, motion_reader, motion, export_clips; for
-            reference photos, on what ships and on data: reference, export_reference; for 3D, on the base that ships:
-            views, multiview, export_multiview, and photo_views, view_model, which is not exported; for panoramas, on
-            the base that ships: panorama, export_panorama.
+            critic, legible, align, export; then, for clips, on the base that ships: clips, motion_reader, motion,
+            export_clips; for reference photos, on what ships and on data: reference, export_reference; for 3D, on the
+            base that ships: views, multiview, export_multiview, and photo_views, view_model, which is not exported;
+            for panoramas, on the base that ships: panorama, export_panorama.
             `adopt` in place of the tokenizer begins with the models that ship: every stage then goes on from its own.
         preset: sizes: 64 pixels for a CPU, 128 for a GPU.
         steps: optimiser steps in all; 0 takes the stage's own number.

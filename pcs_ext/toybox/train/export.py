@@ -44,7 +44,7 @@ def export(settings: Settings, reporter: Reporter, target: Path | None = None) -
     with atomic_folder(target / "base") as folder:
         _export_base(models, folder)
         _forget_places(folder)
-        _card(settings, folder, "base", ("vae", "clip", "latents", "decoder", "unet"))
+        _card(settings, folder, "base", ("vae", "clip", "latents", "decoder", "unet", "critic", "legible"))
     reporter.event("export", "base written")
     for name, loader in (("clip", CLIPModel), ("dino", AutoModel)):
         if (models / name / "config.json").exists():
@@ -258,7 +258,8 @@ def _preprocessing(resolution: int) -> dict[str, Any]:
 
 
 def _export_base(models: Path, folder: Path) -> None:
-    UNet2DConditionModel.from_pretrained(models / "unet", torch_dtype=torch.float16).save_pretrained(folder / "unet")
+    denoiser = models / ("unet_legible" if (models / "unet_legible").is_dir() else "unet")
+    UNet2DConditionModel.from_pretrained(denoiser, torch_dtype=torch.float16).save_pretrained(folder / "unet")
     AutoencoderKL.from_pretrained(models / "vae", torch_dtype=torch.float16).save_pretrained(folder / "vae")
     CLIPTextModel.from_pretrained(models / "text_encoder", dtype=torch.float16).save_pretrained(folder / "text_encoder")
     _load_as_float32(folder / "text_encoder")

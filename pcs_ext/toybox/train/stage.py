@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pcs_ext.config_io import config_hash, to_jsonable
 from pcs_ext.image.checkpoint import CheckpointFolder
-from pcs_ext.image.fit import AbstractRun, FitConfig, Loss, fit
+from pcs_ext.image.fit import AbstractRun, FitConfig, Loss, Stateful, fit
 from pcs_ext.image.types import FitState, ParameterGroup
 from pcs_ext.reporter import Reporter
 from pcs_ext.toybox.train.settings import Settings
@@ -29,6 +29,7 @@ def run_stage(
     learning_rate: float,
     weight_decay: float = 0.0,
     minutes: float | None = None,
+    extra_state: Mapping[str, Stateful] | None = None,
     finish: Callable[[], None],
 ) -> None:
     """Train `modules` for `config.steps` steps in all, or until the minutes of this call are over.
@@ -43,6 +44,7 @@ def run_stage(
         learning_rate: peak.
         weight_decay: AdamW's, on matrices and kernels only.
         minutes: budget of this call; None: until the steps are done.
+        extra_state: as in `fit`.
         finish: called once at the end, with the averaged weights in the modules: saves the stage's models.
     """
     groups = parameter_groups(modules, learning_rate, weight_decay)
@@ -55,7 +57,16 @@ def run_stage(
     def out_of_time(state: FitState) -> bool:
         return deadline is not None and time.monotonic() > deadline
 
-    for state in fit(loss, groups, config, checkpoints=folder, stop=out_of_time, on_start=running.append):
+    run = fit(
+        loss,
+        groups,
+        config,
+        checkpoints=folder,
+        extra_state=extra_state,
+        stop=out_of_time,
+        on_start=running.append,
+    )
+    for state in run:
         terms = {key: value for key, value in state.losses.items() if key != "total"}
         reporter.progress(name, state.step, state.total_steps, **terms)
     with running[0].averaged():

@@ -1,6 +1,5 @@
 """The denoiser: UNet2DConditionModel on cached latents and frozen text states, v-prediction, min-SNR weights."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +22,8 @@ from pcs_ext.toybox.train.stage import compile_for, rows, run_stage
 from pcs_ext.toybox.world.vocabulary import STYLES
 
 _BATCH = 16
-_STREAMS: tuple[Stream, ...] = ("data", "moments", "pairs")
+STREAMS: tuple[Stream, ...] = ("data", "moments", "pairs")
+"""Whose pictures the denoiser trains on."""
 _GAMMA = 5.0
 _HEAD_WIDTH = 32
 _DROP_CAPTION = 0.1
@@ -73,7 +73,7 @@ def build_unet(settings: Settings) -> Any:
 
 def cache_latents(settings: Settings, reporter: Reporter) -> None:
     """Encode all images once (posterior means, scaled, float16) to `models/latents.safetensors`."""
-    data = load_data(settings, *_STREAMS)
+    data = load_data(settings, *STREAMS)
     models = settings.folder / "models"
     vae: Any = AutoencoderKL.from_pretrained(models / "vae")
     vae = vae.to(settings.device, memory_format=torch.channels_last).eval()
@@ -97,6 +97,15 @@ class Captions:
         self._index = torch.tensor([[number[caption] for caption in captions] for captions in data.captions])
         ids = tokenizer(captions, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
         self._ids = ids.input_ids.to(torch.int16)
+
+    @property
+    def empty(self) -> Tensor:
+        """Ids `77` int64 of the empty caption."""
+        return self._ids[0].long()
+
+    def ids(self, chosen: Tensor, variants: Tensor) -> Tensor:
+        """Ids `b 77` int64 of the chosen rows' captions of these numbers."""
+        return self._ids[self._index[chosen, variants]].long()
 
     def draw(self, chosen: Tensor, generator: torch.Generator) -> Tensor:
         """Ids `b 77` int64 of one caption of every chosen row, sometimes of the empty one."""
@@ -131,7 +140,13 @@ def cell_weights(coverage: Tensor) -> Tensor:
     return (weights / weights.mean()).half()[:, None]
 
 
-def _load_latents(path: Path, count: int) -> Tensor:
+def load_latents(settings: Settings, count: int) -> Tensor:
+    """What `cache_latents` saved of `count` pictures, `count 4 h w` float16.
+
+    Raises:
+        InputError: it has not, or of others.
+    """
+    path = settings.folder / "models" / "latents.safetensors"
     if not path.exists():
         raise InputError(f"{path} does not exist; run the stages vae, clip and latents first.")
     latents = load_file(path)["latents"]
@@ -151,10 +166,15 @@ def _denoiser(settings: Settings) -> Any:
     """The one that lies in `models/` where models were adopted, or an untrained one; channels last."""
     torch.manual_seed(0)
     unet = begun(settings, "unet", UNet2DConditionModel) or build_unet(settings)
+    return prepared(unet, settings).to(memory_format=torch.channels_last)
+
+
+def prepared(unet: Any, settings: Settings) -> Any:
+    """A denoiser where it trains."""
     if settings.device == "cpu":
         # Plain matrix products train a third faster there than the fused attention, whose backward pass is slow.
         unet.set_attn_processor(AttnProcessor())
-    return unet.to(settings.device, memory_format=torch.channels_last)
+    return unet.to(settings.device)
 
 
 def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
@@ -166,10 +186,10 @@ def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: 
     Raises:
         InputError: the latents are not cached yet, or of other pictures.
     """
-    data = load_data(settings, *_STREAMS)
+    data = load_data(settings, *STREAMS)
     models = settings.folder / "models"
-    latents = _load_latents(models / "latents.safetensors", len(data)).to(settings.device)
-    coverage, maps = (truth.to(settings.device) for truth in load_truth(settings, *_STREAMS))
+    latents = load_latents(settings, len(data)).to(settings.device)
+    coverage, maps = (truth.to(settings.device) for truth in load_truth(settings, *STREAMS))
     weights = cell_weights(coverage)
     captions, easy = Captions(settings, data), easy_rows(data)
     easy_steps = 0 if adopted(settings) else _EASY_SHARE * steps

@@ -36,7 +36,7 @@ from pcs_ext.toybox.world.scene import Camera, Scene, SceneObject
 from pcs_ext.toybox.world.vocabulary import CLASSES
 
 TINY = Settings(resolution=32, vae_factor=4, scenes=24, text_width=48, text_layers=1, unet_channels=(16, 32, 32))
-TRAINED = ("vae", "clip", "dino", "oracle", "words", "unet", "align")
+TRAINED = ("vae", "clip", "dino", "oracle", "words", "unet", "critic", "legible", "align")
 
 
 def test_every_stage_has_its_function() -> None:
@@ -67,7 +67,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
             run(stage, TINY, 3, None, SilentReporter())
         for name in ("text_encoder", "clip"):
             shutil.copytree(TINY.folder / "models" / name, TINY.folder / f"{name} at first")
-        for stage in ("words", "unet", "align"):
+        for stage in ("words", "unet", "critic", "legible", "align"):
             run(stage, TINY, 3, None, SilentReporter())
         export(TINY, SilentReporter(), TINY.folder / "shipped")
         run("clips", TINY, 0, None, SilentReporter())
