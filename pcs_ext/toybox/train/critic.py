@@ -16,14 +16,13 @@ from torch import Tensor, nn
 
 from pcs_ext.errors import ModelError
 from pcs_ext.image.fit import FitConfig
-from pcs_ext.image.noise import NoiseSchedule
 from pcs_ext.image.types import LossTerms
 from pcs_ext.reporter import Reporter
 from pcs_ext.toybox.oracle import HEADS
-from pcs_ext.toybox.train.data import TrainingData, load_data
+from pcs_ext.toybox.train.data import labels_of, load_data, single_rows
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.stage import rows, run_stage
-from pcs_ext.toybox.train.unet import STREAMS, build_scheduler, load_latents
+from pcs_ext.toybox.train.unet import STREAMS, build_schedule, load_latents
 
 NOISIEST = 700
 """First timestep that the critic does not read: beyond, little but place and colour is to be seen."""
@@ -102,18 +101,6 @@ class _Block(nn.Module):
         return x + self.out(F.silu(inner))
 
 
-def labels_of(data: TrainingData) -> dict[str, Tensor]:
-    """Number of every picture's value per attribute, `n` int64."""
-    return {
-        name: torch.tensor([values.index(truth[name]) for truth in data.attributes]) for name, values in HEADS.items()
-    }
-
-
-def single_rows(data: TrainingData) -> Tensor:
-    """Rows of pictures of one toy: those of two have ambiguous attributes."""
-    return torch.tensor([row for row, captions in enumerate(data.captions) if " and a " not in captions[0]])
-
-
 def train_critic(settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
     """Train on the latents of all streams and save to `models/critic`.
 
@@ -125,7 +112,7 @@ def train_critic(settings: Settings, steps: int, minutes: float | None, reporter
     labels, single = labels_of(data), single_rows(data)
     torch.manual_seed(0)
     critic: Any = Critic().to(settings.device)
-    schedule = NoiseSchedule(alphas_cumprod=build_scheduler().alphas_cumprod, prediction_type="v_prediction")
+    schedule = build_schedule()
 
     def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         chosen = single[rows(len(single), _BATCH, generator)]

@@ -18,6 +18,7 @@ from pcs_ext.errors import InputError
 from pcs_ext.image.levels import levels_of, pixels_of
 from pcs_ext.reporter import Reporter
 from pcs_ext.runtime import generator_for
+from pcs_ext.toybox.oracle import HEADS
 from pcs_ext.toybox.train.geometry import scene_maps
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.world.captions import caption
@@ -171,3 +172,15 @@ def load_data(settings: Settings, *streams: Stream) -> TrainingData:
         captions=[record["captions"] for record in records],
         attributes=[record["attributes"] for record in records],
     )
+
+
+def labels_of(data: TrainingData) -> dict[str, Tensor]:
+    """Number of every picture's value per attribute, `n` int64."""
+    return {
+        name: torch.tensor([values.index(truth[name]) for truth in data.attributes]) for name, values in HEADS.items()
+    }
+
+
+def single_rows(data: TrainingData) -> Tensor:
+    """Rows of pictures of one toy: those of two have ambiguous attributes."""
+    return torch.tensor([row for row, captions in enumerate(data.captions) if " and a " not in captions[0]])

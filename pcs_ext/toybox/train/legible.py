@@ -26,14 +26,14 @@ from pcs_ext.image.noise import NoiseSchedule, append_dims
 from pcs_ext.image.types import LossTerms
 from pcs_ext.reporter import Reporter
 from pcs_ext.runtime import generator_for
-from pcs_ext.toybox.train.critic import NOISIEST, Critic, labels_of, load_critic, single_rows
-from pcs_ext.toybox.train.data import TrainingData, load_data
+from pcs_ext.toybox.train.critic import NOISIEST, Critic, load_critic
+from pcs_ext.toybox.train.data import TrainingData, labels_of, load_data, single_rows
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.stage import rows, run_stage
 from pcs_ext.toybox.train.unet import (
     STREAMS,
     Captions,
-    build_scheduler,
+    build_schedule,
     draw_timesteps,
     load_latents,
     loss_weights,
@@ -210,7 +210,7 @@ def train_legible(settings: Settings, steps: int, minutes: float | None, reporte
     text_encoder: Any = CLIPTextModel.from_pretrained(models / "text_encoder")
     text_encoder = text_encoder.to(settings.device).eval().requires_grad_(False)
     critic, captions = load_critic(settings), Captions(settings, data)
-    schedule = NoiseSchedule(alphas_cumprod=build_scheduler().alphas_cumprod, prediction_type="v_prediction")
+    schedule = build_schedule()
 
     def encode(ids: Tensor) -> Tensor:
         with torch.no_grad():
@@ -232,7 +232,7 @@ def train_legible(settings: Settings, steps: int, minutes: float | None, reporte
             # Guidance multiplies whatever the prediction with words gains over the one without.
             wanted = known + pull(critic, coming, asked, schedule, at, generator) / _GUIDANCE
         # One call for both: kernels of a few pictures do not fill a core.
-        predicted, said = (
+        predicted, answered = (
             unet(
                 torch.cat([schedule.add_noise(clean, noise, timesteps), noisy]),
                 torch.cat([timesteps, at]),
@@ -242,11 +242,11 @@ def train_legible(settings: Settings, steps: int, minutes: float | None, reporte
             .split([_TRUE, _DRAWN])
         )
         errors = (predicted - schedule.target(clean, noise, timesteps)).square().mean((1, 2, 3))
-        drawn.advance(plain + _GUIDANCE * (said.detach() - plain), generator)
+        drawn.advance(plain + _GUIDANCE * (answered.detach() - plain), generator)
         return LossTerms(
             {
                 "v": (errors * loss_weights(schedule, timesteps)).mean(),
-                "pulled": _PULLED_WEIGHT * (said - wanted).square().mean(),
+                "pulled": _PULLED_WEIGHT * (answered - wanted).square().mean(),
             }
         )
 

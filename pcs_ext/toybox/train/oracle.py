@@ -15,7 +15,7 @@ from pcs_ext.image.types import LossTerms
 from pcs_ext.reporter import Reporter
 from pcs_ext.toybox.oracle import HEADS, Oracle
 from pcs_ext.toybox.train.adopt import adopted
-from pcs_ext.toybox.train.data import load_data, load_truth
+from pcs_ext.toybox.train.data import labels_of, load_data, load_truth, single_rows
 from pcs_ext.toybox.train.geometry import CHANNELS, mirrored_maps
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.stage import compile_for, rows, run_stage
@@ -55,10 +55,7 @@ class WithPlaces(nn.Module):
 def train_oracle(settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
     """Train and save to `models/oracle`. Pictures of two toys are left out: their attributes are ambiguous."""
     data = load_data(settings, "data", "pairs")
-    single = torch.tensor([index for index, captions in enumerate(data.captions) if " and a " not in captions[0]])
-    labels = {
-        name: torch.tensor([values.index(truth[name]) for truth in data.attributes]) for name, values in HEADS.items()
-    }
+    single, labels = single_rows(data), labels_of(data)
     coverage, maps = load_truth(settings, "data", "pairs")
     torch.manual_seed(0)
     oracle = Oracle.load(settings.folder / "models" / "oracle") if adopted(settings) else Oracle()

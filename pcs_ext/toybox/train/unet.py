@@ -53,6 +53,11 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
+def build_schedule() -> NoiseSchedule:
+    """The scheduler's noise, as training adds it."""
+    return NoiseSchedule(alphas_cumprod=build_scheduler().alphas_cumprod, prediction_type="v_prediction")
+
+
 def build_unet(settings: Settings) -> Any:
     """An untrained denoiser: three levels, text attention on the upper two and in the middle."""
     # Heads of one width at all levels, as text-to-video models grown from this one need them.
@@ -200,8 +205,7 @@ def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: 
     text_encoder = text_encoder.to(settings.device).eval().requires_grad_(False)
     for module in (model, text_encoder):
         compile_for(module, steps)
-    scheduler = build_scheduler()
-    schedule = NoiseSchedule(alphas_cumprod=scheduler.alphas_cumprod, prediction_type="v_prediction")
+    schedule = build_schedule()
 
     def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         chosen = easy[rows(len(easy), _BATCH, generator)] if step < easy_steps else None
@@ -221,7 +225,7 @@ def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: 
 
     def finish() -> None:
         unet.save_pretrained(models / "unet")
-        scheduler.save_pretrained(models / "scheduler")
+        build_scheduler().save_pretrained(models / "scheduler")
 
     config = FitConfig(steps=steps, lr_schedule="cooldown", warmup_steps=300, autocast="bf16", ema_decay=0.9995)
     run_stage(

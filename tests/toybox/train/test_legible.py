@@ -6,15 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from pcs_ext.image.noise import NoiseSchedule
 from pcs_ext.runtime import generator_for
 from pcs_ext.toybox.oracle import HEADS
 from pcs_ext.toybox.train.critic import NOISIEST, Critic
 from pcs_ext.toybox.train.data import TrainingData
 from pcs_ext.toybox.train.legible import Asked, Asking, OnTheirWay, pull, said, unread
-from pcs_ext.toybox.train.unet import build_scheduler
+from pcs_ext.toybox.train.unet import build_schedule
 
-SCHEDULE = NoiseSchedule(alphas_cumprod=build_scheduler().alphas_cumprod, prediction_type="v_prediction")
+SCHEDULE = build_schedule()
 NAMES = ("class", "view", "color", "accessory")
 
 

@@ -110,6 +110,13 @@ def test_an_interrupted_stage_ends_where_a_straight_one_does(models: Path, fresh
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
 
 
+def test_the_denoiser_that_learned_the_pull_ships(models: Path) -> None:
+    folders = (models / "shipped" / "base" / "unet", models / "models" / "unet_legible", models / "models" / "unet")
+    shipped, legible, plain = (load_file(folder / "diffusion_pytorch_model.safetensors") for folder in folders)
+    assert all(torch.equal(value, legible[name].half()) for name, value in shipped.items())
+    assert not all(torch.equal(value, plain[name].half()) for name, value in shipped.items())
+
+
 def test_the_autoencoder_learns(fresh: Path) -> None:
     shutil.rmtree(fresh / "models" / "vae")
     record = Record()
