@@ -88,6 +88,10 @@ class PassesLoss:
         self.frames, self.stride, self.seed = frames, stride, seed
         self._mode = contextlib.ExitStack()
         self._present: set[str] = set()
+        self._parameters = {
+            name: [parameter for group in adapter.parameters().values() for parameter in group]
+            for name, adapter in adapters.items()
+        }
 
     def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         """Loss terms of one pass; everything random comes from `generator`, skips from the step's number."""
@@ -117,15 +121,14 @@ class PassesLoss:
         present = self._present = {*now.trains, *now.beside} - absent
         for name, adapter in self.adapters.items():
             adapter.set_scale(1.0 if name in present else 0.0)
-            for parameters in adapter.parameters().values():
-                for parameter in parameters:
-                    parameter.requires_grad_(name in now.trains)
+            for parameter in self._parameters[name]:
+                parameter.requires_grad_(name in now.trains)
         self._mode.close()
         if now.frames == "one":
             self._mode.enter_context(self.backbone.frame_by_frame())
 
     def _skip(self, now: MotionPass) -> dict[str, Tensor]:
-        parameters = [p for name in now.trains for group in self.adapters[name].parameters().values() for p in group]
+        parameters = [parameter for name in now.trains for parameter in self._parameters[name]]
         zero = torch.stack([0.0 * parameter.float().sum() for parameter in parameters]).sum()
         return dict.fromkeys(now.losses, zero / len(now.losses))
 

@@ -21,8 +21,25 @@ def test_logits_and_words() -> None:
     assert {name: tuple(value.shape) for name, value in logits.items()} == {
         name: (3, len(values)) for name, values in HEADS.items()
     }
-    read = small().read(images)
-    assert [row["color"] for row in read] == [HEADS["color"][i] for i in logits["color"].argmax(1).tolist()]
+    assert [list(row) for row in small().read(images)] == [list(HEADS)] * 3
+
+
+def test_a_picture_is_read_moved_by_a_pixel_each_way_and_mirrored() -> None:
+    images = torch.rand(70, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    oracle, total = small(), torch.zeros(70, len(HEADS["color"]))
+    # Edge pixels repeat outwards.
+    wide = torch.cat([images[..., :1], images, images[..., -1:]], -1)
+    wide = torch.cat([wide[..., :1, :], wide, wide[..., -1:, :]], -2)
+    for top in (0, 1, 2):
+        for left in (0, 1, 2):
+            moved = wide[:, :, top : top + 32, left : left + 32]
+            total += oracle(moved)["color"] + oracle(moved.flip(-1))["color"]
+    assert [row["color"] for row in oracle.read(images)] == [HEADS["color"][i] for i in total.argmax(1).tolist()]
+
+
+def test_what_is_read_does_not_change_with_the_mirror() -> None:
+    images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    assert small().read(images) == small().read(images.flip(-1))
 
 
 def test_saved_and_loaded_reads_the_same(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ class AbstractUnetBackbone(AbstractBackbone, ABC):
         added = self._added(conditioning)
         if self._paints:
             noisy_latents = torch.cat([noisy_latents, self._all_to_paint(noisy_latents)], dim=1)
-        with per_layer_states(self.denoiser, self.cross_attention_paths(), timesteps, conditioning, dtype):
+        with per_layer_states(self.denoiser, self.cross_attention_paths, timesteps, conditioning, dtype):
             return self.denoiser(
                 noisy_latents.to(dtype).contiguous(memory_format=self._layout),
                 timesteps,
@@ -175,16 +175,21 @@ def _lay_out(module: nn.Module, layout: torch.memory_format) -> None:
 
 @contextlib.contextmanager
 def per_layer_states(
-    denoiser: nn.Module, paths: Sequence[str], timesteps: Tensor, conditioning: Conditioning, dtype: torch.dtype
+    denoiser: nn.Module,
+    paths: Callable[[], Sequence[str]],
+    timesteps: Tensor,
+    conditioning: Conditioning,
+    dtype: torch.dtype,
 ) -> Iterator[None]:
     """Inside, each cross-attention module reads its own key and value states, and what stands beside the text.
 
-    Also in what activation checkpointing computes again after the context is left.
+    Also in what activation checkpointing computes again after the context is left. `paths` says which modules; it is
+    asked only where they differ, as looking through a denoiser takes a good part of a small one's time.
     """
     if conditioning.per_layer is None and not conditioning.decoupled:
         yield
         return
-    own = paths if conditioning.per_layer is not None else ()
+    own = paths() if conditioning.per_layer is not None else ()
     states = {path: tuple(s.to(dtype) for s in conditioning.at(timesteps, path)) for path in own}
 
     @contextlib.contextmanager

@@ -60,8 +60,7 @@ class ModelScopeBackbone(StableDiffusionBackbone, AbstractVideoBackbone):
         clips, frames = noisy.shape[0], noisy.shape[2]
         by_frame = per_frame(conditioning, clips, frames)
         repeated = timesteps.repeat_interleave(frames)
-        paths = self.cross_attention_paths()
-        with per_layer_states(self.denoiser, paths, repeated, by_frame, self.dtype):
+        with per_layer_states(self.denoiser, self.cross_attention_paths, repeated, by_frame, self.dtype):
             states = conditioning.states.to(self.dtype)
             return self.denoiser(noisy.to(self.dtype), timesteps, encoder_hidden_states=states).sample
 

@@ -202,7 +202,7 @@ class WanBackbone(AbstractVideoBackbone):
             sides = tuple(length * self.vae_factor for length in patch[1:])
             raise UsageError(f"height and width must be multiples of {sides} pixels for {self.name}; choose others.")
         projected = self._projected(conditioning)
-        with per_layer_states(self.denoiser, self.cross_attention_paths(), timesteps, projected, self.dtype):
+        with per_layer_states(self.denoiser, self.cross_attention_paths, timesteps, projected, self.dtype):
             states = conditioning.states.to(self.dtype)
             return self.denoiser(noisy.to(self.dtype), timesteps, states, return_dict=False)[0]
 

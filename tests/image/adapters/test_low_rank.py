@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pcs_ext.image.adapters import LowRankConfig, build_adapter, injected
-from pcs_ext.image.adapters.low_rank_layers import build_layers
+from pcs_ext.image.adapters.low_rank_layers import build_layers, kept
 
 PEFT = {
     "lora": lambda targets: peft.LoraConfig(r=4, lora_alpha=2, target_modules=targets),
@@ -120,6 +120,27 @@ def test_dropout_is_on_only_where_gradients_are_recorded(sd, run):
         assert not torch.equal(run(sd), run(sd))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_dropout_keeps_are_independent_ones_in_the_share_asked_for(dtype):
+    torch.manual_seed(0)
+    mask = kept(torch.empty(401, 501, dtype=dtype), 0.1)
+    assert (mask.shape, mask.dtype) == ((401, 501), dtype)
+    mask = mask.float()
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
+    # Four standard deviations of 200,901 draws; elements 1 to 4 apart may share a 64-bit number.
+    assert float(mask.mean()) == pytest.approx(0.9, abs=4 * (0.09 / mask.numel()) ** 0.5)
+    flat = mask.flatten() - 0.9
+    for apart in (1, 2, 3, 4, 501):
+        assert abs(float((flat[apart:] * flat[:-apart]).mean())) < 4 * 0.09 / mask.numel() ** 0.5
+    torch.manual_seed(0)
+    assert torch.equal(kept(torch.empty(401, 501, dtype=dtype), 0.1).float(), mask)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (5, 1), (0, 4)])
+def test_dropout_masks_have_any_shape(shape):
+    assert kept(torch.empty(shape), 0.5).shape == shape
+
+
 @pytest.mark.parametrize("module", [nn.Linear(8, 64), nn.Conv2d(4, 64, 3, padding=1)], ids=["linear", "conv"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_dropout_is_of_the_update(module, dtype):
@@ -134,7 +155,8 @@ def test_dropout_is_of_the_update(module, dtype):
     hidden = x.float() @ down.T if isinstance(module, nn.Linear) else nn.functional.conv2d(x.float(), down, padding=1)
     update = 0.5 * 3 * (hidden @ up.T if isinstance(module, nn.Linear) else nn.functional.conv2d(hidden, up))
     torch.manual_seed(0)
-    expected = module(x) + nn.functional.dropout(update, 0.25).to(dtype)
+    mask = kept(module(x), 0.25)
+    expected = module(x) + (mask.float() * update / 0.75).to(dtype)
     torch.manual_seed(0)
     made = layer(x)
     torch.testing.assert_close(made, expected)

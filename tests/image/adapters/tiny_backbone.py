@@ -121,7 +121,7 @@ class TinyBackbone(AbstractBackbone):
         more = None
         if conditioning.pooled is not None:
             more = {"text_embeds": conditioning.pooled, "time_ids": conditioning.time_ids}
-        with per_layer_states(self.denoiser, self.cross_attention_paths(), timesteps, conditioning, self.dtype):
+        with per_layer_states(self.denoiser, self.cross_attention_paths, timesteps, conditioning, self.dtype):
             return self.denoiser(noisy_latents, timesteps, conditioning.states, added_cond_kwargs=more).sample
 
     def token_count(self, prompt):
