@@ -1,10 +1,13 @@
 """The text-to-video backbone: parity with diffusers, exact bypass, routing, growth from a 2D UNet."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet3DConditionModel
+from torch import nn
 
 from pcs_ext.errors import ConfigError, UsageError
 from pcs_ext.image.adapters import LowRankConfig, build_adapter
@@ -113,3 +116,24 @@ def test_a_grown_model_gives_every_frame_what_the_image_model_gives_it(linear: b
 def test_a_unet_whose_heads_differ_in_width_does_not_grow() -> None:
     with pytest.raises(ConfigError, match=r"heads of this UNet are \[8, 16\] channels wide"):
         grow_unet3d(tiny_unet2d(heads=2))
+
+
+def flattened(convolution: nn.Conv2d) -> nn.Parameter:
+    return nn.Parameter(convolution.weight.detach().flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda mid: setattr(mid, "attentions", nn.ModuleList()), "0 weights .* places there get none"),
+        (lambda mid: setattr(mid.resnets[0].conv2, "weight", flattened(mid.resnets[0].conv2)), "1 weights .* and 0 pl"),
+    ],
+    ids=["a place without a weight", "as many numbers in another shape"],
+)
+def test_a_unet_that_would_leave_spatial_weights_random_or_mixed_up_does_not_grow(
+    change: Callable[[Any], None], told: str
+) -> None:
+    unet = tiny_unet2d()
+    change(unet.mid_block)
+    with pytest.raises(ConfigError, match=told):
+        grow_unet3d(unet)

@@ -92,7 +92,7 @@ class LowRankLayer(TrainedLayer):
         down, up = self.tuner.lora_A[_SLOT], self.tuner.lora_B[_SLOT]
         base = self.below()(x)
         own = x if torch.is_autocast_enabled(x.device.type) else x.to(down.weight.dtype)
-        update = (up(down(own)) * (self._scaling * self.scale / (1 - self.dropout))).to(base.dtype)
+        update = up(down(own) * (self._scaling * self.scale / (1 - self.dropout))).to(base.dtype)
         return torch.addcmul(base, update, kept(update, self.dropout))
 
 
@@ -102,16 +102,13 @@ class LoraLinearLayer(LowRankLayer):
     def forward(self, x: Tensor) -> Tensor:
         """As the base layer; same shapes and dtype."""
         down, up = self.tuner.lora_A[_SLOT].weight, self.tuner.lora_B[_SLOT].weight
+        dropping = self.dropout > 0 and torch.is_grad_enabled()
         same = torch.is_autocast_enabled(x.device.type) or x.dtype == down.dtype
-        if self.scale == 0 or not same:
+        if self.scale == 0 or dropping or not same:
             return super().forward(x)
         assert self._scaling is not None
-        dropout = self.dropout if torch.is_grad_enabled() else 0.0
         base, hidden = self.below()(x), F.linear(x, down)
-        scaled = up.T * (self._scaling * self.scale / (1 - dropout))
-        if dropout > 0:
-            update = (hidden @ scaled).to(base.dtype)
-            return torch.addcmul(base, update, kept(update, dropout))
+        scaled = up.T * (self._scaling * self.scale)
         return torch.addmm(base.flatten(0, -2), hidden.flatten(0, -2), scaled).view_as(base)
 
 

@@ -115,6 +115,10 @@ def _same(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return hidden_states
 
 
+_TEMPORAL = re.compile(r"^transformer_in\.|\.temp_(attentions|convs)\.")
+"""Weights that a 2D UNet has no counterpart of."""
+
+
 def grow_unet3d(unet: Any) -> UNet3DConditionModel:
     """A ModelScope-format denoiser with a 2D UNet's weights; its new temporal layers change nothing yet.
 
@@ -175,14 +179,20 @@ def _copy_spatial(unet: Any, grown: Any) -> None:
     """The 2D weights under the same names.
 
     Raises:
-        ConfigError: a weight has no place of its size.
+        ConfigError: a weight has no place of its size, or a place that is not temporal gets no weight.
     """
     source, target = unet.state_dict(), grown.state_dict()
-    lost = [key for key, value in source.items() if key not in target or target[key].numel() != value.numel()]
-    if lost:
-        raise ConfigError(
-            f"{len(lost)} weights of this UNet have no place in the text-to-video format ({', '.join(lost[:3])}); "
-            "expected one like Stable Diffusion 2.x's."
-        )
     # A projection is a matrix or a convolution of one cell: the same numbers.
+    lost = [key for key, value in source.items() if key not in target or _matrix(target[key]) != _matrix(value)]
+    empty = [key for key in target if key not in source and not _TEMPORAL.search(key)]
+    if lost or empty:
+        raise ConfigError(
+            f"{len(lost)} weights of this UNet have no place in the text-to-video format, and {len(empty)} places "
+            f"there get none ({', '.join([*lost, *empty][:3])}); expected one like Stable Diffusion 2.x's."
+        )
     grown.load_state_dict({key: value.reshape(target[key].shape) for key, value in source.items()}, strict=False)
+
+
+def _matrix(weight: Tensor) -> tuple[int, ...]:
+    """Its shape without a convolution's single cell."""
+    return tuple(weight.shape[:-2] if weight.shape[2:] == (1, 1) else weight.shape)
