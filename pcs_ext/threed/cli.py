@@ -58,7 +58,7 @@ def make(
         seed: of everything random.
         config: a recipe as JSON instead of a method's own values (OUTPUT.work/recipe.json is one).
         previews: write a sheet of views to OUTPUT.work/previews every so many steps; 0 writes none.
-        colors: at the vertices, or in a texture (grid needs nothing, xatlas makes charts one can paint on); auto: a
+        colors: at the vertices, or in a texture (xatlas makes charts one can paint on, grid needs nothing); auto: a
             texture where the format holds one.
         viewer: also write an HTML page beside a GLB in which one turns the object, offline.
         overwrite: replace the output (the work folder is never replaced).
@@ -101,7 +101,7 @@ def texture(
     preset: Literal["fast", "balanced", "paper"] = "balanced",
     controlnet: Path | None = None,
     control: Literal["normal", "depth"] = "normal",
-    layout: Literal["grid", "xatlas"] = "grid",
+    layout: Literal["auto", "grid", "xatlas"] = "auto",
     texture_size: int = 0,
     base: str = "",
     steps: int = 0,
@@ -116,8 +116,8 @@ def texture(
 ) -> None:
     """Give a mesh a learned subject's look (TextureDreamer); interrupted, the same command goes on.
 
-    Shape and faces stay; the texture holds colour, roughness and metalness. The mesh's front is +z in a GLB, -y in an
-    OBJ or PLY.
+    Shape and faces stay; the texture holds colour, roughness and metalness. The mesh's front is +z in a GLB or OBJ
+    (y up), -y in a PLY (z up).
 
     Args:
         mesh: .glb, .obj or .ply; it is never written to.
@@ -127,7 +127,8 @@ def texture(
         preset: fast, to see that it works; balanced; or many steps.
         controlnet: folder of a diffusers ControlNet for the base; without it the score does not know the geometry.
         control: what the ControlNet reads.
-        layout: of the texture: grid needs nothing, xatlas makes charts one can paint on.
+        layout: of the texture: xatlas makes charts one can paint on; grid has a seam at every edge and needs nothing;
+            auto: xatlas where it is installed.
         texture_size: texels per side; 0: enough for the mesh.
         base: another base of the same family than the one the subject was learned on.
         steps: 0 takes the preset's.

@@ -18,7 +18,7 @@ from pcs_ext.threed.turntable import KINDS, sheet, write_turntable
 from pcs_ext.threed.viewer import write_viewer
 from pcs_ext.threed.work import finished_shape
 
-Colors = Literal["vertex", "grid", "xatlas"]
+Colors = Literal["auto", "vertex", "grid", "xatlas"]
 """Where colours go: to the vertices, or into a texture of one of `TextureConfig`'s layouts."""
 _SHEET_COLUMNS = 4
 
@@ -37,18 +37,16 @@ def finished_mesh(shape: Shape, settings: MeshConfig, colors: Colors, texture_si
     return bake_texture(mesh, painter(shape), TextureConfig(size=texture_size, layout=colors))
 
 
-def colors_for(output: Path, wanted: Colors | Literal["auto"]) -> Colors:
+def colors_for(output: Path, wanted: Colors) -> Colors:
     """auto: a texture where the format holds one. Vertices for PLY."""
-    if wanted != "auto":
-        return wanted
-    return "vertex" if output.suffix.lower() == ".ply" else "grid"
+    return "vertex" if wanted == "auto" and output.suffix.lower() == ".ply" else wanted
 
 
 def export_3d(
     source: Path,
     output: Path,
     *,
-    colors: Colors | Literal["auto"] = "auto",
+    colors: Colors = "auto",
     texture_size: int | None = None,
     resolution: int | None = None,
     threshold: float | None = None,

@@ -9,6 +9,7 @@ import torch
 from pcs_ext.config_io import atomic_write_bytes, config
 from pcs_ext.errors import InputError, ResourceError, UsageError
 from pcs_ext.threed.fields import AbstractField
+from pcs_ext.threed.obj import write_textured_obj
 from pcs_ext.threed.surface_colors import surface_colors
 from pcs_ext.threed.usdz import usdz_bytes
 
@@ -17,6 +18,8 @@ _EMPTY = 0.2
 """A field nowhere denser lets half of the light through: it holds nothing."""
 _Y_UP = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 """World (z up, front at -y) to glTF (y up, front at +z)."""
+_TURNED = ("glb", "obj", "usdz")
+"""Formats with y up: glTF and USDZ say so, of an OBJ Blender, Maya and Unity take it for granted."""
 FORMATS = ("glb", "obj", "ply")
 """Written and read."""
 WRITTEN = (*FORMATS, "usdz")
@@ -90,7 +93,7 @@ def density_level(density: np.ndarray, settings: MeshConfig) -> float:
 
 
 def write_mesh(mesh: Any, path: Path) -> None:
-    """Write a mesh by the path's ending: GLB or USDZ (turned to y up, as glTF demands), OBJ or PLY (world axes, z up).
+    """Write a mesh by the path's ending: GLB, USDZ or OBJ (turned to y up), or PLY (world axes, z up).
 
     A texture goes into the GLB or USDZ; beside an OBJ it is written as `NAME.png` with `NAME.mtl`.
 
@@ -103,33 +106,21 @@ def write_mesh(mesh: Any, path: Path) -> None:
     textured = mesh.visual.kind == "texture"
     if textured and kind == "ply":
         raise UsageError(f"{path.name} would lose the texture: a ply has colours at vertices. Choose glb or obj.")
-    turned = mesh.copy()
-    if kind in ("glb", "usdz"):
+    # With the cache, in which a mesh that was laid out in a texture has its normals: worked out again, they would
+    # stop at every seam.
+    turned = mesh.copy(include_cache=True)
+    if kind in _TURNED:
         turned.apply_transform(_Y_UP)
     if kind == "usdz":
         atomic_write_bytes(path, usdz_bytes(turned))
         return
     if textured and kind == "obj":
-        _write_textured_obj(turned, path)
+        write_textured_obj(turned, path)
         return
     # Without normals, readers shade a mesh whose vertices are doubled on seams as if it had facets.
     options = {"include_normals": True} if kind == "glb" else {}
     data = turned.export(file_type=kind, **options)
     atomic_write_bytes(path, data.encode() if isinstance(data, str) else data)
-
-
-def _write_textured_obj(mesh: Any, path: Path) -> None:
-    from trimesh.exchange.obj import export_obj
-
-    material = mesh.visual.material
-    material = material.to_simple() if hasattr(material, "to_simple") else material
-    material.name = path.stem
-    mesh.visual.material = material
-    text, files = export_obj(mesh, return_texture=True, mtl_name=f"{path.stem}.mtl")
-    # The OBJ last: when it is there, what it refers to is there.
-    for name, data in files.items():
-        atomic_write_bytes(path.with_name(name), data)
-    atomic_write_bytes(path, text.encode())
 
 
 def read_mesh(path: Path) -> Any:
@@ -147,15 +138,29 @@ def read_mesh(path: Path) -> Any:
         raise InputError(f"{path}: expected an existing file ending in {', '.join(FORMATS)}. Check the path.")
     try:
         # By path: an OBJ's material and texture lie beside it.
-        mesh = trimesh.load_mesh(path, file_type=kind, process=False)
+        mesh = _joined(trimesh.load_scene(path, file_type=kind, process=False))
     except (ValueError, KeyError, IndexError, TypeError, NotImplementedError) as error:
         # What trimesh's parsers raise on damaged files; it has no error class of its own.
         raise InputError(f"{path}: expected a {kind} mesh, could not read it ({error}). Export it again.") from error
-    if kind == "glb":
+    if kind in _TURNED:
         mesh.apply_transform(np.linalg.inv(_Y_UP))
     if mesh.visual.kind == "texture" and not has_picture(mesh.visual):
         mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=_one_color(mesh, kind))
     return mesh
+
+
+def _joined(scene: Any) -> Any:
+    """All meshes of a scene as one, where they stand, with the file's normals: trimesh's own way loses them."""
+    trimesh, _ = _libraries()
+    parts = []
+    for node in scene.graph.nodes_geometry:
+        place, name = scene.graph[node]
+        if isinstance(scene.geometry[name], trimesh.Trimesh):
+            parts.append(scene.geometry[name].copy(include_cache=True))
+            parts[-1].apply_transform(place)
+    if not parts:
+        raise ValueError("it holds no mesh")
+    return parts[0] if len(parts) == 1 else trimesh.util.concatenate(parts)
 
 
 def has_picture(visual: Any) -> bool:

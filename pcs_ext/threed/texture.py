@@ -1,6 +1,7 @@
 """Colours and materials baked into textures: a mesh laid out in a square, every texel asked for what is there."""
 
 import dataclasses
+import importlib.util
 import math
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
@@ -21,6 +22,7 @@ _MARGIN = 1.5
 """Texels of its own colours around a face of the grid: graphics cards look that far beyond an edge."""
 _LEAST_CELL = 8
 _CELL = 10
+_CHART_FACE = 7
 
 
 @config
@@ -28,10 +30,11 @@ class TextureConfig:
     """How a texture is baked."""
 
     size: int | None = None
-    """Texels per side; None: a power of two that gives every face of a grid a cell of ten texels, 1024 for xatlas."""
-    layout: Literal["grid", "xatlas"] = "grid"
-    """grid: every two faces share a square cell, needs nothing, has a seam at every edge; xatlas: charts of many faces,
-    which people can paint on."""
+    """Texels per side; None: a power of two that gives every face of a grid a cell of ten texels, or leaves 49 texels
+    of all for a face of a chart and is at least 1024."""
+    layout: Literal["auto", "grid", "xatlas"] = "auto"
+    """xatlas: charts of many faces, which people can paint on; grid: every two faces share a square cell, needs
+    nothing, has a seam at every edge; auto: xatlas where it is installed."""
     padding: int = 4
     """Texels around charts that repeat their colours, so that no seam shows."""
 
@@ -62,8 +65,9 @@ def bake_texture(mesh: Any, paint: Painter, config: TextureConfig | None = None)
     from trimesh.visual.material import PBRMaterial
 
     settings = config or TextureConfig()
-    size = settings.size or (fitting_size(len(mesh.faces)) if settings.layout == "grid" else 1024)
-    made = grid_layout(mesh, size) if settings.layout == "grid" else _xatlas_layout(mesh, size)
+    layout = _installed_layout() if settings.layout == "auto" else settings.layout
+    size = settings.size or fitting_size(len(mesh.faces), layout)
+    made = grid_layout(mesh, size) if layout == "grid" else _xatlas_layout(mesh, size)
     vertices = np.asarray(mesh.vertices)[made.origin]
     normals = np.asarray(mesh.vertex_normals)[made.origin]
     image = _baked(paint, made, torch.from_numpy(vertices).float(), torch.from_numpy(normals).float(), settings.padding)
@@ -122,9 +126,14 @@ def grid_layout(mesh: Any, size: int) -> Layout:
     return Layout(np.asarray(mesh.faces).reshape(-1), faces, uv, _cells(count, cells, side, size))
 
 
-def fitting_size(count: int) -> int:
-    """Texels per side, a power of two, with which a grid gives `count` faces cells of ten texels or more."""
-    return max(256, 2 ** math.ceil(math.log2(_CELL * _cells_per_side(count))))
+def _installed_layout() -> Literal["grid", "xatlas"]:
+    return "grid" if importlib.util.find_spec("xatlas") is None else "xatlas"
+
+
+def fitting_size(count: int, layout: Literal["grid", "xatlas"]) -> int:
+    """Texels per side, a power of two, with which a layout has room for `count` faces; see `TextureConfig.size`."""
+    least, needed = (256, _CELL * _cells_per_side(count)) if layout == "grid" else (1024, _CHART_FACE * count**0.5)
+    return max(least, 2 ** math.ceil(math.log2(max(1, needed))))
 
 
 def _cells_per_side(count: int) -> int:

@@ -24,8 +24,8 @@ class TextureOptions(EffortOptions):
     """Folder of a diffusers ControlNet for the base; None leaves the geometry to the picture."""
     control: ControlKind = "normal"
     """What the ControlNet reads."""
-    layout: Literal["grid", "xatlas"] = "grid"
-    """Of the texture."""
+    layout: Literal["auto", "grid", "xatlas"] = "auto"
+    """Of the texture; see `TextureConfig`."""
     texture_size: int | None = None
     """Texels per side; None: enough for the mesh."""
 

@@ -1,4 +1,4 @@
-"""USDZ and splats, taken apart by hand and by readers that are not ours."""
+"""USDZ, OBJ and splats, taken apart by hand and by readers that are not ours."""
 
 import io
 import re
@@ -98,6 +98,46 @@ def test_a_usdz_holds_the_mesh_y_up_with_its_texture_right_side_up(painted: Any,
     assert (seen[~above] == (0, 0, 255)).all()
     assert np.abs(rough[above][:, 1] / 255 - 0.75).max() < 0.02
     assert (rough[~above][:, 2] == 255).all()
+
+
+@pytest.mark.parametrize("layout", ["grid", "xatlas"])
+def test_a_texture_cuts_no_edges_into_the_shading(layout: Any, tmp_path: Path) -> None:
+    ball = bake_texture(trimesh.creation.icosphere(3), two_tone, TextureConfig(layout=layout))
+    write_mesh(ball, tmp_path / "ball.glb")
+    export_3d(tmp_path / "ball.glb", tmp_path / "again.glb")
+    for name in ("ball.glb", "again.glb"):
+        (found,) = trimesh.load_scene(tmp_path / name, process=False).geometry.values()
+        assert len(found.vertices) > 1.2 * len(trimesh.creation.icosphere(3).vertices)
+        np.testing.assert_allclose(found.vertex_normals, found.vertices, atol=0.01)
+
+
+def test_an_obj_stands_upright_and_its_faces_hang_together(painted: Any, tmp_path: Path) -> None:
+    write_mesh(painted, tmp_path / "my ball.obj")
+    rows: dict[str, list[list[str]]] = {}
+    for line in (tmp_path / "my ball.obj").read_text().splitlines():
+        rows.setdefault(line.split()[0], []).append(line.split()[1:])
+    ball = trimesh.creation.icosphere(2)
+    corners, places = (np.array(rows[key], dtype=float) for key in ("v", "vt"))
+    faces = np.array([[corner.split("/") for corner in face] for face in rows["f"]], dtype=int) - 1
+    assert len(corners) == len(ball.vertices)
+    assert len(faces) == len(ball.faces)
+    # Every edge has its two faces: what modelling programs need to smooth, select and sculpt.
+    edges = np.sort(np.concatenate([faces[:, [i, (i + 1) % 3], 0] for i in range(3)]), axis=1)
+    assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()
+    normals = np.array(rows["vn"], dtype=float)[faces[..., 2]]
+    np.testing.assert_allclose(normals, corners[faces[..., 0]], atol=0.05)
+    # y is up: red above, rough and dull; blue below, smooth and metallic.
+    above = corners[faces[..., 0]].mean(1)[:, 1] > 0.2
+    below = corners[faces[..., 0]].mean(1)[:, 1] < -0.2
+    assert (tmp_path / "my ball.mtl").read_text().splitlines()[-3:] == [
+        "map_Kd my ball.png", "map_Pr my ball_roughness.png", "map_Pm my ball_metalness.png"
+    ]  # fmt: skip
+    for name, upper, lower in (("", [255, 0, 0], [0, 0, 255]), ("_roughness", 191, 64), ("_metalness", 0, 255)):
+        picture = np.asarray(Image.open(tmp_path / f"my ball{name}.png")).astype(int)
+        middles = places[faces[..., 1]].mean(1) * picture.shape[0]
+        seen = picture[-1 - middles[:, 1].astype(int), middles[:, 0].astype(int)]
+        assert np.abs(seen[above] - upper).max() <= 1
+        assert np.abs(seen[below] - lower).max() <= 1
 
 
 def test_vertex_colors_become_light(colored: Any, tmp_path: Path) -> None:

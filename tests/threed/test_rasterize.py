@@ -79,7 +79,7 @@ def test_depth_decides_whatever_the_order() -> None:
         assert seen.face[1, 1] == expected
 
 
-@pytest.mark.parametrize("layout", ["grid"])
+@pytest.mark.parametrize("layout", ["grid", "xatlas"])
 @pytest.mark.parametrize("kind", ["glb", "obj"])
 def test_a_baked_texture_comes_back_right_side_up(tmp_path: Path, kind: str, layout: str) -> None:
     ball = Ball()  # red above, blue below

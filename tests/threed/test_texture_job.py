@@ -205,7 +205,7 @@ def test_a_mesh_gets_a_texture_and_keeps_its_shape(
 ) -> None:
     before = ball.read_bytes()
     controlled(base).save_pretrained(tmp_path / "control")
-    whole = textured(ball, subject, tmp_path, controlnet=tmp_path / "control", previews=2)
+    whole = textured(ball, subject, tmp_path, controlnet=tmp_path / "control", previews=2, texture_size=256)
     assert ball.read_bytes() == before
     found: Any = trimesh.load_mesh(tmp_path / "out.glb")
     assert {found.visual.material.baseColorTexture.size, found.visual.material.metallicRoughnessTexture.size} == {
