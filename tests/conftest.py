@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -14,6 +15,12 @@ from tests.support.tiny import tiny_backbone
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+def pytest_collection_finish() -> None:
+    """Walk through less garbage: torch's, transformers' and the tests' own objects stay, and modules are many."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,12 @@
 """Tiny real models with random weights, written as the folders and files that users have."""
 
+import atexit
 import collections
+import copy
+import functools
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +35,29 @@ def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def tiny_folder(folder: Path, *, family: str = "sd", prediction_type: Any = "epsilon") -> Path:
-    """A complete diffusers pipeline folder of a few ten thousand weights."""
+    """A complete diffusers pipeline folder of a few ten thousand weights; torch's generator starts anew."""
+    made = _folder(family, prediction_type)
+    torch.manual_seed(0)
+    return Path(shutil.copytree(made, folder))
+
+
+def tiny_backbone(folder: Path, *, family: str = "sd", prediction_type: Any = "epsilon") -> AbstractUnetBackbone:
+    """The same, loaded on the CPU in float32."""
+    # To make, write and load a model takes four times as long as to copy one, and a thousand tests want their own.
+    backbone = copy.deepcopy(_backbone(family, prediction_type))
+    backbone.name = str(tiny_folder(folder, family=family, prediction_type=prediction_type).resolve())
+    return backbone
+
+
+@functools.cache
+def _backbone(family: str, prediction_type: Any) -> AbstractUnetBackbone:
+    return load_backbone(str(_folder(family, prediction_type)), device="cpu", precision="fp32")
+
+
+@functools.cache
+def _folder(family: str, prediction_type: Any) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="pcs_ext_tiny_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     torch.manual_seed(0)
     widths = (16, 24) if family == "sdxl" else (16,)
     entries: dict[str, object] = {"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "DDIMScheduler"]}
@@ -56,12 +83,6 @@ def tiny_folder(folder: Path, *, family: str = "sd", prediction_type: Any = "eps
     entries |= {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
     (folder / "model_index.json").write_text(json.dumps(entries), encoding="utf-8")
     return folder
-
-
-def tiny_backbone(folder: Path, *, family: str = "sd", prediction_type: Any = "epsilon") -> AbstractUnetBackbone:
-    """The same, loaded on the CPU in float32."""
-    made = tiny_folder(folder, family=family, prediction_type=prediction_type)
-    return load_backbone(str(made), device="cpu", precision="fp32")
 
 
 def _text_config(tokenizer: Any, width: int) -> CLIPTextConfig:
