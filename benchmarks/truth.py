@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
         "pcs_ext.toybox.quality", "--scenes", "0", "--clips", "0", "--sheets", "docs/images",
         "--output", "results/toybox_views.json", "--cards",
     ),
+    "other_programs": ("benchmarks.other_programs",),
     "panorama_systems": ("benchmarks.panorama_systems",),
     "svg_systems": ("benchmarks.svg_systems", "--exemplars", "12", "--seeds", "3"),
     "censor_systems": ("benchmarks.censor_systems",),

@@ -33,20 +33,16 @@ from pcs_ext.image.sample import sample
 from pcs_ext.image.subject import Artifact, to_pil
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import seed_for
+from pcs_ext.svg.added_paths import with_added, without_idle
 from pcs_ext.svg.exemplar import on_canvas, write_variants
 from pcs_ext.svg.features import denoiser_features, latent_features
 from pcs_ext.svg.recipes import RECIPES, CustomizationRecipe
 from pcs_ext.svg.vector.align import align
-from pcs_ext.svg.vector.components import largest_components
 from pcs_ext.svg.vector.plan import AlignmentPlan, apply_plan
 from pcs_ext.svg.vector.read import Document, read_svg
 from pcs_ext.svg.vector.refine import refine
-from pcs_ext.svg.vector.render import render
 from pcs_ext.svg.vector.scene import Scene
-from pcs_ext.svg.vector.vectorize import seed_path
 from pcs_ext.svg.vector.write import patch_svg, write_svg
-
-ADDED = "added"
 
 
 @config
@@ -58,7 +54,7 @@ class Customized:
     dropped: tuple[str, ...]
     """Ids of those it has not."""
     added: tuple[str, ...]
-    """Ids of new paths, in the group `added` on top."""
+    """Ids of new paths, in the groups `added-beneath` under everything and `added` on top."""
     levels: float
     """Mean difference of the output's drawing to the customised picture, of 255."""
     aligned_levels: float
@@ -153,8 +149,11 @@ def customize_svg(
     with artifact.applied(backbone):
         target = _imagined(request, document.scene, artifact, backbone, reporter)
         plan = AlignmentPlan.load(request.work / "alignment.json")
-        started = _with_added(apply_plan(document.scene, plan), target, request.recipe)
-        finished = _refined(request, started, plan, target, backbone, reporter)
+        recipe = request.recipe
+        least = recipe.least_added_area * target[0].numel()
+        started, done = with_added(apply_plan(document.scene, plan), target, recipe.added_paths, least)
+        finished = _refined(request, started, plan, done, target, backbone, reporter)
+    finished = without_idle(finished, target, {path.id for path in document.scene.paths})
     return _written(request, document, started, finished, target)
 
 
@@ -284,58 +283,36 @@ def _summary(plan: AlignmentPlan, path: Path) -> str:
     return f"{len(plan.paths) - len(dropped)} of {len(plan.paths)} paths found, {words}; edit {path} and run again"
 
 
-def _with_added(scene: Scene, target: Tensor, recipe: CustomizationRecipe) -> Scene:
-    """New paths on top, where the aligned ones leave most unexplained."""
-    if not recipe.added_paths:
-        return scene
-    height, width = target.shape[1:]
-    drawn = render(scene, height, width).detach().float()
-    found = largest_components(drawn, target, recipe.added_paths, recipe.least_added_area * height * width)
-    scale, right, down = scene.to_pixels(height, width)
-    taken = {path.id for path in scene.paths}
-    new = []
-    for index, mask in enumerate(found):
-        path = seed_path(mask, target, 4, index)
-        name = next(n for n in (f"{ADDED}-{index + 1}{'_' * k}" for k in range(len(taken) + 1)) if n not in taken)
-        shape = path.subpaths[0]
-        points = (shape.points.double() - torch.tensor([right, down])) / scale
-        new.append(dataclasses.replace(path, id=name, subpaths=(dataclasses.replace(shape, points=points),)))
-    like = torch.float64
-    new = [dataclasses.replace(p, fill=p.fill and _as(p.fill, like)) for p in new]
-    return dataclasses.replace(scene, paths=(*scene.paths, *new))
-
-
-def _as(paint: Any, dtype: torch.dtype) -> Any:
-    return dataclasses.replace(paint, color=paint.color.to(dtype), opacity=paint.opacity.to(dtype))
-
-
 def _refined(
     request: Request,
     scene: Scene,
     plan: AlignmentPlan,
+    done: frozenset[str],
     target: Tensor,
     backbone: AbstractBackbone,
     reporter: Reporter,
 ) -> Scene:
-    """The optimisation; an edited plan has a folder of its own."""
+    """The optimisation, of all but paths that are done; an edited plan has a folder of its own."""
     settings = request.recipe.refinement
     folder = request.work / f"refine-{config_hash([to_jsonable(plan), to_jsonable(settings)])}"
     features = (lambda images: latent_features(backbone, images)) if settings.feature_weight else None
-    frozen = {entry.id for entry in plan.paths if entry.action == "freeze"}
+    frozen = {*done, *(entry.id for entry in plan.paths if entry.action == "freeze")}
     return refine(scene, target, settings, frozen=frozen, features=features, folder=folder, reporter=reporter)
 
 
 def _written(request: Request, document: Document, started: Scene, finished: Scene, target: Tensor) -> Customized:
     known = {path.id for path in document.scene.paths}
-    new = tuple(path for path in finished.paths if path.id not in known)
-    kept = dataclasses.replace(finished, paths=tuple(path for path in finished.paths if path.id in known))
-    write_svg(request.output, patch_svg(document, kept, added=new))
+    first = next((i for i, path in enumerate(finished.paths) if path.id in known), 0)
+    beneath, above = finished.paths[:first], finished.paths[first:]
+    new = tuple(path for path in above if path.id not in known)
+    kept = dataclasses.replace(finished, paths=tuple(path for path in above if path.id in known))
+    write_svg(request.output, patch_svg(document, kept, added=new, beneath=beneath))
     names = {path.id for path in kept.paths}
     levels = [255 * float((on_canvas(s, target.shape[1]) - target).abs().mean()) for s in (finished, started)]
     report = Customized(
         kept=tuple(path.id for path in kept.paths),
         dropped=tuple(path.id for path in document.scene.paths if path.id not in names),
-        added=tuple(path.id for path in new),
+        added=tuple(path.id for path in (*beneath, *new)),
         levels=levels[0],
         aligned_levels=levels[1],
         notes=document.notes,

@@ -107,7 +107,7 @@ def vectorize(target: Tensor, settings: Vectorization, *, reporter: Reporter | N
     settings.check()
     reporter = reporter or SilentReporter()
     height, width = target.shape[1:]
-    scene = Scene(view_box=(0, 0, width, height), size=(width, height), paths=(_ground(target),))
+    scene = Scene(view_box=(0, 0, width, height), size=(width, height), paths=(ground_path(target),))
     plan = _plan(settings)
     total, done = settings.steps * (len(plan) + 1), 0
     for number, count in enumerate(plan):
@@ -135,14 +135,16 @@ def _plan(settings: Vectorization) -> list[int]:
     return [count for count in plan if count] or [0]
 
 
-def _ground(target: Tensor) -> Path:
-    """A rectangle over the whole picture in the median colour of its border."""
+def ground_path(target: Tensor, where: Tensor | None = None) -> Path:
+    """A rectangle over the whole picture `3 h w` in the median colour of its border, or of pixels `h w` bool."""
     height, width = target.shape[1:]
-    border = torch.cat([target[:, 0], target[:, -1], target[:, :, 0], target[:, :, -1]], 1)
+    if where is None:
+        where = torch.ones(height, width, dtype=torch.bool)
+        where[1:-1, 1:-1] = False
     corners = torch.tensor([[0, 0], [width, 0], [width, height], [0, height]], dtype=target.dtype)
     after = corners.roll(-1, 0)
     points = torch.stack([corners, (2 * corners + after) / 3, (corners + 2 * after) / 3], 1).reshape(-1, 2)
-    fill = Paint(color=border.median(1).values, opacity=target.new_tensor(1.0))
+    fill = Paint(color=target[:, where].median(1).values, opacity=target.new_tensor(1.0))
     return Path(id="ground", subpaths=(Subpath(points=points, closed=True),), fill=fill, locked=True)
 
 

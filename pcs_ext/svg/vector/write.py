@@ -18,7 +18,7 @@ from pcs_ext.svg.vector.style import declarations
 _NAMESPACE = "http://www.w3.org/2000/svg"
 
 
-def patch_svg(document: Document, scene: Scene, *, added: Sequence[Path] = ()) -> bytes:
+def patch_svg(document: Document, scene: Scene, *, added: Sequence[Path] = (), beneath: Sequence[Path] = ()) -> bytes:
     """The document with the changes of `scene`: elements that did not change stay as they are, and so do ids, classes,
     groups, order, metadata and everything that is not drawn. Paths absent from `scene` are removed.
 
@@ -27,13 +27,16 @@ def patch_svg(document: Document, scene: Scene, *, added: Sequence[Path] = ()) -
     Args:
         document: as read.
         scene: with paths of the document only, in its order.
-        added: new paths, written into a group of their own on top of everything.
+        added: new paths, written into a group of their own (`added`) on top of everything.
+        beneath: new paths, written into a group of their own (`added-beneath`) under everything.
 
     Raises:
         UsageError: a path that is new, or a change of one that is drawn through `use`.
     """
     tree = copy.deepcopy(document.tree)
     twins = dict(zip(document.tree.getroot().iter(), tree.getroot().iter(), strict=True))
+    root = tree.getroot()
+    lowest = _lowest(document, twins, root)
     before = {path.id: path for path in document.scene.paths}
     after = {path.id: path for path in scene.paths}
     if new := [name for name in after if name not in before]:
@@ -50,20 +53,34 @@ def patch_svg(document: Document, scene: Scene, *, added: Sequence[Path] = ()) -
             mark = " !important" if document.insists else ""
             _patch(twins[element], old, after[name], transform, document.opacities[name], mark)
     if added:
-        _add(tree.getroot(), added)
+        _add(root, added, "added", len(root))
+    if beneath:
+        _add(root, beneath, "added-beneath", lowest)
     return _bytes(tree)
 
 
-def _add(root: Any, added: Sequence[Path]) -> None:
+def _lowest(document: Document, twins: dict[Any, Any], root: Any) -> int:
+    """Where among the root's children the first one is that draws something."""
+    places = []
+    for element, _ in document.elements.values():
+        top = twins[element]
+        while top.getparent() is not root:
+            top = top.getparent()
+        places.append(root.index(top))
+    return min(places, default=0)
+
+
+def _add(root: Any, added: Sequence[Path], name: str, place: int) -> None:
+    """Put paths into a group at a place among the root's children."""
     import lxml.etree as etree
 
     space = root.tag.rpartition("}")[0]
     prefix = f"{space}}}" if space else ""
     taken = {element.get("id") for element in root.iter()}
-    name = "added"
     while name in taken:
         name += "_"
     group = etree.SubElement(root, f"{prefix}g", id=name)
+    root.insert(place, group)
     for path in added:
         _fill_in(etree.SubElement(group, f"{prefix}path"), path)
 
