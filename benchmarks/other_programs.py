@@ -2,16 +2,20 @@
 
 SVG: the exemplars of `examples/svg` and what `svg vectorize` writes of three photos, drawn by Chromium, Inkscape,
 librsvg and resvg beside our rasteriser. Meshes: the standing body with colours that say where they are, as GLB, OBJ and
-PLY, imported by Blender as a user would. Needs Debian's packages chromium, inkscape, librsvg2-bin, blender and
-python3-numpy. Writes `results/other_programs.json`.
+PLY, imported by Blender as a user would, and as USDZ, opened by USD's own library. Needs Debian's packages chromium,
+inkscape, librsvg2-bin, blender and python3-numpy, and `pip install usd-core`. Writes `results/other_programs.json`.
 """
 
+import importlib
+import importlib.util
+import io
 import json
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ from typing import Any
 import numpy as np
 import resvg_py
 import torch
+import trimesh
 import tyro
 from PIL import Image
 from torch import Tensor
@@ -30,7 +35,7 @@ from pcs_ext.svg.vector.read import read_svg
 from pcs_ext.svg.vector.render import render
 from pcs_ext.threed.avatar.figure import capsule_body
 from pcs_ext.threed.mesh import write_mesh
-from pcs_ext.threed.texture import TextureConfig, bake_texture
+from pcs_ext.threed.texture import Painter, TextureConfig, bake_texture
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ("chromium", "inkscape", "rsvg-convert", "blender")
@@ -50,9 +55,10 @@ def main(output: Path = ROOT / "results" / "other_programs.json") -> None:
         output: results file.
     """
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    missing += [] if importlib.util.find_spec("pxr") else ["usd-core"]
     if missing:
         sys.exit(f"not installed: {', '.join(missing)}. Run: apt-get install {' '.join(PROGRAMS[:2])} librsvg2-bin "
-                 "blender python3-numpy")  # fmt: skip
+                 "blender python3-numpy, and pip install usd-core")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         rows = [*svg_rows(Path(folder)), *mesh_rows(Path(folder))]
     write_json(output, as_result(rows, command="python -m benchmarks.other_programs", seeds=[0]))
@@ -90,7 +96,7 @@ def _drawn(file: Path, width: int, height: int, work: Path) -> dict[str, Path]:
 
 
 def mesh_rows(work: Path) -> list[dict[str, Any]]:
-    """How Blender's import of every format differs from the mesh that was written."""
+    """How what Blender or USD reads from every format differs from the mesh that was written."""
     body = capsule_body(64)
     low, high = (torch.tensor(corner.tolist()) for corner in body.bounds)
 
@@ -101,11 +107,12 @@ def mesh_rows(work: Path) -> list[dict[str, Any]]:
     colors = paint(torch.from_numpy(np.array(body.vertices)).float(), torch.empty(0))
     body.visual.vertex_colors = (colors.clamp(0, 1) * 255).round().byte().numpy()
     size = float((high - low).max())
-    for kind in ("glb", "obj", "ply"):
-        write_mesh(body if kind == "ply" else textured, work / f"body.{kind}")
-        found = _blender(work / f"body.{kind}", low, high)
+    for kind in ("glb", "obj", "ply", "usdz"):
+        file = work / f"body.{kind}"
+        write_mesh(body if kind == "ply" else textured, file)
+        found = _usd(file, paint) if kind == "usdz" else _blender(file, low, high)
         off = torch.tensor([found["low"], found["high"]]) - torch.stack([low, high])
-        name = f"blender, {kind}"
+        name = "usd, usdz" if kind == "usdz" else f"blender, {kind}"
         rows += [
             _row(name, "bounds off, share of the height", [float(off.abs().max()) / size]),
             _row(name, "volume off, share", [abs(found["volume"] / body.volume - 1)]),
@@ -123,6 +130,32 @@ def _blender(file: Path, low: Tensor, high: Tensor) -> dict[str, Any]:
     if not lines:
         sys.exit(f"blender did not read {file.name}:\n{said[-2000:]}")
     return json.loads(lines[0])
+
+
+def _usd(file: Path, paint: Painter) -> dict[str, Any]:
+    """What USD's own library finds, turned from y up to z up."""
+    Usd, UsdGeom, UsdShade = (importlib.import_module(f"pxr.{name}") for name in ("Usd", "UsdGeom", "UsdShade"))
+    stage = Usd.Stage.Open(str(file))
+    assert UsdGeom.GetStageUpAxis(stage) == "Y"
+    (prim,) = [prim for prim in stage.Traverse() if prim.IsA(UsdGeom.Mesh)]
+    shape = UsdGeom.Mesh(prim)
+    corners = np.array(shape.GetPointsAttr().Get(), dtype=float)[:, [0, 2, 1]] * [1, -1, 1]
+    faces = np.array(shape.GetFaceVertexIndicesAttr().Get()).reshape(-1, 3)
+    places = np.array(UsdGeom.PrimvarsAPI(prim).GetPrimvar("st").Get())[faces].mean(1)
+    material = UsdShade.MaterialBindingAPI(prim).ComputeBoundMaterial()[0]
+    source = material.ComputeSurfaceSource()[0].GetInput("diffuseColor").GetConnectedSource()[0]
+    asset = UsdShade.Shader(source.GetPrim()).GetInput("file").Get().path
+    with zipfile.ZipFile(file) as archive:
+        picture = np.asarray(Image.open(io.BytesIO(archive.read(asset.removeprefix("./")))).convert("RGB"))
+    height, width = picture.shape[:2]
+    seen = picture[-1 - (places[:, 1] * height).astype(int), (places[:, 0] * width).astype(int)]
+    painted = paint(torch.from_numpy(corners[faces].mean(1)).float(), torch.empty(0)).numpy() * 255
+    mesh = trimesh.Trimesh(corners, faces, process=False)
+    edges = np.unique(mesh.edges_sorted, axis=0, return_counts=True)[1]
+    return {
+        "low": corners.min(0).tolist(), "high": corners.max(0).tolist(), "volume": float(mesh.volume),
+        "open_edges": int((edges != 2).sum()), "faces": len(faces), "color_off": float(np.abs(seen - painted).mean()),
+    }  # fmt: skip
 
 
 def _run(*command: str) -> str:
