@@ -3,22 +3,22 @@
 import pytest
 import torch
 
-from tests.image.adapters.tiny_backbone import TinyBackbone, run_denoiser, snapshot_of
+from tests.image.adapters.tiny_backbone import fresh, run_denoiser, snapshot_of
 
 
 @pytest.fixture(params=["sd", "sdxl"])
 def backbone(request):
-    return TinyBackbone(request.param, torch.float32)
+    return fresh(request.param)
 
 
 @pytest.fixture
 def sd():
-    return TinyBackbone("sd", torch.float32)
+    return fresh("sd")
 
 
 @pytest.fixture
 def sd_bf16():
-    return TinyBackbone("sd", torch.bfloat16)
+    return fresh("sd", torch.bfloat16)
 
 
 @pytest.fixture

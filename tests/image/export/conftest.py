@@ -8,17 +8,17 @@ import torch
 from pcs_ext.artifact import ArtifactData
 from pcs_ext.config_io import to_jsonable
 from pcs_ext.image.adapters import build_adapter, injected
-from tests.image.adapters.tiny_backbone import TinyBackbone, run_denoiser, snapshot_of
+from tests.image.adapters.tiny_backbone import fresh, run_denoiser, snapshot_of
 
 
 @pytest.fixture(params=["sd", "sdxl"])
 def backbone(request):
-    return TinyBackbone(request.param, torch.float32)
+    return fresh(request.param)
 
 
 @pytest.fixture
 def sd():
-    return TinyBackbone("sd", torch.float32)
+    return fresh("sd")
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def snapshot():
 
 @pytest.fixture
 def sdxl():
-    return TinyBackbone("sdxl", torch.float32)
+    return fresh("sdxl")
 
 
 def artifact_of(backbone, configs, states, **changes):
