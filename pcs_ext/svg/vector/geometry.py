@@ -17,7 +17,12 @@ SHAPES = ("path", "rect", "circle", "ellipse", "line", "polyline", "polygon")
 GEOMETRY = ("d", "x", "y", "width", "height", "rx", "ry", "cx", "cy", "r", "x1", "y1", "x2", "y2", "points")
 _ARITY = {"M": 2, "L": 2, "H": 1, "V": 1, "C": 6, "S": 4, "Q": 4, "T": 2, "A": 7, "Z": 0}
 _COMMAND = re.compile(r"([MmLlHhVvCcSsQqTtAaZz])([^MmLlHhVvCcSsQqTtAaZz]*)")
+_BETWEEN = " \t\r\n\f,"
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_ALONG = {
+    "x": "x", "width": "x", "rx": "x", "cx": "x", "x1": "x", "x2": "x",
+    "y": "y", "height": "y", "ry": "y", "cy": "y", "y1": "y", "y2": "y",
+}  # fmt: skip
 _LARGEST = 1e7
 _CIRCLE = 4 / 3 * math.tan(math.pi / 8)
 
@@ -78,15 +83,29 @@ def count_segments(data: str) -> int:
     return total
 
 
-def shape_data(tag: str, attributes: Mapping[str, str]) -> str:
+def diagonal(size: tuple[float, float]) -> float:
+    """What percentages of lengths that are neither wide nor high refer to (SVG 2, section 8.10)."""
+    return math.hypot(*size) / 2**0.5
+
+
+def shape_data(tag: str, attributes: Mapping[str, str], size: tuple[float, float] = (0.0, 0.0)) -> str:
     """Path data of a basic shape or path; empty where it draws nothing.
+
+    Args:
+        tag: one of `SHAPES`.
+        attributes: of the element.
+        size: width and height that percentages refer to.
 
     Raises:
         InputError: a length that is no number, naming the attribute.
     """
 
     def number(name: str, default: float = 0.0) -> float:
-        return read_length(attributes[name], name) if name in attributes else default
+        text = attributes.get(name, "").strip()
+        whole = {"x": size[0], "y": size[1]}.get(_ALONG.get(name, ""), diagonal(size))
+        found = default if text in ("", "auto") else read_length(text, name, whole)
+        # A negative radius is an error, which counts as none given.
+        return default if name in ("rx", "ry") and found < 0 else found
 
     if tag == "path":
         return attributes.get("d", "")
@@ -131,19 +150,59 @@ def _rectangle(number, attributes: Mapping[str, str]) -> str:
     )
 
 
-def read_length(text: str, name: str = "length") -> float:
-    """A length in user units (1 px = 1/96 inch).
+def read_length(text: str, name: str = "length", whole: float | None = None) -> float:
+    """A length in user units (1 px = 1/96 inch); of a font that is 16 px high.
+
+    Args:
+        text: the attribute.
+        name: its name, for messages.
+        whole: what percentages refer to; None: they are refused.
 
     Raises:
-        InputError: no number, or a unit that depends on something else (%, em).
+        InputError: no number, or a unit that is not known.
     """
-    units = {"": 1, "px": 1, "pt": 4 / 3, "pc": 16, "mm": 96 / 25.4, "cm": 96 / 2.54, "in": 96}
-    match = re.fullmatch(r"\s*(" + _NUMBER.pattern + r")\s*([a-z]*)\s*", text)
-    if match is None or match[2] not in units or abs(float(match[1])) > _LARGEST:
+    units = {"": 1, "px": 1, "pt": 4 / 3, "pc": 16, "mm": 96 / 25.4, "cm": 96 / 2.54, "in": 96, "q": 96 / 101.6,
+             "em": 16, "rem": 16, "ex": 8}  # fmt: skip
+    if whole is not None:
+        units["%"] = whole / 100
+    match = re.fullmatch(r"\s*(" + _NUMBER.pattern + r")\s*([a-zA-Z%]*)\s*", text)
+    if match is None or match[2].lower() not in units or abs(float(match[1])) > _LARGEST:
         raise InputError(
             f"{name}={text[:40]!r} cannot be used; expected a number with px, pt, pc, mm, cm, in or no unit."
         )
-    return float(match[1]) * units[match[2]]
+    return float(match[1]) * units[match[2].lower()]
+
+
+def drawable(data: str) -> str:
+    """Path data up to its first error, which is what browsers draw of it; all of it where there is none."""
+    end = 0
+    for match in _COMMAND.finditer(data):
+        if data[end : match.start()].strip(_BETWEEN):
+            break
+        arity = _ARITY[match[1].upper()]
+        if end == 0 and match[1] not in "Mm":
+            return ""
+        kept = _complete(match[2], arity, flags=match[1] in "Aa")
+        if kept is not None:
+            return data[: match.start(2) + kept] if kept or not arity else data[:end]
+        end = match.end()
+    return data if not data[end:].strip(_BETWEEN) else data[:end]
+
+
+def _complete(words: str, arity: int, *, flags: bool) -> int | None:
+    """Length of the whole groups of numbers at the beginning of a command's `words`; None where all of it is whole."""
+    place, count, whole = 0, 0, 0
+    while True:
+        while place < len(words) and words[place] in _BETWEEN:
+            place += 1
+        if place == len(words):
+            return None if (count % arity == 0 and count if arity else not count) else whole
+        flag = flags and count % 7 in (3, 4)
+        match = re.compile("[01]").match(words, place) if flag else _NUMBER.match(words, place)
+        if match is None or not arity:
+            return whole
+        place, count = match.end(), count + 1
+        whole = place if count % arity == 0 else whole
 
 
 def read_subpaths(data: str, transform: Matrix) -> tuple[Subpath, ...]:
@@ -173,7 +232,10 @@ def read_subpaths(data: str, transform: Matrix) -> tuple[Subpath, ...]:
 def _chains(parsed, svgelements) -> list[tuple[list[tuple[float, float]], bool]]:
     chains: list[tuple[list[tuple[float, float]], bool]] = []
     points: list[tuple[float, float]] = []
+    before: type = object
     for piece in parsed:
+        # After a curve of another kind a smooth one starts straight from its point; svgelements reflects any control.
+        jumps, before = getattr(piece, "smooth", False) and type(piece) is not before, type(piece)
         if isinstance(piece, svgelements.Move):
             if len(points) > 1:
                 chains.append((points, False))
@@ -187,17 +249,17 @@ def _chains(parsed, svgelements) -> list[tuple[list[tuple[float, float]], bool]]
             chains.append(([*points[:-1]], True))
             points = [points[0]]
         else:
-            points += _cubic(piece, points[-1], svgelements)
+            points += _cubic(piece, points[-1], svgelements, jumps)
     if len(points) > 1:
         chains.append((points, False))
     return chains
 
 
-def _cubic(piece, start: tuple[float, float], svgelements) -> list[tuple[float, float]]:
+def _cubic(piece, start: tuple[float, float], svgelements, jumps: bool) -> list[tuple[float, float]]:
     if isinstance(piece, svgelements.CubicBezier):
-        return [_xy(piece.control1), _xy(piece.control2), _xy(piece.end)]
+        return [start if jumps else _xy(piece.control1), _xy(piece.control2), _xy(piece.end)]
     if isinstance(piece, svgelements.QuadraticBezier):
-        (x, y), (u, v), (s, t) = start, _xy(piece.control), _xy(piece.end)
+        (x, y), (u, v), (s, t) = start, start if jumps else _xy(piece.control), _xy(piece.end)
         return [((x + 2 * u) / 3, (y + 2 * v) / 3), ((s + 2 * u) / 3, (t + 2 * v) / 3), (s, t)]
     if isinstance(piece, svgelements.Arc):
         # One by one: replacing all arcs of a path at once takes quadratic time in svgelements.

@@ -61,10 +61,10 @@ def stroke_edges(chain: Tensor, closed: bool, width: Tensor, cap: Cap, join: Joi
         join: at corners.
         miter_limit: longest miter in widths, above it corners are cut.
     """
+    half, whole = width / 2, chain
     chain = chain[(chain[:, 1] - chain[:, 0]).detach().abs().amax(1) > 1e-9]
     if not len(chain):
-        return chain
-    half = width / 2
+        return chain if cap == "butt" or not len(whole) else _dot(whole[0, 0], half, cap)
     along = chain[:, 1] - chain[:, 0]
     along = along / along.square().sum(1, keepdim=True).sqrt()
     side = half * torch.stack([-along[:, 1], along[:, 0]], 1)
@@ -76,6 +76,13 @@ def stroke_edges(chain: Tensor, closed: bool, width: Tensor, cap: Cap, join: Joi
         for corner, outward, edge in ((start[0], -along[0], -side[0]), (end[-1], along[-1], side[-1])):
             polygons.append(_cap(corner, outward, edge, half, cap))
     return torch.cat([_loop(polygon) for polygon in polygons])
+
+
+def _dot(place: Tensor, half: Tensor, cap: Cap) -> Tensor:
+    """A chain of no length: its two caps, as if it ran to the right (SVG 2, section 13.5.4)."""
+    along, side = place.new_tensor([1.0, 0.0]), half * place.new_tensor([0.0, 1.0])
+    ends = (_cap(place, -along, -side, half, cap), _cap(place, along, side, half, cap))
+    return torch.cat([_loop(polygon) for polygon in ends])
 
 
 def _wedges(

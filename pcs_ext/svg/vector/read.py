@@ -9,11 +9,15 @@ from typing import Any
 import torch
 
 from pcs_ext.errors import InputError, UsageError
+from pcs_ext.svg.vector.colors import Rgba, read_color
 from pcs_ext.svg.vector.geometry import (
+    GEOMETRY,
     IDENTITY,
     SHAPES,
     Matrix,
     count_segments,
+    diagonal,
+    drawable,
     multiply,
     read_length,
     read_subpaths,
@@ -21,13 +25,15 @@ from pcs_ext.svg.vector.geometry import (
     shape_data,
 )
 from pcs_ext.svg.vector.scene import Paint, Path, Scene, Stroke, paint
-from pcs_ext.svg.vector.style import INITIAL, UNSUPPORTED, Rgba, StyleSheet, computed, number, read_color, unit
+from pcs_ext.svg.vector.style import INITIAL, UNSUPPORTED, StyleSheet, computed, number, ruled, unit
 
 MAX_BYTES = 16 << 20
 MAX_SEGMENTS = 30_000
 MAX_PATHS = 3_000
 MAX_ELEMENTS = 30_000
 _MAX_DEPTH = 48
+_SPACE = "{http://www.w3.org/2000/svg"
+_ANIMATIONS = ("animate", "animateMotion", "animateTransform", "set")
 _HREF = ("href", "{http://www.w3.org/1999/xlink}href")
 _SILENT = ("defs", "title", "desc", "metadata", "style", "linearGradient", "radialGradient", "symbol", "namedview")
 
@@ -47,6 +53,8 @@ class Document:
     """Path id -> product of the property `opacity` of its element and of those around it, in [0, 1]."""
     insists: bool
     """A style sheet of the document says `!important`."""
+    by_tag: bool
+    """A style sheet of the document has rules for tags, or may have."""
 
 
 def read_svg(path: FilePath) -> Document:
@@ -108,8 +116,11 @@ class _Reader:
         for element in self.root.iter():
             if element.get("id") and element.get("id") not in self.by_id:
                 self.by_id[element.get("id")] = element
-            if _tag(element) == "style" and element.text:
-                styles.append(element.text)
+            if _tag(element) == "style" and element.get("media", "all").strip().lower() in ("", "all", "screen"):
+                styles.append("".join((element.text or "", *(child.tail or "" for child in element))))
+        # Changing what is drawn in several places would change all of them.
+        used = (self.by_id.get(href[1:]) for element in self.root.iter() if (href := _href(element)).startswith("#"))
+        self.shared = {thing for target in used if target is not None for thing in target.iter()}
         self.sheet = StyleSheet("\n".join(styles), self.note)
 
     def note(self, text: str) -> None:
@@ -118,7 +129,10 @@ class _Reader:
     def read(self) -> Document:
         view_box, size = self._frame()
         style = computed(INITIAL, "svg", self.root.attrib, self.sheet)
-        self._children(self.root, IDENTITY, style, unit(style["opacity"], "opacity"), (), (), False)
+        own = self._noted(self.root, "svg", style)
+        if {"background", "background-color"} & ruled("svg", self.root.attrib, self.sheet).keys():
+            self.note("the background of <svg> is not drawn")
+        self._children(self.root, self._transform(style), style, own, (), (), False)
         notes = tuple(text if count == 1 else f"{text} ({count} times)" for text, count in self.noted.items())
         scene = Scene(view_box=view_box, size=size, paths=tuple(self.paths))
         return Document(
@@ -128,25 +142,40 @@ class _Reader:
             elements=self.elements,
             opacities=self.opacities,
             insists=self.sheet.insists,
+            by_tag=self.sheet.by_tag,
         )
 
     def _frame(self) -> tuple[tuple[float, float, float, float], tuple[float, float]]:
-        sides: list[float | None] = []
-        for side in ("width", "height"):
-            text = self.root.get(side, "100%")
-            sides.append(None if text.strip().endswith("%") else read_length(text, side))
-        box_text = self.root.get("viewBox", "").replace(",", " ").split()
-        box = [number(word, "viewBox") for word in box_text]
+        box = [number(word, "viewBox") for word in self.root.get("viewBox", "").replace(",", " ").split()]
+        sides = [self._side(side, len(box) == 4) for side in ("width", "height")]
         if len(box) != 4:
             if None in sides:
                 raise InputError("has neither a viewBox nor a width and height; add viewBox='0 0 WIDTH HEIGHT'.")
             box = [0.0, 0.0, float(sides[0] or 0), float(sides[1] or 0)]
-        width, height = sides[0] or box[2], sides[1] or box[3]
+        ratio = box[2] / box[3] if box[3] > 0 else 0.0
+        width = sides[0] or (sides[1] * ratio if sides[1] else box[2])
+        height = sides[1] or (sides[0] / ratio if sides[0] and ratio else box[3])
         if min(box[2], box[3], width, height) <= 0:
             raise InputError("its picture is 0 wide or high; give viewBox, width and height above 0.")
-        if "none" in self.root.get("preserveAspectRatio", "") and abs(width / height - box[2] / box[3]) > 1e-6:
-            self.note("preserveAspectRatio='none' not applied: the picture keeps its proportions")
+        fitted = self.root.get("preserveAspectRatio", "").strip()
+        if fitted not in ("", "xMidYMid", "xMidYMid meet") and abs(width / height - ratio) > 1e-6:
+            self.note(
+                f"preserveAspectRatio={fitted[:24]!r} not applied: the picture keeps its proportions, in the middle"
+            )
+        self.size = box[2], box[3]
         return (box[0], box[1], box[2], box[3]), (width, height)
+
+    def _side(self, name: str, boxed: bool) -> float | None:
+        """Width or height of the picture; None where only the viewBox says."""
+        text = self.root.get(name, "100%").strip()
+        if text.endswith("%") or text in ("", "auto"):
+            return None
+        try:
+            return read_length(text, name)
+        except InputError:
+            if boxed:
+                return None
+            raise
 
     def _children(self, parent: Any, *state: Any) -> None:
         for element in parent:
@@ -169,7 +198,7 @@ class _Reader:
                 f"more than {MAX_ELEMENTS} elements or {_MAX_DEPTH} levels, with <use> written out; simplify it."
             )
         tag = _tag(element)
-        if tag in _SILENT:
+        if not tag or tag in _SILENT:
             return
         if tag not in (*SHAPES, "g", "a", "use", "svg"):
             self.note(f"<{tag}> is not drawn")
@@ -177,15 +206,8 @@ class _Reader:
         style = computed(parent, tag, element.attrib, self.sheet)
         if style["display"] == "none":
             return
-        for name in UNSUPPORTED:
-            if style[name] not in ("none", ""):
-                self.note(f"{name} is not applied")
-        if style["mix-blend-mode"] != "normal":
-            self.note("mix-blend-mode is not applied")
-        own = unit(style["opacity"], "opacity")
-        if own < 1 and (tag not in SHAPES or style["stroke"] != "none"):
-            self.note("opacity of a group, or of a fill with its stroke, is applied to each part by itself")
-        transform = multiply(transform, read_transform(element.get("transform", "")))
+        own = self._noted(element, tag, style)
+        transform = multiply(transform, self._transform(style))
         state = (style, opacity * own)
         if tag in SHAPES:
             self._shape(element, tag, transform, *state, groups, locked)
@@ -196,21 +218,54 @@ class _Reader:
                 self.note("a nested <svg> is drawn without its own viewBox and clipping")
             self._children(element, transform, *state, (*groups, element.get("id", "")), uses, locked)
 
+    def _noted(self, element: Any, tag: str, style: Mapping[str, str]) -> float:
+        """Note what an element asks for in vain; returns its opacity."""
+        for name in UNSUPPORTED:
+            if style[name] not in ("none", "normal", ""):
+                self.note(f"{name} is not applied")
+        if set(GEOMETRY) & ruled(tag, element.attrib, self.sheet).keys() and tag in SHAPES:
+            self.note("geometry in a style is not applied")
+        if element.get("requiredExtensions") or element.get("systemLanguage"):
+            self.note("requiredExtensions and systemLanguage are not asked for: the element is drawn")
+        if any(_tag(child) in _ANIMATIONS for child in element):
+            self.note("animation is not applied")
+        own = unit(style["opacity"], "opacity")
+        if own < 1 and (tag not in SHAPES or style["stroke"] != "none"):
+            self.note("opacity of a group, or of a fill with its stroke, is applied to each part by itself")
+        return own
+
+    def _transform(self, style: Mapping[str, str]) -> Matrix:
+        """Of an element, about its origin."""
+        found = read_transform("" if style["transform"] == "none" else style["transform"])
+        words = style["transform-origin"].replace(",", " ").split()
+        if found == IDENTITY or not words:
+            return found
+        try:
+            x, y = (read_length(word, "transform-origin") for word in (*words, words[0])[:2])
+        except InputError:
+            self.note(f"transform-origin {' '.join(words)[:24]!r} is not applied")
+            return found
+        return multiply(multiply((1, 0, 0, 1, x, y), found), (1, 0, 0, 1, -x, -y))
+
     def _use(
         self, element: Any, transform: Matrix, style: dict[str, str], opacity: float, groups: Any, uses: tuple[Any, ...]
     ) -> None:
-        href = next((element.get(name) for name in _HREF if element.get(name)), "")
+        href = _href(element)
         target = self.by_id.get(href[1:]) if href.startswith("#") else None
         if target is None:
             self.note("<use> of another file or of nothing is not drawn")
             return
         if target in uses or any(target is ancestor for ancestor in element.iterancestors()):
             raise InputError(f"<use> of {href[:40]!r} contains itself; remove the circle.")
-        shift = (1.0, 0.0, 0.0, 1.0, *(read_length(element.get(name, "0"), name) for name in ("x", "y")))
+        sides = zip(("x", "y"), self.size, strict=True)
+        shift = (1.0, 0.0, 0.0, 1.0, *(read_length(element.get(name) or "0", name, side) for name, side in sides))
         transform, uses = multiply(transform, shift), (*uses, target)  # type: ignore[arg-type]
         if _tag(target) == "symbol":
             self.note("a <symbol> is drawn without its own viewBox and clipping")
             style = computed(style, "symbol", target.attrib, self.sheet)
+            if style["display"] == "none":
+                return
+            opacity *= self._noted(target, "symbol", style)
             self._children(target, transform, style, opacity, (*groups, element.get("id", "")), uses, True)
         else:
             self._element(target, transform, style, opacity, groups, uses, True)
@@ -227,18 +282,23 @@ class _Reader:
     ) -> None:
         if style["visibility"] != "visible":
             return
-        data = shape_data(tag, element.attrib)
+        data = shape_data(tag, element.attrib, self.size)
         self.segments += count_segments(data)
         if self.segments > MAX_SEGMENTS:
             raise InputError(f"more than {MAX_SEGMENTS} path segments, with <use> written out; simplify it.")
         if len(self.paths) >= MAX_PATHS:
             raise InputError(f"more than {MAX_PATHS} paths, with <use> written out; simplify it.")
+        drawn = drawable(data)
+        if drawn != data and count_segments(drawn) > 1:
+            data = drawn
+            self.note("path data is drawn up to an error in it, as browsers do")
         subpaths = read_subpaths(data, transform)
         fill = self._paint(style, "fill", opacity)
         stroke = self._stroke(style, opacity, transform)
         if not subpaths or (fill is None and stroke is None):
             return
-        identifier = self._unique(element.get("id") or f"{tag}-{len(self.paths) + 1}")
+        identifier = self._unique(element.get("id"), f"{tag}-{len(self.paths) + 1}")
+        locked = locked or element in self.shared
         rule = "evenodd" if style["fill-rule"] == "evenodd" else "nonzero"
         self.elements[identifier], self.opacities[identifier] = (element, transform), opacity
         named = tuple(group for group in groups if group)
@@ -246,16 +306,17 @@ class _Reader:
             Path(id=identifier, subpaths=subpaths, fill=fill, stroke=stroke, rule=rule, groups=named, locked=locked)
         )
 
-    def _unique(self, wanted: str) -> str:
-        name, count = wanted, 1
-        while name in self.elements:
+    def _unique(self, own: str | None, wanted: str) -> str:
+        """An element's own id or a name that no element of the file has, told apart from those before it."""
+        wanted, name, count = own or wanted, own or wanted, 1
+        while name in self.elements or (name in self.by_id and name != own):
             count += 1
             name = f"{wanted}~{count}"
         return name
 
     def _stroke(self, style: dict[str, str], opacity: float, transform: Matrix) -> Stroke | None:
         found = self._paint(style, "stroke", opacity)
-        width = read_length(style["stroke-width"], "stroke-width")
+        width = read_length(style["stroke-width"], "stroke-width", diagonal(self.size))
         if found is None or width <= 0:
             return None
         a, b, c, d = transform[:4]
@@ -273,7 +334,7 @@ class _Reader:
 
     def _paint(self, style: dict[str, str], kind: str, opacity: float) -> Paint | None:
         text = style[kind]
-        if text in ("none", "transparent"):
+        if text.lower() in ("none", "transparent"):
             return None
         color: Rgba | None
         if text.startswith("url("):
@@ -296,16 +357,23 @@ class _Reader:
         for stop in element:
             if isinstance(stop.tag, str) and _tag(stop) == "stop":
                 style = computed(INITIAL, "stop", stop.attrib, self.sheet)
-                color = read_color(style["stop-color"])
+                said = style["stop-color"]
+                color = read_color(style["color"] if said.lower() == "currentcolor" else said)
                 if color is not None:
                     stops.append((*color[:3], color[3] * unit(style["stop-opacity"], "stop-opacity")))
         if not stops:
-            href = next((element.get(name) for name in _HREF if element.get(name)), "")
+            href = _href(element)
             return self._gradient(href[1:], depth + 1) if href.startswith("#") else None
         self.note("a gradient is drawn as the mean colour of its stops")
         mean = [sum(column) / len(stops) for column in zip(*stops, strict=True)]
         return mean[0], mean[1], mean[2], mean[3]
 
 
+def _href(element: Any) -> str:
+    return next((element.get(name) for name in _HREF if element.get(name)), "")
+
+
 def _tag(element: Any) -> str:
-    return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
+    """Name of an element of SVG, "" of others and of comments."""
+    space, _, name = element.tag.rpartition("}") if isinstance(element.tag, str) else ("", "", "")
+    return name if space in ("", _SPACE) else ""

@@ -1,12 +1,11 @@
-"""How an element is painted: presentation attributes, `style`, simple style sheets, inheritance, flat colours."""
+"""How an element is painted: presentation attributes, `style`, simple style sheets, inheritance."""
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from pcs_ext.errors import InputError
+from pcs_ext.svg.vector.colors import read_color
 
-Rgba = tuple[float, float, float, float]
 INITIAL: dict[str, str] = {
     "fill": "#000000",
     "fill-opacity": "1",
@@ -32,33 +31,51 @@ INITIAL: dict[str, str] = {
     "marker-start": "none",
     "marker-mid": "none",
     "marker-end": "none",
+    "vector-effect": "none",
+    "transform": "none",
+    "transform-origin": "",
 }
-_OWN = ("display", "opacity", "stop-color", "stop-opacity", "mix-blend-mode", "filter", "mask", "clip-path")
-UNSUPPORTED = ("filter", "mask", "clip-path", "marker-start", "marker-mid", "marker-end", "stroke-dasharray")
+_OWN = (
+    "display", "opacity", "stop-color", "stop-opacity", "mix-blend-mode", "filter", "mask", "clip-path",
+    "vector-effect", "transform", "transform-origin",
+)  # fmt: skip
+"""Not inherited."""
+UNSUPPORTED = (
+    "filter", "mask", "clip-path", "marker-start", "marker-mid", "marker-end", "stroke-dasharray", "mix-blend-mode",
+    "paint-order", "vector-effect",
+)  # fmt: skip
+_COLORS = ("fill", "stroke", "color", "stop-color")
+_KEYWORDS = ("none", "currentcolor", "inherit", "initial", "unset", "revert", "context-fill", "context-stroke")
 _SELECTOR = re.compile(r"\s*(?:(\*)|([A-Za-z]+)?(?:([.#])([\w-]+))?)\s*")
 _RULE = re.compile(r"([^{}]*)\{([^{}]*)\}")
 _IMPORTANT = re.compile(r"\s*!\s*important\s*$", re.IGNORECASE)
-_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+_COMMENT = re.compile(r"/\*.*?\*/|<!--|-->", re.DOTALL)
+_STATEMENT = re.compile(r"@(?:import|charset|namespace)[^;{}]*;")
+_PIECE = re.compile(r"""(?:[^;"'(]|"[^"]*"|'[^']*'|\([^)]*\)?)+""")
 
 
 class StyleSheet:
     """Rules with a selector of one tag, class or id each; the others are told to `note`."""
 
     def __init__(self, text: str, note: Callable[[str], None]) -> None:
-        self.rules: list[tuple[int, str, str, str, dict[str, str]]] = []
+        self.rules: list[tuple[tuple[int, int, int], str, str, str, dict[str, str]]] = []
         self.insists = False
         """Whether a rule says `!important`, one that is left out, too: it wins over an element's own style."""
-        for selectors, body in _RULE.findall(_COMMENT.sub("", text[:200_000])):
+        self.by_tag = False
+        """Whether a rule asks for a tag, or may: one that is left out."""
+        for selectors, body in _RULE.findall(_plain(_COMMENT.sub("", text[:200_000]), note)):
             found = declarations(body)
             self.insists = self.insists or any(map(_is_important, found.values()))
             for selector in selectors.split(","):
                 match = _SELECTOR.fullmatch(selector)
                 if match is None or not selector.strip():
+                    self.by_tag = True
                     note(
                         f"style rule for {selector.strip()[:40]!r} left out: only single tags, classes and ids are read"
                     )
                     continue
-                weight = {"#": 3, ".": 2}.get(match[3] or "", 1 if match[2] else 0)
+                self.by_tag = self.by_tag or bool(match[2])
+                weight = (int(match[3] == "#"), int(match[3] == "."), int(bool(match[2])))
                 self.rules.append((weight, match[2] or "", match[3] or "", match[4] or "", found))
         self.rules.sort(key=lambda rule: rule[0])
 
@@ -72,12 +89,43 @@ class StyleSheet:
         return result
 
 
+def _plain(text: str, note: Callable[[str], None]) -> str:
+    """A style sheet without what begins with @: it may hold for other screens only, or load a file."""
+    text, kept, place = _STATEMENT.sub("", text), [], 0
+    while (start := text.find("@", place)) >= 0:
+        note(f"style rules in {text[start:].split('{')[0].split()[0][:20]} are left out")
+        kept.append(text[place:start])
+        depth, place = 0, start
+        while place < len(text):
+            depth += {"{": 1, "}": -1}.get(text[place], 0)
+            place += 1
+            if depth == 0 and text[place - 1] in "};":
+                break
+    return "".join((*kept, text[place:]))
+
+
+def pairs(text: str) -> list[tuple[str, str]]:
+    """`name: value; ...` as written, in order; semicolons in brackets and quotes divide nothing."""
+    found = (piece.split(":", 1) for piece in _PIECE.findall(_COMMENT.sub("", text)) if ":" in piece)
+    named = ((name.strip(), value.strip()) for name, value in found)
+    return [(name if name.startswith("--") else name.lower(), value) for name, value in named]
+
+
 def declarations(text: str) -> dict[str, str]:
-    """`name: value; ...` as a dictionary; values keep their `!important`."""
+    """`name: value; ...` as a dictionary; values keep their `!important`, colours that are none count for nothing."""
     found: dict[str, str] = {}
-    for name, value in (part.split(":", 1) for part in text.split(";") if ":" in part):
-        found = cascaded(found, {name.strip().lower(): value.strip()})
+    for name, value in pairs(text):
+        if _is_usable(name, value):
+            found = cascaded(found, {name: value})
     return found
+
+
+def _is_usable(name: str, value: str) -> bool:
+    """Whether browsers would take a declaration: of those they do not, the one before it stands."""
+    value = _IMPORTANT.sub("", value)
+    if name not in _COLORS:
+        return bool(value)
+    return value.lower() in _KEYWORDS or value.lower().startswith(("url(", "var(")) or read_color(value) is not None
 
 
 def cascaded(weaker: Mapping[str, str], stronger: Mapping[str, str]) -> dict[str, str]:
@@ -93,15 +141,24 @@ def _is_important(value: str) -> bool:
     return _IMPORTANT.search(value) is not None
 
 
+def ruled(tag: str, attributes: Mapping[str, str], sheet: StyleSheet) -> dict[str, str]:
+    """What style sheets and the attribute `style` say of an element."""
+    by_rules = sheet.of(tag, attributes.get("id", ""), attributes.get("class", "").split())
+    own = cascaded(by_rules, declarations(attributes.get("style", "")))
+    if "marker" in own:
+        own = {f"marker-{place}": own["marker"] for place in ("start", "mid", "end")} | own
+    return own
+
+
 def computed(parent: Mapping[str, str], tag: str, attributes: Mapping[str, str], sheet: StyleSheet) -> dict[str, str]:
     """All properties of an element, inherited ones included."""
     result = {name: INITIAL[name] if name in _OWN else value for name, value in parent.items()}
     own = {name: value.strip() for name, value in attributes.items() if name in INITIAL}
-    ruled = sheet.of(tag, attributes.get("id", ""), attributes.get("class", "").split())
-    own |= cascaded(ruled, declarations(attributes.get("style", "")))
+    own = {name: value for name, value in own.items() if _is_usable(name, value)}
+    own |= {name: value for name, value in ruled(tag, attributes, sheet).items() if name in INITIAL}
     for name, value in ((name, _IMPORTANT.sub("", value)) for name, value in own.items()):
-        if name not in INITIAL or value == "inherit":
-            result[name] = parent.get(name, value) if name in INITIAL else value
+        if value == "inherit" or (value == "unset" and name not in _OWN):
+            result[name] = parent.get(name, INITIAL[name])
         else:
             result[name] = INITIAL[name] if value in ("initial", "unset") else value
     return result
@@ -125,16 +182,3 @@ def number(text: str, name: str) -> float:
 def unit(text: str, name: str) -> float:
     """A number cut to [0, 1]."""
     return min(max(number(text, name), 0.0), 1.0)
-
-
-def read_color(text: str) -> Rgba | None:
-    """Red, green, blue and alpha in [0, 1] of a CSS colour; None where it is not one."""
-    import svgelements
-
-    try:
-        color: Any = svgelements.Color(text)
-        if color.value is None:
-            return None
-        return color.red / 255, color.green / 255, color.blue / 255, color.alpha / 255
-    except (ValueError, TypeError, IndexError, AttributeError):
-        return None

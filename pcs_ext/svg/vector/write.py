@@ -12,10 +12,17 @@ from pcs_ext.config_io import atomic_write_bytes
 from pcs_ext.errors import UsageError
 from pcs_ext.svg.vector.geometry import GEOMETRY, Matrix, inverse, path_data
 from pcs_ext.svg.vector.read import Document
-from pcs_ext.svg.vector.scene import Paint, Path, Scene
-from pcs_ext.svg.vector.style import declarations
+from pcs_ext.svg.vector.scene import Paint, Path, Scene, Stroke
+from pcs_ext.svg.vector.style import INITIAL, StyleSheet, computed, number, pairs
 
 _NAMESPACE = "http://www.w3.org/2000/svg"
+_UNDRAWN = (
+    "defs", "title", "desc", "metadata", "style", "script", "namedview", "symbol", "marker", "linearGradient",
+    "radialGradient", "pattern", "clipPath", "mask", "filter", "view",
+)  # fmt: skip
+_OF_EDITORS = ("{http://sodipodi.sourceforge.net/DTD/sodipodi-0.dtd}", "{http://www.inkscape.org/namespaces/inkscape}")
+"""Attributes from which Inkscape draws a star, an arc or a path effect anew, whatever the path says."""
+_LIVE = ("original-d", "path-effect", "flatsided", "rounded", "randomized", "connector-curvature")
 
 
 def patch_svg(document: Document, scene: Scene, *, added: Sequence[Path] = (), beneath: Sequence[Path] = ()) -> bytes:
@@ -36,7 +43,6 @@ def patch_svg(document: Document, scene: Scene, *, added: Sequence[Path] = (), b
     tree = copy.deepcopy(document.tree)
     twins = dict(zip(document.tree.getroot().iter(), tree.getroot().iter(), strict=True))
     root = tree.getroot()
-    lowest = _lowest(document, twins, root)
     before = {path.id: path for path in document.scene.paths}
     after = {path.id: path for path in scene.paths}
     if new := [name for name in after if name not in before]:
@@ -51,27 +57,24 @@ def patch_svg(document: Document, scene: Scene, *, added: Sequence[Path] = (), b
             twins[element].getparent().remove(twins[element])
         elif _changed(old, after[name]):
             mark = " !important" if document.insists else ""
-            _patch(twins[element], old, after[name], transform, document.opacities[name], mark)
+            _patch(twins[element], old, after[name], transform, document.opacities[name], mark, document.by_tag)
     if added:
-        _add(root, added, "added", len(root))
+        _add(root, added, "added", len(root), document)
     if beneath:
-        _add(root, beneath, "added-beneath", lowest)
+        _add(root, beneath, "added-beneath", _lowest(root), document)
     return _bytes(tree)
 
 
-def _lowest(document: Document, twins: dict[Any, Any], root: Any) -> int:
-    """Where among the root's children the first one is that draws something."""
-    places = []
-    for element, _ in document.elements.values():
-        top = twins[element]
-        while top.getparent() is not root:
-            top = top.getparent()
-        places.append(root.index(top))
-    return min(places, default=0)
+def _lowest(root: Any) -> int:
+    """Where among the root's children the first one is that may draw something."""
+    for place, child in enumerate(root):
+        if isinstance(child.tag, str) and child.tag.rpartition("}")[2] not in _UNDRAWN:
+            return place
+    return len(root)
 
 
-def _add(root: Any, added: Sequence[Path], name: str, place: int) -> None:
-    """Put paths into a group at a place among the root's children."""
+def _add(root: Any, added: Sequence[Path], name: str, place: int, document: Document) -> None:
+    """Put paths into a group at a place among the root's children, painted as they are whatever the root hands down."""
     import lxml.etree as etree
 
     space = root.tag.rpartition("}")[0]
@@ -81,8 +84,31 @@ def _add(root: Any, added: Sequence[Path], name: str, place: int) -> None:
         name += "_"
     group = etree.SubElement(root, f"{prefix}g", id=name)
     root.insert(place, group)
+    style = computed(INITIAL, "svg", root.attrib, StyleSheet("", lambda _: None))
+    around, mark = number(style["opacity"], "opacity"), " !important" if document.insists else ""
     for path in added:
-        _fill_in(etree.SubElement(group, f"{prefix}path"), path)
+        element = etree.SubElement(group, f"{prefix}path", id=path.id, d=path_data(path.subpaths))
+        _paint_whole(element, path, around, 1.0, mark)
+        for name in ("stroke-dasharray", "marker-start", "marker-mid", "marker-end", "filter", "mask", "clip-path"):
+            _set(element, name, f"none{mark}")
+        for name, value in (("opacity", "1"), ("paint-order", "normal"), ("visibility", "visible")):
+            _set(element, name, f"{value}{mark}")
+
+
+def _paint_whole(element: Any, path: Path, around: float, scale: float, mark: str) -> None:
+    """Every property of a path's paint. `scale`: user units per unit of the element."""
+    _paint_over(element, "fill", path.fill, around, mark)
+    _set(element, "fill-rule", f"{path.rule}{mark}")
+    _paint_over(element, "stroke", path.stroke and path.stroke.paint, around, mark)
+    if path.stroke is not None:
+        _set(element, "stroke-width", f"{float(path.stroke.width.detach()) / scale:.6g}{mark}")
+        _set_ends(element, path.stroke, mark)
+
+
+def _set_ends(element: Any, stroke: Stroke, mark: str) -> None:
+    _set(element, "stroke-linecap", f"{stroke.cap}{mark}")
+    _set(element, "stroke-linejoin", f"{stroke.join}{mark}")
+    _set(element, "stroke-miterlimit", f"{stroke.miter_limit:g}{mark}")
 
 
 def new_svg(scene: Scene) -> bytes:
@@ -124,25 +150,51 @@ def _bytes(tree: Any) -> bytes:
     return etree.tostring(tree, xml_declaration=True, encoding="UTF-8")
 
 
-def _patch(element: Any, old: Path, new: Path, transform: Matrix, around: float, mark: str) -> None:
-    """`around`: what the property `opacity` of the element and its groups leaves of it. `mark`: behind every value."""
+def _patch(element: Any, old: Path, new: Path, transform: Matrix, around: float, mark: str, by_tag: bool) -> None:
+    """`around`: what the property `opacity` of the element and its groups leaves of it. `mark`: behind every value.
+    `by_tag`: style sheets may ask for the element's tag."""
+    a, b, c, d = transform[:4]
+    scale = max(abs(a * d - b * c) ** 0.5, 1e-12)
     if _moved(old, new):
-        back = inverse(transform)
-        if back is None:
-            raise UsageError(f"{old.id} has a transform that flattens it; remove the transform first.")
-        element.tag = element.tag.replace(element.tag.rpartition("}")[2], "path")
-        for name in GEOMETRY:
-            element.attrib.pop(name, None)
-        element.set("d", path_data(new.subpaths, back))
+        was = element.tag
+        _reshape(element, new, transform)
+        if by_tag and element.tag != was and not _painted_by_reference(element):
+            _paint_whole(element, old, around, scale, mark)
     if _repainted(old.fill, new.fill):
         _paint_over(element, "fill", new.fill, around, mark)
+    if old.rule != new.rule:
+        _set(element, "fill-rule", f"{new.rule}{mark}")
     old_stroke, new_stroke = old.stroke, new.stroke
     if _repainted(old_stroke and old_stroke.paint, new_stroke and new_stroke.paint):
         _paint_over(element, "stroke", new_stroke and new_stroke.paint, around, mark)
     if new_stroke and (old_stroke is None or not _same(old_stroke.width, new_stroke.width)):
-        a, b, c, d = transform[:4]
-        width = float(new_stroke.width.detach()) / max(abs(a * d - b * c) ** 0.5, 1e-12)
-        _set(element, "stroke-width", f"{width:.6g}{mark}")
+        _set(element, "stroke-width", f"{float(new_stroke.width.detach()) / scale:.6g}{mark}")
+    if new_stroke and (old_stroke is None or _ends(old_stroke) != _ends(new_stroke)):
+        _set_ends(element, new_stroke, mark)
+
+
+def _reshape(element: Any, new: Path, transform: Matrix) -> None:
+    """Turn an element into a path of another shape."""
+    back = inverse(transform)
+    if back is None:
+        raise UsageError(f"{new.id} has a transform that flattens it; remove the transform first.")
+    element.tag = element.tag.replace(element.tag.rpartition("}")[2], "path")
+    for name in GEOMETRY:
+        element.attrib.pop(name, None)
+    for name in list(element.attrib):
+        space, _, local = name.rpartition("}")
+        if f"{space}}}" in _OF_EDITORS and (f"{space}}}" == _OF_EDITORS[0] or local in _LIVE):
+            del element.attrib[name]
+    element.set("d", path_data(new.subpaths, back))
+
+
+def _painted_by_reference(element: Any) -> bool:
+    """Whether a gradient or pattern paints it, which a scene knows as a flat colour only."""
+    return any("url(" in element.get(name, "") for name in ("style", "fill", "stroke"))
+
+
+def _ends(stroke: Stroke) -> tuple[str, str, float]:
+    return stroke.cap, stroke.join, stroke.miter_limit
 
 
 def _paint_over(element: Any, kind: str, new: Paint | None, around: float, mark: str) -> None:
@@ -158,8 +210,8 @@ def _paint_over(element: Any, kind: str, new: Paint | None, around: float, mark:
 
 def _set(element: Any, name: str, value: str) -> None:
     """As a style declaration: it wins over attributes and over style sheets that do not insist."""
-    style = declarations(element.get("style", "")) | {name: value}
-    element.set("style", ";".join(f"{key}:{text}" for key, text in style.items()))
+    others = [(key, text) for key, text in pairs(element.get("style", "")) if key != name]
+    element.set("style", ";".join(f"{key}:{text}" for key, text in (*others, (name, value))))
 
 
 def _set_paint(element: Any, kind: str, found: Paint | None) -> None:
@@ -176,13 +228,13 @@ def _hex(color: Tensor) -> str:
 def _changed(old: Path, new: Path) -> bool:
     if old is new:
         return False
-    strokes = old.stroke, new.stroke
-    widths = [stroke.width for stroke in strokes if stroke]
+    strokes = [stroke for stroke in (old.stroke, new.stroke) if stroke]
     return (
         _moved(old, new)
+        or old.rule != new.rule
         or _repainted(old.fill, new.fill)
-        or _repainted(*(stroke and stroke.paint for stroke in strokes))
-        or (len(widths) == 2 and not _same(*widths))
+        or _repainted(*(stroke and stroke.paint for stroke in (old.stroke, new.stroke)))
+        or (len(strokes) == 2 and (_ends(strokes[0]) != _ends(strokes[1]) or not _same(*(s.width for s in strokes))))
     )
 
 
