@@ -86,6 +86,18 @@ def test_variable_frame_rate_is_sampled_by_time(tmp_path: Path) -> None:
     assert "variable frame rate: sampled by time" in clip.notes
 
 
+def test_a_fast_part_may_be_too_short_for_the_stride(tmp_path: Path) -> None:
+    # 10 frames of 0.5 s, then 20 of 0.1 s: 20 are stored from 5 s on, in 8 steps of the mean rate (29 gaps in 6.9 s).
+    def milliseconds(index: int) -> int:
+        return index * 500 if index < 10 else 5000 + (index - 10) * 100
+
+    path = encode(tmp_path / "a.mp4", moving(30), milliseconds=milliseconds)
+    with pytest.raises(InputError, match=r"holds 9 frames from 5 s on; expected at least 15 \(frames=15, stride=1\)"):
+        read_clip(path, start=5, frames=15, stride=1)
+    assert len(read_clip(path, start=5, frames=8, stride=1)) == 8
+    assert len(read_clip(path, start=5, frames=15)) == 15
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -33,24 +33,29 @@ def plan(times: np.ndarray, request: Request) -> Plan:
     rate = (len(times) - 1) / float(times[-1] - times[0]) if times[-1] > times[0] else 1.0
     slack = 0.26 / rate  # containers round times; no simple fraction, so that no target lies on the edge
     first, last = _window(times, request, slack)
-    count = last - first + 1
-    needed = 1 if request.frames is None else (request.frames - 1) * (request.stride or 1) + 1
-    if count < needed:
-        raise UnusableError(
-            f"holds {count} frames from {request.start:g} s on; expected at least {needed} "
-            f"(frames={request.frames}, stride={request.stride or 1}). Ask for fewer frames or give a longer clip."
-        )
     begin, end = float(times[first]), float(times[last])
     if request.stride is None and request.frames is not None:
+        if last - first + 1 < request.frames:
+            raise _too_short(request, last - first + 1)
         targets = np.linspace(begin, end, request.frames)
         fps = (request.frames - 1) / (end - begin) if end > begin and request.frames > 1 else rate
     else:
         step = (request.stride or 1) / rate
-        most = int((end - begin + slack) / step) + 1
+        most = int((end - begin + slack) / step) + 1  # a fast part of a variable rate stores more frames than that
+        if request.frames is not None and most < request.frames:
+            raise _too_short(request, int((end - begin + slack) * rate) + 1)
         targets = begin + step * np.arange(min(most, request.frames or most))
         fps = 1 / step
     indices = np.clip(np.searchsorted(times, targets + slack, side="right") - 1, first, last)
     return Plan(indices.tolist(), fps, _notes(times, indices))
+
+
+def _too_short(request: Request, held: int) -> UnusableError:
+    needed = ((request.frames or 1) - 1) * (request.stride or 1) + 1
+    return UnusableError(
+        f"holds {held} frames from {request.start:g} s on; expected at least {needed} "
+        f"(frames={request.frames}, stride={request.stride or 1}). Ask for fewer frames or give a longer clip."
+    )
 
 
 def _window(times: np.ndarray, request: Request, slack: float) -> tuple[int, int]:
