@@ -44,12 +44,16 @@ def encode(
     milliseconds: Callable[[int], int] = lambda index: index * 100,
     gop: int = 6,
     alpha: np.ndarray | None = None,
+    tuning: dict[str, str] | None = None,
     **options: Any,
 ) -> Path:
-    """Encode frames (default `moving()`) with any codec, pixel format and presentation times."""
+    """Encode frames (default `moving()`) with any codec, pixel format and presentation times.
+
+    `tuning` goes to the encoder, `options` to the container.
+    """
     frames = moving() if frames is None else frames
     with av.open(path, "w", options=options) as container:
-        stream: Any = container.add_stream(codec, rate=10)
+        stream: Any = container.add_stream(codec, rate=10, options=tuning)
         stream.height, stream.width = frames.shape[2:]
         stream.pix_fmt = pix_fmt
         stream.codec_context.gop_size = gop
@@ -77,6 +81,20 @@ def repeat_packets(path: Path, count: int) -> Path:
             packet.pts = packet.dts = index
             packet.is_keyframe = True
             writing.mux(packet)
+    return path
+
+
+def cut_at_key_frame(source: Path, path: Path, number: int = 1) -> Path:
+    """Copy the packets from key frame `number` (from 0) on, as a recording that is joined in the middle."""
+    with av.open(source) as reading, av.open(path, "w") as writing:
+        origin: Any = reading.streams.video[0]
+        stream = writing.add_stream_from_template(origin)
+        keys = 0
+        for packet in reading.demux(origin):
+            keys += packet.is_keyframe
+            if packet.size and keys > number:
+                packet.stream = stream
+                writing.mux(packet)
     return path
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pcs_ext.errors import InputError, UsageError
 from pcs_ext.video.clips import read_clip, write_clip
-from tests.support.clips import animate, encode, ffmpeg, moving, number_of, pictures, psnr
+from tests.support.clips import animate, cut_at_key_frame, encode, ffmpeg, moving, number_of, pictures, psnr
 
 
 @pytest.mark.parametrize(
@@ -124,6 +124,18 @@ def test_sampling(tmp_path: Path, arguments: dict[str, Any], expected: list[int]
 def test_only_key_frames_need_not_be_near(tmp_path: Path) -> None:
     clip = read_clip(encode(tmp_path / "a.mp4", moving(24), gop=100), frames=6, start=0.7, seconds=1.1)
     assert number_of(clip.frames) == [7, 9, 11, 13, 15, 17]
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_a_recording_joined_in_the_middle_begins_with_its_first_picture(tmp_path: Path, codec: str) -> None:
+    tuning = {f"{codec[3:]}-params": "open-gop=1:bframes=2:b-adapt=0:scenecut=0"}
+    whole = encode(tmp_path / "whole.mkv", moving(24), codec=codec, gop=8, tuning=tuning)
+    clip = read_clip(cut_at_key_frame(whole, tmp_path / "cut.mkv"))
+    assert number_of(clip.frames) == list(range(8, 24))  # frame 7 is stored behind the key frame 8 and leans on 5
+    assert clip.times[:2] == pytest.approx([0, 0.1])
+    assert "left out: the first frame needs an earlier part of the recording" in clip.notes
+    assert number_of(read_clip(tmp_path / "cut.mkv", frames=3, start=0.5).frames) == [13, 18, 23]
+    assert number_of(read_clip(whole).frames) == list(range(24))
 
 
 @pytest.mark.parametrize("turn", [90, 180, 270, "hflip", "vflip"])

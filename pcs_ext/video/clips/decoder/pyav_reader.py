@@ -159,6 +159,7 @@ class PyavSource:
         frame = next(self._frames_from(int(self._pts[0])), None)
         if frame is None:
             raise UnusableError(_DAMAGED.format("no frame can be decoded"))
+        self._leave_out_before(frame.pts)
         self._coded_height, self._coded_width = frame.height, frame.width
         matrix = next((bytes(s) for s in frame.side_data if s.type.name == "DISPLAYMATRIX"), None)
         swapped = False
@@ -168,6 +169,19 @@ class PyavSource:
         self.height, self.width = (frame.width, frame.height) if swapped else (frame.height, frame.width)
         self.pixel_aspect = 1 / self.pixel_aspect if swapped else self.pixel_aspect
         self.notes += _format_notes(frame, self._container)
+
+    def _leave_out_before(self, pts: int) -> None:
+        """Recordings cut in the middle begin with frames shown before their first key frame, which lean on a lost one.
+
+        No decoder can show them and players skip them. Any other loss at the start stays damage.
+        """
+        lost = self._pts[self._pts < pts]
+        if not len(lost) or lost[-1] >= self._keys[0]:
+            return
+        self._pts = self._pts[len(lost) :]
+        self.times = (self._pts - self._pts[0]) * float(self._stream.time_base or 1)
+        what = "frame needs" if len(lost) == 1 else f"{len(lost)} frames need"
+        self.notes.append(f"left out: the first {what} an earlier part of the recording")
 
 
 @contextlib.contextmanager
