@@ -23,6 +23,13 @@ _VIDEO = {
     ".mp4": ("libx264", ["-crf", "16", "-preset", "medium", "-movflags", "+faststart"]),
     ".webm": ("libvpx-vp9", ["-crf", "24", "-b:v", "0", "-row-mt", "1"]),
 }
+# Players take untagged video for BT.601 or, from 720 lines on, for BT.709; with a tag there is nothing to guess.
+# The filter sets primaries and transfer, too: FFmpeg takes them from the frames, over the options for the encoder.
+_COLOURS = [
+    "-vf",
+    "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p,setparams=color_primaries=bt709:color_trc=bt709",
+    *("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"),
+]
 
 
 def write_clip(
@@ -35,8 +42,9 @@ def write_clip(
 ) -> Path:
     """Write a clip; the suffix chooses the kind, no suffix a folder of PNG pictures (exact, with `clip.json`).
 
-    `.mp4` is H.264, yuv420p, with the index in front (faststart); `.webm` VP9. Both need even sides: an odd one is
-    padded by repeating its last row or column, nothing is cut. `.gif` and `.webp` are looping previews.
+    `.mp4` is H.264, yuv420p, with the index in front (faststart); `.webm` VP9. Both are tagged as BT.709 in
+    limited range. Both need even sides: an odd one is padded by repeating its last row or column, nothing is cut.
+    `.gif` and `.webp` are looping previews.
 
     Args:
         frames: a clip, `f 3 h w` uint8, or `3 f h w` / `1 3 f h w` float in [-1, 1] as models give it.
@@ -155,7 +163,7 @@ def _write_video(pixels: np.ndarray, path: Path, fps: float) -> None:
         quality=None,
         pixelformat="yuv420p",
         macro_block_size=1,
-        output_params=options,
+        output_params=options + _COLOURS,
         ffmpeg_log_level="error",
     )
     try:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import av
 import pytest
@@ -53,6 +54,24 @@ def test_mp4_plays_everywhere(tmp_path: Path) -> None:
     clip = read_clip(path)
     assert clip.size == (34, 48)  # padded, nothing is cut
     assert psnr(clip.frames[:, :, :33, :47], moving(5, 33, 47)) > 28
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm"])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (720, 1280)])
+def test_colours_are_kept_and_tagged(tmp_path: Path, name: str, height: int, width: int) -> None:
+    colours = torch.tensor([[220, 30, 30], [30, 200, 40], [40, 60, 220], [255, 255, 255]], dtype=torch.uint8)
+    frames = colours.T[None, :, None].repeat_interleave(width // 4, dim=3).expand(2, 3, height, width)
+    path = write_clip(frames, tmp_path / name, fps=8)
+    with av.open(path) as container:
+        context = container.streams.video[0].codec_context
+        tags = (context.colorspace, context.color_range, context.color_primaries, context.color_trc)
+    assert tuple(map(int, tags)) == (1, 1, 1, 1)  # BT.709, and limited range
+    readers: tuple[Literal["pyav", "decord"], ...] = ("pyav", "decord")
+    for reader in readers:
+        seen = read_clip(path, reader=reader).frames
+        assert seen.shape == frames.shape
+        middles = seen[:, :, height // 2, width // 8 :: width // 4]
+        assert (middles.int() - colours.T.int()).abs().max() <= 3, reader
 
 
 def test_one_frame_and_one_pixel_can_be_written(tmp_path: Path) -> None:
