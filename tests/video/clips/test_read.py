@@ -1,5 +1,6 @@
 """Every common kind of clip is read right: the frames meant, at their times, upright and opaque."""
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,20 @@ def test_rotation_and_mirroring_are_followed(tmp_path: Path, turn: int | str) ->
     assert clip.frames[0].shape == truth.shape
     assert psnr(clip.frames[0], truth) > 40
     assert "turned upright as its metadata says" in clip.notes
+
+
+@pytest.mark.parametrize("matrix", [(0, 1, -1, 0), (0, -1, 1, 0), (-1, 0, 0, -1), (1, 0, 0, 1), (0, 1, 1, 0)])
+def test_rotation_whose_zeros_are_not_exact(tmp_path: Path, matrix: tuple[int, ...]) -> None:
+    data = encode(tmp_path / "a.mp4", moving(4, 32, 48)).read_bytes()
+    at = data.index(b"tkhd") + 44  # a b u, c d v: 16.16 fixed point, but u and v 2.30
+    clips = []
+    for name, zero in (("exact.mp4", 0), ("near.mp4", 3), ("below.mp4", -3)):
+        a, b, c, d = (value * 2**16 or zero for value in matrix)
+        (tmp_path / name).write_bytes(data[:at] + struct.pack(">6i", a, b, 0, c, d, 0) + data[at + 24 :])
+        clips.append(read_clip(tmp_path / name))
+    assert clips[0].size == ((48, 32) if matrix[0] == 0 else (32, 48))
+    assert torch.equal(clips[0].frames, clips[1].frames)
+    assert torch.equal(clips[0].frames, clips[2].frames)
 
 
 @pytest.mark.parametrize(("name", "codec", "pix_fmt"), [("a.webm", "libvpx-vp9", "yuva420p"), ("a.mov", "png", "rgba")])

@@ -215,8 +215,8 @@ def _best_stream(container: Any) -> Any:
 
 def _turning(matrix: np.ndarray) -> tuple[Callable[[np.ndarray], np.ndarray], bool]:
     """The display matrix maps (x, y) to (a x + c y, b x + d y): one of the eight symmetries of the rectangle."""
-    a, b, c, d = (int(np.sign(int(matrix[i]))) for i in (0, 1, 3, 4))
-    swapped = a == 0 and b != 0
+    a, b, c, d = (int(matrix[i]) for i in (0, 1, 3, 4))
+    swapped = abs(b) + abs(c) > abs(a) + abs(d)  # zeros may be off by rounding
     across, down = (c, b) if swapped else (a, d)
 
     def turn(frame: np.ndarray) -> np.ndarray:
