@@ -1,6 +1,7 @@
 """Writing clips: every file appears whole or not at all, and nothing is replaced unless that is asked for."""
 
 import contextlib
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ _VIDEO = {
     ".mp4": ("libx264", ["-crf", "16", "-preset", "medium", "-movflags", "+faststart"]),
     ".webm": ("libvpx-vp9", ["-crf", "24", "-b:v", "0", "-row-mt", "1"]),
 }
+_FASTEST = {".gif": 50, ".webp": 90}
+"""Frames per second at which every rounded delay is still above 10 ms; players show shorter ones for 100 ms."""
 # Players take untagged video for BT.601 or, from 720 lines on, for BT.709; with a tag there is nothing to guess.
 # The filter sets primaries and transfer, too: FFmpeg takes them from the frames, over the options for the encoder.
 _COLOURS = [
@@ -44,7 +47,8 @@ def write_clip(
 
     `.mp4` is H.264, yuv420p, with the index in front (faststart); `.webm` VP9. Both are tagged as BT.709 in
     limited range. Both need even sides: an odd one is padded by repeating its last row or column, nothing is cut.
-    `.gif` and `.webp` are looping previews.
+    `.gif` and `.webp` are looping previews; of clips above 50 (GIF) or 90 (WebP) frames per second only every k-th
+    frame is kept, at the same speed.
 
     Args:
         frames: a clip, `f 3 h w` uint8, or `3 f h w` / `1 3 f h w` float in [-1, 1] as models give it.
@@ -182,7 +186,12 @@ def _even(pixels: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _write_animation(pixels: np.ndarray, path: Path, fps: float) -> None:
-    """GIF counts in 1/100 s and WebP in 1/1000 s: delays are rounded so that their sum keeps the rate."""
+    """GIF counts in 1/100 s and WebP in 1/1000 s: delays are rounded so that their sum keeps the rate.
+
+    Of clips that are too fast for the kind only every k-th frame is written, so that the duration is kept.
+    """
+    every = math.ceil(fps / _FASTEST[path.suffix])
+    pixels, fps = pixels[::every], fps / every
     unit = 10 if path.suffix == ".gif" else 1
     ends = np.rint(np.arange(len(pixels) + 1) * 1000 / fps / unit) * unit
     durations = np.maximum(np.diff(ends), 2 * unit).astype(int).tolist()

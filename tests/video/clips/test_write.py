@@ -7,6 +7,7 @@ from typing import Literal
 import av
 import pytest
 import torch
+from PIL import Image
 
 from pcs_ext.errors import InputError, ResourceError, UsageError
 from pcs_ext.video.clips import Clip, read_clip, sidecar, to_frames, to_video, write_clip
@@ -72,6 +73,30 @@ def test_colours_are_kept_and_tagged(tmp_path: Path, name: str, height: int, wid
         assert seen.shape == frames.shape
         middles = seen[:, :, height // 2, width // 8 :: width // 4]
         assert (middles.int() - colours.T.int()).abs().max() <= 3, reader
+
+
+@pytest.mark.parametrize(
+    ("name", "fps", "every"),
+    [
+        ("a.gif", 50, 1),
+        ("a.gif", 60, 2),
+        ("a.gif", 100, 2),
+        ("a.gif", 240, 5),
+        ("a.webp", 60, 1),
+        ("a.webp", 90, 1),
+        ("a.webp", 100, 2),
+        ("a.webp", 240, 3),
+    ],
+)
+def test_fast_animations_keep_their_duration(tmp_path: Path, name: str, fps: float, every: int) -> None:
+    clip = read_clip(write_clip(moving(24), tmp_path / name, fps=fps))
+    assert number_of(clip.frames) == list(range(0, 24, every))
+    assert clip.times == pytest.approx([index / fps for index in range(0, 24, every)], abs=0.006)
+    with Image.open(tmp_path / name) as image:
+        for number in range(len(clip)):
+            image.seek(number)
+            image.load()
+            assert image.info["duration"] > 10
 
 
 def test_one_frame_and_one_pixel_can_be_written(tmp_path: Path) -> None:
