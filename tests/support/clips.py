@@ -68,8 +68,8 @@ def encode(
     return path
 
 
-def repeat_packets(path: Path, count: int) -> Path:
-    """A clip of `count` copies of one key frame, muxed without encoding them again."""
+def repeat_packets(path: Path, count: int, stamp: Callable[[int], int] = lambda index: index) -> Path:
+    """A clip of `count` copies of one key frame, each at `stamp` / 25 s, muxed without encoding them again."""
     source = encode(path.with_name("one." + path.name), moving(1), codec="mpeg4")
     with av.open(source) as reading, av.open(path, "w") as writing:
         origin: Any = reading.streams.video[0]
@@ -78,7 +78,7 @@ def repeat_packets(path: Path, count: int) -> Path:
         for index in range(count):
             packet: Any = av.Packet(data)
             packet.stream, packet.time_base = stream, fractions.Fraction(1, 25)
-            packet.pts = packet.dts = index
+            packet.pts = packet.dts = stamp(index)
             packet.is_keyframe = True
             writing.mux(packet)
     return path

@@ -1,6 +1,7 @@
 """Every common kind of clip is read right: the frames meant, at their times, upright and opaque."""
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,17 @@ from PIL import Image
 
 from pcs_ext.errors import InputError, UsageError
 from pcs_ext.video.clips import read_clip, write_clip
-from tests.support.clips import animate, cut_at_key_frame, encode, ffmpeg, moving, number_of, pictures, psnr
+from tests.support.clips import (
+    animate,
+    cut_at_key_frame,
+    encode,
+    ffmpeg,
+    moving,
+    number_of,
+    pictures,
+    psnr,
+    repeat_packets,
+)
 
 
 @pytest.mark.parametrize(
@@ -237,6 +248,15 @@ def test_decord_agrees_with_pyav(tmp_path: Path) -> None:
         assert number_of(ours.frames) == number_of(theirs.frames)
         assert psnr(ours.frames, theirs.frames) > (30 if pix_fmt.endswith("10le") else 40)  # chroma filters differ
         assert theirs.notes[0].startswith("read with decord")
+
+
+@pytest.mark.parametrize("stamp", [lambda index: index // 2, lambda index: 0], ids=["twice", "all-at-once"])
+def test_decord_refuses_times_that_mean_nothing(tmp_path: Path, stamp: Callable[[int], int]) -> None:
+    path = repeat_packets(tmp_path / "a.mkv", 8, stamp)
+    with pytest.raises(InputError, match=r"expected one time a frame\. Install PyAV \(pip install av\)"):
+        read_clip(path, reader="decord")
+    for name in ("edit lists", "mirroring", "pixel aspect", "several streams", "hidden frames"):
+        assert name in read_clip(encode(tmp_path / "b.mp4"), reader="decord").notes[0]
 
 
 @pytest.mark.parametrize(
