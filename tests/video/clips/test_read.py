@@ -208,6 +208,18 @@ def test_sound_is_ignored_and_said(tmp_path: Path) -> None:
         read_clip(tmp_path / "c.mp4")
 
 
+def test_a_cover_picture_is_no_second_stream(tmp_path: Path) -> None:
+    encode(tmp_path / "a.mp4")
+    pictures(moving(1))[0].save(tmp_path / "cover.png")
+    streams = ("-i", tmp_path / "a.mp4", "-i", tmp_path / "cover.png", "-map", "0:v", "-map", "1:v", "-c", "copy")
+    ffmpeg(*streams, "-disposition:v:1", "attached_pic", tmp_path / "cover.mp4")
+    ffmpeg("-i", tmp_path / "a.mp4", "-i", tmp_path / "a.mp4", "-map", "0", "-map", "1", tmp_path / "two.mp4")
+    note = "the first of several video streams is read"
+    assert note not in read_clip(tmp_path / "cover.mp4").notes
+    assert number_of(read_clip(tmp_path / "cover.mp4").frames) == list(range(12))
+    assert note in read_clip(tmp_path / "two.mp4").notes
+
+
 def test_pixels_that_are_not_square(tmp_path: Path) -> None:
     encode(tmp_path / "a.mp4", moving(3, 32, 32))
     ffmpeg("-i", tmp_path / "a.mp4", "-vf", "setsar=2", tmp_path / "b.mp4")

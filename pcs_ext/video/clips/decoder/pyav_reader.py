@@ -201,8 +201,13 @@ def _check_count(count: int) -> None:
         )
 
 
+def _moving_streams(container: Any) -> list[Any]:
+    """Video streams without cover pictures."""
+    return [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+
+
 def _best_stream(container: Any) -> Any:
-    streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+    streams = _moving_streams(container)
     if not streams:
         heard = " (only sound)" if container.streams.audio else ""
         raise UnusableError(f"holds no video stream{heard}; expected a video.")
@@ -239,6 +244,6 @@ def _format_notes(frame: Any, container: Any) -> list[str]:
         notes.append(f"{bits} bits per channel reduced to 8")
     if container.streams.audio:
         notes.append("sound is ignored")
-    if len(container.streams.video) > 1:
+    if len(_moving_streams(container)) > 1:
         notes.append("the first of several video streams is read")
     return notes
