@@ -187,6 +187,20 @@ def test_transparency_becomes_gray(tmp_path: Path, name: str, codec: str, pix_fm
     assert "transparent parts are laid over gray" in clip.notes
 
 
+@pytest.mark.parametrize("codec", ["libvpx-vp9", "libvpx"])
+def test_transparent_video_is_turned_too(tmp_path: Path, codec: str) -> None:
+    alpha = np.full((32, 48), 255, np.uint8)
+    alpha[:, 40:] = 0
+    tuning = {"auto-alt-ref": "0"}  # VP8 has no hidden frames with transparency
+    look: dict[str, Any] = {"codec": codec, "pix_fmt": "yuva420p", "alpha": alpha, "tuning": tuning}
+    straight = encode(tmp_path / "a.webm", moving(4, 32, 48), **look)
+    ffmpeg("-display_rotation", "90", "-i", straight, "-c", "copy", tmp_path / "turned.webm")
+    clip = read_clip(tmp_path / "turned.webm")
+    assert clip.size == (48, 32)
+    assert torch.equal(clip.frames, read_clip(straight).frames.rot90(dims=(2, 3)))
+    assert {"transparent parts are laid over gray", "turned upright as its metadata says"} <= set(clip.notes)
+
+
 def test_transparent_animations(tmp_path: Path) -> None:
     rgba = torch.cat([moving(), torch.full((12, 1, 32, 32), 255, dtype=torch.uint8)], dim=1)
     rgba[:, 3, :, 16:] = 0

@@ -82,13 +82,14 @@ class PyavSource:
         """Some encoders store frames that are never shown: the one before stands for them."""
         return int(np.median(np.diff(self._pts))) if len(self._pts) > 1 else 0
 
-    def _frames_from(self, pts: int) -> Iterator[Any]:
+    def _frames_from(self, pts: int, decoder: Any = None) -> Iterator[Any]:
+        decoder = decoder or self._decoder
         with _damage():
             self._container.seek(pts, stream=self._stream, backward=True)
-        self._decoder.flush_buffers()
+        decoder.flush_buffers()
         with _damage():
             for packet in self._container.demux(self._stream):
-                for frame in self._decoder.decode(packet):
+                for frame in decoder.decode(packet):
                     self._alive()
                     if frame.pts is not None:
                         yield frame
@@ -161,7 +162,7 @@ class PyavSource:
             raise UnusableError(_DAMAGED.format("no frame can be decoded"))
         self._leave_out_before(frame.pts)
         self._coded_height, self._coded_width = frame.height, frame.width
-        matrix = next((bytes(s) for s in frame.side_data if s.type.name == "DISPLAYMATRIX"), None)
+        matrix = self._display_matrix(frame)
         swapped = False
         if matrix is not None:
             self._turn, swapped = _turning(np.frombuffer(matrix, dtype=np.int32))
@@ -169,6 +170,13 @@ class PyavSource:
         self.height, self.width = (frame.width, frame.height) if swapped else (frame.height, frame.width)
         self.pixel_aspect = 1 / self.pixel_aspect if swapped else self.pixel_aspect
         self.notes += _format_notes(frame, self._container)
+
+    def _display_matrix(self, frame: Any) -> bytes | None:
+        """Nine int32, or None; only the stream's own decoder is told of it and puts it on its frames."""
+        own = self._stream.codec_context
+        if self._decoder is not own:
+            frame = next(self._frames_from(int(self._pts[0]), own), frame)
+        return next((bytes(s) for s in frame.side_data if s.type.name == "DISPLAYMATRIX"), None)
 
     def _leave_out_before(self, pts: int) -> None:
         """Recordings cut in the middle begin with frames shown before their first key frame, which lean on a lost one.
