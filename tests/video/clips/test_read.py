@@ -234,6 +234,19 @@ def test_a_cover_picture_is_no_second_stream(tmp_path: Path) -> None:
     assert note in read_clip(tmp_path / "two.mp4").notes
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"), [("a.mp4", 24), ("a.webm", 24), ("a.gif", 25), ("a.webp", 8), ("a.png", 8), ("a", 24)]
+)
+def test_one_frame_has_the_rate_that_its_file_states(tmp_path: Path, name: str, expected: float) -> None:
+    if name == "a.png":
+        pictures(moving(1))[0].save(tmp_path / name)
+    else:
+        write_clip(moving(1), tmp_path / name, fps=24)  # a GIF counts in 10 ms, WebP keeps no delay of one frame
+    assert read_clip(tmp_path / name, frames=1).fps == pytest.approx(expected)
+    if expected == 24 and name != "a":
+        assert read_clip(tmp_path / name, frames=1, reader="decord").fps == pytest.approx(24)
+
+
 def test_pixels_that_are_not_square(tmp_path: Path) -> None:
     encode(tmp_path / "a.mp4", moving(3, 32, 32))
     ffmpeg("-i", tmp_path / "a.mp4", "-vf", "setsar=2", tmp_path / "b.mp4")

@@ -43,6 +43,7 @@ class DecordSource:
         if first.shape[2] != 3:
             raise UnusableError("is rotated by its metadata, which decord cannot follow. Install PyAV: pip install av")
         self.times = _times(stamps[:, 0])
+        self.rate: float | None = float(self._reader.get_avg_fps())
         self.height, self.width = first.shape[:2]
         self.pixel_aspect = 1.0
         self.notes = [_NOTE]

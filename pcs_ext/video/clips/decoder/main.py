@@ -15,13 +15,12 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from .geometry import Fit, fit
-from .request import MAX_RESULT_BYTES, STALL_SECONDS, Request, UnusableError
+from .request import ASSUMED_FPS, MAX_RESULT_BYTES, STALL_SECONDS, Request, UnusableError
 from .sampling import plan
 from .sniff import sniff
 from .source import Source
 
 MEMORY_LIMIT = 4 * 2**30
-_FOLDER_FPS = 8.0
 
 
 def main() -> None:
@@ -44,7 +43,7 @@ def main() -> None:
 
 def _serve(request: Request, out: BinaryIO) -> None:
     source = _open(request)
-    chosen = plan(source.times, request)
+    chosen = plan(source.times, request, source.rate)
     fitted = fit(source.height, source.width, request, source.pixel_aspect)
     _check_result(len(chosen.indices), fitted)
     head = {"frames": len(chosen.indices), "height": fitted.height, "width": fitted.width, "fps": chosen.fps}
@@ -61,8 +60,8 @@ def _open(request: Request) -> Source:
     if kind == "folder":
         from .picture_reader import FolderSource
 
-        source = FolderSource(request.path, request.fps or _FOLDER_FPS, _alive)
-        source.notes += [] if request.fps else [f"a folder states no rate: {_FOLDER_FPS:g} frames per second assumed"]
+        source = FolderSource(request.path, request.fps or ASSUMED_FPS, _alive)
+        source.notes += [] if request.fps else [f"a folder states no rate: {ASSUMED_FPS:g} frames per second assumed"]
         return source
     if kind in ("gif", "webp", "png"):
         from .picture_reader import AnimationSource

@@ -34,7 +34,7 @@ class AnimationSource:
         self._path, self._kind, self._alive = path, kind, alive
         self.pixel_aspect, self.notes = 1.0, []
         times: list[float] = []
-        clock = 0.0
+        clock = delay = 0.0
         for image in self._walk():
             times.append(clock)
             delay = float(image.info.get("duration", 0) or 0)
@@ -47,6 +47,7 @@ class AnimationSource:
         if not times:
             raise UnusableError("holds no frames; expected an animation.")
         self.times = np.array(times)
+        self.rate = 1000 / delay if delay > _FASTEST[kind] else None
 
     def _walk(self) -> Iterator[Image.Image]:
         """Each frame in turn, of GIF and PNG not yet decoded, without the still picture before an animated PNG."""
@@ -110,6 +111,7 @@ class FolderSource:
     def __init__(self, path: str, fps: float, alive: Callable[[], None]) -> None:
         self._files, self._alive = _pictures_in(path), alive
         self.times = np.arange(len(self._files)) / fps
+        self.rate: float | None = fps
         self.pixel_aspect, self.notes = 1.0, []
         self.height, self.width = self._read_one(self._files[0]).shape[:2]
 

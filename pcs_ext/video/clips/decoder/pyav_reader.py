@@ -34,6 +34,7 @@ class PyavSource:
         self._pts, self._keys = self._scan(until)
         base = float(self._stream.time_base or 1)
         self.times = (self._pts - self._pts[0]) * base
+        self.rate = float(self._stream.average_rate) if self._stream.average_rate else None
         self.height, self.width = self._decoder.height, self._decoder.width
         self._turn: Callable[[np.ndarray], np.ndarray] = lambda frame: frame
         self.pixel_aspect = self._aspect()

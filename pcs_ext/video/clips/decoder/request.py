@@ -6,6 +6,8 @@ MAX_FRAME_PIXELS = 40_000_000
 """An 8K frame has 33 million pixels."""
 MAX_RESULT_BYTES = 2 * 2**30
 MAX_SCANNED_FRAMES = 2_000_000
+ASSUMED_FPS = 8.0
+"""Where no rate is stated: in folders of pictures and files of one."""
 STALL_SECONDS = 8
 """No frame takes longer; the process dies when it has made no progress for so long."""
 

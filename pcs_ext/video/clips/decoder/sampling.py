@@ -4,7 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from .request import Request, UnusableError
+from .request import ASSUMED_FPS, Request, UnusableError
+
+_MOST_FPS = 1000
+"""What is beyond is no rate but a clock of the container."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,19 +21,20 @@ class Plan:
     notes: list[str]
 
 
-def plan(times: np.ndarray, request: Request) -> Plan:
+def plan(times: np.ndarray, request: Request, stated: float | None) -> Plan:
     """Choose frames by `frames`, `stride`, `seconds` and `start`.
 
     Args:
         times: seconds at which each frame appears, ascending, from 0.
         request: what was asked.
+        stated: the file's own frames per second, for a clip of one frame; None where it states none.
 
     Raises:
         UnusableError: fewer frames than needed, or `start` lies behind the end.
     """
     if len(times) == 1 and request.frames != 1:
         raise UnusableError("holds one frame; expected a clip. Give a video, or ask for frames=1.")
-    rate = (len(times) - 1) / float(times[-1] - times[0]) if times[-1] > times[0] else 1.0
+    rate = _rate(times, stated)
     slack = 0.26 / rate  # containers round times; no simple fraction, so that no target lies on the edge
     first, last = _window(times, request, slack)
     begin, end = float(times[first]), float(times[last])
@@ -44,10 +48,15 @@ def plan(times: np.ndarray, request: Request) -> Plan:
         most = int((end - begin + slack) / step) + 1  # a fast part of a variable rate stores more frames than that
         if request.frames is not None and most < request.frames:
             raise _too_short(request, int((end - begin + slack) * rate) + 1)
-        targets = begin + step * np.arange(min(most, request.frames or most))
-        fps = 1 / step
+        targets, fps = begin + step * np.arange(request.frames or most), 1 / step
     indices = np.clip(np.searchsorted(times, targets + slack, side="right") - 1, first, last)
     return Plan(indices.tolist(), fps, _notes(times, indices))
+
+
+def _rate(times: np.ndarray, stated: float | None) -> float:
+    if times[-1] > times[0]:
+        return (len(times) - 1) / float(times[-1] - times[0])
+    return stated if stated is not None and 0 < stated <= _MOST_FPS else ASSUMED_FPS
 
 
 def _too_short(request: Request, held: int) -> UnusableError:

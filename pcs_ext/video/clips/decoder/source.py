@@ -11,6 +11,8 @@ class Source(Protocol):
 
     times: np.ndarray
     """Seconds at which each frame appears, ascending, from 0."""
+    rate: float | None
+    """Frames per second that the file states, if it does; counts only where `times` holds one frame."""
     height: int
     width: int
     """Of the frames that `read` yields."""
