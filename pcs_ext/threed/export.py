@@ -7,6 +7,7 @@ import numpy as np
 
 from pcs_ext.config_io import atomic_write_bytes
 from pcs_ext.errors import InputError, UsageError
+from pcs_ext.threed.beside import check_files, files_beside
 from pcs_ext.threed.cameras import Cameras, ring
 from pcs_ext.threed.mesh import WRITTEN, MeshConfig, read_mesh, write_mesh
 from pcs_ext.threed.mesh_views import render_mesh
@@ -65,13 +66,13 @@ def export_3d(
         threshold: density at the surface; None takes the recipe's.
         splats: write a PLY of Gaussian splats instead of a mesh: those of an edited scene, else one per face.
         viewer: write a page beside a GLB.
-        overwrite: replace what is there.
+        overwrite: replace what is there, pictures and pages beside the output included; never what the source needs.
 
     Returns:
         What was written, the mesh first.
 
     Raises:
-        UsageError, ConfigError: settings that do not fit each other or the source.
+        UsageError, ConfigError: settings that do not fit each other or the source, or files in the output's way.
         InputError: a source that cannot be read.
     """
     page = output.with_suffix(".html") if viewer and output.suffix.lower() == ".glb" else None
@@ -97,6 +98,7 @@ def export_3d(
         mesh = read_mesh(source)
         if output.suffix.lower() == ".ply" and mesh.visual.kind == "texture":
             mesh.visual = mesh.visual.to_color()
+    check_files([output] if splats else files_beside(mesh, output, page), source, overwrite)
     if splats and mesh.visual.kind == "texture":
         raise UsageError("splats have one colour each, no texture; leave --colors out, or pass --colors vertex.")
     if splats:

@@ -159,3 +159,26 @@ def test_wrong_sources_and_settings_are_refused(job: Path, tmp_path: Path) -> No
     (tmp_path / "broken.glb").write_bytes(b"glTF and then nothing")
     with pytest.raises(InputError, match="expected a glb mesh"):
         render_3d(tmp_path / "broken.glb", tmp_path / "f.png")
+
+
+def test_files_beside_the_output_are_not_written_over(job: Path, tmp_path: Path) -> None:
+    def refused(source: Path, name: str, match: str, overwrite: bool = False) -> None:
+        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        with pytest.raises(UsageError, match=match):
+            export_3d(source, tmp_path / name, overwrite=overwrite)
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+    for beside, name in (("a.png", "a.obj"), ("b.mtl", "b.obj"), ("c.html", "c.glb")):
+        (tmp_path / beside).write_bytes(b"mine")
+        refused(job, name, f"{beside} exists already")
+        export_3d(job, tmp_path / name, overwrite=True)
+        assert (tmp_path / beside).read_bytes() != b"mine"
+    export_3d(job, tmp_path / "c.glb", overwrite=True, viewer=False)
+    # What the source needs stays, whatever is asked for.
+    refused(tmp_path / "c.glb", "c.glb", "belongs to", overwrite=True)
+    lines = (tmp_path / "b.mtl").read_text().replace("b.png", "wood.png")
+    (tmp_path / "b.mtl").write_text(lines)
+    (tmp_path / "b.png").rename(tmp_path / "wood.png")
+    refused(tmp_path / "b.obj", "wood.obj", "wood.png belongs to", overwrite=True)
+    export_3d(tmp_path / "b.obj", tmp_path / "d.obj")
+    export_3d(tmp_path / "b.obj", tmp_path / "d.obj", overwrite=True)
