@@ -1,5 +1,6 @@
 """From a field to a mesh that other programs open."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from pcs_ext.config_io import atomic_write_bytes, config
 from pcs_ext.errors import InputError, ResourceError, UsageError
 from pcs_ext.threed.fields import AbstractField
+from pcs_ext.threed.gltf_reading import glb_for_trimesh
 from pcs_ext.threed.obj import write_textured_obj
 from pcs_ext.threed.surface_colors import surface_colors
 from pcs_ext.threed.usdz import usdz_bytes
@@ -129,7 +131,7 @@ def read_mesh(path: Path) -> Any:
     Materials of one colour become colours at the vertices, for which every format has a place.
 
     Raises:
-        InputError: missing, empty or of another format.
+        InputError: missing, empty, of another format, needs an extension that is not read, or holds no sound mesh.
         ResourceError: trimesh is not installed.
     """
     trimesh, _ = _libraries()
@@ -137,8 +139,7 @@ def read_mesh(path: Path) -> Any:
     if kind not in FORMATS or not path.is_file():
         raise InputError(f"{path}: expected an existing file ending in {', '.join(FORMATS)}. Check the path.")
     try:
-        # By path: an OBJ's material and texture lie beside it.
-        mesh = _joined(trimesh.load_scene(path, file_type=kind, process=False))
+        mesh = _joined(_scene(path, kind), path)
     except (ValueError, KeyError, IndexError, TypeError, NotImplementedError) as error:
         # What trimesh's parsers raise on damaged files; it has no error class of its own.
         raise InputError(f"{path}: expected a {kind} mesh, could not read it ({error}). Export it again.") from error
@@ -149,18 +150,44 @@ def read_mesh(path: Path) -> Any:
     return mesh
 
 
-def _joined(scene: Any) -> Any:
+def _scene(path: Path, kind: str) -> Any:
+    """What trimesh reads, with the pictures and materials that lie beside the file."""
+    trimesh, _ = _libraries()
+    if kind != "glb":
+        return trimesh.load_scene(path, file_type=kind, process=False)
+    data, beside = io.BytesIO(glb_for_trimesh(path)), trimesh.resolvers.FilePathResolver(str(path))
+    return trimesh.load_scene(data, file_type=kind, resolver=beside, process=False)
+
+
+def _joined(scene: Any, path: Path) -> Any:
     """All meshes of a scene as one, where they stand, with the file's normals: trimesh's own way loses them."""
     trimesh, _ = _libraries()
     parts = []
     for node in scene.graph.nodes_geometry:
         place, name = scene.graph[node]
         if isinstance(scene.geometry[name], trimesh.Trimesh):
+            _check_sound(scene.geometry[name], path)
             parts.append(scene.geometry[name].copy(include_cache=True))
             parts[-1].apply_transform(place)
     if not parts:
         raise ValueError("it holds no mesh")
     return parts[0] if len(parts) == 1 else trimesh.util.concatenate(parts)
+
+
+def _check_sound(part: Any, path: Path) -> None:
+    """Raises InputError on what trimesh's own properties would fall over."""
+    corners, faces = np.asarray(part.vertices), np.asarray(part.faces)
+    if not np.isfinite(corners).all():
+        count = int((~np.isfinite(corners)).any(1).sum())
+        raise InputError(
+            f"{path}: expected a mesh with finite coordinates, got {count} vertices without. Repair the mesh in a "
+            "modelling program, or export it again."
+        )
+    if len(faces) and not 0 <= faces.min() <= faces.max() < len(corners):
+        raise InputError(
+            f"{path}: expected faces of the vertices 0 to {len(corners) - 1}, got {faces.min()} to {faces.max()}. The "
+            "file is damaged; export it again."
+        )
 
 
 def has_picture(visual: Any) -> bool:
