@@ -1,7 +1,5 @@
-"""A GLB before trimesh reads it: what trimesh would misread is refused.
-
-Format: glTF 2.0, section 4.4 and the extensions' own texts.
-"""
+"""A GLB before trimesh reads it: what trimesh would misread is refused, and colours get a name under which it keeps
+them as they are. Format: glTF 2.0, section 4.4 and the extensions' own texts."""
 
 import json
 import struct
@@ -10,6 +8,8 @@ from typing import Any
 
 from pcs_ext.errors import InputError
 
+COLORS = "_COLOR_0"
+"""Attribute under which colours at vertices are read: of COLOR_0 trimesh keeps the lowest eight bits of sixteen."""
 _PACKED = {
     "KHR_draco_mesh_compression": "compressed with Draco; export it without compression",
     "EXT_meshopt_compression": "compressed with meshopt; export it without compression",
@@ -21,7 +21,7 @@ _MAGIC, _JSON, _FLOAT = 0x46546C67, 0x4E4F534A, 5126
 
 
 def glb_for_trimesh(path: Path) -> bytes:
-    """A GLB's bytes, if trimesh reads them rightly.
+    """A GLB's bytes, its COLOR_0 renamed to `COLORS`.
 
     Raises:
         InputError: it needs an extension, or a kind of storage, that is not read.
@@ -38,7 +38,14 @@ def glb_for_trimesh(path: Path) -> bytes:
         raise ValueError("its JSON is no object")
     _check_extensions(document, path)
     _check_storage(document, path)
-    return data
+    for primitive in _primitives(document):
+        attributes = primitive["attributes"]
+        if "COLOR_0" in attributes:
+            attributes[COLORS] = attributes.pop("COLOR_0")
+    text = json.dumps(document).encode()
+    text += b" " * (-len(text) % 4)
+    rest = data[20 + length :]
+    return struct.pack("<5I", _MAGIC, 2, 20 + len(text) + len(rest), len(text), _JSON) + text + rest
 
 
 def _primitives(document: dict[str, Any]) -> list[dict[str, Any]]:

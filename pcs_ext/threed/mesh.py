@@ -10,7 +10,9 @@ import torch
 from pcs_ext.config_io import atomic_write_bytes, config
 from pcs_ext.errors import InputError, ResourceError, UsageError
 from pcs_ext.threed.fields import AbstractField
+from pcs_ext.threed.glb_writing import glb_bytes
 from pcs_ext.threed.gltf_reading import glb_for_trimesh
+from pcs_ext.threed.mesh_colors import joined, settle_colors
 from pcs_ext.threed.obj import write_textured_obj
 from pcs_ext.threed.surface_colors import surface_colors
 from pcs_ext.threed.usdz import usdz_bytes
@@ -119,34 +121,30 @@ def write_mesh(mesh: Any, path: Path) -> None:
     if textured and kind == "obj":
         write_textured_obj(turned, path)
         return
-    # Without normals, readers shade a mesh whose vertices are doubled on seams as if it had facets.
-    options = {"include_normals": True} if kind == "glb" else {}
-    data = turned.export(file_type=kind, **options)
+    data = glb_bytes(turned) if kind == "glb" else turned.export(file_type=kind)
     atomic_write_bytes(path, data.encode() if isinstance(data, str) else data)
 
 
 def read_mesh(path: Path) -> Any:
     """A mesh in world axes (z up) from GLB, OBJ or PLY; the inverse of `write_mesh`.
 
-    Materials of one colour become colours at the vertices, for which every format has a place.
+    Materials of one colour become colours at the vertices, for which every format has a place; factors of a material
+    with a picture go into the picture. Parts of a file become one, with one picture if any has one.
 
     Raises:
         InputError: missing, empty, of another format, needs an extension that is not read, or holds no sound mesh.
         ResourceError: trimesh is not installed.
     """
-    trimesh, _ = _libraries()
     kind = path.suffix.lower().lstrip(".")
     if kind not in FORMATS or not path.is_file():
         raise InputError(f"{path}: expected an existing file ending in {', '.join(FORMATS)}. Check the path.")
     try:
-        mesh = _joined(_scene(path, kind), path)
+        mesh = _joined(_scene(path, kind), path, kind)
     except (ValueError, KeyError, IndexError, TypeError, NotImplementedError) as error:
         # What trimesh's parsers raise on damaged files; it has no error class of its own.
         raise InputError(f"{path}: expected a {kind} mesh, could not read it ({error}). Export it again.") from error
     if kind in _TURNED:
         mesh.apply_transform(np.linalg.inv(_Y_UP))
-    if mesh.visual.kind == "texture" and not has_picture(mesh.visual):
-        mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=_one_color(mesh, kind))
     return mesh
 
 
@@ -159,19 +157,22 @@ def _scene(path: Path, kind: str) -> Any:
     return trimesh.load_scene(data, file_type=kind, resolver=beside, process=False)
 
 
-def _joined(scene: Any, path: Path) -> Any:
+def _joined(scene: Any, path: Path, kind: str) -> Any:
     """All meshes of a scene as one, where they stand, with the file's normals: trimesh's own way loses them."""
     trimesh, _ = _libraries()
+    meshes = [entry for entry in scene.geometry.values() if isinstance(entry, trimesh.Trimesh)]
+    for mesh in meshes:
+        _check_sound(mesh, path)
+    settle_colors(meshes, kind)
     parts = []
     for node in scene.graph.nodes_geometry:
         place, name = scene.graph[node]
         if isinstance(scene.geometry[name], trimesh.Trimesh):
-            _check_sound(scene.geometry[name], path)
             parts.append(scene.geometry[name].copy(include_cache=True))
             parts[-1].apply_transform(place)
     if not parts:
         raise ValueError("it holds no mesh")
-    return parts[0] if len(parts) == 1 else trimesh.util.concatenate(parts)
+    return joined(parts, path)
 
 
 def _check_sound(part: Any, path: Path) -> None:
@@ -188,24 +189,6 @@ def _check_sound(part: Any, path: Path) -> None:
             f"{path}: expected faces of the vertices 0 to {len(corners) - 1}, got {faces.min()} to {faces.max()}. The "
             "file is damaged; export it again."
         )
-
-
-def has_picture(visual: Any) -> bool:
-    """Whether a mesh's material has a picture, and the mesh says where on it its faces lie."""
-    material = visual.material
-    picture = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
-    return picture is not None and visual.uv is not None
-
-
-def _one_color(mesh: Any, kind: str) -> np.ndarray:
-    """A material's one colour at all vertices, `n 4` of 0 to 255, in sRGB's curve; glTF's factors are light."""
-    material = mesh.visual.material
-    unsaid = kind == "glb" and getattr(material, "baseColorFactor", None) is None  # white, says glTF
-    color = np.ones(4) if unsaid else np.asarray(material.main_color, dtype=np.float64) / 255
-    if kind == "glb":
-        curve = np.where(color <= 0.0031308, 12.92 * color, 1.055 * np.maximum(color, 0.0031308) ** (1 / 2.4) - 0.055)
-        color = np.concatenate([curve[:3], color[3:]])
-    return np.tile((color * 255).round().astype(np.uint8), (len(mesh.vertices), 1))
 
 
 def _libraries() -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from pcs_ext.threed.avatar.figure import Figure
 from pcs_ext.threed.avatar.rotations import quaternions_of
 from pcs_ext.threed.avatar.skeleton import NAMES, PARENTS, REST, Bones
 from pcs_ext.threed.avatar.skinning import JOINTS_PER_POINT
+from pcs_ext.threed.glb_writing import colors_as_light
 
 _Y_UP = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
 """World (z up, front at -y) to glTF (y up, front at +z)."""
@@ -114,8 +115,8 @@ def _geometry(buffer: _Buffer, figure: Figure) -> tuple[dict[str, int], int]:
         flipped = np.stack([uv[:, 0], 1 - uv[:, 1]], 1).astype(np.float32)  # glTF's origin is the top left
         attributes["TEXCOORD_0"] = buffer.array(flipped, _FLOAT, vertices_target)
     elif mesh.visual.kind == "vertex":
-        colors = np.asarray(mesh.visual.vertex_colors, np.uint8)
-        attributes["COLOR_0"] = buffer.array(colors, _BYTE, vertices_target, normalized=True)
+        colors = colors_as_light(mesh.visual.vertex_colors)
+        attributes["COLOR_0"] = buffer.array(colors, _FLOAT, vertices_target)
     faces = np.asarray(mesh.faces, np.uint32).reshape(-1)
     return attributes, buffer.array(faces, _INT, indices_target)
 
