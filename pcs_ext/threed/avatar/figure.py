@@ -70,10 +70,14 @@ def standing(path: Path) -> Figure:
     if size[2] <= 0 or size[2] < 0.9 * size.max():
         raise InputError(
             f"{path}: expected a figure that stands upright, got one {size[0]:.3g} wide, {size[1]:.3g} deep and "
-            f"{size[2]:.3g} tall. Turn it so that its head is up (+y in a GLB, +z in an OBJ or PLY)."
+            f"{size[2]:.3g} tall. Turn it so that its head is up (+y in a GLB or OBJ, +z in a PLY)."
         )
     body = np.asarray(BODY)
     if np.abs(np.asarray([low, high]) - body).max() > _AS_IT_STANDS:
         feet, ground = ((box.mean(0)[0], box.mean(0)[1], box[0, 2]) for box in (np.asarray([low, high]), body))
-        mesh.vertices = (np.asarray(mesh.vertices) - feet) * ((body[1, 2] - body[0, 2]) / size[2]) + ground
+        scale = (body[1, 2] - body[0, 2]) / size[2]
+        place = np.diag([scale, scale, scale, 1.0])
+        place[:3, 3] = np.asarray(ground) - scale * np.asarray(feet)
+        # Not by new vertices: those would take the file's normals away.
+        mesh.apply_transform(place)
     return Figure.of(mesh)

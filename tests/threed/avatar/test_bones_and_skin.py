@@ -179,3 +179,13 @@ def test_a_users_figure_is_made_to_stand(body: Any, tmp_path: Path) -> None:
     write_mesh(far, tmp_path / "lying.ply")
     with pytest.raises(InputError, match="stands upright"):
         standing(tmp_path / "lying.ply")
+
+
+def test_a_placed_figure_keeps_the_normals_of_its_file(body: Any, tmp_path: Path) -> None:
+    corners = np.asarray(body.vertices)[body.faces].reshape(-1, 3) * 3 + 1
+    smooth = np.asarray(body.vertex_normals)[body.faces].reshape(-1, 3)
+    faces = np.arange(len(corners)).reshape(-1, 3)
+    write_mesh(trimesh.Trimesh(corners, faces, vertex_normals=smooth, process=False), tmp_path / "cut.glb")
+    placed = standing(tmp_path / "cut.glb").mesh
+    np.testing.assert_allclose(placed.vertex_normals, smooth, atol=1e-3)
+    assert placed.bounds[:, 2] == pytest.approx(body.bounds[:, 2], abs=0.1)
