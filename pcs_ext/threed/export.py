@@ -10,7 +10,7 @@ from pcs_ext.errors import InputError, UsageError
 from pcs_ext.threed.beside import check_files, files_beside
 from pcs_ext.threed.cameras import Cameras, ring
 from pcs_ext.threed.mesh import WRITTEN, MeshConfig, read_mesh, write_mesh
-from pcs_ext.threed.mesh_views import render_mesh
+from pcs_ext.threed.mesh_views import colors_at_vertices, render_mesh
 from pcs_ext.threed.shapes import Shape, cut_mesh, painter, recut, shape_views
 from pcs_ext.threed.splat_ply import mesh_splat_bytes, splat_bytes
 from pcs_ext.threed.splats import AbstractSplats
@@ -97,7 +97,7 @@ def export_3d(
             )
         mesh = read_mesh(source)
         if output.suffix.lower() == ".ply" and mesh.visual.kind == "texture":
-            mesh.visual = mesh.visual.to_color()
+            _to_vertex_colors(mesh)
     check_files([output] if splats else files_beside(mesh, output, page), source, overwrite)
     if splats and mesh.visual.kind == "texture":
         raise UsageError("splats have one colour each, no texture; leave --colors out, or pass --colors vertex.")
@@ -105,6 +105,13 @@ def export_3d(
         atomic_write_bytes(output, mesh_splat_bytes(mesh))
         return [output]
     return write_with_page(mesh, output, page)
+
+
+def _to_vertex_colors(mesh: Any) -> None:
+    """Replace a mesh's picture by its colours at the vertices."""
+    from trimesh.visual import ColorVisuals
+
+    mesh.visual = ColorVisuals(mesh, vertex_colors=colors_at_vertices(mesh))
 
 
 def _write_splats(splats: AbstractSplats, output: Path, colors: str, cut: tuple[float | None, ...]) -> list[Path]:

@@ -64,10 +64,34 @@ class Paint:
         values = seen.interpolate(self.values, faces)
         if self.texture is None:
             return values
-        # Texture coordinates have their origin at the bottom left, pictures at the top left.
-        grid = torch.stack([values[..., 0] * 2 - 1, 1 - values[..., 1] * 2], -1)
-        found = functional.grid_sample(self.texture, grid[None], align_corners=False, padding_mode="border")
-        return found[0].permute(1, 2, 0)
+        return texture_colors(self.texture, values)
+
+
+def texture_colors(texture: Tensor, places: Tensor) -> Tensor:
+    """What a picture that repeats in both directions, as every program takes it to, has at places.
+
+    Args:
+        texture: `1 c h w`, first row at v = 1.
+        places: texture coordinates `a b 2`, origin at the bottom left.
+
+    Returns:
+        `a b c`, between the four nearest texels.
+    """
+    height, width = texture.shape[-2:]
+    # A texel of the other side on every side, so that lookups near an edge find their neighbours.
+    around = functional.pad(texture, (1, 1, 1, 1), mode="circular")
+    u, v = places[..., 0] % 1, (1 - places[..., 1]) % 1
+    grid = torch.stack([(u * width + 1) / (width + 2), (v * height + 1) / (height + 2)], -1) * 2 - 1
+    return functional.grid_sample(around, grid[None], align_corners=False, padding_mode="border")[0].permute(1, 2, 0)
+
+
+def colors_at_vertices(mesh: Any) -> np.ndarray:
+    """The colours of a mesh's picture where its vertices lie, `n 4` of 0 to 255."""
+    image = _texture_image(mesh)
+    assert image is not None, "a textured mesh has a picture"
+    pixels = torch.from_numpy(np.array(image.convert("RGBA"), dtype=np.float32)).permute(2, 0, 1)[None]
+    places = torch.from_numpy(np.array(mesh.visual.uv)).float()
+    return texture_colors(pixels, places[None])[0].round().clamp(0, 255).byte().numpy()
 
 
 def _texture_image(mesh: Any) -> Any:

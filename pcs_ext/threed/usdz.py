@@ -122,8 +122,8 @@ def _picture(name: str, file: str, space: str) -> str:
         f"            asset inputs:file = @textures/{file}@\n"
         f'            token inputs:sourceColorSpace = "{space}"\n'
         f"            float2 inputs:st.connect = </Object/Material/Places.outputs:result>\n"
-        f'            token inputs:wrapS = "clamp"\n'
-        f'            token inputs:wrapT = "clamp"\n'
+        f'            token inputs:wrapS = "repeat"\n'
+        f'            token inputs:wrapT = "repeat"\n'
         f"            float outputs:b\n"
         f"            float outputs:g\n"
         f"            float3 outputs:rgb\n        }}"

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from PIL import Image
 from trimesh.visual import ColorVisuals, TextureVisuals
 from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
+from pcs_ext.threed.export import export_3d
 from pcs_ext.threed.mesh import read_mesh, write_mesh
-from pcs_ext.threed.mesh_views import Paint
+from pcs_ext.threed.mesh_views import Paint, texture_colors
 from pcs_ext.threed.rasterize import Fragments
 
 RED, HALF = [255, 0, 0, 255], 188  # 188 of 255 in sRGB's curve is half of the light
@@ -143,3 +145,30 @@ def test_an_obj_with_a_picture_becomes_no_metal(tmp_path: Path) -> None:
     assert found.visual.material.baseColorFactor is None
     assert found.visual.material.baseColorTexture.getpixel((0, 0))[:3] == (10, 200, 30)
     np.testing.assert_allclose(shown(read_mesh(tmp_path / "a.glb"))[0], np.tile([10, 200, 30], (12, 1)), atol=0.1)
+
+
+def test_pictures_repeat_beyond_their_edges(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 6, 3), dtype=np.uint8)
+    mesh = block(0)
+    # On texels' middles, some of them whole pictures away.
+    columns, rows, away = np.arange(8) % 6, np.arange(8) % 4, np.arange(8) % 5 - 2
+    uv = np.stack([(columns + 0.5) / 6 + away, 1 - (rows + 0.5) / 4 - away], 1)
+    mesh.visual = TextureVisuals(uv=uv, material=PBRMaterial(baseColorTexture=Image.fromarray(pixels)))
+    write_mesh(mesh, tmp_path / "a.glb")
+    export_3d(tmp_path / "a.glb", tmp_path / "a.ply")
+    found = read_mesh(tmp_path / "a.ply")
+    assert found.vertices == pytest.approx(mesh.vertices, abs=1e-5)
+    np.testing.assert_array_equal(found.visual.vertex_colors[:, :3], pixels[rows, columns])
+    export_3d(tmp_path / "a.glb", tmp_path / "a.usdz")
+    with zipfile.ZipFile(tmp_path / "a.usdz") as archive:
+        assert archive.read("scene.usda").count(b'= "repeat"') == 2
+    corners = Fragments(face=torch.arange(12)[None], barycentric=torch.tensor([1.0, 0, 0]).expand(1, 12, 3))
+    seen = Paint(mesh)(corners, torch.from_numpy(np.array(mesh.faces)))[0] * 255
+    first = mesh.faces[:, 0]
+    np.testing.assert_allclose(seen.numpy(), pixels[rows, columns][first], atol=0.1)
+
+
+def test_a_picture_goes_on_across_its_edge() -> None:
+    texture = torch.tensor([[[[0.0, 1.0]]]])
+    places = torch.tensor([[[0.25, 0.5], [0.5, 0.5], [0.75, 0.5], [1.0, 0.5], [2.125, 0.5], [-0.25, 3.5]]])
+    assert texture_colors(texture, places)[0, :, 0].tolist() == pytest.approx([0, 0.5, 1, 0.5, 0.25, 1])
