@@ -15,6 +15,13 @@ from pcs_ext.errors import InputError
 from pcs_ext.threed.gltf_reading import COLORS
 from pcs_ext.threed.texture import fitting_size, grid_layout
 
+_PICTURES = (
+    "baseColorTexture",
+    "metallicRoughnessTexture",
+    "normalTexture",
+    "emissiveTexture",
+    "occlusionTexture",
+)
 _LARGEST = 8192
 """Texels per side beyond which trimesh shrinks a picture that it packs."""
 
@@ -122,6 +129,8 @@ def joined(parts: Sequence[Any], path: Path) -> Any:
     if "texture" in kinds:
         simple = any(hasattr(getattr(part.visual, "material", None), "image") for part in parts)
         parts = [part if part.visual.kind == "texture" else _pictured(part, simple, path) for part in parts]
+        for part in parts:
+            _spread(part, path)
     else:
         for part in parts:
             if part.visual.kind is None:
@@ -132,6 +141,30 @@ def joined(parts: Sequence[Any], path: Path) -> Any:
     if found.visual.kind is None:
         raise InputError(f"{path}: its parts' colours could not be joined. Join the parts in a modelling program.")
     return found
+
+
+def _spread(part: Any, path: Path) -> None:
+    """Lay out as often as it is seen a picture that repeats: beside others in one picture nothing can repeat."""
+    uv = np.array(part.visual.uv, np.float64)
+    low = np.floor(uv.min(0) + 1e-4)
+    count = np.maximum(np.ceil(uv.max(0) - 1e-4) - low, 1).astype(int)
+    if (count == 1).all():
+        part.visual.uv = uv - low
+        return
+    material = part.visual.material.copy()
+    names = ("image",) if hasattr(material, "image") else _PICTURES
+    for name in names:
+        picture = getattr(material, name)
+        if picture is None:
+            continue
+        if max(picture.width * count[0], picture.height * count[1]) > _LARGEST:
+            raise InputError(
+                f"{path}: a picture repeats {count[0]} by {count[1]} times on one of several parts, too often to join "
+                "them. Bake that part in a modelling program."
+            )
+        tiles = np.asarray(picture.convert("RGBA" if picture.has_transparency_data else "RGB"))
+        setattr(material, name, Image.fromarray(np.tile(tiles, (count[1], count[0], 1))))
+    part.visual.material, part.visual.uv = material, (uv - low) / count
 
 
 def _pictured(part: Any, simple: bool, path: Path) -> Any:

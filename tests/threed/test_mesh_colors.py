@@ -172,3 +172,21 @@ def test_a_picture_goes_on_across_its_edge() -> None:
     texture = torch.tensor([[[[0.0, 1.0]]]])
     places = torch.tensor([[[0.25, 0.5], [0.5, 0.5], [0.75, 0.5], [1.0, 0.5], [2.125, 0.5], [-0.25, 3.5]]])
     assert texture_colors(texture, places)[0, :, 0].tolist() == pytest.approx([0, 0.5, 1, 0.5, 0.25, 1])
+
+
+def test_a_repeated_picture_repeats_beside_other_parts(tmp_path: Path) -> None:
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:, 32:] = 255
+    mesh = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [0, 1, 0.0]], [[0, 1, 2]], process=False)
+    uv = [[-1, 0], [2, 0], [-1, 1.0]]
+    mesh.visual = TextureVisuals(uv=uv, material=PBRMaterial(baseColorTexture=Image.fromarray(pixels)))
+    found = reread(tmp_path / "a.glb", mesh, plain(3, [1.0, 0, 0, 1]))
+    (face,) = [index for index, middle in enumerate(found.triangles_center) if middle[0] < 1]
+    along = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.25, 2.75]) / 3
+    first = int(np.argmin(np.linalg.norm(found.triangles[face] - found.triangles[face].min(0), axis=1)))
+    assert first == 0
+    weights = torch.stack([1 - along - 0.01, along, torch.full_like(along, 0.01)], -1)[None]
+    seen = Paint(found)(
+        Fragments(face=torch.full((1, 6), face), barycentric=weights), torch.from_numpy(np.array(found.faces))
+    )
+    assert seen[0, :, 0].round().tolist() == [0, 1, 0, 1, 0, 1]
