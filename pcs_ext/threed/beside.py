@@ -54,8 +54,9 @@ def _belongs(path: Path, source: Path) -> bool:
         return False
     text = source.read_bytes()
     if source.suffix.lower() == ".obj":
-        libraries = [entry for entry in folder.rglob("*.[mM][tT][lL]") if _names(text, entry.name)]
-        text = b"\n".join([text, *(entry.read_bytes() for entry in libraries)])
+        named = re.findall(rb"^mtllib[ \t]+(.+?)[ \t]*\r?$", text, re.MULTILINE)
+        libraries = [folder / name.decode(errors="replace").replace("\\", "/") for name in named[:64]]
+        text = b"\n".join([text, *(library.read_bytes() for library in libraries if library.is_file())])
     return _names(text, path.name)
 
 
