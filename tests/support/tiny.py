@@ -14,6 +14,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from pcs_ext.image.backbones.clip_tokenizer import read_clip_tokenizer
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.toybox.train.tokenizer import learn_bpe
@@ -44,8 +45,12 @@ def tiny_folder(folder: Path, *, family: str = "sd", prediction_type: Any = "eps
 def tiny_backbone(folder: Path, *, family: str = "sd", prediction_type: Any = "epsilon") -> AbstractUnetBackbone:
     """The same, loaded on the CPU in float32."""
     # To make, write and load a model takes four times as long as to copy one, and a thousand tests want their own.
-    backbone = copy.deepcopy(_backbone(family, prediction_type))
-    backbone.name = str(tiny_folder(folder, family=family, prediction_type=prediction_type).resolve())
+    # Not the tokenizers: a copy of one decodes otherwise.
+    made = _backbone(family, prediction_type)
+    backbone = copy.deepcopy(made, {id(tokenizer): tokenizer for tokenizer in made.tokenizers})
+    place = tiny_folder(folder, family=family, prediction_type=prediction_type).resolve()
+    names = ("tokenizer", "tokenizer_2")[: len(made.tokenizers)]
+    backbone.name, backbone.tokenizers = str(place), tuple(read_clip_tokenizer(place / name) for name in names)
     return backbone
 
 

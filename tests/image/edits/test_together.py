@@ -124,6 +124,7 @@ def test_in_its_region_a_subject_does_not_look_at_the_others_words(sd: AbstractB
     from pcs_ext.image.attention import attention_program
     from pcs_ext.image.attention_edits import Capture
 
+    torch.manual_seed(2)  # of the weights; with some a softmax underflows to 0 in a whole map
     _, left = player(sd, 0, quick())
     seen = Capture()
     with attention_program(sd, seen):
