@@ -139,10 +139,11 @@ def read_mesh(path: Path) -> Any:
     if kind not in FORMATS or not path.is_file():
         raise InputError(f"{path}: expected an existing file ending in {', '.join(FORMATS)}. Check the path.")
     try:
-        mesh = _joined(_scene(path, kind), path, kind)
+        scene = _scene(path, kind)
     except (ValueError, KeyError, IndexError, TypeError, NotImplementedError) as error:
         # What trimesh's parsers raise on damaged files; it has no error class of its own.
         raise InputError(f"{path}: expected a {kind} mesh, could not read it ({error}). Export it again.") from error
+    mesh = _joined(scene, path, kind)
     if kind in _TURNED:
         mesh.apply_transform(np.linalg.inv(_Y_UP))
     return mesh
@@ -171,7 +172,7 @@ def _joined(scene: Any, path: Path, kind: str) -> Any:
             parts.append(scene.geometry[name].copy(include_cache=True))
             parts[-1].apply_transform(place)
     if not parts:
-        raise ValueError("it holds no mesh")
+        raise InputError(f"{path}: expected a {kind} mesh, could not read it (it holds no mesh). Export it again.")
     return joined(parts, path)
 
 

@@ -4,14 +4,13 @@ Written by hand because trimesh writes one corner per place in the picture: ever
 the surface. Format: Wavefront OBJ and MTL; `map_Pr` and `map_Pm` are the extension for roughness and metalness.
 """
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from pcs_ext.config_io import atomic_write_bytes
+from pcs_ext.threed.usdz import png_bytes
 
 
 def write_textured_obj(mesh: Any, path: Path) -> None:
@@ -32,18 +31,12 @@ def write_textured_obj(mesh: Any, path: Path) -> None:
         pictures["map_Pr"] = f"{path.stem}_roughness.png", roughness
         pictures["map_Pm"] = f"{path.stem}_metalness.png", metalness
     for name, picture in pictures.values():
-        atomic_write_bytes(path.with_name(name), _png(picture))
+        atomic_write_bytes(path.with_name(name), png_bytes(picture))
     lines = ["newmtl surface", "Kd 1 1 1", "Ks 0 0 0", "illum 1"]
     lines += [f"{key} {name}" for key, (name, _) in pictures.items()]
     atomic_write_bytes(path.with_suffix(".mtl"), ("\n".join(lines) + "\n").encode())
     # The OBJ last: when it is there, what it refers to is there.
     atomic_write_bytes(path, _obj(mesh, path.stem).encode())
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def _obj(mesh: Any, name: str) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pcs_ext.threed.mesh_colors import as_light
+
 _ALIGNMENT = 64
 _HEADER = 30
 """Bytes of a zip entry before its name."""
@@ -59,21 +61,22 @@ def _material(mesh: Any) -> tuple[dict[str, bytes], str]:
     material = mesh.visual.material
     base = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
     assert base is not None, "a textured mesh has a picture"
-    files = {"textures/color.png": _png(base)}
+    files = {"textures/color.png": png_bytes(base.convert("RGB"))}
     inputs = ["color3f inputs:diffuseColor.connect = </Object/Material/Color.outputs:rgb>"]
     shaders = [_reader("Places", "float2", "st", "float2"), _picture("Color", "color.png", "sRGB")]
     maps = getattr(material, "metallicRoughnessTexture", None)
     if maps is not None:
-        files["textures/maps.png"] = _png(maps)
+        files["textures/maps.png"] = png_bytes(maps.convert("RGB"))
         inputs.append("float inputs:roughness.connect = </Object/Material/Maps.outputs:g>")
         inputs.append("float inputs:metallic.connect = </Object/Material/Maps.outputs:b>")
         shaders.append(_picture("Maps", "maps.png", "raw"))
     return files, _SURFACE.format(inputs="\n            ".join(inputs), shaders="\n".join(shaders))
 
 
-def _png(picture: Image.Image) -> bytes:
+def png_bytes(picture: Image.Image) -> bytes:
+    """A picture as PNG."""
     buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, format="PNG")
+    picture.save(buffer, format="PNG")
     return buffer.getvalue()
 
 
@@ -91,15 +94,10 @@ def _mesh(mesh: Any) -> str:
         # Both have their origin at the lower left.
         name, values = "texCoord2f[] primvars:st", np.asarray(mesh.visual.uv)
     else:
-        linear = _linear(np.asarray(mesh.visual.vertex_colors)[:, :3] / 255.0)
+        linear = as_light(np.asarray(mesh.visual.vertex_colors)[:, :3] / 255.0)
         name, values = "color3f[] primvars:displayColor", linear
     lines.append(f'{name} = {_tuples(values)} (\n            interpolation = "vertex"\n        )')
     return "\n        ".join(lines)
-
-
-def _linear(encoded: np.ndarray) -> np.ndarray:
-    """Colours in sRGB's curve as light: numbers in a stage are light, pictures say what they are."""
-    return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
 
 
 def _tuples(rows: np.ndarray) -> str:

@@ -190,7 +190,7 @@ def _copy_spatial(unet: Any, grown: Any) -> None:
             f"{len(lost)} weights of this UNet have no place in the text-to-video format, and {len(empty)} places "
             f"there get none ({', '.join([*lost, *empty][:3])}); expected one like Stable Diffusion 2.x's."
         )
-    grown.load_state_dict({key: value.reshape(target[key].shape) for key, value in source.items()}, strict=False)
+    grown.load_state_dict(target | {key: value.reshape(target[key].shape) for key, value in source.items()})
 
 
 def _matrix(weight: Tensor) -> tuple[int, ...]:
