@@ -5,10 +5,7 @@ from typing import Any
 import numpy as np
 
 from pcs_ext.threed.gltf_reading import COLORS
-from pcs_ext.threed.mesh_colors import as_light
-
-_DULL: dict[str, Any] = {"metallicFactor": 0.0, "roughnessFactor": 0.9}
-"""What glTF takes for granted otherwise is metal."""
+from pcs_ext.threed.mesh_colors import DULL, as_light
 
 
 def colors_as_light(colors: np.ndarray) -> np.ndarray:
@@ -25,9 +22,9 @@ def glb_bytes(mesh: Any) -> bytes:
     if mesh.visual.kind in ("vertex", "face"):
         # Under another name: trimesh writes what it takes for colours as bytes.
         mesh.vertex_attributes[COLORS] = colors_as_light(mesh.visual.vertex_colors)
-        mesh.visual = TextureVisuals(material=PBRMaterial(**_DULL))
+        mesh.visual = TextureVisuals(material=PBRMaterial(**DULL))
     elif mesh.visual.kind == "texture" and getattr(mesh.visual.material, "image", None) is not None:
-        material = PBRMaterial(baseColorTexture=mesh.visual.material.image, **_DULL)
+        material = PBRMaterial(baseColorTexture=mesh.visual.material.image, **DULL)
         mesh.visual = TextureVisuals(uv=mesh.visual.uv, material=material)
     # Without normals, readers shade a mesh whose vertices are doubled on seams as if it had facets.
     return mesh.export(file_type="glb", include_normals=True, tree_postprocessor=_named)

@@ -22,6 +22,8 @@ _PICTURES = (
     "emissiveTexture",
     "occlusionTexture",
 )
+DULL: dict[str, Any] = {"metallicFactor": 0.0, "roughnessFactor": 0.9}
+"""Of materials that say nothing of it: what glTF takes for granted is metal."""
 _LARGEST = 8192
 """Texels per side beyond which trimesh shrinks a picture that it packs."""
 
@@ -199,4 +201,4 @@ def _material(picture: Image.Image, simple: bool) -> Any:
 
     if simple:
         return SimpleMaterial(image=picture)
-    return PBRMaterial(baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=0.9)
+    return PBRMaterial(baseColorTexture=picture, **DULL)

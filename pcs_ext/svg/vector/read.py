@@ -223,7 +223,8 @@ class _Reader:
         for name in UNSUPPORTED:
             if style[name] not in ("none", "normal", ""):
                 self.note(f"{name} is not applied")
-        if set(GEOMETRY) & ruled(tag, element.attrib, self.sheet).keys() and tag in SHAPES:
+        styled = tag in SHAPES and (self.sheet.rules or element.get("style"))
+        if styled and set(GEOMETRY) & ruled(tag, element.attrib, self.sheet).keys():
             self.note("geometry in a style is not applied")
         if element.get("requiredExtensions") or element.get("systemLanguage"):
             self.note("requiredExtensions and systemLanguage are not asked for: the element is drawn")
