@@ -45,4 +45,5 @@ bench: $(READY)  ## print speed and memory as JSON
 	$(BIN)/python -m benchmarks.cpu_attention
 	$(BIN)/python -m benchmarks.motion_director_step
 	$(BIN)/python -m benchmarks.guidance_step
+	$(BIN)/python -m benchmarks.stitch_step
 	$(BIN)/python -m benchmarks.field_rendering

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -47,10 +48,18 @@ def from_jsonable(cls: Any, data: Any, *, where: str = "config") -> Any:
     import pydantic
 
     try:
-        return pydantic.TypeAdapter(cls).validate_python(data)
+        return _reader(cls).validate_python(data)
     except pydantic.ValidationError as error:
         faults = [f"  {'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}" for e in error.errors()]
         raise ConfigError(f"{where} does not fit {_type_name(cls)}:\n" + "\n".join(faults)) from None
+
+
+@functools.lru_cache(maxsize=256)
+def _reader(cls: Any) -> Any:
+    """To build one takes pydantic longer than to read anything with it: up to 40 ms for the union of all recipes."""
+    import pydantic
+
+    return pydantic.TypeAdapter(cls)
 
 
 def _type_name(cls: Any) -> str:

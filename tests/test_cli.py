@@ -1,5 +1,6 @@
 """The command line as users meet it: help is quick, mistakes get one message and the right exit code."""
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -34,6 +35,11 @@ def test_help_names_the_verbs_and_imports_no_torch() -> None:
     ):
         assert verb in done.stdout
     assert time.monotonic() - started < 5.0
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "pcs_ext", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"pcs-ext {importlib.metadata.version('pcs_ext')}\n"
 
 
 def test_learn_image_and_export_end_to_end(tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
