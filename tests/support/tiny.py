@@ -2,7 +2,6 @@
 
 import atexit
 import collections
-import copy
 import functools
 import json
 import shutil
@@ -18,6 +17,7 @@ from pcs_ext.image.backbones.clip_tokenizer import read_clip_tokenizer
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.toybox.train.tokenizer import learn_bpe
+from tests.support.copies import deep_copy
 
 WORDS = "a photo of the dog cat red blue toy on beach grass in snow hat sks bqx xzv wearing painting".split()  # noqa: SIM905
 
@@ -47,7 +47,7 @@ def tiny_backbone(folder: Path, *, family: str = "sd", prediction_type: Any = "e
     # To make, write and load a model takes four times as long as to copy one, and a thousand tests want their own.
     # Not the tokenizers: a copy of one decodes otherwise.
     made = _backbone(family, prediction_type)
-    backbone = copy.deepcopy(made, {id(tokenizer): tokenizer for tokenizer in made.tokenizers})
+    backbone = deep_copy(made, {id(tokenizer): tokenizer for tokenizer in made.tokenizers})
     place = tiny_folder(folder, family=family, prediction_type=prediction_type).resolve()
     names = ("tokenizer", "tokenizer_2")[: len(made.tokenizers)]
     backbone.name, backbone.tokenizers = str(place), tuple(read_clip_tokenizer(place / name) for name in names)

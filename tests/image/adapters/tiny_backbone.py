@@ -1,6 +1,5 @@
 """Tiny real backbones: diffusers UNets and CLIP text encoders of a few thousand weights, SD and SDXL layouts."""
 
-import copy
 import functools
 from typing import Any
 
@@ -12,6 +11,7 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.unet import per_layer_states
 from pcs_ext.image.noise import NoiseSchedule
 from pcs_ext.image.types import Conditioning
+from tests.support.copies import deep_copy
 
 _WORDS = ("dog", "cat", "photo", "beach", "on", "of", "the")
 
@@ -136,7 +136,7 @@ class TinyBackbone(AbstractBackbone):
 def fresh(family: str, dtype: torch.dtype = torch.float32) -> TinyBackbone:
     """A backbone of one's own; torch's generator starts anew. Copied: building one takes three times as long."""
     kept = _made(family, dtype)
-    made = copy.deepcopy(kept, {id(tokenizer): tokenizer for tokenizer in kept.tokenizers})
+    made = deep_copy(kept, {id(tokenizer): tokenizer for tokenizer in kept.tokenizers})
     # A copy of a tokenizer decodes otherwise.
     made.tokenizers = tuple(make_tokenizer() for _ in kept.tokenizers)
     torch.manual_seed(0)
