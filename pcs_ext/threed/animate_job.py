@@ -23,7 +23,6 @@ from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import seed_for
 from pcs_ext.threed.cameras import Cameras, orbit, ring
 from pcs_ext.threed.clip_guidance import ClipGuidance
-from pcs_ext.threed.export import check_free
 from pcs_ext.threed.fields import AbstractField
 from pcs_ext.threed.geometry_control import GeometryControl
 from pcs_ext.threed.guidance import AbstractGuidance, ScoreGuidance
@@ -31,6 +30,7 @@ from pcs_ext.threed.known_view import KnownPhoto, read_known_photo
 from pcs_ext.threed.motion_stage import HeldFirst, MotionLoss, Showing, learn_motion
 from pcs_ext.threed.moving_fields import AbstractMovingField, MovingConfig, load_moving, save_moving
 from pcs_ext.threed.named_recipe import EffortOptions, named_recipe
+from pcs_ext.threed.outputs import check_free
 from pcs_ext.threed.recipes import AnimateRecipe
 from pcs_ext.threed.scene import Scene, read_scene
 from pcs_ext.threed.shapes import shape_views

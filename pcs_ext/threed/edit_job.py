@@ -21,11 +21,12 @@ from pcs_ext.threed.edit_refine import refined_pictures
 from pcs_ext.threed.edit_request import EditOptions, EditRequest, read_edit_request
 from pcs_ext.threed.edit_stage import EditLoss, edit_splats
 from pcs_ext.threed.edited_splats import EditedConfig, EditedSplats, load_edited, save_edited
-from pcs_ext.threed.export import check_free, colors_for, finished_mesh, write_with_page
+from pcs_ext.threed.export import colors_for, finished_mesh, write_with_page
 from pcs_ext.threed.guidance import AbstractGuidance, build_guidance
 from pcs_ext.threed.localization import SceneLoss, SceneUpdates
 from pcs_ext.threed.make import Made
 from pcs_ext.threed.mesh import WRITTEN
+from pcs_ext.threed.outputs import check_ending, check_files, outputs_of
 from pcs_ext.threed.shapes import preview_sheet, shape_views
 from pcs_ext.threed.splat_fit import field_pictures, fit_splats, surface_splats
 from pcs_ext.threed.splats import Splats, SplatsConfig, load_splats, save_splats
@@ -55,16 +56,18 @@ def edit_3d(
         Interrupted: Ctrl-C; what was done is saved.
     """
     reporter = reporter or SilentReporter()
-    check_free(output, WRITTEN, options.overwrite)
+    check_ending(output, WRITTEN)
+    colors = colors_for(output, "auto")
+    outputs = outputs_of(output, viewer=options.viewer, textured=colors != "vertex")
+    check_files(outputs.files, None, options.overwrite)
     path = output.with_name(f"{output.name}.work")
     request = read_edit_request(scene, subject, prompt, options)
     try:
         splats = _edited(request, path, reporter)
-        mesh = finished_mesh(splats, request.scene.made.mesh, colors_for(output, "auto"))
+        mesh = finished_mesh(splats, request.scene.made.mesh, colors)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; what was done is in {path}. The same command goes on from there.") from None
-    page = output.with_suffix(".html") if options.viewer and output.suffix.lower() == ".glb" else None
-    return Made(mesh=mesh, shape=splats, files=tuple(write_with_page(mesh, output, page)), work=path)
+    return Made(mesh=mesh, shape=splats, files=tuple(write_with_page(mesh, outputs)), work=path)
 
 
 def edited_splats(

@@ -7,10 +7,10 @@ import numpy as np
 
 from pcs_ext.config_io import atomic_write_bytes
 from pcs_ext.errors import InputError, UsageError
-from pcs_ext.threed.beside import check_files, files_beside
 from pcs_ext.threed.cameras import Cameras, ring
 from pcs_ext.threed.mesh import WRITTEN, MeshConfig, read_mesh, write_mesh
 from pcs_ext.threed.mesh_views import colors_at_vertices, render_mesh
+from pcs_ext.threed.outputs import Outputs, check_ending, check_files, check_free, outputs_for, outputs_of
 from pcs_ext.threed.shapes import Shape, cut_mesh, painter, recut, shape_views
 from pcs_ext.threed.splat_ply import mesh_splat_bytes, splat_bytes
 from pcs_ext.threed.splats import AbstractSplats
@@ -75,9 +75,10 @@ def export_3d(
         UsageError, ConfigError: settings that do not fit each other or the source, or files in the output's way.
         InputError: a source that cannot be read.
     """
-    page = output.with_suffix(".html") if viewer and output.suffix.lower() == ".glb" else None
-    check_free(output, ("ply",) if splats else WRITTEN, overwrite)
+    check_ending(output, ("ply",) if splats else WRITTEN)
     if source.is_dir():
+        textured = colors_for(output, colors) != "vertex"
+        check_files(outputs_of(output, viewer=viewer, textured=textured).files, source, overwrite)
         shape, result = finished_shape(source)
         if splats and isinstance(shape, AbstractSplats):
             return _write_splats(shape, output, colors, (texture_size, resolution, threshold))
@@ -98,13 +99,14 @@ def export_3d(
         mesh = read_mesh(source)
         if output.suffix.lower() == ".ply" and mesh.visual.kind == "texture":
             _to_vertex_colors(mesh)
-    check_files([output] if splats else files_beside(mesh, output, page), source, overwrite)
+    outputs = outputs_for(mesh, output, viewer=viewer)
+    check_files([output] if splats else outputs.files, source, overwrite)
     if splats and mesh.visual.kind == "texture":
         raise UsageError("splats have one colour each, no texture; leave --colors out, or pass --colors vertex.")
     if splats:
         atomic_write_bytes(output, mesh_splat_bytes(mesh))
         return [output]
-    return write_with_page(mesh, output, page)
+    return write_with_page(mesh, outputs)
 
 
 def _to_vertex_colors(mesh: Any) -> None:
@@ -129,13 +131,12 @@ def _write_splats(splats: AbstractSplats, output: Path, colors: str, cut: tuple[
     return [output]
 
 
-def write_with_page(mesh: Any, output: Path, page: Path | None) -> list[Path]:
-    """Write a mesh and, where wanted, the page that shows it."""
-    write_mesh(mesh, output)
-    if page is None:
-        return [output]
-    write_viewer(output, page)
-    return [output, page]
+def write_with_page(mesh: Any, outputs: Outputs) -> list[Path]:
+    """Write a mesh and, where wanted, the page that shows it; all files there are now."""
+    write_mesh(mesh, outputs.mesh)
+    if outputs.page is not None:
+        write_viewer(outputs.mesh, outputs.page)
+    return [*outputs.files]
 
 
 def render_3d(
@@ -192,15 +193,3 @@ def _around(mesh: Any, frames: int, elevation: float, source: Path) -> Cameras:
     middle, radius = (low + high) / 2, float(np.linalg.norm(high - low)) / 2
     distance = 1.05 * radius / np.sin(np.radians(16.0))
     return ring(frames, elevation=elevation, distance=float(distance), fov=32.0, target=tuple(middle.tolist()))
-
-
-def check_free(output: Path, endings: tuple[str, ...], overwrite: bool) -> None:
-    """Refuse outputs of another ending, and those that are there already.
-
-    Raises:
-        UsageError: says which.
-    """
-    if output.suffix.lower().lstrip(".") not in endings or output.is_dir():
-        raise UsageError(f"the output is {output}; expected a file name that ends in {', '.join(endings)}.")
-    if output.exists() and not overwrite:
-        raise UsageError(f"{output} exists already; choose another --output, or pass --overwrite to replace it.")

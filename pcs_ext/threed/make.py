@@ -8,9 +8,10 @@ from pcs_ext.config_io import write_json
 from pcs_ext.errors import Interrupted
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.reporter import Reporter, SilentReporter
-from pcs_ext.threed.export import check_free, colors_for, finished_mesh, write_with_page
+from pcs_ext.threed.export import colors_for, finished_mesh, write_with_page
 from pcs_ext.threed.job import Job
 from pcs_ext.threed.mesh import WRITTEN
+from pcs_ext.threed.outputs import check_ending, check_files, outputs_of
 from pcs_ext.threed.request import MakeOptions, Request, read_request
 from pcs_ext.threed.shapes import Shape
 from pcs_ext.threed.view_model import ViewModel, load_view_model
@@ -63,7 +64,10 @@ def make_3d(
         Interrupted: Ctrl-C; what was done is saved.
     """
     options, reporter = options or MakeOptions(), reporter or SilentReporter()
-    check_free(output, WRITTEN, options.overwrite)
+    check_ending(output, WRITTEN)
+    textured = colors_for(output, options.colors) != "vertex"
+    outputs = outputs_of(output, viewer=options.viewer, textured=textured)
+    check_files(outputs.files, None, options.overwrite)
     request = read_request(subject, prompt, options)
     backbone = load_backbone(request.base, device=options.device, precision=options.precision, reporter=reporter)
     view_model = _view_model(request, options, reporter)
@@ -77,8 +81,7 @@ def make_3d(
             f"interrupted; what was done is in {work.path}. The same command goes on from there."
         ) from None
     work.finish(Result(field=name, mesh=request.recipe.mesh, prompt=request.artifact.concept.prompt(prompt)))
-    page = output.with_suffix(".html") if options.viewer and output.suffix.lower() == ".glb" else None
-    return Made(mesh=mesh, shape=shape, files=tuple(write_with_page(mesh, output, page)), work=work.path)
+    return Made(mesh=mesh, shape=shape, files=tuple(write_with_page(mesh, outputs)), work=work.path)
 
 
 def _view_model(request: Request, options: MakeOptions, reporter: Reporter) -> ViewModel | None:

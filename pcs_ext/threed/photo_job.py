@@ -15,9 +15,9 @@ from pcs_ext.image.learn import learn
 from pcs_ext.image.subject import to_pil
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.threed.animate_job import Animated, AnimateOptions, LoadClips, animate_3d
-from pcs_ext.threed.export import check_free
 from pcs_ext.threed.known_view import KnownPhoto, read_known_photo
 from pcs_ext.threed.make import make_3d
+from pcs_ext.threed.outputs import check_free
 from pcs_ext.threed.recipes.base import Effort
 from pcs_ext.threed.request import MakeOptions
 from pcs_ext.threed.turntable import KINDS

@@ -16,10 +16,11 @@ from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import seed_for
 from pcs_ext.threed.cameras import ring
-from pcs_ext.threed.export import check_free, write_with_page
+from pcs_ext.threed.export import write_with_page
 from pcs_ext.threed.fields import Bounds
 from pcs_ext.threed.geometry_control import GeometryControl
 from pcs_ext.threed.materials import MaterialConfig, MaterialField
+from pcs_ext.threed.outputs import check_ending, check_files, outputs_of
 from pcs_ext.threed.personalized import PersonalizedGuidance
 from pcs_ext.threed.placed_mesh import Placed
 from pcs_ext.threed.stored import restored, store
@@ -69,9 +70,11 @@ def texture_3d(
         Interrupted: Ctrl-C; what was done is saved.
     """
     options, reporter = options or TextureOptions(), reporter or SilentReporter()
-    check_free(output, _FORMATS, options.overwrite)
+    check_ending(output, _FORMATS)
     if output.resolve() == mesh.resolve():
         raise UsageError(f"{output} is the mesh itself, which is never written to; choose another --output.")
+    outputs = outputs_of(output, viewer=options.viewer, textured=True, materials=True)
+    check_files(outputs.files, mesh, options.overwrite)
     request = read_texture_request(mesh, subject, options)
     backbone = load_backbone(request.base, device=options.device, precision=options.precision, reporter=reporter)
     control = _control(options, backbone, reporter)
@@ -84,8 +87,7 @@ def texture_3d(
             f"interrupted; what was done is in {work.path}. The same command goes on from there."
         ) from None
     painted = baked(request.placed, materials, TextureConfig(size=options.texture_size, layout=options.layout))
-    page = output.with_suffix(".html") if options.viewer and output.suffix.lower() == ".glb" else None
-    files = tuple(write_with_page(painted, output, page))
+    files = tuple(write_with_page(painted, outputs))
     return Textured(mesh=painted, materials=materials, files=files, work=work.path)
 
 

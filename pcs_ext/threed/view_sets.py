@@ -16,8 +16,8 @@ from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import seed_for
 from pcs_ext.threed.cameras import Cameras, ring
-from pcs_ext.threed.export import check_free
 from pcs_ext.threed.multiview import MultiViewAdapter, find_adapter
+from pcs_ext.threed.outputs import check_free
 from pcs_ext.threed.turntable import sheet
 
 _SETS = 4

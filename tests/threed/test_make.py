@@ -197,6 +197,17 @@ def test_a_work_folder_belongs_to_one_request(learned: Learned, tmp_path: Path) 
         make(learned, tmp_path, "dreamfusion", overwrite=True, seed=1, prompt="{subject} in snow")
 
 
+def test_what_is_in_the_way_beside_the_output_is_told_before_any_work(learned: Learned, tmp_path: Path) -> None:
+    for beside, name in (("a.html", "a.glb"), ("b.mtl", "b.obj"), ("c.png", "c.obj")):
+        (tmp_path / beside).write_bytes(b"mine")
+        with pytest.raises(UsageError, match=f"{beside} exists already"):
+            make_3d(learned.subject, PROMPT, tmp_path / name, MakeOptions(method="dreamfusion", viewer=True))
+    # A job of which only that file is in the way would be refused for another reason without it.
+    with pytest.raises(ArtifactError):
+        make_3d(tmp_path, PROMPT, tmp_path / "a.glb", MakeOptions(method="dreamfusion"))
+    assert {path.name for path in tmp_path.iterdir()} == {"a.html", "b.mtl", "c.png"}
+
+
 def test_models_go_on_from_their_own_kind_alone(learned: Learned, tmp_path: Path) -> None:
     artifact = Artifact.load(learned.subject)
     settings = {"noun": "dog", "output": tmp_path / "new", "base": artifact.data.base_name, "start": artifact}

@@ -261,6 +261,12 @@ def test_wrong_requests_are_refused(ball: Path, subject: Path, tmp_path: Path) -
         textured(ball, subject, tmp_path, "ball.glb", overwrite=True)
     with pytest.raises(UsageError, match="ends in glb, obj"):
         textured(ball, subject, tmp_path, "out.ply")
+    # A mesh in whose folder the output's pictures would replace its own, whatever is asked for.
+    (tmp_path / "skin.png").write_bytes(b"mine")
+    (tmp_path / "wood.mtl").write_text("newmtl wood\nmap_Kd skin.png\n")
+    (tmp_path / "chair.obj").write_text("mtllib wood.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    with pytest.raises(UsageError, match=r"skin.png belongs to .*chair.obj"):
+        textured(tmp_path / "chair.obj", subject, tmp_path, "skin.obj", overwrite=True)
     with pytest.raises(ModelError, match="is no ControlNet"):
         textured(ball, subject, tmp_path, controlnet=tmp_path)
     with pytest.raises(UsageError, match="does not say where the subject goes"):

@@ -26,10 +26,11 @@ from pcs_ext.threed.avatar.skinned_glb import write_skinned
 from pcs_ext.threed.avatar.surroundings import surroundings_of
 from pcs_ext.threed.avatar.view_painting import PaintedSurface, filled_in
 from pcs_ext.threed.cameras import Cameras, orbit
-from pcs_ext.threed.export import check_free, write_with_page
+from pcs_ext.threed.export import write_with_page
 from pcs_ext.threed.mesh import write_mesh
 from pcs_ext.threed.mesh_views import render_mesh
 from pcs_ext.threed.named_recipe import EffortOptions, named_recipe
+from pcs_ext.threed.outputs import Outputs, check_ending, check_files, outputs_of
 from pcs_ext.threed.posed_pictures import read_picture
 from pcs_ext.threed.recipes import PosedRecipe
 from pcs_ext.threed.surface import SurfaceMesh
@@ -101,10 +102,12 @@ def pose_avatar(
         Interrupted: Ctrl-C; what was done is saved.
     """
     options, reporter = options or AvatarOptions(), reporter or SilentReporter()
-    files = (output, output.with_suffix(".png"), *([_rig(output)] if options.rig else []))
-    check_free(output, ("glb",), options.overwrite)
-    for path in files[1:]:
-        check_free(path, (path.suffix[1:],), options.overwrite)
+    check_ending(output, ("glb",))
+    outputs = outputs_of(output, viewer=options.viewer, textured=False)
+    outputs = dataclasses.replace(
+        outputs, others=(output.with_suffix(".png"), *([_rig(output)] if options.rig else []))
+    )
+    check_files(outputs.files, options.avatar, options.overwrite)
     artifact, (model, told) = Artifact.load(subject), load_pose_model(poses)
     text = artifact.concept.prompt(prompt)
     artifact.concept.prompt(options.look)
@@ -132,7 +135,7 @@ def pose_avatar(
     write_json(work.path / "recipe.json", recipe)
     job = AvatarJob(recipe, artifact, backbone, work, options, reporter)
     try:
-        return job.run(prompt, given, model, output, files)
+        return job.run(prompt, given, model, outputs)
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; what was done is in {work.path}. The same command goes on from there."
@@ -158,18 +161,17 @@ class AvatarJob:
         self.recipe, self.artifact, self.backbone = recipe, artifact, backbone
         self.work, self.options, self.reporter = work, options, reporter
 
-    def run(self, prompt: str, given: Figure | None, model: PoseModel, output: Path, files: tuple[Path, ...]) -> Posed:
+    def run(self, prompt: str, given: Figure | None, model: PoseModel, outputs: Outputs) -> Posed:
         """All stages, and what is written of them."""
         turns = self._pose(prompt, model)
         bones = turned(turns[None])
         figure = given if given is not None else self._painted()
         posed = figure.posed(bones)
-        page = output.with_suffix(".html") if self.options.viewer else None
-        written = write_with_page(posed, output, page)
-        atomic_write_bytes(files[1], self._picture(prompt, posed))
-        if self.options.rig:
-            write_skinned(figure, turns, bones, files[2])
-        return Posed(mesh=posed, turns=turns, files=(*files, *written[1:]), work=self.work.path)
+        write_with_page(posed, outputs)
+        atomic_write_bytes(outputs.others[0], self._picture(prompt, posed))
+        for rig in outputs.others[1:]:
+            write_skinned(figure, turns, bones, rig)
+        return Posed(mesh=posed, turns=turns, files=outputs.files, work=self.work.path)
 
     def _pose(self, prompt: str, model: PoseModel) -> Tensor:
         """Rotations `j 3 3` of the joints."""

@@ -8,8 +8,9 @@ from pcs_ext.config_io import atomic_write_bytes
 from pcs_ext.errors import UsageError
 from pcs_ext.runtime import generator_for
 from pcs_ext.threed.cameras import ring
-from pcs_ext.threed.export import check_free, colors_for, finished_mesh, write_with_page
+from pcs_ext.threed.export import colors_for, finished_mesh, write_with_page
 from pcs_ext.threed.mesh import WRITTEN, MeshConfig
+from pcs_ext.threed.outputs import check_ending, check_files, outputs_of
 from pcs_ext.threed.shapes import shape_views
 from pcs_ext.threed.triplane.generator_job import load_generator
 from pcs_ext.threed.triplane.networks import Generator, TriplaneField
@@ -67,7 +68,10 @@ def generate_3d(
         UsageError: numbers out of range, or nothing of the object is dense enough for a mesh.
         InputError: no generator there.
     """
-    check_free(output, (*WRITTEN, *KINDS, "png"), overwrite)
+    check_ending(output, (*WRITTEN, *KINDS, "png"))
+    colors = colors_for(output, "auto")
+    outputs = outputs_of(output, viewer=viewer, textured=colors != "vertex")
+    check_files(outputs.files, None, overwrite)
     if not 0 <= truncation <= 1 or frames < 1 or not 16 <= side <= 2048:
         raise UsageError(
             f"expected a truncation in [0, 1], at least 1 frame and views of 16 to 2048 pixels, got {truncation}, "
@@ -76,8 +80,7 @@ def generate_3d(
     field = drawn_field(load_generator(folder)[0], seed, truncation)
     kind = output.suffix.lower().lstrip(".")
     if kind in WRITTEN:
-        page = output.with_suffix(".html") if viewer and kind == "glb" else None
-        return write_with_page(finished_mesh(field, _MESH, colors_for(output, "auto")), output, page)
+        return write_with_page(finished_mesh(field, _MESH, colors), outputs)
     count = 8 if kind == "png" else frames
     seen = shape_views(field, ring(count, target=field.bounds.center), side, samples=64)
     if kind == "png":

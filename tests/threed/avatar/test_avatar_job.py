@@ -96,6 +96,11 @@ def test_a_job_leaves_figure_picture_rig_and_page(learned: Learned, tmp_path: Pa
     assert {path.name for path in (made.work / "look").iterdir()} == {"00.png", "01.png"}
     with pytest.raises(UsageError, match="exists already"):
         pose(learned, folder)
+    (folder / "rex.glb").unlink()
+    for beside in ("rex.png", "rex_rig.glb", "rex.html"):
+        with pytest.raises(UsageError, match=f"{beside} exists already"):
+            pose(learned, folder, viewer=True)
+        (folder / beside).unlink()
     with pytest.raises(CheckpointError, match="another prompt"):
         pose(learned, folder, overwrite=True, prompt="a photo of {subject} running")
     # The same figure again, in another pose, with nothing painted.

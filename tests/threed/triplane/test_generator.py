@@ -193,6 +193,9 @@ def test_a_job_leaves_a_generator_that_draws(
     assert render_views(near, ring(1), 8, 8).rgb.shape == (1, 3, 8, 8)
     main(["3d", "generate", str(tmp_path / "gen"), "-o", str(tmp_path / "sheet.png"), "--side", "16"])
     assert capsys.readouterr().out.strip() == str(tmp_path / "sheet.png")
+    (tmp_path / "near.html").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="near.html exists already"):
+        generate_3d(tmp_path / "gen", tmp_path / "near.glb")
     with pytest.raises(UsageError, match="exists already"):
         generator(learned, tmp_path)
     with pytest.raises(CheckpointError, match="another seed"):
