@@ -8,7 +8,7 @@ import torch
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.threed.fields import AbstractField, Blob, Bounds, HashField, HashGrid, VoxelField
-from pcs_ext.threed.sdf_field import SdfField
+from pcs_ext.threed.sdf_field import Opacity, SdfField
 from pcs_ext.threed.stored import restored, store
 
 
@@ -27,6 +27,8 @@ class FieldConfig:
     """Where density starts; of sdf's ball the radius."""
     template: Literal["ball", "body"] = "ball"
     """sdf: what it starts as, a ball or a standing body of capsules."""
+    opacity: Opacity = "volsdf"
+    """sdf: how distances become density, as in VolSDF or as in NeuS."""
 
     def __post_init__(self) -> None:
         if not 8 <= self.resolution <= 1024:
@@ -34,13 +36,16 @@ class FieldConfig:
         if self.template != "ball" and self.kind != "sdf":
             raise ConfigError(f"only a field of kind sdf starts as a {self.template}, got kind {self.kind}.")
 
+        if self.opacity != "volsdf" and self.kind != "sdf":
+            raise ConfigError(f"only a field of kind sdf has the opacity of {self.opacity}, got kind {self.kind}.")
+
     def build(self, seed: int = 0) -> AbstractField:
         """A fresh field; the seed is that of a hash field's starting values."""
         if self.kind == "voxel":
             return VoxelField(self.resolution, self.bounds, self.blob)
         if self.kind == "sdf":
             radius = self.blob.radius * self.bounds.half if self.template == "ball" else None
-            return SdfField(self.resolution, self.bounds, radius)
+            return SdfField(self.resolution, self.bounds, radius, self.opacity)
         return HashField(HashGrid(finest=self.resolution, seed=seed), self.bounds, self.blob, seed)
 
 

@@ -54,6 +54,18 @@ class Queried:
     """`n 3` in [0, 1]."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Along:
+    """The stretches of rays that `n` points stand for."""
+
+    directions: Tensor
+    """`n 3`, unit."""
+    before: Tensor
+    """`n`: from where a stretch begins to its point, world units."""
+    after: Tensor
+    """`n`: from there to its end."""
+
+
 class AbstractField(nn.Module, abc.ABC):
     """A differentiable density and colour in a cube."""
 
@@ -67,6 +79,10 @@ class AbstractField(nn.Module, abc.ABC):
     @abc.abstractmethod
     def query(self, points: Tensor) -> Queried:
         """Density and albedo at world points `n 3`; density is 0 outside the cube. Differentiable."""
+
+    def query_along(self, points: Tensor, along: Along) -> Queried:
+        """What a ray meets around `points`: the mean density of its stretches. Here, that of the points."""
+        return self.query(points)
 
     def density(self, points: Tensor) -> Tensor:
         """What `query` finds of density alone, `n`; cheaper where colours are stored apart."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pcs_ext.config_io import config
 from pcs_ext.threed.cameras import Cameras, Rays, rays
-from pcs_ext.threed.fields import AbstractField, Bounds
+from pcs_ext.threed.fields import AbstractField, Along, Bounds
 from pcs_ext.threed.occupancy import Occupancy
 
 Shading = Literal["albedo", "lambertian", "textureless", "normals"]
@@ -95,29 +95,31 @@ def render_rays(
     near, far = intersect(bundle, field.bounds)
     widths = ((far - near) / config.samples)[:, None].expand(-1, config.samples)
     steps = torch.arange(config.samples, device=near.device)
-    place = 0.5 if generator is None else torch.rand(widths.shape, generator=generator).to(near.device)
+    drawn = torch.full(widths.shape, 0.5) if generator is None else torch.rand(widths.shape, generator=generator)
+    place = drawn.to(near.device)
     points = (
         bundle.origins[:, None] + bundle.directions[:, None] * (near[:, None] + (steps + place) * widths)[..., None]
     )
     flat = points.reshape(-1, 3)
     wanted = torch.nonzero(_worth_asking(flat, widths, occupancy))[:, 0]
-    found = field.query(flat[wanted])
+    ray = wanted // config.samples
+    width, share = widths.reshape(-1)[wanted], place.reshape(-1)[wanted]
+    found = field.query_along(flat[wanted], Along(bundle.directions[ray], share * width, (1 - share) * width))
     density = _scatter(found.density, wanted, len(flat)).view_as(widths)
     weights = weights_of(density, widths)
     color, normals = found.albedo, None
     if config.normals or config.shading != "albedo":
         normals = field.normals(flat[wanted])
-        ray = wanted // config.samples
         where = bundle.origins if light is None else light.expand_as(bundle.origins)
         color = shade(color, normals, where[ray] - flat[wanted], config.shading, config.ambient)
     weighted = weights.reshape(-1)[wanted][:, None]
     middles = near[:, None] + (steps + 0.5) * widths
     opacity = weights.sum(-1)
-    per_ray = _Summed(wanted // config.samples, len(bundle))
+    per_ray = _Summed(ray, len(bundle))
     behind = torch.as_tensor(background, dtype=opacity.dtype, device=opacity.device)
     facing = None
     if normals is not None:
-        cosine = (normals * bundle.directions[wanted // config.samples]).sum(-1)
+        cosine = (normals * bundle.directions[ray]).sum(-1)
         facing = _scatter(cosine, wanted, len(flat)).view_as(widths)
     return RenderedRays(
         rgb=per_ray(weighted * color) + (1 - opacity)[:, None] * behind,

@@ -1,4 +1,9 @@
-"""A field with a surface: signed distances on a grid, turned into density (VolSDF, arXiv 2106.12052)."""
+"""A field with a surface: signed distances on a grid, turned into density.
+
+Either as VolSDF (arXiv 2106.12052) or as NeuS (arXiv 2106.10689) does it.
+"""
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +11,9 @@ from torch.nn import functional
 
 from pcs_ext.image.types import ParameterGroup
 from pcs_ext.threed.body_template import body_distance
-from pcs_ext.threed.fields import AbstractField, Bounds, Queried
+from pcs_ext.threed.fields import AbstractField, Along, Bounds, Queried
+
+Opacity = Literal["volsdf", "neus"]
 
 _BETA = 0.08
 """World units: how thick the surface is at first."""
@@ -14,18 +21,30 @@ _THINNEST = 0.01
 
 
 class SdfField(AbstractField):
-    """Distances and colours on a dense grid; density is Psi_beta(-distance) / beta, 1/(2 beta) at the surface.
+    """Distances and colours on a dense grid; density is 1/(2 beta) at the surface, and the thickness beta is learned.
 
-    Psi_beta is the Laplace distribution's cumulative function (arXiv 2106.12052, eq. 2). The thickness beta is learned.
+    volsdf: density is Psi_beta(-distance) / beta, the Laplace distribution's cumulative function (arXiv 2106.12052,
+    eq. 2). neus: what passes through a stretch of a ray is Phi(distance at its end) / Phi(distance at its beginning)
+    where that is below 1, Phi the logistic function of steepness 1/beta (arXiv 2106.10689, eq. 13; its s is 1/beta), so
+    that a ray's weights are largest where it meets the surface, at whatever angle. Without a ray it is the density of
+    one that meets the surface head on.
 
     Args:
         resolution: samples per side.
         bounds: the cube.
         radius: of the ball it starts as, world units; None: the capsule body.
+        opacity: how distances become density.
     """
 
-    def __init__(self, resolution: int = 64, bounds: Bounds | None = None, radius: float | None = None) -> None:
+    def __init__(
+        self,
+        resolution: int = 64,
+        bounds: Bounds | None = None,
+        radius: float | None = None,
+        opacity: Opacity = "volsdf",
+    ) -> None:
         super().__init__()
+        self.opacity = opacity
         self.bounds = bounds or Bounds()
         line = torch.linspace(-1, 1, resolution)
         z, y, x = torch.meshgrid(line, line, line, indexing="ij")
@@ -49,14 +68,28 @@ class SdfField(AbstractField):
         values = _sampled(torch.cat([self.distances, self.albedo_grid], 1), local)
         return Queried(self._spread(values[0], local), torch.sigmoid(values[1:]).T)
 
+    def query_along(self, points: Tensor, along: Along) -> Queried:
+        """See `AbstractField.query_along`."""
+        if self.opacity == "volsdf":
+            return self.query(points)
+        begin = self.distance(points - along.directions * along.before[:, None])
+        end = self.distance(points + along.directions * along.after[:, None])
+        # Minus the logarithm of what passes through: a quotient of logistic functions would be 0 / 0 deep inside.
+        optical = functional.softplus(-end / self.beta) - functional.softplus(-begin / self.beta)
+        width = (along.before + along.after).clamp_min(1e-9)
+        colors = _sampled(self.albedo_grid, self.bounds.normalized(points))
+        return Queried(optical.clamp_min(0) / width, torch.sigmoid(colors).T)
+
     def density(self, points: Tensor) -> Tensor:
         """See `AbstractField.density`."""
         local = self.bounds.normalized(points)
         return self._spread(_sampled(self.distances, local)[0], local)
 
     def _spread(self, distance: Tensor, local: Tensor) -> Tensor:
-        """Psi_beta(-distance) / beta within the cube."""
+        """Density within the cube."""
         ratio = distance / self.beta
+        if self.opacity == "neus":
+            return torch.sigmoid(-ratio) / self.beta * (local.abs() <= 1).all(-1)
         share = torch.where(ratio > 0, 0.5 * torch.exp(-ratio.clamp_min(0)), 1 - 0.5 * torch.exp(ratio.clamp_max(0)))
         return share / self.beta * (local.abs() <= 1).all(-1)
 

@@ -1,6 +1,7 @@
 """Signed distances as a field, the capsule body, guidances that take turns, and AvatarBooth's job."""
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -12,17 +13,17 @@ from pcs_ext.image.subject import Artifact
 from pcs_ext.image.types import LossTerms
 from pcs_ext.threed.body_template import HEAD, body_distance
 from pcs_ext.threed.camera_laws import CameraLaw
-from pcs_ext.threed.cameras import Cameras, orbit, ring
+from pcs_ext.threed.cameras import Cameras, Rays, orbit, rays, ring
 from pcs_ext.threed.distillation import DistillationConfig, encode_views
 from pcs_ext.threed.field_config import FieldConfig, load_field, save_field
 from pcs_ext.threed.field_stage import CloseUps, FieldLoss
-from pcs_ext.threed.fields import Blob
+from pcs_ext.threed.fields import Blob, Bounds
 from pcs_ext.threed.guidance import AbstractGuidance, ScoreGuidance, TurnTaking
 from pcs_ext.threed.lighting import Lighting
 from pcs_ext.threed.mesh import MeshConfig, extract_mesh
 from pcs_ext.threed.recipes import RECIPES, AvatarTo3dRecipe
 from pcs_ext.threed.regularizers import eikonal_loss
-from pcs_ext.threed.render import RenderConfig, render_views
+from pcs_ext.threed.render import RenderConfig, intersect, render_rays, render_views
 from pcs_ext.threed.sdf_field import SdfField
 from tests.support.gaussian import GaussianBackbone
 from tests.support.small_jobs import HERE, PROMPT, Learned, make, stage
@@ -60,6 +61,53 @@ def test_distance_colour_and_thickness_learn() -> None:
     (found.density.sum() + found.albedo.sum()).backward()
     for group in field.groups():
         assert all(p.grad is not None and p.grad.abs().max() > 0 for p in group.parameters), group.name
+
+
+def wall(thickness: float) -> SdfField:
+    """A field whose surface is the plane x = 0.1 of the cube from -1 to 1: solid beyond it."""
+    field = SdfField(33, Bounds(center=(0.0, 0.0, 0.0), half=1.0), radius=0.5, opacity="neus").double()
+    with torch.no_grad():
+        field.distances.copy_(0.1 - torch.linspace(-1, 1, 33, dtype=torch.float64).expand(1, 1, 33, 33, 33))
+        field.thickness.fill_(thickness - 0.01)
+    return field
+
+
+@pytest.mark.parametrize("thickness", [0.02, 0.1])
+@pytest.mark.parametrize("angle", [0.0, 60.0])
+def test_neus_weights_are_largest_where_a_ray_meets_the_surface(angle: float, thickness: float) -> None:
+    """And what passes is Phi(end) / Phi(beginning), of however few stretches (arXiv 2106.10689, eq. 13)."""
+    turned = math.radians(angle)
+    direction = torch.tensor([[math.cos(turned), math.sin(turned), 0.0]], dtype=torch.float64)
+    meets = torch.tensor([[0.1, 0.0, 0.0]], dtype=torch.float64)
+    ray = Rays(origins=meets - 3 * direction, directions=direction, along=torch.ones(1, dtype=torch.float64))
+    field = wall(thickness)
+    near, far = intersect(ray, field.bounds)
+    ends = torch.stack([meets[0, 0] - (ray.origins + t * direction)[0, 0] for t in (near, far)])
+    passed = torch.sigmoid(ends[1] / thickness) / torch.sigmoid(ends[0] / thickness)
+    for samples in (3, 400):
+        seen = render_rays(field, ray, RenderConfig(samples=samples))
+        assert 1 - seen.opacity.item() == pytest.approx(passed.item(), rel=1e-9)
+    at = seen.distances[0, seen.weights[0].argmax()].item()
+    assert at == pytest.approx(3.0, abs=seen.widths[0, 0].item())
+
+
+def test_both_opacities_show_the_same_ball_and_learn() -> None:
+    camera, views = ring(2), {}
+    for opacity in ("volsdf", "neus"):
+        field = FieldConfig(kind="sdf", resolution=32, opacity=opacity).build()
+        assert isinstance(field, SdfField)
+        with torch.no_grad():
+            thick, _ = field.thickness.clone(), field.thickness.fill_(0.0)
+            views[opacity] = render_views(field, camera, 24, 24, RenderConfig(samples=256)).opacity
+            field.thickness.copy_(thick)
+        bundle = rays(camera, 12, 12)
+        seen = render_rays(field, bundle, RenderConfig(samples=24), generator=torch.Generator().manual_seed(0))
+        (seen.rgb * torch.rand(seen.rgb.shape)).sum().backward()
+        assert all(p.grad is not None and p.grad.abs().max() > 0 for g in field.groups() for p in g.parameters)
+    assert views["neus"].max() > 0.99
+    assert (views["neus"] - views["volsdf"]).abs().mean() < 0.03
+    with pytest.raises(ConfigError, match="only a field of kind sdf has the opacity of neus"):
+        FieldConfig(opacity="neus")
 
 
 def test_the_body_stands_two_units_tall_and_faces_the_front(tmp_path: Any) -> None:

@@ -84,7 +84,9 @@ def test_weights_have_the_right_gradient() -> None:
 
 
 @pytest.mark.parametrize(
-    "field", [VoxelField(16), HashField(), SdfField(16, radius=0.5)], ids=lambda f: type(f).__name__
+    "field",
+    [VoxelField(16), HashField(), SdfField(16, radius=0.5), SdfField(16, radius=0.5, opacity="neus")],
+    ids=lambda f: type(f).__name__,
 )
 def test_density_alone_is_what_a_query_finds(field: AbstractField) -> None:
     generator = torch.Generator().manual_seed(0)

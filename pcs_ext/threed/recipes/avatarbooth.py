@@ -2,9 +2,9 @@
 
 A surface that starts as a body learns from the one or the other, as the camera looks at all of it or at its head. Both
 subjects are learned before, from photos of each (the paper: DreamBooth or LoRA). Differs from AvatarBooth: distances on
-a grid with VolSDF's density instead of a network with NeuS's, a body of capsules instead of a registered model, views
-of a whole picture instead of rays inside a mask, no extra photos in given poses, which need a ControlNet of poses: give
-photos in several poses to `learn` instead.
+a grid instead of a network's, with NeuS's opacity (on toybox VolSDF's), a body of capsules instead of a registered
+model, views of a whole picture instead of rays inside a mask, no extra photos in given poses, which need a ControlNet
+of poses: give photos in several poses to `learn` instead.
 """
 
 from pcs_ext.image.recipes import Preset
@@ -41,7 +41,12 @@ def avatarbooth(preset: Preset, effort: Effort) -> AvatarTo3dRecipe:
         field=sds_stage(
             preset,
             _STEPS[effort],
-            field=FieldConfig(kind="sdf", resolution=64 if small else 96, template="body"),
+            field=FieldConfig(
+                kind="sdf",
+                resolution=64 if small else 96,
+                template="body",
+                opacity="volsdf" if small else "neus",
+            ),
             guidance=DistillationConfig(
                 guidance_scale=20.0 if small else 101.0,
                 timesteps=TimestepLaw(high=(0.7, 0.7)),
