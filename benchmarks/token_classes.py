@@ -134,7 +134,7 @@ def result_rows(found: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]
                    "baseline_value": None, "seconds": None}  # fmt: skip
             if recipe == "mc-ti":
                 plain = statistics.fmean(run[metric] for run in found["textual-inversion"])
-                row |= {"system": "mc-ti", "baseline": "textual inversion", "baseline_value": plain}
+                row |= {"system": "mc-ti", "baseline": "textual-inversion", "baseline_value": plain}
             rows.append(row)
     return rows
 

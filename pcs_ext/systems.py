@@ -77,15 +77,16 @@ class System:
         seeds = max(row["seeds"] for row in against)
         if seeds < _SEEDS:
             return f"measured over {seeds} seed{'s' if seeds > 1 else ''}, {_SEEDS} are needed"
-        return "no measure beats its baseline by more than its spread"
+        return "no measure beats its baseline by more than the spread"
 
 
 def beats_baseline(row: Mapping[str, Any]) -> bool:
-    """Whether a result row's value is better than its baseline by more than the row's spread."""
+    """Whether a result row's value is better than its baseline by more than either of the two spreads, as far as known."""
     if row.get("baseline_value") is None or row["higher_is_better"] is None:
         return False
     gain = row["value"] - row["baseline_value"]
-    return (gain if row["higher_is_better"] else -gain) > (row.get("spread") or 0.0)
+    spread = max(row.get("spread") or 0.0, row.get("baseline_spread") or 0.0)
+    return (gain if row["higher_is_better"] else -gain) > spread
 
 
 def catalogue() -> tuple[System, ...]:
@@ -152,6 +153,7 @@ def portrait(system: System) -> str:
         lines.append(f"  adapters  {', '.join(system.references)}")
     for row in system.results:
         against = "" if row.get("baseline_value") is None else f", {row['baseline']} {row['baseline_value']:.3f}"
+        against += f" ± {row['baseline_spread']:.3f}" if row["baseline_spread"] else ""
         better = {True: " (higher is better)", False: " (lower is better)", None: ""}[row["higher_is_better"]]
         lines.append(
             f"  {row['file']}: {row.get('recipe') or system.id} {row['metric']} {row['value']:.3f} "
@@ -180,8 +182,10 @@ def _results_by_system() -> dict[str, list[dict[str, Any]]]:
     rows: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(results.FOLDER.glob("*.json")):
         result = results.read_results(path)
+        spreads = {(row.get("method"), row["metric"]): row["spread"] for row in result["rows"]}
         for row in result["rows"]:
             if "system" in row:
                 known = {**row, "file": path.name, "seeds": len(result["seeds"])}
+                known["baseline_spread"] = spreads.get((row["baseline"], row["metric"]))
                 rows.setdefault(row["system"], []).append(known)
     return rows

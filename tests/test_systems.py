@@ -22,12 +22,13 @@ ROW = {
 
 
 @pytest.mark.parametrize(
-    ("seeds", "baseline", "expected", "reason"),
+    ("seeds", "baseline", "uncertain", "expected", "reason"),
     [
-        ([0, 1, 2], 0.5, "measured", "better than its baseline in some.json"),
-        ([0], 0.5, "runs", "over 1 seed, 3 are needed"),
-        ([0, 1, 2], 0.75, "runs", "by more than its spread"),
-        ([0, 1, 2], None, "runs", "not measured against a baseline"),
+        ([0, 1, 2], 0.5, 0.2, "measured", "better than its baseline in some.json"),
+        ([0], 0.5, 0.2, "runs", "over 1 seed, 3 are needed"),
+        ([0, 1, 2], 0.75, 0.0, "runs", "by more than the spread"),
+        ([0, 1, 2], 0.5, 0.4, "runs", "by more than the spread"),
+        ([0, 1, 2], None, 0.0, "runs", "not measured against a baseline"),
     ],
 )
 def test_measured_takes_a_gain_beyond_the_spread_and_three_seeds(
@@ -35,11 +36,13 @@ def test_measured_takes_a_gain_beyond_the_spread_and_three_seeds(
     monkeypatch: pytest.MonkeyPatch,
     seeds: list[int],
     baseline: float | None,
+    uncertain: float,
     expected: str,
     reason: str,
 ) -> None:
     head = {"command": "python -m some", "commit": "abc", "machine": "one"}
-    rows = [{**ROW, "baseline_value": baseline}]
+    plain = {**ROW, "method": "plain", "value": baseline or 0.0, "spread": uncertain, "baseline_value": None}
+    rows = [{**ROW, "baseline_value": baseline}, {key: value for key, value in plain.items() if key != "system"}]
     (tmp_path / "some.json").write_text(json.dumps({**head, "seeds": seeds, "rows": rows}))
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     found = {system.id: system for system in systems.catalogue()}
