@@ -81,7 +81,7 @@ class System:
 
 
 def beats_baseline(row: Mapping[str, Any]) -> bool:
-    """Whether a result row's value is better than its baseline by more than either of the two spreads, as far as known."""
+    """Whether a result row's value is better than its baseline by more than either spread, as far as known."""
     if row.get("baseline_value") is None or row["higher_is_better"] is None:
         return False
     gain = row["value"] - row["baseline_value"]
