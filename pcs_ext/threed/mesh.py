@@ -13,7 +13,8 @@ from pcs_ext.threed.fields import AbstractField
 from pcs_ext.threed.glb_writing import glb_bytes
 from pcs_ext.threed.gltf_reading import glb_for_trimesh
 from pcs_ext.threed.mesh_colors import joined, settle_colors
-from pcs_ext.threed.obj import write_textured_obj
+from pcs_ext.threed.obj_reading import open_obj
+from pcs_ext.threed.obj_writing import write_textured_obj
 from pcs_ext.threed.surface_colors import surface_colors
 from pcs_ext.threed.usdz import usdz_bytes
 
@@ -152,6 +153,8 @@ def read_mesh(path: Path) -> Any:
 def _scene(path: Path, kind: str) -> Any:
     """What trimesh reads, with the pictures and materials that lie beside the file."""
     trimesh, _ = _libraries()
+    if kind == "obj":
+        return open_obj(path)
     if kind != "glb":
         return trimesh.load_scene(path, file_type=kind, process=False)
     data, beside = io.BytesIO(glb_for_trimesh(path)), trimesh.resolvers.FilePathResolver(str(path))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pcs_ext.errors import UsageError
+from pcs_ext.threed.obj_reading import libraries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,9 +100,7 @@ def _belongs(path: Path, source: Path) -> bool:
         return False
     text = source.read_bytes()
     if source.suffix.lower() == ".obj":
-        named = re.findall(rb"^mtllib[ \t]+(.+?)[ \t]*\r?$", text, re.MULTILINE)
-        libraries = [folder / name.decode(errors="replace").replace("\\", "/") for name in named[:64]]
-        text = b"\n".join([text, *(library.read_bytes() for library in libraries if library.is_file())])
+        text = b"\n".join([text, *(library.read_bytes() for library in libraries(source))])
     return _names(text, path.name)
 
 

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import trimesh
+from PIL import Image
 
-from pcs_ext.errors import InputError
+from pcs_ext.errors import InputError, UsageError
 from pcs_ext.threed.mesh import read_mesh
+from pcs_ext.threed.outputs import check_files
 
 
 def changed(path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
@@ -90,3 +92,59 @@ def test_broken_numbers_are_refused(tmp_path: Path, kind: str) -> None:
         path.write_bytes(data.encode() if isinstance(data, str) else data)
         with pytest.raises(InputError, match=match):
             read_mesh(path)
+
+
+def sheet_obj(folder: Path, name: str, libraries: str = "mtllib sheet.mtl", *, where: str = "wood.png") -> Path:
+    """A square whose material names its picture, half red and half blue, in some way."""
+    picture = Image.new("RGB", (8, 8), (255, 0, 0))
+    picture.paste((0, 0, 255), (4, 0, 8, 8))
+    (folder / where).parent.mkdir(exist_ok=True)
+    picture.save(folder / where)
+    (folder / "sheet.mtl").write_text(f"newmtl sheet\nKd 1 1 1\nmap_Kd {name}\n")
+    corners = "v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\n"
+    (folder / "sheet.obj").write_text(f"{libraries}\n{corners}usemtl sheet\nf 1/1 2/2 3/3 4/4\n")
+    return folder / "sheet.obj"
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("wood.png", "wood.png"),
+        ("my wood.png", "my wood.png"),
+        ("./textures/wood.png", "textures/wood.png"),
+        ("textures\\wood.png", "textures/wood.png"),
+        ("C:\\Users\\me\\chair\\wood.png", "wood.png"),
+        ("/home/me/chair/wood.png", "wood.png"),
+        ("-clamp on -bm 0.5 -blendu off wood.png", "wood.png"),
+        ("-s 1 1 1 -o 0 0 0 my wood.png", "my wood.png"),
+        ("-mm 0 1 -o 0 -texres 512 1.png", "1.png"),
+        ('"wood.png"', "wood.png"),
+    ],
+)
+def test_a_material_names_its_picture_in_many_ways(name: str, where: str, tmp_path: Path) -> None:
+    mesh = read_mesh(sheet_obj(tmp_path, name, where=where))
+    picture = mesh.visual.material.image
+    assert [picture.convert("RGB").getpixel(at) for at in ((1, 4), (6, 4))] == [(255, 0, 0), (0, 0, 255)]
+
+
+def test_pictures_that_a_material_moves_are_refused(tmp_path: Path) -> None:
+    for options in ("-s 2 2", "-o 0.5", "-clamp on -t 0.1 0 0"):
+        with pytest.raises(InputError, match="a material moves or scales its picture"):
+            read_mesh(sheet_obj(tmp_path, f"{options} wood.png"))
+
+
+@pytest.mark.parametrize("lines", ["mtllib first.mtl sheet.mtl", "mtllib first.mtl\nmtllib .\\sheet.mtl"])
+def test_materials_of_several_files_are_found(lines: str, tmp_path: Path) -> None:
+    (tmp_path / "first.mtl").write_text("newmtl other\nKd 0 1 0\n")
+    path = sheet_obj(tmp_path, "wood.png", lines)
+    assert read_mesh(path).visual.kind == "texture"
+    with pytest.raises(UsageError, match=r"wood.png belongs to .*sheet.obj"):
+        check_files([tmp_path / "wood.png"], path, overwrite=True)
+
+
+def test_pictures_outside_of_the_folder_are_not_read(tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "secret.png")
+    path = sheet_obj(inner, "../secret.png")
+    assert read_mesh(path).visual.kind != "texture"
