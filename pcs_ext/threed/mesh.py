@@ -15,6 +15,7 @@ from pcs_ext.threed.gltf_reading import glb_for_trimesh
 from pcs_ext.threed.mesh_colors import joined, settle_colors
 from pcs_ext.threed.obj_reading import open_obj
 from pcs_ext.threed.obj_writing import write_textured_obj
+from pcs_ext.threed.ply_reading import with_triangles
 from pcs_ext.threed.surface_colors import surface_colors
 from pcs_ext.threed.usdz import usdz_bytes
 
@@ -155,8 +156,10 @@ def _scene(path: Path, kind: str) -> Any:
     trimesh, _ = _libraries()
     if kind == "obj":
         return open_obj(path)
-    if kind != "glb":
-        return trimesh.load_scene(path, file_type=kind, process=False)
+    if kind == "ply":
+        beside = trimesh.resolvers.FilePathResolver(str(path))
+        triangles = io.BytesIO(with_triangles(path.read_bytes()))
+        return trimesh.load_scene(triangles, file_type=kind, resolver=beside, process=False)
     data, beside = io.BytesIO(glb_for_trimesh(path)), trimesh.resolvers.FilePathResolver(str(path))
     return trimesh.load_scene(data, file_type=kind, resolver=beside, process=False)
 

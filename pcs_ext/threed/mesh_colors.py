@@ -58,6 +58,10 @@ def settle_colors(parts: Sequence[Any], kind: str) -> None:
     folded: dict[int, tuple[Any, Any]] = {}
     for part in parts:
         light, visual = part.vertex_attributes.pop(COLORS, None), part.visual
+        if kind == "ply" and visual.kind == "texture" and "color" in part.vertex_attributes:
+            # Places in a picture that a PLY does not name, beside colours.
+            part.visual = ColorVisuals(part, vertex_colors=part.vertex_attributes.pop("color"))
+            continue
         if visual.kind == "texture" and has_picture(visual):
             if hasattr(visual.material, "baseColorTexture"):
                 number = id(visual.material)

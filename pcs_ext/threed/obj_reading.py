@@ -1,14 +1,19 @@
 """Material files and pictures of an OBJ, as programs write their names: with options, backslashes, or other folders.
 
-Format: Alias|Wavefront's MTL. `map_Kd` may have options before the file's name; Windows programs write backslashes, and
-often the whole path on the machine the file comes from, of which the last part is what lies beside the OBJ.
+Format: Alias|Wavefront's OBJ and MTL. `map_Kd` may have options before the file's name; Windows programs write
+backslashes, and often the whole path on the machine the file comes from, of which the last part is what lies beside the
+OBJ. Faces that turn inward become triangles here, because trimesh makes a fan of every face.
 """
 
+import io
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pcs_ext.errors import InputError
+from pcs_ext.threed.polygons import ears, turns_inward
 
 _OPTIONS = {
     **dict.fromkeys(("-blendu", "-blendv", "-boost", "-bm", "-cc", "-clamp", "-imfchan", "-texres", "-type"), (1, 1)),
@@ -43,8 +48,8 @@ def open_obj(path: Path) -> Any:
             picture = _found(path.resolve().parent, name)
             return super().get(name) if picture is None else picture.read_bytes()
 
-    with open(path, "rb") as file:
-        return trimesh.load_scene(file, file_type="obj", resolver=Beside(str(path)), process=False)
+    data = io.BytesIO(_without_inward_faces(path.read_bytes()))
+    return trimesh.load_scene(data, file_type="obj", resolver=Beside(str(path)), process=False)
 
 
 def libraries(path: Path) -> list[Path]:
@@ -83,6 +88,37 @@ def _plain_names(data: bytes, path: Path) -> bytes:
         if match is not None:
             lines[number] = match[1] + _without_options(match[2].decode("latin-1"), path).encode("latin-1")
     return b"\n".join(lines)
+
+
+def _without_inward_faces(data: bytes) -> bytes:
+    """An OBJ's bytes with triangles instead of faces that turn inward, of which trimesh would make fans."""
+    lines = data.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ").split(b"\n")
+    faces = [number for number, line in enumerate(lines) if line.startswith(b"f ") and len(line.split()) > 4]
+    if not faces:
+        return data
+    by_count: dict[int, list[int]] = {}
+    for number in faces:
+        by_count.setdefault(len(lines[number].split()) - 1, []).append(number)
+    named = [number for number, line in enumerate(lines) if line.startswith(b"v ")]
+    corners = np.array([lines[number].split()[1:4] for number in named], dtype=np.float64).reshape(-1, 3)
+    for count, found in by_count.items():
+        rows = _rows(lines, found, count, np.array(named))
+        exist = np.all((rows >= 0) & (rows < len(corners)), axis=1)  # others are for trimesh to refuse
+        inward = turns_inward(corners[np.where(exist[:, np.newaxis], rows, 0)]) & exist
+        for at in np.nonzero(inward)[0]:
+            words = lines[found[at]].split()[1:]
+            parts = ears(corners[rows[at]])
+            lines[found[at]] = b"\n".join(b"f " + b" ".join(words[i] for i in part) for part in parts)
+    return b"\n".join(lines)
+
+
+def _rows(lines: list[bytes], found: list[int], count: int, named: np.ndarray) -> np.ndarray:
+    """Numbers from 0 of the corners of the faces on some lines, `m count`; `named` are the lines of the corners."""
+    text = re.sub(rb"/\S*", b"", b" ".join(lines[number].strip()[1:] for number in found))
+    rows = np.array(text.split(), dtype=np.int64).reshape(-1, count)
+    # Numbers below 0 count back from the corner last named.
+    known = np.searchsorted(named, np.array(found))[:, None]
+    return np.where(rows > 0, rows - 1, known + rows)
 
 
 def _without_options(text: str, path: Path) -> str:

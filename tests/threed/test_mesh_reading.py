@@ -14,6 +14,7 @@ from PIL import Image
 from pcs_ext.errors import InputError, UsageError
 from pcs_ext.threed.mesh import read_mesh
 from pcs_ext.threed.outputs import check_files
+from pcs_ext.threed.polygons import ears, normals, turns_inward
 
 
 def changed(path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
@@ -148,3 +149,104 @@ def test_pictures_outside_of_the_folder_are_not_read(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "secret.png")
     path = sheet_obj(inner, "../secret.png")
     assert read_mesh(path).visual.kind != "texture"
+
+
+# A triangle, an L that turns inward and an arrow head that does: 1/2 + 3 + 1/2 of area.
+CORNERS = [
+    (5, 0, 0), (6, 0, 0), (5, 1, 0),
+    (0, 2, 0), (0, 0, 0), (2, 0, 0), (2, 1, 0), (1, 1, 0), (1, 2, 0),
+    (8, 0, 0), (10, 0, 0), (8, 2, 0), (8.5, 0.5, 0),
+]  # fmt: skip
+FACES = [(0, 1, 2), (3, 4, 5, 6, 7, 8), (9, 10, 12, 11)]
+AREAS = [0.5, 3.0, 1.0]
+
+
+def ply(order: str, *, marked: bool = True) -> bytes:
+    """Those faces with a float before their list and a colour behind it, and an element of another kind at the end."""
+    form = {"a": "ascii", "<": "binary_little_endian", ">": "binary_big_endian"}[order]
+    before, behind = ("property float quality\n", "property uchar red\n") if marked else ("", "")
+    header = (
+        f"ply\nformat {form} 1.0\nelement vertex 13\nproperty float x\nproperty float y\nproperty float z\n"
+        f"element face 3\n{before}property list uchar int vertex_indices\n{behind}element edge 1\n"
+        "property int vertex1\nproperty int vertex2\nend_header\n"
+    ).encode()
+    rows: list[bytes] = []
+    for number, face in enumerate(FACES):
+        words = [*([0.5] if marked else []), len(face), *face, *([number] if marked else [])]
+        letters = ("f" if marked else "") + "B" + "i" * len(face) + ("B" if marked else "")
+        rows.append(" ".join(map(str, words)).encode() if order == "a" else struct.pack(order + letters, *words))
+    if order == "a":
+        return header + b"\n".join([*(" ".join(map(str, row)).encode() for row in CORNERS), *rows, b"0 1", b""])
+    body = b"".join(struct.pack(f"{order}3f", *row) for row in CORNERS) + b"".join(rows)
+    return header + body + struct.pack(f"{order}2i", 0, 1)
+
+
+def obj(relative: bool) -> bytes:
+    lines = ["v " + " ".join(map(str, row)) for row in CORNERS]
+    lines += ["f " + " ".join(str(i - 13 if relative else i + 1) for i in face) for face in FACES]
+    return "\n".join([*lines[:-1], lines[-1].replace(" ", " \\\n ", 1)]).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.ply", ply("a")), ("b.ply", ply("<")), ("c.ply", ply(">")), ("d.ply", ply("<", marked=False)),
+        ("e.obj", obj(False)), ("f.obj", obj(True)),
+    ],
+)  # fmt: skip
+def test_faces_of_many_corners_cover_what_they_enclose(name: str, data: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    mesh = read_mesh(tmp_path / name)
+    assert len(mesh.faces) == 1 + 4 + 2
+    corners = np.asarray(mesh.vertices)[np.asarray(mesh.faces)]
+    turns = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    if name.endswith("obj"):
+        turns = turns @ np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])  # y up became z up
+    assert (turns[:, 2] > 0).all(), "a triangle looks the other way"
+    at = np.digitize(corners[:, :, 0].mean(1), (3, 7))
+    areas = {part: float(np.linalg.norm(turns[at == part], axis=1).sum()) / 2 for part in (1, 0, 2)}
+    assert [*areas.values()] == pytest.approx(AREAS)
+
+
+def test_ears_of_any_outline_cover_it() -> None:
+    generator = np.random.default_rng(0)
+    for count in (4, 5, 7, 12, 40):
+        for _ in range(20):
+            # A star around a point: never crosses itself, turned into any plane.
+            angles = (np.arange(count) + generator.uniform(0.1, 0.9, count)) * 2 * np.pi / count
+            radii = generator.uniform(0.2, 1, count)
+            flat = np.stack([radii * np.cos(angles), radii * np.sin(angles), np.zeros(count)], 1)
+            turn = np.linalg.qr(generator.normal(size=(3, 3)))[0]
+            outline = flat @ turn.T + generator.normal(size=3)
+            parts = np.array(ears(outline))
+            assert parts.shape == (count - 2, 3)
+            area = np.linalg.norm(normals(outline[None])[0]) / 2
+            ears_area = np.linalg.norm(normals(outline[parts]), axis=1).sum() / 2
+            assert ears_area == pytest.approx(area)
+    square = np.array([[[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]], float)
+    assert turns_inward(np.concatenate([square, square[:, ::-1]])).tolist() == [False, False]
+
+
+def test_colors_beside_texture_coordinates_of_a_ply_stay(tmp_path: Path) -> None:
+    header = "ply\nformat ascii 1.0\nelement vertex 3\n" + "".join(
+        f"property {kind} {name}\n"
+        for kind, names in (("float", "x y z s t"), ("uchar", "red green blue alpha"))
+        for name in names.split()
+    )
+    rows = [f"{x} {y} 0 {x} {y} 255 128 0 255" for x, y in ((0, 0), (1, 0), (0, 1))]
+    text = (
+        header
+        + "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
+        + "\n".join(rows)
+        + "\n3 0 1 2\n"
+    )
+    (tmp_path / "blender.ply").write_text(text)
+    assert np.asarray(read_mesh(tmp_path / "blender.ply").visual.vertex_colors)[0].tolist() == [255, 128, 0, 255]
+
+
+def test_what_is_no_sound_ply_ends_in_an_error(tmp_path: Path) -> None:
+    whole = ply("<")
+    for data in (whole[:-40], whole[:200], whole.replace(b"face 3", b"face 999999999"), b"ply\nend_header\n"):
+        (tmp_path / "a.ply").write_bytes(data)
+        with pytest.raises(InputError):
+            read_mesh(tmp_path / "a.ply")
