@@ -104,7 +104,10 @@ class FullAdapter(AbstractAdapter):
         for name, module in components.items():
             lower = {place.base.dtype for place in found[name].values()} - {torch.float32}
             if lower:
-                self._undo.append(_run_under_autocast(module, lower.pop()))
+                dtype = lower.pop()
+                self._undo.append(_run_under_autocast(module, dtype))
+                if len(found[name]) < sum(1 for _ in module.parameters()):
+                    self._undo += [_answer_in(place.owner, dtype) for place in found[name].values()]
 
     def _find(self, component: str, module: nn.Module) -> dict[str, _Place]:
         places: dict[str, _Place] = {}
@@ -209,6 +212,14 @@ def _blend(base: nn.Parameter, trained: TrainedWeight, scale: float) -> nn.Param
         return trained if scale == 1 else base
     blend = torch.lerp(base.detach().to(trained), trained.detach(), scale)
     return TrainedWeight(blend, requires_grad=False)
+
+
+def _answer_in(owner: nn.Module, dtype: torch.dtype) -> Callable[[], None]:
+    """Let a lookup table in float32 answer in `dtype`, as autocast lets layers: norms that stay in that precision take
+    nothing else on a CPU. Returns what undoes it."""
+    if not isinstance(owner, nn.Embedding):
+        return lambda: None
+    return owner.register_forward_hook(lambda _module, _inputs, found: found.to(dtype)).remove
 
 
 def _run_under_autocast(component: nn.Module, dtype: torch.dtype) -> Callable[[], None]:
