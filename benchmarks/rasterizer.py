@@ -1,9 +1,9 @@
-"""`python -m benchmarks.rasterizer`: the differentiable rasteriser, forward and backward, and resvg beside it.
+"""`python -m benchmarks.rasterizer`: the differentiable rasteriser both ways, resvg and signed distances beside it.
 
 Scenes of wobbly closed paths of four cubics (radius 5 to 17 % of the canvas), opaque; gradients to all points, colours
 and opacities. resvg parses the text and encodes a PNG in its time, ours starts from tensors. Times are CPU time of one
-thread, the median over rounds, so that other work on the machine hardly moves them. Both pictures are also compared
-with resvg's at 16 times the size, box-filtered, as the truth.
+thread, the median over rounds, so that other work on the machine hardly moves them. All pictures are also compared
+with resvg's at 16 times the size, box-filtered, as the truth. `benchmarks.signed_distance` draws the same scenes.
 """
 
 import io
@@ -19,13 +19,17 @@ import resvg_py
 import torch
 import tyro
 from PIL import Image
+from torch import Tensor
 
+from benchmarks.signed_distance import draw
 from pcs_ext.svg.vector.render import render
 from pcs_ext.svg.vector.scene import Path, Scene, Subpath, paint
 from pcs_ext.svg.vector.write import new_svg
 
 T = TypeVar("T")
 OVERSAMPLE = 16
+_SLOW_ROUNDS = 3
+"""Of the rasteriser by distances."""
 
 
 def main(paths: tuple[int, ...] = (16, 64, 256, 512), side: int = 224, rounds: int = 15) -> None:
@@ -42,26 +46,36 @@ def main(paths: tuple[int, ...] = (16, 64, 256, 512), side: int = 224, rounds: i
 
 
 def _measure(count: int, side: int, rounds: int) -> dict[str, float]:
-    scene = _scene(count, side)
-    forward, backward = [], []
-    for _ in range(rounds + 2):
-        image, seconds = _timed(lambda: render(scene, side, side))
-        forward.append(seconds)
-        loss = image.square().mean()
-        backward.append(_timed(loss.backward)[1])
+    scene = wobbly_scene(count, side)
+    image, forward, backward = _both_ways(lambda: render(scene, side, side), rounds)
+    distances, far, back = _both_ways(lambda: draw(scene, side), min(rounds, _SLOW_ROUNDS))
     text = new_svg(scene).decode()
     peer = [_timed(lambda: _resvg(text, side)) for _ in range(rounds)]
     levels, truth = _levels(peer[0][0], 1), _levels(_resvg(text, side * OVERSAMPLE), OVERSAMPLE)
-    ours = render(scene, side, side).detach().permute(1, 2, 0).double().numpy() * 255
+    ours, others = (drawn.permute(1, 2, 0).double().numpy() * 255 for drawn in (image, distances))
     return {
         "paths": count,
-        "forward_ms": round(1000 * statistics.median(forward[2:]), 2),
-        "backward_ms": round(1000 * statistics.median(backward[2:]), 2),
+        "forward_ms": forward,
+        "backward_ms": backward,
+        "signed_distance_forward_ms": far,
+        "signed_distance_backward_ms": back,
         "resvg_forward_ms": round(1000 * statistics.median(seconds for _, seconds in peer), 2),
         "mean_difference_to_resvg_levels": round(float(np.abs(ours - levels).mean()), 3),
         "ours_to_oversampled_levels": round(float(np.abs(ours - truth).mean()), 3),
         "resvg_to_oversampled_levels": round(float(np.abs(levels - truth).mean()), 3),
+        "signed_distance_to_oversampled_levels": round(float(np.abs(others - truth).mean()), 3),
     }
+
+
+def _both_ways(call: Callable[[], Tensor], rounds: int) -> tuple[Tensor, float, float]:
+    """The picture, and the milliseconds that it and its gradients take; two more rounds warm up."""
+    forward, backward, image = [], [], torch.zeros(0)
+    for _ in range(rounds + 2):
+        image, seconds = _timed(call)
+        forward.append(seconds)
+        backward.append(_timed(image.square().mean().backward)[1])
+    milliseconds = (round(1000 * statistics.median(found[2:]), 2) for found in (forward, backward))
+    return (image.detach(), *milliseconds)
 
 
 def _resvg(text: str, side: int) -> bytes:
@@ -81,7 +95,7 @@ def _timed(call: Callable[[], T]) -> tuple[T, float]:
     return result, time.process_time() - start
 
 
-def _scene(count: int, side: int) -> Scene:
+def wobbly_scene(count: int, side: int) -> Scene:
     generator = torch.Generator().manual_seed(0)
     angles = torch.arange(12) / 12 * 2 * math.pi
     ring = torch.stack([angles.cos(), angles.sin()], 1)
