@@ -8,8 +8,6 @@ interrupted call goes on. `--small` takes twelve files and prints only; the whol
 """
 
 import math
-import os
-import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -34,6 +32,7 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.concept import fill
 from pcs_ext.reporter import ConsoleReporter
+from pcs_ext.results import as_result
 from pcs_ext.runtime import cache_folder
 from pcs_ext.toybox import weights_path
 from pcs_ext.toybox.oracle import Oracle
@@ -227,17 +226,13 @@ def summary(rows: Sequence[dict[str, Any]], seeds: Sequence[int], command: str) 
         "baseline_value": false / max(clean, 1),
         "seconds": round(sum(r["seconds"] for r in rows) / max(len(rows), 1), 1),
     }
-    machine = f"{platform.machine()}, {os.cpu_count()} cores"
     facts = {
-        "command": command,
-        "machine": machine,
-        "seeds": list(seeds),
         "held_out": held_out(rows),
         "held_out_of_working": held_out(working(rows)),
         "working": {name: {"flagged": hits, "n": n} for name, (hits, n) in rates(working(rows)).items()},
     }
     counts = {name: {"flagged": hits, "n": n, "interval": wilson(hits, n)} for name, (hits, n) in counted.items()}
-    return {**facts, "kinds": counts, "rows": [row], "files": list(rows)}
+    return as_result([row], command=command, seeds=seeds, **facts, kinds=counts, files=list(rows))
 
 
 if __name__ == "__main__":

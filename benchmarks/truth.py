@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "token_classes": ("benchmarks.token_classes",),
     "reference_systems": ("benchmarks.reference_systems",),
     "continual": ("benchmarks.continual",),
+    "audit": ("benchmarks.audit",),
     "defense_systems": ("benchmarks.defense_systems",),
     "image_subjects": ("benchmarks.image_subjects",),
     "image_recipes": ("benchmarks.image_recipes",),
