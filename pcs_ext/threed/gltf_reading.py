@@ -24,10 +24,22 @@ def glb_for_trimesh(path: Path) -> bytes:
     """A GLB's bytes, its COLOR_0 renamed to `COLORS`.
 
     Raises:
-        InputError: it needs an extension, or a kind of storage, that is not read.
-        ValueError: its container or JSON is damaged.
+        InputError: it needs an extension, or a kind of storage, that is not read, or is damaged.
     """
-    data = path.read_bytes()
+    try:
+        return _renamed(path.read_bytes(), path)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        # Its JSON may be of any shape: what a walk through it does not find, or finds of another kind, is damage.
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, reason: object) -> InputError:
+    """What a mesh file that cannot be parsed ends in."""
+    kind = path.suffix.lower().lstrip(".")
+    return InputError(f"{path}: expected a {kind} mesh, could not read it ({reason}). Export it again.")
+
+
+def _renamed(data: bytes, path: Path) -> bytes:
     if len(data) < 20:
         raise ValueError("it ends within its header")
     magic, _, _, length, kind = struct.unpack("<5I", data[:20])

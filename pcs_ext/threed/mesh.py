@@ -11,11 +11,11 @@ from pcs_ext.config_io import atomic_write_bytes, config
 from pcs_ext.errors import InputError, ResourceError, UsageError
 from pcs_ext.threed.fields import AbstractField
 from pcs_ext.threed.glb_writing import glb_bytes
-from pcs_ext.threed.gltf_reading import glb_for_trimesh
+from pcs_ext.threed.gltf_reading import glb_for_trimesh, unreadable
 from pcs_ext.threed.mesh_colors import joined, settle_colors
-from pcs_ext.threed.obj_reading import open_obj
+from pcs_ext.threed.obj_reading import obj_for_trimesh, obj_resolver
 from pcs_ext.threed.obj_writing import write_textured_obj
-from pcs_ext.threed.ply_reading import with_triangles
+from pcs_ext.threed.ply_reading import ply_for_trimesh
 from pcs_ext.threed.surface_colors import surface_colors
 from pcs_ext.threed.usdz import usdz_bytes
 
@@ -29,6 +29,8 @@ _TURNED = ("glb", "obj", "usdz")
 FORMATS = ("glb", "obj", "ply")
 """Written and read."""
 WRITTEN = (*FORMATS, "usdz")
+_PREPARED = {"glb": glb_for_trimesh, "obj": obj_for_trimesh, "ply": ply_for_trimesh}
+"""What trimesh would misread is put right before it reads."""
 
 
 @config
@@ -140,12 +142,7 @@ def read_mesh(path: Path) -> Any:
     kind = path.suffix.lower().lstrip(".")
     if kind not in FORMATS or not path.is_file():
         raise InputError(f"{path}: expected an existing file ending in {', '.join(FORMATS)}. Check the path.")
-    try:
-        scene = _scene(path, kind)
-    except (ValueError, KeyError, IndexError, TypeError, NotImplementedError) as error:
-        # What trimesh's parsers raise on damaged files; it has no error class of its own.
-        raise InputError(f"{path}: expected a {kind} mesh, could not read it ({error}). Export it again.") from error
-    mesh = _joined(scene, path, kind)
+    mesh = _joined(_scene(path, kind), path, kind)
     if kind in _TURNED:
         mesh.apply_transform(np.linalg.inv(_Y_UP))
     return mesh
@@ -154,14 +151,13 @@ def read_mesh(path: Path) -> Any:
 def _scene(path: Path, kind: str) -> Any:
     """What trimesh reads, with the pictures and materials that lie beside the file."""
     trimesh, _ = _libraries()
-    if kind == "obj":
-        return open_obj(path)
-    if kind == "ply":
-        beside = trimesh.resolvers.FilePathResolver(str(path))
-        triangles = io.BytesIO(with_triangles(path.read_bytes()))
-        return trimesh.load_scene(triangles, file_type=kind, resolver=beside, process=False)
-    data, beside = io.BytesIO(glb_for_trimesh(path)), trimesh.resolvers.FilePathResolver(str(path))
-    return trimesh.load_scene(data, file_type=kind, resolver=beside, process=False)
+    beside = obj_resolver(path) if kind == "obj" else trimesh.resolvers.FilePathResolver(str(path))
+    data = io.BytesIO(_PREPARED[kind](path))
+    try:
+        return trimesh.load_scene(data, file_type=kind, resolver=beside, process=False)
+    except (ValueError, KeyError, IndexError, TypeError, NotImplementedError) as error:
+        # What trimesh's parsers raise on damaged files; it has no error class of its own.
+        raise unreadable(path, error) from error
 
 
 def _joined(scene: Any, path: Path, kind: str) -> Any:
@@ -178,7 +174,7 @@ def _joined(scene: Any, path: Path, kind: str) -> Any:
             parts.append(scene.geometry[name].copy(include_cache=True))
             parts[-1].apply_transform(place)
     if not parts:
-        raise InputError(f"{path}: expected a {kind} mesh, could not read it (it holds no mesh). Export it again.")
+        raise unreadable(path, "it holds no mesh")
     return joined(parts, path)
 
 

@@ -5,7 +5,6 @@ backslashes, and often the whole path on the machine the file comes from, of whi
 OBJ. Faces that turn inward become triangles here, because trimesh makes a fan of every face.
 """
 
-import io
 import re
 from pathlib import Path
 from typing import Any
@@ -26,17 +25,17 @@ _RESTING = {"-o": 0.0, "-s": 1.0, "-t": 0.0}
 """Values with which a picture stays where its coordinates say."""
 
 
-def open_obj(path: Path) -> Any:
-    """What trimesh makes of an OBJ, a scene.
+def obj_resolver(path: Path) -> Any:
+    """What finds an OBJ's materials and pictures for trimesh: files in its folder or below.
 
     Raises:
         InputError: a material moves or scales its picture.
     """
-    import trimesh
     from trimesh.resolvers import FilePathResolver
 
+    folder = path.resolve().parent
     # All of them at once: trimesh asks for the first one alone.
-    materials = b"\n".join(_plain_names(library.read_bytes(), path) for library in libraries(path))
+    materials = b"\n".join(_plain_names(file.read_bytes(), path) for file in libraries(folder, path.read_bytes()))
 
     class Beside(FilePathResolver):
         asked = False
@@ -45,21 +44,20 @@ def open_obj(path: Path) -> Any:
             if not self.asked:
                 self.asked = True
                 return materials
-            picture = _found(path.resolve().parent, name)
+            picture = _found(folder, name)
             return super().get(name) if picture is None else picture.read_bytes()
 
-    data = io.BytesIO(_without_inward_faces(path.read_bytes()))
-    return trimesh.load_scene(data, file_type="obj", resolver=Beside(str(path)), process=False)
+    return Beside(str(path))
 
 
-def libraries(path: Path) -> list[Path]:
-    """The material files of an OBJ that exist; those of the first 64 lines that name some."""
-    names = re.findall(rb"^[ \t]*mtllib[ \t]+(.+?)[ \t]*\r?$", path.read_bytes(), re.MULTILINE)
+def libraries(folder: Path, text: bytes) -> list[Path]:
+    """The material files that exist of an OBJ in a folder; those of the first 64 lines that name some."""
+    names = re.findall(rb"^[ \t]*mtllib[ \t]+(.+?)[ \t]*\r?$", text, re.MULTILINE)
     files: dict[Path, None] = {}
     for line in names[:_MOST_LIBRARIES]:
         name = line.decode("utf-8", "replace")
-        whole = _found(path.resolve().parent, name)  # a name may have spaces, a line several names
-        several = [whole] if whole else [_found(path.resolve().parent, word) for word in name.split()]
+        whole = _found(folder, name)  # a name may have spaces, a line several names
+        several = [whole] if whole else [_found(folder, word) for word in name.split()]
         files |= dict.fromkeys(file for file in several if file is not None)
     return [*files]
 
@@ -90,35 +88,40 @@ def _plain_names(data: bytes, path: Path) -> bytes:
     return b"\n".join(lines)
 
 
-def _without_inward_faces(data: bytes) -> bytes:
-    """An OBJ's bytes with triangles instead of faces that turn inward, of which trimesh would make fans."""
+def obj_for_trimesh(path: Path) -> bytes:
+    """An OBJ's bytes with triangles instead of faces that turn inward. What is damaged stays as it is."""
+    data = path.read_bytes()
     lines = data.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ").split(b"\n")
-    faces = [number for number, line in enumerate(lines) if line.startswith(b"f ") and len(line.split()) > 4]
-    if not faces:
-        return data
     by_count: dict[int, list[int]] = {}
-    for number in faces:
-        by_count.setdefault(len(lines[number].split()) - 1, []).append(number)
-    named = [number for number, line in enumerate(lines) if line.startswith(b"v ")]
-    corners = np.array([lines[number].split()[1:4] for number in named], dtype=np.float64).reshape(-1, 3)
+    for number, line in enumerate(lines):
+        if line.startswith(b"f ") and (count := len(line.split()) - 1) > 3:
+            by_count.setdefault(count, []).append(number)
+    if not by_count:
+        return data
+    try:
+        places, faces = _numbers(lines, by_count)
+    except (ValueError, OverflowError):  # words that are no numbers
+        return data
     for count, found in by_count.items():
-        rows = _rows(lines, found, count, np.array(named))
-        exist = np.all((rows >= 0) & (rows < len(corners)), axis=1)  # others are for trimesh to refuse
-        inward = turns_inward(corners[np.where(exist[:, np.newaxis], rows, 0)]) & exist
-        for at in np.nonzero(inward)[0]:
+        for at in np.nonzero(turns_inward(places, faces[count]))[0]:
             words = lines[found[at]].split()[1:]
-            parts = ears(corners[rows[at]])
+            parts = ears(places[faces[count][at]])
             lines[found[at]] = b"\n".join(b"f " + b" ".join(words[i] for i in part) for part in parts)
     return b"\n".join(lines)
 
 
-def _rows(lines: list[bytes], found: list[int], count: int, named: np.ndarray) -> np.ndarray:
-    """Numbers from 0 of the corners of the faces on some lines, `m count`; `named` are the lines of the corners."""
-    text = re.sub(rb"/\S*", b"", b" ".join(lines[number].strip()[1:] for number in found))
-    rows = np.array(text.split(), dtype=np.int64).reshape(-1, count)
-    # Numbers below 0 count back from the corner last named.
-    known = np.searchsorted(named, np.array(found))[:, None]
-    return np.where(rows > 0, rows - 1, known + rows)
+def _numbers(lines: list[bytes], by_count: dict[int, list[int]]) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Corners `n 3`, and by their count the faces `m count` on some lines, as numbers of corners from 0."""
+    named = [number for number, line in enumerate(lines) if line.startswith(b"v ")]
+    places = np.array([lines[number].split()[1:4] for number in named], dtype=np.float64).reshape(-1, 3)
+    faces = {}
+    for count, found in by_count.items():
+        text = re.sub(rb"/\S*", b"", b" ".join(lines[number].strip()[1:] for number in found))
+        rows = np.array(text.split(), dtype=np.int64).reshape(-1, count)
+        # Numbers below 0 count back from the corner last named.
+        known = np.searchsorted(np.array(named), np.array(found))[:, None]
+        faces[count] = np.where(rows > 0, rows - 1, known + rows)
+    return places, faces
 
 
 def _without_options(text: str, path: Path) -> str:

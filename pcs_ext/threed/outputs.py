@@ -100,7 +100,7 @@ def _belongs(path: Path, source: Path) -> bool:
         return False
     text = source.read_bytes()
     if source.suffix.lower() == ".obj":
-        text = b"\n".join([text, *(library.read_bytes() for library in libraries(source))])
+        text = b"\n".join([text, *(library.read_bytes() for library in libraries(folder, text))])
     return _names(text, path.name)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -44,16 +45,38 @@ class _Face:
     after: bytes
 
 
-def with_triangles(data: bytes) -> bytes:
-    """A PLY's bytes in which every face has three corners; unchanged where that is so, or the file is of a kind or
-    state that is for others to judge (faces with several lists, lists before the faces, damage)."""
+def ply_for_trimesh(path: Path) -> bytes:
+    """A PLY's bytes in which every face has three corners.
+
+    Unchanged where that is so, or the file is of a kind or state that is for trimesh to judge: faces with several
+    lists, lists before the faces, damage.
+    """
+    data = path.read_bytes()
     try:
-        return _rewritten(data)
-    except (ValueError, KeyError, IndexError, StopIteration, struct.error):
+        parsed = _parsed(data)
+    except (ValueError, KeyError, IndexError, OverflowError, StopIteration, struct.error):
         return data
+    if parsed is None:
+        return data
+    made = [parsed.body.written(row, parsed.faces) for row in _triangles(parsed.rows, parsed.places)]
+    parsed.header[parsed.faces.line] = b"element face %d" % len(made)
+    return b"\n".join(parsed.header) + b"\n" + parsed.body.joined(made) + parsed.body.rest()
 
 
-def _rewritten(data: bytes) -> bytes:
+@dataclasses.dataclass
+class _Parsed:
+    """A file some of whose faces have more than three corners."""
+
+    header: list[bytes]
+    faces: _Element
+    body: "_Ascii | _Binary"
+    places: np.ndarray
+    """Of its corners, `n 3`."""
+    rows: list[_Face]
+
+
+def _parsed(data: bytes) -> _Parsed | None:
+    """What is told of faces; None if all are triangles, or others must judge."""
     end = data.index(b"\n", data.index(b"end_header")) + 1
     header = data[:end].splitlines()
     form = next(line.split()[1] for line in header if line.split()[:1] == [b"format"])
@@ -61,16 +84,13 @@ def _rewritten(data: bytes) -> bytes:
     at = next(i for i, element in enumerate(elements) if element.name == b"face")
     faces, earlier = elements[at], elements[:at]
     plain = len(faces.lists) == 1 and faces.lists[0][0] in _CORNERS and not any(one.lists for one in earlier)
-    if not plain or not any(one.name == b"vertex" for one in earlier):
-        return data
+    if not plain:
+        return None
     body = _Ascii(data[end:]) if form == b"ascii" else _Binary(data[end:], "<" if b"little" in form else ">")
-    places = next(found for one in earlier if (found := body.skip(one)) is not None)
-    rows = [] if body.triangles_alone(faces) else list(body.faces(faces))
-    if all(len(row.corners) == 3 for row in rows):
-        return data
-    made = [body.written(row, faces) for row in _triangles(rows, places)]
-    header[faces.line] = b"element face %d" % len(made)
-    return b"\n".join(header) + b"\n" + body.joined(made) + body.rest()
+    places = next(found for found in [body.skip(one) for one in earlier] if found is not None)
+    if body.triangles_alone(faces):
+        return None
+    return _Parsed(header, faces, body, places, list(body.faces(faces)))
 
 
 def _elements(header: list[bytes]) -> list[_Element]:
@@ -91,12 +111,12 @@ def _triangles(rows: list[_Face], places: np.ndarray) -> Iterator[_Face]:
     """Every face as triangles with its own other values; corners that do not exist are for others to refuse."""
     by_count: dict[int, list[_Face]] = {}
     for row in rows:
-        if len(row.corners) > 3 and 0 <= min(row.corners) <= max(row.corners) < len(places):
-            by_count.setdefault(len(row.corners), []).append(row)
+        by_count.setdefault(len(row.corners), []).append(row)
     inward: set[int] = set()
-    for found in by_count.values():
-        turned = turns_inward(places[np.array([row.corners for row in found])])
-        inward |= {id(found[i]) for i in np.nonzero(turned)[0]}
+    for count, found in by_count.items():
+        if count > 3:
+            turned = turns_inward(places, np.array([row.corners for row in found]))
+            inward |= {id(found[i]) for i in np.nonzero(turned)[0]}
     for row in rows:
         fan = [(0, i, i + 1) for i in range(1, len(row.corners) - 1)]
         for parts in ears(places[row.corners]) if id(row) in inward else fan:

@@ -6,12 +6,21 @@ A fan around the first corner, which mesh readers make, covers ground outside of
 import numpy as np
 
 
-def turns_inward(corners: np.ndarray) -> np.ndarray:
-    """Which of `m` faces of `k` corners have an inward one, `m` booleans.
+def turns_inward(places: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Which of `m` faces of `k` corners have an inward one, `m` booleans; none that names corners that are not there.
 
     Args:
-        corners: `m k 3`, in order.
+        places: of all corners, `n 3`.
+        faces: numbers of corners from 0, in order, `m k`.
     """
+    exist = np.all((faces >= 0) & (faces < len(places)), axis=1)
+    inward = np.zeros(len(faces), bool)
+    with np.errstate(all="ignore"):  # corners may be anywhere; that they are finite is checked later
+        inward[exist] = _bends_back(places[faces[exist]])
+    return inward
+
+
+def _bends_back(corners: np.ndarray) -> np.ndarray:
     bends = np.cross(corners - np.roll(corners, 1, 1), np.roll(corners, -1, 1) - corners)
     along = np.einsum("mki,mi->mk", bends, normals(corners))
     return (along < -1e-9 * np.abs(along).max(1, keepdims=True)).any(1)

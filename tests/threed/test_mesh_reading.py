@@ -223,8 +223,9 @@ def test_ears_of_any_outline_cover_it() -> None:
             area = np.linalg.norm(normals(outline[None])[0]) / 2
             ears_area = np.linalg.norm(normals(outline[parts]), axis=1).sum() / 2
             assert ears_area == pytest.approx(area)
-    square = np.array([[[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]], float)
-    assert turns_inward(np.concatenate([square, square[:, ::-1]])).tolist() == [False, False]
+    places = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0.2, 0.2, 0], [np.inf, 0, 0]], float)
+    faces = np.array([[0, 1, 2, 3], [3, 2, 1, 0], [0, 1, 4, 3], [0, 1, 2, 9], [0, 1, 5, 3]])
+    assert turns_inward(places, faces)[:4].tolist() == [False, False, True, False]
 
 
 def test_colors_beside_texture_coordinates_of_a_ply_stay(tmp_path: Path) -> None:
@@ -250,3 +251,19 @@ def test_what_is_no_sound_ply_ends_in_an_error(tmp_path: Path) -> None:
         (tmp_path / "a.ply").write_bytes(data)
         with pytest.raises(InputError):
             read_mesh(tmp_path / "a.ply")
+
+
+@pytest.mark.parametrize(
+    "change", [{"materials": [5]}, {"meshes": 3}, {"accessors": {}}, {"extensionsRequired": 7}, {"meshes": [{}]}]
+)
+def test_a_glb_whose_json_is_of_another_shape_is_refused(box: Path, change: dict[str, Any]) -> None:
+    changed(box, lambda document: document.update(change))
+    with pytest.raises(InputError, match="could not read it"):
+        read_mesh(box)
+
+
+def test_words_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    for text in ("v 0 0\nv 1 0 0\nf 1 2 3 4\n", "v 0 0 0\nf a b c d\n", f"v 0 0 0\nf 1 1 1 {9**40}\n"):
+        (tmp_path / "a.obj").write_text(text)
+        with pytest.raises(InputError):
+            read_mesh(tmp_path / "a.obj")
