@@ -21,7 +21,7 @@ import tyro
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.signed_distance import draw
+from benchmarks.signed_distance import draw_by_distances
 from pcs_ext.svg.vector.render import render
 from pcs_ext.svg.vector.scene import Path, Scene, Subpath, paint
 from pcs_ext.svg.vector.write import new_svg
@@ -48,7 +48,7 @@ def main(paths: tuple[int, ...] = (16, 64, 256, 512), side: int = 224, rounds: i
 def _measure(count: int, side: int, rounds: int) -> dict[str, float]:
     scene = wobbly_scene(count, side)
     image, forward, backward = _both_ways(lambda: render(scene, side, side), rounds)
-    distances, far, back = _both_ways(lambda: draw(scene, side), min(rounds, _SLOW_ROUNDS))
+    distances, far, back = _both_ways(lambda: draw_by_distances(scene, side), min(rounds, _SLOW_ROUNDS))
     text = new_svg(scene).decode()
     peer = [_timed(lambda: _resvg(text, side)) for _ in range(rounds)]
     levels, truth = _levels(peer[0][0], 1), _levels(_resvg(text, side * OVERSAMPLE), OVERSAMPLE)

@@ -14,7 +14,7 @@ from pcs_ext.svg.vector.scene import Scene
 _MARGIN = 1
 
 
-def draw(scene: Scene, side: int) -> Tensor:
+def draw_by_distances(scene: Scene, side: int) -> Tensor:
     """Filled closed paths, one subpath each, on white: `3 h w` in [0, 1]. The scene is as large as the canvas."""
     canvas = torch.ones(3, side, side)
     for path in scene.paths:

@@ -23,11 +23,11 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.sample import SampleConfig, SampleHooks, build_scheduler, sample
 from pcs_ext.image.types import Conditioning
+from pcs_ext.svg.panorama.sample import PanoramaConfig
 from pcs_ext.svg.panorama.stitch import periodic, stitch_plan
 from pcs_ext.svg.panorama.windows import windowed
 
 PROMPT, SCALE, STEPS = "a photo of the toy", 7.5, 50
-WINDOWS_PER_BATCH = 4
 
 
 def main(size: Literal["toybox", "sd15-small"] = "toybox", rounds: int = 5, threads: int = 0) -> None:
@@ -103,7 +103,7 @@ def ours(backbone: AbstractBackbone, canvas: Tensor) -> Tensor:
         raise _Stepped
 
     hooks = SampleHooks(
-        predict=lambda predict: windowed(predict, plan, windows_per_batch=WINDOWS_PER_BATCH),
+        predict=lambda predict: windowed(predict, plan, windows_per_batch=PanoramaConfig().windows_per_batch),
         on_step=stop,
         initial_latents=canvas,
     )

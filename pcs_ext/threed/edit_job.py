@@ -26,7 +26,7 @@ from pcs_ext.threed.guidance import AbstractGuidance, build_guidance
 from pcs_ext.threed.localization import SceneLoss, SceneUpdates
 from pcs_ext.threed.make import Made
 from pcs_ext.threed.mesh import WRITTEN
-from pcs_ext.threed.outputs import check_ending, check_files, outputs_of
+from pcs_ext.threed.outputs import free_outputs
 from pcs_ext.threed.shapes import preview_sheet, shape_views
 from pcs_ext.threed.splat_fit import field_pictures, fit_splats, surface_splats
 from pcs_ext.threed.splats import Splats, SplatsConfig, load_splats, save_splats
@@ -56,10 +56,10 @@ def edit_3d(
         Interrupted: Ctrl-C; what was done is saved.
     """
     reporter = reporter or SilentReporter()
-    check_ending(output, WRITTEN)
     colors = colors_for(output, "auto")
-    outputs = outputs_of(output, viewer=options.viewer, textured=colors != "vertex")
-    check_files(outputs.files, None, options.overwrite)
+    outputs = free_outputs(
+        output, WRITTEN, viewer=options.viewer, textured=colors != "vertex", overwrite=options.overwrite
+    )
     path = output.with_name(f"{output.name}.work")
     request = read_edit_request(scene, subject, prompt, options)
     try:

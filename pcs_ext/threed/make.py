@@ -11,7 +11,7 @@ from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.threed.export import colors_for, finished_mesh, write_with_page
 from pcs_ext.threed.job import Job
 from pcs_ext.threed.mesh import WRITTEN
-from pcs_ext.threed.outputs import check_ending, check_files, outputs_of
+from pcs_ext.threed.outputs import free_outputs
 from pcs_ext.threed.request import MakeOptions, Request, read_request
 from pcs_ext.threed.shapes import Shape
 from pcs_ext.threed.view_model import ViewModel, load_view_model
@@ -64,10 +64,10 @@ def make_3d(
         Interrupted: Ctrl-C; what was done is saved.
     """
     options, reporter = options or MakeOptions(), reporter or SilentReporter()
-    check_ending(output, WRITTEN)
-    textured = colors_for(output, options.colors) != "vertex"
-    outputs = outputs_of(output, viewer=options.viewer, textured=textured)
-    check_files(outputs.files, None, options.overwrite)
+    colors = colors_for(output, options.colors)
+    outputs = free_outputs(
+        output, WRITTEN, viewer=options.viewer, textured=colors != "vertex", overwrite=options.overwrite
+    )
     request = read_request(subject, prompt, options)
     backbone = load_backbone(request.base, device=options.device, precision=options.precision, reporter=reporter)
     view_model = _view_model(request, options, reporter)
@@ -75,7 +75,7 @@ def make_3d(
     write_json(work.path / "recipe.json", request.recipe)
     try:
         name, shape = Job(request, backbone, work, reporter, view_model).run()
-        mesh = finished_mesh(shape, request.recipe.mesh, colors_for(output, options.colors))
+        mesh = finished_mesh(shape, request.recipe.mesh, colors)
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; what was done is in {work.path}. The same command goes on from there."

@@ -44,6 +44,27 @@ def outputs_of(output: Path, *, viewer: bool, textured: bool, materials: bool = 
     return Outputs(output, page, tuple(output.with_name(output.stem + name) for name in beside))
 
 
+def free_outputs(
+    output: Path,
+    endings: Sequence[str],
+    *,
+    viewer: bool,
+    textured: bool,
+    overwrite: bool,
+    materials: bool = False,
+    source: Path | None = None,
+) -> Outputs:
+    """What writing a mesh brings, once nothing is in its way. Arguments as for `outputs_of` and `check_files`.
+
+    Raises:
+        UsageError: another ending, or a file that is there.
+    """
+    check_ending(output, endings)
+    outputs = outputs_of(output, viewer=viewer, textured=textured, materials=materials)
+    check_files(outputs.files, source, overwrite)
+    return outputs
+
+
 def outputs_for(mesh: Any, output: Path, *, viewer: bool) -> Outputs:
     """What writing this `trimesh.Trimesh` brings."""
     textured = mesh.visual.kind == "texture"

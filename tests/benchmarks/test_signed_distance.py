@@ -3,13 +3,13 @@
 import torch
 
 from benchmarks.rasterizer import wobbly_scene
-from benchmarks.signed_distance import draw
+from benchmarks.signed_distance import draw_by_distances
 from pcs_ext.svg.vector.render import render
 
 
 def test_distances_draw_the_same_picture_and_move_the_same_points() -> None:
     pictures, gradients = [], []
-    for drawn in (draw, lambda scene, side: render(scene, side, side)):
+    for drawn in (draw_by_distances, lambda scene, side: render(scene, side, side)):
         scene = wobbly_scene(6, 64)
         image = drawn(scene, 64)
         (image * torch.linspace(0, 1, 64)).sum().backward()

@@ -106,8 +106,9 @@ class FullAdapter(AbstractAdapter):
             if lower:
                 dtype = lower.pop()
                 self._undo.append(_run_under_autocast(module, dtype))
+                tables = [p.owner for p in found[name].values() if isinstance(p.owner, nn.Embedding)]
                 if len(found[name]) < sum(1 for _ in module.parameters()):
-                    self._undo += [_answer_in(place.owner, dtype) for place in found[name].values()]
+                    self._undo += [_answer_in(table, dtype) for table in tables]
 
     def _find(self, component: str, module: nn.Module) -> dict[str, _Place]:
         places: dict[str, _Place] = {}
@@ -214,12 +215,10 @@ def _blend(base: nn.Parameter, trained: TrainedWeight, scale: float) -> nn.Param
     return TrainedWeight(blend, requires_grad=False)
 
 
-def _answer_in(owner: nn.Module, dtype: torch.dtype) -> Callable[[], None]:
+def _answer_in(table: nn.Embedding, dtype: torch.dtype) -> Callable[[], None]:
     """Let a lookup table in float32 answer in `dtype`, as autocast lets layers: norms that stay in that precision take
     nothing else on a CPU. Returns what undoes it."""
-    if not isinstance(owner, nn.Embedding):
-        return lambda: None
-    return owner.register_forward_hook(lambda _module, _inputs, found: found.to(dtype)).remove
+    return table.register_forward_hook(lambda _module, _inputs, found: found.to(dtype)).remove
 
 
 def _run_under_autocast(component: nn.Module, dtype: torch.dtype) -> Callable[[], None]:

@@ -10,7 +10,7 @@ from pcs_ext.runtime import generator_for
 from pcs_ext.threed.cameras import ring
 from pcs_ext.threed.export import colors_for, finished_mesh, write_with_page
 from pcs_ext.threed.mesh import WRITTEN, MeshConfig
-from pcs_ext.threed.outputs import check_ending, check_files, outputs_of
+from pcs_ext.threed.outputs import free_outputs
 from pcs_ext.threed.shapes import shape_views
 from pcs_ext.threed.triplane.generator_job import load_generator
 from pcs_ext.threed.triplane.networks import Generator, TriplaneField
@@ -68,10 +68,8 @@ def generate_3d(
         UsageError: numbers out of range, or nothing of the object is dense enough for a mesh.
         InputError: no generator there.
     """
-    check_ending(output, (*WRITTEN, *KINDS, "png"))
-    colors = colors_for(output, "auto")
-    outputs = outputs_of(output, viewer=viewer, textured=colors != "vertex")
-    check_files(outputs.files, None, overwrite)
+    colors, endings = colors_for(output, "auto"), (*WRITTEN, *KINDS, "png")
+    outputs = free_outputs(output, endings, viewer=viewer, textured=colors != "vertex", overwrite=overwrite)
     if not 0 <= truncation <= 1 or frames < 1 or not 16 <= side <= 2048:
         raise UsageError(
             f"expected a truncation in [0, 1], at least 1 frame and views of 16 to 2048 pixels, got {truncation}, "
