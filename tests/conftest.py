@@ -5,20 +5,23 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from PIL import Image
 
-from pcs_ext.image.backbone import AbstractBackbone
-from tests.support.tiny import tiny_backbone
+if TYPE_CHECKING:
+    from pcs_ext.image.backbone import AbstractBackbone
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-torch.set_num_threads(min(2, torch.get_num_threads()))
+# torch and what stands on it take ten seconds to import: the process that only hands tests to others goes without.
 
 
 def pytest_collection_finish() -> None:
     """Walk through less garbage: torch's, transformers' and the tests' own objects stay, and modules are many."""
+    import torch
+
+    torch.set_num_threads(min(2, torch.get_num_threads()))
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
 
@@ -32,19 +35,25 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def tiny_sd_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Stable Diffusion folder; do not change it."""
+    from tests.support.tiny import tiny_backbone
+
     backbone = tiny_backbone(tmp_path_factory.mktemp("models") / "sd")
     return Path(backbone.name)
 
 
 @pytest.fixture
-def sd(tmp_path: Path) -> AbstractBackbone:
+def sd(tmp_path: Path) -> "AbstractBackbone":
     """A tiny Stable Diffusion of the epsilon kind."""
+    from tests.support.tiny import tiny_backbone
+
     return tiny_backbone(tmp_path / "sd")
 
 
 @pytest.fixture
-def sdxl(tmp_path: Path) -> AbstractBackbone:
+def sdxl(tmp_path: Path) -> "AbstractBackbone":
     """A tiny SDXL."""
+    from tests.support.tiny import tiny_backbone
+
     return tiny_backbone(tmp_path / "sdxl", family="sdxl")
 
 

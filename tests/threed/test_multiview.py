@@ -214,7 +214,7 @@ def taught(backbone: AbstractUnetBackbone, posts: Posts, *, shuffled: bool) -> M
         return LossTerms({"v": errors.mean()})
 
     group = ParameterGroup(name="adapter", parameters=tuple(adapter.parameters()), learning_rate=1e-2)
-    for _ in fit(loss, [group], FitConfig(steps=160, optimizer="adam", lr_schedule="cosine")):
+    for _ in fit(loss, [group], FitConfig(steps=110, optimizer="adam", lr_schedule="cosine")):
         pass
     return adapter
 

@@ -23,16 +23,6 @@ from tests.support.encoders import tiny_clip
 from tests.support.tiny_video import tiny_motion_adapter, tiny_text_to_video
 
 FRAMES = 4
-STEPS = {
-    "newmove": 30,
-    "dreamvideo-motion": 40,
-    "lamp": 50,
-    "motioncrafter": 20,
-    "customttt": 60,
-    "make-a-protagonist": 80,
-    "save": 40,
-}
-"""Of recipes whose loss falls sooner; 80 otherwise."""
 BESIDE = {"appearance_statistics", "motion_attention"}
 """Losses that compare with something else than the clip."""
 PROMPT = "a red dog"
@@ -136,7 +126,7 @@ def test_the_motion_loss_of_the_clip_falls(id: str, sd: AbstractUnetBackbone, tm
     recipe = short(id)
     phases = []
     for phase in recipe.phases:
-        rates = dict.fromkeys(phase.learning_rates, 3e-3)
+        rates = dict.fromkeys(phase.learning_rates, 1e-2)
         phases.append(MotionPhase(**{**vars(phase), "learning_rates": rates}))
     recipe = MotionRecipe(**{**vars(recipe), "phases": tuple(phases)})
     video = (
@@ -146,15 +136,10 @@ def test_the_motion_loss_of_the_clip_falls(id: str, sd: AbstractUnetBackbone, tm
     )
     before = error_of(video, recipe)
     motion = learn_motion(
-        *asked(recipe),
-        tmp_path / "motion",
-        backbone=video,
-        recipe=recipe,
-        steps=STEPS.get(id, 80),
-        **beside(id, tmp_path),
+        *asked(recipe), tmp_path / "motion", backbone=video, recipe=recipe, steps=24, **beside(id, tmp_path)
     )
     with motion.applied(video):
-        assert error_of(video, recipe) < before
+        assert error_of(video, recipe) < 0.97 * before
 
 
 def passes_recipe(*passes: MotionPass) -> MotionRecipe:
