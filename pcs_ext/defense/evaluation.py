@@ -1,7 +1,6 @@
 """The proof: what attackers learn from clean photos, from protected ones and from ones with random noise, as they are
 and after each laundering."""
 
-import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,6 +39,7 @@ from pcs_ext.image.evaluate.encoders import ImageEncoder
 from pcs_ext.image.evaluate.metrics import bootstrap_interval, drift
 from pcs_ext.image.learn import preset_of
 from pcs_ext.image.levels import levels_of
+from pcs_ext.image.png import write_png
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.reporter import Reporter
 
@@ -331,9 +331,7 @@ class _Sets:
             return paths
         mark.unlink(missing_ok=True)
         for path, picture in zip(paths, make(), strict=True):
-            buffer = io.BytesIO()
-            Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(buffer, format="PNG")
-            atomic_write_bytes(path, buffer.getvalue())
+            write_png(path, Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()))
         write_json(mark, digest)
         return paths
 

@@ -1,6 +1,5 @@
 """The moment a protected photo becomes a file: encoded, decoded again, measured."""
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from pcs_ext.defense.engine import Protection
 from pcs_ext.defense.files import Format, decode, encode
 from pcs_ext.defense.visibility import difference_strip, measure
 from pcs_ext.errors import InputError
+from pcs_ext.image.png import write_png
 from pcs_ext.runtime import generator_for
 
 KEPT = 0.9
@@ -38,9 +38,7 @@ def write_protected(canvas: Canvas, protection: Protection, path: Path, format: 
         )
     atomic_write_bytes(path, data)
     strip = path.parent / STRIPS / f"{path.name}.png"
-    buffer = io.BytesIO()
-    difference_strip(canvas.pixels, decoded).save(buffer, format="PNG")
-    atomic_write_bytes(strip, buffer.getvalue())
+    write_png(strip, difference_strip(canvas.pixels, decoded))
     encoding: dict[str, Any] = {"format": format, "kept": kept_share(canvas.pixels, result, decoded)}
     if format == "jpeg":
         encoding["quality"] = quality_used

@@ -1,7 +1,6 @@
 """Class images for prior preservation: made once by the base, cached, resumed after a kill."""
 
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pcs_ext.config_io import atomic_write_bytes, to_jsonable, write_json
+from pcs_ext.config_io import to_jsonable, write_json
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.levels import in_unit_range, levels_of
+from pcs_ext.image.png import write_png
 from pcs_ext.image.sample import SampleConfig, images_at_once, sample
 from pcs_ext.image.types import Batch
 from pcs_ext.reporter import Reporter, SilentReporter
@@ -93,7 +93,7 @@ class ClassImages:
             with torch.inference_mode():
                 images = sample(backbone, [prompt] * len(chunk), seeds=seeds, config=config)
             for index, image in zip(chunk, images, strict=True):
-                atomic_write_bytes(place / f"{index:05d}.png", _png(image))
+                write_png(place / f"{index:05d}.png", Image.fromarray(levels_of(image).permute(1, 2, 0).numpy()))
             reporter.progress("class images", first + len(chunk), len(missing))
         return ClassImages(torch.stack([_read(place / f"{index:05d}.png") for index in range(count)]), prompt)
 
@@ -106,12 +106,6 @@ class ClassImages:
             is_prior=torch.ones(size, dtype=torch.bool),
             keys=tuple(f"class/{row}" for row in rows),
         )
-
-
-def _png(image: Tensor) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(levels_of(image).permute(1, 2, 0).numpy()).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def _read(path: Path) -> Tensor:

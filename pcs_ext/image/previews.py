@@ -1,16 +1,15 @@
 """Pictures of a subject while it is being learned: the same prompts and seeds every time, so that change shows."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from pcs_ext.config_io import atomic_write_bytes
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.concept import Concept
 from pcs_ext.image.fit import AbstractRun
+from pcs_ext.image.png import write_png
 from pcs_ext.image.sample import SampleConfig, sample
 from pcs_ext.image.subject import to_pil
 
@@ -59,9 +58,7 @@ class Previews:
                 self.backbone, self.texts, seeds=seeds, config=self.sampling, negative_prompts=self.negatives
             )
         path = self.folder / f"{phase}-{step:06d}.png"
-        buffer = io.BytesIO()
-        _sheet(images, columns=len(self.seeds)).save(buffer, format="PNG")
-        atomic_write_bytes(path, buffer.getvalue())
+        write_png(path, _sheet(images, columns=len(self.seeds)))
         return path
 
 

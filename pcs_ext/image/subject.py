@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pcs_ext.artifact import ArtifactData
-from pcs_ext.config_io import atomic_write_bytes, from_jsonable
+from pcs_ext.config_io import from_jsonable
 from pcs_ext.errors import ArtifactError, UsageError
 from pcs_ext.image.adapters import AdapterConfig, build_adapter
 from pcs_ext.image.adapters.base import AbstractAdapter, injected
@@ -21,6 +20,7 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.concept import Concept
 from pcs_ext.image.levels import levels_of, pixels_of
+from pcs_ext.image.png import write_png
 from pcs_ext.image.sample import SampleConfig, SampleHooks, sample
 from pcs_ext.reporter import Reporter, SilentReporter
 
@@ -43,9 +43,7 @@ class GeneratedImage:
         info = PngInfo()
         info.add_itxt("prompt", self.prompt)
         info.add_itxt("pcs_ext", json.dumps(self.facts))
-        buffer = io.BytesIO()
-        self.image.save(buffer, format="PNG", pnginfo=info)
-        atomic_write_bytes(Path(path), buffer.getvalue())
+        write_png(Path(path), self.image, info)
 
 
 class Artifact:
@@ -190,9 +188,7 @@ def as_tensor(made: GeneratedImage) -> torch.Tensor:
 
 def save_mask(mask: torch.Tensor, path: Path) -> None:
     """Write a mask `1 h w` in [0, 1] as a gray PNG, 1 white."""
-    buffer = io.BytesIO()
-    Image.fromarray((mask[0].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()).save(buffer, format="PNG")
-    atomic_write_bytes(path, buffer.getvalue())
+    write_png(path, Image.fromarray((mask[0].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()))
 
 
 def save_images(images: Sequence[GeneratedImage], folder: Path) -> list[Path]:

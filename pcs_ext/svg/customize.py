@@ -5,7 +5,6 @@ customised picture, the alignment (a JSON that may be edited before the command 
 """
 
 import dataclasses
-import io
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from PIL import Image
 from torch import Tensor
 
 from pcs_ext.config_io import (
-    atomic_write_bytes,
     config,
     config_hash,
     file_sha256,
@@ -29,6 +27,7 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.image_to_image import image_to_image
 from pcs_ext.image.learn import learn, preset_of
+from pcs_ext.image.png import write_png
 from pcs_ext.image.sample import sample
 from pcs_ext.image.subject import Artifact, to_pil
 from pcs_ext.reporter import Reporter, SilentReporter
@@ -235,7 +234,7 @@ def _imagined(
             for image, found in zip(images, features[1:], strict=True)
         ]
         best = max(range(len(plans)), key=lambda index: recognised(plans[index]))
-        _save(images[best], picture)
+        write_png(picture, to_pil(images[best] * 2 - 1))
         plans[best].save(planned)
         reporter.event("aligned", _summary(plans[best], planned), plan=str(planned))
     levels = np.array(Image.open(picture).convert("RGB"))
@@ -319,9 +318,3 @@ def _written(request: Request, document: Document, started: Scene, finished: Sce
     )
     write_json(request.work / "report.json", report)
     return report
-
-
-def _save(image: Tensor, path: Path) -> None:
-    buffer = io.BytesIO()
-    to_pil(image * 2 - 1).save(buffer, format="PNG")
-    atomic_write_bytes(path, buffer.getvalue())

@@ -5,9 +5,9 @@ import dataclasses
 from pathlib import Path as FilePath
 
 import torch
-from PIL import Image
 from torch import Tensor
 
+from pcs_ext.image.png import write_png
 from pcs_ext.image.subject import to_pil
 from pcs_ext.runtime import generator_for
 from pcs_ext.svg.vector.render import render
@@ -44,13 +44,8 @@ def write_variants(
             size, ground = 1.0, (1.0, 1.0, 1.0)
         drawn = render(_smaller(scene, size, x, y), side, side, background=ground).detach()
         paths.append(folder / f"{index:02d}.png")
-        _save(drawn, paths[-1])
+        write_png(paths[-1], to_pil(drawn.float().clamp(0, 1) * 2 - 1))
     return paths
-
-
-def _save(image: Tensor, path: FilePath) -> None:
-    picture: Image.Image = to_pil(image.float().clamp(0, 1) * 2 - 1)
-    picture.save(path, format="PNG")
 
 
 def _smaller(scene: Scene, size: float, x: float, y: float) -> Scene:

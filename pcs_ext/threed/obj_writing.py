@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pcs_ext.config_io import atomic_write_bytes
-from pcs_ext.threed.usdz import png_bytes
+from pcs_ext.image.png import png_bytes
 
 
 def write_textured_obj(mesh: Any, path: Path) -> None:

@@ -1,10 +1,8 @@
 """Pseudo views: renders of a field that a fully tuned model makes look like the subject (DreamBooth3D, stage 2)."""
 
-import io
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from pcs_ext.config_io import atomic_folder, config
@@ -12,6 +10,7 @@ from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.concept import Concept
 from pcs_ext.image.image_to_image import image_to_image
+from pcs_ext.image.png import png_bytes
 from pcs_ext.image.sample import SampleConfig
 from pcs_ext.image.subject import to_pil
 from pcs_ext.reporter import Reporter
@@ -105,9 +104,9 @@ def make_pseudo_views(
     names = [f"{index:02d}.png" for index in range(len(images))]
     with atomic_folder(folder) as target:
         for name, image, opacity, caption in zip(names, images, rendered.opacity, prompts, strict=True):
-            (target / name).write_bytes(_png(to_pil(image)))
+            (target / name).write_bytes(png_bytes(to_pil(image)))
             mask = to_pil(opacity[None].expand(3, -1, -1) * 2 - 1).convert("L")
-            (target / name.replace(".png", "_mask.png")).write_bytes(_png(mask))
+            (target / name.replace(".png", "_mask.png")).write_bytes(png_bytes(mask))
             (target / name.replace(".png", ".txt")).write_text(caption, encoding="utf-8")
         write_transforms(target / "transforms.json", cameras, names, side, side)
 
@@ -123,9 +122,3 @@ def read_pseudo_views(folder: Path, *, cut: bool) -> tuple[Cameras, Tensor]:
         return cameras, images
     _, masks = read_pictures(folder / "transforms.json", suffix="_mask")
     return cameras, images * masks + 1 - masks
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()

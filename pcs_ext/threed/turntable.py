@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pcs_ext.config_io import atomic_write_bytes, fsync_folder
 from pcs_ext.errors import ResourceError, UsageError
+from pcs_ext.image.png import png_bytes
 from pcs_ext.threed.cameras import ring
 from pcs_ext.threed.fields import AbstractField
 from pcs_ext.threed.render import RenderConfig, render_views
@@ -72,9 +73,7 @@ def sheet(frames: Tensor, columns: int = 4) -> bytes:
     for index, frame in enumerate(pixels):
         top, left = index // columns * height, index % columns * width
         whole[top : top + height, left : left + width] = frame
-    buffer = io.BytesIO()
-    Image.fromarray(whole).save(buffer, format="PNG")
-    return buffer.getvalue()
+    return png_bytes(Image.fromarray(whole))
 
 
 def contact_sheet(field: AbstractField, *, side: int = 64, samples: int = 64, views: int = 8) -> bytes:

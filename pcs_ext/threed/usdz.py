@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from pcs_ext.image.png import png_bytes
 from pcs_ext.threed.mesh_colors import as_light
 
 _ALIGNMENT = 64
@@ -71,13 +71,6 @@ def _material(mesh: Any) -> tuple[dict[str, bytes], str]:
         inputs.append("float inputs:metallic.connect = </Object/Material/Maps.outputs:b>")
         shaders.append(_picture("Maps", "maps.png", "raw"))
     return files, _SURFACE.format(inputs="\n            ".join(inputs), shaders="\n".join(shaders))
-
-
-def png_bytes(picture: Image.Image) -> bytes:
-    """A picture as PNG."""
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def _mesh(mesh: Any) -> str:

@@ -1,6 +1,5 @@
 """Train a style space on albums: `pcs-ext reference style-space`."""
 
-import io
 import shutil
 from pathlib import Path
 from typing import Literal
@@ -16,6 +15,7 @@ from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.fit import FitConfig, fit
 from pcs_ext.image.levels import levels_of, pixels_of
 from pcs_ext.image.loss_log import LossReport
+from pcs_ext.image.png import png_bytes
 from pcs_ext.image.reference.albums import each_subjects
 from pcs_ext.image.reference.style_networks import StyleAutoencoder, StyleNetworks
 from pcs_ext.image.reference.style_space import save_style_space, squares
@@ -158,9 +158,7 @@ def learn_style_space(
     except KeyboardInterrupt:
         raise Interrupted("interrupted; what was learned so far is saved. The same command goes on.") from None
     model.eval()
-    drawn = io.BytesIO()
-    preview(model, pictures, seed).save(drawn, format="PNG")
-    save_style_space(model, output, {PREVIEW: drawn.getvalue()})
+    save_style_space(model, output, {PREVIEW: png_bytes(preview(model, pictures, seed))})
     shutil.rmtree(folder, ignore_errors=True)
     reporter.event("learned", f"saved {output}", output=str(output))
     return output

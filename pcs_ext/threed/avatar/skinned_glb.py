@@ -1,6 +1,5 @@
 """A figure as a GLB with a skin and joints: glTF 2.0, sections 3.7.3 and 5.28, written by hand."""
 
-import io
 import json
 import struct
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 
 from pcs_ext.config_io import atomic_write_bytes
+from pcs_ext.image.png import png_bytes
 from pcs_ext.threed.avatar.figure import Figure
 from pcs_ext.threed.avatar.rotations import quaternions_of
 from pcs_ext.threed.avatar.skeleton import NAMES, PARENTS, REST, Bones
@@ -137,11 +137,10 @@ def _material(buffer: _Buffer, mesh: Any) -> tuple[dict[str, Any], dict[str, Any
     picture = _picture(mesh)
     if picture is None:
         return {"name": "skin", "pbrMetallicRoughness": surface}, {}
-    data = io.BytesIO()
-    picture.convert("RGB").save(data, format="PNG")
+    data = png_bytes(picture.convert("RGB"))
     pictures = {
         "textures": [{"source": 0}],
-        "images": [{"name": "skin", "mimeType": "image/png", "bufferView": buffer.view(data.getvalue())}],
+        "images": [{"name": "skin", "mimeType": "image/png", "bufferView": buffer.view(data)}],
     }
     return {"name": "skin", "pbrMetallicRoughness": {**surface, "baseColorTexture": {"index": 0}}}, pictures
 

@@ -7,7 +7,6 @@ beside the photos, in folders that are named after their kinds.
 """
 
 import dataclasses
-import io
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from pcs_ext.config_io import atomic_folder
+from pcs_ext.image.png import png_bytes
 from pcs_ext.reporter import ConsoleReporter, Reporter
 from pcs_ext.runtime import generator_for
 from pcs_ext.toybox.world.captions import relative_view
@@ -89,20 +89,20 @@ def export_album(
                     (made / f"{number + 1}.txt").write_text(_points(scene), encoding="utf-8")
                 continue
             for number, picture in enumerate(world_maps(kind, seen, scenes)):
-                _write(made / f"{number + 1}.png", to_image(picture))
+                (made / f"{number + 1}.png").write_bytes(png_bytes(to_image(picture)))
 
 
 def _write_photos(folder: Path, scenes: list[Scene], seen: Rendered, generator: torch.Generator) -> None:
     with atomic_folder(folder) as made:
         for number, scene in enumerate(scenes):
-            _write(made / f"{number + 1}.png", to_image(seen.rgb[number]))
+            (made / f"{number + 1}.png").write_bytes(png_bytes(to_image(seen.rgb[number])))
             if len(scene.objects) == 1:
-                _write(made / f"{number + 1}_mask.png", _mask(seen.coverage[number]))
+                (made / f"{number + 1}_mask.png").write_bytes(png_bytes(_mask(seen.coverage[number])))
                 (made / f"{number + 1}_view.txt").write_text(_view(scene), encoding="utf-8")
             else:
                 for index in range(len(scene.objects)):
                     own = seen.coverage[number] * (seen.object_ids[number] == index)
-                    _write(made / f"{number + 1}_mask{index + 1}.png", _mask(own))
+                    (made / f"{number + 1}_mask{index + 1}.png").write_bytes(png_bytes(_mask(own)))
             (made / f"{number + 1}.txt").write_text(album_caption(scene, generator), encoding="utf-8")
         nouns = [toy.class_name for toy in scenes[0].objects]
         (made / "noun.txt").write_text("\n".join(nouns) + "\n", encoding="utf-8")
@@ -122,12 +122,6 @@ def _points(scene: Scene) -> str:
 
 def _mask(coverage: Tensor) -> Image.Image:
     return Image.fromarray((coverage * 255).round().byte().numpy())
-
-
-def _write(path: Path, image: Image.Image) -> None:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    path.write_bytes(buffer.getvalue())
 
 
 def export_pairs(

@@ -1,6 +1,5 @@
 """Where made clips go: one file, or a folder of numbered ones, each with a preview, a sheet of frames and a record."""
 
-import io
 import json
 import os
 from pathlib import Path
@@ -8,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pcs_ext.config_io import atomic_write_bytes
 from pcs_ext.errors import InputError, UsageError
+from pcs_ext.image.png import write_png
 from pcs_ext.video.clips.clip import Clip, to_frames
 from pcs_ext.video.clips.sheet import contact_sheet
 from pcs_ext.video.clips.write import SUFFIXES, sidecar, write_clip
@@ -75,10 +74,8 @@ class ClipFolder:
         _, preview, sheet, _ = _files(path)
         if preview is not None:
             write_clip(clip, preview, overwrite=self.overwrite)
-        buffer = io.BytesIO()
-        contact_sheet([clip]).save(buffer, format="PNG")
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_bytes(sheet, buffer.getvalue())
+        write_png(sheet, contact_sheet([clip]))
         return write_clip(clip, path, overwrite=self.overwrite, made_by=made_by)
 
     def _next(self) -> int:
