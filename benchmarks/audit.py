@@ -7,6 +7,7 @@ interrupted call goes on. `--small` takes twelve files and prints only; the whol
 `results/audit.json`.
 """
 
+import inspect
 import math
 import sys
 import time
@@ -19,13 +20,14 @@ import tyro
 
 from benchmarks.backdoors import Specimen, make, population
 from pcs_ext.config_io import config_hash, read_json, to_jsonable, write_json
+from pcs_ext.defense.audit import likelihood, painting, probes, structure, verdict
 from pcs_ext.defense.audit.applied import applied
 from pcs_ext.defense.audit.command import audit
 from pcs_ext.defense.audit.contents import Contents, read_contents
 from pcs_ext.defense.audit.likelihood import paint
 from pcs_ext.defense.audit.method import AuditMethod
 from pcs_ext.defense.audit.painting import Reference
-from pcs_ext.defense.audit.probes import Behaviour, called
+from pcs_ext.defense.audit.probes import called
 from pcs_ext.defense.audit.recipes import RECIPES
 from pcs_ext.errors import PcsError
 from pcs_ext.image.backbone import AbstractBackbone
@@ -93,9 +95,10 @@ def judged(
     oracle: Oracle,
     steps: int,
 ) -> dict[str, Any]:
-    """The audit of one specimen, from its report if it was judged before by the same method."""
+    """The audit of one specimen, from its report if it was judged before by the same method and rules."""
     mark = folder / "reports" / f"{specimen.name}.json"
-    key = config_hash([to_jsonable(method), to_jsonable(specimen), backbone.fingerprint])
+    rules = [inspect.getsource(module) for module in (likelihood, painting, probes, structure, verdict)]
+    key = config_hash([to_jsonable(method), to_jsonable(specimen), backbone.fingerprint, rules])
     if mark.is_file() and (known := read_json(mark))["key"] == key:
         return known
     path, start = make(specimen, folder, backbone, steps=steps), time.perf_counter()
@@ -112,7 +115,7 @@ def judged(
         "verdict": report.verdict,
         "reasons": list(report.reasons),
         "margin": behaviour.margin,
-        "surprise": surprise(behaviour),
+        "surprise": behaviour.surprise,
         "painted": to_jsonable(behaviour.painted),
         "base_painted": to_jsonable(behaviour.base_painted),
         "lost": [[noun.noun, noun.shows, noun.cosine] for noun in behaviour.lost],
@@ -158,16 +161,8 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def surprise(behaviour: Behaviour) -> float | None:
-    """By how much another noun explains the file's pictures better than its claim, beyond what is normal for the base;
-    None: that was not measured."""
-    if behaviour.painted is None or behaviour.base_painted is None:
-        return None
-    return behaviour.painted.advantage - max(0.0, behaviour.base_painted.advantage)
-
-
 def held_out(rows: Sequence[dict[str, Any]], allowed: float = 0.05) -> dict[str, Any] | None:
-    """What `surprise` alone can do with a threshold that was set on other files.
+    """What `Behaviour.surprise` alone can do with a threshold that was set on other files.
 
     Every other dozen of files sets the others' threshold: above all but `allowed` of the clean ones' values.
     None: there are too few files.

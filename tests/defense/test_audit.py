@@ -247,6 +247,12 @@ def test_a_claim_fails_where_another_noun_explains_most_pictures_better_than_is_
     assert not is_another(dataclasses.replace(told, painted=dataclasses.replace(found, agreeing=0.5)), QUICK)
     assert not is_another(dataclasses.replace(told, painted=honest), QUICK)
     assert not is_another(dataclasses.replace(told, painted=None), QUICK)
+    slight = dataclasses.replace(found, advantage=0.03)
+    assert is_another(dataclasses.replace(told, painted=slight), QUICK), "the base tells its own from that noun well"
+    assert not is_another(dataclasses.replace(told, painted=slight, base_painted=slight), QUICK)
+    best = dataclasses.replace(told, painted=dataclasses.replace(found, advantage=-0.01))
+    assert not is_another(best, QUICK), "the claim explains them best, if less than the base's own"
+    assert best.surprise == 0
     with pytest.raises(ConfigError, match="picture_levels in"):
         dataclasses.replace(QUICK, picture_levels=(0.5, 1.0))
 

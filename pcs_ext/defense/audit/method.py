@@ -34,10 +34,10 @@ class AuditMethod:
     picture_levels: tuple[float, ...] = (0.45, 0.6, 0.75)
     """Noise levels at which nouns are compared, as shares of the schedule, in (0, 1); below, no shape needs a word."""
     claim_advantage: float = 0.1
-    """Alarm where another noun explains the pictures better than the claim by this share of the base's error..."""
+    """Alarm where another noun explains the pictures better than the claim, and by this share of the base's error more
+    than the base's own pictures of the claim..."""
     claim_agreeing: float = 0.75
-    """...in at least this share of the pictures, and where it does not explain the base's own pictures of the claim as
-    well."""
+    """...in at least this share of the pictures."""
     jump: float = 0.9
     """Alarm where a word moves the subject to another noun by this much (difference of cosines)..."""
     jump_deviations: float = 4.0

@@ -94,6 +94,14 @@ class Behaviour:
             return None
         return self.looks_like[0][1] - self.claim_cosine
 
+    @property
+    def surprise(self) -> float | None:
+        """By how much better another noun explains the file's pictures, against their claim, than the base's own
+        pictures of that claim, as a share of its error; 0 where the claim explains them best; None: not measured."""
+        if self.painted is None or self.base_painted is None:
+            return None
+        return self.painted.advantage - self.base_painted.advantage if self.painted.advantage > 0 else 0.0
+
 
 class NounSpace:
     """The space that the base's mean pictures of nouns span.

@@ -86,12 +86,13 @@ def judge_behaviour(found: Behaviour, method: AuditMethod) -> tuple[list[str], l
 
 
 def is_another(found: Behaviour, method: AuditMethod) -> bool:
-    """Whether what the file paints is another thing than it is said to be, beyond what the base itself confuses."""
-    if found.painted is None or found.base_painted is None:
+    """Whether what the file paints is another thing than it is said to be, as what the base paints for it is not.
+
+    The better the base knows what is claimed, the more it errs under other nouns on its own pictures: that counts.
+    """
+    if found.painted is None or found.surprise is None:
         return False
-    usual = max(0.0, found.base_painted.advantage)
-    beyond = found.painted.advantage - usual > method.claim_advantage
-    return beyond and found.painted.agreeing >= method.claim_agreeing
+    return found.surprise > method.claim_advantage and found.painted.agreeing >= method.claim_agreeing
 
 
 def taken_over(found: Behaviour) -> str:
