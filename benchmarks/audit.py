@@ -7,7 +7,7 @@ interrupted call goes on. `--small` takes twelve files and prints only; the whol
 `results/audit.json`.
 """
 
-import inspect
+import functools
 import math
 import sys
 import time
@@ -20,7 +20,6 @@ import tyro
 
 from benchmarks.backdoors import Specimen, make, population
 from pcs_ext.config_io import config_hash, read_json, to_jsonable, write_json
-from pcs_ext.defense.audit import likelihood, painting, probes, structure, verdict
 from pcs_ext.defense.audit.applied import applied
 from pcs_ext.defense.audit.command import audit
 from pcs_ext.defense.audit.contents import Contents, read_contents
@@ -97,8 +96,7 @@ def judged(
 ) -> dict[str, Any]:
     """The audit of one specimen, from its report if it was judged before by the same method and rules."""
     mark = folder / "reports" / f"{specimen.name}.json"
-    rules = [inspect.getsource(module) for module in (likelihood, painting, probes, structure, verdict)]
-    key = config_hash([to_jsonable(method), to_jsonable(specimen), backbone.fingerprint, rules])
+    key = config_hash([to_jsonable(method), to_jsonable(specimen), backbone.fingerprint, _rules()])
     if mark.is_file() and (known := read_json(mark))["key"] == key:
         return known
     path, start = make(specimen, folder, backbone, steps=steps), time.perf_counter()
@@ -124,6 +122,14 @@ def judged(
     }
     write_json(mark, row)
     return row
+
+
+@functools.cache
+def _rules() -> str:
+    """Of the audit's own code: other rules judge anew."""
+    return config_hash(
+        [path.read_text(encoding="utf-8") for path in sorted((ROOT / "pcs_ext/defense/audit").glob("*.py"))]
+    )
 
 
 @torch.no_grad()

@@ -18,9 +18,10 @@ from pcs_ext.image.edits.settings import resolve_edit
 from pcs_ext.image.edits.swap import SwapConfig
 from pcs_ext.image.edits.swap_picture import swap_picture
 from pcs_ext.image.evaluate.encoders import ImageEncoder
+from pcs_ext.image.levels import to_pil
 from pcs_ext.image.locate import locate
 from pcs_ext.image.sample import sample
-from pcs_ext.image.subject import Artifact, to_pil
+from pcs_ext.image.subject import Artifact
 from pcs_ext.runtime import generator_for
 from pcs_ext.toybox.oracle import Oracle
 from pcs_ext.toybox.world.boxes import boxes

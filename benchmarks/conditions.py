@@ -49,7 +49,7 @@ from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.edits.layout import LayoutConfig
 from pcs_ext.image.edits.settings import resolve_edit
 from pcs_ext.image.edits.swap import SwapConfig
-from pcs_ext.image.subject import to_pil
+from pcs_ext.image.levels import to_pil
 from pcs_ext.reporter import ConsoleReporter, Reporter
 from pcs_ext.results import as_result
 from pcs_ext.runtime import cache_folder, generator_for

@@ -27,7 +27,7 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.data import photo_paths
 from pcs_ext.image.evaluate.encoders import ImageEncoder
-from pcs_ext.image.subject import to_pil
+from pcs_ext.image.levels import to_pil
 from pcs_ext.reporter import ConsoleReporter, Reporter
 from pcs_ext.results import as_result
 from pcs_ext.runtime import cache_folder, generator_for

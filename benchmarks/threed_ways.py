@@ -20,8 +20,9 @@ from pcs_ext.image.data import photo_paths
 from pcs_ext.image.evaluate import Judges
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.learn import learn
+from pcs_ext.image.levels import to_pil
 from pcs_ext.image.sample import sample
-from pcs_ext.image.subject import Artifact, to_pil
+from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import Reporter
 from pcs_ext.runtime import generator_for
 from pcs_ext.threed.box import Box

@@ -31,7 +31,8 @@ from pcs_ext.image.evaluate.encoders import ImageEncoder
 from pcs_ext.image.evaluate.pictures import square_images
 from pcs_ext.image.learn import resolve_recipe
 from pcs_ext.image.learn_once import learn_once, learn_seconds
-from pcs_ext.image.subject import GeneratedImage, to_pil
+from pcs_ext.image.levels import to_pil
+from pcs_ext.image.subject import GeneratedImage
 from pcs_ext.image.transforms_json import write_transforms
 from pcs_ext.image.viewed_pictures import around, draw_viewed
 from pcs_ext.reporter import ConsoleReporter, Reporter

@@ -18,7 +18,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def pytest_collection_finish() -> None:
-    """Walk through less garbage: torch's, transformers' and the tests' own objects stay, and modules are many."""
+    """Take two threads at most, and walk through less garbage: torch's, transformers' and the tests' own objects stay,
+    and modules are many."""
     import torch
 
     torch.set_num_threads(min(2, torch.get_num_threads()))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pcs_ext.config_io import to_jsonable, write_json
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.levels import in_unit_range, levels_of
+from pcs_ext.image.levels import in_unit_range, to_pil
 from pcs_ext.image.png import write_png
 from pcs_ext.image.sample import SampleConfig, images_at_once, sample
 from pcs_ext.image.types import Batch
@@ -93,7 +93,7 @@ class ClassImages:
             with torch.inference_mode():
                 images = sample(backbone, [prompt] * len(chunk), seeds=seeds, config=config)
             for index, image in zip(chunk, images, strict=True):
-                write_png(place / f"{index:05d}.png", Image.fromarray(levels_of(image).permute(1, 2, 0).numpy()))
+                write_png(place / f"{index:05d}.png", to_pil(image))
             reporter.progress("class images", first + len(chunk), len(missing))
         return ClassImages(torch.stack([_read(place / f"{index:05d}.png") for index in range(count)]), prompt)
 

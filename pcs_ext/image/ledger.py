@@ -22,10 +22,11 @@ from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.concept import fill
 from pcs_ext.image.data import find_photos
 from pcs_ext.image.learn import learn, preset_of
+from pcs_ext.image.levels import to_pil
 from pcs_ext.image.recipes.base import Recipe
 from pcs_ext.image.recipes.c_lora import c_lora
 from pcs_ext.image.sample import sample
-from pcs_ext.image.subject import Artifact, GeneratedImage, to_pil
+from pcs_ext.image.subject import Artifact, GeneratedImage
 from pcs_ext.reporter import Reporter
 
 _FILE = "ledger.json"

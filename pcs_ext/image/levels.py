@@ -1,6 +1,7 @@
 """Pictures as files hold them: 8-bit levels, a quarter of the memory of floats."""
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 
@@ -17,3 +18,8 @@ def pixels_of(levels: Tensor) -> Tensor:
 def in_unit_range(pixels: Tensor) -> Tensor:
     """uint8 levels -> float32 in [-1, 1]; floats are there already. Any shape."""
     return pixels_of(pixels) if pixels.dtype == torch.uint8 else pixels
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """An image `3 h w` in [-1, 1] as 8-bit RGB, rounded to nearest."""
+    return Image.fromarray(levels_of(image).permute(1, 2, 0).cpu().numpy())

@@ -9,9 +9,9 @@ from PIL import Image
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.concept import Concept
 from pcs_ext.image.fit import AbstractRun
+from pcs_ext.image.levels import to_pil
 from pcs_ext.image.png import write_png
 from pcs_ext.image.sample import SampleConfig, sample
-from pcs_ext.image.subject import to_pil
 
 PROMPTS = ("a photo of {subject}", "a photo of {subject} on the beach")
 SEEDS = (0, 1)

@@ -19,7 +19,7 @@ from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.concept import Concept
-from pcs_ext.image.levels import levels_of, pixels_of
+from pcs_ext.image.levels import pixels_of, to_pil
 from pcs_ext.image.png import write_png
 from pcs_ext.image.sample import SampleConfig, SampleHooks, sample
 from pcs_ext.reporter import Reporter, SilentReporter
@@ -173,11 +173,6 @@ class Artifact:
 
 def _override(config: SampleConfig, **changes: Any) -> SampleConfig:
     return dataclasses.replace(config, **{key: value for key, value in changes.items() if value is not None})
-
-
-def to_pil(image: torch.Tensor) -> Image.Image:
-    """An image `3 h w` in [-1, 1] as 8-bit RGB, rounded to nearest."""
-    return Image.fromarray(levels_of(image).permute(1, 2, 0).cpu().numpy())
 
 
 def as_tensor(made: GeneratedImage) -> torch.Tensor:

@@ -27,9 +27,10 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.image_to_image import image_to_image
 from pcs_ext.image.learn import learn, preset_of
+from pcs_ext.image.levels import to_pil
 from pcs_ext.image.png import write_png
 from pcs_ext.image.sample import sample
-from pcs_ext.image.subject import Artifact, to_pil
+from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import seed_for
 from pcs_ext.svg.added_paths import with_added, without_idle

@@ -7,8 +7,8 @@ from pathlib import Path as FilePath
 import torch
 from torch import Tensor
 
+from pcs_ext.image.levels import to_pil
 from pcs_ext.image.png import write_png
-from pcs_ext.image.subject import to_pil
 from pcs_ext.runtime import generator_for
 from pcs_ext.svg.vector.render import render
 from pcs_ext.svg.vector.scene import Scene

@@ -12,7 +12,7 @@ from pcs_ext.errors import UsageError
 from pcs_ext.image.concept import SUBJECT
 from pcs_ext.image.data import find_photos
 from pcs_ext.image.learn import learn
-from pcs_ext.image.subject import to_pil
+from pcs_ext.image.levels import to_pil
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.threed.animate_job import Animated, AnimateOptions, LoadClips, animate_3d
 from pcs_ext.threed.known_view import KnownPhoto, read_known_photo

@@ -10,9 +10,9 @@ from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.concept import Concept
 from pcs_ext.image.image_to_image import image_to_image
+from pcs_ext.image.levels import to_pil
 from pcs_ext.image.png import png_bytes
 from pcs_ext.image.sample import SampleConfig
-from pcs_ext.image.subject import to_pil
 from pcs_ext.reporter import Reporter
 from pcs_ext.runtime import seed_for
 from pcs_ext.threed.cameras import Cameras, orbit

@@ -12,10 +12,10 @@ from pcs_ext.image.adapters import EmbeddingConfig
 from pcs_ext.image.concept import SUBJECT, Concept, fill
 from pcs_ext.image.data import Photo
 from pcs_ext.image.fit import FitConfig
+from pcs_ext.image.levels import to_pil
 from pcs_ext.image.objectives import MaskNormalisation, ObjectiveConfig
 from pcs_ext.image.recipes import Phase, Recipe
 from pcs_ext.image.sample import SampleConfig
-from pcs_ext.image.subject import to_pil
 from pcs_ext.threed.cameras import Vector, orbit
 from pcs_ext.threed.warp import inflated, read_nearness, warped
 

@@ -16,13 +16,20 @@ from pcs_ext.image.adapters import build_adapter, injected
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.cameras import ring
+from pcs_ext.image.class_images import ClassImages
+from pcs_ext.image.class_sets import class_images_of, shares
+from pcs_ext.image.data import Augmentation, Photo, SubjectDataset, find_photos
+from pcs_ext.image.fit import FitConfig, fit
 from pcs_ext.image.learn import learn, plan, resolve_recipe
+from pcs_ext.image.objectives import DenoisingObjective, ObjectiveConfig
 from pcs_ext.image.recipes import RECIPES, Recipe
 from pcs_ext.image.sample import SampleConfig
 from pcs_ext.image.subject import Artifact
 from pcs_ext.image.terms import SteeringConfig
-from pcs_ext.image.training import parameter_groups
+from pcs_ext.image.training import LatentCache, PhaseLoss, only_trainable, parameter_groups
 from pcs_ext.image.transforms_json import write_transforms
+from pcs_ext.image.types import Batch
+from pcs_ext.reporter import SilentReporter
 from pcs_ext.systems import catalogue
 from tests.support.encoders import tiny_clip
 
@@ -162,11 +169,6 @@ def test_half_precision_learns_and_belongs_to_the_same_base(
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_loss_falls_on_one_photo(name: str, shared: AbstractBackbone, photos: Path) -> None:
     """With the noise of one step repeated, the recipe's own parameters can lower the loss."""
-    from pcs_ext.image.class_images import ClassImages
-    from pcs_ext.image.data import SubjectDataset, find_photos
-    from pcs_ext.image.fit import FitConfig, fit
-    from pcs_ext.image.training import LatentCache, PhaseLoss, only_trainable
-
     recipe, sd = quick(name), shared
     concept = dataclasses.replace(recipe.concept, token=recipe.concept.token or "sks")
     shown = find_photos(with_things(photos, recipe) if recipe.needs_caption else photos)[:1]
@@ -193,8 +195,6 @@ def test_the_loss_falls_on_one_photo(name: str, shared: AbstractBackbone, photos
 
 
 def test_latents_do_not_depend_on_what_is_encoded_beside_them(sd: AbstractBackbone) -> None:
-    from pcs_ext.image.training import LatentCache
-    from pcs_ext.image.types import Batch
 
     images = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     keys = tuple("abcde")
@@ -331,7 +331,6 @@ def test_nouns_of_two_parts(photos: Path) -> None:
 
 
 def test_union_sampling_names_what_its_masks_show(photos: Path) -> None:
-    from pcs_ext.image.data import Augmentation, Photo, SubjectDataset
 
     parts = torch.zeros(2, 32, 32)
     parts[0, :16], parts[1, 16:] = 1, 1
@@ -348,9 +347,6 @@ def test_union_sampling_names_what_its_masks_show(photos: Path) -> None:
 
 
 def test_class_images_may_have_many_captions(shared: AbstractBackbone) -> None:
-    from pcs_ext.image.class_images import ClassImages
-    from pcs_ext.image.class_sets import class_images_of, shares
-    from pcs_ext.reporter import SilentReporter
 
     assert shares(7, 3) == [3, 2, 2]
     assert shares(2, 3) == [1, 1, 0]
@@ -371,8 +367,6 @@ def test_the_word_of_a_request_reaches_the_adapter_that_learns_it(photos: Path) 
 
 
 def test_training_through_guidance_is_the_guided_prediction(shared: AbstractBackbone, photos: Path) -> None:
-    from pcs_ext.image.objectives import DenoisingObjective, ObjectiveConfig
-    from pcs_ext.image.types import Batch
 
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     batch = Batch(images=torch.zeros(2, 3, 32, 32), captions=("a dog", "a cat"))

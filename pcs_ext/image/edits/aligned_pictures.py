@@ -12,7 +12,8 @@ from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.edits.cast import Cast
 from pcs_ext.image.edits.region import square
 from pcs_ext.image.edits.style_aligned import Reference, StyleAlignedConfig, sample_aligned
-from pcs_ext.image.subject import GeneratedImage, to_pil
+from pcs_ext.image.levels import to_pil
+from pcs_ext.image.subject import GeneratedImage
 from pcs_ext.reporter import Reporter
 
 

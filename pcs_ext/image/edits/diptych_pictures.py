@@ -13,8 +13,9 @@ from pcs_ext.image.concept import SUBJECT, fill
 from pcs_ext.image.data import Photo
 from pcs_ext.image.edits.diptych import DiptychConfig, draw_beside, on_white, squared
 from pcs_ext.image.edits.region import whole
+from pcs_ext.image.levels import to_pil
 from pcs_ext.image.locate import locate
-from pcs_ext.image.subject import GeneratedImage, to_pil
+from pcs_ext.image.subject import GeneratedImage
 from pcs_ext.reporter import Reporter
 
 

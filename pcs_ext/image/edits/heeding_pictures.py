@@ -13,8 +13,9 @@ from pcs_ext.image.concept import SUBJECT
 from pcs_ext.image.edits.concept_centric import ConceptCentricConfig, sample_guided_twice
 from pcs_ext.image.edits.dci import DciConfig, sample_integrated
 from pcs_ext.image.edits.freecure import FreeCureConfig, sample_cured
+from pcs_ext.image.levels import to_pil
 from pcs_ext.image.phrases import phrase_positions
-from pcs_ext.image.subject import Artifact, GeneratedImage, to_pil
+from pcs_ext.image.subject import Artifact, GeneratedImage
 from pcs_ext.reporter import Reporter, SilentReporter
 
 HeedingConfig = DciConfig | FreeCureConfig | ConceptCentricConfig

@@ -9,7 +9,8 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.edits.boxes import Box
 from pcs_ext.image.edits.insert import InsertConfig, collage, insert, region_of
 from pcs_ext.image.edits.region import whole
-from pcs_ext.image.subject import GeneratedImage, to_pil
+from pcs_ext.image.levels import to_pil
+from pcs_ext.image.subject import GeneratedImage
 from pcs_ext.reporter import Reporter
 
 

@@ -17,7 +17,8 @@ from pcs_ext.image.edits.cones_2 import Cones2Config, cones_2_hooks
 from pcs_ext.image.edits.layout import LayoutConfig, layout_hooks
 from pcs_ext.image.edits.one_by_one import one_by_one
 from pcs_ext.image.edits.pacgen import PacgenConfig, compose_regionally, lone_member
-from pcs_ext.image.subject import Artifact, GeneratedImage, to_pil
+from pcs_ext.image.levels import to_pil
+from pcs_ext.image.subject import Artifact, GeneratedImage
 from pcs_ext.reporter import Reporter
 
 

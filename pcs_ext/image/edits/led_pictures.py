@@ -13,8 +13,9 @@ from pcs_ext.image.edits.one_by_one import one_by_one
 from pcs_ext.image.edits.region import square
 from pcs_ext.image.edits.sag import SagConfig, led_hooks, likeness_to
 from pcs_ext.image.evaluate.encoders import load_image_text_encoder
+from pcs_ext.image.levels import to_pil
 from pcs_ext.image.photo_reader import encoder_folder
-from pcs_ext.image.subject import GeneratedImage, to_pil
+from pcs_ext.image.subject import GeneratedImage
 from pcs_ext.reporter import Reporter
 
 

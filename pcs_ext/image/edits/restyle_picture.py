@@ -11,7 +11,8 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.data import Photo
 from pcs_ext.image.edits.portrait_diffusion import PortraitDiffusionConfig, restyle
 from pcs_ext.image.edits.region import whole
-from pcs_ext.image.subject import GeneratedImage, to_pil
+from pcs_ext.image.levels import to_pil
+from pcs_ext.image.subject import GeneratedImage
 from pcs_ext.reporter import Reporter
 
 

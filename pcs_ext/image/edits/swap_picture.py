@@ -11,8 +11,9 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.concept import fill
 from pcs_ext.image.edits.region import Region, around, whole
 from pcs_ext.image.edits.swap import SwapConfig, swap
+from pcs_ext.image.levels import to_pil
 from pcs_ext.image.locate import locate
-from pcs_ext.image.subject import Artifact, GeneratedImage, to_pil
+from pcs_ext.image.subject import Artifact, GeneratedImage
 from pcs_ext.reporter import Reporter
 
 

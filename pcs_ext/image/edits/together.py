@@ -18,9 +18,10 @@ from pcs_ext.image.edits.omg import OmgConfig, compose
 from pcs_ext.image.edits.one_by_one import one_by_one
 from pcs_ext.image.edits.pacgen import PacgenConfig, compose_regionally
 from pcs_ext.image.edits.regions import columns
+from pcs_ext.image.levels import to_pil
 from pcs_ext.image.merge.words import WORD_ADAPTERS, NamedSubject
 from pcs_ext.image.prompt_programs import read_text
-from pcs_ext.image.subject import GeneratedImage, to_pil
+from pcs_ext.image.subject import GeneratedImage
 from pcs_ext.reporter import Reporter, SilentReporter
 
 Arrangement = Literal["columns", "base"]

@@ -9,7 +9,8 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.data import Photo
 from pcs_ext.image.edits.region import whole
 from pcs_ext.image.edits.try_on import TryOnConfig, put_on
-from pcs_ext.image.subject import GeneratedImage, to_pil
+from pcs_ext.image.levels import to_pil
+from pcs_ext.image.subject import GeneratedImage
 from pcs_ext.reporter import Reporter
 
 

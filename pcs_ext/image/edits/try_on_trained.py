@@ -13,10 +13,11 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.data import Photo
 from pcs_ext.image.edits.region import Region
 from pcs_ext.image.edits.try_on import TryOnConfig
+from pcs_ext.image.levels import to_pil
 from pcs_ext.image.reference.files import open_adapter
 from pcs_ext.image.reference.inpaint import filled
 from pcs_ext.image.reference.reference import seen_by, with_facts
-from pcs_ext.image.subject import GeneratedImage, to_pil
+from pcs_ext.image.subject import GeneratedImage
 from pcs_ext.reporter import Reporter, SilentReporter
 
 

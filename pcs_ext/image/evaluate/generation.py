@@ -11,8 +11,9 @@ from pcs_ext.config_io import read_json, to_jsonable, write_json
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.concept import fill
 from pcs_ext.image.evaluate.stopwatch import Stopwatch, seconds_in
+from pcs_ext.image.levels import to_pil
 from pcs_ext.image.sample import SampleConfig, sample
-from pcs_ext.image.subject import Artifact, GeneratedImage, to_pil
+from pcs_ext.image.subject import Artifact, GeneratedImage
 from pcs_ext.reporter import Reporter
 
 Paint = Callable[[Sequence[str], Sequence[int]], list[GeneratedImage]]

@@ -15,10 +15,11 @@ from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.learn import preset_of
+from pcs_ext.image.levels import to_pil
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.image.reference.albums import NOUN_FILE
 from pcs_ext.image.sample import sample
-from pcs_ext.image.subject import GeneratedImage, to_pil
+from pcs_ext.image.subject import GeneratedImage
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import seed_for
 

@@ -13,6 +13,7 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.data import Photo, find_photos
 from pcs_ext.image.learn import preset_of
+from pcs_ext.image.levels import to_pil
 from pcs_ext.image.predict_programs import Predict
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.image.reference import REFERENCES
@@ -29,7 +30,7 @@ from pcs_ext.image.reference.nouns import check_named
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.views import read_turns
 from pcs_ext.image.sample import SampleHooks, Sampling, sample
-from pcs_ext.image.subject import Artifact, GeneratedImage, to_pil
+from pcs_ext.image.subject import Artifact, GeneratedImage
 from pcs_ext.image.types import Conditioning
 from pcs_ext.reporter import Reporter, SilentReporter
 

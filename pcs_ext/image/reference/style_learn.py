@@ -13,13 +13,12 @@ from pcs_ext.config_io import check_output, config, config_hash, from_jsonable, 
 from pcs_ext.errors import ConfigError, Interrupted
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.fit import FitConfig, fit
-from pcs_ext.image.levels import levels_of, pixels_of
+from pcs_ext.image.levels import levels_of, pixels_of, to_pil
 from pcs_ext.image.loss_log import LossReport
 from pcs_ext.image.png import png_bytes
 from pcs_ext.image.reference.albums import each_subjects
 from pcs_ext.image.reference.style_networks import StyleAutoencoder, StyleNetworks
 from pcs_ext.image.reference.style_space import save_style_space, squares
-from pcs_ext.image.subject import to_pil
 from pcs_ext.image.types import LossTerms, ParameterGroup
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import choose_device

@@ -6,7 +6,6 @@ means, and each of its pictures borrows one difference of an album's, with that 
 """
 
 import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,10 +15,12 @@ from torch import Tensor
 
 from pcs_ext.config_io import atomic_folder, atomic_write_bytes, check_place
 from pcs_ext.errors import ModelError, PhotoError, UsageError
+from pcs_ext.image.levels import to_pil
+from pcs_ext.image.png import png_bytes
 from pcs_ext.image.reference.albums import NOUN_FILE, Subjects, read_subjects
 from pcs_ext.image.reference.style_networks import StyleAutoencoder
 from pcs_ext.image.reference.style_space import StyleEye, open_style_space
-from pcs_ext.image.subject import GeneratedImage, to_pil
+from pcs_ext.image.subject import GeneratedImage
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import choose_device, seed_for
 
@@ -134,12 +135,11 @@ def invented(albums: Sequence[Seen], photos: int, generator: torch.Generator) ->
 @torch.inference_mode()
 def _write(folder: Path, codes: Tensor, captions: Sequence[str], noun: str, model: StyleAutoencoder, seed: int) -> None:
     pictures = model.decode(codes.to(model.synthesis.constant)).float().clamp(-1, 1).cpu()
-    white = io.BytesIO()
-    Image.new("L", (pictures.shape[3], pictures.shape[2]), 255).save(white, "PNG")
+    white = png_bytes(Image.new("L", (pictures.shape[3], pictures.shape[2]), 255))
     with atomic_folder(folder) as made:
         if noun:
             atomic_write_bytes(made / NOUN_FILE, f"{noun}\n".encode())
         for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
             GeneratedImage(to_pil(picture), caption, {"synthetic": True, "seed": seed}).save(made / f"{number}.png")
             atomic_write_bytes(made / f"{number}.txt", caption.encode())
-            atomic_write_bytes(made / f"{number}_mask.png", white.getvalue())
+            atomic_write_bytes(made / f"{number}_mask.png", white)

@@ -12,7 +12,8 @@ from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import TOYBOX_WEIGHTS, load_backbone
 from pcs_ext.image.concept import SUBJECT, fill
-from pcs_ext.image.subject import Artifact, to_pil
+from pcs_ext.image.levels import to_pil
+from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import Reporter
 from pcs_ext.svg.panorama.metadata import check_target, save_panorama
 from pcs_ext.svg.panorama.sample import PanoramaConfig, sample_panoramas

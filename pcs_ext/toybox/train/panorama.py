@@ -8,7 +8,8 @@ import torch
 from pcs_ext.config_io import atomic_folder
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.learn import learn
-from pcs_ext.image.subject import Artifact, to_pil
+from pcs_ext.image.levels import to_pil
+from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import Reporter
 from pcs_ext.runtime import generator_for
 from pcs_ext.toybox import weights_path

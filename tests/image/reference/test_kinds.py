@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ from pcs_ext.image.reference.tune import tune_reference
 from pcs_ext.image.sample import SampleConfig, sample
 from pcs_ext.reporter import SilentReporter
 from tests.support.encoders import tiny_resnet
+from tests.support.learning import train_until
 from tests.support.tiny import tiny_backbone
 from tests.support.tiny_albums import albums
 from tests.support.tiny_reference import TINY, at_random, eye_of, tiny_system
@@ -180,9 +180,11 @@ def test_it_learns_what_only_the_reference_tells_and_the_base_stays(system: str,
             before = held_out(loss)
             learned = lambda: told() and held_out(loss) < 0.99 * before  # noqa: B023, E731
             # Earlier stages prepare the last one, which ends as soon as nothing is left to ask of it.
-            train_until(learned if stage == adapter.stages[-1] else None, fit(loss, groups, FitConfig(steps=steps)))
+            asked = learned if stage == adapter.stages[-1] else None
+            train_until(asked, fit(loss, groups, FitConfig(steps=steps)), every=5)
             assert held_out(loss) < 0.99 * before, stage.name
             assert all(p.grad is not None for group in groups for p in group.parameters), stage.name
+    with adapter.inserted(sd):  # once more
         assert told()
     assert all(torch.equal(a, b) for a, b in zip(base, sd.denoiser.parameters(), strict=True))
 
@@ -227,13 +229,6 @@ def with_layouts(data: PairData, kinds: MapKinds) -> PairData:
 def held_out(loss: ReferenceLoss) -> float:
     """The loss of batches that are always the same."""
     return sum(float(loss(0, 0, torch.Generator().manual_seed(100 + seed)).total) for seed in range(4))
-
-
-def train_until(learned: Callable[[], bool] | None, training: Iterable[object]) -> None:
-    """Take the steps of a training, all of them or until one asks and finds it learned, every fifth step."""
-    for step, _ in enumerate(training, 1):
-        if learned is not None and step % 5 == 0 and learned():
-            return
 
 
 @torch.no_grad()

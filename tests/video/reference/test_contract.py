@@ -31,6 +31,7 @@ from pcs_ext.video.reference.photos import ClipReference, PhotoRequest
 from pcs_ext.video.reference.tracks import ClipTrack, directions_of
 from pcs_ext.video.reference.training import ClipReferenceLoss, ClipReferenceTraining
 from pcs_ext.video.sample import ClipConfig, sample_clips
+from tests.support.learning import train_until
 from tests.support.tiny_clip_reference import TINY_CLIP_SYSTEMS, clip_albums, tiny_clip_base, tiny_clip_system
 from tests.support.tiny_reference import at_random, tiny_vision
 from tests.support.tiny_video import tiny_motion_adapter
@@ -155,12 +156,13 @@ def test_it_learns_what_only_the_photo_tells_and_the_model_stays(system: str, ey
             adapter.begin_stage(stage.name)
             groups = parameter_groups(adapter, stage, settings)
             begun = held_out(loss)
-            for step, _ in enumerate(fit(loss, groups, FitConfig(steps=24 if number < 2 else 10)), 1):
-                # Earlier stages prepare the last one, which ends as soon as nothing is left to ask of it.
-                if stage == adapter.stages[-1] and step % 4 == 0 and told() and held_out(loss) < 0.99 * begun:
-                    break
+            learned = lambda: told() and held_out(loss) < 0.99 * begun  # noqa: B023, E731
+            # Earlier stages prepare the last one, which ends as soon as nothing is left to ask of it.
+            asked = learned if stage == adapter.stages[-1] else None
+            train_until(asked, fit(loss, groups, FitConfig(steps=24 if number < 2 else 10)), every=4)
             assert held_out(loss) < (1.0 if stage.trains == ("base",) else 0.99) * begun, stage.name
             assert all(p.grad is not None for group in groups for p in group.parameters), stage.name
+    with adapter.inserted(video):  # once more
         assert told()
     own = [parameter for part in video.components().values() for parameter in part.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, own, strict=True))
