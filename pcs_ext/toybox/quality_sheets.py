@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from pcs_ext.config_io import atomic_write_bytes
+from pcs_ext.image.levels import to_pil
 from pcs_ext.toybox.oracle import HEADS
-from pcs_ext.toybox.world.export_examples import to_image
 from pcs_ext.toybox.world.sheets import tile
 
 _CELL = 30
@@ -72,7 +72,7 @@ def _panel(name: str, matrix: Tensor) -> Image.Image:
 
 
 def _enlarged(picture: Tensor) -> Image.Image:
-    image = to_image(picture)
+    image = to_pil(picture)
     return image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST)
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from pcs_ext.config_io import atomic_folder
+from pcs_ext.image.levels import to_pil
 from pcs_ext.reporter import ConsoleReporter, Reporter
 from pcs_ext.runtime import generator_for
-from pcs_ext.toybox.world.export_examples import to_image
 from pcs_ext.toybox.world.export_pairs import album_scenes
 from pcs_ext.toybox.world.motion import frames_of
 from pcs_ext.toybox.world.render import render
@@ -74,7 +74,7 @@ def export_clip_album(folder: Path, scenes: list[Scene], shown: list[Scene], fra
         if shown:
             seen = render(shown, resolution=resolution)
             for number in range(len(shown)):
-                to_image(seen.rgb[number]).save(made / f"photo{number + 1}.png")
+                to_pil(seen.rgb[number]).save(made / f"photo{number + 1}.png")
                 mask = Image.fromarray((seen.coverage[number] * 255).round().byte().numpy())
                 mask.save(made / f"photo{number + 1}_mask.png")
         (made / "noun.txt").write_text(f"{scenes[0].objects[0].class_name}\n", encoding="utf-8")

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from pcs_ext.config_io import atomic_write_bytes
+from pcs_ext.image.levels import to_pil
 from pcs_ext.reporter import ConsoleReporter, Reporter
 from pcs_ext.toybox.world.subjects import SUBJECTS, reference_photos
 
@@ -17,12 +18,6 @@ ROTATED = 4
 """This photo lies on its side in the file and carries the EXIF orientation that turns it upright."""
 _ORIENTATION, _TURN_RIGHT = 0x0112, 6
 _QUALITY = 92
-
-
-def to_image(pixels: Tensor) -> Image.Image:
-    """PIL image of `3 h w` in [-1, 1]."""
-    levels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte()
-    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
 
 
 def photo_bytes(pixels: Tensor, mask: Tensor, size: tuple[int, int], *, rotated: bool) -> bytes:
@@ -39,7 +34,7 @@ def photo_bytes(pixels: Tensor, mask: Tensor, size: tuple[int, int], *, rotated:
     side = mask.shape[0]
     left = min(max(int(columns[0] + columns[-1]) // 2 - width // 2, 0), side - width)
     top = min(max(int(rows[0] + rows[-1]) // 2 - height // 2, 0), side - height)
-    image = to_image(pixels[:, top : top + height, left : left + width])
+    image = to_pil(pixels[:, top : top + height, left : left + width])
     exif = Image.Exif()
     if rotated:
         image = image.transpose(Image.Transpose.ROTATE_90)

@@ -16,12 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from pcs_ext.config_io import atomic_folder
+from pcs_ext.image.levels import to_pil
 from pcs_ext.image.png import png_bytes
 from pcs_ext.reporter import ConsoleReporter, Reporter
 from pcs_ext.runtime import generator_for
 from pcs_ext.toybox.world.captions import relative_view
 from pcs_ext.toybox.world.condition_maps import WorldMap, world_maps
-from pcs_ext.toybox.world.export_examples import to_image
 from pcs_ext.toybox.world.landmarks import landmarks
 from pcs_ext.toybox.world.render import Rendered, render
 from pcs_ext.toybox.world.sampling import frame, sample_scene, sample_toy
@@ -89,13 +89,13 @@ def export_album(
                     (made / f"{number + 1}.txt").write_text(_points(scene), encoding="utf-8")
                 continue
             for number, picture in enumerate(world_maps(kind, seen, scenes)):
-                (made / f"{number + 1}.png").write_bytes(png_bytes(to_image(picture)))
+                (made / f"{number + 1}.png").write_bytes(png_bytes(to_pil(picture)))
 
 
 def _write_photos(folder: Path, scenes: list[Scene], seen: Rendered, generator: torch.Generator) -> None:
     with atomic_folder(folder) as made:
         for number, scene in enumerate(scenes):
-            (made / f"{number + 1}.png").write_bytes(png_bytes(to_image(seen.rgb[number])))
+            (made / f"{number + 1}.png").write_bytes(png_bytes(to_pil(seen.rgb[number])))
             if len(scene.objects) == 1:
                 (made / f"{number + 1}_mask.png").write_bytes(png_bytes(_mask(seen.coverage[number])))
                 (made / f"{number + 1}_view.txt").write_text(_view(scene), encoding="utf-8")

@@ -9,7 +9,7 @@ import tyro
 from torch import Tensor
 
 from pcs_ext.config_io import atomic_write_bytes
-from pcs_ext.toybox.world.export_examples import to_image
+from pcs_ext.image.levels import to_pil
 from pcs_ext.toybox.world.flow import flow
 from pcs_ext.toybox.world.render import render, render_rgb
 from pcs_ext.toybox.world.sampling import frame, sample_scene
@@ -130,7 +130,7 @@ def main(output: Path = Path("docs/images")) -> None:
     }
     for name, picture in sheets.items():
         buffer = io.BytesIO()
-        to_image(picture).save(buffer, "PNG", optimize=True)
+        to_pil(picture).save(buffer, "PNG", optimize=True)
         atomic_write_bytes(output / f"world_{name}.png", buffer.getvalue())
 
 
