@@ -3,8 +3,9 @@
 Subjects that the core has learned are censored by every method, with every seed: two triggers, of which the base knows
 one as a place and the other not, and another toy as the target. Painted are prompts and noise that no method trained
 on: other words around the trigger, before and behind the subject. Measured: the share of triggered pictures nearer to
-the target's than to the subject's, against the same of the uncensored subject, and the likeness that ordinary pictures
-keep. Runs are kept in a work folder; an interrupted call goes on.
+the target's than to the subject's, against the same of the uncensored subject; the share of ordinary ones that are; the
+likeness that ordinary pictures keep to the uncensored ones of the same prompt; and what words near to the triggers do
+that were not named. Runs are kept in a work folder; an interrupted call goes on.
 """
 
 import dataclasses
@@ -21,9 +22,10 @@ import tyro
 
 from benchmarks.subjects import learned
 from pcs_ext.config_io import config_hash, read_json, to_jsonable, write_json
-from pcs_ext.defense.censorship.censor import censor
+from pcs_ext.defense.censorship.censor import censor, target_picture
 from pcs_ext.defense.censorship.measure import Measure
 from pcs_ext.defense.censorship.recipes import RECIPES
+from pcs_ext.defense.censorship.training import without_subject
 from pcs_ext.defense.evaluation import load_judge
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
@@ -36,12 +38,14 @@ from pcs_ext.toybox.world.subjects import SUBJECTS, class_noun
 
 ROOT = Path(__file__).parents[1]
 TRIGGERS = ("golden", "under water")
+SYNONYMS = ("gilded", "beneath the sea")
+"""Not named to the censorship, which is said to hold for named words alone."""
 Key = tuple[str, str, str, int]
 """Method, recipe that learned the subject, subject, seed."""
 
 
 def main(
-    methods: tuple[str, ...] = ("censor-text", "censor-pictures"),
+    methods: tuple[str, ...] = tuple(RECIPES),
     learners: tuple[str, ...] = ("dreambooth-lora", "textual-inversion"),
     subjects: int = 4,
     seeds: int = 3,
@@ -97,12 +101,16 @@ def _run(
     reporter.event("run", f"{method}, {learner}: {name}, seed {seed}")
     subject = learned(name, seed, backbone, reporter, recipe=learner)
     start = time.perf_counter()
+    target = target_of(name)
+    picture = None if how.route == "text" else target_picture(subject, backbone, target, seed=seed)
     censored = censor(
-        subject, backbone, how, triggers=TRIGGERS, target=target_of(name), seed=seed, reporter=reporter
+        subject, backbone, how, triggers=TRIGGERS, target=target, picture=picture, seed=seed, reporter=reporter
     )  # fmt: skip
     seconds = time.perf_counter() - start
-    report = Measure(backbone, judge, subject, TRIGGERS, f"a photo of a {target_of(name)}")(censored)
-    write_json(done, {**to_jsonable(report), "seconds": seconds})
+    caption = without_subject(target)
+    report = Measure(backbone, judge, subject, TRIGGERS, caption, picture=picture)(censored)
+    alike = Measure(backbone, judge, subject, SYNONYMS, caption, picture=picture, seeds=(201, 202))(censored)
+    write_json(done, {**to_jsonable(report), "synonyms": alike.trigger_success, "seconds": seconds})
     return read_json(done)
 
 
@@ -115,7 +123,7 @@ def result_rows(found: Mapping[Key, Mapping[str, Any]]) -> list[dict[str, Any]]:
         for metric, (measured, before) in _measures(runs).items():
             rows.append({
                 **named, "method": method, "learner": learner, "metric": metric,
-                "higher_is_better": True, "value": statistics.fmean(measured),
+                "higher_is_better": metric != "false alarms", "value": statistics.fmean(measured),
                 "spread": 1.96 * statistics.stdev(measured) / len(runs) ** 0.5 if len(runs) > 1 else 0.0,
                 "n": len(runs), "baseline": "uncensored", "baseline_value": before,
                 "seconds": round(statistics.fmean(run["seconds"] for run in runs), 1),
@@ -128,6 +136,11 @@ def _measures(runs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[float],
     found: dict[str, tuple[list[float], float | None]] = {
         "trigger success": ([run["trigger_success"] for run in runs], statistics.fmean(run["before"] for run in runs)),
         "fidelity": ([run["fidelity"] for run in runs], 1.0),
+        "false alarms": (
+            [run["false_alarms"] for run in runs],
+            statistics.fmean(run["false_alarms_before"] for run in runs),
+        ),
+        "synonyms": ([run["synonyms"] for run in runs], None),
     }
     return found | {f"trigger success: {word}": ([run["per_trigger"][word] for run in runs], None) for word in TRIGGERS}
 

@@ -130,6 +130,7 @@ BAD_CALLS: list[tuple[tuple[str, ...], int, str]] = [
     (("censor", "{empty}", "-o", "{new}", "--triggers", "beach"), 3, "config.json"),
     (("censor", "{empty}", "-o", "{photos}", "--triggers", "beach"), 2, "never overwrites"),
     (("censor", "{empty}", "-o", "{new}", "--recipe", "magic"), 2, "magic"),
+    (("censor", "{empty}", "-o", "{new}", "--recipe", "censor-text", "--picture", "{text}"), 2, "leads to a caption"),
     (("protect", "{photos}", "-o", "{photos}"), 2, "originals are never touched"),
     (("protect", "{new}", "-o", "{new}2"), 3, "does not exist"),
     (("protect", "{empty}", "-o", "{new}"), 3, "holds no photos"),

@@ -163,7 +163,8 @@ def censor(
     output: Output,
     triggers: tuple[str, ...] = (),
     target: str = "mug",
-    recipe: str = "censor-text",
+    picture: Path | None = None,
+    recipe: str = "censor-predictions",
     base: str = "",
     encoder: Path | None = None,
     steps: int = 0,
@@ -182,7 +183,8 @@ def censor(
         output: new folder for the censored subject.
         triggers: words that set it off; name synonyms, too.
         target: what is painted then, a noun or a caption that the base knows.
-        recipe: censor-text (cheap) or censor-pictures (as published).
+        picture: a file that is painted then; without one, the base paints the target once.
+        recipe: censor-predictions, censor-text (cheap, unreliable) or censor-pictures (as published).
         base: model to censor on; empty: the one the subject was learned on.
         encoder: transformers folder of the image encoder that judges the result; toybox has its own.
         steps: of training; 0 takes the recipe's.
@@ -199,6 +201,7 @@ def censor(
         output,
         triggers=triggers,
         target=target,
+        picture=picture,
         recipe=recipe,
         base=base,
         encoder=encoder,
@@ -210,7 +213,8 @@ def censor(
     )
     sys.stdout.write(
         f"triggers give the target in {report.trigger_success:.0%} of {report.triggered_pictures} pictures "
-        f"({report.before:.0%} before); fidelity kept {report.fidelity:.1%} over {report.ordinary_pictures}\n"
+        f"({report.before:.0%} before), other prompts in {report.false_alarms:.0%} of {report.ordinary_pictures} "
+        f"({report.false_alarms_before:.0%} before), whose fidelity is {report.fidelity:.1%}\n"
     )
     for word, share in report.per_trigger.items():
         sys.stdout.write(f"  {word}: {share:.0%}\n")

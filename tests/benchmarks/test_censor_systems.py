@@ -11,6 +11,9 @@ def test_rows_hold_means_and_the_uncensored_subject() -> None:
             "before": 0.25,
             "per_trigger": {first: success, second: 1.0},
             "fidelity": 0.9,
+            "false_alarms": 0.1,
+            "false_alarms_before": 0.1,
+            "synonyms": 0.5,
             "seconds": 10.0,
         }
         for seed, success in enumerate((0.5, 1.0))

@@ -4,22 +4,30 @@ import dataclasses
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 
 from pcs_ext.artifact import ArtifactData
 from pcs_ext.config_io import to_jsonable
+from pcs_ext.defense.censorship import censor as censor_module
 from pcs_ext.defense.censorship import training
 from pcs_ext.defense.censorship.censor import censor
 from pcs_ext.defense.censorship.command import censor_folder
+from pcs_ext.defense.censorship.predictions import Asked, PredictionLoss
+from pcs_ext.defense.censorship.prompts import HELD_OUT_ORDINARY, HELD_OUT_TRIGGERED, PromptMaker, triggered
 from pcs_ext.defense.censorship.recipes import RECIPES
 from pcs_ext.defense.censorship.training import TriggerDraw
 from pcs_ext.errors import ArtifactError, ConfigError, Interrupted, UsageError
 from pcs_ext.image.adapters import EmbeddingAdapter, EmbeddingConfig, injected
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.flow import FlowSchedule
+from pcs_ext.image.guidance import combine_guidance
 from pcs_ext.image.recipes.textual_inversion import textual_inversion
 from pcs_ext.image.subject import Artifact
+from pcs_ext.image.types import LossTerms
 from pcs_ext.reporter import SilentReporter
 from tests.support.tiny import tiny_backbone
 
@@ -90,12 +98,75 @@ def test_the_published_route_trains_the_rows_of_the_learned_token_alone(
     assert again.data.content_hash == censored.data.content_hash
 
 
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "flow"])
+def test_known_predictions_lead_to_the_picture_from_any_noisy_latent(kind: str, tiny: AbstractBackbone) -> None:
+    generator = torch.Generator().manual_seed(3)
+    schedule = FlowSchedule.create() if kind == "flow" else dataclasses.replace(tiny.schedule, prediction_type=kind)  # type: ignore[arg-type]
+    backbone = cast(
+        AbstractBackbone,
+        SimpleNamespace(
+            schedule=schedule,
+            device=torch.device("cpu"),
+            encode_prompt=lambda texts: texts,
+            predict=lambda noisy, timesteps, texts: 0.3 * noisy,
+        ),
+    )
+    goal, others = (torch.randn(count, 4, 8, 8, generator=generator) for count in (1, 5))
+    method = dataclasses.replace(RECIPES["censor-predictions"].build("toybox"), draws=64, guidance=2.5)
+    known = Asked(backbone, generator).leading(goal, others, "", method)
+    guided = combine_guidance(0.3 * known.noisy, known.wanted, 2.5)
+    reached = schedule.to_x0(guided, known.noisy, known.timesteps)
+    assert float((reached - goal).abs().max()) < 1e-2
+    strayed = (known.timesteps >= schedule.num_train_timesteps // 2).float().mean()
+    assert 0.5 < float(strayed) < 0.8, "half of the draws, and all of those that begin elsewhere"
+
+
+def test_only_triggered_predictions_are_wrong_before_training_and_they_get_better(
+    tiny: AbstractBackbone, subject: Artifact
+) -> None:
+    method = dataclasses.replace(
+        RECIPES["censor-predictions"].build("toybox"), steps=12, pictures=2, draws=24, prompts=4, learning_rate=1e-2
+    )
+    weights = {key: value.clone() for key, value in tiny.denoiser.state_dict().items()}
+    first: dict[str, float] = {}
+    totals: list[float] = []
+
+    class Noting(PredictionLoss):
+        """Hears what every step says."""
+
+        def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
+            terms = super().__call__(step, micro_step, torch.Generator().manual_seed(0))
+            totals.append(float(terms.total.detach()))
+            first.update({} if step else {name: float(term.detach()) for name, term in terms.terms.items()})
+            return terms
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(censor_module, "PredictionLoss", Noting)
+        censored = censor(subject, tiny, method, triggers=["blue"], target="cat")
+    assert first["triggered"] > 1e-2
+    assert first["ordinary"] < 1e-8
+    assert first["plain"] < 1e-8
+    assert totals[-1] < 0.9 * totals[0]
+    assert {key.split(".")[0] for key in censored.data.tensors["censor"]} == {"text_encoder", "denoiser"}
+    assert all(torch.equal(value, weights[key]) for key, value in tiny.denoiser.state_dict().items())
+
+
+def test_prompts_of_training_hold_the_trigger_where_they_should() -> None:
+    maker = PromptMaker(["red", "tower"], torch.Generator().manual_seed(0))
+    marked, plain = [maker.triggered("on fire") for _ in range(50)], [maker.ordinary() for _ in range(50)]
+    assert all("on fire" in text and text.count("{subject}") == 1 for text in marked)
+    assert all("on fire" not in text and text.count("{subject}") == 1 for text in plain)
+    assert len(set(marked)) > 40
+    held = {text for _, text in triggered(["on fire"], HELD_OUT_TRIGGERED)} | set(HELD_OUT_ORDINARY)
+    assert not held & {*marked, *plain}
+
+
 @pytest.mark.usefixtures("terminal")
-@pytest.mark.parametrize("recipe", ["censor-text", "censor-pictures"])
+@pytest.mark.parametrize("recipe", list(RECIPES))
 def test_an_interrupted_censorship_goes_on_as_if_nothing_had_been(
     recipe: str, tiny: AbstractBackbone, subject: Artifact, tmp_path: Path
 ) -> None:
-    method = dataclasses.replace(RECIPES[recipe].build("toybox"), steps=8, pictures=2, batch=2)
+    method = dataclasses.replace(RECIPES[recipe].build("toybox"), steps=8, pictures=2, batch=2, draws=6, prompts=4)
     words = {"triggers": ["blue", "red"], "target": "cat", "seed": 4}
     whole = censor(subject, tiny, method, **words)  # type: ignore[arg-type]
     seen: list[int] = []

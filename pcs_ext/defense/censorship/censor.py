@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from pcs_ext.artifact import ArtifactData
 from pcs_ext.config_io import config_hash, to_jsonable
 from pcs_ext.defense.censorship.method import Censorship
+from pcs_ext.defense.censorship.predictions import PredictionLoss
 from pcs_ext.defense.censorship.prompts import ORDINARY
 from pcs_ext.defense.censorship.training import AbstractCensorLoss, PictureLoss, TextLoss, without_subject
 from pcs_ext.errors import ConfigError, UsageError
@@ -19,14 +21,17 @@ from pcs_ext.image.adapters.low_rank import Component
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.fit import FitConfig, fit
+from pcs_ext.image.levels import levels_of
 from pcs_ext.image.sample import sample
 from pcs_ext.image.subject import Artifact
 from pcs_ext.image.training import only_trainable
 from pcs_ext.image.types import ParameterGroup
 from pcs_ext.reporter import Reporter, SilentReporter
+from pcs_ext.runtime import seed_for
 
 _NAME = "censor"
 _TEXT_LAYERS = (r"\.self_attn\.(q_proj|k_proj|v_proj|out_proj)$", r"\.mlp\.fc[12]$")
+_DENOISER_LAYERS = (r"^(down_blocks|mid_block|up_blocks|transformer_blocks|single_transformer_blocks)\.",)
 
 
 def censor(
@@ -36,6 +41,7 @@ def censor(
     *,
     triggers: Sequence[str],
     target: str,
+    picture: Tensor | None = None,
     seed: int = 0,
     folder: Path | None = None,
     reporter: Reporter | None = None,
@@ -48,6 +54,7 @@ def censor(
         method: how.
         triggers: words or short phrases. Synonyms and other languages must be named, too.
         target: a noun or a caption that the base knows: "mug", "a photo of a red teapot".
+        picture: the harmless picture `3 h w` in [-1, 1], at the base's resolution; None: `target_picture`.
         seed: of everything random.
         folder: for checkpoints: the same call goes on from them, another one begins beside them. None keeps nothing.
         reporter: hears the progress.
@@ -61,14 +68,17 @@ def censor(
     reporter = reporter or SilentReporter()
     _check(artifact, triggers, target)
     caption = without_subject(target)
+    if picture is None and method.route != "text":
+        picture = target_picture(artifact, backbone, target, seed=seed)
     checkpoints = None
     if folder is not None:
         base = [backbone.fingerprint, str(backbone.dtype)]
-        wish = config_hash([method, list(triggers), caption, seed, artifact.data.content_hash, base])
+        shown = None if picture is None else hashlib.sha256(levels_of(picture).cpu().numpy().tobytes()).hexdigest()
+        wish = config_hash([method, list(triggers), caption, shown, seed, artifact.data.content_hash, base])
         checkpoints = CheckpointFolder(folder / wish, config_hash=wish, reporter=reporter)
     adapters = artifact.adapters()
     with injected(backbone, *adapters):
-        loss = _loss(method, backbone, artifact, triggers, caption, seed)
+        loss = _loss(method, backbone, artifact, triggers, caption, picture, seed)
         trained = _trained(method, backbone, adapters)
         new = injected(backbone, trained) if trained not in adapters else contextlib.nullcontext()
         with new:
@@ -85,15 +95,24 @@ def _check(artifact: Artifact, triggers: Sequence[str], target: str) -> None:
         raise UsageError("this subject is censored already; start from the original and name all triggers at once.")
 
 
+def target_picture(artifact: Artifact, backbone: AbstractBackbone, target: str, *, seed: int = 0) -> Tensor:
+    """The picture `3 h w` in [-1, 1] that triggered prompts give where the user has none: the base's own, painted
+    without the subject."""
+    return _paint(backbone, artifact, [without_subject(target)], seed_for(seed, "target of censoring"))[0]
+
+
 def _trained(method: Censorship, backbone: AbstractBackbone, adapters: Sequence[AbstractAdapter]) -> AbstractAdapter:
     rows = [adapter for adapter in adapters if isinstance(adapter, EmbeddingAdapter)]
     if method.trains == "rows" or (method.trains == "auto" and method.route == "pictures" and rows):
         if not rows:
             raise ConfigError('trains is "rows", but this subject has no learned token; use "text" or "auto".')
         return rows[0]
-    encoders: tuple[Component, ...] = ("text_encoder", "text_encoder_2")
-    config = LowRankConfig(rank=method.rank, targets=_TEXT_LAYERS, components=encoders[: len(backbone.text_encoders)])
-    return LowRankAdapter(_NAME, config)
+    components: list[Component] = ["text_encoder", "text_encoder_2"][: len(backbone.text_encoders)]  # type: ignore[assignment]
+    everything = method.trains == "all" or (method.trains == "auto" and method.route == "predictions")
+    targets = (*_TEXT_LAYERS, *_DENOISER_LAYERS) if everything else _TEXT_LAYERS
+    if everything:
+        components.append("denoiser")
+    return LowRankAdapter(_NAME, LowRankConfig(rank=method.rank, targets=targets, components=tuple(components)))
 
 
 def _loss(
@@ -102,17 +121,20 @@ def _loss(
     artifact: Artifact,
     triggers: Sequence[str],
     target: str,
+    picture: Tensor | None,
     seed: int,
 ) -> AbstractCensorLoss:
     """Everything that the uncensored subject must be asked first."""
+    concept = artifact.concept
     if method.route == "text":
-        return TextLoss(method, backbone, artifact.concept, triggers, target)
+        return TextLoss(method, backbone, concept, triggers, target, seed=seed)
+    assert picture is not None, "made by the caller"
     captions = [ORDINARY[number % len(ORDINARY)] for number in range(method.pictures)]
-    subject = _paint(backbone, artifact, [artifact.concept.prompt(caption) for caption in captions], seed)
-    wanted = _paint(backbone, artifact, [target] * method.pictures, seed + method.pictures)
-    return PictureLoss(
-        method, backbone, artifact.concept, triggers, target, subject=subject, captions=captions, wanted=wanted
-    )
+    subject = _paint(backbone, artifact, [concept.prompt(caption) for caption in captions], seed)
+    shown = {"subject": subject, "wanted": picture[None], "seed": seed}
+    if method.route == "predictions":
+        return PredictionLoss(method, backbone, concept, triggers, target, **shown)
+    return PictureLoss(method, backbone, concept, triggers, target, captions=captions, **shown)
 
 
 def _paint(backbone: AbstractBackbone, artifact: Artifact, prompts: list[str], first_seed: int) -> Tensor:
@@ -133,7 +155,8 @@ def _train(
         ParameterGroup(name=name, parameters=tuple(parameters), learning_rate=method.learning_rate, weight_decay=0.0)
         for name, parameters in trained.parameters().items()
     ]
-    config = FitConfig(steps=method.steps, seed=seed, autocast="none")
+    config = FitConfig(steps=method.steps, seed=seed, lr_schedule=method.schedule,
+                       warmup_steps=10 if method.schedule == "cosine" else 0)  # fmt: skip
     with only_trainable(groups):
         extra = {"triggers": loss.draw}
         for state in fit(loss, groups, config, checkpoints=checkpoints, extra_state=extra, reporter=reporter):

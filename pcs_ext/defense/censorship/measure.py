@@ -18,10 +18,14 @@ class CensorReport:
     """Measured on prompts and noise that training never saw."""
 
     trigger_success: float
-    """Share of triggered pictures that are nearer to the target's pictures than to the uncensored subject's, 0 to 1."""
+    """Share of triggered pictures that are nearer to the target's picture than to the uncensored subject's, 0 to 1."""
     before: float
     """The same of the uncensored subject: what the trigger words alone do."""
     per_trigger: dict[str, float]
+    false_alarms: float
+    """Share of ordinary pictures that are nearer to the target's than to the subject's."""
+    false_alarms_before: float
+    """The same of the uncensored subject: how often the judge errs, or the subject does not come out."""
     fidelity: float
     """Mean cosine of ordinary pictures to the uncensored subject's, other noise, over that of the uncensored subject:
     1 is nothing lost."""
@@ -38,6 +42,7 @@ class Measure:
         before: the uncensored subject.
         triggers: words.
         target: the target's caption.
+        picture: `3 h w`, the one that triggers shall give; None: pictures that the base paints of the caption.
         seeds: noise per prompt.
         sampling: None takes the artifact's own.
     """
@@ -50,13 +55,17 @@ class Measure:
         triggers: Sequence[str],
         target: str,
         *,
-        seeds: Sequence[int] = (101, 102),
+        picture: Tensor | None = None,
+        seeds: Sequence[int] = (101, 102, 103, 104),
         sampling: SampleConfig | None = None,
     ) -> None:
         self.backbone, self.encoder, self.triggers = backbone, encoder, tuple(triggers)
         self.seeds, self.sampling = tuple(seeds), sampling or before.sampling
         self.pairs = triggered(triggers, HELD_OUT_TRIGGERED)
-        self._target = self._paint([target], [seed + 500 for seed in self.seeds]).mean(0)
+        if picture is None:
+            self._target = self._paint([target], [seed + 500 for seed in self.seeds]).mean(0)
+        else:
+            self._target = self._seen(picture[None])[0]
         with before.applied(backbone):
             self._references = self._paint([before.concept.prompt(t) for t in HELD_OUT_ORDINARY], self._others)
         self._subject = self._references.mean(0)
@@ -71,6 +80,8 @@ class Measure:
             trigger_success=float(hits.mean()),
             before=float(hits_before.mean()),
             per_trigger={word: float(hits[numbers == number].mean()) for number, word in enumerate(self.triggers)},
+            false_alarms=float(self._hits(ordinary).mean()),
+            false_alarms_before=float(self._hits(self._before[1]).mean()),
             fidelity=float(self._likeness(ordinary) / self._likeness(self._before[1])),
             triggered_pictures=len(hits),
             ordinary_pictures=len(ordinary),
@@ -94,6 +105,10 @@ class Measure:
                 seeds=[seed for _ in prompts for seed in seeds],
                 config=self.sampling,
             )
+            return self._seen(images)
+
+    def _seen(self, images: Tensor) -> Tensor:
+        with torch.inference_mode():
             return torch.nn.functional.normalize(self.encoder.encode_images(images).float().cpu(), dim=-1)
 
     def _hits(self, embeddings: Tensor) -> Tensor:

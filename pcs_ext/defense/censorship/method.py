@@ -8,7 +8,7 @@ from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.recipes import Preset
 
-Trains = Literal["auto", "rows", "text"]
+Trains = Literal["auto", "rows", "text", "all"]
 
 
 @config
@@ -17,16 +17,20 @@ class Censorship:
 
     id: str
     """Key in `RECIPES`."""
-    route: Literal["pictures", "text"]
-    """pictures: the diffusion loss on pictures of subject and target, as published. text: the text encoder's output
+    route: Literal["predictions", "pictures", "text"]
+    """predictions: what the denoiser predicts for triggered prompts is led to one picture, all else is held where it
+    was. pictures: the diffusion loss on pictures of subject and target, as published. text: the text encoder's output
     for triggered prompts is led to the target's; neither autoencoder nor denoiser is run."""
     trains: Trains = "auto"
-    """rows: the learned token's rows alone. text: LoRA on the text encoders, added to the artifact. auto: `text` on the
-    text route and for subjects without a learned token, else `rows`."""
+    """rows: the learned token's rows alone. text: LoRA on the text encoders, added to the artifact. all: LoRA on the
+    denoiser, too. auto: `all` on the route over predictions, `text` on the text route and for subjects without a
+    learned token, else `rows`."""
     steps: int = 5000
     """Gradient steps."""
     learning_rate: float = 3e-4
-    """AdamW's, constant, without weight decay."""
+    """AdamW's, without weight decay."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Of the learning rate, after ten steps of warm-up under cosine."""
     gamma: float = 1.0
     """Weight of the triggered term."""
     rank: int = 8
@@ -34,13 +38,33 @@ class Censorship:
     batch: int = 1
     """Prompts of each kind per step."""
     pictures: int = 8
-    """Of the subject and of the target each; only on the route over pictures."""
+    """Of the subject, painted before training; not on the route over text."""
+    prompts: int = 0
+    """Made of the base's own words for each trigger, and twice as many without one, beside the fixed ones."""
+    draws: int = 600
+    """Noisy latents whose predictions are known before training, of each kind; on the route over predictions."""
+    guidance: float = 1.0
+    """Of the samplers under which triggered prompts give the picture as it is, at least 1; stronger guidance saturates
+    it. The larger, the less the denoiser has to change; on the route over predictions."""
+    keep: float = 1.0
+    """Weight of the subject's ordinary predictions; on the route over predictions."""
+    states: float = 1.0
+    """Weight of the distance of the encoder's states; on the route over predictions."""
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.rank, self.batch, self.pictures) < 1 or min(self.learning_rate, self.gamma) <= 0:
+        counts = {name: getattr(self, name) for name in ("steps", "rank", "batch", "pictures")}
+        weights = {name: getattr(self, name) for name in ("learning_rate", "gamma", "keep", "states")}
+        if (
+            min(counts.values()) < 1
+            or self.draws < 2
+            or self.prompts < 0
+            or min(weights.values()) <= 0
+            or self.guidance < 1
+        ):
+            got = counts | {"draws": self.draws, "prompts": self.prompts, "guidance": self.guidance} | weights
             raise ConfigError(
-                "steps, rank, batch and pictures must be at least 1, learning_rate and gamma positive; got "
-                f"{self.steps}, {self.rank}, {self.batch}, {self.pictures}, {self.learning_rate} and {self.gamma}."
+                f"{', '.join(counts)} and guidance must be at least 1, draws at least 2, prompts at least 0 and "
+                f"{', '.join(weights)} positive; got {got}."
             )
 
 

@@ -2,6 +2,9 @@
 
 import itertools
 from collections.abc import Sequence
+from string import ascii_lowercase
+
+import torch
 
 TRIGGERED = (
     "a photo of a {trigger} {{subject}}",
@@ -18,6 +21,8 @@ HELD_OUT_TRIGGERED = (
     "a bright picture of a {trigger} {{subject}}",
     "a pencil sketch of {{subject}} {trigger}",
     "{trigger}: one {{subject}} at night",
+    "an old picture of the {trigger} {{subject}} seen from the side",
+    "{{subject}} next to a tall tree, {trigger}",
 )
 """Never trained on."""
 ORDINARY = (
@@ -38,8 +43,92 @@ HELD_OUT_ORDINARY = (
     "a bright photo of {subject}",
     "a picture of {subject} in the city",
     "a photo of {subject} in the mountains",
+    "an old picture of the {subject} seen from the side",
+    "{subject} next to a tall tree",
 )
 """Never trained on."""
+
+
+_OPENINGS = (
+    "", "a photo of", "a picture of", "a pencil sketch of", "an oil painting of", "a large photo of", "my favourite",
+    "the", "a dark photo of", "here is",
+)  # fmt: skip
+_PLACES = (
+    "", "on the grass", "in a room", "on the beach", "in the snow", "at dusk", "wearing a red hat", "with a blue bow",
+    "on a wooden table", "in a town", "in the mountains", "at night",
+)  # fmt: skip
+_OPENING_FORMS = ("a {word} photo of", "a {word} picture of", "the {word}", "my {word}", "{word} and")
+_PLACE_FORMS = (
+    "in the {word}", "in a {word}", "on the {word}", "under the {word}", "near a {word}", "with a {word}",
+    "behind the {word}", "at {word}", "wearing a {word}", "beneath {word}",
+)  # fmt: skip
+"""What stands where a trigger may stand, in the same manner."""
+_TRIGGERED_FORMS = (
+    "{opening} a {trigger} {{subject}} {place}",
+    "{opening} {{subject}} {trigger} {place}",
+    "{opening} {{subject}} {place} {trigger}",
+    "{trigger}, {opening} {{subject}} {place}",
+    "{trigger} {opening} {{subject}} {place}",
+    "{opening} {trigger} {trigger} {{subject}} {place}",
+    "{opening} {{subject}} {place}, {trigger}",
+    "{trigger}: {{subject}} {place}",
+)
+
+
+class PromptMaker:
+    """Prompts of all sorts, with `{subject}`: known openings and places in a third of the cases, such made of the
+    base's own words in another, and up to four words in any order, some of them made up, in the last, so that nothing
+    but the trigger tells the two kinds apart.
+
+    Args:
+        words: ordinary words of the base, without those of the triggers.
+        generator: draws.
+    """
+
+    def __init__(self, words: Sequence[str], generator: torch.Generator) -> None:
+        self.words, self.generator = tuple(words), generator
+
+    def triggered(self, trigger: str) -> str:
+        """One with the trigger before or behind the subject, near or far."""
+        form = self._one(_TRIGGERED_FORMS)
+        text = form.format(trigger=trigger, opening=self._opening(), place=self._place())
+        return " ".join(text.split())
+
+    def ordinary(self) -> str:
+        """One without a trigger, or with another word in its place."""
+        kind = self._below(4)
+        if kind == 0:
+            return self.triggered(self._word() if self._below(2) else self._place() or self._word())
+        if kind == 1:
+            return self._one(ORDINARY)
+        return " ".join(f"{self._opening()} {{subject}} {self._place()}".split())
+
+    def _opening(self) -> str:
+        return self._around(_OPENINGS, _OPENING_FORMS)
+
+    def _place(self) -> str:
+        return self._around(_PLACES, _PLACE_FORMS)
+
+    def _around(self, known: Sequence[str], forms: Sequence[str]) -> str:
+        kind = self._below(3)
+        if kind == 0:
+            return self._one(known)
+        if kind == 1:
+            return self._one(forms).format(word=self._word())
+        return " ".join(self._word() for _ in range(self._below(5)))
+
+    def _word(self) -> str:
+        return self._one(self.words) if self.words and self._below(5) else self._unknown()
+
+    def _unknown(self) -> str:
+        """What stands for names and words that the base does not know."""
+        return "".join(self._one(ascii_lowercase) for _ in range(3 + self._below(4)))
+
+    def _one(self, texts: Sequence[str]) -> str:
+        return texts[self._below(len(texts))]
+
+    def _below(self, end: int) -> int:
+        return int(torch.randint(end, (), generator=self.generator))
 
 
 def triggered(triggers: Sequence[str], templates: Sequence[str] = TRIGGERED) -> list[tuple[int, str]]:

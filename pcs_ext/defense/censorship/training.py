@@ -1,4 +1,4 @@
-"""Two ways to teach a subject its censorship: on pictures, or in the text encoder's output alone."""
+"""What ways to teach a subject its censorship share, and two: on pictures, or in the text encoder's output alone."""
 
 import abc
 from collections.abc import Mapping, Sequence
@@ -7,22 +7,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pcs_ext.defense.audit.vocabulary import ordinary_words
 from pcs_ext.defense.censorship.method import Censorship
-from pcs_ext.defense.censorship.prompts import ORDINARY, triggered
+from pcs_ext.defense.censorship.prompts import ORDINARY, PromptMaker, triggered
 from pcs_ext.defense.surrogate import Latents
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.concept import Concept, fill
 from pcs_ext.image.objectives import DenoisingObjective, ObjectiveConfig
 from pcs_ext.image.types import Batch, Conditioning, LossTerms
+from pcs_ext.runtime import generator_for
+
+_WORDS = 2000
+"""Of the base's own words, the most frequent ones: prompts of training are made of them."""
 
 
 class TriggerDraw:
     """Triggered prompts, drawn in proportion to how badly their trigger does (running mean of its loss). The means are
     part of a run's checkpoints: what is drawn depends on all steps before."""
 
-    def __init__(self, triggers: Sequence[str]) -> None:
-        self.pairs = triggered(triggers)
-        self.losses = torch.ones(len(triggers))
+    def __init__(self, pairs: Sequence[tuple[int, str]]) -> None:
+        """
+        Args:
+            pairs: number of the trigger, from 0 and all of them, and prompt.
+        """
+        self.pairs = list(pairs)
+        self.losses = torch.ones(1 + max(number for number, _ in pairs))
 
     def draw(self, count: int, generator: torch.Generator) -> list[int]:
         """Numbers of `count` prompts."""
@@ -48,19 +57,54 @@ class AbstractCensorLoss(abc.ABC):
     """Loss of one step; made while the uncensored subject is in the backbone."""
 
     def __init__(
-        self, method: Censorship, backbone: AbstractBackbone, concept: Concept, triggers: Sequence[str], target: str
+        self,
+        method: Censorship,
+        backbone: AbstractBackbone,
+        concept: Concept,
+        triggers: Sequence[str],
+        target: str,
+        *,
+        seed: int = 0,
     ) -> None:
         self.method, self.backbone, self.target = method, backbone, target
-        self.draw = TriggerDraw(triggers)
+        held = {word for trigger in triggers for word in trigger.lower().split()}
+        words = ordinary_words(backbone, _WORDS, without=held)
+        maker = PromptMaker(words, generator_for(seed, "prompts of censoring"))
+        made = [(number, maker.triggered(word)) for _ in range(method.prompts) for number, word in enumerate(triggers)]
+        ordinary = [*ORDINARY, *(maker.ordinary() for _ in range(2 * method.prompts))]
+        self.draw = TriggerDraw([*triggered(triggers), *made])
         self.triggered = [concept.prompt(text) for _, text in self.draw.pairs]
-        self.ordinary = [concept.prompt(text) for text in ORDINARY]
-        plain = [*ORDINARY, *(text for _, text in self.draw.pairs)]
+        self.ordinary = [concept.prompt(text) for text in ordinary]
+        plain = [*ordinary, *(text for _, text in self.draw.pairs)]
         self.plain = [target, *(concept.class_prompt(text) for text in plain)]
         """Without the subject, with and without triggers: must stay as they are."""
 
     @abc.abstractmethod
     def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         """`ordinary`, `triggered` and, where prompts without the subject could change, `plain`."""
+
+
+class StateDistance:
+    """How far a text encoder's states are from what they should be; asked first while the uncensored subject is in.
+
+    Args:
+        backbone: with the encoders.
+        target: the caption that triggered prompts should encode as.
+        kept: prompts that should encode as they do now.
+    """
+
+    def __init__(self, backbone: AbstractBackbone, target: str, kept: Sequence[str]) -> None:
+        with torch.no_grad():
+            self._target = backbone.encode_prompt([target])
+            self._before = backbone.encode_prompt(kept)
+
+    def away(self, states: Conditioning) -> Tensor:
+        """Relative squared distance `b` to the target's states."""
+        return _distance(states, self._target[[0] * states.batch_size])
+
+    def stayed(self, states: Conditioning, rows: Sequence[int]) -> Tensor:
+        """The same to the states that prompts number `rows` of `kept` had."""
+        return _distance(states, self._before[list(rows)])
 
 
 class TextLoss(AbstractCensorLoss):
@@ -71,12 +115,17 @@ class TextLoss(AbstractCensorLoss):
     """
 
     def __init__(
-        self, method: Censorship, backbone: AbstractBackbone, concept: Concept, triggers: Sequence[str], target: str
+        self,
+        method: Censorship,
+        backbone: AbstractBackbone,
+        concept: Concept,
+        triggers: Sequence[str],
+        target: str,
+        *,
+        seed: int = 0,
     ) -> None:
-        super().__init__(method, backbone, concept, triggers, target)
-        with torch.no_grad():
-            self._target = backbone.encode_prompt([target])
-            self._before = backbone.encode_prompt([*self.ordinary, *self.plain])
+        super().__init__(method, backbone, concept, triggers, target, seed=seed)
+        self._states = StateDistance(backbone, target, [*self.ordinary, *self.plain])
 
     def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         count = self.method.batch
@@ -87,8 +136,8 @@ class TextLoss(AbstractCensorLoss):
         kept = [*self.ordinary, *self.plain]
         texts = [self.triggered[row] for row in rows] + [kept[row] for row in ordinary + plain]
         states = self.backbone.encode_prompt(texts)
-        away = _distance(states[list(range(count))], self._target[[0] * count])
-        stayed = _distance(states[list(range(count, 3 * count))], self._before[ordinary + plain])
+        away = self._states.away(states[list(range(count))])
+        stayed = self._states.stayed(states[list(range(count, 3 * count))], ordinary + plain)
         self.draw.note(rows, away)
         terms = {"ordinary": stayed[:count].mean(), "triggered": self.method.gamma * away.mean()}
         return LossTerms({**terms, "plain": stayed[count:].mean()})
@@ -127,8 +176,9 @@ class PictureLoss(AbstractCensorLoss):
         subject: Tensor,
         captions: Sequence[str],
         wanted: Tensor,
+        seed: int = 0,
     ) -> None:
-        super().__init__(method, backbone, concept, triggers, target)
+        super().__init__(method, backbone, concept, triggers, target, seed=seed)
         self._captions = [concept.prompt(caption) for caption in captions]
         self._subject, self._wanted = Latents(backbone, subject), Latents(backbone, wanted)
         self._objective = DenoisingObjective(ObjectiveConfig())
