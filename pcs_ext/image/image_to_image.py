@@ -21,6 +21,7 @@ def image_to_image(
     seeds: Sequence[int],
     strength: float,
     config: SampleConfig,
+    noise: Tensor | None = None,
     batch_size: int | None = None,
     reporter: Reporter | None = None,
 ) -> Tensor:
@@ -35,6 +36,7 @@ def image_to_image(
         seeds: `n` seeds of the noise.
         strength: noise level to start at, as a share of the schedule's timesteps, in (0, 1]; one step at least.
         config: how to sample; the steps above the level are left out.
+        noise: unit normal, like the pictures' latents `n c h w`; None draws it from the seeds.
         batch_size: pictures treated together; None: see `sample`.
         reporter: hears the progress.
 
@@ -51,7 +53,7 @@ def image_to_image(
     first = first_step(scheduler.timesteps, strength * backbone.schedule.num_train_timesteps)
     size = (config.height or backbone.resolution, config.width or backbone.resolution)
     clean = encode_one_by_one(backbone, _resized(images, size))
-    noise = initial_noise(backbone, seeds, config).to(clean)
+    noise = (initial_noise(backbone, seeds, config) if noise is None else noise).to(clean)
     start = scheduler.add_noise(clean, noise, scheduler.timesteps[first : first + 1].expand(len(clean)))
     hooks = SampleHooks(initial_latents=start, first_step=first)
     return sample(backbone, prompts, seeds=seeds, config=config, batch_size=batch_size, hooks=hooks, reporter=reporter)

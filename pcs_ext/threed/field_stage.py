@@ -141,9 +141,9 @@ class PosedPictures:
 
     cameras: Cameras
     images: Tensor
-    """`b 3 h w` in [0, 1], over white."""
+    """`b 3 h w` in [0, 1], over `background`."""
     background: float = 1.0
-    """What is behind the object in them."""
+    """Grey behind the object in them, in [0, 1]."""
 
 
 class FieldLoss:

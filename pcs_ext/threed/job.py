@@ -37,6 +37,7 @@ from pcs_ext.threed.shapes import Shape, preview_sheet
 from pcs_ext.threed.surface import TetSurface, load_surface, save_surface, start_from
 from pcs_ext.threed.surface_stage import SurfaceStage, refine_surface
 from pcs_ext.threed.turned_views import both_words, make_turned_views, shape_caption, shape_word
+from pcs_ext.threed.variational import VariationalConfig
 from pcs_ext.threed.view_guidance import SummedGuidance, ViewGuidance
 from pcs_ext.threed.view_model import ViewModel
 from pcs_ext.threed.work import WorkFolder
@@ -86,6 +87,8 @@ class Job:
         self.request, self.backbone, self.work, self.reporter = request, backbone, work, reporter
         self.view_model = view_model
         self.recipe, self.artifact = request.recipe, request.artifact
+        # Of all stages: what one of them drew by its noise would be torn down by the next one's.
+        self.noise_seed = seed_for(request.seed, "kept noise") % 2**31
         if request.joint is not None:
             request.joint.check_base(backbone)
 
@@ -110,30 +113,37 @@ class Job:
     def _dreambooth3d(self, recipe: PhotosTo3dRecipe) -> AbstractField:
         partial = self._learned("partial", recipe.partial_share, self.request.photos, None)
         initial = self._field("initial", recipe.initial, self._teacher(partial))
-        pseudo = self.work.path / "pseudo_views"
-        if not pseudo.exists():
-            with self.artifact.applied(self.backbone):
-                make_pseudo_views(
-                    pseudo,
-                    initial,
-                    self.backbone,
-                    self.artifact.concept,
-                    self.request.prompt,
-                    recipe.pseudo,
-                    sampling=self.artifact.sampling,
-                    words=recipe.words,
-                    samples=recipe.initial.samples,
-                    plain=recipe.initial.lighting.plain,
-                    seed=seed_for(self.request.seed, "pseudo views"),
-                    reporter=self.reporter,
-                )
+        pseudo = self._pseudo_views(recipe, initial)
         views = [path for path in sorted(pseudo.glob("*.png")) if not path.stem.endswith("_mask")]
         multiview = self._learned("multiview", recipe.multiview_share, [*self.request.photos, *views], partial)
-        cameras, images = read_pseudo_views(pseudo, cut=recipe.pseudo.cut)
-        background = 1.0 if recipe.pseudo.cut else recipe.initial.lighting.plain
+        cut, plain = recipe.pseudo, recipe.initial.lighting.plain
+        cameras, images = read_pseudo_views(pseudo, cut=cut.cut, background=plain, solid=cut.solid, margin=cut.margin)
         start = initial if recipe.final_start == "initial" else None
-        pictures = PosedPictures(cameras, images, background)
+        pictures = PosedPictures(cameras, images, plain)
         return self._field("final", recipe.final, self._teacher(multiview), start, pictures)
+
+    def _pseudo_views(self, recipe: PhotosTo3dRecipe, initial: AbstractField) -> Path:
+        """The folder of stage 2; made only once."""
+        pseudo = self.work.path / "pseudo_views"
+        if pseudo.exists():
+            return pseudo
+        with self.artifact.applied(self.backbone):
+            make_pseudo_views(
+                pseudo,
+                initial,
+                self.backbone,
+                self.artifact.concept,
+                self.request.prompt,
+                recipe.pseudo,
+                sampling=self.artifact.sampling,
+                words=recipe.words,
+                samples=recipe.initial.samples,
+                plain=recipe.initial.lighting.plain,
+                seed=seed_for(self.request.seed, "pseudo views"),
+                noise_seed=self.noise_seed,
+                reporter=self.reporter,
+            )
+        return pseudo
 
     def _consist3d(self, recipe: PhotoTo3dRecipe) -> AbstractField:
         views, concept = self.work.path / "turned_views", self.artifact.concept
@@ -305,7 +315,12 @@ class Job:
 
         def alone() -> AbstractGuidance:
             return build_guidance(
-                self.backbone, teacher.prompt, single.guidance, negative_prompt=negative, words=single.words, seed=seed
+                self.backbone,
+                teacher.prompt,
+                single.guidance,
+                negative_prompt=negative,
+                words=single.words,
+                seed=self.noise_seed,
             )
 
         return DividedGuidance(joint, TurnTaking(self.backbone, adapters, alone), single)
@@ -315,6 +330,7 @@ class Job:
         return TurnTaking(self.backbone, adapters, lambda: self._guidance(stage, teacher.prompt, seed))
 
     def _guidance(self, stage: FieldStage | SurfaceStage, prompt: str, seed: int) -> AbstractGuidance:
+        """The stage's; its seed is only read by a second score, which trains."""
         return build_guidance(
             self.backbone,
             prompt,
@@ -323,7 +339,7 @@ class Job:
             words=self.recipe.words,
             joint=self.request.joint,
             views=stage.cameras.views,
-            seed=seed,
+            seed=seed if isinstance(stage.guidance, VariationalConfig) else self.noise_seed,
         )
 
     def _follow(self, name: str, shape: Shape, side: int, states: Iterator[FitState]) -> None:

@@ -26,6 +26,14 @@ def test_a_picture_comes_back_as_far_as_its_noise_level_says(strength: float) ->
     assert (found - expected).abs().max() < 0.02
 
 
+def test_noise_can_be_given() -> None:
+    backbone, images = GaussianBackbone(), torch.zeros(2, 3, 8, 8)
+    given = {"strength": 0.5, "config": SampleConfig(scheduler="ddim", num_inference_steps=4, guidance_scale=1.0)}
+    drawn = image_to_image(backbone, images, ["a", "a"], seeds=[3, 4], **given)
+    noise = initial_noise(backbone, [3, 4], CONFIG)
+    assert torch.equal(image_to_image(backbone, images, ["a", "a"], seeds=[0, 0], noise=noise, **given), drawn)
+
+
 def test_steps_above_the_level_are_left_out() -> None:
     timesteps = torch.tensor([900, 600, 300, 1])
     assert [first_step(timesteps, level) for level in (1000, 600, 599, 0)] == [0, 1, 2, 3]
