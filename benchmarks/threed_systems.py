@@ -8,9 +8,9 @@ partial and full model draws the views asked for, and how alike its pictures are
 folder: an interrupted call goes on, and `--part 0 --parts 2` beside `--part 1 --parts 2` shares the work. The last call
 to finish writes `results/threed_systems.json`.
 
-What it takes, extrapolated from seconds per step on one free core, not measured as a whole: with the balanced preset
-about 18 minutes per subject and seed for the pair and 40 more for the others, so 11 hours for twelve subjects and
-three seeds and 8 for the others on four; with `--effort fast` about 7 and 13 minutes, so 4 and 3 hours.
+What it takes on one busy core: the pair with `--effort fast` 2.7 minutes per subject and seed (mean of six), so 1.6
+hours for twelve subjects and three seeds. Extrapolated from older seconds per step, not measured as a whole: with the
+balanced preset about 18 minutes for the pair and 40 more for the others, with the fast one 13 more.
 """
 
 import dataclasses
