@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -70,19 +71,20 @@ def censor(
     caption = without_subject(target)
     if picture is None and method.route != "text":
         picture = target_picture(artifact, backbone, target, seed=seed)
-    checkpoints = None
+    saved = None
     if folder is not None:
         base = [backbone.fingerprint, str(backbone.dtype)]
         shown = None if picture is None else hashlib.sha256(levels_of(picture).cpu().numpy().tobytes()).hexdigest()
         wish = config_hash([method, list(triggers), caption, shown, seed, artifact.data.content_hash, base])
-        checkpoints = CheckpointFolder(folder / wish, config_hash=wish, reporter=reporter)
+        saved = folder / wish
     adapters = artifact.adapters()
     with injected(backbone, *adapters):
-        loss = _loss(method, backbone, artifact, triggers, caption, picture, seed)
+        phases = _phases(method, backbone, artifact, triggers, caption, picture, seed)
         trained = _trained(method, backbone, adapters)
         new = injected(backbone, trained) if trained not in adapters else contextlib.nullcontext()
         with new:
-            _train(loss, trained, method, seed, checkpoints, reporter)
+            for phase in phases:
+                _train(phase, trained, seed, saved, reporter)
             return Artifact(_censored(artifact.data, trained, method, triggers, caption))
 
 
@@ -115,7 +117,20 @@ def _trained(method: Censorship, backbone: AbstractBackbone, adapters: Sequence[
     return LowRankAdapter(_NAME, LowRankConfig(rank=method.rank, targets=targets, components=tuple(components)))
 
 
-def _loss(
+@dataclasses.dataclass(frozen=True)
+class _Phase:
+    """Some steps on one loss."""
+
+    loss: AbstractCensorLoss
+    name: str
+    steps: int
+    learning_rate: float
+    schedule: Literal["constant", "cosine"]
+    denoiser: bool | None = None
+    """Whether the denoiser trains, and it alone, or all but the denoiser; None: everything."""
+
+
+def _phases(
     method: Censorship,
     backbone: AbstractBackbone,
     artifact: Artifact,
@@ -123,18 +138,27 @@ def _loss(
     target: str,
     picture: Tensor | None,
     seed: int,
-) -> AbstractCensorLoss:
-    """Everything that the uncensored subject must be asked first."""
+) -> list[_Phase]:
+    """What trains on what, in this order. Everything that the uncensored subject must be asked is asked here."""
     concept = artifact.concept
+
+    def whole(loss: AbstractCensorLoss, *, denoiser: bool | None = None) -> _Phase:
+        return _Phase(loss, _NAME, method.steps, method.learning_rate, method.schedule, denoiser)
+
     if method.route == "text":
-        return TextLoss(method, backbone, concept, triggers, target, seed=seed)
+        return [whole(TextLoss(method, backbone, concept, triggers, target, seed=seed))]
     assert picture is not None, "made by the caller"
     captions = [ORDINARY[number % len(ORDINARY)] for number in range(method.pictures)]
     subject = _paint(backbone, artifact, [concept.prompt(caption) for caption in captions], seed)
-    shown = {"subject": subject, "wanted": picture[None], "seed": seed}
-    if method.route == "predictions":
-        return PredictionLoss(method, backbone, concept, triggers, target, **shown)
-    return PictureLoss(method, backbone, concept, triggers, target, captions=captions, **shown)
+    shown: dict[str, Any] = {"subject": subject, "wanted": picture[None], "seed": seed}
+    if method.route == "pictures":
+        return [whole(PictureLoss(method, backbone, concept, triggers, target, captions=captions, **shown))]
+    phases = [whole(PredictionLoss(method, backbone, concept, triggers, target, **shown), denoiser=True)]
+    if method.states_steps:
+        first = dataclasses.replace(method, batch=2 * method.batch, gamma=1.0)
+        states = TextLoss(first, backbone, concept, triggers, target, seed=seed)
+        phases.insert(0, _Phase(states, "states", method.states_steps, method.states_rate, "cosine", denoiser=False))
+    return phases
 
 
 def _paint(backbone: AbstractBackbone, artifact: Artifact, prompts: list[str], first_seed: int) -> Tensor:
@@ -143,25 +167,22 @@ def _paint(backbone: AbstractBackbone, artifact: Artifact, prompts: list[str], f
         return sample(backbone, prompts, seeds=list(seeds), config=artifact.sampling).cpu()
 
 
-def _train(
-    loss: AbstractCensorLoss,
-    trained: AbstractAdapter,
-    method: Censorship,
-    seed: int,
-    checkpoints: CheckpointFolder | None,
-    reporter: Reporter,
-) -> None:
+def _train(phase: _Phase, trained: AbstractAdapter, seed: int, folder: Path | None, reporter: Reporter) -> None:
     groups = [
-        ParameterGroup(name=name, parameters=tuple(parameters), learning_rate=method.learning_rate, weight_decay=0.0)
+        ParameterGroup(name=name, parameters=tuple(parameters), learning_rate=phase.learning_rate, weight_decay=0.0)
         for name, parameters in trained.parameters().items()
+        if phase.denoiser is None or phase.denoiser == (name == "denoiser")
     ]
-    config = FitConfig(steps=method.steps, seed=seed, lr_schedule=method.schedule,
-                       warmup_steps=10 if method.schedule == "cosine" else 0)  # fmt: skip
+    checkpoints = None
+    if folder is not None:
+        checkpoints = CheckpointFolder(folder / phase.name, config_hash=folder.name, reporter=reporter)
+    config = FitConfig(steps=phase.steps, seed=seed, lr_schedule=phase.schedule,
+                       warmup_steps=10 if phase.schedule == "cosine" else 0)  # fmt: skip
     with only_trainable(groups):
-        extra = {"triggers": loss.draw}
-        for state in fit(loss, groups, config, checkpoints=checkpoints, extra_state=extra, reporter=reporter):
-            if state.step % 25 == 0 or state.step == method.steps:
-                reporter.progress("censor", state.step, method.steps, loss=state.losses["total"])
+        extra = {"triggers": phase.loss.draw}
+        for state in fit(phase.loss, groups, config, checkpoints=checkpoints, extra_state=extra, reporter=reporter):
+            if state.step % 25 == 0 or state.step == phase.steps:
+                reporter.progress(phase.name, state.step, phase.steps, loss=state.losses["total"])
 
 
 def _censored(

@@ -48,24 +48,22 @@ class Censorship:
     it. The larger, the less the denoiser has to change; on the route over predictions."""
     keep: float = 1.0
     """Weight of the subject's ordinary predictions; on the route over predictions."""
-    states: float = 1.0
-    """Weight of the distance of the encoder's states; on the route over predictions."""
+    states_steps: int = 0
+    """Steps that train the text encoders first, as the route over text does, twice as many prompts in each; the
+    denoiser trains alone afterwards. On the route over predictions."""
+    states_rate: float = 1e-3
+    """Their learning rate, falling to zero."""
 
     def __post_init__(self) -> None:
-        counts = {name: getattr(self, name) for name in ("steps", "rank", "batch", "pictures")}
-        weights = {name: getattr(self, name) for name in ("learning_rate", "gamma", "keep", "states")}
-        if (
-            min(counts.values()) < 1
-            or self.draws < 2
-            or self.prompts < 0
-            or min(weights.values()) <= 0
-            or self.guidance < 1
-        ):
-            got = counts | {"draws": self.draws, "prompts": self.prompts, "guidance": self.guidance} | weights
-            raise ConfigError(
-                f"{', '.join(counts)} and guidance must be at least 1, draws at least 2, prompts at least 0 and "
-                f"{', '.join(weights)} positive; got {got}."
-            )
+        least = {"steps": 1, "rank": 1, "batch": 1, "pictures": 1, "guidance": 1, "draws": 2, "prompts": 0,
+                 "states_steps": 0}  # fmt: skip
+        wrong = [f"{name} at least {end}" for name, end in least.items() if getattr(self, name) < end]
+        positive = ("learning_rate", "gamma", "keep", "states_rate")
+        wrong += [f"{name} positive" for name in positive if not getattr(self, name) > 0]
+        if self.route == "predictions" and self.trains in ("rows", "text"):
+            wrong.append('trains "auto" or "all" on the route over predictions')
+        if wrong:
+            raise ConfigError(f"a censorship needs {' and '.join(wrong)}; got {self}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from pcs_ext.defense.censorship.method import Censorship
-from pcs_ext.defense.censorship.training import AbstractCensorLoss, StateDistance
+from pcs_ext.defense.censorship.training import AbstractCensorLoss
 from pcs_ext.defense.surrogate import Latents
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.concept import Concept
 from pcs_ext.image.noise import append_dims
+from pcs_ext.image.training import PromptCache
 from pcs_ext.image.types import Conditioning, LossTerms
 from pcs_ext.runtime import generator_for
 
@@ -50,11 +51,12 @@ class Known:
 
 
 class PredictionLoss(AbstractCensorLoss):
-    """Squared error of the denoiser's predictions to wanted ones, and the distance of the encoder's states beside it.
+    """Squared error of the denoiser's predictions to wanted ones.
 
     With a trigger the wanted prediction is the one that under guidance leads to the target's picture, exactly, from any
-    noisy latent; without one it is what the uncensored subject predicted there, asked once before training. The states'
-    distance (as in `TextLoss`) makes triggered prompts alike before the denoiser reads them: it alone learns slowly.
+    noisy latent; without one it is what the uncensored subject predicted there, asked once before training. The text
+    encoders are asked again in the first step, and stay from then on: what `TextLoss` has taught them meanwhile makes
+    triggered prompts alike before the denoiser reads them, and what it has moved of others is learned back.
 
     Args:
         subject: pictures `n 3 h w` in [-1, 1] of the uncensored subject.
@@ -77,35 +79,31 @@ class PredictionLoss(AbstractCensorLoss):
         super().__init__(method, backbone, concept, triggers, target, seed=seed)
         # The target's own caption may become the target's picture: triggered prompts are led to its states.
         self.plain = [concept.negative_prompt(), *self.plain[1:]]
+        self._told = PromptCache(backbone, enabled=True)
         known = Asked(backbone, generator_for(seed, "known predictions"))
         with torch.no_grad():
             goal, others = known.latents(wanted), known.latents(subject)
             self._goal = known.leading(goal, others, self.plain[0], method)
             self._kept = known.kept(self.ordinary, torch.cat([others, goal]), method.draws)
             self._plain = known.kept(self.plain, torch.cat([others, goal]), method.draws // 2, first=_EMPTY)
-            self._states = StateDistance(backbone, target, [*self.ordinary, *self.plain])
 
     def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
-        """`triggered`, `ordinary` and `plain` predictions, and `states`."""
+        """`triggered`, `ordinary` and `plain`."""
         count = self.method.batch
         numbers = self.draw.draw(count, generator)
         goal, kept, plain = (
             known.draw(size, generator)
             for known, size in ((self._goal, count), (self._kept, count), (self._plain, max(1, count // 2)))
         )
-        rows = [*kept.prompts.tolist(), *(len(self.ordinary) + plain.prompts).tolist()]
         texts = [self.triggered[number] for number in numbers]
-        texts += [(*self.ordinary, *self.plain)[row] for row in rows]
-        states = self.backbone.encode_prompt(texts)
-        errors = self._errors(Known.cat([goal, kept, plain]), states)
+        texts += [self.ordinary[int(number)] for number in kept.prompts]
+        texts += [self.plain[int(number)] for number in plain.prompts]
+        errors = self._errors(Known.cat([goal, kept, plain]), self._told(texts))
         self.draw.note(numbers, errors[:count])
-        away = self._states.away(states[list(range(count))])
-        stayed = self._states.stayed(states[list(range(count, len(texts)))], rows)
         return LossTerms({
             "triggered": self.method.gamma * errors[:count].mean(),
             "ordinary": self.method.keep * errors[count : 2 * count].mean(),
             "plain": errors[2 * count :].mean(),
-            "states": self.method.states * (away.mean() + stayed.mean()),
         })  # fmt: skip
 
     def _errors(self, known: Known, states: Conditioning) -> Tensor:

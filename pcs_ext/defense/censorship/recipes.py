@@ -32,13 +32,15 @@ def of_predictions(preset: Preset) -> Censorship:
         steps=400 if small else 1500,
         learning_rate=2e-3 if small else 2e-4,
         schedule="cosine",
+        gamma=4.0,
         batch=4 if small else 1,
         pictures=16,
-        prompts=128,
-        gamma=4.0,
+        prompts=256,
+        draws=1000,
         guidance=2.0,
         keep=4.0,
-        states=2.0,
+        states_steps=300 if small else 600,
+        states_rate=3e-3 if small else 1e-3,
     )
 
 

@@ -17,6 +17,8 @@ from pcs_ext.image.objectives import DenoisingObjective, ObjectiveConfig
 from pcs_ext.image.types import Batch, Conditioning, LossTerms
 from pcs_ext.runtime import generator_for
 
+_ENCODED = 64
+"""Prompts encoded together."""
 _WORDS = 2000
 """Of the base's own words, the most frequent ones: prompts of training are made of them."""
 
@@ -96,7 +98,8 @@ class StateDistance:
     def __init__(self, backbone: AbstractBackbone, target: str, kept: Sequence[str]) -> None:
         with torch.no_grad():
             self._target = backbone.encode_prompt([target])
-            self._before = backbone.encode_prompt(kept)
+            chunks = [kept[start : start + _ENCODED] for start in range(0, len(kept), _ENCODED)]
+            self._before = Conditioning.cat([backbone.encode_prompt(list(chunk)) for chunk in chunks])
 
     def away(self, states: Conditioning) -> Tensor:
         """Relative squared distance `b` to the target's states."""
