@@ -23,8 +23,8 @@ def published(preset: Preset) -> Censorship:
 def of_predictions(preset: Preset) -> Censorship:
     """The denoiser's own predictions: what it says of triggered prompts leads to one picture, all else stays.
 
-    Not published; numbers are ours, chosen on two toybox subjects (docs/LOG.md): rank 8 confuses words that it has not
-    seen with a trigger, rank 16 does not. Real bases were not tried.
+    Not published; numbers are ours, chosen on two toybox subjects, for one of which they hold (docs/LOG.md). Real bases
+    were not tried.
     """
     small = preset == "toybox"
     return Censorship(
