@@ -8,7 +8,6 @@ likeness that ordinary pictures keep to the uncensored ones of the same prompt; 
 that were not named. Runs are kept in a work folder; an interrupted call goes on.
 """
 
-import dataclasses
 import itertools
 import statistics
 import sys
@@ -93,7 +92,7 @@ def _run(
     """The measures of one censored subject; a finished run is read back."""
     method, learner, name, seed = key
     how = RECIPES[method].build("toybox")
-    how = dataclasses.replace(how, steps=steps) if steps else how
+    how = how.lasting(steps) if steps else how
     learning = resolve_recipe(learner, class_noun(name), "toybox")
     done = work / f"{method}-{config_hash([how, learning, TRIGGERS])}" / learner / f"{name}-{seed}.json"
     if done.is_file():

@@ -218,3 +218,13 @@ def test_what_cannot_be_censored_is_refused(tiny: AbstractBackbone, subject: Art
             censor_folder(tmp_path, output, triggers=["a"], target="b", recipe=recipe, reporter=SilentReporter())
     with pytest.raises(ArtifactError):
         censor_folder(tmp_path, tmp_path / "o", triggers=["a"], target="b", reporter=SilentReporter())
+
+
+def test_fewer_steps_are_fewer_in_both_phases_and_wrong_numbers_are_refused() -> None:
+    method = RECIPES["censor-predictions"].build("toybox")
+    short = method.lasting(4)
+    assert (short.steps, short.states_steps) == (4, 3)
+    with pytest.raises(ConfigError, match="guidance at least 1 and keep positive"):
+        dataclasses.replace(method, guidance=0.5, keep=0.0)
+    with pytest.raises(ConfigError, match='trains "auto" or "all"'):
+        dataclasses.replace(method, trains="rows")

@@ -59,7 +59,7 @@ def censor_folder(
     backbone = artifact.backbone(base or None, device=device, precision=precision)
     method = RECIPES[recipe].build(preset_of(backbone))
     if steps:
-        method = dataclasses.replace(method, steps=steps)
+        method = method.lasting(steps)
     shown = _shown(method, artifact, backbone, target, picture, seed)
     work = output.with_name(f"{output.name}.work")
     censored = censor(

@@ -65,6 +65,10 @@ class Censorship:
         if wrong:
             raise ConfigError(f"a censorship needs {' and '.join(wrong)}; got {self}.")
 
+    def lasting(self, steps: int) -> "Censorship":
+        """The same with other `steps`, those of the text encoders in proportion."""
+        return dataclasses.replace(self, steps=steps, states_steps=self.states_steps * steps // self.steps)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CensorEntry:
