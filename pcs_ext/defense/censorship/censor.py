@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from pcs_ext.config_io import config_hash, to_jsonable
 from pcs_ext.defense.censorship.method import Censorship
 from pcs_ext.defense.censorship.predictions import PredictionLoss
 from pcs_ext.defense.censorship.prompts import ORDINARY
-from pcs_ext.defense.censorship.training import AbstractCensorLoss, PictureLoss, TextLoss, without_subject
+from pcs_ext.defense.censorship.training import AbstractCensorLoss, PictureLoss, Task, TextLoss, without_subject
 from pcs_ext.errors import ConfigError, UsageError
 from pcs_ext.image.adapters import AbstractAdapter, EmbeddingAdapter, LowRankAdapter, LowRankConfig, injected
 from pcs_ext.image.adapters.low_rank import Component
@@ -31,8 +31,6 @@ from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import seed_for
 
 _NAME = "censor"
-_TEXT_LAYERS = (r"\.self_attn\.(q_proj|k_proj|v_proj|out_proj)$", r"\.mlp\.fc[12]$")
-_DENOISER_LAYERS = (r"^(down_blocks|mid_block|up_blocks|transformer_blocks|single_transformer_blocks)\.",)
 
 
 def censor(
@@ -110,11 +108,10 @@ def _trained(method: Censorship, backbone: AbstractBackbone, adapters: Sequence[
             raise ConfigError('trains is "rows", but this subject has no learned token; use "text" or "auto".')
         return rows[0]
     components: list[Component] = ["text_encoder", "text_encoder_2"][: len(backbone.text_encoders)]  # type: ignore[assignment]
-    everything = method.trains == "all" or (method.trains == "auto" and method.route == "predictions")
-    targets = (*_TEXT_LAYERS, *_DENOISER_LAYERS) if everything else _TEXT_LAYERS
-    if everything:
+    if method.trains == "all" or (method.trains == "auto" and method.route == "predictions"):
         components.append("denoiser")
-    return LowRankAdapter(_NAME, LowRankConfig(rank=method.rank, targets=targets, components=tuple(components)))
+    settings = LowRankConfig(rank=method.rank, targets="all_linear_conv", components=tuple(components))
+    return LowRankAdapter(_NAME, settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,23 +137,24 @@ def _phases(
     seed: int,
 ) -> list[_Phase]:
     """What trains on what, in this order. Everything that the uncensored subject must be asked is asked here."""
-    concept = artifact.concept
+    task = Task(
+        method=method, backbone=backbone, concept=artifact.concept, triggers=tuple(triggers), target=target, seed=seed
+    )
 
     def whole(loss: AbstractCensorLoss, *, denoiser: bool | None = None) -> _Phase:
         return _Phase(loss, _NAME, method.steps, method.learning_rate, method.schedule, denoiser)
 
     if method.route == "text":
-        return [whole(TextLoss(method, backbone, concept, triggers, target, seed=seed))]
+        return [whole(TextLoss(task))]
     assert picture is not None, "made by the caller"
     captions = [ORDINARY[number % len(ORDINARY)] for number in range(method.pictures)]
-    subject = _paint(backbone, artifact, [concept.prompt(caption) for caption in captions], seed)
-    shown: dict[str, Any] = {"subject": subject, "wanted": picture[None], "seed": seed}
+    subject = _paint(backbone, artifact, [task.concept.prompt(caption) for caption in captions], seed)
     if method.route == "pictures":
-        return [whole(PictureLoss(method, backbone, concept, triggers, target, captions=captions, **shown))]
-    phases = [whole(PredictionLoss(method, backbone, concept, triggers, target, **shown), denoiser=True)]
+        return [whole(PictureLoss(task, captions=captions, subject=subject, wanted=picture[None]))]
+    phases = [whole(PredictionLoss(task, subject=subject, wanted=picture[None]), denoiser=True)]
     if method.states_steps:
         first = dataclasses.replace(method, batch=2 * method.batch, gamma=1.0)
-        states = TextLoss(first, backbone, concept, triggers, target, seed=seed)
+        states = TextLoss(dataclasses.replace(task, method=first))
         phases.insert(0, _Phase(states, "states", method.states_steps, method.states_rate, "cosine", denoiser=False))
     return phases
 

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from pcs_ext.defense.censorship.method import Censorship
-from pcs_ext.defense.censorship.training import AbstractCensorLoss
+from pcs_ext.defense.censorship.training import AbstractCensorLoss, Task
 from pcs_ext.defense.surrogate import Latents
 from pcs_ext.image.backbone import AbstractBackbone
-from pcs_ext.image.concept import Concept
 from pcs_ext.image.noise import append_dims
 from pcs_ext.image.training import PromptCache
 from pcs_ext.image.types import Conditioning, LossTerms
@@ -61,26 +60,15 @@ class PredictionLoss(AbstractCensorLoss):
     Args:
         subject: pictures `n 3 h w` in [-1, 1] of the uncensored subject.
         wanted: the picture `1 3 h w` that triggered prompts shall give.
-        seed: of everything asked before.
     """
 
-    def __init__(
-        self,
-        method: Censorship,
-        backbone: AbstractBackbone,
-        concept: Concept,
-        triggers: Sequence[str],
-        target: str,
-        *,
-        subject: Tensor,
-        wanted: Tensor,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(method, backbone, concept, triggers, target, seed=seed)
+    def __init__(self, task: Task, *, subject: Tensor, wanted: Tensor) -> None:
+        super().__init__(task)
+        method, backbone = task.method, task.backbone
         # The target's own caption may become the target's picture: triggered prompts are led to its states.
-        self.plain = [concept.negative_prompt(), *self.plain[1:]]
+        self.plain = [task.concept.negative_prompt(), *self.plain[1:]]
         self._told = PromptCache(backbone, enabled=True)
-        known = Asked(backbone, generator_for(seed, "known predictions"))
+        known = Asked(backbone, generator_for(task.seed, "known predictions"))
         with torch.no_grad():
             goal, others = known.latents(wanted), known.latents(subject)
             self._goal = known.leading(goal, others, self.plain[0], method)

@@ -1,6 +1,7 @@
 """What ways to teach a subject its censorship share, and two: on pictures, or in the text encoder's output alone."""
 
 import abc
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,23 +56,31 @@ class TriggerDraw:
         self.losses = state["losses"].clone()
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is censored, and how."""
+
+    method: Censorship
+    backbone: AbstractBackbone
+    concept: Concept
+    triggers: tuple[str, ...]
+    target: str
+    """The caption of what triggered prompts give."""
+    seed: int
+    """Of everything made before the first step."""
+
+
 class AbstractCensorLoss(abc.ABC):
     """Loss of one step; made while the uncensored subject is in the backbone."""
 
-    def __init__(
-        self,
-        method: Censorship,
-        backbone: AbstractBackbone,
-        concept: Concept,
-        triggers: Sequence[str],
-        target: str,
-        *,
-        seed: int = 0,
-    ) -> None:
-        self.method, self.backbone, self.target = method, backbone, target
+    def __init__(self, task: Task) -> None:
+        self.method, self.backbone, self.target = task.method, task.backbone, task.target
+        method, backbone, concept, triggers, target = (
+            task.method, task.backbone, task.concept, task.triggers, task.target
+        )  # fmt: skip
         held = {word for trigger in triggers for word in trigger.lower().split()}
         words = ordinary_words(backbone, _WORDS, without=held)
-        maker = PromptMaker(words, generator_for(seed, "prompts of censoring"))
+        maker = PromptMaker(words, generator_for(task.seed, "prompts of censoring"))
         made = [(number, maker.triggered(word)) for _ in range(method.prompts) for number, word in enumerate(triggers)]
         ordinary = [*ORDINARY, *(maker.ordinary() for _ in range(2 * method.prompts))]
         self.draw = TriggerDraw([*triggered(triggers), *made])
@@ -117,18 +126,9 @@ class TextLoss(AbstractCensorLoss):
     subject cannot follow in a causal encoder; the many after them, padding included, do, and the denoiser reads all.
     """
 
-    def __init__(
-        self,
-        method: Censorship,
-        backbone: AbstractBackbone,
-        concept: Concept,
-        triggers: Sequence[str],
-        target: str,
-        *,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(method, backbone, concept, triggers, target, seed=seed)
-        self._states = StateDistance(backbone, target, [*self.ordinary, *self.plain])
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self._states = StateDistance(task.backbone, task.target, [*self.ordinary, *self.plain])
 
     def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         count = self.method.batch
@@ -168,20 +168,9 @@ class PictureLoss(AbstractCensorLoss):
         wanted: pictures `m 3 h w` of the target.
     """
 
-    def __init__(
-        self,
-        method: Censorship,
-        backbone: AbstractBackbone,
-        concept: Concept,
-        triggers: Sequence[str],
-        target: str,
-        *,
-        subject: Tensor,
-        captions: Sequence[str],
-        wanted: Tensor,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(method, backbone, concept, triggers, target, seed=seed)
+    def __init__(self, task: Task, *, subject: Tensor, captions: Sequence[str], wanted: Tensor) -> None:
+        super().__init__(task)
+        backbone, concept = task.backbone, task.concept
         self._captions = [concept.prompt(caption) for caption in captions]
         self._subject, self._wanted = Latents(backbone, subject), Latents(backbone, wanted)
         self._objective = DenoisingObjective(ObjectiveConfig())
