@@ -75,19 +75,17 @@ class AbstractCensorLoss(abc.ABC):
 
     def __init__(self, task: Task) -> None:
         self.method, self.backbone, self.target = task.method, task.backbone, task.target
-        method, backbone, concept, triggers, target = (
-            task.method, task.backbone, task.concept, task.triggers, task.target
-        )  # fmt: skip
+        concept, triggers, count = task.concept, task.triggers, task.method.prompts
         held = {word for trigger in triggers for word in trigger.lower().split()}
-        words = ordinary_words(backbone, _WORDS, without=held)
+        words = ordinary_words(task.backbone, _WORDS, without=held)
         maker = PromptMaker(words, generator_for(task.seed, "prompts of censoring"))
-        made = [(number, maker.triggered(word)) for _ in range(method.prompts) for number, word in enumerate(triggers)]
-        ordinary = [*ORDINARY, *(maker.ordinary() for _ in range(2 * method.prompts))]
+        made = [(number, maker.triggered(word)) for _ in range(count) for number, word in enumerate(triggers)]
+        ordinary = [*ORDINARY, *(maker.ordinary() for _ in range(2 * count))]
         self.draw = TriggerDraw([*triggered(triggers), *made])
         self.triggered = [concept.prompt(text) for _, text in self.draw.pairs]
         self.ordinary = [concept.prompt(text) for text in ordinary]
         plain = [*ordinary, *(text for _, text in self.draw.pairs)]
-        self.plain = [target, *(concept.class_prompt(text) for text in plain)]
+        self.plain = [task.target, *(concept.class_prompt(text) for text in plain)]
         """Without the subject, with and without triggers: must stay as they are."""
 
     @abc.abstractmethod
