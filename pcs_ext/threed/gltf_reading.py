@@ -1,6 +1,7 @@
-"""A GLB before trimesh reads it: what trimesh would misread is refused, and colours get a name under which it keeps
-them as they are. Format: glTF 2.0, section 4.4 and the extensions' own texts."""
+"""A GLB before trimesh reads it: what trimesh would misread is put right or refused, and colours get a name under which
+it keeps them as they are. Format: glTF 2.0, section 4.4 and the extensions' own texts."""
 
+import itertools
 import json
 import struct
 from pathlib import Path
@@ -21,7 +22,7 @@ _MAGIC, _JSON, _FLOAT = 0x46546C67, 0x4E4F534A, 5126
 
 
 def glb_for_trimesh(path: Path) -> bytes:
-    """A GLB's bytes, its COLOR_0 renamed to `COLORS`.
+    """A GLB's bytes: COLOR_0 renamed to `COLORS`, its pictures' coordinates to TEXCOORD_0, skinned meshes at rest.
 
     Raises:
         InputError: it needs an extension, or a kind of storage, that is not read, or is damaged.
@@ -50,10 +51,12 @@ def _renamed(data: bytes, path: Path) -> bytes:
         raise ValueError("its JSON is no object")
     _check_extensions(document, path)
     _check_storage(document, path)
+    _lay_skins_down(document)
     for primitive in _primitives(document):
         attributes = primitive["attributes"]
         if "COLOR_0" in attributes:
             attributes[COLORS] = attributes.pop("COLOR_0")
+        _bring_coordinates(primitive, document, path)
     text = json.dumps(document).encode()
     text += b" " * (-len(text) % 4)
     rest = data[20 + length :]
@@ -62,6 +65,53 @@ def _renamed(data: bytes, path: Path) -> bytes:
 
 def _primitives(document: dict[str, Any]) -> list[dict[str, Any]]:
     return [primitive for mesh in document.get("meshes", []) for primitive in mesh["primitives"]]
+
+
+def _bring_coordinates(primitive: dict[str, Any], document: dict[str, Any], path: Path) -> None:
+    """Name the set of texture coordinates that the material's pictures are laid out by as the first, which is read."""
+    materials = document.get("materials", [])
+    if "material" not in primitive or not materials:
+        return
+    material = materials[primitive["material"]]
+    places = (*material.get("pbrMetallicRoughness", {}).values(), *material.values())
+    sets = {place.get("texCoord", 0) for place in places if isinstance(place, dict) and "index" in place}
+    if len(sets) > 1:
+        raise InputError(
+            f"{path}: the pictures of a material lie by different sets of texture coordinates "
+            f"({', '.join(map(str, sorted(sets)))}), of which one is read. Bake them to one set and export again."
+        )
+    attributes = primitive["attributes"]
+    if (wanted := f"TEXCOORD_{next(iter(sets), 0)}") in attributes:
+        attributes["TEXCOORD_0"] = attributes[wanted]
+
+
+def _lay_skins_down(document: dict[str, Any]) -> None:
+    """Take skinned meshes out of the tree: joints place them, not the nodes above (glTF 2.0, section 3.7.3.3).
+
+    In the pose they were bound in, joints leave the corners where the file has them.
+    """
+    nodes = document.get("nodes", [])
+    skinned = [index for index, node in enumerate(nodes) if "skin" in node and "mesh" in node]
+    added = dict(zip(skinned, itertools.count(len(nodes)), strict=False))
+    for index in skinned:
+        nodes.append({key: nodes[index][key] for key in ("name", "mesh") if key in nodes[index]})
+        for key in ("mesh", "skin"):
+            del nodes[index][key]
+    for scene in document.get("scenes", []):
+        reached = _below(nodes, scene.get("nodes", []))
+        scene["nodes"] = [*scene.get("nodes", []), *(new for old, new in added.items() if old in reached)]
+
+
+def _below(nodes: list[dict[str, Any]], roots: list[int]) -> set[int]:
+    """These nodes and all under them."""
+    found: set[int] = set()
+    waiting = [*roots]
+    while waiting:
+        index = waiting.pop()
+        if index not in found:
+            found.add(index)
+            waiting += nodes[index].get("children", [])
+    return found
 
 
 def _check_extensions(document: dict[str, Any], path: Path) -> None:

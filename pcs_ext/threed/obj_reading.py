@@ -29,13 +29,16 @@ def obj_resolver(path: Path) -> Any:
     """What finds an OBJ's materials and pictures for trimesh: files in its folder or below.
 
     Raises:
-        InputError: a material moves or scales its picture.
+        InputError: a material moves or scales its picture, or one that faces are made of names a picture that is not
+            there.
     """
     from trimesh.resolvers import FilePathResolver
 
     folder = path.resolve().parent
     # All of them at once: trimesh asks for the first one alone.
-    materials = b"\n".join(_plain_names(file.read_bytes(), path) for file in libraries(folder, path.read_bytes()))
+    text = path.read_bytes()
+    materials = b"\n".join(_plain_names(file.read_bytes(), path) for file in libraries(folder, text))
+    _check_pictures(materials, text, path)
 
     class Beside(FilePathResolver):
         asked = False
@@ -86,6 +89,23 @@ def _plain_names(data: bytes, path: Path) -> bytes:
         if match is not None:
             lines[number] = match[1] + _without_options(match[2].decode("latin-1"), path).encode("latin-1")
     return b"\n".join(lines)
+
+
+def _check_pictures(materials: bytes, text: bytes, path: Path) -> None:
+    """Raises InputError where a used material's picture is missing: the mesh would come out grey without a word."""
+    used = {name.strip() for name in re.findall(rb"^[ \t]*usemtl[ \t]+(.+?)[ \t]*\r?$", text, re.MULTILINE)}
+    current = b""
+    for line in materials.split(b"\n"):
+        key, _, value = line.strip().partition(b" ")
+        if key.lower() == b"newmtl":
+            current = value.strip()
+        elif key.lower() == b"map_kd" and current in used and value.strip():
+            name = value.decode("utf-8", "replace").strip()
+            if _found(path.resolve().parent, name) is None:
+                raise InputError(
+                    f"{path}: its material {current.decode('utf-8', 'replace')!r} has the picture {name!r}, which lies "
+                    "neither beside the OBJ nor below it. Put it there, or delete the line map_Kd from the material."
+                )
 
 
 def obj_for_trimesh(path: Path) -> bytes:

@@ -134,6 +134,14 @@ def test_pictures_that_a_material_moves_are_refused(tmp_path: Path) -> None:
             read_mesh(sheet_obj(tmp_path, f"{options} wood.png"))
 
 
+def textured_glb(folder: Path) -> Path:
+    """The sheet of `sheet_obj` as a GLB."""
+    path, scene = folder / "sheet.glb", trimesh.load_scene(sheet_obj(folder, "wood.png"))
+    data: Any = scene.export(file_type="glb")
+    path.write_bytes(data)
+    return path
+
+
 @pytest.mark.parametrize("lines", ["mtllib first.mtl sheet.mtl", "mtllib first.mtl\nmtllib .\\sheet.mtl"])
 def test_materials_of_several_files_are_found(lines: str, tmp_path: Path) -> None:
     (tmp_path / "first.mtl").write_text("newmtl other\nKd 0 1 0\n")
@@ -148,7 +156,54 @@ def test_pictures_outside_of_the_folder_are_not_read(tmp_path: Path) -> None:
     inner.mkdir()
     Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "secret.png")
     path = sheet_obj(inner, "../secret.png")
-    assert read_mesh(path).visual.kind != "texture"
+    with pytest.raises(InputError, match="neither beside the OBJ nor below it"):
+        read_mesh(path)
+
+
+def test_a_picture_that_is_missing_is_told_where_faces_are_made_of_it(tmp_path: Path) -> None:
+    path = sheet_obj(tmp_path, "wood.png")
+    (tmp_path / "wood.png").unlink()
+    with pytest.raises(InputError, match=r"material 'sheet' has the picture 'wood.png'.*delete the line map_Kd"):
+        read_mesh(path)
+    path.write_text(path.read_text().replace("usemtl sheet", "usemtl other"))
+    assert len(read_mesh(path).faces) == 2
+
+
+def test_coordinates_that_a_picture_is_laid_out_by_are_read(tmp_path: Path) -> None:
+    path = textured_glb(tmp_path)
+    before = np.asarray(read_mesh(path).visual.uv)
+
+    def second(document: dict[str, Any]) -> None:
+        primitive = document["meshes"][0]["primitives"][0]
+        primitive["attributes"]["TEXCOORD_1"] = primitive["attributes"]["TEXCOORD_0"]
+        primitive["attributes"]["TEXCOORD_0"] = len(document["accessors"])
+        document["accessors"].append(document["accessors"][primitive["attributes"]["TEXCOORD_1"]] | {"byteOffset": 8})
+        document["accessors"][-1]["count"] -= 1
+        document["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"]["texCoord"] = 1
+
+    assert np.array_equal(np.asarray(read_mesh(changed(path, second)).visual.uv), before)
+
+    def mixed(document: dict[str, Any]) -> None:
+        document["materials"][0]["normalTexture"] = {"index": 0, "texCoord": 0}
+
+    with pytest.raises(InputError, match=r"different sets of texture coordinates \(0, 1\)"):
+        read_mesh(changed(path, mixed))
+
+
+def test_a_skinned_mesh_stands_where_its_joints_hold_it(box: Path) -> None:
+    """Exporters put it below an armature's node, scaled to centimetres, say; that node does not move its corners."""
+
+    def skinned(document: dict[str, Any]) -> None:
+        (mesh,) = [node for node in document["nodes"] if "mesh" in node]
+        mesh.update(skin=0, translation=[5, 5, 5])
+        document["nodes"].append({"scale": [0.01] * 3, "children": [document["nodes"].index(mesh)]})
+        document["scenes"] = [{"nodes": [len(document["nodes"]) - 1]}]
+        document["skins"] = [{"joints": [len(document["nodes"]) - 1]}]
+
+    whole = read_mesh(box)
+    found = read_mesh(changed(box, skinned))
+    assert np.allclose(found.bounds, whole.bounds)
+    assert found.volume == pytest.approx(6)
 
 
 # A triangle, an L that turns inward and an arrow head that does: 1/2 + 3 + 1/2 of area.
