@@ -2,13 +2,14 @@
 
 import dataclasses
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from benchmarks.arms import Figures
 from pcs_ext.errors import InputError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.edits.boxes import Box
@@ -34,7 +35,6 @@ SWAPS = ("photoswap", "swapanything")
 AS_IT_IS, NO_ATTENTION, PLAIN = "the picture as it is", "no attention", "plain generation"
 SWAP_ARMS = (AS_IT_IS, *SWAPS, NO_ATTENTION, PLAIN)
 LAYOUT, RENDERED = "layout-control", "rendered"
-Figures = Mapping[str, float]
 
 
 def scenes_of(stream: str, count: int, two_objects: float) -> list[Scene]:
@@ -142,16 +142,31 @@ class Layouts:
 
     def _hits(self, picture: Tensor, wanted: Sequence[Box]) -> list[float]:
         """For every box 0, one half or 1."""
-        side, read = picture.shape[-1], []
-        for box in wanted:
-            half = max(box.right - box.left, box.bottom - box.top) * side * 0.6
-            x, y = (box.left + box.right) / 2 * side, (box.top + box.bottom) / 2 * side
-            left, top = max(0, round(x - half)), max(0, round(y - half))
-            cut = picture[None, :, top : round(y + half), left : round(x + half)]
-            crop = F.interpolate(cut, size=(side, side), mode="bicubic", antialias=True)
-            seen = self.oracle.read(crop.clamp(-1, 1))[0]
+        read = []
+        for box, crop in zip(wanted, crops(picture, wanted), strict=True):
+            seen = self.oracle.read(crop[None])[0]
             read.append(statistics.fmean(part in (seen["color"], seen["class"]) for part in box.phrase.split()))
         return read
+
+
+def crops(picture: Tensor, places: Sequence[Box]) -> Tensor:
+    """What stands in each box, with a tenth of its larger side around it, as pictures of the picture's size.
+
+    Args:
+        picture: `3 h w` in [-1, 1].
+        places: `n` boxes.
+
+    Returns:
+        `n 3 h w` in [-1, 1].
+    """
+    side, found = picture.shape[-1], []
+    for box in places:
+        half = max(box.right - box.left, box.bottom - box.top) * side * 0.6
+        x, y = (box.left + box.right) / 2 * side, (box.top + box.bottom) / 2 * side
+        left, top = max(0, round(x - half)), max(0, round(y - half))
+        cut = picture[None, :, top : round(y + half), left : round(x + half)]
+        found.append(F.interpolate(cut, size=(side, side), mode="bicubic", antialias=True))
+    return torch.cat(found).clamp(-1, 1)
 
 
 def asked_boxes(scene: Scene, exchanged: bool) -> list[Box]:

@@ -14,8 +14,8 @@ Runs are kept in a work folder, an interrupted call goes on. Writes `results/con
 """
 
 import dataclasses
+import functools
 import itertools
-import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +26,7 @@ import tyro
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.arms import Claim, Figures, Kept, claim_row, kept_arm, plain_row
 from benchmarks.condition_runs import (
     AS_IT_IS,
     LAYOUT,
@@ -34,22 +35,19 @@ from benchmarks.condition_runs import (
     RENDERED,
     SWAP_ARMS,
     SWAPS,
-    Figures,
     Layouts,
     Swapper,
     mask_overlap,
     scenes_of,
 )
-from benchmarks.spread import half_interval
 from benchmarks.subjects import learned
-from pcs_ext.config_io import config_hash, read_json, to_jsonable, write_json
+from pcs_ext.config_io import config_hash, to_jsonable, write_json
 from pcs_ext.errors import PcsError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.edits.layout import LayoutConfig
 from pcs_ext.image.edits.settings import resolve_edit
 from pcs_ext.image.edits.swap import SwapConfig
-from pcs_ext.image.levels import to_pil
 from pcs_ext.reporter import ConsoleReporter, Reporter
 from pcs_ext.results import as_result
 from pcs_ext.runtime import cache_folder, generator_for
@@ -70,18 +68,6 @@ HIGHER = {
 }
 PLAIN_LAYOUT = f"{PLAIN} of layouts"
 _VIEWS = 64
-_Arm = list[tuple[Figures, Path]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Claim:
-    """Which arm is compared with which, and by what it speaks for its row of the survey."""
-
-    arm: str
-    baselines: tuple[str, ...]
-    """The one that is best by a measure is what the arm is compared with by it."""
-    exists_for: tuple[str, ...] = ()
-
 
 CLAIMS = (
     Claim("photoswap", (AS_IT_IS, PLAIN), ("likeness in pose",)),
@@ -129,7 +115,7 @@ def main(
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
     rows = result_rows({arm: [figures for figures, _ in pairs] for arm, pairs in found.items()}, swaps, layouts)
-    rows.append(_row("masks by attention", "mask IoU", overlaps, len(overlaps)))
+    rows.append(plain_row("masks by attention", "mask IoU", HIGHER["mask IoU"], overlaps, len(overlaps)))
     command = " ".join(["python -m benchmarks.conditions", *sys.argv[1:]])
     write_json(output, as_result(rows, command=command, seeds=list(range(seeds))))
     sheet.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +135,7 @@ class Runs:
     steps: int
     reporter: Reporter
 
-    def swaps(self, count: int, seeds: Sequence[int]) -> dict[str, _Arm]:
+    def swaps(self, count: int, seeds: Sequence[int]) -> dict[str, Kept]:
         """By arm: figures and picture of every scene and seed."""
         encoder = toybox_judges().dino
         assert encoder is not None
@@ -178,7 +164,7 @@ class Runs:
         )  # fmt: skip
         return next(itertools.islice(others, index // len(SUBJECTS), None)), name
 
-    def layouts(self, count: int, seeds: Sequence[int]) -> dict[str, _Arm]:
+    def layouts(self, count: int, seeds: Sequence[int]) -> dict[str, Kept]:
         """By arm: figures and picture of every scene and seed. The plain arm has a name of its own beside swaps'."""
         drawing = Layouts(self.backbone, Oracle.load(weights_path("oracle")), self.steps)
         scenes = scenes_of("layouts", count, 1.0)
@@ -194,18 +180,11 @@ class Runs:
     def _arm(
         self, arm: str, facts: Any, count: int, seeds: Sequence[int],
         make: Callable[[str, int, int], tuple[Tensor, Figures]],
-    ) -> _Arm:  # fmt: skip
+    ) -> Kept:  # fmt: skip
         folder = self.work / config_hash([self.backbone.fingerprint, arm, facts])
-        found = []
+        found: Kept = []
         for seed in seeds:
-            for index in range(count):
-                path = folder / f"{index:02d}-{seed}.json"
-                if not path.is_file():
-                    made, figures = make(arm, index, seed)
-                    folder.mkdir(parents=True, exist_ok=True)
-                    to_pil(made).save(path.with_suffix(".png"))
-                    write_json(path, dict(figures))
-                found.append((read_json(path), path.with_suffix(".png")))
+            found += kept_arm(folder, count, [seed], functools.partial(make, arm))
             self.reporter.event("arm", f"{arm}, seed {seed}: {count} pictures")
         return found
 
@@ -221,36 +200,19 @@ def result_rows(found: dict[str, list[Figures]], swaps: int, layouts: int) -> li
     pictures = {arm: layouts if arm in (LAYOUT, PLAIN_LAYOUT, RENDERED) else swaps for arm in found}
     claimed = {claim.arm for claim in CLAIMS}
     rows = [
-        _row(arm, metric, [one[metric] for one in runs], pictures[arm])
+        plain_row(arm, metric, HIGHER[metric], [one[metric] for one in runs], pictures[arm])
         for arm, runs in found.items()
         if arm not in claimed and runs
         for metric in runs[0]
     ]
     for claim in CLAIMS:
-        mine = found[claim.arm]
-        for metric in mine[0] if mine else ():
-            others = {name: [one[metric] for one in found[name]] for name in claim.baselines}
-            best = max(others, key=lambda name: statistics.fmean(others[name]) * (1 if HIGHER[metric] else -1))
-            values = [one[metric] for one in mine]
-            row = _row(claim.arm, metric, values, pictures[claim.arm], best, others[best])
-            rows.append({"system": claim.arm, **row} if metric in claim.exists_for else row)
+        for metric in found[claim.arm][0] if found[claim.arm] else ():
+            values = {name: [one[metric] for one in found[name]] for name in (claim.arm, *claim.baselines)}
+            rows.append(claim_row(claim, metric, HIGHER[metric], values, pictures[claim.arm]))
     return rows
 
 
-def _row(
-    method: str, metric: str, values: Sequence[float], pictures: int, baseline: str | None = None,
-    against: Sequence[float] = (),
-) -> dict[str, Any]:  # fmt: skip
-    """`pictures` of each seed."""
-    apart = [one - other for one, other in zip(values, against, strict=True)] if baseline else list(values)
-    return {
-        "method": method, "metric": metric, "higher_is_better": HIGHER[metric], "value": statistics.fmean(values),
-        "spread": half_interval(apart, [index % pictures for index in range(len(apart))]), "n": len(values),
-        "baseline": baseline, "baseline_value": statistics.fmean(against) if baseline else None, "seconds": None,
-    }  # fmt: skip
-
-
-def _sheet(runs: Runs, swaps: int, layouts: int, found: dict[str, _Arm]) -> Image.Image:
+def _sheet(runs: Runs, swaps: int, layouts: int, found: dict[str, Kept]) -> Image.Image:
     """A row per picture of the first seed."""
     lines = [
         [Image.open(found[arm][index][1]) for arm in (AS_IT_IS, *SWAPS, NO_ATTENTION, PLAIN)] for index in range(swaps)

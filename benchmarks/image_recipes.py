@@ -3,6 +3,7 @@
 Held-out subjects of `examples/`, learned, asked and measured as in `image_subjects`, whose runs count here too. A
 recipe speaks for its row of the survey by one measure alone, the one it exists for (`CLAIMS`), against the recipe its
 paper compares it with; differences are taken subject by subject and seed by seed. All other measures are told beside.
+Rows are of as many of the first subjects as have all their runs.
 
 An interrupted call goes on. `--trial` learns the last subject, which no figure contains, to look at what a preset does.
 """
@@ -107,14 +108,13 @@ def main(
     except PcsError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
-    whole = [recipe for recipe in CLAIMS if _is_whole(work, recipe, pairs, backbone.fingerprint)]
-    rows = [row for recipe in whole for row in recipe_rows(work, recipe, pairs, backbone.fingerprint)]
-    plain = [result_rows([recipe_report(work, *pair, arm) for pair in pairs]) for arm in _plain(whole)]
+    whole = {recipe: found for recipe in CLAIMS if (found := _whole(work, recipe, pairs, backbone.fingerprint))}
+    rows = [row for recipe, found in whole.items() for row in recipe_rows(work, recipe, found, backbone.fingerprint)]
+    plain = [result_rows([recipe_report(work, *pair, arm) for pair in found]) for arm, found in _plain(whole).items()]
     sys.stdout.write(results_table([*itertools.chain(*plain), *rows], _SHOWN) + "\n")
     if not trial:
-        command = (
-            f"python -m benchmarks.image_recipes --subjects {subjects} --seeds {seeds} --recipes {' '.join(whole)}"
-        )
+        command = f"python -m benchmarks.image_recipes --subjects {subjects} --seeds {seeds}"
+        command += f" --recipes {' '.join(whole)}"
         write_json(output, as_result(rows, command=command, seeds=list(range(seeds)), subjects=names[:subjects]))
         sys.stdout.write(f"{output}\n")
 
@@ -125,9 +125,16 @@ def _check(recipes: Sequence[str]) -> None:
         raise UsageError(f"nothing is claimed of {', '.join(unknown)}; expected some of {', '.join(CLAIMS)}.")
 
 
-def _is_whole(work: Path, recipe: str, pairs: Sequence[Pair], base: str) -> bool:
+def _whole(work: Path, recipe: str, pairs: Sequence[Pair], base: str) -> list[Pair]:
+    """The pairs of as many of the first subjects as have all their runs, of the recipe and of its baseline."""
     arms = (recipe, CLAIMS[recipe].baseline)
-    return all(recipe_seconds(work, name, seed, arm, base) is not None for name, seed in pairs for arm in arms)
+    whole: list[Pair] = []
+    for _, runs in itertools.groupby(pairs, key=lambda pair: pair[0]):
+        of_one = list(runs)
+        if any(recipe_seconds(work, *pair, arm, base) is None for pair in of_one for arm in arms):
+            break
+        whole += of_one
+    return whole
 
 
 def recipe_rows(work: Path, recipe: str, pairs: Sequence[Pair], base: str) -> list[dict[str, Any]]:
@@ -147,6 +154,7 @@ def recipe_rows(work: Path, recipe: str, pairs: Sequence[Pair], base: str) -> li
                 "higher_is_better": figure.higher_is_better if figure else False,
                 "value": statistics.fmean(values),
                 "spread": half_interval([one - other for one, other in zip(values, others, strict=True)], subjects),
+                "paired": True,
                 "n": len(values),
                 "encoder": figure.encoder if figure else None,
                 "baseline": claim.baseline,
@@ -175,9 +183,13 @@ def _mean_seconds(work: Path, recipe: str, pairs: Sequence[Pair], base: str) -> 
     return round(statistics.fmean(seconds), 1)
 
 
-def _plain(recipes: Sequence[str]) -> list[str]:
-    """The lines above the recipes': the class word and the baselines."""
-    return [CLASS_WORD, *dict.fromkeys(CLAIMS[recipe].baseline for recipe in recipes)]
+def _plain(whole: Mapping[str, list[Pair]]) -> dict[str, list[Pair]]:
+    """The lines above the recipes', the class word and the baselines, each over as many runs as any of its recipes."""
+    found: dict[str, list[Pair]] = {}
+    for recipe, pairs in whole.items():
+        for arm in (CLASS_WORD, CLAIMS[recipe].baseline):
+            found[arm] = max(found.get(arm, []), pairs, key=len)
+    return found
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "svg_systems": ("benchmarks.svg_systems", "--exemplars", "12", "--seeds", "3"),
     "censor_systems": ("benchmarks.censor_systems",),
     "conditions": ("benchmarks.conditions",),
+    "edit_systems": ("benchmarks.edit_systems",),
     "viewpoints": ("benchmarks.viewpoints",),
     "token_classes": ("benchmarks.token_classes",),
     "reference_systems": ("benchmarks.reference_systems",),

@@ -81,7 +81,10 @@ class System:
 
 
 def beats_baseline(row: Mapping[str, Any]) -> bool:
-    """Whether a result row's value is better than its baseline by more than either spread, as far as known."""
+    """Whether a result row's value is better than its baseline by more than either spread, as far as known.
+
+    Where a row is `paired`, its spread is that of the difference, run by run, and the baseline's own says nothing.
+    """
     if row.get("baseline_value") is None or row["higher_is_better"] is None:
         return False
     gain = row["value"] - row["baseline_value"]
@@ -153,7 +156,7 @@ def portrait(system: System) -> str:
         lines.append(f"  adapters  {', '.join(system.references)}")
     for row in system.results:
         against = "" if row.get("baseline_value") is None else f", {row['baseline']} {row['baseline_value']:.3f}"
-        against += f" ± {row['baseline_spread']:.3f}" if row["baseline_spread"] else ""
+        against += f" ± {row['baseline_spread']:.3f}" if row.get("baseline_spread") else ""
         better = {True: " (higher is better)", False: " (lower is better)", None: ""}[row["higher_is_better"]]
         lines.append(
             f"  {row['file']}: {row.get('recipe') or system.id} {row['metric']} {row['value']:.3f} "
@@ -186,6 +189,7 @@ def _results_by_system() -> dict[str, list[dict[str, Any]]]:
         for row in result["rows"]:
             if "system" in row:
                 known = {**row, "file": path.name, "seeds": len(result["seeds"])}
-                known["baseline_spread"] = spreads.get((row["baseline"], row["metric"]))
+                if not row.get("paired"):  # else `spread` is that of the difference itself
+                    known["baseline_spread"] = spreads.get((row["baseline"], row["metric"]))
                 rows.setdefault(row["system"], []).append(known)
     return rows

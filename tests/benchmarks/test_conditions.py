@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks.arms import Figures
 from benchmarks.condition_runs import (
     AS_IT_IS,
     LAYOUT,
@@ -9,7 +10,6 @@ from benchmarks.condition_runs import (
     PLAIN,
     RENDERED,
     SWAPS,
-    Figures,
     asked_boxes,
     scenes_of,
 )
