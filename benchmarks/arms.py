@@ -31,6 +31,15 @@ class Claim:
     """Arms that are told and compared with nothing, such as what a rendering would score."""
 
 
+def is_kept(folder: Path, count: int, seeds: Sequence[int]) -> bool:
+    """Whether `kept_arm` would have nothing to make."""
+    return all(_run_path(folder, index, seed).is_file() for seed in seeds for index in range(count))
+
+
+def _run_path(folder: Path, index: int, seed: int) -> Path:
+    return folder / f"{index:02d}-{seed}.json"
+
+
 def kept_arm(
     folder: Path, count: int, seeds: Sequence[int], make: Callable[[int, int], tuple[Tensor, Figures]]
 ) -> Kept:
@@ -45,7 +54,7 @@ def kept_arm(
     found = []
     for seed in seeds:
         for index in range(count):
-            path = folder / f"{index:02d}-{seed}.json"
+            path = _run_path(folder, index, seed)
             if not path.is_file():
                 made, figures = make(index, seed)
                 folder.mkdir(parents=True, exist_ok=True)

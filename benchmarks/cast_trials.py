@@ -14,6 +14,7 @@ from pcs_ext.image.edits.boxes import Box
 from pcs_ext.image.edits.cast import Cast, several, subject_adapters
 from pcs_ext.image.edits.settings import resolve_edit
 from pcs_ext.image.edits.together import TOGETHER, TogetherConfig, draw_together
+from pcs_ext.image.subject import Artifact
 from pcs_ext.toybox.world.boxes import boxes
 from pcs_ext.toybox.world.render import render_rgb
 from pcs_ext.toybox.world.scene import Scene
@@ -23,7 +24,7 @@ AT_ONCE, NOUNS = "all weights at once", "the base's nouns"
 
 
 class Together(Subjects):
-    """Two learned subjects (dreambooth-lora) side by side: the likeness of each to its true views, where it stands.
+    """Two learned subjects side by side: the likeness of each to its true views, where it stands.
 
     The places are those of a rendered scene of both, which is an arm, too: it says what likeness can be read at this
     size. Who stands where is up to the picture: of both ways round the better one counts.
@@ -31,10 +32,12 @@ class Together(Subjects):
     Args:
         stage: what trials share.
         edit: its method.
+        recipe: of the subjects, the same for the edit and for what it is compared with.
     """
 
-    def __init__(self, stage: Stage, edit: str) -> None:
+    def __init__(self, stage: Stage, edit: str, recipe: str = "dreambooth-lora") -> None:
         super().__init__(stage)
+        self.recipe = recipe
         self.config: TogetherConfig = resolve_edit(edit, TOGETHER, "toybox")
         self.claim = Claim(edit, (AT_ONCE, NOUNS), ("likeness",), beside=(RENDERED,))
 
@@ -60,13 +63,16 @@ class Together(Subjects):
         if arm == NOUNS:
             text = prompt.format(**{name: f"a {class_noun(name)}" for name in names})
             return self.stage.plain([text], [noise], self.config.sampling)[0]
-        artifacts = [learned(name, seed, self.stage.backbone, self.stage.reporter) for name in names]
+        artifacts = [self._learned(name, seed) for name in names]
         cast = several(artifacts, names)
         if arm == AT_ONCE:
             return self._at_once(cast, prompt, noise)
         given = [] if self.claim.arm == "mc2" else places
         drawn = draw_together(cast, [prompt], seeds=[noise], config=self.config, boxes=given, base=self.stage.backbone)
         return pixels_of(drawn[0].image)
+
+    def _learned(self, name: str, seed: int) -> Artifact:
+        return learned(name, seed, self.stage.backbone, self.stage.reporter, recipe=self.recipe)
 
     def _at_once(self, cast: Cast, prompt: str, noise: int) -> Tensor:
         """Both subjects' weights on the base and their words in the prompt, as a studio with two LoRAs does it."""

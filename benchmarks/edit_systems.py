@@ -10,9 +10,10 @@ draw two subjects by the likeness of each in its place. What the measure does no
 Runs are kept in a work folder, an interrupted call goes on. Writes `results/edit_systems.json` and a sheet.
 """
 
+import dataclasses
 import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ import torch
 import tyro
 from PIL import Image
 
-from benchmarks.arms import Kept, claim_row, kept_arm, plain_row
+from benchmarks.arms import Kept, claim_row, is_kept, kept_arm, plain_row
 from benchmarks.cast_trials import Together
 from benchmarks.edit_trials import Stage, Trial, single_trials
 from pcs_ext.config_io import config_hash, to_jsonable, write_json
@@ -48,7 +49,7 @@ def main(
     """Sample, measure, write.
 
     Args:
-        edits: which; none named: all. The tables are written only then.
+        edits: which to run now; none named: all. The table is of all whose runs are there.
         pictures: runs of each edit and seed.
         seeds: 0, 1, ...
         threads: of the CPU; 0 leaves torch's choice.
@@ -65,39 +66,69 @@ def main(
         if unknown := [edit for edit in edits if edit not in trials]:
             raise UsageError(f"no trial of {', '.join(unknown)}; expected some of {', '.join(trials)}.")
         work = work if work != Path() else cache_folder() / "edit_systems"
-        found: dict[str, dict[str, Kept]] = {}
+        runs = Runs(work / backbone.fingerprint, pictures, seeds)
         for edit in edits or trials:
-            found[edit] = _arms(trials[edit], work / backbone.fingerprint, pictures, range(seeds))
+            runs.arms(trials[edit])
             reporter.event("edit", f"{edit}: {pictures * seeds} runs of each arm are there")
     except PcsError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
-    rows = [row for edit, arms in found.items() for row in trial_rows(trials[edit], arms, pictures)]
+    _publish(trials, runs, output, sheet)
+
+
+def _publish(trials: Mapping[str, Trial], runs: "Runs", output: Path, sheet: Path) -> None:
+    found = {edit: runs.arms(trial) for edit, trial in trials.items() if runs.are_there(trial)}
+    rows = [row for edit, arms in found.items() for row in trial_rows(trials[edit], arms, runs.count)]
     for row in rows:
         against = "" if row["baseline"] is None else f"   {row['baseline']} {row['baseline_value']:.3f}"
-        sys.stdout.write(f"{row['method']:24} {row['metric']:16} {row['value']:.3f} ± {row['spread']:.3f}{against}\n")
-    if not edits:
-        command = f"python -m benchmarks.edit_systems --pictures {pictures} --seeds {seeds}"
-        write_json(output, as_result(rows, command=command, seeds=list(range(seeds))))
-        sheet.parent.mkdir(parents=True, exist_ok=True)
-        _sheet(found).save(sheet)
-        sys.stdout.write(f"{output}\n{sheet}\n")
+        sys.stdout.write(f"{row['method']:34} {row['metric']:16} {row['value']:.3f} ± {row['spread']:.3f}{against}\n")
+    command = f"python -m benchmarks.edit_systems --pictures {runs.count} --seeds {runs.seeds}"
+    command += f" --edits {' '.join(found)}"
+    write_json(output, as_result(rows, command=command, seeds=list(range(runs.seeds))))
+    sheet.parent.mkdir(parents=True, exist_ok=True)
+    _sheet(found).save(sheet)
+    sys.stdout.write(f"{output}\n{sheet}\n")
 
 
 def all_trials(stage: Stage) -> dict[str, Trial]:
     """By edit."""
-    trials = [*single_trials(stage), *(Together(stage, edit) for edit in ("omg", "pacgen", "mc2"))]
+    trials = [
+        *single_trials(stage),
+        *(Together(stage, edit) for edit in ("omg", "pacgen", "mc2")),
+        *(Together(stage, edit, recipe=edit) for edit in ("cones-2", "multibooth")),
+    ]
     return {trial.claim.arm: trial for trial in trials}
 
 
-def _arms(trial: Trial, work: Path, count: int, seeds: Sequence[int]) -> dict[str, Kept]:
-    """By arm, the edit first."""
-    edit = trial.claim.arm
-    folder = work / f"{edit}-{config_hash(to_jsonable(trial.config))[:12]}"
-    return {
-        arm: kept_arm(folder / arm, count, seeds, functools.partial(trial.make, arm))
-        for arm in (edit, *trial.claim.baselines, *trial.claim.beside)
-    }
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """What is kept of all trials.
+
+    Args:
+        folder: of the runs.
+        count: runs of each arm and seed.
+        seeds: 0 to `seeds` - 1.
+    """
+
+    folder: Path
+    count: int
+    seeds: int
+
+    def arms(self, trial: Trial) -> dict[str, Kept]:
+        """By arm, the edit first; what is not there is made."""
+        return {
+            arm: kept_arm(folder, self.count, range(self.seeds), functools.partial(trial.make, arm))
+            for arm, folder in self._folders(trial).items()
+        }
+
+    def are_there(self, trial: Trial) -> bool:
+        """Whether nothing would have to be made."""
+        return all(is_kept(folder, self.count, range(self.seeds)) for folder in self._folders(trial).values())
+
+    def _folders(self, trial: Trial) -> dict[str, Path]:
+        claim = trial.claim
+        folder = self.folder / f"{claim.arm}-{config_hash(to_jsonable(trial.config))[:12]}"
+        return {arm: folder / arm for arm in (claim.arm, *claim.baselines, *claim.beside)}
 
 
 def trial_rows(trial: Trial, arms: Mapping[str, Kept], count: int) -> list[dict[str, Any]]:

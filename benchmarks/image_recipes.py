@@ -68,8 +68,18 @@ CLAIMS: Mapping[str, Claim] = {
     "lycoris-lokr": Claim(_LIKENESS, "dreambooth-lora"),
     "comcat": Claim(_LIKENESS, "custom-diffusion"),
     "dvar": Claim(_STEPS, "textual-inversion"),
+    "hiper": Claim(_LIKENESS, "textual-inversion"),
+    "personamagic": Claim(_LIKENESS, "textual-inversion"),
+    "dreamartist": Claim(_LIKENESS, "textual-inversion"),
+    "compositional-inversion": Claim(_PROMPT, "textual-inversion"),
+    "coti": Claim(_PROMPT, "textual-inversion"),
+    "he-data-perspective": Claim(_LIKENESS, "dreambooth"),
+    "instructbooth": Claim(_PROMPT, "dreambooth"),
+    "id-aligner": Claim(_LIKENESS, "dreambooth-lora"),
+    "disendreamer": Claim(_LIKENESS, "disenbooth"),
 }
-"""By hand, before anything was measured: recipe -> what its abstract says it improves, and on what."""
+"""By hand, before anything was measured: recipe -> what its abstract says it improves, and on what (from memory where
+the research notes have no number)."""
 
 
 def main(

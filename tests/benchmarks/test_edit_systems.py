@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.arms import Claim, Figures, claim_row, kept_arm
+from benchmarks.arms import Claim, Figures, claim_row, is_kept, kept_arm
 from benchmarks.cast_trials import _pair, _places, _scene
 from benchmarks.edit_systems import main, trial_rows
 from benchmarks.edit_trials import _recoloured
@@ -55,6 +55,8 @@ def test_kept_runs_are_not_made_again(tmp_path: Path) -> None:
         return torch.zeros(3, 4, 4), {"value": float(index)}
 
     first = kept_arm(tmp_path, 2, [0], make)
+    assert is_kept(tmp_path, 2, [0])
+    assert not is_kept(tmp_path, 2, [0, 1])
     assert kept_arm(tmp_path, 2, [0, 1], make)[:2] == first
     assert made == [(0, 0), (1, 0), (0, 1), (1, 1)]
     assert all(path.is_file() for _, path in first)
