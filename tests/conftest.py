@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import ctypes
 import gc
 import os
 import signal
@@ -31,6 +32,12 @@ def pytest_collection_finish() -> None:
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's cache."""
     monkeypatch.setenv("PCS_EXT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def same_noise() -> None:
+    """Every run of a test sees the same pictures: Pillow's noise is drawn by the C library."""
+    ctypes.CDLL(None).srand(0)
 
 
 @pytest.fixture(scope="session")

@@ -97,7 +97,8 @@ class AttentionMaps:
         side: maps are resized to this many cells along the shorter side before they are averaged.
         rows: which of the batch to keep, for instance the conditional half under guidance; None keeps all.
         size: rows and columns of the latents; None: square ones.
-        exact: keep the maps that have this side already, and pass over the others.
+        exact: keep the coarsest maps of at least this side as they are, and pass over the others: those of this side
+            on a base at 512 pixels, and the like of them on larger ones, which have other sides.
     """
 
     def __init__(
@@ -106,17 +107,27 @@ class AttentionMaps:
         self.side, self.rows, self.size, self.exact = side, rows or slice(None), size, exact
         self.calls = 0
         self._sum: Tensor | None = None
+        self._kept: tuple[int, int] | None = None
 
     def __call__(self, path: str, probabilities: Tensor) -> Tensor:
         b, _, queries, keys = probabilities.shape
         cells = token_grid(queries, self.size or _square(path, queries))
-        if self.exact and cells != self._shape():
+        if self.exact and not self._wants(cells):
             return probabilities
         maps = probabilities.mean(1).transpose(1, 2).reshape(b, keys, *cells)[self.rows].float()
-        resized = torch.nn.functional.interpolate(maps, size=self._shape(), mode="bilinear")
-        self._sum = resized if self._sum is None else self._sum + resized
+        if not self.exact:
+            maps = torch.nn.functional.interpolate(maps, size=self._shape(), mode="bilinear")
+        self._sum = maps if self._sum is None else self._sum + maps
         self.calls += 1
         return probabilities
+
+    def _wants(self, cells: tuple[int, int]) -> bool:
+        """Whether maps of so many cells are kept; coarser ones than before take the place of those."""
+        if min(cells) < self.side:
+            return False
+        if self._kept is None or min(cells) < min(self._kept):
+            self._kept, self._sum, self.calls = cells, None, 0
+        return cells == self._kept
 
     def _shape(self) -> tuple[int, int]:
         rows, columns = self.size or (1, 1)
@@ -131,7 +142,7 @@ class AttentionMaps:
         """
         if self._sum is None:
             raise UsageError(
-                f"no attention of {self.side} x {self.side} cells was recorded; choose a side that the denoiser has."
+                f"no attention of {self.side} x {self.side} cells or more was recorded; choose a smaller side."
                 if self.exact
                 else "no attention was recorded: run the denoiser inside attention_program first."
             )

@@ -97,7 +97,9 @@ class AttentionEdit:
 
 def progress_at(backbone: AbstractBackbone, timestep: float | Tensor) -> float:
     """Share of the noise schedule that lies behind a sampler at a timestep, in [0, 1): 0 at the noisiest."""
-    return 1 - (float(timestep) + 1) / backbone.schedule.num_train_timesteps
+    count = backbone.schedule.num_train_timesteps
+    # One division of whole numbers: 1 - 680 / 1000 is less than 0.32, and shares are compared with steps.
+    return (count - 1 - float(timestep)) / count
 
 
 def edited(backbone: AbstractBackbone, edits: Sequence[AttentionEdit]):

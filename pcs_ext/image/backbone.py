@@ -86,6 +86,11 @@ class AbstractBackbone(abc.ABC):
         """
         return self.encode_prompt(prompts, size=size)
 
+    def encode_pair(self, negative: str | None, prompt: str, *, size: tuple[int, int] | None = None) -> Conditioning:
+        """`[negative, positive]` as guidance asks for them; the positive alone where `negative` is None."""
+        told = self.encode_prompt([prompt], size=size)
+        return told if negative is None else Conditioning.cat([self.encode_negative([negative], size=size), told])
+
     @abc.abstractmethod
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The denoiser's raw output (`schedule.prediction_type`), `b c h w` like `noisy_latents`. Differentiable.

@@ -94,11 +94,15 @@ class Concept:
         Raises:
             UsageError: there is no `{subject}` in the text.
         """
-        tokens = self.token.split() if self.mode == "learned" else []
-        several = (*self.parts, *self.aspects, *(tokens if len(tokens) > 1 else ()), *filter(None, [self.inverse]))
-        if SUBJECT not in text and any(part in text for part in several):
+        if SUBJECT not in text and any(word in text for word in self.own_words):
             return text
         return fill(text, self.name, article=self.article)
+
+    @property
+    def own_words(self) -> tuple[str, ...]:
+        """Learned words that texts may write as they are, in place of `{subject}`: those of several."""
+        tokens = self.token.split() if self.mode == "learned" else []
+        return (*self.parts, *self.aspects, *(tokens if len(tokens) > 1 else ()), *filter(None, [self.inverse]))
 
     def inverted(self, text: str) -> str:
         """A caption with its two things exchanged around the inverse word, where `{subject}` stands between them."""

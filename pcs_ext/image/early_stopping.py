@@ -41,12 +41,19 @@ class DvarStop(AbstractCriterion):
         config: when to stop.
         loss: the training loss.
         seed: of that evaluation.
+        micro_steps: batches of an evaluation, as many as a step of training has: of one picture at one timestep the
+            loss may hardly depend on what is learned (the released code evaluates four).
     """
 
     def __init__(
-        self, config: DvarConfig, loss: Callable[[int, int, torch.Generator], LossTerms], *, seed: int = 0
+        self,
+        config: DvarConfig,
+        loss: Callable[[int, int, torch.Generator], LossTerms],
+        *,
+        seed: int = 0,
+        micro_steps: int = 1,
     ) -> None:
-        self.config, self.loss, self.seed = config, loss, seed
+        self.config, self.loss, self.seed, self.micro_steps = config, loss, seed, micro_steps
         self.history: list[float] = []
 
     def __call__(self, state: FitState) -> bool:
@@ -54,7 +61,9 @@ class DvarStop(AbstractCriterion):
         if state.step % self.config.every:
             return False
         with torch.no_grad(), global_randomness(state.numbers.device, self.seed, "dvar-dropout"):
-            self.history.append(float(self.loss(0, 0, generator_for(self.seed, "dvar")).total))
+            generator = generator_for(self.seed, "dvar")
+            losses = [float(self.loss(0, index, generator).total) for index in range(self.micro_steps)]
+        self.history.append(sum(losses) / len(losses))
         self.finished = should_stop(self.history, self.config)
         return self.finished
 

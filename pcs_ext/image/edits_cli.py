@@ -1,5 +1,6 @@
 """Commands that edit or guide pictures: parse, call, report. Heavy modules are imported inside the functions."""
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Literal
@@ -50,7 +51,10 @@ def swap(
     from pcs_ext.image.edits.swap_picture import swap_picture
     from pcs_ext.image.subject import Artifact, save_mask
 
-    written.check(picture)
+    found = written.output.with_name(f"{written.output.stem}_mask.png")
+    written.check(picture, *([mask] if mask is not None else []))
+    if mask is None:
+        dataclasses.replace(written, output=found).check()  # a mask made by hand may lie there
     artifact = Artifact.load(subject)
     settings = resolve_edit(
         method,
@@ -74,7 +78,6 @@ def swap(
     made.picture.save(written.output)
     print_paths([written.output])
     if mask is None:
-        found = written.output.with_name(f"{written.output.stem}_mask.png")
         save_mask(made.mask, found)
         sys.stdout.write(f"{found}  where {noun} was found\n")
 
@@ -172,7 +175,7 @@ def insert(
     from pcs_ext.image.edits.insert_picture import insert_picture
     from pcs_ext.image.edits.settings import resolve_edit
 
-    written.check(scene)
+    written.check(scene, picture, *([mask] if mask is not None else []))
     place = parse_box(f"subject: {box}")
     settings = resolve_edit(method, InsertConfig, base, config, **sampling.asked)
     shown = find_photos([picture])[0]

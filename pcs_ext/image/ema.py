@@ -42,11 +42,15 @@ class ExponentialAverage:
     def swapped(self) -> Iterator[None]:
         """Inside, the parameters hold their averages (for sampling or saving); afterwards their own values again."""
         originals = [parameter.detach().clone() for parameter in self.parameters]
-        self._assign(self.averages)
+        self.settle()
         try:
             yield
         finally:
             self._assign(originals)
+
+    def settle(self) -> None:
+        """Put the averages into the parameters, for good."""
+        self._assign(self.averages)
 
     @torch.no_grad()
     def _assign(self, values: Sequence[Tensor]) -> None:

@@ -133,6 +133,11 @@ class AbstractRun(abc.ABC):
         with contextlib.nullcontext() if self.average is None else self.average.swapped():
             yield
 
+    def keep_averages(self) -> None:
+        """Put the exponential averages, if there are any, into the parameters: what was learned."""
+        if self.average is not None:
+            self.average.settle()
+
     def tensors(self) -> dict[str, Tensor]:
         """All that a checkpoint holds, by name."""
         found = {f"parameter/{name}": parameter.data for name, parameter in self.named.items()} | self._own_tensors()

@@ -27,7 +27,7 @@ from pcs_ext.image.data import Photo, SubjectDataset, concept_crops, enlarged, f
 from pcs_ext.image.early_stopping import DvarStop
 from pcs_ext.image.fit import AbstractRun, fit
 from pcs_ext.image.forgetting import Forgetting
-from pcs_ext.image.learned_photos import photos_for
+from pcs_ext.image.learned_photos import check_captions, photos_for
 from pcs_ext.image.loss_log import LossLog, LossReport
 from pcs_ext.image.mask_estimate import EstimatedMasks
 from pcs_ext.image.photo_contexts import is_context, with_contexts
@@ -276,6 +276,7 @@ class _Run:
             for artifact in self.after:
                 stack.enter_context(artifact.applied(self.backbone))
             stack.enter_context(injected(self.backbone, *self.adapters.values()))
+            check_captions(self.data, self.backbone, self.reporter)
             self._show(latents)
             for phase in self.recipe.phases:
                 for state in self._phase(phase, latents, log):
@@ -355,7 +356,9 @@ class _Run:
             loss = self._loss(phase, groups, latents, forgetting, contrast, lambda: running[0].averaged(), kept)
             if phase.reward is not None:
                 loss = RewardLoss(phase.reward, self.backbone, self.recipe.concept, self.data.squares(), loss)
-            stop = None if phase.dvar is None else DvarStop(phase.dvar, loss, seed=self.seed)
+            stop = None
+            if phase.dvar is not None:
+                stop = DvarStop(phase.dvar, loss, seed=self.seed, micro_steps=phase.fit.gradient_accumulation)
             # Frozen weights in half precision need trained float32 ones cast to meet them.
             autocast = phase.fit.autocast if phase.fit.autocast != "none" else AUTOCAST[self.backbone.dtype]
             config = dataclasses.replace(phase.fit, seed=self.seed, autocast=autocast)
@@ -370,6 +373,8 @@ class _Run:
                                  after_step=tuple(hooks.values()), on_start=running.append):  # fmt: skip
                     report.add(state)
                     if self.previews.is_due(state.step):
-                        path = self.previews.write(running[0], phase.name, state.step)
+                        path = self.previews.write(running[0], phase, state.step)
                         self.reporter.event("preview", f"preview {path}", path=str(path))
                     yield state
+            if phase.keeps_averages:
+                running[0].keep_averages()

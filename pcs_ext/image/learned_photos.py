@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pcs_ext.image.data import LEARNED_SIDE, Photo, find_photos, overlooked, photo_paths, repeated
+from pcs_ext.errors import PhotoError
+from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.data import LEARNED_SIDE, Photo, SubjectDataset, find_photos, overlooked, photo_paths, repeated
 from pcs_ext.image.posed import posed
 from pcs_ext.image.recipes import Recipe
 from pcs_ext.reporter import Reporter
+from pcs_ext.runtime import generator_for
 
 
 def photos_for(
@@ -39,3 +42,30 @@ def _read(photos: Sequence[Path] | Sequence[Photo] | Path | str, reporter: Repor
     for remark in (*overlooked(paths), *repeated(found)):
         reporter.event("photos", remark)
     return found
+
+
+def check_captions(data: SubjectDataset, backbone: AbstractBackbone, reporter: Reporter) -> None:
+    """Say which captions are longer than the text encoder reads.
+
+    Args:
+        data: the photos.
+        backbone: with the learned words among its tokens.
+        reporter: hears of captions that are cut.
+
+    Raises:
+        PhotoError: what is cut off is the subject, so that its photo would teach the words nothing.
+    """
+    limit = backbone.tokenizers[0].model_max_length - 2
+    for index, photo in enumerate(data.photos):
+        if photo.caption is None:
+            continue
+        text = data.caption(index, generator_for("caption", index))
+        if (count := backbone.token_count(text)) <= limit:
+            continue
+        before, named, _ = text.partition(data.concept.name)
+        if named and backbone.token_count(before + named) > limit:
+            raise PhotoError(
+                f"the caption of {photo.path.name} has {count} tokens, of which {limit} are read, and {named!r} stands "
+                "behind these. Write {subject} further to the front, or shorten the caption."
+            )
+        reporter.event("photos", f"the caption of {photo.path.name} has {count} tokens, of which {limit} are read")

@@ -1,5 +1,6 @@
 """Pictures of a subject while it is being learned: the same prompts and seeds every time, so that change shows."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pcs_ext.image.concept import Concept
 from pcs_ext.image.fit import AbstractRun
 from pcs_ext.image.levels import to_pil
 from pcs_ext.image.png import write_png
+from pcs_ext.image.recipes import Phase
 from pcs_ext.image.sample import SampleConfig, sample
 
 PROMPTS = ("a photo of {subject}", "a photo of {subject} on the beach")
@@ -50,14 +52,14 @@ class Previews:
         """Whether a sheet belongs to this step."""
         return self.every > 0 and step % self.every == 0
 
-    def write(self, run: AbstractRun, phase: str, step: int) -> Path:
-        """Sample with the averaged weights (the raw ones where nothing is averaged) and write the sheet."""
-        with run.averaged(), torch.no_grad():
+    def write(self, run: AbstractRun, phase: Phase, step: int) -> Path:
+        """Sample with the weights that the phase would leave now and write the sheet."""
+        with run.averaged() if phase.keeps_averages else contextlib.nullcontext(), torch.no_grad():
             seeds = self.seeds * (len(self.texts) // len(self.seeds))
             images = sample(
                 self.backbone, self.texts, seeds=seeds, config=self.sampling, negative_prompts=self.negatives
             )
-        path = self.folder / f"{phase}-{step:06d}.png"
+        path = self.folder / f"{phase.name}-{step:06d}.png"
         write_png(path, _sheet(images, columns=len(self.seeds)))
         return path
 

@@ -76,7 +76,7 @@ def with_request(recipe: Recipe, token: str, steps: int | None) -> Recipe:
     """The recipe with another word and another number of steps, where asked.
 
     Raises:
-        UsageError: fewer than one step.
+        UsageError: fewer than one step, or a word for a recipe that has none of its own, or several.
     """
     if steps is not None:
         if steps < 1:
@@ -86,15 +86,32 @@ def with_request(recipe: Recipe, token: str, steps: int | None) -> Recipe:
 
 
 def _renamed(recipe: Recipe, token: str) -> Recipe:
-    """The recipe with another word for the subject, also in the adapters that learn it."""
-    old, concept = recipe.concept.token, dataclasses.replace(recipe.concept, token=token)
-    adapters = {
-        name: dataclasses.replace(config, placeholder=token)  # type: ignore[call-arg]
-        if old and getattr(config, "placeholder", None) == old
-        else config
-        for name, config in recipe.adapters.items()
-    }
-    return dataclasses.replace(recipe, concept=concept, adapters=adapters)
+    """The recipe with another word for the subject, wherever it names the old one.
+
+    Raises:
+        UsageError: it has no word of its own, or several.
+    """
+    concept = recipe.concept
+    if concept.mode == "plain":
+        raise UsageError(f"{recipe.id} learns under the plain words {concept.class_noun!r}; leave --token out.")
+    if concept.mode == "rare":
+        return dataclasses.replace(recipe, concept=dataclasses.replace(concept, token=token))
+    if len(words := concept.own_words) > 1:
+        raise UsageError(
+            f"{recipe.id} learns several words ({', '.join(words)}), and --token names one; print the settings with "
+            "--dry-run, change the words there and give the file back with --config."
+        )
+    renamed = _replaced(to_jsonable(recipe), concept.token, token)
+    return from_jsonable(Recipe, renamed, where=f"--token {token}")
+
+
+def _replaced(data: Any, old: str, new: str) -> Any:
+    """JSON values with one text in place of another in all strings."""
+    if isinstance(data, str):
+        return data.replace(old, new)
+    if isinstance(data, list):
+        return [_replaced(item, old, new) for item in data]
+    return {key: _replaced(value, old, new) for key, value in data.items()} if isinstance(data, dict) else data
 
 
 def with_start(recipe: Recipe, start: Artifact | None, backbone: AbstractBackbone) -> Recipe:

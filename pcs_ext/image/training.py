@@ -85,20 +85,26 @@ class PromptCache:
     def __init__(self, backbone: AbstractBackbone, *, enabled: bool) -> None:
         self.backbone = backbone
         self.enabled = enabled
-        self._known: dict[str, Conditioning] = {}
+        self._known: dict[tuple[str, tuple[int, int] | None], Conditioning] = {}
 
-    def __call__(self, prompts: Sequence[str]) -> Conditioning:
-        """Conditioning of the prompts, differentiable exactly when the cache is off."""
+    def __call__(self, prompts: Sequence[str], size: tuple[int, int] | None = None) -> Conditioning:
+        """Conditioning of the prompts, differentiable exactly when the cache is off.
+
+        Args:
+            prompts: texts.
+            size: height and width of the pictures; None: the base's.
+        """
         if not self.enabled:
-            return self.backbone.encode_prompt(prompts)
+            return self.backbone.encode_prompt(prompts, size=size)
         with torch.no_grad():
             for prompt in dict.fromkeys(prompts):
-                if prompt not in self._known:
-                    self._known[prompt] = self.backbone.encode_prompt([prompt])
-            if any(self._known[prompt].per_layer is not None for prompt in prompts):
+                if (prompt, size) not in self._known:
+                    self._known[prompt, size] = self.backbone.encode_prompt([prompt], size=size)
+            known = [self._known[prompt, size] for prompt in prompts]
+            if any(one.per_layer is not None for one in known):
                 # What depends on timesteps is encoded for all rows at once; apart it would be for each of them.
-                return self.backbone.encode_prompt(prompts)
-        return Conditioning.cat([self._known[prompt] for prompt in prompts])
+                return self.backbone.encode_prompt(prompts, size=size)
+        return Conditioning.cat(known)
 
 
 class PhaseLoss:
@@ -163,7 +169,7 @@ class PhaseLoss:
         if self.reader is not None:
             batch = dataclasses.replace(batch, features=self.reader(batch))
         with showing(self.adapters.values(), batch.features):
-            conditioning, negative = self.prompts(batch.captions), self._negative(batch)
+            conditioning, negative = self.prompts(batch.captions, _size(batch)), self._negative(batch)
         latents = self.latents(batch)
         with regional(self.backbone.denoiser, self.photos.augmentation.pack):
             terms = self.objective(self.backbone, batch, latents, conditioning, generator, negative)
@@ -184,7 +190,13 @@ class PhaseLoss:
         if self.phase.objective.train_guidance == 1:
             return None
         concept = self.photos.concept
-        return self.prompts([caption.replace(concept.name, concept.negative) for caption in batch.captions])
+        away = [caption.replace(concept.name, concept.negative) for caption in batch.captions]
+        return self.prompts(away, _size(batch))
+
+
+def _size(batch: Batch) -> tuple[int, int]:
+    """Height and width of its pictures."""
+    return batch.images.shape[-2], batch.images.shape[-1]
 
 
 def weights_of(photos: Tensor, count: int) -> Tensor:

@@ -60,6 +60,18 @@ def test_maps_sum_to_one_and_keep_the_asked_rows(sd: AbstractBackbone) -> None:
     torch.testing.assert_close(maps.maps().sum(1), torch.ones(2, 8, 8), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize(("cells", "expected"), [((64, 32, 16, 8), 16), ((64, 32), 32), ((96, 48, 24, 12), 24)])
+def test_exact_maps_are_the_coarsest_of_at_least_the_side(cells: tuple[int, ...], expected: int) -> None:
+    """SD at 512 pixels, SDXL at 1024, SD 2.x at 768."""
+    maps = AttentionMaps(16, exact=True)
+    for side in (*cells, *reversed(cells)):
+        maps("down", torch.full((1, 2, side * side, 3), float(side)))
+    assert maps.maps().shape == (1, 3, expected, expected)
+    assert (maps.calls, float(maps.maps().mean())) == (2, expected)
+    with pytest.raises(UsageError, match="of 16 x 16 cells or more was recorded"):
+        AttentionMaps(16, exact=True).maps()
+
+
 def test_programs_nest_and_keep_gradients(sd: AbstractBackbone) -> None:
     outer, inner = AttentionMaps(side=8), AttentionMaps(side=8)
     states = sd.encode_prompt(["a red dog"])

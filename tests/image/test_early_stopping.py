@@ -79,6 +79,25 @@ def test_evaluations_depend_on_the_weights_alone() -> None:
     assert problem.model.weight.grad is not None  # an evaluation leaves gradients alone
 
 
+def test_an_evaluation_has_as_many_batches_as_a_step() -> None:
+    asked: list[int] = []
+
+    def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
+        asked.append(micro_step)
+        return LossTerms({"drawn": torch.rand((), generator=generator)})
+
+    stop = DvarStop(CONFIG, loss, micro_steps=4)
+    problem = Noisy()
+    state = next(iter(fit(problem, problem.groups, LONG)))
+    stop(state)
+    stop(state)
+    assert asked == [0, 1, 2, 3] * 2
+    assert len(set(stop.history)) == 1
+    whole, single = stop.history[0], DvarStop(CONFIG, loss)
+    single(state)
+    assert single.history[0] != whole
+
+
 @pytest.mark.parametrize("cut", [7, 30])
 def test_an_interrupted_run_stops_at_the_same_step(tmp_path: Path, cut: int) -> None:
     straight = Noisy()

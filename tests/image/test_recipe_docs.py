@@ -10,14 +10,16 @@ DOCS = Path(__file__).parents[2] / "docs" / "recipes.md"
 
 
 def formats(name: str) -> str:
-    """Formats that hold all that the recipe trains, by the exporters' own table; words need a file of their own."""
+    """Formats that hold all that the recipe trains, by the exporters' own table; words need a file of their own, which
+    is all that can be exported where no format holds the rest."""
     configs = RECIPES[name].build("dog", "sd").adapters.values()
     if any(isinstance(config, PROMPT_ADAPTERS) for config in configs):
         return "none"
     methods = {method_of(config) for config in configs if not isinstance(config, LEFT_OUT)}
     weights = methods - {"embedding"}
     able = [format for format, held in EXPRESSIBLE.items() if weights and weights <= set(held.split(", "))]
-    return ", ".join(able + ["textual-inversion"] * ("embedding" in methods)) or "none"
+    words = "textual-inversion" if able or not weights else "words alone: textual-inversion"
+    return ", ".join(able + [words] * ("embedding" in methods)) or "none"
 
 
 def rows() -> list[str]:

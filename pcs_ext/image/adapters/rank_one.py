@@ -49,6 +49,9 @@ class RankOneConfig:
 class Direction:
     """The word's input i under the metric C^-1, C being the uncentred covariance of encoded words.
 
+    All in float32, whatever autocast says: C^-1 is so badly conditioned that in bfloat16 the energy comes out half as
+    large again, and gates while training would be others than those in use.
+
     Args:
         inverse: C^-1, `d d`, float32.
     """
@@ -60,12 +63,19 @@ class Direction:
     def point(self, vector: Tensor) -> None:
         """Turn to the word's present encoding, `d`, float32."""
         self.vector = vector
-        self._dual = self.inverse @ vector
-        self._energy = (vector @ self._dual).clamp_min(1e-12)
+        with _exactly(vector):
+            self._dual = self.inverse @ vector
+            self._energy = (vector @ self._dual).clamp_min(1e-12)
 
     def share(self, inputs: Tensor) -> Tensor:
         """(e C^-1 i) / (i C^-1 i), `... 1`: 1 at the word itself, 0 at what is orthogonal to it."""
-        return (inputs.float() @ self._dual / self._energy).unsqueeze(-1)
+        with _exactly(inputs):
+            return (inputs.float() @ self._dual / self._energy).unsqueeze(-1)
+
+
+def _exactly(values: Tensor) -> torch.autocast:
+    """Outside of autocast, which casts the operands of a product again after `.float()`."""
+    return torch.autocast(values.device.type, enabled=False)
 
 
 class RankOneLayer(TrainedLayer):
@@ -116,7 +126,8 @@ class RankOneLayer(TrainedLayer):
         if self.scale == 0 or self.direction is None or self.direction.vector is None:
             return base
         share = self.direction.share(x)
-        removed = share * (self.weight.float() @ self.direction.vector)
+        with _exactly(x):
+            removed = share * (self.weight.float() @ self.direction.vector)
         edit = (share if self.config.explicit else self.gate(share)) * self.target - removed
         return base + (self.scale * edit).to(base.dtype)
 

@@ -166,7 +166,7 @@ class SubjectDataset:
         if augmentation.roll:
             turn = int(torch.randint(image.shape[-1], (), generator=generator))
             image, mask = image.roll(turn, -1), None if mask is None else mask.roll(turn, -1)
-        caption, valid = self._caption(index, generator), torch.ones(1, *image.shape[1:])
+        caption, valid = self.caption(index, generator), torch.ones(1, *image.shape[1:])
         fixed = augmentation.crop == "center" and not augmentation.roll
         key: str | None = f"{index}/{int(flipped)}" if fixed else None
         if augmentation.cutout and mask is not None:
@@ -233,7 +233,7 @@ class SubjectDataset:
             self._crops[index] = (self._center(index)[0], own)
             self.photos[index] = dataclasses.replace(self.photos[index], mask=own.amax(0, keepdim=True), parts=own)
 
-    def _caption(self, index: int, generator: torch.Generator) -> str:
+    def caption(self, index: int, generator: torch.Generator) -> str:
         """The photo's own caption, or a template. One that names no subject gets its name in front."""
         photo = self.photos[index]
         if photo.caption is None:
@@ -242,8 +242,7 @@ class SubjectDataset:
             if self.concept.parts:
                 return self.concept.caption(template, self._some_parts(photo, generator))
             return self.concept.prompt(template)
-        words = (*self.concept.parts, *self.concept.aspects)
-        named = SUBJECT in photo.caption or any(word in photo.caption for word in words)
+        named = SUBJECT in photo.caption or any(word in photo.caption for word in self.concept.own_words)
         text = photo.caption if named else f"{SUBJECT}, {photo.caption}"
         if self.concept.inverse and bool(torch.rand((), generator=generator) < 0.5):
             text = self.concept.inverted(text)

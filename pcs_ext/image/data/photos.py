@@ -5,8 +5,9 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ _BACKGROUND = 0.5
 """Gray behind transparent pixels, in [0, 1]."""
 _MASK = re.compile(r"_mask\d*$")
 _BEFORE = "_before"
+_DEEP = ("I;16", "I;16B", "I;16L", "I", "F")
+"""Modes of gray pictures with more than eight bits."""
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +113,7 @@ def _reduced(photo: Photo, short_side: int | None) -> Photo:
 
 
 def photo_paths(source: Iterable[Path | str] | Path | str) -> list[Path]:
-    """Photos without opening them: a folder's in natural order, or those given.
+    """Photos without opening them: a folder's in natural order, or those given; masks of photos among them left out.
 
     Raises:
         PhotoError: a path does not exist, or a folder holds no photos.
@@ -125,7 +129,14 @@ def photo_paths(source: Iterable[Path | str] | Path | str) -> list[Path]:
             raise PhotoError(f"{path} does not exist; expected a photo or a folder of photos.")
     if not paths:
         raise PhotoError("no photos were given; expected a folder or at least one file.")
-    return paths
+    stems = {(path.parent, path.stem) for path in paths}
+    # A shell that writes out photos/*.png names the masks among them, too.
+    return [path for path in paths if not (_MASK.search(path.stem) and _unmasked(path) in stems)]
+
+
+def _unmasked(path: Path) -> tuple[Path, str]:
+    """Folder and stem of the photo that a mask's name belongs to."""
+    return path.parent, _MASK.sub("", path.stem)
 
 
 def _photos_in(folder: Path) -> list[Path]:
@@ -170,22 +181,31 @@ def read_photo(path: Path) -> Photo:
     Raises:
         PhotoError: names the file and the reason.
     """
-    image = open_image(path)
-    if min(image.size) < MIN_SIDE:
-        raise PhotoError(f"{path} is {image.width} x {image.height} pixels; expected at least {MIN_SIDE} on each side.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            upright = ImageOps.exif_transpose(image)
-            rgb, alpha = _to_rgb(upright)
-    except (OSError, ValueError, SyntaxError, EOFError, ImageCms.PyCMSError) as error:
-        raise PhotoError(f"{path} cannot be decoded ({error}); it is damaged or cut off. Export it again.") from None
+
+    def upright(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+        if min(image.size) < MIN_SIDE:
+            size = f"{image.width} x {image.height}"
+            raise PhotoError(f"{path} is {size} pixels; expected at least {MIN_SIDE} on each side.")
+        return _to_rgb(ImageOps.exif_transpose(image))
+
+    rgb, alpha = _decoded(path, upright)
     pixels = torch.from_numpy(rgb).permute(2, 0, 1)
     mask = None
     if alpha is not None and alpha.min() < 1:
         mask = torch.from_numpy(alpha)[None]
         pixels = pixels * mask + _BACKGROUND * (1 - mask)
     return Photo(path=path, image=(pixels * 2 - 1).contiguous(), mask=mask)
+
+
+def _decoded(path: Path, decode: Callable[[Image.Image], T]) -> T:
+    """What `decode` makes of a picture file; PhotoError where it is damaged."""
+    image = open_image(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return decode(image)
+    except (OSError, ValueError, SyntaxError, EOFError, ImageCms.PyCMSError) as error:
+        raise PhotoError(f"{path} cannot be decoded ({error}); it is damaged or cut off. Export it again.") from None
 
 
 def open_image(path: Path) -> Image.Image:
@@ -229,7 +249,7 @@ def _register_heif(path: Path) -> None:
 
 def _to_rgb(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     """`h w 3` float32 in [0, 1] and the alpha channel `h w`, if there is one."""
-    if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+    if image.mode in _DEEP:
         return _gray(np.asarray(image)), None
     alpha = None
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -269,11 +289,18 @@ def read_mask(path: Path, photo: Photo) -> Tensor:
     Raises:
         PhotoError: unreadable, or of another shape than the photo.
     """
-    mask = ImageOps.exif_transpose(open_image(path)).convert("L")
+    mask = _decoded(path, lambda image: _eight_bit(ImageOps.exif_transpose(image)))
     height, width = photo.image.shape[1:]
     _check_shape(path, (mask.height, mask.width), photo)
     resized = mask.resize((width, height), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255)[None]
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """A gray picture of mode L; deeper ones are scaled, not cut off at 255."""
+    if image.mode not in _DEEP:
+        return image.convert("L")
+    return Image.fromarray((_gray(np.asarray(image))[..., 0] * 255).round().astype(np.uint8))
 
 
 def read_before(path: Path, photo: Photo) -> Tensor:

@@ -65,7 +65,8 @@ def draw_aligned(
     with cast.applied(backbone):
         for seed in seeds:
             images = sample_aligned(
-                backbone, texts, seed=seed, config=config, reference=given, negative_prompt=negative_prompt,
+                backbone, texts, seed=seed, config=config, reference=given,
+                negative_prompt=cast.negative(negative_prompt),
                 reporter=reporter,
             )  # fmt: skip
             made += [

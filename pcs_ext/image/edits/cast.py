@@ -41,6 +41,10 @@ class Cast:
             raise UsageError(f"{text!r} names a learned subject, but none was given; add --subject FOLDER.")
         return name_all(text, {subject.name: subject.words for subject in self.who})
 
+    def negative(self, text: str) -> str:
+        """What guidance goes away from: the text, behind a learned subject's own negative word if it has one."""
+        return self.who.concept.negative_prompt(text) if isinstance(self.who, Artifact) else text
+
     def phrase(self, text: str) -> str:
         """Words of a box's phrase, without the article that a prompt puts before a subject."""
         for name, words in self._names().items():

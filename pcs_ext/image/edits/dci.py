@@ -18,6 +18,7 @@ from pcs_ext.image.adapters.base import AbstractAdapter
 from pcs_ext.image.attention_edits import AttentionEdit, Capture, with_rows
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.edits.duet import duet, set_scale
+from pcs_ext.image.prompt_programs import read_text
 from pcs_ext.image.recipes import Preset
 from pcs_ext.image.sample import SampleConfig, SampleHooks, initial_noise, sample
 from pcs_ext.runtime import seed_for
@@ -89,10 +90,10 @@ def sample_integrated(
     pixels = (shape[-2] * backbone.vae_factor, shape[-1] * backbone.vae_factor)
     players = adapters if config.auxiliary == "base" else []
     set_scale(players, 0.0)
-    told = backbone.encode_prompt([negative_prompt, plain] if guided else [plain], size=pixels)
+    told = backbone.encode_pair(negative_prompt if guided else None, plain, size=pixels)
     set_scale(players, 1.0)
     merge = Integration(
-        own, backbone.token_count(prompt), noun, backbone.token_count(plain), row=int(guided), context=config.context
+        own, _length(backbone, prompt), noun, _length(backbone, plain), row=int(guided), context=config.context
     )
     paths, last = backbone.cross_attention_paths(), config.last
     hooks = SampleHooks(
@@ -114,6 +115,11 @@ def sample_integrated(
         negative_prompts=[negative_prompt] * 2, hooks=hooks,
     )  # fmt: skip
     return both[1:]
+
+
+def _length(backbone: AbstractBackbone, prompt: str) -> int:
+    """Tokens of a prompt as the encoder reads it, where learned words may be marks."""
+    return backbone.token_count(read_text(backbone, prompt))
 
 
 class Integration:

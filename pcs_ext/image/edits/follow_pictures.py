@@ -64,7 +64,7 @@ def follow_pictures(
         for prompt, text in zip(prompts, texts, strict=True):
             images = follow_structure(
                 backbone, square(picture, backbone.resolution), prompt=text, seeds=seeds, config=config,
-                reporter=reporter, **words,
+                negative_prompt=cast.negative(""), reporter=reporter, **words,
             )  # fmt: skip
             made += [
                 GeneratedImage(to_pil(image), prompt, {"seed": seed, **facts})

@@ -6,6 +6,7 @@ the appearance of the same sample without control.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -18,6 +19,7 @@ from pcs_ext.image.attention import AttentionMaps, attention_program, token_grid
 from pcs_ext.image.attention_edits import Capture, progress_at
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.edits.layout import energy_paths
+from pcs_ext.image.edits.one_by_one import visited
 from pcs_ext.image.inversion import invert
 from pcs_ext.image.masks import on_range
 from pcs_ext.image.phrases import phrase_positions
@@ -44,7 +46,8 @@ class FreeControlConfig:
     warm_up: float = 0.05
     """Share over which control grows from 0 (10 of 200 steps)."""
     structure_scale: float = 800.0
-    """Times the gradient of the structure's energy, added to the predicted noise."""
+    """Times the gradient of the structure's energy; a step moves the latents by sqrt((1 - abar_next) (1 - abar)) of
+    it."""
     background: float = 10.0
     """Weight of components that rise above the picture's background outside of its subject."""
     appearance_scale: float = 40.0
@@ -69,8 +72,10 @@ class FreeControlConfig:
 def freecontrol(preset: Preset) -> FreeControlConfig:
     """200 steps, 20 class pictures; `toybox`: 50 steps, 8 class pictures, ours.
 
-    Differs from FreeControl: the picture is inverted over the same steps as are sampled, not over 999; energies are
-    means over cells and components.
+    Differs from FreeControl: the picture is inverted over the same steps as are sampled, not over 999; keys are those
+    of the last self-attention of the decoder block alone, where the released code averages the energies of all of the
+    block's; the penalty is a mean over the cells outside, there over all of them; the mask is of one step's
+    cross-attentions in all blocks, there of the steps so far in one block.
     """
     small = preset == "toybox"
     sampling = SampleConfig(
@@ -158,6 +163,8 @@ class _Control:
         self.backbone, self.config = backbone, config
         # The last self-attention of the coarsest decoder block that has any.
         self.path = energy_paths(backbone, 1)[-1].removesuffix("attn2") + "attn1"
+        steps = visited(backbone, config.sampling)
+        self._next = dict(itertools.pairwise(steps))
 
     def is_active(self, timesteps: Tensor) -> bool:
         return progress_at(self.backbone, timesteps.flatten()[0]) < self.config.last
@@ -167,6 +174,18 @@ class _Control:
         if not self.config.warm_up:
             return 1.0
         return min(1.0, progress_at(self.backbone, timesteps.flatten()[0]) / self.config.warm_up)
+
+    def reach(self, timestep: int) -> float:
+        """What a shift of the predicted noise is multiplied by, so that a DDIM step moves the latents by
+        sqrt((1 - abar_next) (1 - abar)) of it.
+
+        As in the released code, which shifts the direction of the step alone: shifted in the clean estimate, too, both
+        would nearly cancel, and the latents move 30 to 50 times less.
+        """
+        levels = self.backbone.schedule.alphas_cumprod
+        now, after = float(levels[timestep]), float(levels[self._next.get(timestep, 0)])
+        moved = (after * (1 - now) / now) ** 0.5 - (1 - after) ** 0.5
+        return ((1 - after) * (1 - now)) ** 0.5 / moved
 
 
 @torch.no_grad()
@@ -180,6 +199,7 @@ def follow_structure(
     prompt: str,
     seeds: Sequence[int],
     config: FreeControlConfig,
+    negative_prompt: str = "",
     reporter: Reporter | None = None,
 ) -> Tensor:
     """Images of a prompt with the structure of a picture, `n 3 h w` in [-1, 1], float32 on the CPU; one per seed.
@@ -193,6 +213,7 @@ def follow_structure(
         prompt: of the result.
         seeds: of the noise.
         config: how; both scales 0 is plain sampling.
+        negative_prompt: what the result stays away from.
         reporter: hears the progress.
     """
     control = _Control(backbone, config)
@@ -200,7 +221,10 @@ def follow_structure(
     bases = _bases(control, class_prompt, reporter)
     wanted = _structure(control, picture, picture_prompt, positions, bases, reporter)
     plain = _Keys(control, len(seeds))
-    asked = {"seeds": list(seeds), "config": config.sampling, "batch_size": len(seeds)}
+    asked = {
+        "seeds": list(seeds), "config": config.sampling, "batch_size": len(seeds),
+        "negative_prompts": [negative_prompt] * len(seeds),
+    }  # fmt: skip
     sample(backbone, [prompt] * len(seeds), **asked, hooks=SampleHooks(predict=plain), reporter=reporter)
     guide = _Guide(control, bases, wanted, plain.at, len(seeds))
     return sample(backbone, [prompt] * len(seeds), **asked, hooks=SampleHooks(predict=guide), reporter=reporter)
@@ -283,6 +307,7 @@ class _Guide:
     def _shifted(self, prediction: Tensor, latents: Tensor, timesteps: Tensor, gradient: Tensor) -> Tensor:
         """All rows alike, so that guidance passes the shift on as it is."""
         schedule = self.control.backbone.schedule
-        shift = self.control.growth(timesteps) * gradient.repeat(len(latents) // self.rows, 1, 1, 1)
+        scale = self.control.growth(timesteps) * self.control.reach(int(timesteps[0]))
+        shift = scale * gradient.repeat(len(latents) // self.rows, 1, 1, 1)
         epsilon = schedule.to_epsilon(prediction, latents, timesteps) + shift
         return schedule.from_epsilon(epsilon, latents, timesteps)

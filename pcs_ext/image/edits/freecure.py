@@ -97,7 +97,7 @@ def sample_cured(
     maps = word_maps(backbone, clean[0], plain, config.locate)
     mask = grown(attended(maps, words, config.locate.threshold), config.locate.growth)
     size = (mask.shape[-2] * backbone.vae_factor, mask.shape[-1] * backbone.vae_factor)
-    told = backbone.encode_prompt([negative_prompt, plain] if guided else [plain], size=size)
+    told = backbone.encode_pair(negative_prompt if guided else None, plain, size=size)
     set_scale(adapters, 1.0)
     if not mask.any() or mask.all():
         raise UsageError("attention finds these words nowhere in the base's picture; name others, or another seed.")

@@ -84,6 +84,7 @@ def _drawn(
     negative_prompt: str,
 ) -> Tensor:
     concept = artifact.concept
+    negative_prompt = concept.negative_prompt(negative_prompt)
     plain = concept.class_prompt(prompt) if SUBJECT in prompt else prompt
     if isinstance(config, ConceptCentricConfig):
         return sample_guided_twice(backbone, adapters, plain, seed=seed, config=config, negative_prompt=negative_prompt)

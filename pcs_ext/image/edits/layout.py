@@ -139,7 +139,9 @@ class LayoutGuide:
 def layout_energy(
     probabilities: Tensor, boxes: Sequence[Box], positions: Sequence[Sequence[int]], size: tuple[int, int]
 ) -> Tensor:
-    """Mean over phrases and their tokens of (1 - attention inside / attention in all)^2 (eq. 3), 0-d.
+    """Mean over phrases, their tokens and heads of (1 - attention inside / attention in all)^2 (eq. 3), 0-d.
+
+    Each head by itself, as in the released code: one that looks ten times as much counts no more than others.
 
     Differs from the paper: cells that lie partly in a box count in part.
 
@@ -149,7 +151,7 @@ def layout_energy(
         positions: tokens of the phrases.
         size: rows and columns of the latents.
     """
-    maps = probabilities.float().mean(1)
+    maps = probabilities.float().flatten(0, 1)
     grid = token_grid(maps.shape[1], size)
     terms = []
     for box, tokens in zip(boxes, positions, strict=True):

@@ -60,7 +60,7 @@ def draw_layouts(
         "edit": config.id, "base": backbone.name, "artifacts": cast.hashes(), **dataclasses.asdict(config.sampling),
         "boxes": [dataclasses.asdict(box) for box in boxes],
     }  # fmt: skip
-    common = {"seeds": seeds, "negative_prompt": negative_prompt, "reporter": reporter}
+    common = {"seeds": seeds, "negative_prompt": cast.negative(negative_prompt), "reporter": reporter}
     made = []
     for prompt, text in zip(prompts, texts, strict=True):
         if isinstance(config, PacgenConfig):

@@ -65,7 +65,7 @@ def draw_led(
         for prompt, text in zip(prompts, texts, strict=True):
             images = one_by_one(
                 backbone, text, led_hooks(backbone, loss, config), seeds=seeds, sampling=config.sampling,
-                negative_prompt=negative_prompt, task="lead", reporter=reporter,
+                negative_prompt=cast.negative(negative_prompt), task="lead", reporter=reporter,
             )  # fmt: skip
             made += [
                 GeneratedImage(to_pil(image), prompt, {"seed": seed, **facts})

@@ -44,7 +44,7 @@ class Mc2Config:
     together: float = 0.5
     """Weight of the term that joins the places of one subject's words, beside 1 for parting the subjects."""
     side: int = 16
-    """Maps of this many cells per side are looked at."""
+    """The coarsest maps of at least so many cells per side are looked at: 16 of 512 pixels, where SDXL has 32."""
     base_weight: float = 0.0
     """Of the plain scene's guidance, beside an equal share of the rest, 1 - base_weight, for every subject; [0, 1]."""
 
@@ -122,8 +122,7 @@ class Choir:
         for member in members:
             for adapter in member.adapters:
                 adapter.set_scale(config.strength)
-        negative = [] if negative_prompt is None else [negative_prompt]
-        self._told = [encoded(backbone, member, [*negative, member.prompt], size) for member in members]
+        self._told = [encoded(backbone, member, negative_prompt, size) for member in members]
         self._looks: list[Tensor] = []
 
     def part(self, step: int, timestep: Tensor, latents: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from pcs_ext.image.attention_edits import on_cells
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.edits.boxes import Box
 from pcs_ext.image.edits.cones_2 import Cones2Config, LayoutBias, biased
+from pcs_ext.image.sample import Predict
 from pcs_ext.image.types import Conditioning
 
 SHUT = -1e4
@@ -77,20 +78,23 @@ class Player:
         for adapter in member.adapters:
             adapter.set_scale(strength)
         size = (region.shape[-2], region.shape[-1])
-        prompts = [negative_prompt, member.prompt] if guided else [member.prompt]
-        self.conditioning = encoded(backbone, member, prompts, size)
-        self._biased = backbone.predict
+        negative = negative_prompt if guided else None
+        self.conditioning = encoded(backbone, member, negative, size)
+        self._biased: Predict = self._among_others
         if member.box is not None:
-            bias = LayoutBias(backbone, [member.box], [member.own], size, layout, rows=[len(prompts) - 1])
-            self._biased = biased(backbone, bias)(backbone.predict)
+            bias = LayoutBias(backbone, [member.box], [member.own], size, layout, rows=[int(guided)])
+            self._biased = biased(backbone, bias)(self._among_others)
 
     def predict(self, latents: Tensor, timesteps: Tensor) -> Tensor:
         """The denoiser's output under this member's weights and words, like `latents`: `[negative, positive]`."""
-        with (
-            injected(self.backbone, *self.member.adapters),
-            attention_program(self.backbone, self._shut, at="scores"),
-        ):
+        with injected(self.backbone, *self.member.adapters):
             return self._biased(latents, timesteps, self.conditioning)
+
+    def _among_others(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """With the others' words shut: behind the bias, which is measured in the scores' spread, and asked of the
+        backbone as it is now, for adapters that change predictions."""
+        with attention_program(self.backbone, self._shut, at="scores"):
+            return self.backbone.predict(latents, timesteps, conditioning)
 
     def _shut(self, path: str, scores: Tensor) -> Tensor:
         """Inside of the region the others' words are not looked at; only the positive row has them."""
@@ -99,11 +103,14 @@ class Player:
         return torch.cat([scores[:-1], last])
 
 
-def encoded(backbone: AbstractBackbone, member: Member, prompts: Sequence[str], size: tuple[int, int]) -> Conditioning:
-    """Prompts as the member's own words and text encoder have them, for latents of `size` (rows, columns)."""
+def encoded(
+    backbone: AbstractBackbone, member: Member, negative_prompt: str | None, size: tuple[int, int]
+) -> Conditioning:
+    """The member's prompt as its own words and text encoder have it, behind a negative one unless that is None, for
+    latents of `size` (rows, columns)."""
     pixels = (size[0] * backbone.vae_factor, size[1] * backbone.vae_factor)
     with injected(backbone, *member.adapters):
-        return backbone.encode_prompt(prompts, size=pixels)
+        return backbone.encode_pair(negative_prompt, member.prompt, size=pixels)
 
 
 def named(positions: Sequence[int], scores: Tensor) -> Tensor:

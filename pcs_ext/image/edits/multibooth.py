@@ -138,7 +138,7 @@ class RegionalAnswers:
             for adapter in member.adapters:
                 adapter.set_scale(strength)
             check_keys_and_values(backbone, member)
-        self._told = [encoded(backbone, member, [member.prompt], size) for member in members]
+        self._told = [encoded(backbone, member, None, size) for member in members]
         self._queries: dict[str, Tensor] = {}
         self._known: list[dict[str, tuple[Tensor, Tensor]]] = []
 

@@ -44,7 +44,8 @@ def restyle_picture(
     size = (region.height, region.width)
     masks = None
     if picture.mask is not None and style.mask is not None:
-        masks = region.cut_mask(picture.mask[None]), F.interpolate(style.mask[None], size=size, mode="area")
+        inside = (picture.mask[None] > 0.5).float()
+        masks = region.cut_mask(inside), F.interpolate(style.mask[None], size=size, mode="area")
     painted = restyle(
         base, region.cut(image), _resized(style.image[None], size), config=config, prompt=prompt.strip(), masks=masks,
         reporter=reporter,

@@ -65,7 +65,10 @@ def swap_picture(
         check_mask(mask, picture)
     backbone = base if base is not None else artifact.backbone(device=device, precision=precision)
     image = picture[None]
-    given = mask[None] if mask is not None else _found(backbone, image, source_prompt, noun.strip(), config)
+    if mask is not None:
+        given = (mask[None] > 0.5).float()
+    else:
+        given = _found(backbone, image, source_prompt, noun.strip(), config)
     region = around(given, config.margin, backbone) if config.crop else whole(image, backbone)
     with artifact.applied(backbone):
         edited = swap(

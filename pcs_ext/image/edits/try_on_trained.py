@@ -68,7 +68,7 @@ def dress_picture(
             "reference learn --system pe-viton`, or anydoor)."
         )
     reference = seen_by(opened, [garment], scale=1.0, nouns=(), maps=maps)
-    image, where = person.image[None], person.mask[None]
+    image, where = person.image[None], (person.mask[None] > 0.5).float()
     region = _whole(person, base)
     size = (region.height, region.width)
     hole = (F.interpolate(where, size=size, mode="area") > 0).float()

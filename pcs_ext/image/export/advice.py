@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pcs_ext.artifact import ArtifactData
+from pcs_ext.image.adapters import EmbeddingConfig
 from pcs_ext.image.export.metadata import trigger_phrase
-from pcs_ext.image.export.modules import learned_tokens
+from pcs_ext.image.export.modules import EXPRESSIBLE, LEFT_OUT, adapter_configs, learned_tokens, method_of
 
 
 def advice(data: ArtifactData, format: str, written: Sequence[Path]) -> list[str]:
@@ -18,11 +19,7 @@ def advice(data: ArtifactData, format: str, written: Sequence[Path]) -> list[str
     """
     tokens = [token.placeholder for token in learned_tokens(data)]
     if format == "textual-inversion":
-        files = ", ".join(path.stem for path in written)
-        said = [
-            f"prompts write {', '.join(tokens)} in diffusers, embedding:NAME in ComfyUI and NAME in A1111 and Forge, "
-            f"where NAME is the file's ({files})"
-        ]
+        said = [*_of_words(data, tokens, written), *_of_what_is_missing(data)]
     else:
         said = [f'prompts write "{trigger_phrase(data)}" where the subject goes']
         if tokens:
@@ -36,3 +33,28 @@ def advice(data: ArtifactData, format: str, written: Sequence[Path]) -> list[str
             "learn it with --base and their model"
         )
     return said
+
+
+def _of_words(data: ArtifactData, tokens: Sequence[str], written: Sequence[Path]) -> list[str]:
+    away = str(data.concept.get("negative", ""))
+    files, asked = ", ".join(path.stem for path in written), ", ".join(token for token in tokens if token != away)
+    said = [
+        f"prompts write {asked} in diffusers, embedding:NAME in ComfyUI and NAME in A1111 and Forge, where NAME is the "
+        f"file's ({files})"
+    ]
+    return [*said, f"{away} belongs in the negative prompt"] if away in tokens else said
+
+
+def _of_what_is_missing(data: ArtifactData) -> list[str]:
+    """Trained layers, which a file of words cannot hold."""
+    configs = adapter_configs(data).values()
+    methods = {method_of(config) for config in configs if not isinstance(config, (EmbeddingConfig, *LEFT_OUT))}
+    if not methods:
+        return []
+    able = [format for format, held in EXPRESSIBLE.items() if methods <= set(held.split(", "))]
+    way = (
+        f"export them beside it as {' or '.join(able)}"
+        if able
+        else "no format holds them: without pcs-ext, pictures will be less like the subject"
+    )
+    return [f"the words alone are in it; what else was learned ({', '.join(sorted(methods))}) is not: {way}"]

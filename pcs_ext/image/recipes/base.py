@@ -73,6 +73,11 @@ class Phase:
         if self.part is not None and self.part < 0:
             raise ConfigError(f"part of phase {self.name!r} counts subjects from 0, got {self.part}.")
 
+    @property
+    def keeps_averages(self) -> bool:
+        """Whether exponential averages are what it leaves; those of a balance are a teacher, and the pupil is kept."""
+        return self.fit.ema_decay is not None and self.objective.balance is None
+
 
 @config
 class PhotoContext:

@@ -15,19 +15,20 @@ def mix_of_show(noun: str, preset: Preset) -> Recipe:
     """Two layer-wise words (one random, one from the noun) at 1e-3, LoRA of rank 4 at 1e-5 (text) and 1e-4 (denoiser).
 
     Batch 2, rates falling linearly to zero, noise offset 0.01, loss and attention (weight 0.01) held to the masks.
-    `pcs-ext merge` fuses several. Differs from the released code: 1000 steps stand for its 500 repeats of four photos,
-    and the words do not stop when their norm passes 0.55. `toybox`: not measured yet.
+    `pcs-ext merge` fuses several. The released code's alpha of 1 is not divided by the rank: 4 of 4 here. Differs from
+    it: 1000 steps stand for its 500 repeats of four photos, and the words do not stop when their norm passes 0.55.
+    `toybox`: not measured yet.
     """
     small = preset == "toybox"
     targets = "all_linear_conv" if small else "attention"
-    lora = LowRankConfig(method="lora", rank=4, alpha=1.0, targets=targets)
+    lora = LowRankConfig(method="lora", rank=4, alpha=4.0, targets=targets)
     return Recipe(
         id="mix-of-show",
         concept=Concept(class_noun=noun, mode="learned", token=f"{_CONTEXT} {_NOUN}", with_noun=False),
         adapters={
             "context": SpectrumConfig(placeholder=_CONTEXT, init_std=0.013),
             "noun": SpectrumConfig(placeholder=_NOUN, initializer=noun.split()[-1]),
-            "text": LowRankConfig(method="lora", rank=4, alpha=1.0, components=("text_encoder",)),
+            "text": LowRankConfig(method="lora", rank=4, alpha=4.0, components=("text_encoder",)),
             "denoiser": lora,
         },
         phases=(

@@ -52,7 +52,7 @@ def tune_reference(
     """Go on training a folder of `reference learn` on photos of one subject; resumable like that.
 
     Args:
-        adapter: that folder, of any system but IP-Adapter.
+        adapter: that folder, of a system that reads a noun.
         photos: of the subject, one or more: each is shown and drawn.
         output: folder of the tuned adapter, which is shown the same photos afterwards.
         noun: the subject's class word.

@@ -25,8 +25,8 @@ class Asked:
 
 
 def asked(backbone: AbstractBackbone, prompts: Sequence[str], guidance_scale: float) -> Asked:
-    """Conditioning of prompts, and of as many empty ones where guidance wants them."""
-    negative = None if guidance_scale == 1 else backbone.encode_prompt([""] * len(prompts))
+    """Conditioning of prompts, and of as many empty ones where guidance wants them, as pictures are sampled."""
+    negative = None if guidance_scale == 1 else backbone.encode_negative([""] * len(prompts))
     return Asked(backbone.encode_prompt(prompts), negative, guidance_scale)
 
 

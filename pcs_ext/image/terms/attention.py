@@ -24,7 +24,8 @@ class AttentionConfig:
     and negative guidance of CustomVideo (arXiv 2401.09962), whose exact form is not known here. Maps are divided by
     their maximum first."""
     side: int = 16
-    """Maps of this many cells per side are averaged; 16 in both papers' code at 512 pixels."""
+    """The coarsest maps of at least so many cells per side are averaged; 16 in both papers' code at 512 pixels, where
+    SDXL has 32."""
     weight: float = 1e-2
     """Both papers'."""
     elsewhere: tuple[str, ...] = ()
@@ -44,7 +45,8 @@ class AttentionTerm(AbstractTerm):
 
     def __call__(self, step: Step) -> Tensor:
         assert step.maps is not None, "the objective records the maps"
-        maps, masks = step.maps.maps(), word_masks(step)
+        maps = step.maps.maps()
+        masks = word_masks(step, maps)
         total = maps.new_zeros(())
         if masks is None:
             return total
@@ -61,13 +63,12 @@ class AttentionTerm(AbstractTerm):
         return self.config.weight * total
 
 
-def word_masks(step: Step) -> Tensor | None:
-    """`b words side side` in [0, 1], at the side of the maps; None if no photo has a mask."""
+def word_masks(step: Step, maps: Tensor) -> Tensor | None:
+    """`b words rows columns` in [0, 1], at the cells of the maps; None if no photo has a mask."""
     masks = step.batch.part_masks if step.batch.part_masks is not None else step.batch.masks
     if masks is None:
         return None
-    assert step.maps is not None
-    return F.interpolate(masks.to(step.backbone.device), size=(step.maps.side,) * 2, mode="area")
+    return F.interpolate(masks.to(step.backbone.device), size=maps.shape[-2:], mode="area")
 
 
 def attention_errors(maps: Tensor, at: Tensor, mask: Tensor, form: Literal["match", "outside", "both"]) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageCms
 
 from pcs_ext.errors import PhotoError
-from pcs_ext.image.data import find_photos, read_photo
+from pcs_ext.image.data import find_photos, photo_paths, read_photo
 
 RED = (200, 40, 30)
 
@@ -113,6 +113,31 @@ def test_masks_and_captions_lie_beside(tmp_path: Path) -> None:
     assert [photo.path.stem for photo in photos] == ["a", "b9", "b10"]
     assert [photo.caption for photo in photos] == [None, "{subject} on grass", None]
     assert [photo.mask is not None for photo in photos] == [True, False, False]
+
+
+def test_masks_among_files_that_are_given_are_no_photos(tmp_path: Path) -> None:
+    for name in ("a.png", "a_mask.png", "a_mask2.png", "alone_mask.png"):
+        left_red().save(tmp_path / name)
+    given = sorted(tmp_path.glob("*.png"))
+    assert [path.name for path in photo_paths(given)] == ["a.png", "alone_mask.png"]
+    assert [path.name for path in photo_paths([tmp_path / "a_mask.png"])] == ["a_mask.png"]
+
+
+def test_a_damaged_mask_is_named(tmp_path: Path) -> None:
+    left_red().save(tmp_path / "a.png")
+    left_red("L").save(tmp_path / "whole.png")
+    data = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "a_mask.png").write_bytes(data[: len(data) // 2])
+    with pytest.raises(PhotoError, match="a_mask.png cannot be decoded"):
+        find_photos(tmp_path / "a.png")
+
+
+def test_soft_masks_of_sixteen_bits_stay_soft(tmp_path: Path) -> None:
+    left_red().save(tmp_path / "a.png")
+    Image.fromarray(np.full((40, 48), 32768, np.uint16)).save(tmp_path / "a_mask.png")
+    (photo,) = find_photos(tmp_path / "a.png")
+    assert photo.mask is not None
+    assert photo.mask.mean() == pytest.approx(0.5, abs=0.01)
 
 
 def _png_of_size(width: int, height: int) -> bytes:

@@ -63,8 +63,10 @@ def test_swap(rex: str, street: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     code, out, err = run(*command, "--method", "photoswap", "--overwrite", capture=capsys)
     assert (code, (tmp_path / "out" / "new_mask.png").is_file()) == (0, True), err
     assert street.read_bytes() == original
+    (tmp_path / "mine_mask.png").write_bytes((tmp_path / "given.png").read_bytes())
     for wrong, message, expected in (
         ((), "exists already", 2),
+        (("--output", str(tmp_path / "mine.png")), "mine_mask.png exists already", 2),
         (("--overwrite", "--output", str(street)), "originals are never touched", 2),
         (("--output", str(tmp_path / "x.jpg")), "ends in .png", 2),
         (("--output", str(tmp_path / "x.png"), "--mask", str(tmp_path / "none.png")), "none.png", 3),

@@ -1,6 +1,7 @@
 """FreeControl: components and energies by hand, control that lowers them, and exactness when it is off."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import pytest
@@ -13,13 +14,14 @@ from pcs_ext.image.edits.follow_pictures import follow_pictures
 from pcs_ext.image.edits.freecontrol import (
     Basis,
     FreeControlConfig,
+    _Control,
     appearance_energy,
     follow_structure,
     freecontrol,
     principal,
     structure_energy,
 )
-from pcs_ext.image.sample import SampleConfig, sample
+from pcs_ext.image.sample import SampleConfig, build_scheduler, sample
 
 WORDS: dict[str, Any] = {"picture_prompt": "a photo of a cat", "phrase": "cat", "class_prompt": "a photo of a dog"}
 PICTURE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -43,6 +45,21 @@ def test_components_of_known_directions() -> None:
     assert torch.equal(scores.amin(1), torch.zeros(4, 2))
     torch.testing.assert_close(scores.amax(1), torch.ones(4, 2))
     assert principal(keys[:1, :2], 8).directions.shape == (3, 2)
+
+
+@pytest.mark.parametrize("steps", [10, 50])
+def test_a_shift_moves_the_latents_as_far_whatever_the_number_of_steps(sd: AbstractBackbone, steps: int) -> None:
+    sampling = SampleConfig(scheduler="ddim", num_inference_steps=steps, guidance_scale=2.0)
+    control = _Control(sd, quick(sampling=sampling))
+    scheduler, levels = build_scheduler(sd, sampling), sd.schedule.alphas_cumprod
+    for now, after in itertools.pairwise(int(step) for step in scheduler.timesteps):
+        noisy, epsilon = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).unbind()
+        plain, moved = (
+            scheduler.step(epsilon + shift, now, noisy).prev_sample
+            for shift in (0.0, control.reach(now))  # type: ignore[union-attr]
+        )
+        wanted = float((1 - levels[now]) * (1 - levels[after])) ** 0.5
+        torch.testing.assert_close(plain - moved, torch.full_like(plain, wanted), atol=2e-3, rtol=2e-3)
 
 
 def test_energies_by_hand() -> None:

@@ -208,4 +208,10 @@ def test_advice_tells_the_words_and_what_is_left_out(sd, learn, tmp_path):
     said = advice(both, "kohya", [tmp_path / "a.safetensors"])
     assert said[0] == 'prompts write "<rex> dog" where the subject goes'
     assert said[1].startswith("learned words (<rex>) cannot be in this format and must be exported, too")
-    assert "(rex)" in advice(both, "textual-inversion", [tmp_path / "rex.safetensors"])[0]
+    trained = {"layers": to_jsonable(LowRankConfig(rank=2)), **word}
+    beside = dataclasses.replace(both, adapters=trained)
+    words, missing = advice(beside, "textual-inversion", [tmp_path / "rex.safetensors"])
+    assert "(rex)" in words
+    assert missing.startswith("the words alone are in it; what else was learned (lora) is not: export them beside it")
+    away = dataclasses.replace(both, concept={**concept, "negative": "<rex>"})
+    assert "<rex> belongs in the negative prompt" in advice(away, "textual-inversion", [])
