@@ -13,10 +13,16 @@ from pcs_ext.image.backbones.unet import tokenize
 from pcs_ext.image.prompt_programs import read_text
 
 
-def phrase_positions(backbone: AbstractBackbone, prompt: str, phrase: str) -> tuple[int, ...]:
+def phrase_positions(backbone: AbstractBackbone, prompt: str, phrase: str, *, behind: str = "") -> tuple[int, ...]:
     """Indices among the prompt's tokens (0 is the start mark) of a phrase's first occurrence.
 
     Compared by token ids, so words that the tokenizer splits, and learned tokens of several vectors, are found whole.
+
+    Args:
+        backbone: whose tokenizer reads.
+        prompt: the text.
+        phrase: words of it.
+        behind: beginning of the prompt in which the phrase is not meant.
 
     Raises:
         UsageError: the phrase is empty, does not stand in the prompt, or lies behind the encoder's limit.
@@ -26,7 +32,7 @@ def phrase_positions(backbone: AbstractBackbone, prompt: str, phrase: str) -> tu
     whole = tokenizer(read_text(backbone, prompt), add_special_tokens=False).input_ids
     # A phrase with a mark means the noun behind that mark, not the first one that reads alike.
     marked = read_text(backbone, phrase) != phrase and phrase in prompt
-    before = read_text(backbone, prompt[: prompt.find(phrase)]) if marked else ""
+    before = read_text(backbone, prompt[: prompt.find(phrase)] if marked else behind)
     first = len(tokenizer(before, add_special_tokens=False).input_ids)
     for start in range(first, len(whole) - len(wanted) + 1) if wanted else ():
         if whole[start : start + len(wanted)] == wanted:

@@ -9,6 +9,14 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.phrases import align, phrase_positions
 
 
+def test_a_phrase_is_looked_for_behind_a_beginning(sd: AbstractBackbone) -> None:
+    text = "a dog on a dog"
+    assert phrase_positions(sd, text, "dog") == (2,)
+    assert phrase_positions(sd, text, "dog", behind="a dog on") == (5,)
+    with pytest.raises(UsageError, match="'on' does not stand in the prompt"):
+        phrase_positions(sd, text, "on", behind="a dog on")
+
+
 def test_phrases_are_found_by_tokens(sd: AbstractBackbone) -> None:
     assert phrase_positions(sd, "a red dog on the beach", "dog") == (3,)
     assert phrase_positions(sd, "a red dog on the beach", "red dog") == (2, 3)

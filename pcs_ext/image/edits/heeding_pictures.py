@@ -95,7 +95,7 @@ def _drawn(
             backbone, adapters, text, plain, asked, seed=seed, config=config, negative_prompt=negative_prompt
         )[0]
     own = phrase_positions(backbone, text, concept.name)
-    noun = phrase_positions(backbone, plain, concept.class_noun)
+    noun = phrase_positions(backbone, plain, concept.class_noun, behind=prompt.partition(SUBJECT)[0])
     return sample_integrated(
         backbone, adapters, text, plain, own, noun, seed=seed, config=config, negative_prompt=negative_prompt
     )

@@ -15,6 +15,7 @@ from pcs_ext.errors import ConfigError, UsageError
 from pcs_ext.image.adapters import injected
 from pcs_ext.image.attention_edits import progress_at
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.concept import SUBJECT
 from pcs_ext.image.edits.boxes import Box
 from pcs_ext.image.edits.cones_2 import Cones2Config, LayoutBias, biased
 from pcs_ext.image.edits.members import Composed, Member, Player
@@ -151,4 +152,5 @@ def lone_member(backbone: AbstractBackbone, artifact: Artifact, text: str, box: 
     prompt, plain = concept.prompt(text), concept.class_prompt(text)
     with injected(backbone, *adapters):  # learned words are tokens of the base only now
         own = phrase_positions(backbone, prompt, concept.name)
-    return Member(adapters, prompt, own, [], phrase_positions(backbone, plain, concept.class_noun), box)
+    noun = phrase_positions(backbone, plain, concept.class_noun, behind=text.partition(SUBJECT)[0])
+    return Member(adapters, prompt, own, [], noun, box)
