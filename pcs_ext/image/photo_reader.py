@@ -57,9 +57,20 @@ class PhotoReader:
 
 
 def reader_for(adapters: Iterable[AbstractAdapter], device: torch.device) -> PhotoReader | None:
-    """For the first adapter that looks at photos; None: none does."""
+    """For the adapters that look at photos; None: none does.
+
+    Raises:
+        ConfigError: they ask for different encoders.
+    """
     configs = [adapter.config for adapter in adapters if isinstance(adapter, (ImageResidualAdapter, ImageWordsAdapter))]
-    return PhotoReader(configs[0].encoder, configs[0].width, device) if configs else None
+    asked = sorted({(config.encoder, config.width) for config in configs})
+    if len(asked) > 1:
+        named = " and ".join(f"{encoder} ({width})" for encoder, width in asked)
+        raise ConfigError(
+            f"adapters of one recipe look at photos with one encoder, got {named}; set the same `encoder` and `width` in "
+            "all of them."
+        )
+    return PhotoReader(*asked[0], device) if asked else None
 
 
 def load_photo_encoder(encoder: str, device: torch.device) -> ClipEncoder:

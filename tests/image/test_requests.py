@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pcs_ext.errors import PhotoError, UsageError
+from pcs_ext.errors import ConfigError, PhotoError, UsageError
+from pcs_ext.image.adapters import ImageWordsConfig, build_adapter
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.data import Augmentation, Photo, SubjectDataset
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.learn import learn
 from pcs_ext.image.learned_photos import check_captions
+from pcs_ext.image.photo_reader import reader_for
 from pcs_ext.image.recipe_request import with_request
 from pcs_ext.image.recipes import RECIPES, Recipe
 from pcs_ext.image.training import PromptCache
@@ -59,6 +61,23 @@ def test_another_word_reaches_all_that_names_it() -> None:
 def test_a_word_that_has_no_single_place_is_refused(name: str, noun: str, match: str) -> None:
     with pytest.raises(UsageError, match=match):
         with_request(recipe(name, noun), "<rex>", None)
+
+
+def test_what_photos_have_in_common_takes_two() -> None:
+    image = torch.zeros(3, 32, 32)
+    alone = Photo(path=Path("a.png"), image=image, mask=image[:1] + 1, before=image)
+    with pytest.raises(PhotoError, match="needs two or more, got one"):
+        recipe("adi", "robot").check_photos([alone])
+    recipe("adi", "robot").check_photos([alone, alone])
+
+
+def test_one_encoder_looks_at_photos() -> None:
+    adapters = [
+        build_adapter(name, ImageWordsConfig(placeholder=f"<{name}>", initializer="dog", encoder=encoder, width=64))
+        for name, encoder in (("pose", "toybox"), ("ground", "other"))
+    ]
+    with pytest.raises(ConfigError, match=r"one encoder, got other \(64\) and toybox \(64\)"):
+        reader_for(adapters, torch.device("cpu"))
 
 
 def captioned(concept_of: Recipe, text: str) -> SubjectDataset:

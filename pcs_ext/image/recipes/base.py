@@ -197,6 +197,11 @@ class Recipe:
                 f"{_names(bare)}. Put a black and white {bare[0].stem}_mask.png there, or an alpha channel into the "
                 "photo."
             )
+        compares = any(term.kind == "invariance" for phase in self.phases for term in phase.objective.terms)
+        if compares and len(photos) < 2:
+            raise PhotoError(
+                f"{self.id} learns what photos have in common and needs two or more, got one; add another."
+            )
         single = [photo.path for photo in photos if photo.before is None]
         if self.needs_before and single:
             raise PhotoError(

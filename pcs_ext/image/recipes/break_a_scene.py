@@ -17,7 +17,9 @@ def break_a_scene(noun: str, preset: Preset) -> Recipe:
     """400 steps of the words at 5e-4, then 400 of words, denoiser and text encoder at 2e-6; prior weight 1.
 
     Masked loss, attention held to the masks with weight 1e-2, a random subset of the subjects in every caption, photos
-    mirrored half of the time. `toybox`: other rates, steps and map size; not measured yet.
+    mirrored half of the time. Differs from the released code: class images are of the subjects' nouns, there of "a
+    photo at the beach", on purpose unrelated (`class_template` in the JSON). `toybox`: other rates, steps and map size;
+    not measured yet.
 
     Args:
         noun: "robot, mug": one noun per subject, in the order of the numbered masks; prompts then say `<robot>`,

@@ -21,7 +21,8 @@ def magictailor(noun: str, preset: Preset) -> Recipe:
 
     Noise of strength 0.5 fades on what the masks leave out; attention is held to the masks with weight 1e-2; in the
     second phase the worse of the two counts, and the other is held to an average of the weights (decay 0.99, warmed up)
-    by 0.2. Batch 6: three photos of each. Masks come with the photos, instead of from a detector and a segmenter.
+    by 0.2. Batch 6, drawn from all photos: three of each where there are as many of both. Masks come with the photos,
+    instead of from a detector and a segmenter.
     `toybox`: other rates, rank and steps; not measured yet.
 
     Args:
