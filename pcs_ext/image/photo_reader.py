@@ -67,8 +67,8 @@ def reader_for(adapters: Iterable[AbstractAdapter], device: torch.device) -> Pho
     if len(asked) > 1:
         named = " and ".join(f"{encoder} ({width})" for encoder, width in asked)
         raise ConfigError(
-            f"adapters of one recipe look at photos with one encoder, got {named}; set the same `encoder` and `width` in "
-            "all of them."
+            f"adapters of one recipe look at photos with one encoder, got {named}; set the same `encoder` and `width` "
+            "in all of them."
         )
     return PhotoReader(*asked[0], device) if asked else None
 
