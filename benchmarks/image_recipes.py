@@ -36,6 +36,8 @@ ROOT = Path(__file__).parents[1]
 Pair = tuple[str, int]
 """Subject and seed."""
 _LIKENESS, _PROMPT, _ASKED, _STEPS = "dino-i-truth", "clip-t", "attributes", "steps"
+_LEAST = 3
+"""Subjects of which a table is worth reading."""
 _SHOWN = (_LIKENESS, "clip-i-truth", _PROMPT, _ASKED, "drift", _STEPS)
 
 
@@ -136,7 +138,8 @@ def _check(recipes: Sequence[str]) -> None:
 
 
 def _whole(work: Path, recipe: str, pairs: Sequence[Pair], base: str) -> list[Pair]:
-    """The pairs of as many of the first subjects as have all their runs, of the recipe and of its baseline."""
+    """The pairs of as many of the first subjects as have all their runs, of the recipe and of its baseline; none of
+    fewer than `_LEAST`."""
     arms = (recipe, CLAIMS[recipe].baseline)
     whole: list[Pair] = []
     for _, runs in itertools.groupby(pairs, key=lambda pair: pair[0]):
@@ -144,7 +147,8 @@ def _whole(work: Path, recipe: str, pairs: Sequence[Pair], base: str) -> list[Pa
         if any(recipe_seconds(work, *pair, arm, base) is None for pair in of_one for arm in arms):
             break
         whole += of_one
-    return whole
+    least = min(_LEAST, len({name for name, _ in pairs}))
+    return whole if len({name for name, _ in whole}) >= least else []
 
 
 def recipe_rows(work: Path, recipe: str, pairs: Sequence[Pair], base: str) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.image_recipes import CLAIMS, main, recipe_rows
+from benchmarks.image_recipes import CLAIMS, _whole, main, recipe_rows
 from pcs_ext.config_io import write_json
 from pcs_ext.image.evaluate import Figure, Report
 from pcs_ext.image.recipes import RECIPES
@@ -34,6 +34,22 @@ def test_only_the_measure_a_recipe_exists_for_names_its_system(tmp_path: Path) -
     assert not beats_baseline(rows["clip-t"])
     assert (rows["steps"]["value"], rows["steps"]["higher_is_better"]) == (40.0, False)
     assert (rows["clip-t"]["seconds"], rows["clip-t"]["baseline_seconds"]) == (5.0, 5.0)
+
+
+def test_rows_are_of_as_many_subjects_as_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [(name, seed) for name in ("rex", "pip", "momo", "zippy") for seed in (0, 1)]
+    done = {(name, seed, arm) for name, seed in pairs for arm in ("neti", "textual-inversion")}
+
+    def seconds(work: Path, name: str, seed: int, recipe: str, base: str) -> float | None:
+        return 1.0 if (name, seed, recipe) in done else None
+
+    monkeypatch.setattr("benchmarks.image_recipes.recipe_seconds", seconds)
+    assert _whole(tmp_path, "neti", pairs, "base") == pairs
+    done.remove(("zippy", 1, "textual-inversion"))
+    assert _whole(tmp_path, "neti", pairs, "base") == pairs[:6]
+    done.remove(("pip", 0, "neti"))
+    assert _whole(tmp_path, "neti", pairs, "base") == []
+    assert _whole(tmp_path, "neti", pairs[:2], "base") == pairs[:2]
 
 
 def test_an_unclaimed_recipe_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

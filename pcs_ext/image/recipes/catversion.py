@@ -15,7 +15,7 @@ def catversion(noun: str, preset: Preset) -> Recipe:
 
     The caption is the class noun (here with its article), photos are mirrored half of the time. All from the released
     code; its mask adds 1 to the learned keys' scores, which is left out. `toybox`: the last two of its four layers,
-    other rate and steps; not measured yet.
+    other rate and steps, no gain over textual inversion (docs/comparison.md).
     """
     small = preset == "toybox"
     return Recipe(

@@ -13,7 +13,8 @@ _TOKEN = "<subject>"
 def p_plus(noun: str, preset: Preset) -> Recipe:
     """All layers start at the class word. `sd`: 5e-3, batches of 8 as accumulation, 500 steps.
 
-    The reimplementation these values come from reports no gain over plain inversion. `toybox`: not measured yet.
+    The reimplementation these values come from reports no gain over plain inversion; on toybox pictures are more like
+    the subject than its (docs/comparison.md).
     """
     small = preset == "toybox"
     return Recipe(
