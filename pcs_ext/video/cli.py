@@ -249,7 +249,7 @@ def _photos(reference: Reference) -> tuple["PhotoRequest", Path | None]:
     """The photos among what was given, and the clip."""
     from pcs_ext.video.reference.directions import AskedDirections
     from pcs_ext.video.reference.photos import PhotoRequest
-    from pcs_ext.video.reference.stills import photos_and_clip
+    from pcs_ext.video.stills import photos_and_clip
 
     photos, clip = photos_and_clip(reference.reference)
     asked = PhotoRequest(

@@ -20,10 +20,9 @@ from pcs_ext.video.frame_words import by_frame, clip_conditioning
 from pcs_ext.video.make_artifacts import Adapters, Artifacts
 from pcs_ext.video.make_request import MakeRequest
 from pcs_ext.video.mask_fusion import MaskFusion, clip_mask
+from pcs_ext.video.pictures import GivenPictures, covering, frames_of
 from pcs_ext.video.reference.photos import ShownPhotos
 from pcs_ext.video.sample import ClipConfig, sample_clips
-
-_STILL = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 def make_clips(
@@ -52,6 +51,7 @@ def make_clips(
     artifacts = Artifacts.load(request)
     texts = artifacts.texts(request.prompts)
     folder = ClipFolder(output, len(texts) * len(request.seeds), fps=request.fps, overwrite=overwrite)
+    given = GivenPictures.read(request.picture, request.mask)
     backbone = backbone or artifacts.backbone(request, reporter)
     config, clip = artifacts.sampling(request, backbone), artifacts.clip(request, backbone)
     artifacts.say_what_differs(backbone, reporter)
@@ -65,14 +65,15 @@ def make_clips(
     # No inference mode: what is tuned before a clip could not be used in it.
     with artifacts.subject_in(request, backbone) as subject, torch.no_grad():
         # Without the motion: it is a picture of the base.
-        picture = _picture(request, backbone, config, wanted=clip.first_frame or artifacts.told)
+        picture = _picture(given.picture, backbone, config, wanted=clip.first_frame or artifacts.told)
+        mask = None if request.mask is None else _mask(request, given, backbone, config, clip, artifacts.stride)
         strength = Strength(subject, request.subject_scale)
         with artifacts.motion_in(request, backbone):
             # What a mask keeps was never the subject's.
             strength.set(request.mask is None)
             inverted = _inverted(request, artifacts, backbone, config, clip, reporter)
             strength.set(True)
-        maker = _Maker(request, artifacts, backbone, strength, config, clip, inverted, photos, reporter)
+        maker = _Maker(request, artifacts, backbone, strength, config, clip, inverted, mask, photos, reporter)
         for number, (prompt, text, seed) in enumerate(jobs):
             made_by = {"prompt": prompt, "text": text, "seed": seed, **facts}
             path = folder.made(made_by)
@@ -98,15 +99,15 @@ class _Maker:
         config: SampleConfig,
         clip: ClipConfig,
         inverted: list[Tensor] | None,
+        mask: Tensor | None,
         photos: ShownPhotos | None,
         reporter: Reporter,
     ) -> None:
         self.request, self.artifacts, self.backbone = request, artifacts, backbone
         self.config, self.clip, self.inverted, self.reporter = config, clip, inverted, reporter
-        self.strength, self.photos = strength, photos
+        self.strength, self.mask, self.photos = strength, mask, photos
         assert clip.frames is not None, "settled before"
         self.frames: int = clip.frames
-        self.mask = None if request.mask is None else _mask(request, backbone, config, self.frames, artifacts.stride)
 
     def clip_of(self, prompt: str, text: str, seed: int, motion: Adapters, start: Tensor | None) -> Tensor:
         """One clip, `3 f h w` in [-1, 1]; the motion is in the backbone."""
@@ -213,22 +214,30 @@ def _sides(backbone: AbstractVideoBackbone, config: SampleConfig) -> tuple[int, 
 
 
 def _mask(
-    request: MakeRequest, backbone: AbstractVideoBackbone, config: SampleConfig, frames: int, stride: int | None
+    request: MakeRequest,
+    given: GivenPictures,
+    backbone: AbstractVideoBackbone,
+    config: SampleConfig,
+    clip: ClipConfig,
+    stride: int | None,
 ) -> Tensor:
     """Where the clip changes, `1 1 f h w` in latent cells; of a clip the frames that its source was read at."""
     assert request.mask is not None
-    still = request.mask.is_file() and request.mask.suffix.lower() in _STILL
-    read = read_clip(
-        request.mask,
-        frames=1 if still else frames,
-        stride=None if still else stride,
-        size=_sides(backbone, config),
-        multiple_of=backbone.vae_factor,
-    )
-    mask = clip_mask(read.frames, backbone.vae_factor, frames).to(backbone.device)
+    assert clip.frames is not None, "settled before"
+    sides, factor = _sides(backbone, config), backbone.vae_factor
+    if given.mask is not None:
+        white = frames_of(given.mask, _whole(sides, factor))
+    else:
+        white = read_clip(request.mask, frames=clip.frames, stride=stride, size=sides, multiple_of=factor).frames
+    mask = clip_mask(white, factor, clip.frames).to(backbone.device)
     if not bool(mask.any()):
         raise InputError(f"{request.mask} is black everywhere; expected white where the protagonist is.")
     return mask if request.keep == "background" else 1 - mask
+
+
+def _whole(sides: tuple[int, int], factor: int) -> tuple[int, int]:
+    """Height and width, rounded down to latent cells."""
+    return sides[0] // factor * factor, sides[1] // factor * factor
 
 
 def _latents(picture: Tensor | None, backbone: AbstractVideoBackbone) -> Tensor:
@@ -238,7 +247,7 @@ def _latents(picture: Tensor | None, backbone: AbstractVideoBackbone) -> Tensor:
 
 
 def _picture(
-    request: MakeRequest, backbone: AbstractVideoBackbone, config: SampleConfig, *, wanted: bool
+    given: Tensor | None, backbone: AbstractVideoBackbone, config: SampleConfig, *, wanted: bool
 ) -> Callable[[str, int], Tensor | None]:
     """`(text, seed)` -> the picture `1 3 h w` that a clip starts from or should look like; None where none is wanted.
 
@@ -246,11 +255,10 @@ def _picture(
         UsageError: a picture was given for nothing.
     """
     if not wanted:
-        if request.picture is not None:
+        if given is not None:
             raise UsageError("--picture is for motions that start from one or are told one; leave it out.")
         return lambda text, seed: None
-    if request.picture is None:
+    if given is None:
         return lambda text, seed: sample(backbone, [text], seeds=[seed], config=config)
-    sides = _sides(backbone, config)
-    given = read_clip(request.picture, frames=1, size=sides, multiple_of=backbone.vae_factor).video()[:, :, 0]
-    return lambda text, seed: given
+    fitted = covering(given, _whole(_sides(backbone, config), backbone.vae_factor))
+    return lambda text, seed: fitted

@@ -15,7 +15,7 @@ from pcs_ext.image.reference import REFERENCES
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone
 from pcs_ext.video.clips import read_clip, write_clip
-from pcs_ext.video.reference.stills import is_still
+from pcs_ext.video.stills import is_still
 from tests.support.command_line import run
 from tests.support.tiny_clip_reference import TINY_CLIP_SYSTEMS, clip_albums
 from tests.support.tiny_reference import at_random, published, tiny_system, tiny_vision
