@@ -14,7 +14,7 @@ from pcs_ext.image.sample import SampleConfig, SampleHooks, sample
 from pcs_ext.reporter import Reporter
 from pcs_ext.video.alignment import Pair, aligned
 from pcs_ext.video.backbone import AbstractVideoBackbone
-from pcs_ext.video.clip_hooks import Strength, hooks_of, windowed
+from pcs_ext.video.clip_hooks import Strength, Wrapper, hooks_of, windowed
 from pcs_ext.video.clips import ClipFolder, read_clip
 from pcs_ext.video.frame_words import by_frame, clip_conditioning
 from pcs_ext.video.make_artifacts import Adapters, Artifacts
@@ -65,9 +65,10 @@ def make_clips(
     # No inference mode: what is tuned before a clip could not be used in it.
     with artifacts.subject_in(request, backbone) as subject, torch.no_grad():
         # Without the motion: it is a picture of the base.
-        picture = _picture(given.picture, backbone, config, wanted=clip.first_frame or artifacts.told)
-        mask = None if request.mask is None else _mask(request, given, backbone, config, clip, artifacts.stride)
         strength = Strength(subject, request.subject_scale)
+        wanted = clip.first_frame or artifacts.told
+        picture = _picture(request, artifacts, backbone, config, strength, given.picture, photos, wanted=wanted)
+        mask = None if request.mask is None else _mask(request, given, backbone, config, clip, artifacts.stride)
         with artifacts.motion_in(request, backbone):
             # What a mask keeps was never the subject's.
             strength.set(request.mask is None)
@@ -106,6 +107,7 @@ class _Maker:
         self.request, self.artifacts, self.backbone = request, artifacts, backbone
         self.config, self.clip, self.inverted, self.reporter = config, clip, inverted, reporter
         self.strength, self.mask, self.photos = strength, mask, photos
+        self.negative = artifacts.negative(request)
         assert clip.frames is not None, "settled before"
         self.frames: int = clip.frames
 
@@ -124,7 +126,6 @@ class _Maker:
             return self._sampled(text, seed, motion, start)
 
     def _sampled(self, text: str, seed: int, motion: Adapters, start: Tensor | None) -> Tensor:
-        negative = self.request.negative_prompt
         clips = sample_clips(
             self.backbone,
             [text],
@@ -133,7 +134,7 @@ class _Maker:
             clip=self.clip,
             inverted=None if self.inverted is None else self.inverted[-1],
             first=_latents(start, self.backbone) if self.clip.first_frame else None,
-            negative_prompts=[negative] if negative else None,
+            negative_prompts=[self.negative] if self.negative else None,
             hooks=self._hooks(text, motion),
         )
         self.strength.set(True)
@@ -141,12 +142,10 @@ class _Maker:
 
     def _hooks(self, text: str, motion: Adapters) -> SampleHooks:
         """The first of them stands outermost."""
-        wrappers, fusion = [], self._fusion(motion)
-        if self.artifacts.window < 1:
-            wrappers.append(windowed(self.strength, self.backbone.schedule.num_train_timesteps, self.artifacts.window))
+        wrappers, fusion = _subjects_window(self.artifacts, self.backbone, self.strength), self._fusion(motion)
         if fusion is not None:
             wrappers.append(fusion.wrap)
-        own = by_frame(self.backbone, motion, text, self.request.negative_prompt, self.frames)
+        own = by_frame(self.backbone, motion, text, self.negative, self.frames)
         if own is not None:
             wrappers.append(own)
         hooks = hooks_of(wrappers, None if fusion is None else fusion.on_step)
@@ -165,7 +164,7 @@ class _Maker:
         recipe, source = self.artifacts.source
         self.strength.set(False)
         own = clip_conditioning(self.backbone, motion, source, self.frames)
-        negative = self.backbone.encode_prompt([self.request.negative_prompt])
+        negative = self.backbone.encode_prompt([self.negative])
         self.strength.set(True)
         return MaskFusion(recipe.fusion, self.mask, self.inverted, own, negative, self.strength.without)
 
@@ -246,8 +245,23 @@ def _latents(picture: Tensor | None, backbone: AbstractVideoBackbone) -> Tensor:
     return backbone.encode_images(picture.to(backbone.device, backbone.dtype)).float()
 
 
+def _subjects_window(artifacts: Artifacts, backbone: AbstractVideoBackbone, strength: Strength) -> list[Wrapper]:
+    """What takes the subject away where in the denoising it is not there; nothing where it always is."""
+    if artifacts.window >= 1:
+        return []
+    return [windowed(strength, backbone.schedule.num_train_timesteps, artifacts.window)]
+
+
 def _picture(
-    given: Tensor | None, backbone: AbstractVideoBackbone, config: SampleConfig, *, wanted: bool
+    request: MakeRequest,
+    artifacts: Artifacts,
+    backbone: AbstractVideoBackbone,
+    config: SampleConfig,
+    strength: Strength,
+    given: Tensor | None,
+    photos: ShownPhotos | None,
+    *,
+    wanted: bool,
 ) -> Callable[[str, int], Tensor | None]:
     """`(text, seed)` -> the picture `1 3 h w` that a clip starts from or should look like; None where none is wanted.
 
@@ -258,7 +272,17 @@ def _picture(
         if given is not None:
             raise UsageError("--picture is for motions that start from one or are told one; leave it out.")
         return lambda text, seed: None
-    if given is None:
-        return lambda text, seed: sample(backbone, [text], seeds=[seed], config=config)
-    fitted = covering(given, _whole(_sides(backbone, config), backbone.vae_factor))
-    return lambda text, seed: fitted
+    if given is not None:
+        fitted = covering(given, _whole(_sides(backbone, config), backbone.vae_factor))
+        return lambda text, seed: fitted
+    hooks = hooks_of(_subjects_window(artifacts, backbone, strength))
+    hooks = photos.beside(hooks) if photos is not None and photos.in_pictures else hooks
+    negative = artifacts.negative(request)
+
+    def drawn(text: str, seed: int) -> Tensor:
+        away = [negative] if negative else None
+        made = sample(backbone, [text], seeds=[seed], config=config, negative_prompts=away, hooks=hooks)
+        strength.set(True)
+        return made
+
+    return drawn

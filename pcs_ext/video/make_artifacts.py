@@ -63,6 +63,14 @@ class Artifacts:
                 raise UsageError(f"prompt {prompt!r} asks for {SUBJECT}, but no --subject was given; name its folder.")
         return list(prompts)
 
+    def negative(self, request: MakeRequest) -> str:
+        """What clips stay away from: the request's words, and those that the subject learned to stay away from."""
+        return (
+            request.negative_prompt
+            if self.subject is None
+            else self.subject.concept.negative_prompt(request.negative_prompt)
+        )
+
     def backbone(self, request: MakeRequest, reporter: Reporter) -> AbstractVideoBackbone:
         """The model that everything was learned on, or the one that is asked for."""
         origin: dict[str, str | None] = {} if self.motion is None else self.motion.origin
@@ -222,7 +230,7 @@ class Artifacts:
             "motion": None if self.motion is None else self.motion.data.content_hash,
             "subject_scale": request.subject_scale,
             "motion_scale": request.motion_scale,
-            "negative_prompt": request.negative_prompt,
+            "negative_prompt": self.negative(request),
             **_named("reference", request.reference),
             **_named("picture", request.picture),
         }

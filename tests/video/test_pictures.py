@@ -10,8 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pcs_ext.config_io import read_json
 from pcs_ext.errors import InputError
+from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.learn import learn
 from pcs_ext.image.levels import pixels_of
+from pcs_ext.image.recipes import RECIPES
 from pcs_ext.reporter import SilentReporter
 from pcs_ext.video import make as making
 from pcs_ext.video.backbones.load import load_video_backbone
@@ -21,6 +25,9 @@ from pcs_ext.video.make import make_clips
 from pcs_ext.video.make_request import MakeRequest
 from pcs_ext.video.pictures import GivenPictures, covering
 from pcs_ext.video.recipes import MOTIONS
+from pcs_ext.video.reference.photos import PhotoRequest
+from pcs_ext.video.sample import sample_clips
+from tests.support.tiny_reference import published
 
 FAST: dict[str, Any] = {"overwrite": False, "reporter": SilentReporter()}
 FORMATS = [".jpg", ".bmp", ".tiff", ".png", ".webp", ".gif"]
@@ -107,3 +114,49 @@ def test_pictures_cover_a_size_and_are_cropped_at_the_centre() -> None:
     wide = torch.full((1, 3, 8, 24), -1.0)
     wide[..., 8:16] = 1
     assert torch.equal(covering(wide, (8, 8)), torch.ones(1, 3, 8, 8))
+
+
+def test_the_picture_that_a_clip_starts_from_is_made_beside_the_photos_and_away_from_what_is_unwanted(
+    base: Path, photos: Path, tmp_path: Path
+) -> None:
+    learned = motion("lamp", base, tmp_path / "motion")
+    adapter = published(tmp_path / "adapter", load_backbone(base, device="cpu", precision="fp32"))
+    request = MakeRequest(prompts=("a cat",), motion=learned, steps=2, device="cpu", precision="fp32")
+    shown = PhotoRequest(photos=(photos / "0.png",), adapter=str(adapter))
+    asked = {
+        "plain": request,
+        "photo": dataclasses.replace(request, photos=shown),
+        "none": dataclasses.replace(request, photos=dataclasses.replace(shown, scale=0.0)),
+        "away": dataclasses.replace(request, negative_prompt="red dog on grass"),
+    }
+    firsts = {}
+    for name, one in asked.items():
+        (made,) = make_clips(one, tmp_path / f"{name}.gif", **FAST)
+        firsts[name] = read_clip(made).frames[0]
+    assert torch.equal(firsts["none"], firsts["plain"])
+    assert not torch.equal(firsts["photo"], firsts["plain"])
+    assert not torch.equal(firsts["away"], firsts["plain"])
+
+
+def test_clips_stay_away_from_the_word_that_a_subject_learned_to_stay_away_from(
+    base: Path, module: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def looked(*arguments: Any, **options: Any) -> Tensor:
+        seen.append(options["negative_prompts"])
+        return sample_clips(*arguments, **options)
+
+    monkeypatch.setattr(making, "sample_clips", looked)
+    recipe = RECIPES["dreamartist"].build("dog", "sd").with_steps(1)
+    image = load_backbone(base, device="cpu", precision="fp32")
+    learn(photos, output=tmp_path / "rex", noun="dog", recipe=recipe, base=image)
+    request = MakeRequest(
+        prompts=("a {subject}",), subject=tmp_path / "rex", motion_module=str(module), negative_prompt="blur",
+        frames=2, steps=1, device="cpu", precision="fp32",
+    )  # fmt: skip
+    (made,) = make_clips(request, tmp_path / "rex.gif", **FAST)
+    word = recipe.concept.negative
+    assert word
+    assert seen == [[f"{word}, blur"]]
+    assert read_json(made.with_name("rex.gif.json"))["made_by"]["negative_prompt"] == f"{word}, blur"

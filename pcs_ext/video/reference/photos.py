@@ -81,7 +81,8 @@ class PhotoRequest:
             "reference_nouns": list(reference.nouns),
             **self._told(),
         }
-        return ShownPhotos(hooks=reference.hooks(home), facts=facts)
+        over_maps = isinstance(reference, ClipReference) and reference.reads_maps
+        return ShownPhotos(hooks=reference.hooks(home), facts=facts, in_pictures=not over_maps)
 
     def _told(self) -> dict[str, Any]:
         """What a clip's record says of its directions: what was asked."""
@@ -121,6 +122,8 @@ class ShownPhotos:
     """How prompts are encoded beside them, and what is in the model meanwhile."""
     facts: dict[str, Any]
     """What a clip's record says of them."""
+    in_pictures: bool = True
+    """Whether they can be shown to a single picture, too: not where there has to be a map for every frame."""
 
     def beside(self, hooks: SampleHooks) -> SampleHooks:
         """Other hooks with the photos in them: every frame of a clip is conditioned by them alike."""
@@ -142,6 +145,11 @@ class ClipReference(Reference):
     def __post_init__(self) -> None:
         tracking = self._adapter.tracking
         self.asked.fitting(tracking.motion, tracking.structure, steadies=self._adapter.steadies)
+
+    @property
+    def reads_maps(self) -> bool:
+        """Whether frames are drawn over maps of their own."""
+        return self._adapter.tracking.structure is not None
 
     @property
     def _adapter(self) -> AbstractClipReference:
