@@ -57,10 +57,11 @@ class Training:
         preset: of a motion: quick, to see that it works; balanced, the recipe's own steps; best, 2.5 times as many.
             Not beside --steps.
         frames: frames of a training clip.
-        size: pixels that clips are learned at: 512, or 512x320 for width x height; empty takes the base's square.
+        size: pixels that clips are learned at: 512, or 512x320 for width x height; empty takes the config's, or the
+            base's square.
         steps: optimiser steps in all.
         seed: of everything random.
-        config: a recipe as JSON (`--dry-run` prints one) instead of the recipe's own values.
+        config: a recipe as JSON, or all that `--dry-run` printed, instead of the recipe's own values.
         checkpoint_activations: compute activations again in the backward pass: less memory, more time, equal gradients.
     """
 
@@ -158,7 +159,7 @@ class Clip:
 
     Args:
         seeds: one clip per prompt and seed.
-        frames: how many; else what the motion was learned with, or what the base makes.
+        frames: how many; else what the motion, or the subject, was learned with, or what the base makes.
         window: frames that temporal layers see at once of a longer clip (FreeNoise), such as 16; 0: all at once.
         refine: further rounds that steady the frames, each as long as the first (FreeInit).
         size: pixels: 512, or 512x320 for width x height; empty takes what was learned, or the base's square.

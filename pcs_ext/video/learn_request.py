@@ -7,6 +7,7 @@ from typing import Any
 
 from pcs_ext.config_io import from_jsonable, read_json, to_jsonable
 from pcs_ext.errors import ArtifactError, UsageError
+from pcs_ext.image.recipe_request import check_plan, recipe_part
 from pcs_ext.image.sample import check_side
 from pcs_ext.reporter import Reporter
 from pcs_ext.video.backbone import AbstractVideoBackbone
@@ -50,13 +51,13 @@ class LearnRequest:
     frames: int | None = None
     """Of a training clip; None takes the recipe's."""
     size: Size | None = None
-    """Height and width in pixels that clips are learned at; None takes the base's square."""
+    """Height and width in pixels that clips are learned at; None takes the recipe's, or the base's square."""
     steps: int | None = None
     """In all; None takes the recipe's."""
     effort: Effort = "balanced"
     """More or fewer steps than the recipe's own; of motions, and not beside `steps`."""
     config: Path | None = None
-    """A recipe as JSON, instead of the recipe's own values."""
+    """A recipe as JSON, or all that `plan` gives, instead of the recipe's own values."""
     checkpoint_activations: bool = False
     """See `learn_motion`."""
     device: str = "auto"
@@ -147,7 +148,8 @@ class LearnRequest:
     ) -> None:
         files = find_clips(self.sources, self.prompts, captioned=self.captioned)
         others = find_clips(self.prior) if self.prior else []
-        size = self.size or (backbone.resolution, backbone.resolution)
+        # The recipe's, which has what was asked: what is learned at a size makes clips of that size.
+        size = (recipe.sampling.height or backbone.resolution, recipe.sampling.width or backbone.resolution)
         for name, side in zip(("height", "width"), size, strict=True):
             check_side(name, side, backbone)
         how: Any = {"size": size, "multiple_of": backbone.vae_factor, "reporter": reporter}
@@ -179,7 +181,8 @@ class LearnRequest:
             raise UsageError(f"recipe {self.recipe!r} is unknown; expected one of {', '.join(RECIPES)}.")
         recipe = MOTIONS[self.recipe].build(self._preset)
         if self.config is not None:
-            recipe = from_jsonable(MotionRecipe, read_json(self.config), where=str(self.config))
+            check_plan(self.config, self.noun, self.base)
+            recipe = from_jsonable(MotionRecipe, recipe_part(read_json(self.config)), where=str(self.config))
         if self.steps is not None and self.effort != "balanced":
             raise UsageError(
                 f"--preset {self.effort} and --steps {self.steps} both say how many steps; give one of them."

@@ -190,8 +190,8 @@ class Artifacts:
         if self.motion is not None:
             recipe = self.motion.recipe
             clip, frames, share = recipe.clip, recipe.frames, recipe.reference_share
-        elif self.entry is not None:
-            clip = self.entry.clip
+        elif self.subject is not None and self.entry is not None:
+            clip, frames = self.entry.clip, self.subject.data.training.get("frames", frames)
         if request.frames is not None:
             frames = request.frames
         elif clip.frames is not None:
