@@ -224,6 +224,7 @@ class Artifacts:
         return {
             **backbone.origin,
             "base_fingerprint": backbone.fingerprint,
+            "precision": str(backbone.dtype).removeprefix("torch."),
             **kept,
             **({} if alignment is None else {"alignment": to_jsonable(alignment)}),
             "subject": None if self.subject is None else self.subject.data.content_hash,

@@ -69,6 +69,12 @@ def test_a_folder_grows_and_nothing_in_it_is_made_twice(
     assert printed.split() == [str(out / name) for name in ("00000.mp4", "00004.mp4", "00002.mp4", "00003.mp4")]
     assert stamps == [path.stat().st_mtime_ns for path in paths]
     assert torch.equal(read_clip(out / "00004.mp4").frames, read_clip(paths[1]).frames)
+    # At another rate, or in another precision, it is another clip.
+    one = (*make[:3], *make[4:], "-o", out, "--seeds", "1")
+    for flags, name in ((("--fps", "24"), "00005.mp4"), (("--precision", "bf16"), "00006.mp4"), ((), "00000.mp4")):
+        code, printed, err = run(*one, *flags, capture=capsys)
+        assert (code, printed.split()) == (0, [str(out / name)]), err
+    assert round(read_clip(out / "00005.mp4").fps) == 24
 
 
 def test_an_image_base_alone_learns_a_clip_that_moves_nothing_else(
