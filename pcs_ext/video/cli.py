@@ -291,7 +291,7 @@ def edit(
     keep: Literal["background", "protagonist"] = "background",
     training: OmitArgPrefixes[Editing] = EDITING,
     seeds: tuple[int, ...] = (0,),
-    fps: float = 8.0,
+    fps: float | None = None,
     base: str = "toybox",
     machine: Machine = MACHINE,
     overwrite: bool = False,
@@ -311,7 +311,7 @@ def edit(
         keep: what stays where there is a mask.
         training: how the clip is learned.
         seeds: one clip per prompt and seed.
-        fps: frames per second of the written clip.
+        fps: frames per second of the written clip; by default those at which it moves as fast as the clip.
         base: an image model: toybox, a folder, a hub id or a .safetensors file.
         overwrite: replace a clip of the same name.
         jsonl: also write every event as a JSON line to this file.

@@ -163,7 +163,8 @@ class Clip:
         window: frames that temporal layers see at once of a longer clip (FreeNoise), such as 16; 0: all at once.
         refine: further rounds that steady the frames, each as long as the first (FreeInit).
         size: pixels: 512, or 512x320 for width x height; empty takes what was learned, or the base's square.
-        fps: frames per second of the written clip.
+        fps: frames per second of the written clip; by default 8, or those at which it moves as fast as the clip that
+            the motion keeps and starts from.
         steps: denoising steps.
         guidance_scale: strength of the prompt, 1 = off.
         negative_prompt: what to stay away from.
@@ -174,7 +175,7 @@ class Clip:
     window: int = 0
     refine: int = 0
     size: str = ""
-    fps: float = 8.0
+    fps: float | None = None
     steps: int = 0
     guidance_scale: float = 0.0
     negative_prompt: str = ""

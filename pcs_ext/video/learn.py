@@ -47,6 +47,7 @@ def learn_motion(
     recipe: str | MotionRecipe = "motion-director",
     prior: tuple[Sequence[Tensor], Sequence[str]] | None = None,
     image_encoder: Path | None = None,
+    fps: float | None = None,
     steps: int | None = None,
     seed: int = 0,
     checkpoint_activations: bool = False,
@@ -64,6 +65,7 @@ def learn_motion(
         prior: clips of something else and their prompts, for recipes that keep what the model knows by them.
         image_encoder: transformers folder of a CLIP or another image encoder, for recipes that tell their networks what
             a clip looks like.
+        fps: frames per second of the first clip; clips that start from it then play at its speed. None: not known.
         steps: in all; None: the recipe's.
         seed: of everything random.
         checkpoint_activations: compute the denoiser's activations again in the backward pass: less memory, more time,
@@ -111,7 +113,14 @@ def learn_motion(
         base_name=backbone.name,
         base_fingerprint=backbone.fingerprint,
         base_family=backbone.family,
-        training={"seed": seed, "steps": chosen.steps, "losses": losses, "clips": [list(clip.shape) for clip in clips]},
+        training={
+            "seed": seed,
+            "steps": chosen.steps,
+            "losses": losses,
+            "clips": [list(clip.shape) for clip in clips],
+            # Of the frames that are learned, so many of the clip's apart.
+            **({} if fps is None else {"fps": fps / chosen.stride}),
+        },
         kind="motion",
     )
     data.save(output)

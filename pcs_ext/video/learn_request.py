@@ -18,7 +18,7 @@ from pcs_ext.video.recipes import MOTIONS, RECIPES, SUBJECTS, MotionRecipe
 from pcs_ext.video.recipes.base import Preset
 from pcs_ext.video.size import Size
 from pcs_ext.video.subject_request import TOYBOX_CLIP, SubjectRequest, shortened
-from pcs_ext.video.training_clips import find_clips, read_training_clips
+from pcs_ext.video.training_clips import find_clips, open_training_clips, read_training_clips
 
 
 def usual_recipe(base: str) -> str:
@@ -153,7 +153,8 @@ class LearnRequest:
         for name, side in zip(("height", "width"), size, strict=True):
             check_side(name, side, backbone)
         how: Any = {"size": size, "multiple_of": backbone.vae_factor, "reporter": reporter}
-        clips = read_training_clips(files, **how)
+        opened = open_training_clips(files, **how)
+        clips = [clip.frames.transpose(0, 1) for clip in opened]
         prior = (read_training_clips(others, **how), [file.prompt for file in others]) if others else None
         reporter.event(
             "learn", f"{recipe.id}: {len(clips)} clips, {recipe.steps} steps, on {backbone.device}", clips=len(clips)
@@ -166,6 +167,7 @@ class LearnRequest:
             recipe=recipe,
             prior=prior,
             image_encoder=self._encoder(recipe),
+            fps=opened[0].fps,
             seed=seed,
             checkpoint_activations=self.checkpoint_activations,
             overwrite=overwrite,

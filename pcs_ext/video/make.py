@@ -50,7 +50,7 @@ def make_clips(
     """
     artifacts = Artifacts.load(request)
     texts = artifacts.texts(request.prompts)
-    folder = ClipFolder(output, len(texts) * len(request.seeds), fps=request.fps, overwrite=overwrite)
+    folder = ClipFolder(output, len(texts) * len(request.seeds), fps=artifacts.fps(request), overwrite=overwrite)
     given = GivenPictures.read(request.picture, request.mask)
     backbone = backbone or artifacts.backbone(request, reporter)
     config, clip = artifacts.sampling(request, backbone), artifacts.clip(request, backbone)

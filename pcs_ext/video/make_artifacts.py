@@ -10,7 +10,7 @@ from torch import Tensor
 from pcs_ext.config_io import to_jsonable
 from pcs_ext.errors import UsageError
 from pcs_ext.image.adapters import AbstractAdapter
-from pcs_ext.image.concept import SUBJECT
+from pcs_ext.image.concept import SUBJECT, Concept
 from pcs_ext.image.evaluate.encoders import ImageEncoder, load_image_encoder
 from pcs_ext.image.flow import FlowSchedule
 from pcs_ext.image.recipes.presets import SAMPLING
@@ -34,6 +34,28 @@ _FLOW_GUIDANCE = 5.0
 """What Wan's model card asks for; recipes' own values are made for noise-predicting UNets."""
 
 
+USUAL_FPS = 8.0
+"""Of written clips, where nothing says how fast they should move."""
+
+
+def filled(prompts: tuple[str, ...], motion: MotionRecipe | None, concept: Concept | None) -> list[str]:
+    """Prompts with the words of a motion and a subject in them.
+
+    Raises:
+        UsageError: one asks for what there is not.
+    """
+    if motion is not None:
+        prompts = tuple(motion.fill(prompt) for prompt in prompts)
+    if concept is not None:
+        return [concept.prompt(prompt) for prompt in prompts]
+    for prompt in prompts:
+        if motion is None and MOTION in prompt:
+            raise UsageError(f"prompt {prompt!r} asks for {MOTION}, but no --motion was given; name its folder.")
+        if SUBJECT in prompt:
+            raise UsageError(f"prompt {prompt!r} asks for {SUBJECT}, but no --subject was given; name its folder.")
+    return list(prompts)
+
+
 @dataclasses.dataclass(frozen=True)
 class Artifacts:
     """What a request names, loaded."""
@@ -51,17 +73,20 @@ class Artifacts:
         return found
 
     def texts(self, prompts: tuple[str, ...]) -> list[str]:
-        """Prompts with the words of subject and motion in them."""
-        if self.motion is not None:
-            prompts = tuple(self.motion.recipe.fill(prompt) for prompt in prompts)
-        if self.subject is not None:
-            return [self.subject.concept.prompt(prompt) for prompt in prompts]
-        for prompt in prompts:
-            if self.motion is None and MOTION in prompt:
-                raise UsageError(f"prompt {prompt!r} asks for {MOTION}, but no --motion was given; name its folder.")
-            if SUBJECT in prompt:
-                raise UsageError(f"prompt {prompt!r} asks for {SUBJECT}, but no --subject was given; name its folder.")
-        return list(prompts)
+        """Prompts with the words of subject and motion in them; see `filled`."""
+        return filled(
+            prompts,
+            None if self.motion is None else self.motion.recipe,
+            None if self.subject is None else self.subject.concept,
+        )
+
+    def fps(self, request: MakeRequest) -> float:
+        """Frames per second of the written clips."""
+        if request.fps is not None:
+            return request.fps
+        if self.motion is None or not self.motion.recipe.keeps_clip:
+            return USUAL_FPS
+        return self.motion.data.training.get("fps", USUAL_FPS)
 
     def negative(self, request: MakeRequest) -> str:
         """What clips stay away from: the request's words, and those that the subject learned to stay away from."""

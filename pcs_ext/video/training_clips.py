@@ -9,7 +9,7 @@ from torch import Tensor
 from pcs_ext.errors import InputError, UsageError
 from pcs_ext.image.data import photo_paths
 from pcs_ext.reporter import Reporter
-from pcs_ext.video.clips import read_clip
+from pcs_ext.video.clips import Clip, read_clip
 from pcs_ext.video.clips.read import FOLDER_RECORD
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi", ".gif", ".webp", ".apng")
@@ -89,10 +89,18 @@ def read_training_clips(
     Raises:
         InputError: a clip cannot be used.
     """
+    opened = open_training_clips(files, size=size, multiple_of=multiple_of, reporter=reporter)
+    return [clip.frames.transpose(0, 1) for clip in opened]
+
+
+def open_training_clips(
+    files: Sequence[ClipFile], *, size: tuple[int, int], multiple_of: int, reporter: Reporter
+) -> list[Clip]:
+    """The same with their frame rates; see `read_training_clips`."""
     clips = []
     for file in files:
         clip = read_clip(file.path, seconds=SECONDS, stride=1, size=size, multiple_of=multiple_of)
         notes = f" ({'; '.join(clip.notes)})" if clip.notes else ""
         reporter.event("clip", f"{file.path}: {len(clip)} frames at {clip.fps:g} per second{notes}", frames=len(clip))
-        clips.append(clip.frames.transpose(0, 1))
+        clips.append(clip)
     return clips
