@@ -114,7 +114,7 @@ class _Maker:
     def clip_of(self, prompt: str, text: str, seed: int, motion: Adapters, start: Tensor | None) -> Tensor:
         """One clip, `3 f h w` in [-1, 1]; the motion is in the backbone."""
         alignment = self.artifacts.alignment(self.backbone)
-        if alignment is None:
+        if alignment is None or self.frames == 1:  # a picture has no motion to tune to
             return self._sampled(text, seed, motion, start)
         pair = Pair(
             self.backbone, self.strength.adapters, motion, (self.request.subject_scale, self.request.motion_scale)

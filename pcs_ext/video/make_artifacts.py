@@ -230,12 +230,18 @@ class Artifacts:
         )
 
     def say_what_differs(self, backbone: AbstractVideoBackbone, reporter: Reporter) -> None:
-        """A subject on other weights than its own still goes in, and may look less like itself."""
+        """A subject or a motion on other weights than its own still goes in, and may look or move less like itself."""
         if self.subject is not None and self.subject.data.base_fingerprint != backbone.spatial_fingerprint:
             reporter.event(
                 "other-base",
                 f"note: the subject was learned on {self.subject.data.base_name}; the spatial layers of "
                 f"{backbone.name} are other weights, so it may look less like itself.",
+            )
+        if self.motion is not None and self.motion.data.base_fingerprint != backbone.fingerprint:
+            reporter.event(
+                "other-base",
+                f"note: the motion was learned on {self.motion.data.base_name}; {backbone.name} has other weights, so "
+                "it may move, and look, otherwise than learned.",
             )
 
     def facts(self, request: MakeRequest, backbone: AbstractVideoBackbone) -> dict[str, Any]:
