@@ -239,6 +239,7 @@ def make(
         mask=reference.mask,
         keep=reference.keep,
         picture=learned.picture,
+        image_encoder=learned.image_encoder,
         device=model.device,
         precision=model.precision,
     )

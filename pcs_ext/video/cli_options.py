@@ -105,6 +105,7 @@ class Learned:
         subject_scale: strength of the subject, 1 as trained.
         motion_scale: strength of the motion, 1 as trained.
         picture: what clips start from (recipe lamp) or look like (dreamvideo-motion); without one the base makes it.
+        image_encoder: where the image encoder lies that the motion was learned with (dreamvideo-motion), if it moved.
     """
 
     subject: Path | None = None
@@ -112,6 +113,7 @@ class Learned:
     subject_scale: float = 1.0
     motion_scale: float = 1.0
     picture: Path | None = None
+    image_encoder: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ from pcs_ext.video.influence import with_chosen_blocks
 from pcs_ext.video.motion import CLIP, Motion, check_inflation
 from pcs_ext.video.recipes import MOTIONS
 from pcs_ext.video.recipes.base import MotionPhase, MotionRecipe
+from pcs_ext.video.told_encoder import encoder_name
 from pcs_ext.video.training import EncodedClips, PassesLoss, parameter_groups
 
 AUTOCAST: dict[torch.dtype, Literal["none", "bf16", "fp16"]] = {
@@ -105,7 +106,8 @@ def learn_motion(
         concept={
             "backbone": type(backbone).__name__,
             "prompts": list(prompts),
-            "image_encoder": None if image_encoder is None else str(image_encoder),
+            "image_encoder": None if image_encoder is None else encoder_name(image_encoder),
+            **({"image_encoder_id": seen_by} if seen_by else {}),
             **backbone.origin,
         },
         adapters={name: to_jsonable(settings) for name, settings in configs.items()} | run.kept_clip[0],

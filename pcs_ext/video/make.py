@@ -58,7 +58,7 @@ def make_clips(
     photos = request.photos.show(backbone, texts, clip.frames)
     facts = artifacts.facts(request, backbone) | {"sampling": to_jsonable(config), "clip": to_jsonable(clip)}
     facts |= {} if photos is None else photos.facts
-    encoder = artifacts.encoder(backbone)
+    encoder = artifacts.encoder(request, backbone)
     facts |= {} if encoder is None else {"image_encoder": encoder.id}
     paths = []
     jobs = [(prompt, text, seed) for prompt, text in zip(request.prompts, texts, strict=True) for seed in request.seeds]

@@ -11,7 +11,7 @@ from pcs_ext.config_io import to_jsonable
 from pcs_ext.errors import UsageError
 from pcs_ext.image.adapters import AbstractAdapter
 from pcs_ext.image.concept import SUBJECT, Concept
-from pcs_ext.image.evaluate.encoders import ImageEncoder, load_image_encoder
+from pcs_ext.image.evaluate.encoders import ImageEncoder
 from pcs_ext.image.flow import FlowSchedule
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.image.sample import SampleConfig
@@ -28,6 +28,7 @@ from pcs_ext.video.recipes import SUBJECTS, MotionRecipe, SubjectEntry
 from pcs_ext.video.recipes.layers import MOTION
 from pcs_ext.video.sample import ClipConfig
 from pcs_ext.video.subject import subject_applied
+from pcs_ext.video.told_encoder import told_encoder
 
 Adapters = tuple[AbstractAdapter, ...]
 _FLOW_GUIDANCE = 5.0
@@ -288,11 +289,20 @@ class Artifacts:
             return contextlib.nullcontext(())
         return self.motion.applied(backbone, scale=request.motion_scale, look=look)
 
-    def encoder(self, backbone: AbstractVideoBackbone) -> ImageEncoder | None:
-        """The image encoder that the motion was learned with, if its networks are told anything."""
+    def encoder(self, request: MakeRequest, backbone: AbstractVideoBackbone) -> ImageEncoder | None:
+        """The image encoder that the motion was learned with, if its networks are told anything.
+
+        Raises:
+            UsageError: one was given for nothing.
+            InputError: it is not there, or another one.
+        """
         if self.motion is None or not self.motion.recipe.told:
+            if request.image_encoder is not None:
+                raise UsageError("--image-encoder is for motions that are told what clips look like; leave it out.")
             return None
-        return load_image_encoder(Path(self.motion.data.concept["image_encoder"]), backbone.device)
+        said = self.motion.data.concept
+        known = said.get("image_encoder_id")
+        return told_encoder(said["image_encoder"], known, backbone.device, given=request.image_encoder)
 
 
 def _named(name: str, path: Path | None) -> dict[str, str | None]:

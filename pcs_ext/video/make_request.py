@@ -61,6 +61,8 @@ class MakeRequest:
     """What stays where there is a mask."""
     picture: Path | None = None
     """What clips start from or look like, where the motion is told a picture; None: the base makes one."""
+    image_encoder: Path | None = None
+    """Where the image encoder lies that the motion was learned with; None: where it did then."""
     device: str = "auto"
     precision: str = "auto"
 
