@@ -26,7 +26,7 @@ def resolve_recipe(recipe: RecipeLike, noun: str, preset: Preset, *, config: Pat
     if not noun.strip():
         raise UsageError("--noun is empty; say in one or two words what the subject is, such as dog or toy robot.")
     if config is not None:
-        resolved = from_jsonable(Recipe, _recipe_part(read_json(config)), where=str(config))
+        resolved = from_jsonable(Recipe, recipe_part(read_json(config)), where=str(config))
     elif isinstance(recipe, Recipe):
         resolved = recipe
     elif callable(recipe):
@@ -39,9 +39,10 @@ def resolve_recipe(recipe: RecipeLike, noun: str, preset: Preset, *, config: Pat
     return resolved
 
 
-def _recipe_part(data: Any) -> Any:
+def recipe_part(data: Any) -> Any:
     """The recipe of what `--dry-run` printed, or of a file that holds nothing else."""
-    return data["recipe"] if isinstance(data, dict) and {"recipe", "photos"} <= data.keys() else data
+    planned = isinstance(data, dict) and "recipe" in data and ("photos" in data or "clips" in data)
+    return data["recipe"] if planned else data
 
 
 def check_plan(config: Path | None, noun: str, base: str) -> None:
@@ -62,7 +63,7 @@ def check_plan(config: Path | None, noun: str, base: str) -> None:
             f"{config} was printed for --base {made_for}, and this is {base}, for which its settings may be wrong; "
             f'give --base {made_for}, or take "base" out of the file.'
         )
-    recipe = _recipe_part(plan)
+    recipe = recipe_part(plan)
     concept = recipe.get("concept") if isinstance(recipe, dict) else None
     entry = RECIPES.get(str(recipe.get("id"))) if isinstance(recipe, dict) else None
     if entry is None or not isinstance(concept, dict) or "," in noun or not noun.strip():

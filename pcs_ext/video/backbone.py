@@ -17,8 +17,8 @@ from pcs_ext.image.types import Conditioning
 LayerKind = Literal["spatial", "spatial_self", "cross_attention", "temporal", "temporal_attention", "temporal_weights"]
 """spatial: self-attention and feed-forward of the picture's own layers (MotionDirector's spatial set); spatial_self:
 its self-attention alone; cross_attention: attention to the text; temporal: attention and feed-forward over frames;
-temporal_attention: without the feed-forward; temporal_weights: everything over frames, convolutions too where there
-are any."""
+temporal_attention: without the feed-forward; temporal_weights: all attention and feed-forward over frames, and
+convolutions where there are any; on AnimateDiff without its projections in and out and its norms."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -239,6 +239,7 @@ def make(
         mask=reference.mask,
         keep=reference.keep,
         picture=learned.picture,
+        image_encoder=learned.image_encoder,
         device=model.device,
         precision=model.precision,
     )
@@ -249,7 +250,7 @@ def _photos(reference: Reference) -> tuple["PhotoRequest", Path | None]:
     """The photos among what was given, and the clip."""
     from pcs_ext.video.reference.directions import AskedDirections
     from pcs_ext.video.reference.photos import PhotoRequest
-    from pcs_ext.video.reference.stills import photos_and_clip
+    from pcs_ext.video.stills import photos_and_clip
 
     photos, clip = photos_and_clip(reference.reference)
     asked = PhotoRequest(
@@ -291,7 +292,7 @@ def edit(
     keep: Literal["background", "protagonist"] = "background",
     training: OmitArgPrefixes[Editing] = EDITING,
     seeds: tuple[int, ...] = (0,),
-    fps: float = 8.0,
+    fps: float | None = None,
     base: str = "toybox",
     machine: Machine = MACHINE,
     overwrite: bool = False,
@@ -311,7 +312,7 @@ def edit(
         keep: what stays where there is a mask.
         training: how the clip is learned.
         seeds: one clip per prompt and seed.
-        fps: frames per second of the written clip.
+        fps: frames per second of the written clip; by default those at which it moves as fast as the clip.
         base: an image model: toybox, a folder, a hub id or a .safetensors file.
         overwrite: replace a clip of the same name.
         jsonl: also write every event as a JSON line to this file.

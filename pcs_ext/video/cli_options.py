@@ -57,10 +57,11 @@ class Training:
         preset: of a motion: quick, to see that it works; balanced, the recipe's own steps; best, 2.5 times as many.
             Not beside --steps.
         frames: frames of a training clip.
-        size: pixels that clips are learned at: 512, or 512x320 for width x height; empty takes the base's square.
+        size: pixels that clips are learned at: 512, or 512x320 for width x height; empty takes the config's, or the
+            base's square.
         steps: optimiser steps in all.
         seed: of everything random.
-        config: a recipe as JSON (`--dry-run` prints one) instead of the recipe's own values.
+        config: a recipe as JSON, or all that `--dry-run` printed, instead of the recipe's own values.
         checkpoint_activations: compute activations again in the backward pass: less memory, more time, equal gradients.
     """
 
@@ -104,6 +105,7 @@ class Learned:
         subject_scale: strength of the subject, 1 as trained.
         motion_scale: strength of the motion, 1 as trained.
         picture: what clips start from (recipe lamp) or look like (dreamvideo-motion); without one the base makes it.
+        image_encoder: where the image encoder lies that the motion was learned with (dreamvideo-motion), if it moved.
     """
 
     subject: Path | None = None
@@ -111,6 +113,7 @@ class Learned:
     subject_scale: float = 1.0
     motion_scale: float = 1.0
     picture: Path | None = None
+    image_encoder: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,11 +161,12 @@ class Clip:
 
     Args:
         seeds: one clip per prompt and seed.
-        frames: how many; else what the motion was learned with, or what the base makes.
+        frames: how many; else what the motion, or the subject, was learned with, or what the base makes.
         window: frames that temporal layers see at once of a longer clip (FreeNoise), such as 16; 0: all at once.
         refine: further rounds that steady the frames, each as long as the first (FreeInit).
         size: pixels: 512, or 512x320 for width x height; empty takes what was learned, or the base's square.
-        fps: frames per second of the written clip.
+        fps: frames per second of the written clip; by default 8, or those at which it moves as fast as the clip that
+            the motion keeps and starts from.
         steps: denoising steps.
         guidance_scale: strength of the prompt, 1 = off.
         negative_prompt: what to stay away from.
@@ -173,7 +177,7 @@ class Clip:
     window: int = 0
     refine: int = 0
     size: str = ""
-    fps: float = 8.0
+    fps: float | None = None
     steps: int = 0
     guidance_scale: float = 0.0
     negative_prompt: str = ""

@@ -5,12 +5,15 @@ from pathlib import Path
 
 from pcs_ext.config_io import config_hash, read_json, write_json
 from pcs_ext.errors import UsageError
+from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import Reporter
-from pcs_ext.video.clips import clip_digest
+from pcs_ext.video.clips import ClipFolder, clip_digest
 from pcs_ext.video.effort import Effort
 from pcs_ext.video.learn_request import LearnRequest
 from pcs_ext.video.make import make_clips
+from pcs_ext.video.make_artifacts import USUAL_FPS, filled
 from pcs_ext.video.make_request import Kept, MakeRequest
+from pcs_ext.video.pictures import GivenPictures
 from pcs_ext.video.recipes import MOTIONS
 from pcs_ext.video.size import Size
 
@@ -45,8 +48,8 @@ class EditRequest:
     """Frames of the clip, from its beginning; None takes the recipe's."""
     size: Size | None = None
     """Height and width in pixels; None takes the base's square."""
-    fps: float = 8.0
-    """Of the written clips."""
+    fps: float | None = None
+    """Of the written clips; None: at which they play at the clip's speed."""
     steps: int | None = None
     """Of learning; None takes the recipe's and the effort's."""
     seeds: tuple[int, ...] = (0,)
@@ -100,6 +103,7 @@ def edit_clip(request: EditRequest, output: Path, *, overwrite: bool, reporter: 
         raise UsageError(f"clips are edited with {' or '.join(EDITING)}, got {request.recipe}{others}.")
     plan, motion = request.learning.plan(), output.with_name(f"{output.stem}.edit") / "motion"
     request.making(motion).check()
+    _check_output(request, output, overwrite=overwrite)
     facts = {"plan": config_hash(plan), "clip": clip_digest(request.clip), "seed": request.seeds[0]}
     mark = motion.with_name(_FACTS)
     if not (motion.is_dir() and mark.is_file() and read_json(mark) == facts):
@@ -107,3 +111,16 @@ def edit_clip(request: EditRequest, output: Path, *, overwrite: bool, reporter: 
         request.learning.run(motion, seed=request.seeds[0], overwrite=True, reporter=reporter)
         write_json(mark, facts)
     return make_clips(request.making(motion), output, overwrite=overwrite, reporter=reporter)
+
+
+def _check_output(request: EditRequest, output: Path, *, overwrite: bool) -> None:
+    """Find out before anything is learned what would be in the way of its clips.
+
+    Raises:
+        PcsError: the output cannot be written, or subject, prompts or mask cannot be used.
+    """
+    count = len(request.prompts) * len(request.seeds)
+    ClipFolder(output, count, fps=USUAL_FPS if request.fps is None else request.fps, overwrite=overwrite)
+    subject = None if request.subject is None else Artifact.load(request.subject)
+    filled(request.prompts, MOTIONS[request.recipe].build("sd"), None if subject is None else subject.concept)
+    GivenPictures.read(None, request.mask)

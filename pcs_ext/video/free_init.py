@@ -33,7 +33,7 @@ def next_start(latents: Tensor, start: Tensor, fresh: Tensor, abar: float) -> Te
 
     Args:
         latents: of the finished clip, `b c f h w`.
-        start: unit noise it was sampled from.
+        start: unit noise that the first round was sampled from.
         fresh: unit noise for the high frequencies.
         abar: cumulative alpha of the schedule's last timestep.
     """

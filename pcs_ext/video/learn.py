@@ -28,6 +28,7 @@ from pcs_ext.video.influence import with_chosen_blocks
 from pcs_ext.video.motion import CLIP, Motion, check_inflation
 from pcs_ext.video.recipes import MOTIONS
 from pcs_ext.video.recipes.base import MotionPhase, MotionRecipe
+from pcs_ext.video.told_encoder import encoder_name
 from pcs_ext.video.training import EncodedClips, PassesLoss, parameter_groups
 
 AUTOCAST: dict[torch.dtype, Literal["none", "bf16", "fp16"]] = {
@@ -47,6 +48,7 @@ def learn_motion(
     recipe: str | MotionRecipe = "motion-director",
     prior: tuple[Sequence[Tensor], Sequence[str]] | None = None,
     image_encoder: Path | None = None,
+    fps: float | None = None,
     steps: int | None = None,
     seed: int = 0,
     checkpoint_activations: bool = False,
@@ -64,6 +66,7 @@ def learn_motion(
         prior: clips of something else and their prompts, for recipes that keep what the model knows by them.
         image_encoder: transformers folder of a CLIP or another image encoder, for recipes that tell their networks what
             a clip looks like.
+        fps: frames per second of the first clip; clips that start from it then play at its speed. None: not known.
         steps: in all; None: the recipe's.
         seed: of everything random.
         checkpoint_activations: compute the denoiser's activations again in the backward pass: less memory, more time,
@@ -103,7 +106,8 @@ def learn_motion(
         concept={
             "backbone": type(backbone).__name__,
             "prompts": list(prompts),
-            "image_encoder": None if image_encoder is None else str(image_encoder),
+            "image_encoder": None if image_encoder is None else encoder_name(image_encoder),
+            **({"image_encoder_id": seen_by} if seen_by else {}),
             **backbone.origin,
         },
         adapters={name: to_jsonable(settings) for name, settings in configs.items()} | run.kept_clip[0],
@@ -111,7 +115,14 @@ def learn_motion(
         base_name=backbone.name,
         base_fingerprint=backbone.fingerprint,
         base_family=backbone.family,
-        training={"seed": seed, "steps": chosen.steps, "losses": losses, "clips": [list(clip.shape) for clip in clips]},
+        training={
+            "seed": seed,
+            "steps": chosen.steps,
+            "losses": losses,
+            "clips": [list(clip.shape) for clip in clips],
+            # Of the frames that are learned, so many of the clip's apart.
+            **({} if fps is None else {"fps": fps / chosen.stride}),
+        },
         kind="motion",
     )
     data.save(output)

@@ -7,6 +7,7 @@ from typing import Any
 
 from pcs_ext.config_io import from_jsonable, read_json, to_jsonable
 from pcs_ext.errors import ArtifactError, UsageError
+from pcs_ext.image.recipe_request import check_plan, recipe_part
 from pcs_ext.image.sample import check_side
 from pcs_ext.reporter import Reporter
 from pcs_ext.video.backbone import AbstractVideoBackbone
@@ -17,7 +18,7 @@ from pcs_ext.video.recipes import MOTIONS, RECIPES, SUBJECTS, MotionRecipe
 from pcs_ext.video.recipes.base import Preset
 from pcs_ext.video.size import Size
 from pcs_ext.video.subject_request import TOYBOX_CLIP, SubjectRequest, shortened
-from pcs_ext.video.training_clips import find_clips, read_training_clips
+from pcs_ext.video.training_clips import find_clips, open_training_clips, read_training_clips
 
 
 def usual_recipe(base: str) -> str:
@@ -50,13 +51,13 @@ class LearnRequest:
     frames: int | None = None
     """Of a training clip; None takes the recipe's."""
     size: Size | None = None
-    """Height and width in pixels that clips are learned at; None takes the base's square."""
+    """Height and width in pixels that clips are learned at; None takes the recipe's, or the base's square."""
     steps: int | None = None
     """In all; None takes the recipe's."""
     effort: Effort = "balanced"
     """More or fewer steps than the recipe's own; of motions, and not beside `steps`."""
     config: Path | None = None
-    """A recipe as JSON, instead of the recipe's own values."""
+    """A recipe as JSON, or all that `plan` gives, instead of the recipe's own values."""
     checkpoint_activations: bool = False
     """See `learn_motion`."""
     device: str = "auto"
@@ -147,11 +148,13 @@ class LearnRequest:
     ) -> None:
         files = find_clips(self.sources, self.prompts, captioned=self.captioned)
         others = find_clips(self.prior) if self.prior else []
-        size = self.size or (backbone.resolution, backbone.resolution)
+        # The recipe's, which has what was asked: what is learned at a size makes clips of that size.
+        size = (recipe.sampling.height or backbone.resolution, recipe.sampling.width or backbone.resolution)
         for name, side in zip(("height", "width"), size, strict=True):
             check_side(name, side, backbone)
         how: Any = {"size": size, "multiple_of": backbone.vae_factor, "reporter": reporter}
-        clips = read_training_clips(files, **how)
+        opened = open_training_clips(files, **how)
+        clips = [clip.frames.transpose(0, 1) for clip in opened]
         prior = (read_training_clips(others, **how), [file.prompt for file in others]) if others else None
         reporter.event(
             "learn", f"{recipe.id}: {len(clips)} clips, {recipe.steps} steps, on {backbone.device}", clips=len(clips)
@@ -164,6 +167,7 @@ class LearnRequest:
             recipe=recipe,
             prior=prior,
             image_encoder=self._encoder(recipe),
+            fps=opened[0].fps,
             seed=seed,
             checkpoint_activations=self.checkpoint_activations,
             overwrite=overwrite,
@@ -179,7 +183,8 @@ class LearnRequest:
             raise UsageError(f"recipe {self.recipe!r} is unknown; expected one of {', '.join(RECIPES)}.")
         recipe = MOTIONS[self.recipe].build(self._preset)
         if self.config is not None:
-            recipe = from_jsonable(MotionRecipe, read_json(self.config), where=str(self.config))
+            check_plan(self.config, self.noun, self.base)
+            recipe = from_jsonable(MotionRecipe, recipe_part(read_json(self.config)), where=str(self.config))
         if self.steps is not None and self.effort != "balanced":
             raise UsageError(
                 f"--preset {self.effort} and --steps {self.steps} both say how many steps; give one of them."

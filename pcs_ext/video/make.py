@@ -14,16 +14,15 @@ from pcs_ext.image.sample import SampleConfig, SampleHooks, sample
 from pcs_ext.reporter import Reporter
 from pcs_ext.video.alignment import Pair, aligned
 from pcs_ext.video.backbone import AbstractVideoBackbone
-from pcs_ext.video.clip_hooks import Strength, hooks_of, windowed
+from pcs_ext.video.clip_hooks import Strength, Wrapper, hooks_of, windowed
 from pcs_ext.video.clips import ClipFolder, read_clip
 from pcs_ext.video.frame_words import by_frame, clip_conditioning
 from pcs_ext.video.make_artifacts import Adapters, Artifacts
 from pcs_ext.video.make_request import MakeRequest
 from pcs_ext.video.mask_fusion import MaskFusion, clip_mask
+from pcs_ext.video.pictures import GivenPictures, covering, frames_of
 from pcs_ext.video.reference.photos import ShownPhotos
 from pcs_ext.video.sample import ClipConfig, sample_clips
-
-_STILL = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 def make_clips(
@@ -51,28 +50,31 @@ def make_clips(
     """
     artifacts = Artifacts.load(request)
     texts = artifacts.texts(request.prompts)
-    folder = ClipFolder(output, len(texts) * len(request.seeds), fps=request.fps, overwrite=overwrite)
+    folder = ClipFolder(output, len(texts) * len(request.seeds), fps=artifacts.fps(request), overwrite=overwrite)
+    given = GivenPictures.read(request.picture, request.mask)
     backbone = backbone or artifacts.backbone(request, reporter)
     config, clip = artifacts.sampling(request, backbone), artifacts.clip(request, backbone)
     artifacts.say_what_differs(backbone, reporter)
     photos = request.photos.show(backbone, texts, clip.frames)
     facts = artifacts.facts(request, backbone) | {"sampling": to_jsonable(config), "clip": to_jsonable(clip)}
     facts |= {} if photos is None else photos.facts
-    encoder = artifacts.encoder(backbone)
+    encoder = artifacts.encoder(request, backbone)
     facts |= {} if encoder is None else {"image_encoder": encoder.id}
     paths = []
     jobs = [(prompt, text, seed) for prompt, text in zip(request.prompts, texts, strict=True) for seed in request.seeds]
     # No inference mode: what is tuned before a clip could not be used in it.
     with artifacts.subject_in(request, backbone) as subject, torch.no_grad():
         # Without the motion: it is a picture of the base.
-        picture = _picture(request, backbone, config, wanted=clip.first_frame or artifacts.told)
         strength = Strength(subject, request.subject_scale)
+        wanted = clip.first_frame or artifacts.told
+        picture = _picture(request, artifacts, backbone, config, strength, given.picture, photos, wanted=wanted)
+        mask = None if request.mask is None else _mask(request, given, backbone, config, clip, artifacts.stride)
         with artifacts.motion_in(request, backbone):
             # What a mask keeps was never the subject's.
             strength.set(request.mask is None)
             inverted = _inverted(request, artifacts, backbone, config, clip, reporter)
             strength.set(True)
-        maker = _Maker(request, artifacts, backbone, strength, config, clip, inverted, photos, reporter)
+        maker = _Maker(request, artifacts, backbone, strength, config, clip, inverted, mask, photos, reporter)
         for number, (prompt, text, seed) in enumerate(jobs):
             made_by = {"prompt": prompt, "text": text, "seed": seed, **facts}
             path = folder.made(made_by)
@@ -98,20 +100,21 @@ class _Maker:
         config: SampleConfig,
         clip: ClipConfig,
         inverted: list[Tensor] | None,
+        mask: Tensor | None,
         photos: ShownPhotos | None,
         reporter: Reporter,
     ) -> None:
         self.request, self.artifacts, self.backbone = request, artifacts, backbone
         self.config, self.clip, self.inverted, self.reporter = config, clip, inverted, reporter
-        self.strength, self.photos = strength, photos
+        self.strength, self.mask, self.photos = strength, mask, photos
+        self.negative = artifacts.negative(request)
         assert clip.frames is not None, "settled before"
         self.frames: int = clip.frames
-        self.mask = None if request.mask is None else _mask(request, backbone, config, self.frames, artifacts.stride)
 
     def clip_of(self, prompt: str, text: str, seed: int, motion: Adapters, start: Tensor | None) -> Tensor:
         """One clip, `3 f h w` in [-1, 1]; the motion is in the backbone."""
         alignment = self.artifacts.alignment(self.backbone)
-        if alignment is None:
+        if alignment is None or self.frames == 1:  # a picture has no motion to tune to
             return self._sampled(text, seed, motion, start)
         pair = Pair(
             self.backbone, self.strength.adapters, motion, (self.request.subject_scale, self.request.motion_scale)
@@ -123,7 +126,6 @@ class _Maker:
             return self._sampled(text, seed, motion, start)
 
     def _sampled(self, text: str, seed: int, motion: Adapters, start: Tensor | None) -> Tensor:
-        negative = self.request.negative_prompt
         clips = sample_clips(
             self.backbone,
             [text],
@@ -132,7 +134,7 @@ class _Maker:
             clip=self.clip,
             inverted=None if self.inverted is None else self.inverted[-1],
             first=_latents(start, self.backbone) if self.clip.first_frame else None,
-            negative_prompts=[negative] if negative else None,
+            negative_prompts=[self.negative] if self.negative else None,
             hooks=self._hooks(text, motion),
         )
         self.strength.set(True)
@@ -140,12 +142,10 @@ class _Maker:
 
     def _hooks(self, text: str, motion: Adapters) -> SampleHooks:
         """The first of them stands outermost."""
-        wrappers, fusion = [], self._fusion(motion)
-        if self.artifacts.window < 1:
-            wrappers.append(windowed(self.strength, self.backbone.schedule.num_train_timesteps, self.artifacts.window))
+        wrappers, fusion = _subjects_window(self.artifacts, self.backbone, self.strength), self._fusion(motion)
         if fusion is not None:
             wrappers.append(fusion.wrap)
-        own = by_frame(self.backbone, motion, text, self.request.negative_prompt, self.frames)
+        own = by_frame(self.backbone, motion, text, self.negative, self.frames)
         if own is not None:
             wrappers.append(own)
         hooks = hooks_of(wrappers, None if fusion is None else fusion.on_step)
@@ -164,7 +164,7 @@ class _Maker:
         recipe, source = self.artifacts.source
         self.strength.set(False)
         own = clip_conditioning(self.backbone, motion, source, self.frames)
-        negative = self.backbone.encode_prompt([self.request.negative_prompt])
+        negative = self.backbone.encode_prompt([self.negative])
         self.strength.set(True)
         return MaskFusion(recipe.fusion, self.mask, self.inverted, own, negative, self.strength.without)
 
@@ -213,22 +213,30 @@ def _sides(backbone: AbstractVideoBackbone, config: SampleConfig) -> tuple[int, 
 
 
 def _mask(
-    request: MakeRequest, backbone: AbstractVideoBackbone, config: SampleConfig, frames: int, stride: int | None
+    request: MakeRequest,
+    given: GivenPictures,
+    backbone: AbstractVideoBackbone,
+    config: SampleConfig,
+    clip: ClipConfig,
+    stride: int | None,
 ) -> Tensor:
     """Where the clip changes, `1 1 f h w` in latent cells; of a clip the frames that its source was read at."""
     assert request.mask is not None
-    still = request.mask.is_file() and request.mask.suffix.lower() in _STILL
-    read = read_clip(
-        request.mask,
-        frames=1 if still else frames,
-        stride=None if still else stride,
-        size=_sides(backbone, config),
-        multiple_of=backbone.vae_factor,
-    )
-    mask = clip_mask(read.frames, backbone.vae_factor, frames).to(backbone.device)
+    assert clip.frames is not None, "settled before"
+    sides, factor = _sides(backbone, config), backbone.vae_factor
+    if given.mask is not None:
+        white = frames_of(given.mask, _whole(sides, factor))
+    else:
+        white = read_clip(request.mask, frames=clip.frames, stride=stride, size=sides, multiple_of=factor).frames
+    mask = clip_mask(white, factor, clip.frames).to(backbone.device)
     if not bool(mask.any()):
         raise InputError(f"{request.mask} is black everywhere; expected white where the protagonist is.")
     return mask if request.keep == "background" else 1 - mask
+
+
+def _whole(sides: tuple[int, int], factor: int) -> tuple[int, int]:
+    """Height and width, rounded down to latent cells."""
+    return sides[0] // factor * factor, sides[1] // factor * factor
 
 
 def _latents(picture: Tensor | None, backbone: AbstractVideoBackbone) -> Tensor:
@@ -237,8 +245,23 @@ def _latents(picture: Tensor | None, backbone: AbstractVideoBackbone) -> Tensor:
     return backbone.encode_images(picture.to(backbone.device, backbone.dtype)).float()
 
 
+def _subjects_window(artifacts: Artifacts, backbone: AbstractVideoBackbone, strength: Strength) -> list[Wrapper]:
+    """What takes the subject away where in the denoising it is not there; nothing where it always is."""
+    if artifacts.window >= 1:
+        return []
+    return [windowed(strength, backbone.schedule.num_train_timesteps, artifacts.window)]
+
+
 def _picture(
-    request: MakeRequest, backbone: AbstractVideoBackbone, config: SampleConfig, *, wanted: bool
+    request: MakeRequest,
+    artifacts: Artifacts,
+    backbone: AbstractVideoBackbone,
+    config: SampleConfig,
+    strength: Strength,
+    given: Tensor | None,
+    photos: ShownPhotos | None,
+    *,
+    wanted: bool,
 ) -> Callable[[str, int], Tensor | None]:
     """`(text, seed)` -> the picture `1 3 h w` that a clip starts from or should look like; None where none is wanted.
 
@@ -246,11 +269,20 @@ def _picture(
         UsageError: a picture was given for nothing.
     """
     if not wanted:
-        if request.picture is not None:
+        if given is not None:
             raise UsageError("--picture is for motions that start from one or are told one; leave it out.")
         return lambda text, seed: None
-    if request.picture is None:
-        return lambda text, seed: sample(backbone, [text], seeds=[seed], config=config)
-    sides = _sides(backbone, config)
-    given = read_clip(request.picture, frames=1, size=sides, multiple_of=backbone.vae_factor).video()[:, :, 0]
-    return lambda text, seed: given
+    if given is not None:
+        fitted = covering(given, _whole(_sides(backbone, config), backbone.vae_factor))
+        return lambda text, seed: fitted
+    hooks = hooks_of(_subjects_window(artifacts, backbone, strength))
+    hooks = photos.beside(hooks) if photos is not None and photos.in_pictures else hooks
+    negative = artifacts.negative(request)
+
+    def drawn(text: str, seed: int) -> Tensor:
+        away = [negative] if negative else None
+        made = sample(backbone, [text], seeds=[seed], config=config, negative_prompts=away, hooks=hooks)
+        strength.set(True)
+        return made
+
+    return drawn

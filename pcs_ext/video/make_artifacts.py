@@ -10,8 +10,8 @@ from torch import Tensor
 from pcs_ext.config_io import to_jsonable
 from pcs_ext.errors import UsageError
 from pcs_ext.image.adapters import AbstractAdapter
-from pcs_ext.image.concept import SUBJECT
-from pcs_ext.image.evaluate.encoders import ImageEncoder, load_image_encoder
+from pcs_ext.image.concept import SUBJECT, Concept
+from pcs_ext.image.evaluate.encoders import ImageEncoder
 from pcs_ext.image.flow import FlowSchedule
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.image.sample import SampleConfig
@@ -28,10 +28,33 @@ from pcs_ext.video.recipes import SUBJECTS, MotionRecipe, SubjectEntry
 from pcs_ext.video.recipes.layers import MOTION
 from pcs_ext.video.sample import ClipConfig
 from pcs_ext.video.subject import subject_applied
+from pcs_ext.video.told_encoder import told_encoder
 
 Adapters = tuple[AbstractAdapter, ...]
 _FLOW_GUIDANCE = 5.0
 """What Wan's model card asks for; recipes' own values are made for noise-predicting UNets."""
+
+
+USUAL_FPS = 8.0
+"""Of written clips, where nothing says how fast they should move."""
+
+
+def filled(prompts: tuple[str, ...], motion: MotionRecipe | None, concept: Concept | None) -> list[str]:
+    """Prompts with the words of a motion and a subject in them.
+
+    Raises:
+        UsageError: one asks for what there is not.
+    """
+    if motion is not None:
+        prompts = tuple(motion.fill(prompt) for prompt in prompts)
+    if concept is not None:
+        return [concept.prompt(prompt) for prompt in prompts]
+    for prompt in prompts:
+        if motion is None and MOTION in prompt:
+            raise UsageError(f"prompt {prompt!r} asks for {MOTION}, but no --motion was given; name its folder.")
+        if SUBJECT in prompt:
+            raise UsageError(f"prompt {prompt!r} asks for {SUBJECT}, but no --subject was given; name its folder.")
+    return list(prompts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,17 +74,28 @@ class Artifacts:
         return found
 
     def texts(self, prompts: tuple[str, ...]) -> list[str]:
-        """Prompts with the words of subject and motion in them."""
-        if self.motion is not None:
-            prompts = tuple(self.motion.recipe.fill(prompt) for prompt in prompts)
-        if self.subject is not None:
-            return [self.subject.concept.prompt(prompt) for prompt in prompts]
-        for prompt in prompts:
-            if self.motion is None and MOTION in prompt:
-                raise UsageError(f"prompt {prompt!r} asks for {MOTION}, but no --motion was given; name its folder.")
-            if SUBJECT in prompt:
-                raise UsageError(f"prompt {prompt!r} asks for {SUBJECT}, but no --subject was given; name its folder.")
-        return list(prompts)
+        """Prompts with the words of subject and motion in them; see `filled`."""
+        return filled(
+            prompts,
+            None if self.motion is None else self.motion.recipe,
+            None if self.subject is None else self.subject.concept,
+        )
+
+    def fps(self, request: MakeRequest) -> float:
+        """Frames per second of the written clips."""
+        if request.fps is not None:
+            return request.fps
+        if self.motion is None or not self.motion.recipe.keeps_clip:
+            return USUAL_FPS
+        return self.motion.data.training.get("fps", USUAL_FPS)
+
+    def negative(self, request: MakeRequest) -> str:
+        """What clips stay away from: the request's words, and those that the subject learned to stay away from."""
+        return (
+            request.negative_prompt
+            if self.subject is None
+            else self.subject.concept.negative_prompt(request.negative_prompt)
+        )
 
     def backbone(self, request: MakeRequest, reporter: Reporter) -> AbstractVideoBackbone:
         """The model that everything was learned on, or the one that is asked for."""
@@ -182,8 +216,8 @@ class Artifacts:
         if self.motion is not None:
             recipe = self.motion.recipe
             clip, frames, share = recipe.clip, recipe.frames, recipe.reference_share
-        elif self.entry is not None:
-            clip = self.entry.clip
+        elif self.subject is not None and self.entry is not None:
+            clip, frames = self.entry.clip, self.subject.data.training.get("frames", frames)
         if request.frames is not None:
             frames = request.frames
         elif clip.frames is not None:
@@ -197,12 +231,18 @@ class Artifacts:
         )
 
     def say_what_differs(self, backbone: AbstractVideoBackbone, reporter: Reporter) -> None:
-        """A subject on other weights than its own still goes in, and may look less like itself."""
+        """A subject or a motion on other weights than its own still goes in, and may look or move less like itself."""
         if self.subject is not None and self.subject.data.base_fingerprint != backbone.spatial_fingerprint:
             reporter.event(
                 "other-base",
                 f"note: the subject was learned on {self.subject.data.base_name}; the spatial layers of "
                 f"{backbone.name} are other weights, so it may look less like itself.",
+            )
+        if self.motion is not None and self.motion.data.base_fingerprint != backbone.fingerprint:
+            reporter.event(
+                "other-base",
+                f"note: the motion was learned on {self.motion.data.base_name}; {backbone.name} has other weights, so "
+                "it may move, and look, otherwise than learned.",
             )
 
     def facts(self, request: MakeRequest, backbone: AbstractVideoBackbone) -> dict[str, Any]:
@@ -216,13 +256,14 @@ class Artifacts:
         return {
             **backbone.origin,
             "base_fingerprint": backbone.fingerprint,
+            "precision": str(backbone.dtype).removeprefix("torch."),
             **kept,
             **({} if alignment is None else {"alignment": to_jsonable(alignment)}),
             "subject": None if self.subject is None else self.subject.data.content_hash,
             "motion": None if self.motion is None else self.motion.data.content_hash,
             "subject_scale": request.subject_scale,
             "motion_scale": request.motion_scale,
-            "negative_prompt": request.negative_prompt,
+            "negative_prompt": self.negative(request),
             **_named("reference", request.reference),
             **_named("picture", request.picture),
         }
@@ -248,11 +289,20 @@ class Artifacts:
             return contextlib.nullcontext(())
         return self.motion.applied(backbone, scale=request.motion_scale, look=look)
 
-    def encoder(self, backbone: AbstractVideoBackbone) -> ImageEncoder | None:
-        """The image encoder that the motion was learned with, if its networks are told anything."""
+    def encoder(self, request: MakeRequest, backbone: AbstractVideoBackbone) -> ImageEncoder | None:
+        """The image encoder that the motion was learned with, if its networks are told anything.
+
+        Raises:
+            UsageError: one was given for nothing.
+            InputError: it is not there, or another one.
+        """
         if self.motion is None or not self.motion.recipe.told:
+            if request.image_encoder is not None:
+                raise UsageError("--image-encoder is for motions that are told what clips look like; leave it out.")
             return None
-        return load_image_encoder(Path(self.motion.data.concept["image_encoder"]), backbone.device)
+        said = self.motion.data.concept
+        known = said.get("image_encoder_id")
+        return told_encoder(said["image_encoder"], known, backbone.device, given=request.image_encoder)
 
 
 def _named(name: str, path: Path | None) -> dict[str, str | None]:

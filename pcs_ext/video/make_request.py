@@ -37,8 +37,9 @@ class MakeRequest:
     """See `ClipConfig`; None: all frames at once."""
     refinements: int | None = None
     """See `ClipConfig`; None: none."""
-    fps: float = 8.0
-    """Of the written clips."""
+    fps: float | None = None
+    """Of the written clips; None: at which they play at the speed of the clip they start from, where the motion keeps
+    it, else 8."""
     steps: int | None = None
     """Denoising steps; None takes the recipe's."""
     guidance_scale: float | None = None
@@ -60,6 +61,8 @@ class MakeRequest:
     """What stays where there is a mask."""
     picture: Path | None = None
     """What clips start from or look like, where the motion is told a picture; None: the base makes one."""
+    image_encoder: Path | None = None
+    """Where the image encoder lies that the motion was learned with; None: where it did then."""
     device: str = "auto"
     precision: str = "auto"
 

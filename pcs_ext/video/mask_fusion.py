@@ -84,7 +84,8 @@ class MaskFusion:
         return self._step < self.config.until * self.steps
 
     def wrap(self, inner: Predict) -> Predict:
-        """The denoiser whose predictions are fused."""
+        """The denoiser whose predictions are fused, from the first step on: a clip may be sampled several times."""
+        self._step = 0
 
         def predict(latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
             new = inner(latents, timesteps, conditioning)

@@ -175,8 +175,10 @@ def sample_clips(
     }  # fmt: skip
     windows = backbone.windowed(clip.window, max(1, clip.window // 2)) if clip.window else contextlib.nullcontext()
     with windows:
+        first_start = hooks.initial_latents
         for number in range(clip.refinements):
-            hooks = _refined(backbone, prompts, hooks, how, number)
+            assert first_start is not None, "drawn above, or given"
+            hooks = _refined(backbone, prompts, hooks, first_start, how, number)
         return sample(backbone, prompts, hooks=hooks, **how)
 
 
@@ -186,19 +188,24 @@ def _check_rounds(clip: ClipConfig, hooks: SampleHooks, config: SampleConfig, ba
 
 
 def _refined(
-    backbone: AbstractVideoBackbone, prompts: Sequence[str], hooks: SampleHooks, how: Mapping[str, Any], number: int
+    backbone: AbstractVideoBackbone,
+    prompts: Sequence[str],
+    hooks: SampleHooks,
+    first_start: Tensor,
+    how: Mapping[str, Any],
+    number: int,
 ) -> SampleHooks:
-    """The hooks of the next round: they start from what this one ends in."""
+    """The hooks of the next round: they start from what this one ends in, at the noise of the first one's start."""
     ends: list[Tensor] = []
 
     def keep(latents: Tensor) -> Tensor:
         ends.append(latents.detach())
         return latents.new_zeros(len(latents), 1)
 
-    assert hooks.initial_latents is not None
     sample(backbone, prompts, hooks=dataclasses.replace(hooks, decode=keep), **how)
     sigma = build_scheduler(backbone, how["config"]).init_noise_sigma
-    start = hooks.initial_latents / sigma
+    # Not this round's: that holds a part of the clip already, which would be fed in again and again.
+    start = first_start / sigma
     draws = [torch.randn(start.shape[1:], generator=generator_for("refinement", number, s)) for s in how["seeds"]]
     abar = float(backbone.schedule.alphas_cumprod[-1])  # type: ignore[union-attr]
     latents = torch.cat(ends).cpu()

@@ -14,9 +14,13 @@ from pcs_ext.image.adapters import (
     AdapterConfig,
     EmbeddingConfig,
     FullConfig,
+    GuideConfig,
     LiDBConfig,
     LowRankConfig,
+    PairAdapter,
+    ReferenceConfig,
     SideNetworkConfig,
+    SpectralShiftConfig,
     build_adapter,
     injected,
 )
@@ -46,7 +50,8 @@ def subject_applied(
         scale: strength, 1 as trained.
 
     Raises:
-        ArtifactError: the subject was learned on another family, or its layers are not those of this model.
+        ArtifactError: the subject was learned on another family, its layers are not those of this model, or it acts in
+            a way that clips do not have.
     """
     if subject.data.base_family not in backbone.subject_families:
         raise ArtifactError(
@@ -65,19 +70,30 @@ def spatial_adapters(subject: Artifact, backbone: AbstractVideoBackbone) -> list
     built = []
     for name, settings in subject.data.adapters.items():
         config = from_jsonable(AdapterConfig, settings, where=f"adapter {name!r}")
+        if isinstance(config, GuideConfig):
+            continue  # it reads maps, which nobody gives in clips, and without one it does nothing
+        if isinstance(config, ReferenceConfig):
+            raise ArtifactError(
+                "this subject looks at a picture of itself beside each picture that is painted, and frames of clips "
+                "have none beside them; learn it with another recipe (`pcs-ext recipes` lists them)."
+            )
         state = subject.data.tensors_of(name)
         if not isinstance(config, EmbeddingConfig):
             state = _reshaped(state, backbone)
         adapter = build_adapter(name, _narrowed(config, state))
+        if isinstance(adapter, PairAdapter):
+            # Of both updates: `style.denoiser.<path>.lora_A.weight`.
+            adapter.narrow((_one_of({_TENSOR.sub("", key.split(".", 2)[2]) for key in state}),))
         adapter.load_state_dict(state)
         built.append(adapter)
     return built
 
 
 def _narrowed(config: AdapterConfig, state: Mapping[str, Tensor]) -> AdapterConfig:
-    """The same adapter on its tensors' layers alone. Words and text attention are spatial by themselves."""
+    """The same adapter on its tensors' layers alone. Words and text attention are spatial by themselves, and so are
+    adapters that find the text's keys and values themselves."""
     keys = [key.partition(".")[2] for key in state]
-    if isinstance(config, (LowRankConfig, SideNetworkConfig, LiDBConfig)):
+    if isinstance(config, (LowRankConfig, SideNetworkConfig, LiDBConfig, SpectralShiftConfig)):
         return dataclasses.replace(config, targets=(_one_of({_TENSOR.sub("", key) for key in keys}),))
     if isinstance(config, FullConfig):
         return dataclasses.replace(config, include=(_one_of(keys),))

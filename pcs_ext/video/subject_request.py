@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -14,6 +14,7 @@ from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.data import Photo, SubjectDataset, find_photos
 from pcs_ext.image.evaluate.encoders import ImageEncoder, load_image_encoder
 from pcs_ext.image.learn import learn as learn_subject
+from pcs_ext.image.recipe_request import check_plan, recipe_part
 from pcs_ext.image.recipes import Recipe
 from pcs_ext.image.sample import check_side
 from pcs_ext.image.types import ParameterGroup
@@ -34,6 +35,7 @@ from pcs_ext.video.subject_run import SubjectRun
 TOYBOX_CLIP = Path(__file__).parents[1] / "toybox" / "weights" / "clip"
 """The image and text encoder that judges where no other is given."""
 _COLLAGES = 16
+Beside = TypeVar("Beside")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,18 +90,43 @@ class SubjectRequest:
         preset: Preset = "toybox" if self.base == "toybox" else "sd"
         recipe = self.entry.build(self.noun.strip(), preset)
         if self.config is not None:
-            recipe = from_jsonable(Recipe, read_json(self.config), where=str(self.config))
+            recipe = self._configured(self.config, recipe)
         recipe = shortened(recipe, self.steps)
+        if in_clips:
+            settings = self._identity(recipe)
+            sampling = dataclasses.replace(recipe.sampling, height=settings.height, width=settings.width)
+            recipe = dataclasses.replace(recipe, sampling=sampling)
         recipe.validate()
         return recipe
+
+    def _configured(self, config: Path, own: Recipe) -> Recipe:
+        """The recipe of a file that is about this subject.
+
+        Raises:
+            UsageError: it is about another one, or for another base.
+        """
+        check_plan(config, self.noun, self.base)
+        recipe: Recipe = from_jsonable(Recipe, recipe_part(read_json(config)), where=str(config))
+        said, wanted = recipe.concept.class_noun, own.concept.class_noun
+        if said != wanted:
+            raise UsageError(
+                f"{config} is about a {said}, and --noun {self.noun} about a {wanted}; make them the same."
+            )
+        return recipe
+
+    def _beside(self, name: str, kind: type[Beside], usual: Beside) -> Beside:
+        """What `plan` prints beside the recipe, as the file of `config` has it."""
+        data = None if self.config is None else read_json(self.config)
+        given = data.get(name) if isinstance(data, dict) else None
+        return usual if given is None else from_jsonable(kind, given, where=f"{self.config}, {name}")
 
     def plan(self) -> dict[str, Any]:
         """What would be done, as plain JSON data. Loads no model."""
         recipe = self.resolved()
         photos = [str(photo.path) for group in self._groups() for photo in group]
-        beside = {"identity": to_jsonable(self._identity())} if self.entry.learns == "clips" else {}
+        beside = {"identity": to_jsonable(self._identity(recipe))} if self.entry.learns == "clips" else {}
         if self.entry.learns == "mixture":
-            beside = {"mixture": to_jsonable(MIXTURE)}
+            beside = {"mixture": to_jsonable(self._beside("mixture", MixtureConfig, MIXTURE))}
         return {
             "photos": photos,
             "base": self.base,
@@ -147,9 +174,21 @@ class SubjectRequest:
             )
         return load_image_encoder(self.image_encoder or TOYBOX_CLIP, device)
 
-    def _identity(self) -> IdentityConfig:
-        height, width = self.size or (None, None)
-        return dataclasses.replace(IDENTITY, frames=self.frames, height=height, width=width)
+    def _identity(self, recipe: Recipe) -> IdentityConfig:
+        """How clips are made to learn from: as asked, else as the file of `config` says, else as usual.
+
+        Raises:
+            UsageError: another window than that in which clips have such subjects.
+        """
+        found = self._beside("identity", IdentityConfig, IDENTITY)
+        if found.window != self.entry.window:
+            raise UsageError(
+                f"{self.config} has window {found.window:g}; clips have subjects of {self.recipe} in them for the last "
+                f"{self.entry.window:g} of the denoising, so expected that."
+            )
+        usual = (found.height or recipe.sampling.height, found.width or recipe.sampling.width)
+        height, width = self.size or usual
+        return dataclasses.replace(found, frames=self.frames or found.frames, height=height, width=width)
 
     def _in_clips(self, recipe: Recipe, photos: Sequence[Photo], how: Any) -> None:
         if follows_flow(self.base):
@@ -160,7 +199,7 @@ class SubjectRequest:
         backbone: AbstractVideoBackbone = load_video_backbone(
             self.base, self.motion_module, device=self.device, precision=self.precision, reporter=how["reporter"]
         )
-        settings = self._identity()
+        settings = self._identity(recipe)
         for name, side in (("height", settings.height), ("width", settings.width)):
             if side is not None:
                 check_side(name, side, backbone)
@@ -176,11 +215,12 @@ class SubjectRequest:
                 (),
             ),
             settings=[settings, encoder.id, backbone.fingerprint],
+            frames=settings.frames,
             **how,
         ).learn()
 
     def _mixture(self, recipe: Recipe, groups: Sequence[Sequence[Photo]], base: AbstractBackbone, how: Any) -> None:
-        settings = dataclasses.replace(MIXTURE, collage_side=base.resolution)
+        settings = dataclasses.replace(self._beside("mixture", MixtureConfig, MIXTURE), collage_side=base.resolution)
         photos = mixed(groups, recipe.concept.parts, settings, how["seed"])
         data = SubjectDataset(photos, recipe.concept, resolution=base.resolution, augmentation=recipe.augmentation)
         encoder = self._encoder(base.device, how["reporter"])

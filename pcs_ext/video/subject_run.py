@@ -41,6 +41,8 @@ class SubjectRun:
     settings: Any
     """What else decides the result; a run that goes on must meet the same."""
     output: Path
+    frames: int | None = None
+    """Of the clips that it is learned in; None: as the model makes them, or there are none."""
     seed: int = 0
     checkpoint_activations: bool = False
     """See `image.learn`."""
@@ -123,6 +125,7 @@ class SubjectRun:
                 "seed": self.seed,
                 "steps": recipe.steps,
                 "resolution": backbone.resolution,
+                **({} if self.frames is None else {"frames": self.frames}),
                 "prediction_type": backbone.schedule.prediction_type,
                 "photos": {Path(name).name: digest for name, digest in self._hashes().items()},
                 "final_loss": sum(losses[-50:]) / max(len(losses[-50:]), 1),

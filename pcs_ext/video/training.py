@@ -184,7 +184,7 @@ class PassesLoss:
     def _noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
         noise = with_common(torch.randn(shape, generator=generator), self.backbone.noise_share, generator)
         if self.phase.noise_offset:
-            noise = noise + self.phase.noise_offset * torch.randn(*shape[:2], 1, 1, 1, generator=generator)
+            noise = noise + self.phase.noise_offset * torch.randn(*shape[:3], 1, 1, generator=generator)
         return noise
 
     def _prompt(self, clips: EncodedClips, which: int, now: MotionPass, generator: torch.Generator) -> str:

@@ -9,10 +9,12 @@ from torch import Tensor
 from pcs_ext.errors import InputError, UsageError
 from pcs_ext.image.data import photo_paths
 from pcs_ext.reporter import Reporter
-from pcs_ext.video.clips import read_clip
+from pcs_ext.video.clips import Clip, read_clip
 from pcs_ext.video.clips.read import FOLDER_RECORD
+from pcs_ext.video.stills import is_still
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi", ".gif", ".webp", ".apng")
+_PREVIEW = ".preview.webp"
 SECONDS = 10.0
 """Of each clip its beginning of this length is learned from; longer ones would fill the memory."""
 
@@ -28,9 +30,10 @@ class ClipFile:
 
 
 def find_clips(sources: Sequence[Path], prompts: Sequence[str] = (), *, captioned: bool = True) -> list[ClipFile]:
-    """The clips among files and folders, with their prompts; nothing is opened.
+    """The clips among files and folders, with their prompts; nothing is decoded.
 
-    A folder of videos stands for them in the order of their names, a folder of pictures alone is one clip. Prompts: as
+    A folder of videos stands for them in the order of their names, without the previews that `video make` writes beside
+    them; a folder of pictures alone is one clip. Prompts: as
     given, one for all or one each; otherwise `NAME.txt` beside a clip.
 
     Args:
@@ -56,11 +59,18 @@ def _clips_of(source: Path) -> list[Path]:
         raise InputError(f"{source} does not exist; expected a video file, or a folder of clips or of frames.")
     if not source.is_dir() or (source / FOLDER_RECORD).is_file():
         return [source]
-    found = sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+    files = sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+    found = [path for path in files if not is_still(path, damaged=False) and not _is_preview(path)]
     if found:
         return found
     photo_paths(source)  # says what is wrong with a folder of neither
     return [source]
+
+
+def _is_preview(path: Path) -> bool:
+    """Whether it is the small copy that `video make` writes beside a clip: it would be learned twice."""
+    name = path.name.removesuffix(_PREVIEW)
+    return name != path.name and any(path.with_name(f"{name}{suffix}.json").is_file() for suffix in SUFFIXES)
 
 
 def _caption(path: Path, needed: bool) -> str:
@@ -89,10 +99,18 @@ def read_training_clips(
     Raises:
         InputError: a clip cannot be used.
     """
+    opened = open_training_clips(files, size=size, multiple_of=multiple_of, reporter=reporter)
+    return [clip.frames.transpose(0, 1) for clip in opened]
+
+
+def open_training_clips(
+    files: Sequence[ClipFile], *, size: tuple[int, int], multiple_of: int, reporter: Reporter
+) -> list[Clip]:
+    """The same with their frame rates; see `read_training_clips`."""
     clips = []
     for file in files:
         clip = read_clip(file.path, seconds=SECONDS, stride=1, size=size, multiple_of=multiple_of)
         notes = f" ({'; '.join(clip.notes)})" if clip.notes else ""
         reporter.event("clip", f"{file.path}: {len(clip)} frames at {clip.fps:g} per second{notes}", frames=len(clip))
-        clips.append(clip.frames.transpose(0, 1))
+        clips.append(clip)
     return clips

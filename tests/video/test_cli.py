@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from pcs_ext.video.backbones import load as loading
 from pcs_ext.video.clips import read_clip, write_clip
+from pcs_ext.video.subject_request import TOYBOX_CLIP
+from pcs_ext.video.told_encoder import encoder_name
 from tests.support.command_line import run
 from tests.support.encoders import tiny_clip
 from tests.support.tiny_video import tiny_text_to_video
@@ -69,6 +72,12 @@ def test_a_folder_grows_and_nothing_in_it_is_made_twice(
     assert printed.split() == [str(out / name) for name in ("00000.mp4", "00004.mp4", "00002.mp4", "00003.mp4")]
     assert stamps == [path.stat().st_mtime_ns for path in paths]
     assert torch.equal(read_clip(out / "00004.mp4").frames, read_clip(paths[1]).frames)
+    # At another rate, or in another precision, it is another clip.
+    one = (*make[:3], *make[4:], "-o", out, "--seeds", "1")
+    for flags, name in ((("--fps", "24"), "00005.mp4"), (("--precision", "bf16"), "00006.mp4"), ((), "00000.mp4")):
+        code, printed, err = run(*one, *flags, capture=capsys)
+        assert (code, printed.split()) == (0, [str(out / name)]), err
+    assert round(read_clip(out / "00005.mp4").fps) == 24
 
 
 def test_an_image_base_alone_learns_a_clip_that_moves_nothing_else(
@@ -153,6 +162,27 @@ def test_a_motion_told_what_a_clip_looks_like(
         assert code == 0, err
         clips.append(json.loads((tmp_path / name / "00000.mp4.json").read_text())["made_by"]["picture"])
     assert clips == [str(photos / "0.png"), str(photos / "1.png")]
+    # From another directory, and once the encoder was moved.
+    (tmp_path / "clip").rename(tmp_path / "moved")
+    make = ("video", "make", "a cat", "--motion", move, "-o", tmp_path / "c.gif", "--picture", photos / "0.png", *FAST)
+    code, _, err = run(*make, capture=capsys)
+    assert (code, "say with --image-encoder where it lies" in err) == (3, True), err
+    code, _, err = run(*make, "--image-encoder", tmp_path / "moved", capture=capsys)
+    assert code == 0, err
+    weights = tmp_path / "moved" / "model.safetensors"
+    save_file({name: tensor + 0.1 if tensor.is_floating_point() else tensor
+               for name, tensor in load_file(weights).items()}, weights)  # fmt: skip
+    code, _, err = run(*make, "--overwrite", "--image-encoder", tmp_path / "moved", capture=capsys)
+    assert (code, "was learned with the image encoder" in err) == (3, True), err
+
+
+def test_an_image_encoder_is_named_so_that_it_is_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "clip").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert encoder_name(Path("clip")) == str((tmp_path / "clip").resolve())
+    assert encoder_name(TOYBOX_CLIP) == "toybox/clip"
 
 
 @pytest.mark.parametrize("recipe", ["magic-me", "dreamvideo", "animate-a-story"])

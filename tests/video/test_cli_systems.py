@@ -11,6 +11,7 @@ from PIL import Image
 from pcs_ext.video.clips import read_clip
 from tests.support.command_line import run
 from tests.support.encoders import tiny_clip
+from tests.support.tiny_video import tiny_motion_adapter
 
 FAST = ("--steps", "2", "--device", "cpu", "--precision", "fp32")
 
@@ -124,6 +125,12 @@ def test_a_subject_and_a_motion_are_tuned_to_each_other_for_a_clip(
     assert {path: path.read_bytes() for path in before} == before
     code, _, err = run("video", "make", "a dog", "--motion", move, "-o", tmp_path / "dog.gif", *FAST, capture=capsys)
     assert (code, "align" in err) == (0, False), err
+    code, _, err = run(*make, "-o", tmp_path / "still.gif", "--frames", "1", capture=capsys)
+    assert (code, "align" in err) == (0, False), err
+    assert "the motion was learned on" not in err
+    tiny_motion_adapter(seed=1).save_pretrained(tmp_path / "other")
+    code, _, err = run(*make, "-o", tmp_path / "other.gif", "--motion-module", tmp_path / "other", capture=capsys)
+    assert (code, "note: the motion was learned on" in err) == (0, True), err
 
 
 def test_an_identity_by_reward_is_there_at_the_end_alone(

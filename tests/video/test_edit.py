@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pcs_ext.video.clips import read_clip
+from pcs_ext.video.clips import read_clip, write_clip
 from tests.support.command_line import run
 
 FAST = ("--steps", "2", "--device", "cpu", "--precision", "fp32")
@@ -86,3 +86,50 @@ def test_a_clip_is_edited_and_learned_once(
     assert (code, "does not exist" in err) == (3, True), err
     code, _, err = run("video", "edit", clip, "-o", out, "--base", base, capture=capsys)
     assert (code, "at least one prompt" in err) == (2, True), err
+
+
+def test_a_changed_clip_moves_as_fast_as_its_source(
+    base: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fast = write_clip(read_clip(clip).frames, tmp_path / "fast.mp4", fps=24)
+    edit = ("video", "edit", fast, "a blue cat", "--base", base, "--frames", "3", *FAST)
+    code, _, err = run(*edit, "-o", tmp_path / "out.mp4", capture=capsys)
+    assert code == 0, err
+    assert round(read_clip(tmp_path / "out.mp4").fps, 3) == 12, "every second frame is learned"
+    code, _, err = run(*edit, "-o", tmp_path / "out.mp4", "--fps", "30", "--overwrite", capture=capsys)
+    assert code == 0, err
+    assert round(read_clip(tmp_path / "out.mp4").fps, 3) == 30
+
+
+NOT_LEARNED_FOR: list[tuple[tuple[str, ...], int, str]] = [
+    (("a cat", "-o", "{out}.avi"), 2, "ends in .avi"),
+    (("a cat", "a dog", "-o", "{out}.mp4"), 2, "is one clip, 2 were asked for"),
+    (("a cat", "-o", "{out}.mp4", "--fps", "0"), 2, "--fps must be above 0"),
+    (("a cat", "-o", "{clip}"), 3, "is there already"),
+    (("a {subject}", "-o", "{out}"), 2, "no --subject was given"),
+    (("a {motion}", "-o", "{out}"), 2, "learns no word"),
+    (("a cat", "-o", "{out}", "--subject", "{out}"), 3, "`pcs-ext learn` wrote"),
+    (("a cat", "-o", "{out}", "--mask", "{out}.mp4"), 3, "does not exist"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected", "message"), NOT_LEARNED_FOR)
+def test_nothing_is_learned_for_clips_that_cannot_be_made(
+    arguments: tuple[str, ...],
+    expected: int,
+    message: str,
+    base: Path,
+    clip: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {"{out}": str(tmp_path / "out"), "{clip}": str(clip)}
+    filled = []
+    for argument in arguments:
+        for word, path in places.items():
+            argument = argument.replace(word, path)
+        filled.append(argument)
+    before = sorted(tmp_path.rglob("*"))
+    code, _, err = run("video", "edit", clip, *filled, "--base", base, "--frames", "3", *FAST, capture=capsys)
+    assert (code, message in err) == (expected, True), err
+    assert sorted(tmp_path.rglob("*")) == before

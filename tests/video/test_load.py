@@ -114,3 +114,19 @@ def test_bad_motion_folders_are_named(tmp_path: Path) -> None:
     config.write_text("{")
     with pytest.raises(ModelError, match="is not valid JSON"):
         load_motion_adapter(folder)
+
+
+@pytest.mark.parametrize("inflated", [False, True])
+def test_what_was_learned_in_one_precision_belongs_to_the_base_in_all(
+    inflated: bool, tiny_sd_path: Path, tmp_path: Path
+) -> None:
+    tiny_motion_adapter().save_pretrained(tmp_path / "module")
+    how: Any = {"inflation": "sparse-causal"} if inflated else {"motion": tmp_path / "module"}
+    videos = [
+        load_video_backbone(tiny_sd_path, **how, device="cpu", precision=name) for name in ("fp32", "bf16", "fp16")
+    ]
+    assert len({video.fingerprint for video in videos}) == 1
+    assert [video.dtype for video in videos] == [torch.float32, torch.bfloat16, torch.float16]
+    tiny_motion_adapter(seed=1).save_pretrained(tmp_path / "module")
+    if not inflated:
+        assert load_video_backbone(tiny_sd_path, **how, **OPTIONS).fingerprint != videos[0].fingerprint

@@ -8,6 +8,7 @@ import torch
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.sample import SampleConfig
+from pcs_ext.video import sample as sampling
 from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone
 from pcs_ext.video.free_init import low_pass, mixed_start, next_start
 from pcs_ext.video.long_clips import rescheduled_noise, window_starts, window_weights
@@ -101,3 +102,21 @@ def test_refined_clips_are_others_and_the_same_again(video: AnimateDiffBackbone)
     clip = ClipConfig(frames=4, refinements=1, first_frame=True)
     with pytest.raises(UsageError, match="start from noise alone"):
         sample_clips(video, ["a dog"], seeds=[0], config=config, clip=clip, first=torch.zeros(1, 4, 8, 8))
+
+
+def test_every_round_mixes_the_noise_of_the_first_start(
+    video: AnimateDiffBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = []
+
+    def seen(latents: torch.Tensor, start: torch.Tensor, fresh: torch.Tensor, abar: float) -> torch.Tensor:
+        starts.append(start)
+        return next_start(latents, start, fresh, abar)
+
+    monkeypatch.setattr(sampling, "next_start", seen)
+    config = SampleConfig(scheduler="ddim", num_inference_steps=1, guidance_scale=1.0)
+    with torch.inference_mode():
+        sample_clips(video, ["a dog"], seeds=[0], config=config, clip=ClipConfig(frames=4, refinements=3))
+    assert len(starts) == 3
+    assert torch.equal(starts[0], starts[1])
+    assert torch.equal(starts[0], starts[2])

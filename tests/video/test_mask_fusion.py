@@ -115,3 +115,16 @@ def test_causal_attention_sees_no_later_frame(sd: AbstractUnetBackbone) -> None:
     assert moved.tolist() == [False, True, True]
     first = layer(states[:1], num_frames=1)
     torch.testing.assert_close(layer(states, num_frames=FRAMES)[:1], first)
+
+
+def test_every_round_of_sampling_keeps_the_clip(sd: AbstractUnetBackbone) -> None:
+    video = InflatedBackbone(sd, attention="causal")
+    states = [torch.full((1, 4, FRAMES, 8, 8), float(level)) for level in range(3)]
+    with torch.no_grad():
+        prompt = video.encode_prompt([""])
+    fusion = MaskFusion(FusionConfig(), torch.zeros(1, 1, FRAMES, 8, 8), states, prompt, prompt, lambda call: call())
+    latents, level = torch.full((1, 4, FRAMES, 8, 8), 99.0), torch.tensor(500)
+    for _ in range(2):
+        fusion.wrap(video.predict)
+        assert torch.equal(fusion.on_step(0, level, latents), states[1])
+        assert torch.equal(fusion.on_step(1, level, latents), states[0])

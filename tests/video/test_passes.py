@@ -1,5 +1,6 @@
 """What the newer methods do inside a pass: frozen branches, words by frame, words by timestep."""
 
+import dataclasses
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -197,3 +198,12 @@ def test_sizes_are_width_times_height(text: str, size: tuple[int, int] | None) -
 def test_what_is_no_size_is_named(text: str) -> None:
     with pytest.raises(UsageError, match="width x height"):
         parse_size(text)
+
+
+def test_a_noise_offset_is_another_number_for_every_channel_and_frame(sd: AbstractUnetBackbone) -> None:
+    loss = loss_of(AnimateDiffBackbone(sd, tiny_motion_adapter()), {}, (), "a dog")
+    loss.phase = dataclasses.replace(loss.phase, noise_offset=100.0)
+    noise = loss._noise(torch.Size([1, 4, FRAMES, 32, 32]), torch.Generator().manual_seed(0))
+    levels = noise.mean((-2, -1))
+    assert levels.std(2).min() > 1, "frames of one channel differ, which one number per clip would not make them"
+    assert (noise - levels[..., None, None]).std() < 1.1

@@ -4,7 +4,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,11 +14,37 @@ from pcs_ext.config_io import to_jsonable
 from pcs_ext.errors import ArtifactError
 from pcs_ext.image.adapters import (
     AdapterConfig,
+    Attribute,
+    AttributesConfig,
+    BasisConfig,
     CrossAttentionConfig,
+    DistributionConfig,
     EmbeddingConfig,
+    FeatureFieldConfig,
+    FrameWordConfig,
     FullConfig,
+    GuideConfig,
+    HeadFactorsConfig,
+    ImageResidualConfig,
+    ImageWordsConfig,
+    LiDBConfig,
     LowRankConfig,
+    MixtureConfig,
+    NetiConfig,
+    NeuronsConfig,
+    PairConfig,
+    RankOneConfig,
+    ReferenceAdapter,
+    ReferenceConfig,
+    ResidualConfig,
     SideNetworkConfig,
+    SpectralShiftConfig,
+    SpectrumConfig,
+    StageWordsConfig,
+    StepwiseConfig,
+    TailConfig,
+    TextPrefixConfig,
+    ValueResidualConfig,
     build_adapter,
 )
 from pcs_ext.image.adapters.base import injected
@@ -29,7 +55,7 @@ from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.recipes import RECIPES
 from pcs_ext.image.subject import Artifact
-from pcs_ext.video.backbone import AbstractVideoBackbone
+from pcs_ext.video.backbone import AbstractVideoBackbone, to_clips, to_frames
 from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone
 from pcs_ext.video.backbones.inflated import InflatedBackbone
 from pcs_ext.video.backbones.load import load_video_backbone
@@ -51,20 +77,59 @@ SUBJECTS: dict[str, AdapterConfig] = {
 FRAMES = 3
 
 
-def artifact(backbone: AbstractBackbone, config: AdapterConfig) -> Artifact:
-    """A subject whose adapter holds random values."""
-    adapter = build_adapter("rex", config)
+WORD = EmbeddingConfig(initializer="dog", init_noise=0.1)
+EVERY_KIND: tuple[tuple[AdapterConfig, ...], ...] = (
+    (WORD,),
+    (BasisConfig(names=("dog beach", "cat photo", "red dog")),),
+    (MixtureConfig(placeholder="<subject>", words=("dog", "cat", "photo", "beach"), take=2, width=8),),
+    (EmbeddingConfig(placeholder="<one>"), AttributesConfig(attributes=(Attribute(word="<one>"),))),
+    (WORD, FrameWordConfig(placeholder="<motion>", frames=3)),
+    (SpectrumConfig(num_vectors=2, initializer="dog"),),
+    (NetiConfig(initializer="dog", frequencies=16, anchors=4, width=8, nested_dropout=0.0),),
+    (TailConfig(num_vectors=3, initializer="a photo of the dog"),),
+    (ResidualConfig(class_noun="dog", templates=("a photo of {subject}",)),),
+    (TextPrefixConfig(layers=1),),
+    (DistributionConfig(meanings=3, num_vectors=2),),
+    (StageWordsConfig(initializer="dog", features=16, anchors=4, width=8),),
+    (StepwiseConfig(stages=3, initializer="dog"),),
+    (ImageWordsConfig(placeholder="<subject>", initializer="dog", width=6),),
+    (WORD, ImageResidualConfig(width=6)),
+    (LowRankConfig(rank=2, components=("denoiser", "text_encoder")),),
+    (SpectralShiftConfig(),),
+    (WORD, RankOneConfig(class_noun="dog")),
+    (CrossAttentionConfig(),),
+    (NeuronsConfig(share=0.1),),
+    (HeadFactorsConfig(),),
+    (WORD, PairConfig(phrase="in ink", rank=2)),
+    (WORD, ReferenceConfig()),
+    (ValueResidualConfig(class_noun="dog"),),
+    (SideNetworkConfig(targets=(r"\.attn2$",)),),
+    (LiDBConfig(up=12, down=6),),
+    (WORD, GuideConfig(regions=("<subject>",))),
+    (WORD, FeatureFieldConfig(caption="a photo of <subject>", samples=4, width=8)),
+    (FullConfig(),),
+)
+"""Of each kind of adapter the last one of a subject, behind the words that it needs."""
+REFUSED = {"reference"}
+
+
+def artifact(backbone: AbstractBackbone, *configs: AdapterConfig) -> Artifact:
+    """A subject whose adapters hold random values."""
+    adapters = [build_adapter(f"rex{number or ''}", config) for number, config in enumerate(configs)]
     generator = torch.Generator().manual_seed(1)
-    with torch.no_grad(), injected(backbone, adapter):
-        for group in adapter.parameters().values():
-            for parameter in group:
-                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    with torch.no_grad(), injected(backbone, *adapters):
+        for adapter in adapters:
+            for group in adapter.parameters().values():
+                for parameter in group:
+                    parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+            if isinstance(adapter, ReferenceAdapter):
+                adapter.reference = torch.randn(4, 8, 8, generator=generator)
     recipe = RECIPES["textual-inversion"].build("dog", "sd")
     data = ArtifactData(
         recipe=to_jsonable(recipe),
         concept=to_jsonable(recipe.concept),
-        adapters={"rex": to_jsonable(config)},
-        tensors={"rex": adapter.state_dict()},
+        adapters={adapter.name: to_jsonable(config) for adapter, config in zip(adapters, configs, strict=True)},
+        tensors={adapter.name: adapter.state_dict() for adapter in adapters},
         base_name=backbone.name,
         base_fingerprint=backbone.fingerprint,
         base_family=backbone.family,
@@ -140,6 +205,38 @@ def test_a_subject_is_itself_in_every_frame_and_leaves_no_trace(
     if kind != "word":  # whose words are the starting ones at 0, not none
         with subject_applied(subject, video, scale=0.0):
             torch.testing.assert_close(clip(video), before, atol=1e-6, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("configs", EVERY_KIND, ids=lambda configs: configs[-1].kind)
+def test_every_kind_of_adapter_is_itself_in_clips_or_says_why_not(
+    configs: tuple[AdapterConfig, ...], image: AbstractUnetBackbone, video: AbstractVideoBackbone
+) -> None:
+    subject = artifact(image, *configs)
+    if configs[-1].kind in REFUSED:
+        before = clip(video)
+        with pytest.raises(ArtifactError, match="learn it with another recipe"), subject_applied(subject, video):
+            pass
+        assert torch.equal(clip(video), before)
+        return
+    texts = ["a photo of a <subject> dog in ink", "a red cat"]
+    noisy = torch.randn(2, 4, FRAMES, 8, 8, generator=torch.Generator().manual_seed(7))
+    with subject.applied(image):  # before any clip: the two share their layers
+        told = image.encode_prompt([text for text in texts for _ in range(FRAMES)])
+        true = image.predict(to_frames(noisy), torch.tensor([400, 20]).repeat_interleave(FRAMES), told)
+    before = clip(video)
+    with subject_applied(subject, video), video.frame_by_frame():
+        made = video.predict(noisy, torch.tensor([400, 20]), video.encode_prompt(texts))
+        torch.testing.assert_close(made, to_clips(true, 2), atol=2e-5, rtol=1e-3)
+        assert not [path for path in stand_ins(video) if re.search(r"temp_|^motion|transformer_in", path)]
+    with subject_applied(subject, video):
+        video.predict(noisy, torch.tensor([400, 20]), video.encode_prompt(texts))
+    assert torch.equal(clip(video), before)
+
+
+def test_no_kind_of_adapter_is_forgotten() -> None:
+    known = get_args(get_args(AdapterConfig)[0])
+    assert sorted(config.__name__ for config in known) == sorted(type(configs[-1]).__name__ for configs in EVERY_KIND)
 
 
 def recipe(video: AbstractVideoBackbone) -> MotionRecipe:

@@ -11,10 +11,8 @@ from pcs_ext.config_io import config
 from pcs_ext.errors import ArtifactError, ConfigError
 from pcs_ext.image.adapters.layer_adapter import Found, LayerAdapter, TrainedLayer
 from pcs_ext.image.adapters.layers import to_storage
-from pcs_ext.image.adapters.targets import matching_layers
+from pcs_ext.image.adapters.targets import TEXT_KEYS_AND_VALUES, matching_layers
 from pcs_ext.image.backbone import AbstractBackbone
-
-_TARGETS = (r"\.attn2\.(to_k|to_v)$",)
 
 
 @config
@@ -104,7 +102,7 @@ class NeuronAdapter(LayerAdapter[NeuronLayer]):
         self.config = config
 
     def _find(self, backbone: AbstractBackbone) -> Found:
-        return {"denoiser": matching_layers("denoiser", backbone.denoiser, _TARGETS)}
+        return {"denoiser": matching_layers("denoiser", backbone.denoiser, TEXT_KEYS_AND_VALUES)}
 
     def _make(self, bases: Mapping[str, nn.Module]) -> dict[str, NeuronLayer]:
         layers = {}

@@ -68,6 +68,12 @@ class PairAdapter(AbstractAdapter):
         self._backbone: AbstractBackbone | None = None
         self.scale = 1.0
 
+    def narrow(self, targets: tuple[str, ...]) -> None:
+        """Take those layers of the denoiser alone, by regular expressions; before it is injected."""
+        assert self._backbone is None, f"adapter {self.name!r} is injected already"
+        for half in (self.content, self.style):
+            half.config = dataclasses.replace(half.config, targets=targets)
+
     def inject(self, backbone: AbstractBackbone) -> None:
         """Attach the updates; a loaded adapter stands around prompts and predictions, too.
 

@@ -9,14 +9,13 @@ from torch import Tensor, nn
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters.layer_adapter import Found, LayerAdapter, TrainedLayer
-from pcs_ext.image.adapters.targets import matching_layers
+from pcs_ext.image.adapters.targets import TEXT_KEYS_AND_VALUES, matching_layers
 from pcs_ext.image.adapters.tokens import check_placeholder
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.concept import neutral_captions
 from pcs_ext.image.prompt_programs import Encode, add_program, remove_program
 from pcs_ext.image.types import Conditioning
 
-_TARGETS = (r"\.attn2\.(to_k|to_v)$",)
 _CAPTION = "a photo of a "
 
 
@@ -185,7 +184,7 @@ class RankOneAdapter(LayerAdapter[RankOneLayer]):
         return encode(prompts, size=size)
 
     def _find(self, backbone: AbstractBackbone) -> Found:
-        return {"denoiser": matching_layers("denoiser", backbone.denoiser, _TARGETS)}
+        return {"denoiser": matching_layers("denoiser", backbone.denoiser, TEXT_KEYS_AND_VALUES)}
 
     def _make(self, bases: Mapping[str, nn.Module]) -> dict[str, RankOneLayer]:
         layers: dict[str, RankOneLayer] = {}

@@ -10,6 +10,8 @@ from pcs_ext.image.adapters.layers import canonical_path, original_modules
 
 TargetPreset = Literal["attention", "cross_attention", "attention+ff", "all_linear_conv"]
 
+TEXT_KEYS_AND_VALUES = (r"^(?!.*(temp_attentions|transformer_in)\.).*\.attn2\.(to_k|to_v)$",)
+"""Of every cross-attention to the text; in text-to-video models some `attn2` look at frames instead."""
 _DENOISER_ATTENTION = r"\.(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)$"
 _TEXT_ATTENTION = r"\.self_attn\.(q_proj|k_proj|v_proj|out_proj)$"
 _DENOISER_PRESETS = {

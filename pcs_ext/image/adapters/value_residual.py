@@ -170,7 +170,9 @@ class _TwoPasses:
             for name, mark in named.items():
                 adapter = self.adapters[name]
                 residual = (adapter.scale * adapter.residuals[path]).to(values)
-                values = values + mark.to(values).unsqueeze(-1) * residual
+                # Of a clip every frame has values, and all frames one prompt.
+                here = mark.to(values).repeat_interleave(len(values) // len(mark), 0)
+                values = values + here.unsqueeze(-1) * residual
             return values
 
         with (

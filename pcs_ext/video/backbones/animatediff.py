@@ -44,6 +44,8 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
 
     def __init__(self, image: AbstractUnetBackbone, motion: Any, *, name: str = "", module: str | None = None) -> None:
         self.image, self.module = image, module
+        # Before the cast: what is learned in one precision belongs to these weights in all of them.
+        self._own_fingerprint = fingerprint([motion])
         self.motion: Any = nn.Module.to(motion, image.device, image.dtype)
         self.motion.requires_grad_(False).eval()
         self.name = name or f"{image.name} with motion"
@@ -99,8 +101,8 @@ class AnimateDiffBackbone(AbstractVideoBackbone):
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits of both parts' weights."""
-        return hashlib.sha256(f"{self.image.fingerprint}{fingerprint([self.motion])}".encode()).hexdigest()[:16]
+        """16 hex digits of both parts' weights as they were loaded, in any precision, whatever is put into them."""
+        return hashlib.sha256(f"{self.image.fingerprint}{self._own_fingerprint}".encode()).hexdigest()[:16]
 
     @property
     def spatial_fingerprint(self) -> str:

@@ -54,12 +54,13 @@ class ClipFolder:
             raise InputError(f"{taken[0]} is there already; choose another name, or pass --overwrite.")
 
     def made(self, made_by: dict[str, Any]) -> Path | None:
-        """The clip of a folder that was made just so, if there is one."""
+        """The clip of a folder that was made just so and plays at this rate, if there is one."""
         if self.single or not self.output.is_dir():
             return None
+        wanted = json.loads(json.dumps(made_by))
         for record in sorted(self.output.glob("*.mp4.json")):
-            path = record.with_suffix("")
-            if path.is_file() and _made_by(record) == json.loads(json.dumps(made_by)):
+            path, known = record.with_suffix(""), _record(record)
+            if path.is_file() and known.get("made_by") == wanted and known.get("fps") == self.fps:
                 return path
         return None
 
@@ -89,8 +90,10 @@ def _files(path: Path) -> tuple[Path, Path | None, Path, Path]:
     return path, preview, path.with_suffix(".sheet.png"), sidecar(path)
 
 
-def _made_by(record: Path) -> Any:
+def _record(path: Path) -> dict[str, Any]:
+    """What a record says; nothing where it is not one of ours."""
     try:
-        return json.loads(record.read_text(encoding="utf-8")).get("made_by")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return None  # not one of ours
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -72,7 +72,7 @@ class MotionPhase:
     timesteps: TimestepSampling = dataclasses.field(default_factory=TimestepSampling)
     """Which noise levels are visited; a flow draws its own."""
     noise_offset: float = 0.0
-    """Add this times one normal number per channel to the noise of a clip."""
+    """Add this times one normal number per channel and frame to the noise of a clip."""
     fit: FitConfig
     """Steps, optimiser, schedule. Its gradient_accumulation is the number of passes; what is given here is not used."""
 

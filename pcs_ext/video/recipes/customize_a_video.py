@@ -11,7 +11,7 @@ def customize_a_video(preset: Preset = "sd") -> MotionRecipe:
 
     The rank is that of the paper's comparison; rates and steps were not found and are ours, MotionDirector's. The
     paper's other absorber, a learned word, is left out.
-    `toybox`: 8 frames, 2e-3; not measured, because toybox makes no clips yet.
+    `toybox`: 8 frames, 2e-3; not measured.
     """
     absorb = MotionPass(trains=("appearance",), frames="one", losses={"denoising": 1.0})
     learn = MotionPass(trains=("motion",), beside=("appearance",), losses={"denoising": 1.0})

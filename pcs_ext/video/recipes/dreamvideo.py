@@ -63,7 +63,7 @@ def dreamvideo_motion(preset: Preset = "sd") -> MotionRecipe:
     offset 0.1, DDIM with 50 steps and a guidance of 9.
 
     Differs from the released code: embeddings have length 1, and at sampling both branches of the guidance are told the
-    same. `toybox`: 8 frames, 1e-3, 300 steps; not measured, because toybox makes no clips yet.
+    same. `toybox`: 8 frames, 1e-3, 300 steps; not measured.
     """
     small = preset == "toybox"
     told = MotionPass(trains=("motion",), losses={"denoising": 1.0}, untold=0.5, textless=0.5)

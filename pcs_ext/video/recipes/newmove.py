@@ -15,7 +15,7 @@ def newmove(preset: Preset = "sd") -> MotionRecipe:
 
     The parts are the paper's; learning rates, steps, the weight 1 of the prior clips and the cubic form of the
     timesteps are recalled or ours, because they could not be looked up. The feed-forward of temporal layers trains too.
-    `toybox`: 8 frames, 1e-3, 300 steps; not measured, because toybox makes no clips yet.
+    `toybox`: 8 frames, 1e-3, 300 steps; not measured.
     """
     small = preset == "toybox"
     names, kept = ("motion", "text", "word"), ("motion", "text")

@@ -26,7 +26,7 @@ def personalvideo(noun: str, preset: Preset) -> Recipe:
 
     Differs from the paper: the encoder is any image encoder, CLIP unless told (`--image-encoder`), instead of one of
     faces, so subjects need not be persons; frames are scored by CLIP instead of HPSv2. `toybox`: rank 8, 1e-3, 200
-    steps; not measured, because toybox makes no clips yet.
+    steps; not measured.
     """
     small = preset == "toybox"
     return Recipe(

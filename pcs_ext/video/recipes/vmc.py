@@ -12,7 +12,7 @@ def vmc(preset: Preset = "sd", form: Literal["paper", "released"] = "paper") -> 
     """Queries, keys and values of temporal attention, full weights, 1e-4, 400 steps, 8 frames; guidance 9 at sampling.
 
     The paper tunes the pixel-space key-frame model of Show-1; here the temporal attention of the backbone at hand.
-    `toybox`: 200 steps of 3e-4; not measured, because toybox makes no clips yet.
+    `toybox`: 200 steps of 3e-4; not measured.
 
     Args:
         preset: of the base.

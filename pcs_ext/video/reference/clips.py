@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pcs_ext.errors import InputError, PhotoError, UsageError
@@ -19,9 +18,10 @@ from pcs_ext.image.reference.pairs import PairData, Pairs
 from pcs_ext.image.reference.shown import Sight
 from pcs_ext.reporter import Reporter
 from pcs_ext.video.backbone import AbstractVideoBackbone
+from pcs_ext.video.pictures import covering
 from pcs_ext.video.reference.base import ShownWithLatents
-from pcs_ext.video.reference.stills import is_still
 from pcs_ext.video.reference.tracks import ClipTrack, Tracking, directions_of, is_track, track_of
+from pcs_ext.video.stills import is_still
 from pcs_ext.video.training_clips import SUFFIXES, ClipFile, find_clips, read_training_clips
 
 _FRAMES = 8
@@ -304,7 +304,7 @@ def photo_latents(photo: Photo, size: tuple[int, int], backbone: AbstractVideoBa
     if photo.mask is not None:
         kept = (photo.mask[None] > 0.5).to(image)
         image = image * kept - (1 - kept)
-    return backbone.encode_images(_covering(image, size).to(backbone.device, backbone.dtype)).float()
+    return backbone.encode_images(covering(image, size).to(backbone.device, backbone.dtype)).float()
 
 
 def pyramid_size(sides: Sequence[int], share: float, backbone: AbstractVideoBackbone) -> tuple[int, int]:
@@ -315,14 +315,4 @@ def pyramid_size(sides: Sequence[int], share: float, backbone: AbstractVideoBack
 
 def _latents(pictures: Tensor, size: tuple[int, int], backbone: AbstractVideoBackbone) -> Tensor:
     """Of pictures `n 3 h w` in another size, half."""
-    return backbone.encode_images(_covering(pictures, size).to(backbone.device, backbone.dtype)).half().cpu()
-
-
-def _covering(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """`n 3 h w` in [-1, 1], scaled to cover `size` and cropped at the centre."""
-    height, width = image.shape[-2:]
-    factor = max(size[0] / height, size[1] / width)
-    tall, wide = (max(side, round(factor * own)) for side, own in zip(size, (height, width), strict=True))
-    scaled = F.interpolate(image, size=(tall, wide), mode="bicubic", antialias=True).clamp(-1, 1)
-    top, left = (tall - size[0]) // 2, (wide - size[1]) // 2
-    return scaled[..., top : top + size[0], left : left + size[1]]
+    return backbone.encode_images(covering(pictures, size).to(backbone.device, backbone.dtype)).half().cpu()

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcs_ext.config_io import file_sha256
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.data import Photo, find_photos
@@ -18,6 +17,7 @@ from pcs_ext.image.reference.shown import Shown
 from pcs_ext.image.sample import SampleHooks
 from pcs_ext.runtime import generator_for
 from pcs_ext.video.backbone import AbstractVideoBackbone
+from pcs_ext.video.clips import clip_digest
 from pcs_ext.video.reference.base import AbstractClipReference, ShownWithLatents, spatial_base
 from pcs_ext.video.reference.clips import photo_latents, pyramid_size
 from pcs_ext.video.reference.directions import AskedDirections, Directions
@@ -71,24 +71,31 @@ class PhotoRequest:
         """
         if not self.photos:
             return None
-        reference, home = self._seen(backbone, find_photos(self.photos), frames or backbone.frames)
+        photos = find_photos(self.photos)
+        reference, home = self._seen(backbone, photos, frames or backbone.frames)
         reference.check(prompts)
         facts = {
-            "photos": [file_sha256(photo)[:16] for photo in self.photos],
+            "photos": [photo.digest[:16] for photo in photos],
             "reference_adapter": self.adapter,
+            "reference_adapter_digest": self._adapter_digest(),
             "reference_encoder": reference.opened.encoder.id,
             "reference_scale": self.scale,
             "reference_nouns": list(reference.nouns),
             **self._told(),
         }
-        return ShownPhotos(hooks=reference.hooks(home), facts=facts)
+        over_maps = isinstance(reference, ClipReference) and reference.reads_maps
+        return ShownPhotos(hooks=reference.hooks(home), facts=facts, in_pictures=not over_maps)
+
+    def _adapter_digest(self) -> str | None:
+        """Of the adapter's weights, which may be trained anew under its name; None: it is no folder or file."""
+        place = Path(self.adapter).expanduser()
+        return clip_digest(place)[:16] if self.adapter and place.exists() else None
 
     def _told(self) -> dict[str, Any]:
         """What a clip's record says of its directions: what was asked."""
         told = dataclasses.asdict(self.directions)
         if self.directions.structure is not None:
-            path = self.directions.structure
-            told["structure"] = file_sha256(path)[:16] if path.is_file() else str(path)
+            told["structure"] = clip_digest(self.directions.structure)[:16]
         return {name: value for name, value in told.items() if value not in ("", None)}
 
     def _seen(
@@ -121,6 +128,8 @@ class ShownPhotos:
     """How prompts are encoded beside them, and what is in the model meanwhile."""
     facts: dict[str, Any]
     """What a clip's record says of them."""
+    in_pictures: bool = True
+    """Whether they can be shown to a single picture, too: not where there has to be a map for every frame."""
 
     def beside(self, hooks: SampleHooks) -> SampleHooks:
         """Other hooks with the photos in them: every frame of a clip is conditioned by them alike."""
@@ -142,6 +151,11 @@ class ClipReference(Reference):
     def __post_init__(self) -> None:
         tracking = self._adapter.tracking
         self.asked.fitting(tracking.motion, tracking.structure, steadies=self._adapter.steadies)
+
+    @property
+    def reads_maps(self) -> bool:
+        """Whether frames are drawn over maps of their own."""
+        return self._adapter.tracking.structure is not None
 
     @property
     def _adapter(self) -> AbstractClipReference:

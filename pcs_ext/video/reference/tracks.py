@@ -103,8 +103,9 @@ def track_of(file: ClipFile, clip: Tensor, tracking: Tracking, factor: int) -> C
 
 
 def is_track(path: Path) -> bool:
-    """Whether a file says something of a clip instead of being one."""
-    return path.stem.rpartition("_")[2] in TRACKS
+    """Whether a file says something of a clip beside it instead of being one: `pose.mp4` alone is a clip."""
+    name, _, what = path.stem.rpartition("_")
+    return what in TRACKS and bool(name) and any(path.with_name(f"{name}{suffix}").is_file() for suffix in SUFFIXES)
 
 
 def digests(clip: Path) -> list[str]:

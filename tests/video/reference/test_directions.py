@@ -96,6 +96,7 @@ def test_what_lies_beside_a_clip_is_read_and_must_fit_it(tmp_path: Path) -> None
     assert (track.action, track.maps.shape, track.cover.shape) == ("jumps", (3, 5, 16, 16), (5, 4, 4))
     assert track.cover.mean((1, 2)).tolist() == pytest.approx([1, 1, 0.5, 0.5, 0.5], abs=0.05)
     assert [is_track(tmp_path / name) for name in ("a_depth.webp", "a.webp", "a_mask.gif")] == [True, False, True]
+    assert not any(is_track(tmp_path / name) for name in ("pose.mp4", "depth.webp", "sad_pose.mp4")), "clips themselves"
     with pytest.raises(InputError, match=r"has no pose beside it; expected a_pose\.mp4"):
         track_of(file, clip, Tracking(structure="pose"), 4)
     with pytest.raises(InputError, match="has 5 frames and"):

@@ -1,5 +1,6 @@
 """Photos in clips, by adapters of the image core and by those for clips: what every frame sees, and the commands."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from pcs_ext.config_io import write_json
 from pcs_ext.image.backbones.load import load_backbone
@@ -15,7 +17,9 @@ from pcs_ext.image.reference import REFERENCES
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone
 from pcs_ext.video.clips import read_clip, write_clip
-from pcs_ext.video.reference.stills import is_still
+from pcs_ext.video.reference.directions import AskedDirections
+from pcs_ext.video.reference.photos import PhotoRequest
+from pcs_ext.video.stills import is_still
 from tests.support.command_line import run
 from tests.support.tiny_clip_reference import TINY_CLIP_SYSTEMS, clip_albums
 from tests.support.tiny_reference import at_random, published, tiny_system, tiny_vision
@@ -220,3 +224,33 @@ def test_stills_and_clips_are_told_apart_by_what_they_hold(clip: Path, photos: P
     assert is_still(photos / "0.png")
     assert is_still(tmp_path / "b.webp")
     assert is_still(tmp_path / "missing.jpg")
+
+
+def test_a_record_tells_photos_adapters_and_maps_apart_by_what_they_hold(
+    sd: AbstractUnetBackbone, photos: Path, clip: Path, tmp_path: Path
+) -> None:
+    video = AnimateDiffBackbone(sd, tiny_motion_adapter())
+    adapter = published(tmp_path / "adapter", sd)
+    request = PhotoRequest(photos=(photos / "0.png",), adapter=str(adapter))
+
+    def facts() -> dict[str, Any]:
+        shown = request.show(video, ["a red dog"])
+        assert shown is not None
+        return shown.facts
+
+    before = facts()
+    assert facts() == before
+    with Image.open(photos / "0.png") as photo:
+        Image.new("L", photo.size, 255).save(photos / "0_mask.png")
+    masked = facts()
+    assert masked["photos"] != before["photos"]
+    save_file({name: tensor + 0.1 for name, tensor in load_file(adapter).items()}, adapter)
+    assert facts()["reference_adapter_digest"] != masked["reference_adapter_digest"]
+    frames = tmp_path / "maps"
+    frames.mkdir()
+    told = dataclasses.replace(request, directions=AskedDirections(structure=frames))
+    digests = []
+    for level in (0, 90):
+        Image.new("L", (40, 40), level).save(frames / "0.png")
+        digests.append(told._told()["structure"])
+    assert digests[0] != digests[1]

@@ -9,15 +9,20 @@ from pcs_ext.errors import InputError, UsageError
 from pcs_ext.image.data.photos import SUFFIXES
 
 
-def is_still(path: Path) -> bool:
-    """Whether a file is one picture, and no video, animation or folder."""
+def is_still(path: Path, *, damaged: bool = True) -> bool:
+    """Whether a file is one picture, and no video, animation or folder.
+
+    Args:
+        path: a file or folder.
+        damaged: the answer for pictures that cannot be opened.
+    """
     if path.suffix.lower() not in SUFFIXES or path.is_dir():
         return False
     try:
         with Image.open(path) as picture:
             return not getattr(picture, "is_animated", False)
     except (OSError, UnidentifiedImageError):
-        return True  # who reads it says what is wrong with it
+        return damaged  # who reads it says what is wrong with it
 
 
 def photos_and_clip(paths: Sequence[Path]) -> tuple[tuple[Path, ...], Path | None]:
