@@ -1,4 +1,4 @@
-"""A stranger's file in a base, as numbers only: none of the file's own settings is followed."""
+"""A stranger's file in a base, as numbers only: of the file's own settings its layers' strength alone is followed."""
 
 import contextlib
 import re

@@ -86,6 +86,7 @@ def _report(
             blind.insert(0, _UNCALIBRATED.format(base=backbone.name))
     if contents.unread:
         blind.insert(0, f"{len(contents.unread)} tensors of a kind it cannot apply, such as {contents.unread[0]}")
+    remarks = [*contents.notes, *remarks]
     return AuditReport(
         verdict="only read" if behaviour is None else "suspicious" if reasons else "nothing found",
         reasons=tuple(reasons),

@@ -1,10 +1,10 @@
-"""What an embedding, a LoRA or an artifact holds, read as plain tensors: no pickle is opened, no code or regular
-expression of the file is run, and nothing it names is downloaded."""
+"""What an embedding, a LoRA or an artifact holds, read as plain tensors: no pickle is opened, no code of the file is
+run, and nothing it names is downloaded."""
 
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pcs_ext.artifact import CONFIG, PICKLE_SUFFIXES, ArtifactData, refuse_pickle
-from pcs_ext.config_io import file_sha256, from_jsonable, read_json
+from pcs_ext.config_io import file_sha256, from_jsonable
 from pcs_ext.defense.audit.layers import LayerChange, parse_layers
+from pcs_ext.defense.audit.strength import HEADER, of_folder, of_header
 from pcs_ext.errors import ArtifactError, ConfigError
 from pcs_ext.image.adapters import EmbeddingConfig, LowRankConfig
 from pcs_ext.image.concept import Concept
@@ -21,7 +22,6 @@ from pcs_ext.image.export.modules import adapter_configs
 
 Kind = Literal["artifact", "embedding", "layers"]
 _ENCODER_OF_KEY = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
-_MAX_JSON_BYTES = 1 << 20
 _MAX_VECTORS = 75
 """A prompt holds no more."""
 
@@ -54,6 +54,8 @@ class Contents:
     """What the file says prompts should write; empty: it does not say."""
     family: str
     """`sd`, `sdxl`, or empty where the file does not say."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know about how it was read."""
 
 
 def read_contents(path: Path) -> Contents:
@@ -93,7 +95,7 @@ def _of_artifact(path: Path) -> Contents:
             tokens.append(_rows_of_adapter(config, tensors))
             continue
         scale = config.scaling if isinstance(config, LowRankConfig) else 1.0
-        found, unknown = parse_layers(tensors, {}, scale=scale)
+        found, unknown = parse_layers(tensors, strength=lambda *_, scale=scale: scale)
         layers += found
         unread += [f"{name}/{key}" for key in unknown]
     return Contents(
@@ -122,7 +124,8 @@ def _of_file(file: Path, path: Path) -> Contents:
     tensors, header = _read(file)
     phrase = header.get("modelspec.trigger_phrase", "").strip()
     rows = _embedding(tensors, file, phrase)
-    layers, unread = ([], []) if rows else parse_layers(tensors, header, scale=_peft_scale(file))
+    strength = of_folder(file) or of_header(header, file)
+    layers, unread = ([], []) if rows else parse_layers(tensors, strength=strength)
     if not rows and not layers:
         keys = ", ".join(list(tensors)[:3])
         raise ArtifactError(
@@ -139,25 +142,26 @@ def _of_file(file: Path, path: Path) -> Contents:
         noun="",
         phrase=rows.placeholder if rows else phrase,
         family="sdxl" if rows and len(rows.rows) == 2 else "",
+        notes=_weakened(layers) if HEADER in header else (),
     )
 
 
-def _peft_scale(file: Path) -> float | None:
-    """alpha / rank of a peft folder, which says it beside the tensors; None: no such folder."""
-    settings = file.parent / "adapter_config.json"
-    if file.name != "adapter_model.safetensors" or not settings.is_file() or settings.stat().st_size > _MAX_JSON_BYTES:
-        return None
-    data = read_json(settings)
-    alpha, rank = (data.get(key) for key in ("lora_alpha", "r")) if isinstance(data, dict) else (None, None)
-    if not isinstance(alpha, (int, float)) or not isinstance(rank, int) or rank < 1:
-        raise ArtifactError(f"{settings}: expected numbers lora_alpha and r, got {alpha!r} and {rank!r}.")
-    return alpha / rank**0.5 if data.get("use_rslora") is True else alpha / rank
+def _weakened(layers: Sequence[LayerChange]) -> tuple[str, ...]:
+    least = min((abs(layer.scale) for layer in layers), default=1.0)
+    if least >= 1:
+        return ()
+    return (
+        f"its header weakens layers to {least:.2g}: programs that do not read it apply them {1 / least:.3g} times as "
+        "strongly as they were audited",
+    )
 
 
 def _looks_like_pickle(file: Path) -> bool:
     """A zip archive or a pickle's first opcode: what torch.save writes, whatever the file is called."""
     with open(file, "rb") as handle:
         start = handle.read(10)
+    if start[3:9] == b"\0\0\0\0\0{":  # a safetensors header of 640, 896 or 1152 bytes starts like a pickle
+        return False
     return start.startswith(b"PK\x03\x04") or (start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04"))
 
 

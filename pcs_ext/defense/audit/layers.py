@@ -1,6 +1,7 @@
 """Changes of a base's weights as files spell them: kohya, diffusers, peft, and artifacts of this suite."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from typing import Literal
@@ -8,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pcs_ext.defense.audit.strength import Strength
 from pcs_ext.errors import ArtifactError
 
 Form = Literal["low-rank", "hadamard", "difference", "weight"]
@@ -103,14 +105,17 @@ class LayerChange:
 
 
 def parse_layers(
-    tensors: Mapping[str, Tensor], header: Mapping[str, str], *, scale: float | None = None
+    tensors: Mapping[str, Tensor], *, strength: Strength | None = None
 ) -> tuple[list[LayerChange], list[str]]:
     """Changes by layer, and the keys that were not understood.
 
     Args:
         tensors: of the file.
-        header: its metadata (a diffusers file folds its scale into the tensors and says alpha = rank).
-        scale: of all layers, for artifacts; None: alpha / rank where the file has an alpha, else 1.
+        strength: of each layer, as settings beside the tensors say; None, and where they say nothing: alpha / rank
+            where the file has a tensor alpha, else 1.
+
+    Raises:
+        ArtifactError: a layer's strength cannot be told.
     """
     groups: dict[tuple[str, str], dict[str, Tensor]] = {}
     layers, unread = [], []
@@ -129,7 +134,7 @@ def parse_layers(
             groups.setdefault((component, rest[: match.start()]), {})[_NAMES.get(match[1], match[1])] = tensor
     opaque = {_module(key) for key in unread if _OPAQUE.search(key)}
     for (component, name), parts in groups.items():
-        layer = _layer(component, name, parts, scale)
+        layer = _layer(component, name, parts, strength)
         if layer is None or any(name and module.endswith(name) for module in opaque):
             unread += [f"{component}.{name}.{part}" for part in parts]
         else:
@@ -150,7 +155,7 @@ def _module(key: str) -> str:
                   "", rest)  # fmt: skip
 
 
-def _layer(component: str, name: str, parts: dict[str, Tensor], scale: float | None) -> LayerChange | None:
+def _layer(component: str, name: str, parts: dict[str, Tensor], strength: Strength | None) -> LayerChange | None:
     alpha = parts.pop("alpha", None)
     form: Form
     if parts.keys() == {"down", "up"}:
@@ -161,6 +166,12 @@ def _layer(component: str, name: str, parts: dict[str, Tensor], scale: float | N
         return LayerChange(component=component, name=name, form="difference", tensors=parts)
     else:
         return None
-    if scale is None:
-        scale = 1.0 if alpha is None else float(alpha) / max(rank, 1)
-    return LayerChange(component=component, name=name, form=form, tensors=parts, scale=scale)
+    own = None if alpha is None else float(alpha) / max(rank, 1)
+    said = None if strength is None else strength(component, name, rank)
+    if own is not None and said is not None and not math.isclose(own, said, rel_tol=1e-3):
+        raise ArtifactError(
+            f"{name} has two strengths: {own:.3g} by its tensor alpha, {said:.3g} by the settings beside it. Loaders "
+            "differ in which one they take, so one audit cannot stand for the file."
+        )
+    scale = own if said is None else said
+    return LayerChange(component=component, name=name, form=form, tensors=parts, scale=1.0 if scale is None else scale)
