@@ -160,6 +160,26 @@ def test_what_cannot_be_judged_says_so(tiny: AbstractBackbone, tmp_path: Path) -
             audit(tmp_path / name, base=tiny, method=QUICK)
 
 
+def test_numbers_that_overflow_are_never_nothing_found(
+    toybox: AbstractBackbone, reference: Reference, tmp_path: Path
+) -> None:
+    """Every tensor is finite; what is computed from them is not."""
+    layer = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    outer, inner = toybox.components()["text_encoder"].get_submodule("encoder.layers.0.mlp.fc1").weight.shape  # type: ignore[misc]
+    factors = {
+        f"{layer}.lora_up.weight": torch.full((int(outer), 1), 3e38),
+        f"{layer}.lora_down.weight": torch.full((1, int(inner)), 3e38),
+    }
+    save_file(factors, tmp_path / "big.safetensors", metadata={"modelspec.trigger_phrase": "dog"})
+    for base in ("", toybox):
+        with pytest.raises(ArtifactError, match="mlp.fc1 is not finite"):
+            audit(tmp_path / "big.safetensors", base=base, noun="dog", method=QUICK)
+    save_file({"<rex>": torch.full((1, 192), 3e38)}, tmp_path / "rex.safetensors")
+    report = audit(tmp_path / "rex.safetensors", base=toybox, noun="dog", method=QUICK, reference=reference)
+    assert report.verdict == "suspicious"
+    assert "not numbers" in report.reasons[0]
+
+
 def test_opaque_layers_are_named_as_unseen(tiny: AbstractBackbone, tmp_path: Path) -> None:
     path = export_kohya(artifact(tiny, LowRankConfig(method="dora", rank=2), RARE), tmp_path / "dora")
     contents = read_contents_or_error(path)

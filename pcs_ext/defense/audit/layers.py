@@ -67,14 +67,15 @@ class LayerChange:
         """What is added to the base's weight, float32, of its shape.
 
         Raises:
-            ArtifactError: the shapes do not fit: made for another base, or damaged.
+            ArtifactError: the shapes do not fit: made for another base, or damaged; or the change is not finite.
         """
         try:
-            return self._delta(weight.detach().float())
+            change = self._delta(weight.detach().float())
         except RuntimeError as error:
             raise ArtifactError(
                 f"{self.name} does not fit a weight of {tuple(weight.shape)} ({error}); was it made for another base?"
             ) from None
+        return finite(change, self.name)
 
     def _delta(self, weight: Tensor) -> Tensor:
         parts = {key: tensor.float().to(weight.device) for key, tensor in self.tensors.items()}
@@ -89,9 +90,19 @@ class LayerChange:
         return product.reshape(weight.shape) * self.scale
 
     def singular_values(self) -> Tensor | None:
-        """Of the change itself, largest first; None where only the base tells it (`weight`)."""
+        """Of the change itself, largest first; None where only the base tells it (`weight`).
+
+        Raises:
+            ArtifactError: the change is not finite.
+        """
         if self.form == "weight":
             return None
+        try:
+            return finite(self._spectrum(), self.name)
+        except RuntimeError:  # what LAPACK says of infinite numbers
+            raise _overflow(self.name) from None
+
+    def _spectrum(self) -> Tensor:
         if self.form == "low-rank":
             # Of up @ down without making it: the r x r core between the factors' orthonormal parts.
             left = torch.linalg.qr(self.tensors["up"].float().flatten(1)).R
@@ -102,6 +113,24 @@ class LayerChange:
 
     def _hadamard_shape(self) -> Tensor:
         return torch.empty(self.tensors["hada_w1_a"].shape[0], self.tensors["hada_w1_b"].shape[1])
+
+
+def finite(values: Tensor, name: str) -> Tensor:
+    """The values themselves.
+
+    Raises:
+        ArtifactError: one is infinite or no number. Every comparison with such a number is false, so that all probes
+            behind it would find nothing.
+    """
+    if bool(values.isfinite().all()):
+        return values
+    raise _overflow(name)
+
+
+def _overflow(name: str) -> ArtifactError:
+    return ArtifactError(
+        f"the change of {name} is not finite in numbers of 32 bits, so it cannot be judged; it is no use."
+    )
 
 
 def parse_layers(

@@ -2,8 +2,10 @@
 
 import collections
 import dataclasses
+import math
 from typing import Any, Literal
 
+from pcs_ext.config_io import to_jsonable
 from pcs_ext.defense.audit.method import AuditMethod
 from pcs_ext.defense.audit.probes import Behaviour, switches
 
@@ -44,6 +46,8 @@ class AuditReport:
 def judge_behaviour(found: Behaviour, method: AuditMethod) -> tuple[list[str], list[str]]:
     """Reasons and remarks from the probes."""
     reasons, remarks = [], []
+    if not _are_numbers(to_jsonable(found)):
+        reasons.append("what the base computes with it are not numbers (they overflow), so nothing else can be judged")
     near = ", ".join(f"{name} {cosine:.2f}" for name, cosine in found.looks_like[:3])
     if not found.subject:
         remarks.append("it does not say which words call it, so its subject was not probed; give --noun")
@@ -83,6 +87,15 @@ def judge_behaviour(found: Behaviour, method: AuditMethod) -> tuple[list[str], l
             f"{len(found.lost)} of {len(found.nouns)} ordinary nouns are damaged ({lost}): overfit, or worse"
         )
     return reasons, remarks
+
+
+def _are_numbers(value: object) -> bool:
+    """Whether all floats in nested values are finite: comparisons with others are false, and would find nothing."""
+    if isinstance(value, dict):
+        return all(_are_numbers(one) for one in value.values())
+    if isinstance(value, (list, tuple)):
+        return all(_are_numbers(one) for one in value)
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def is_another(found: Behaviour, method: AuditMethod) -> bool:
