@@ -19,7 +19,7 @@ from pcs_ext.defense.audit.method import AuditMethod
 from pcs_ext.defense.audit.painting import Reference
 from pcs_ext.defense.audit.probes import Behaviour, LostNoun, WordScore, stands_out, switches
 from pcs_ext.defense.audit.recipes import RECIPES
-from pcs_ext.defense.audit.structure import layer_facts
+from pcs_ext.defense.audit.structure import changed_words, layer_facts
 from pcs_ext.defense.audit.verdict import is_another, judge_behaviour, taken_over
 from pcs_ext.defense.audit.vocabulary import token_table
 from pcs_ext.errors import ArtifactError, ConfigError, UsageError
@@ -211,6 +211,27 @@ def test_replaced_rows_of_the_token_table_are_named(
     (reason,) = [reason for reason in report.reasons if "token table" in reason]
     assert "snow" in reason
     assert "wooden" not in reason, "the file names that word itself"
+
+
+def test_rows_are_named_in_every_spelling_and_form(toybox: AbstractBackbone, tmp_path: Path) -> None:
+    table, tokenizer = token_table(toybox.text_encoders[0]), toybox.tokenizers[0]
+    tree, car = (tokenizer(word).input_ids[1] for word in ("tree", "car"))
+    replaced, only = table.clone(), torch.zeros(len(table), 1)
+    replaced[tree], only[tree] = table[car], 1.0
+    row = (table[car] - table[tree])[None].clone()
+    kohya, plain = "lora_te_text_model_embeddings_token_embedding", "text_encoder.embeddings.token_embedding"
+    forms = {
+        "weight": {"text_encoder.text_model.embeddings.token_embedding.weight": replaced},
+        "without a level": {f"{plain}.weight": replaced},
+        "underscores": {f"{kohya}.weight": replaced},
+        "low rank": {f"{kohya}.lora_up.weight": only, f"{kohya}.lora_down.weight": row},
+        "difference": {f"{kohya}.diff": only @ row},
+        "halves": {f"{kohya}.diff": only @ row / 2, f"{plain}.diff": only @ row / 2},
+    }
+    for name, tensors in forms.items():
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+        contents = read_contents(tmp_path / f"{name}.safetensors")
+        assert changed_words(contents, toybox) == [("tree", pytest.approx(1.69, abs=0.01))], name
 
 
 def test_a_false_claim_is_told_from_a_true_one(toybox: AbstractBackbone, reference: Reference, tmp_path: Path) -> None:
