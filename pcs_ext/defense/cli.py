@@ -57,7 +57,7 @@ def protect(
         steps: gradient steps in all; 0 takes the recipe's.
         format: png and webp are lossless; jpeg loses some of the protection, which the report measures.
         quality: lowest quality of jpeg.
-        metadata: clean drops places, serial numbers, owner and thumbnails; all keeps them; none keeps nothing.
+        metadata: clean keeps dates, camera and exposure alone; all also places, names and texts of EXIF; none nothing.
         region: change only what is light in NAME_mask.png beside each photo, faces, or the noun as the base finds it.
         faces: who finds them, there and for face metrics of attacks: cascade or MODULE:FUNCTION of your own.
         clean: folder of other photos of the same subject, for surrogates to train on and attacks to be judged by.

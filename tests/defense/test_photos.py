@@ -149,6 +149,39 @@ def test_dates_and_profiles_stay_places_and_serials_go(format: Format, tmp_path:
         assert back.info["icc_profile"] == some_profile()
 
 
+@pytest.mark.parametrize("format", ["png", "webp", "jpeg"])
+def test_no_layers_names_or_places_survive_in_any_tag(format: Format, tmp_path: Path) -> None:
+    secret = b"SECRET-"
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Maker"
+    exif[ExifTags.Base.DateTime] = "2024:05:06 07:08:09"
+    exif[0x935C] = RGB.tobytes()  # ImageSourceData: Photoshop's layers
+    exif[0x8482] = (50.123, 4.5, 0.0)  # GeoTIFF: where the first pixel lies
+    for tag in (0x010E, 0x013B, 0x8298, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F, 0xFDE8, 0xFDE9):
+        exif[tag] = secret if 0x9C00 < tag < 0xA000 else secret.decode()
+    RGB.save(tmp_path / "a.tif", exif=exif)
+    with Image.open(tmp_path / "a.tif") as source:
+        assert 0x935C in source.getexif()
+    clean, whole = (encode(read_own_photo(tmp_path / "a.tif", metadata=policy), format) for policy in ("clean", "all"))
+    for data in (clean, whole):
+        assert RGB.tobytes()[:500] not in data
+        with Image.open(io.BytesIO(data)) as back:
+            assert 0x935C not in back.getexif()
+            assert back.getexif()[ExifTags.Base.Make] == "Maker"
+    assert secret not in clean
+    with Image.open(io.BytesIO(clean)) as back:
+        assert set(back.getexif()) <= {0x010F, 0x0132, 0x8769, 0x011A, 0x011B, 0x0128}
+    assert secret in whole
+    details = Image.Exif()
+    named = {0xA437: secret.decode(), 0xA438: secret.decode(), 0x9286: secret, 0x829A: 0.01}
+    details.get_ifd(ExifTags.IFD.Exif).update(named)
+    RGB.save(tmp_path / "a.jpg", exif=details.tobytes())
+    data = encode(read_own_photo(tmp_path / "a.jpg"), format)
+    assert secret not in data
+    with Image.open(io.BytesIO(data)) as back:
+        assert back.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExposureTime] == pytest.approx(0.01)
+
+
 def test_jpeg_holds_no_transparency(tmp_path: Path) -> None:
     with_alpha(RGB).save(tmp_path / "a.png")
     with pytest.raises(PhotoError, match="transparent in places.*png or webp"):
