@@ -59,8 +59,10 @@ def _header(report: Report, found: dict[str, Any] | None) -> str:
     method, photos = report.job["method"], _done(report)
     budget, visible = method["budget"], [entry["visibility"] for entry in photos]
     sharpness = [v["psnr_db"] for v in visible if v["psnr_db"] is not None]
+    changed = sum(entry.get("changed", True) for entry in photos)
+    same = f", {len(photos) - changed} not changed at all" if changed < len(photos) else ""
     stats = [
-        (str(len(photos)), "photos protected" if len(photos) != 1 else "photo protected"),
+        (str(changed), ("photos protected" if changed != 1 else "photo protected") + same),
         (f"{budget['levels']:g}", f"8-bit levels of budget ({escape(budget['norm'])})"),
         (f"{_mean(sharpness):.1f} dB" if sharpness else "equal", "PSNR to the originals, mean"),
         (f"{_mean([v['ssim'] for v in visible]):.3f}", "SSIM to the originals, mean"),

@@ -67,7 +67,8 @@ def read_own_photo(path: Path, *, metadata: MetadataPolicy = "clean", mask: bool
         mask: let only the light parts of `NAME_mask.*` beside it change.
 
     Raises:
-        PhotoError: damaged, animated, of several pages, above `MAX_PIXELS`, or without its mask; says what to do.
+        PhotoError: damaged, animated, of several pages, above `MAX_PIXELS`, or without a mask that has light
+            parts; says what to do.
     """
     image = open_image(path)
     _refuse(path, image)
@@ -194,4 +195,10 @@ def _mask(path: Path, size: tuple[int, int]) -> Tensor:
         raise PhotoError(
             f"{found} is {image.width} x {image.height}, its photo {size[0]} x {size[1]}; expected the same shape."
         )
-    return torch.from_numpy(np.array(image.resize(size, Image.Resampling.BILINEAR)) >= 128)
+    mask = torch.from_numpy(np.array(image.resize(size, Image.Resampling.BILINEAR)) >= 128)
+    if not mask.any():
+        raise PhotoError(
+            f"{found} is dark all over, so nothing of {path.name} may change; draw light where it may, or leave the "
+            "photo out."
+        )
+    return mask

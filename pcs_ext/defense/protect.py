@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from pcs_ext.config_io import config_hash, file_sha256, from_jsonable, read_json, to_jsonable
+from pcs_ext.config_io import config_hash, file_sha256, to_jsonable
 from pcs_ext.defense.budget import Norm
 from pcs_ext.defense.canvas import Canvas
+from pcs_ext.defense.choice import resolve_method
 from pcs_ext.defense.engine import Protection
 from pcs_ext.defense.evaluation import NAME as EVALUATION
 from pcs_ext.defense.evaluation import Pair, Plan, drop_stale, evaluate_protection, load_judge, resolve_plan
@@ -25,11 +26,10 @@ from pcs_ext.defense.metadata import MetadataPolicy
 from pcs_ext.defense.method import Defense
 from pcs_ext.defense.page import PAGE, write_page
 from pcs_ext.defense.photos import OwnPhoto, mask_path, read_own_photo
-from pcs_ext.defense.recipes import RECIPES
 from pcs_ext.defense.regions import Region, on_faces, on_subject
 from pcs_ext.defense.report import TOYBOX_WARNING, Report
 from pcs_ext.defense.surrogate import Surrogate
-from pcs_ext.defense.written import write_protected
+from pcs_ext.defense.written import UNCHANGED, write_protected
 from pcs_ext.errors import Interrupted, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
@@ -39,7 +39,6 @@ from pcs_ext.image.concept import Concept
 from pcs_ext.image.data import overlooked, photo_paths, read_photo
 from pcs_ext.image.evaluate.encoders import ImageEncoder
 from pcs_ext.image.learn import preset_of
-from pcs_ext.image.recipes import Preset
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.reporter import Reporter, SilentReporter
 
@@ -70,36 +69,6 @@ class Options:
     one, but more for small models."""
     device: str = "auto"
     precision: str = "auto"
-
-
-def resolve_method(
-    recipe: str | Defense,
-    preset: Preset,
-    *,
-    levels: float = 0,
-    steps: int = 0,
-    norm: Norm | None = None,
-    config: Path | None = None,
-) -> Defense:
-    """The method behind a name, a value or a JSON file; 0 levels, 0 steps and no norm take the method's own.
-
-    Raises:
-        UsageError: unknown name, or levels or steps below 0.
-        ConfigError: the JSON does not fit, or the budget is out of range.
-    """
-    if levels < 0 or steps < 0:
-        raise UsageError(f"--levels and --steps must be positive, or 0 for the method's own; got {levels} and {steps}.")
-    if config is not None:
-        method = from_jsonable(Defense, read_json(config), where=str(config))
-    elif isinstance(recipe, Defense):
-        method = recipe
-    elif recipe in RECIPES:
-        method = RECIPES[recipe].build(preset)
-    else:
-        raise UsageError(f"recipe {recipe!r} is unknown; expected one of {', '.join(RECIPES)}.")
-    method = method.with_norm(norm) if norm is not None else method
-    method = method.with_levels(levels) if levels else method
-    return method.with_steps(steps) if steps else method
 
 
 def protect(
@@ -367,6 +336,8 @@ class _Job:
         measured = write_protected(canvas, protection, self.output / name, self.options.format, self.options.quality)
         entry |= {"state": "done", **measured, "seconds": round(seconds, 3)}
         self.report.put(entry)
+        if not measured["changed"]:
+            self.reporter.event("warning", f"{self.output / name} is not protected: {UNCHANGED}")
         self.reporter.event("protected", f"{self.output / name}", output=name, **measured["budget"]["measured"])
 
     def _surrogate(self, backbone: AbstractBackbone, name: str, *, prior: bool = True) -> Surrogate:

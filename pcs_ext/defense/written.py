@@ -18,6 +18,7 @@ from pcs_ext.runtime import generator_for
 KEPT = 0.9
 """Share of the perturbation that a JPEG must keep, as long as a higher quality can still be tried."""
 STRIPS = "differences"
+UNCHANGED = "nothing was changed in it; a larger budget or another region may change something"
 
 
 def write_protected(canvas: Canvas, protection: Protection, path: Path, format: Format, quality: int) -> dict[str, Any]:
@@ -39,14 +40,17 @@ def write_protected(canvas: Canvas, protection: Protection, path: Path, format: 
     atomic_write_bytes(path, data)
     strip = path.parent / STRIPS / f"{path.name}.png"
     write_png(strip, difference_strip(canvas.pixels, decoded))
-    encoding: dict[str, Any] = {"format": format, "kept": kept_share(canvas.pixels, result, decoded)}
+    changed = not torch.equal(result, canvas.pixels)
+    kept = kept_share(canvas.pixels, result, decoded) if changed else 0.0  # of nothing, nothing is kept
+    encoding: dict[str, Any] = {"format": format, "kept": kept}
     if format == "jpeg":
         encoding["quality"] = quality_used
     return {
         "output_sha256": file_sha256(path),
         "width": canvas.photo.size[1],
         "height": canvas.photo.size[0],
-        "notes": list(canvas.photo.notes),
+        "notes": [*canvas.photo.notes, *([] if changed else [UNCHANGED])],
+        "changed": changed,
         "budget": {"allowed": to_jsonable(canvas.budget), "measured": to_jsonable(check)},
         "visibility": measure(canvas.pixels, decoded),
         "encoding": encoding,
