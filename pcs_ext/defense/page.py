@@ -210,12 +210,14 @@ def _strip(title: str, names: list[str], folder: Path) -> str:
 def _visible(report: Report, found: dict[str, Any] | None) -> str:
     photos, distances = _done(report), {} if found is None else found["distances"]
     rows = "".join(_photo_row(entry, distances.get(entry["output"])) for entry in photos)
+    # They show the originals: whoever deletes them before sharing the folder gets the page without them.
+    shown = [entry for entry in photos if (report.folder / entry["strip"]).is_file()]
     strips = "".join(
         f'<figure><img src="{data_uri(report.folder / entry["strip"], side=0)}" alt="Original, protected and '
         f'difference of {escape(entry["output"])}"><figcaption>{escape(entry["output"])}</figcaption></figure>'
-        for entry in photos[:_STRIPS]
+        for entry in shown[:_STRIPS]
     )
-    rest = "" if len(photos) <= _STRIPS else f'<p class="soft">The strips of all photos lie in {STRIPS}/.</p>'
+    rest = "" if len(shown) <= _STRIPS else f'<p class="soft">The strips of all photos lie in {STRIPS}/.</p>'
     return (
         '<h2 id="visible-title">What can be seen</h2><p class="soft">Measured on the decoded files.</p>'
         '<div class="scroll" tabindex="0"><table><thead><tr><th>file</th><th>largest change</th><th>mean change</th>'

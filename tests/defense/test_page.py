@@ -4,6 +4,7 @@ import dataclasses
 import html.parser
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,22 @@ def test_what_cannot_be_attacked_is_refused_before_anything_is_computed(job: Job
     with pytest.raises(PhotoError, match="small.png is 20 x 40 pixels; expected at least 32"):
         protect([small], **settings, attack=PLAN, encoder=job.encoder)
     assert not (tmp_path / "out").exists()
+
+
+def test_strips_that_were_deleted_are_left_out(tmp_path: Path, album: Path, tiny_sd_path: Path) -> None:
+    base = load_backbone(str(tiny_sd_path), device="cpu", precision="fp32")
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, name in ((first, "a.jpg"), (second, "b.png")):
+        folder.mkdir()
+        (album / name).rename(folder / name)
+    settings: dict[str, Any] = {"output": tmp_path / "out", "recipe": "photoguard", "base": base, "steps": 1}
+    protect(first, **settings, options=OPTIONS)
+    shutil.rmtree(tmp_path / "out" / "differences")
+    (second / "b.png").rename(first / "b.png")
+    protect(first, **settings, options=OPTIONS)
+    page = Page((tmp_path / "out" / "report.html").read_text())
+    assert page.images == 1
+    assert "a.png" in page.text
 
 
 def test_a_page_about_other_files_is_taken_away(job: Job) -> None:
