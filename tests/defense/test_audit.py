@@ -328,6 +328,28 @@ def test_the_command_says_what_it_did_not_do(tmp_path: Path, capsys: pytest.Capt
     assert caught.value.code == 3
 
 
+def test_nothing_in_a_file_writes_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    phrase = "x\x1b[2J\x1b[Hnothing found: rex\n  ! all is well \u202e" + 200 * "y"
+    save_file(
+        {"lora_unet_a.lora_down.weight": torch.ones(1, 4), "lora_unet_a.lora_up.weight": torch.ones(4, 1),
+         "lora_unet_\x1b[2J\n.oft_R": torch.ones(1)},
+        tmp_path / "esc.safetensors",
+        metadata={"modelspec.trigger_phrase": phrase},
+    )  # fmt: skip
+    main(["audit", str(tmp_path / "esc.safetensors")])
+    shown = capsys.readouterr().out
+    assert all(line.isprintable() for line in shown.splitlines())
+    assert "called by x\\x1b[2J" in shown
+    assert "all is well" in shown
+    assert "y" * 60 not in shown
+    assert not any(line.lstrip().startswith(("nothing found", "! all")) for line in shown.splitlines())
+    with pytest.raises(SystemExit):
+        main(["audit", str(tmp_path / "esc.safetensors"), "--base", "toybox"])
+    assert "\x1b" not in capsys.readouterr().err
+    save_file({"\x1b[2J.weight": torch.ones(1)}, tmp_path / "key.safetensors")
+    assert "\x1b" not in read_contents_or_error(tmp_path / "key.safetensors")
+
+
 def test_the_survey_counts_the_attack_through_the_auditor() -> None:
     (row,) = [system for system in catalogue() if system.id == "huang-backdoor"]
     assert row.recipes == ("audit",)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pcs_ext.defense.audit.contents import Contents, LearnedRows
+from pcs_ext.defense.audit.foreign import told
 from pcs_ext.defense.audit.layers import LayerChange, finite
 from pcs_ext.errors import ArtifactError
 from pcs_ext.image.adapters import EmbeddingAdapter, EmbeddingConfig, injected
@@ -61,9 +62,10 @@ def places(contents: Contents, backbone: AbstractBackbone) -> list[tuple[LayerCh
         else:
             found.append((layer, *place))
     if lost:
+        named = ", ".join(told(name) for name in lost[:3])
         raise ArtifactError(
             f"{len(lost)} of {len(contents.layers)} changed layers are not in {backbone.name} (such as "
-            f"{', '.join(lost[:3])}); the file was made for another base. Give that one with --base."
+            f"{named}); the file was made for another base. Give that one with --base."
         )
     return found
 

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from pcs_ext.defense.audit.contents import Contents, claimed_words, facts, read_contents
+from pcs_ext.defense.audit.foreign import told
 from pcs_ext.defense.audit.method import AuditMethod
 from pcs_ext.defense.audit.painting import Reference
 from pcs_ext.defense.audit.probes import Behaviour, probe
@@ -85,7 +86,7 @@ def _report(
         if backbone.name != "toybox":
             blind.insert(0, _UNCALIBRATED.format(base=backbone.name))
     if contents.unread:
-        blind.insert(0, f"{len(contents.unread)} tensors of a kind it cannot apply, such as {contents.unread[0]}")
+        blind.insert(0, f"{len(contents.unread)} tensors of a kind it cannot apply, such as {told(contents.unread[0])}")
     remarks = [*contents.notes, *remarks]
     return AuditReport(
         verdict="only read" if behaviour is None else "suspicious" if reasons else "nothing found",
@@ -104,7 +105,7 @@ def _report(
 
 def _taken_words(contents: Contents, backbone: AbstractBackbone) -> list[str]:
     """Learned tokens that are called by an ordinary word: loaders put them in its place."""
-    taken = [t.placeholder for t in contents.tokens if is_ordinary_word(backbone.tokenizers[0], t.placeholder)]
+    taken = [told(t.placeholder) for t in contents.tokens if is_ordinary_word(backbone.tokenizers[0], t.placeholder)]
     return [
         f'"{word}" is an ordinary word of the base: prompts that only mean the word would call it' for word in taken
     ]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pcs_ext.artifact import CONFIG, PICKLE_SUFFIXES, ArtifactData, refuse_pickle
 from pcs_ext.config_io import file_sha256, from_jsonable
+from pcs_ext.defense.audit.foreign import told
 from pcs_ext.defense.audit.layers import LayerChange, parse_layers
 from pcs_ext.defense.audit.strength import HEADER, of_folder, of_header
 from pcs_ext.errors import ArtifactError, ConfigError
@@ -114,7 +115,7 @@ def _of_artifact(path: Path) -> Contents:
 def _rows_of_adapter(config: EmbeddingConfig, tensors: Mapping[str, Tensor]) -> LearnedRows:
     rows = {key.removesuffix(".weight"): rows.float() for key, rows in tensors.items() if key.endswith(".weight")}
     if not rows or any(tensor.dim() != 2 or len(tensor) != config.num_vectors for tensor in rows.values()):
-        raise ArtifactError(f"the vectors of {config.placeholder!r} are not {config.num_vectors} rows of numbers.")
+        raise ArtifactError(f"the vectors of {told(config.placeholder)} are not {config.num_vectors} rows of numbers.")
     return LearnedRows(placeholder=config.placeholder, rows=rows)
 
 
@@ -127,7 +128,7 @@ def _of_file(file: Path, path: Path) -> Contents:
     strength = of_folder(file) or of_header(header, file)
     layers, unread = ([], []) if rows else parse_layers(tensors, strength=strength)
     if not rows and not layers:
-        keys = ", ".join(list(tensors)[:3])
+        keys = ", ".join(told(key) for key in list(tensors)[:3])
         raise ArtifactError(
             f"{file} is neither an embedding nor a LoRA that this audit can read (keys such as {keys}); expected a "
             "textual-inversion file, LoRA layers as kohya, diffusers or peft write them, or a learned subject's folder."
@@ -174,7 +175,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ArtifactError(f"{file} is damaged or not a safetensors file ({error}).") from None
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ArtifactError(f"{file}: {key} holds numbers that are not finite; it cannot be judged.")
+            raise ArtifactError(f"{file}: {told(key)} holds numbers that are not finite; it cannot be judged.")
     return tensors, header
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pcs_ext.defense.audit.foreign import told
 from pcs_ext.defense.audit.strength import Strength
 from pcs_ext.errors import ArtifactError
 
@@ -73,7 +74,8 @@ class LayerChange:
             change = self._delta(weight.detach().float())
         except RuntimeError as error:
             raise ArtifactError(
-                f"{self.name} does not fit a weight of {tuple(weight.shape)} ({error}); was it made for another base?"
+                f"{told(self.name)} does not fit a weight of {tuple(weight.shape)} ({error}); was it made for another "
+                "base?"
             ) from None
         return finite(change, self.name)
 
@@ -129,7 +131,7 @@ def finite(values: Tensor, name: str) -> Tensor:
 
 def _overflow(name: str) -> ArtifactError:
     return ArtifactError(
-        f"the change of {name} is not finite in numbers of 32 bits, so it cannot be judged; it is no use."
+        f"the change of {told(name)} is not finite in numbers of 32 bits, so it cannot be judged; it is no use."
     )
 
 
@@ -199,8 +201,8 @@ def _layer(component: str, name: str, parts: dict[str, Tensor], strength: Streng
     said = None if strength is None else strength(component, name, rank)
     if own is not None and said is not None and not math.isclose(own, said, rel_tol=1e-3):
         raise ArtifactError(
-            f"{name} has two strengths: {own:.3g} by its tensor alpha, {said:.3g} by the settings beside it. Loaders "
-            "differ in which one they take, so one audit cannot stand for the file."
+            f"{told(name)} has two strengths: {own:.3g} by its tensor alpha, {said:.3g} by the settings beside it. "
+            "Loaders differ in which one they take, so one audit cannot stand for the file."
         )
     scale = own if said is None else said
     return LayerChange(component=component, name=name, form=form, tensors=parts, scale=1.0 if scale is None else scale)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from pcs_ext.config_io import read_json
+from pcs_ext.defense.audit.foreign import told
 from pcs_ext.errors import ArtifactError, ConfigError
 
 Strength: TypeAlias = Callable[[str, str, int], float | None]
@@ -82,8 +83,9 @@ def of_header(header: Mapping[str, str], file: Path) -> Strength | None:
         scale = said(component, name, rank)
         if scale is not None and abs(scale) < 1 / APART:
             raise ArtifactError(
-                f"{where} weakens {name} to {scale:.2g} of its tensors: programs that read it and programs that do "
-                "not apply it very differently, and one audit cannot stand for both. Have it saved with alpha = rank."
+                f"{where} weakens {told(name)} to {scale:.2g} of its tensors: programs that read it and programs that "
+                "do not apply it very differently, and one audit cannot stand for both. Have it saved with alpha = "
+                "rank."
             )
         return scale
 
@@ -124,11 +126,11 @@ def _rule(settings: Any, where: str) -> Callable[[str, int], float]:
     def rule(name: str, found: int) -> float:
         # Newer libraries leave the level `text_model` out of the names that patterns are matched with.
         spellings = (name[:_LONGEST], name[:_LONGEST].removeprefix("text_model."))
-        told = {(_matched(alphas, spelling, alpha), _matched(ranks, spelling, rank)) for spelling in spellings}
-        scales = {a / (r**0.5 if root else r) for a, r in told}
-        if len(scales) > 1 or found not in {r for _, r in told} or len(name) > _LONGEST:
+        pairs = {(_matched(alphas, spelling, alpha), _matched(ranks, spelling, rank)) for spelling in spellings}
+        scales = {a / (r**0.5 if root else r) for a, r in pairs}
+        if len(scales) > 1 or found not in {r for _, r in pairs} or len(name) > _LONGEST:
             raise ArtifactError(
-                f"{where} does not fit {name[:_LONGEST]} of rank {found} (alpha and rank there: {sorted(told)}), so "
+                f"{where} does not fit {told(name)} of rank {found} (alpha and rank there: {sorted(pairs)}), so "
                 "its strength cannot be told."
             )
         return scales.pop()
@@ -139,7 +141,7 @@ def _rule(settings: Any, where: str) -> Callable[[str, int], float]:
 def _number(value: object, where: str, *, least: float = -_MOST) -> float:
     if isinstance(value, (int, float)) and least <= value <= _MOST:  # never true of NaN
         return float(value)
-    raise ArtifactError(f"{where}: expected numbers lora_alpha and r (and such patterns), got {str(value)[:40]!r}.")
+    raise ArtifactError(f"{where}: expected numbers lora_alpha and r (and such patterns), got {told(str(value))}.")
 
 
 def _patterns(value: object, where: str, *, least: float = -_MOST) -> list[tuple[re.Pattern[str], float]]:
