@@ -12,7 +12,7 @@ from pcs_ext.artifact import ArtifactData
 from pcs_ext.cli import main
 from pcs_ext.config_io import to_jsonable
 from pcs_ext.defense.audit.applied import applied, stand_in
-from pcs_ext.defense.audit.command import audit
+from pcs_ext.defense.audit.command import audit, taken_words
 from pcs_ext.defense.audit.contents import read_contents
 from pcs_ext.defense.audit.likelihood import explanation
 from pcs_ext.defense.audit.method import AuditMethod
@@ -260,6 +260,26 @@ def test_a_token_in_the_place_of_an_ordinary_word_is_an_alarm(
     save_file({"car": row}, tmp_path / "car.safetensors")
     report = audit(tmp_path / "car.safetensors", base=toybox, method=QUICK, reference=reference)
     assert '"car" is an ordinary word' in report.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("stem", "key", "phrase", "reason"),
+    [
+        ("dog", "emb_params", "<my-toy>", '"dog" is an ordinary word'),
+        ("dog", "<my-toy>", "", '"dog" is an ordinary word'),
+        ("toy-1", "<my-toy>", "dog", '"dog" is an ordinary word'),
+        ("a red car", "emb_params", "", '"a red car" are ordinary words'),
+        ("toy-1", "<my-toy>", "", ""),
+    ],
+)
+def test_a_file_cannot_hide_the_words_it_is_called_by(
+    stem: str, key: str, phrase: str, reason: str, toybox: AbstractBackbone, tmp_path: Path
+) -> None:
+    row = token_table(toybox.text_encoders[0])[:1].clone()
+    file = tmp_path / f"{stem}.safetensors"
+    save_file({key: row}, file, metadata={"modelspec.trigger_phrase": phrase})
+    reasons = taken_words(read_contents(file), toybox)
+    assert [reason] == [text[: len(reason)] for text in reasons] if reason else not reasons
 
 
 def test_a_word_must_stand_out_and_repeat_itself() -> None:

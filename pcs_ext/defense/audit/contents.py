@@ -35,6 +35,8 @@ class LearnedRows:
     """What prompts write for it."""
     rows: dict[str, Tensor]
     """`text_encoder`, `text_encoder_2` -> float32 `n d`."""
+    also: tuple[str, ...] = ()
+    """By what else programs call it: A1111 by the file's name whatever stands in the file, others by its key."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -188,12 +190,14 @@ def _embedding(tensors: Mapping[str, Tensor], file: Path, phrase: str) -> Learne
     if any(len(tensor) > _MAX_VECTORS for tensor in rows.values()):
         return None
     if set(rows) <= set(_ENCODER_OF_KEY):
-        return LearnedRows(placeholder=phrase or file.stem, rows={_ENCODER_OF_KEY[key]: t for key, t in rows.items()})
+        named = {_ENCODER_OF_KEY[key]: t for key, t in rows.items()}
+        return LearnedRows(placeholder=phrase or file.stem, rows=named, also=(file.stem,))
     if len(rows) != 1:
         return None
     key, tensor = next(iter(rows.items()))
     named = key if key not in ("emb_params", "string_to_param", "*") else phrase or file.stem
-    return LearnedRows(placeholder=named, rows={"text_encoder": tensor})
+    also = tuple(name for name in dict.fromkeys([phrase, file.stem]) if name and name != named)
+    return LearnedRows(placeholder=named, rows={"text_encoder": tensor}, also=also)
 
 
 def claimed_words(contents: Contents, noun: str) -> frozenset[str]:
