@@ -160,26 +160,6 @@ def test_what_cannot_be_judged_says_so(tiny: AbstractBackbone, tmp_path: Path) -
             audit(tmp_path / name, base=tiny, method=QUICK)
 
 
-def test_numbers_that_overflow_are_never_nothing_found(
-    toybox: AbstractBackbone, reference: Reference, tmp_path: Path
-) -> None:
-    """Every tensor is finite; what is computed from them is not."""
-    layer = "lora_te_text_model_encoder_layers_0_mlp_fc1"
-    outer, inner = toybox.components()["text_encoder"].get_submodule("encoder.layers.0.mlp.fc1").weight.shape  # type: ignore[misc]
-    factors = {
-        f"{layer}.lora_up.weight": torch.full((int(outer), 1), 3e38),
-        f"{layer}.lora_down.weight": torch.full((1, int(inner)), 3e38),
-    }
-    save_file(factors, tmp_path / "big.safetensors", metadata={"modelspec.trigger_phrase": "dog"})
-    for base in ("", toybox):
-        with pytest.raises(ArtifactError, match="mlp.fc1 is not finite"):
-            audit(tmp_path / "big.safetensors", base=base, noun="dog", method=QUICK)
-    save_file({"<rex>": torch.full((1, 192), 3e38)}, tmp_path / "rex.safetensors")
-    report = audit(tmp_path / "rex.safetensors", base=toybox, noun="dog", method=QUICK, reference=reference)
-    assert report.verdict == "suspicious"
-    assert "not numbers" in report.reasons[0]
-
-
 def test_opaque_layers_are_named_as_unseen(tiny: AbstractBackbone, tmp_path: Path) -> None:
     path = export_kohya(artifact(tiny, LowRankConfig(method="dora", rank=2), RARE), tmp_path / "dora")
     contents = read_contents_or_error(path)
@@ -346,28 +326,6 @@ def test_the_command_says_what_it_did_not_do(tmp_path: Path, capsys: pytest.Capt
     with pytest.raises(SystemExit) as caught:
         main(["audit", str(tmp_path / "none")])
     assert caught.value.code == 3
-
-
-def test_nothing_in_a_file_writes_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    phrase = "x\x1b[2J\x1b[Hnothing found: rex\n  ! all is well \u202e" + 200 * "y"
-    save_file(
-        {"lora_unet_a.lora_down.weight": torch.ones(1, 4), "lora_unet_a.lora_up.weight": torch.ones(4, 1),
-         "lora_unet_\x1b[2J\n.oft_R": torch.ones(1)},
-        tmp_path / "esc.safetensors",
-        metadata={"modelspec.trigger_phrase": phrase},
-    )  # fmt: skip
-    main(["audit", str(tmp_path / "esc.safetensors")])
-    shown = capsys.readouterr().out
-    assert all(line.isprintable() for line in shown.splitlines())
-    assert "called by x\\x1b[2J" in shown
-    assert "all is well" in shown
-    assert "y" * 60 not in shown
-    assert not any(line.lstrip().startswith(("nothing found", "! all")) for line in shown.splitlines())
-    with pytest.raises(SystemExit):
-        main(["audit", str(tmp_path / "esc.safetensors"), "--base", "toybox"])
-    assert "\x1b" not in capsys.readouterr().err
-    save_file({"\x1b[2J.weight": torch.ones(1)}, tmp_path / "key.safetensors")
-    assert "\x1b" not in read_contents_or_error(tmp_path / "key.safetensors")
 
 
 def test_the_survey_counts_the_attack_through_the_auditor() -> None:

@@ -176,7 +176,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{file} is damaged or not a safetensors file ({error}).") from None
     for key, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if tensor.is_floating_point() and not bool(tensor.float().isfinite().all()):
             raise ArtifactError(f"{file}: {told(key)} holds numbers that are not finite; it cannot be judged.")
     return tensors, header
 

@@ -41,6 +41,8 @@ _NAMES = {
 }
 _OPAQUE = re.compile(r"lora_magnitude_vector|dora_scale|lokr_|oft_|hada_t|lora_mid")
 """Parts that change what the others mean, and that are not computed here."""
+_LARGEST = 1 << 28
+"""Numbers of a weight: four times those of the largest token table."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -146,7 +148,7 @@ def parse_layers(
             where the file has a tensor alpha, else 1.
 
     Raises:
-        ArtifactError: a layer's strength cannot be told.
+        ArtifactError: a layer's factors do not fit each other, or its strength cannot be told.
     """
     groups: dict[tuple[str, str], dict[str, Tensor]] = {}
     layers, unread = [], []
@@ -190,13 +192,23 @@ def _layer(component: str, name: str, parts: dict[str, Tensor], strength: Streng
     alpha = parts.pop("alpha", None)
     form: Form
     if parts.keys() == {"down", "up"}:
-        form, rank = "low-rank", parts["down"].shape[0]
+        form, products = "low-rank", [("up", "down")]
     elif parts.keys() == {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}:
-        form, rank = "hadamard", parts["hada_w1_b"].shape[0]
+        form, products = "hadamard", [("hada_w1_a", "hada_w1_b"), ("hada_w2_a", "hada_w2_b")]
     elif parts.keys() == {"difference"}:
         return LayerChange(component=component, name=name, form="difference", tensors=parts)
     else:
         return None
+    for first, second in products:
+        _check_product(parts[first], parts[second], name)
+    scale = _scale(component, name, parts[products[0][1]].shape[0], alpha, strength)
+    return LayerChange(component=component, name=name, form=form, tensors=parts, scale=scale)
+
+
+def _scale(component: str, name: str, rank: int, alpha: Tensor | None, strength: Strength | None) -> float:
+    """What settings say, else the tensor alpha over the rank, else 1."""
+    if alpha is not None and alpha.numel() != 1:
+        raise ArtifactError(f"alpha of {told(name)} has the shape {tuple(alpha.shape)}; expected one number. Damaged?")
     own = None if alpha is None else float(alpha) / max(rank, 1)
     said = None if strength is None else strength(component, name, rank)
     if own is not None and said is not None and not math.isclose(own, said, rel_tol=1e-3):
@@ -205,4 +217,20 @@ def _layer(component: str, name: str, parts: dict[str, Tensor], strength: Streng
             "Loaders differ in which one they take, so one audit cannot stand for the file."
         )
     scale = own if said is None else said
-    return LayerChange(component=component, name=name, form=form, tensors=parts, scale=1.0 if scale is None else scale)
+    return 1.0 if scale is None else scale
+
+
+def _check_product(first: Tensor, second: Tensor, name: str) -> None:
+    """Two factors `o r...` and `r i...` can be multiplied, and into no more numbers than a layer has.
+
+    Raises:
+        ArtifactError: else; a small file could ask for terabytes.
+    """
+    shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
+    fits = min(first.dim(), second.dim()) >= 2 and first.flatten(1).shape[1] == second.shape[0] > 0
+    if not fits:
+        raise ArtifactError(f"the factors of {told(name)} are {shapes}, which cannot be multiplied; it is damaged.")
+    if first.shape[0] * second.flatten(1).shape[1] > _LARGEST:
+        raise ArtifactError(
+            f"the factors of {told(name)} are {shapes}; no layer of a base is as large as their product."
+        )
