@@ -17,7 +17,7 @@ from pcs_ext.defense.canvas import Canvas
 from pcs_ext.defense.choice import resolve_method
 from pcs_ext.defense.engine import Protection
 from pcs_ext.defense.evaluation import NAME as EVALUATION
-from pcs_ext.defense.evaluation import Pair, Plan, drop_stale, evaluate_protection, load_judge, resolve_plan
+from pcs_ext.defense.evaluation import Plan, drop_stale, evaluate_protection, load_judge, resolve_plan
 from pcs_ext.defense.expectation import expect
 from pcs_ext.defense.faces import load_detector
 from pcs_ext.defense.files import Format, output_names
@@ -28,6 +28,7 @@ from pcs_ext.defense.page import PAGE, write_page
 from pcs_ext.defense.photos import OwnPhoto, mask_path, read_own_photo
 from pcs_ext.defense.regions import Region, on_faces, on_subject
 from pcs_ext.defense.report import TOYBOX_WARNING, Report
+from pcs_ext.defense.sets import Pair
 from pcs_ext.defense.surrogate import Surrogate
 from pcs_ext.defense.written import UNCHANGED, write_protected
 from pcs_ext.errors import Interrupted, UsageError
@@ -274,6 +275,7 @@ class _Job:
             budget=self.method.budget,
             references=[] if clean is None else photo_paths(clean),
             faces=self.options.faces,
+            limited=lambda path: self._canvas(path).photo,
             reporter=self.reporter,
         )
         self.page(found)

@@ -82,7 +82,10 @@ def random_change(canvas: Canvas) -> Tensor:
     generator = generator_for("random change", canvas.key)
     coins = torch.randint(0, 2, canvas.pixels.shape, generator=generator, dtype=torch.int8)
     noisy = Canvas(canvas.photo, canvas.budget)
-    noisy.move(lambda rows: canvas.budget.levels * (2.0 * coins[:, rows] - 1))
+    # An l2 budget counts the whole photo: where a mask leaves little of it, the noise there is as much stronger.
+    mask = canvas.photo.mask if canvas.budget.norm == "l2" else None
+    size = canvas.budget.levels if mask is None else canvas.budget.levels / max(float(mask.float().mean()), 1e-9) ** 0.5
+    noisy.move(lambda rows: size * (2.0 * coins[:, rows] - 1))
     return noisy.result().float() - canvas.pixels
 
 
