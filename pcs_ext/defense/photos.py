@@ -7,6 +7,7 @@ protected file must differ from it by the perturbation and nothing else.
 import dataclasses
 import hashlib
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,6 @@ def read_own_photo(path: Path, *, metadata: MetadataPolicy = "clean", mask: bool
         srgb = _srgb(rgb, icc)
     except (OSError, ValueError, SyntaxError, EOFError, ImageCms.PyCMSError, Image.DecompressionBombError) as error:
         raise PhotoError(f"{path} cannot be decoded ({error}); it is damaged or cut off. Export it again.") from None
-    dpi = image.info.get("dpi")
     return OwnPhoto(
         path=path,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -91,10 +91,18 @@ def read_own_photo(path: Path, *, metadata: MetadataPolicy = "clean", mask: bool
         srgb=srgb,
         icc=icc,
         exif=exif,
-        dpi=(float(dpi[0]), float(dpi[1])) if dpi else None,
+        dpi=_resolution(image),
         mask=_mask(path, rgb.size) if mask else None,
         notes=notes,
     )
+
+
+def _resolution(image: Image.Image) -> tuple[float, float] | None:
+    """Dots per inch; None where the file says none, or nonsense such as 0/0."""
+    dpi = image.info.get("dpi")
+    if not dpi or not all(math.isfinite(value) and value > 0 for value in map(float, dpi[:2])):
+        return None
+    return float(dpi[0]), float(dpi[1])
 
 
 def _refuse(path: Path, image: Image.Image) -> None:

@@ -20,7 +20,7 @@ from pcs_ext.defense.evaluation import NAME as EVALUATION
 from pcs_ext.defense.evaluation import Plan, drop_stale, evaluate_protection, load_judge, resolve_plan
 from pcs_ext.defense.expectation import expect
 from pcs_ext.defense.faces import load_detector
-from pcs_ext.defense.files import Format, output_names
+from pcs_ext.defense.files import Format, fitting, output_names
 from pcs_ext.defense.following import follow
 from pcs_ext.defense.metadata import MetadataPolicy
 from pcs_ext.defense.method import Defense
@@ -175,6 +175,7 @@ def _checked(paths: Sequence[Path], output: Path, options: Options) -> list[Path
         raise UsageError("quality must be 1 to 100, batch 0 or more and the noun a word or two.")
     if options.faces or options.region == "faces":
         load_detector(options.faces or "cascade")  # a wrong name is told now
+    output_names(paths, options.format)
     for path in paths:
         _read(path, options)
     for path in [] if options.clean is None else photo_paths(options.clean):
@@ -183,7 +184,8 @@ def _checked(paths: Sequence[Path], output: Path, options: Options) -> list[Path
 
 
 def _read(path: Path, options: Options) -> OwnPhoto:
-    return read_own_photo(path, metadata=options.metadata, mask=options.region == "mask")
+    photo = read_own_photo(path, metadata=options.metadata, mask=options.region == "mask")
+    return fitting(photo, options.format)
 
 
 class _Job:
@@ -305,13 +307,15 @@ class _Job:
             protection = Protection(
                 canvases, surrogates, self.method, seed=self.options.seed, reference=reference, batch=self.options.batch
             )
-            self._climb(protection)
+            saved = self._climb(protection)
             seconds = (time.monotonic() - started) / len(group)
             for canvas in canvases:
                 if canvas.photo.path in wanted:
                     self._write(canvas, protection, seconds)
+        shutil.rmtree(saved, ignore_errors=True)  # not before all is written: a full disk must not cost the work
 
-    def _climb(self, protection: Protection) -> None:
+    def _climb(self, protection: Protection) -> Path:
+        """Optimise; returns the folder of what was saved on the way."""
         keys = [canvas.key for canvas in protection.canvases]
         masks = [self.masks.get(canvas.photo.path) for canvas in protection.canvases]
         digest = config_hash([self.report.settings, keys, masks])
@@ -321,7 +325,7 @@ class _Job:
             if found is not None:
                 protection.load_state(found.tensors, found.state)
             follow(protection, checkpoints, self.reporter, f"protect {len(keys)} photos")
-        shutil.rmtree(checkpoints.folder, ignore_errors=True)
+        return checkpoints.folder
 
     def _write(self, canvas: Canvas, protection: Protection, seconds: float) -> None:
         name, path = self.names[canvas.photo.path], canvas.photo.path
