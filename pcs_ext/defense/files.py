@@ -53,7 +53,8 @@ def fitting(photo: OwnPhoto, format: Format) -> OwnPhoto:
     """The photo as the format can hold it: a JPEG has no room for EXIF of more than 64 kB, which is left out then.
 
     Raises:
-        PhotoError: jpeg cannot hold transparency or more than 65,500 pixels per side, webp no more than 16,383.
+        PhotoError: jpeg cannot hold transparency or more than 65,500 pixels per side, webp no more than 16,383,
+            nor a gray photo in tones of its own.
     """
     if format == "jpeg" and photo.alpha is not None:
         raise PhotoError(f"{photo.path} is transparent in places, which JPEG cannot hold; choose --format png or webp.")
@@ -61,6 +62,11 @@ def fitting(photo: OwnPhoto, format: Format) -> OwnPhoto:
     if max(photo.size) > most:
         name = {"webp": "WebP", "jpeg": "JPEG"}[format]
         raise PhotoError(f"{photo.path} is larger than {name}'s {most} pixels per side; choose --format png.")
+    if format == "webp" and photo.pixels.shape[0] == 1 and photo.srgb is not None:
+        # WebP has no gray: readers drop a gray profile beside colours, and the picture's tones would change.
+        raise PhotoError(
+            f"{photo.path} is gray with a profile of its own, which WebP cannot hold; choose --format png."
+        )
     if format == "jpeg" and len(photo.exif) > _MOST_EXIF:
         return dataclasses.replace(
             photo, exif=b"", notes=(*photo.notes, "its EXIF is too long for JPEG and was left out")

@@ -164,17 +164,18 @@ def _without_ink(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _srgb(rgb: Image.Image, icc: bytes | None) -> Tensor | None:
-    if not icc or rgb.mode != "RGB":
+def _srgb(image: Image.Image, icc: bytes | None) -> Tensor | None:
+    """`3 h w` in sRGB, or None where that is what the samples say already; gray photos have profiles, too."""
+    if not icc or image.mode not in ("RGB", "L"):
         return None
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-        converted = ImageCms.profileToProfile(rgb, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError):
         return None  # a broken profile says nothing about the pixels; sRGB is what viewers assume then
     assert converted is not None
     seen = _planes(converted)
-    return None if torch.equal(seen, _planes(rgb)) else seen
+    return None if torch.equal(seen, _planes(image.convert("RGB"))) else seen
 
 
 def _planes(image: Image.Image) -> Tensor:

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from PIL import ExifTags, Image, ImageCms
 from pcs_ext.defense.files import Format, decode, encode, output_names
 from pcs_ext.defense.photos import read_own_photo
 from pcs_ext.errors import PhotoError, UsageError
+from pcs_ext.image.data import read_photo
+from pcs_ext.image.levels import levels_of
 
 RGB = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
 ALPHA = Image.fromarray(np.random.default_rng(1).integers(0, 256, (20, 30), dtype=np.uint8))
@@ -180,6 +183,45 @@ def test_no_layers_names_or_places_survive_in_any_tag(format: Format, tmp_path: 
     assert secret not in data
     with Image.open(io.BytesIO(data)) as back:
         assert back.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExposureTime] == pytest.approx(0.01)
+
+
+def gray_profile(gamma: float) -> bytes:
+    """A profile of gray tones, written by hand: version 2, one curve."""
+
+    def tag(kind: bytes, data: bytes) -> bytes:
+        return (kind + bytes(4) + data).ljust((8 + len(data) + 3) // 4 * 4, b"\0")
+
+    white = struct.pack(">3i", 63190, 65536, 54061)
+    parts = {
+        b"wtpt": tag(b"XYZ ", white),
+        b"kTRC": tag(b"curv", struct.pack(">IH", 1, round(256 * gamma))),
+        b"desc": tag(b"desc", struct.pack(">I", 5) + b"gray\0" + bytes(79)),
+        b"cprt": tag(b"text", b"none\0"),
+    }
+    place, table, body = 128 + 4 + 12 * len(parts), struct.pack(">I", len(parts)), b""
+    for name, data in parts.items():
+        table += name + struct.pack(">II", place + len(body), len(data))
+        body += data
+    head = struct.pack(">I4sI4s4s4s", place + len(body), b"none", 0x02400000, b"mntr", b"GRAY", b"XYZ ")
+    head += bytes(12) + b"acsp" + bytes(28) + white
+    return head.ljust(128, b"\0") + table + body
+
+
+def test_gray_photos_are_seen_as_trainers_see_them(tmp_path: Path) -> None:
+    path = tmp_path / "gray.png"
+    RGB.convert("L").resize((64, 48)).save(path, icc_profile=gray_profile(1.8))
+    photo = read_own_photo(path)
+    assert photo.pixels.shape[0] == 1
+    assert photo.srgb is not None
+    seen = levels_of(read_photo(path).image)
+    assert float((seen.int() - photo.pixels.int()).abs().float().mean()) > 5, "the profile means other tones"
+    assert int((seen.int() - photo.srgb.int()).abs().max()) <= 1
+    for format in ("png", "jpeg"):
+        (tmp_path / f"again.{format}").write_bytes(encode(photo, format, quality=100))
+        again = levels_of(read_photo(tmp_path / f"again.{format}").image)
+        assert float((again.int() - seen.int()).abs().float().mean()) < 1
+    with pytest.raises(PhotoError, match="gray with a profile of its own.*choose --format png"):
+        encode(photo, "webp")
 
 
 def test_jpeg_holds_no_transparency(tmp_path: Path) -> None:
