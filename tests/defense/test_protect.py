@@ -340,6 +340,20 @@ def test_a_resolution_of_nothing_and_too_much_exif_are_left_out(tmp_path: Path, 
     assert read_own_photo(tmp_path / "a.tif").dpi is None
 
 
+def test_every_photo_names_the_job_that_made_it(tmp_path: Path, sd: AbstractBackbone) -> None:
+    out = tmp_path / "out"
+    for index, name in enumerate("abc"):
+        picture(index).save(tmp_path / f"{name}.png")
+    for name, recipe in (("a", "photoguard"), ("b", "sds"), ("c", "sds")):
+        protect([tmp_path / f"{name}.png"], output=out, recipe=recipe, base=sd, steps=1, options=OPTIONS)
+    content = json.loads((out / "report.json").read_text())
+    made = {entry["output"]: content["jobs"][entry["settings"]]["method"]["id"] for entry in content["photos"]}
+    assert made == {"a.png": "photoguard", "b.png": "sds", "c.png": "sds"}
+    assert content["job"]["method"]["id"] == "sds"
+    protect([tmp_path / "a.png"], output=out, recipe="sds", base=sd, steps=1, options=OPTIONS)
+    assert len(json.loads((out / "report.json").read_text())["jobs"]) == 1, "no photo names the first any more"
+
+
 def test_methods_come_from_json_too(tmp_path: Path) -> None:
     from pcs_ext.config_io import write_json
 
