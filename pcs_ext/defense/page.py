@@ -250,7 +250,8 @@ def _photo_row(entry: dict[str, Any], distance: float | None) -> str:
     )
     if distance is not None:
         cells += (f"{distance:.4f}",)
-    return f"<tr><th>{escape(entry['output'])}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    notes = "".join(f"<span>{escape(note)}</span>" for note in entry["notes"])
+    return f"<tr><th>{escape(entry['output'])}{notes}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
 def _made(report: Report) -> str:

@@ -344,6 +344,8 @@ class _Job:
         self.report.put(entry)
         if not measured["changed"]:
             self.reporter.event("warning", f"{self.output / name} is not protected: {UNCHANGED}")
+        for note in (note for note in measured["notes"] if note != UNCHANGED):
+            self.reporter.event("note", f"{self.output / name}: {note}", output=name)
         self.reporter.event("protected", f"{self.output / name}", output=name, **measured["budget"]["measured"])
 
     def _surrogate(self, backbone: AbstractBackbone, name: str, *, prior: bool = True) -> Surrogate:

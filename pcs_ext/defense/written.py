@@ -49,7 +49,7 @@ def write_protected(canvas: Canvas, protection: Protection, path: Path, format: 
         "output_sha256": file_sha256(path),
         "width": canvas.photo.size[1],
         "height": canvas.photo.size[0],
-        "notes": [*canvas.photo.notes, *([] if changed else [UNCHANGED])],
+        "notes": [*canvas.photo.notes, *_notes(canvas, format, changed)],
         "changed": changed,
         "budget": {"allowed": to_jsonable(canvas.budget), "measured": to_jsonable(check)},
         "visibility": measure(canvas.pixels, decoded),
@@ -57,6 +57,13 @@ def write_protected(canvas: Canvas, protection: Protection, path: Path, format: 
         "objective": _objective(canvas, protection, decoded),
         "strip": f"{STRIPS}/{strip.name}",
     }
+
+
+def _notes(canvas: Canvas, format: Format, changed: bool) -> list[str]:
+    notes = [] if changed else [UNCHANGED]
+    if format == "jpeg" and canvas.photo.mask is not None:
+        notes.append("JPEG's own loss is everywhere, outside the region, too")
+    return notes
 
 
 def _encoded(canvas: Canvas, result: Tensor, format: Format, quality: int) -> tuple[bytes, int]:

@@ -3,14 +3,13 @@
 import contextlib
 import dataclasses
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
 from pcs_ext.cli import main
 from pcs_ext.defense.choice import resolve_method
@@ -303,55 +302,6 @@ def test_mistakes_are_named_before_anything_is_written(album: Path, tmp_path: Pa
     assert (out / "a.png").read_bytes() == b"mine"
     with pytest.raises(PhotoError, match="does not exist"):
         protect(tmp_path / "nowhere", output=out, base=sd)
-
-
-def test_what_a_file_cannot_hold_is_told_before_anything_is_computed(tmp_path: Path, sd: AbstractBackbone) -> None:
-    album, out = tmp_path / "album", tmp_path / "out"
-    album.mkdir()
-    picture(0).save(album / "a.png")
-    settings: dict[str, Any] = {"output": out, "recipe": "photoguard", "base": sd, "steps": 1}
-    for name, format, message in (
-        ("b.png", "jpeg", "b.png is transparent in places"),
-        (chr(0x5199) * 80 + ".png", "png", "has 244 bytes, expected at most 235; rename it"),
-        (os.fsdecode(b"caf\xe9.png"), "png", "caf.*is not UTF-8, so no report can hold it; rename it"),
-    ):
-        image = picture(1)
-        if format == "jpeg":
-            image.putalpha(picture(2).convert("L"))
-        image.save(album / name)
-        counting = Counting()
-        with pytest.raises(PhotoError, match=message):
-            protect(album, options=dataclasses.replace(OPTIONS, format=format), reporter=counting, **settings)  # type: ignore[arg-type]
-        assert (counting.steps, out.exists()) == ([], False)
-        (album / name).unlink()
-
-
-def test_a_resolution_of_nothing_and_too_much_exif_are_left_out(tmp_path: Path, sd: AbstractBackbone) -> None:
-    nothing = TiffImagePlugin.IFDRational(0, 0)
-    picture(0).save(tmp_path / "a.tif", tiffinfo={282: nothing, 283: nothing, 296: 2})
-    exif = Image.Exif()
-    for tag in range(0xC000, 0xC100):
-        exif[tag] = "x" * 1000
-    picture(1).save(tmp_path / "b.png", exif=exif)
-    options = dataclasses.replace(OPTIONS, format="jpeg", metadata="all")
-    paths = [tmp_path / "a.tif", tmp_path / "b.png"]
-    report = protect(paths, output=tmp_path / "out", recipe="photoguard", base=sd, steps=1, options=options)
-    assert "its EXIF is too long for JPEG and was left out" in report.photos["b.jpg"]["notes"]
-    assert read_own_photo(tmp_path / "a.tif").dpi is None
-
-
-def test_every_photo_names_the_job_that_made_it(tmp_path: Path, sd: AbstractBackbone) -> None:
-    out = tmp_path / "out"
-    for index, name in enumerate("abc"):
-        picture(index).save(tmp_path / f"{name}.png")
-    for name, recipe in (("a", "photoguard"), ("b", "sds"), ("c", "sds")):
-        protect([tmp_path / f"{name}.png"], output=out, recipe=recipe, base=sd, steps=1, options=OPTIONS)
-    content = json.loads((out / "report.json").read_text())
-    made = {entry["output"]: content["jobs"][entry["settings"]]["method"]["id"] for entry in content["photos"]}
-    assert made == {"a.png": "photoguard", "b.png": "sds", "c.png": "sds"}
-    assert content["job"]["method"]["id"] == "sds"
-    protect([tmp_path / "a.png"], output=out, recipe="sds", base=sd, steps=1, options=OPTIONS)
-    assert len(json.loads((out / "report.json").read_text())["jobs"]) == 1, "no photo names the first any more"
 
 
 def test_methods_come_from_json_too(tmp_path: Path) -> None:
