@@ -17,7 +17,7 @@ from pcs_ext.config_io import (
 )
 from pcs_ext.defense.attack import Attacker, Scene, attack, nobody
 from pcs_ext.defense.budget import Budget
-from pcs_ext.defense.laundering import LAUNDERINGS, JpegFile, Laundering
+from pcs_ext.defense.laundering import LAUNDERINGS, JpegFile, Laundering, Mixed
 from pcs_ext.defense.naturalness import NaturalModel
 from pcs_ext.defense.photos import read_own_photo
 from pcs_ext.defense.sets import Limited, Pair, Sets
@@ -172,9 +172,9 @@ def evaluate_protection(
     sets = Sets(pairs, place / "photos", backbone, budget, limited)
     base = nobody(scene, reporter)
     rows: list[dict[str, Any]] = []
-    conditions = list(_conditions(plan))
+    conditions = list(_conditions(plan, len(pairs)))
     for number, (attacker, laundering, arm, seed) in enumerate(conditions):
-        label = UNLAUNDERED if laundering is None else laundering.name
+        label = UNLAUNDERED if laundering is None else _label(laundering, len(pairs))
         name = f"attack {number + 1} of {len(conditions)}: {attacker.label} on {ARMS[arm]}, {label}"
         own = scenes[attacker.base]
         outcome = attack(attacker, sets.photos(arm, laundering), own, seed=seed, reporter=reporter, name=name)
@@ -229,9 +229,20 @@ def drop_stale(output: Path, protected: Mapping[str, str], page: str) -> None:
         (output / NAME).unlink()
 
 
-def _conditions(plan: Plan) -> Iterator[tuple[Attacker, Laundering | None, str, int]]:
+def _label(laundering: Laundering, photos: int) -> str:
+    """How tables call it; with the numbers where a share is of no whole number of photos."""
+    if isinstance(laundering, Mixed) and laundering.count(photos) != laundering.share * photos:
+        return f"{laundering.name} ({laundering.count(photos)} of {photos})"
+    return laundering.name
+
+
+def _conditions(plan: Plan, photos: int) -> Iterator[tuple[Attacker, Laundering | None, str, int]]:
+    def leaves_some(laundering: Laundering) -> bool:
+        # Of a single photo, a half is all of it: what an attacker learns from originals says nothing of protection.
+        return not isinstance(laundering, Mixed) or laundering.share == 1 or laundering.count(photos) < photos
+
     for attacker in plan.attackers:
-        for laundering in (None, *plan.launderings):
+        for laundering in (None, *filter(leaves_some, plan.launderings)):
             for arm in ARMS:
                 if arm != "noise" or laundering is None or plan.noise_laundered:
                     for seed in plan.seeds:

@@ -296,9 +296,11 @@ def _surrogate(training: dict[str, Any] | None) -> str:
 def _honest(report: Report, found: dict[str, Any] | None) -> str:
     bases, summary = escape(_bases(report)), [] if found is None else found["summary"]
     launderings = ", ".join(dict.fromkeys(e["laundering"] for e in summary if not _is_plain(e))) or "none"
+    others = _other_bases(found)
+    tested = f"Attackers also started from {escape(', '.join(others))}; no other" if others else "No newer"
     facts = {
-        0: f" Here: {escape(report.job['method']['id'])} on {bases}. No newer model was tested, and none of another "
-        "family.",
+        0: f" Here: {escape(report.job['method']['id'])} on {bases}. {tested} model was tested"
+        + (", and none of another family." if not others else "."),
         1: f" Here: {escape(launderings)}; the table above has the figures. What is not in it was not tested."
         if summary
         else " Here: nothing of it was tested.",
@@ -313,11 +315,23 @@ def _footer(found: dict[str, Any] | None) -> str:
     plan = found["plan"]
     seconds = sum(row["seconds"] for row in {tuple(row["pictures"]): row for row in found["rows"]}.values())
     return (
-        f"<p>Attackers started from {escape(found['base'])} on {escape(found['device'])}; training seeds "
+        f"<p>Attackers started from {escape(', '.join(_starts(found)))} on {escape(found['device'])}; training seeds "
         f"{', '.join(map(str, plan['seeds']))}; prompts {escape('; '.join(plan['prompts']))}; {plan['pictures']} "
         f"pictures each; {seconds / 60:.0f} minutes in all. Every number is in <code>report.json</code> and "
         f"<code>evaluation.json</code>, every picture and every set of photos in <code>{FOLDER}/</code>.</p>"
     )
+
+
+def _other_bases(found: dict[str, Any] | None) -> list[str]:
+    """Bases that the plan gives attackers of their own, each once."""
+    attackers = [] if found is None else found["plan"]["attackers"]
+    return list(dict.fromkeys(attacker["base"] for attacker in attackers if attacker["base"]))
+
+
+def _starts(found: dict[str, Any]) -> list[str]:
+    """All bases that attackers started from."""
+    first = [found["base"]] if any(not attacker["base"] for attacker in found["plan"]["attackers"]) else []
+    return [*first, *_other_bases(found)]
 
 
 def _done(report: Report) -> list[dict[str, Any]]:

@@ -194,6 +194,19 @@ def test_noise_uses_the_whole_budget_and_laundered_photos_are_kept(
     assert sets.photos("protected", JpegFile(quality=90)) != first
 
 
+def test_half_of_the_photos_is_said_in_numbers_and_not_tried_on_one() -> None:
+    plan = Plan(attackers=(WORD,), launderings=(Mixed(share=0.5), JpegFile(quality=75)))
+
+    def tried(photos: int) -> set[str]:
+        conditions = evaluation._conditions(plan, photos)
+        return {evaluation._label(one[1], photos) for one in conditions if one[1] is not None}
+
+    assert tried(4) == {"half of them clean", "JPEG 75"}
+    assert tried(5) == {"half of them clean (2 of 5)", "JPEG 75"}
+    assert tried(3) == {"half of them clean (2 of 3)", "JPEG 75"}
+    assert tried(1) == {"JPEG 75"}
+
+
 def test_noise_goes_where_the_perturbation_may(tmp_path: Path, base: AbstractBackbone) -> None:
     album, out = tmp_path / "album", tmp_path / "out"
     album.mkdir()

@@ -145,6 +145,16 @@ def test_the_page_claims_no_more_than_was_measured(job: Job, tmp_path: Path) -> 
     assert "protects nothing" in TOYBOX_WARNING
 
 
+def test_the_page_names_the_bases_of_attackers(job: Job, tmp_path: Path) -> None:
+    assert "No newer model was tested, and none of another family." in written(job, job.found, tmp_path / "page.html")
+    found = job.found
+    found["plan"]["attackers"] = [{**found["plan"]["attackers"][0], "base": base} for base in ("", "other/model-xl")]
+    text = written(job, found, tmp_path / "page.html")
+    assert "Attackers also started from other/model-xl; no other model was tested." in text
+    assert f"Attackers started from {found['base']}, other/model-xl on cpu" in text
+    assert "No newer model" not in text
+
+
 def test_what_cannot_be_attacked_is_refused_before_anything_is_computed(job: Job, tmp_path: Path) -> None:
     settings = {**job.settings, "output": tmp_path / "out"}
     with pytest.raises(UsageError, match="give --encoder"):
