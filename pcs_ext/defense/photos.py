@@ -18,6 +18,7 @@ from torch import Tensor
 from pcs_ext.defense.metadata import MetadataPolicy, exif_bytes
 from pcs_ext.errors import PhotoError
 from pcs_ext.image.data import open_image
+from pcs_ext.image.data.photos import SUFFIXES
 
 MAX_PIXELS = 100_000_000
 """Above this the perturbation, its gradient and a view of the whole photo would need more than about 10 GB."""
@@ -189,7 +190,8 @@ def mask_path(path: Path) -> Path:
     Raises:
         PhotoError: there is none.
     """
-    found = [file for file in sorted(path.parent.iterdir()) if file.stem == f"{path.stem}_mask"]
+    beside = (file for file in sorted(path.parent.iterdir()) if file.suffix.lower() in SUFFIXES)
+    found = [file for file in beside if file.stem == f"{path.stem}_mask"]
     if not found:
         raise PhotoError(
             f"{path} has no {path.stem}_mask.png beside it; draw one (light = may change) or choose another --region."
@@ -197,9 +199,19 @@ def mask_path(path: Path) -> Path:
     return found[0]
 
 
+def _lightness(image: Image.Image) -> Image.Image:
+    """Of a mask, mode L: transparent places are dark, whatever colour lies under them."""
+    if image.mode in _SIXTEEN_BIT:
+        return _eight_bit(image)
+    if image.mode in ("LA", "RGBA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return image.convert("L")
+
+
 def _mask(path: Path, size: tuple[int, int]) -> Tensor:
     found = mask_path(path)
-    image = ImageOps.exif_transpose(open_image(found)).convert("L")
+    image = _lightness(ImageOps.exif_transpose(open_image(found)))
     if abs(image.width * size[1] - image.height * size[0]) > 0.02 * image.height * size[0]:
         raise PhotoError(
             f"{found} is {image.width} x {image.height}, its photo {size[0]} x {size[1]}; expected the same shape."

@@ -163,8 +163,12 @@ def _name(base: str | AbstractBackbone) -> str:
 
 def _checked(paths: Sequence[Path], output: Path, options: Options) -> list[Path]:
     """The photos, each decoded once, so that a bad one is named before a model loads."""
-    paths = list(dict.fromkeys(path.resolve() for path in paths))
-    inside = [path for path in paths if path.parent == output.resolve()]
+    # A link keeps its own name, and a mask beside it counts; what it leads to is protected once.
+    own: dict[Path, Path] = {}
+    for path in paths:
+        own.setdefault(path.resolve(), Path(os.path.abspath(path)))
+    paths, place = list(own.values()), output.resolve()
+    inside = [path for path in paths if place in (path.resolve().parent, path.parent.resolve())]
     if inside:
         raise UsageError(
             f"--output {output} is where {inside[0].name} lies; originals are never touched: choose another."

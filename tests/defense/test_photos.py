@@ -185,6 +185,23 @@ def test_no_layers_names_or_places_survive_in_any_tag(format: Format, tmp_path: 
         assert back.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExposureTime] == pytest.approx(0.01)
 
 
+def test_masks_are_read_as_they_are_drawn(tmp_path: Path) -> None:
+    RGB.save(tmp_path / "a.png")
+    (tmp_path / "a_mask.json").write_text("{}")
+    place = tmp_path / "a_mask.png"
+    strokes = np.zeros((20, 30), dtype=np.uint8)
+    strokes[:, :6] = 255
+    white = Image.new("RGB", (30, 20), "white")
+    white.putalpha(Image.fromarray(strokes))
+    deep = np.where(strokes > 0, 60000, 2000).astype(np.uint16)  # 3 % is dark
+    opaque = Image.fromarray(strokes).convert("RGBA")
+    for mask in (white, opaque, Image.fromarray(strokes), Image.fromarray(deep)):
+        mask.save(place)
+        found = read_own_photo(tmp_path / "a.png", mask=True).mask
+        assert found is not None
+        assert np.array_equal(found.numpy(), strokes > 0), mask.mode
+
+
 def gray_profile(gamma: float) -> bytes:
     """A profile of gray tones, written by hand: version 2, one curve."""
 

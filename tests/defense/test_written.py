@@ -12,7 +12,7 @@ from PIL import Image, TiffImagePlugin
 
 from pcs_ext.defense.photos import read_own_photo
 from pcs_ext.defense.protect import Options, protect
-from pcs_ext.errors import PhotoError
+from pcs_ext.errors import PhotoError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.reporter import SilentReporter
 from tests.support.albums import picture
@@ -81,6 +81,24 @@ def test_every_photo_names_the_job_that_made_it(tmp_path: Path, sd: AbstractBack
     assert content["job"]["method"]["id"] == "sds"
     protect([tmp_path / "a.png"], output=out, recipe="sds", base=sd, steps=1, options=OPTIONS)
     assert len(json.loads((out / "report.json").read_text())["jobs"]) == 1, "no photo names the first any more"
+
+
+def test_links_keep_their_names_and_their_masks(tmp_path: Path, sd: AbstractBackbone) -> None:
+    store, album, out = tmp_path / "store", tmp_path / "album", tmp_path / "out"
+    store.mkdir()
+    album.mkdir()
+    picture(0).save(store / "0a1b2c", format="PNG")
+    (album / "holiday.png").symlink_to(store / "0a1b2c")
+    (album / "again.png").symlink_to(store / "0a1b2c")
+    Image.new("L", (40, 34), 255).save(album / "again_mask.png")
+    options = dataclasses.replace(OPTIONS, region="mask")
+    settings: dict[str, Any] = {"recipe": "photoguard", "base": sd, "steps": 1, "options": options}
+    report = protect([album / "again.png", album / "holiday.png"], output=out, **settings)
+    assert list(report.photos) == ["again.png"], "one photo under two names is protected once"
+    assert (out / report.photos["again.png"]["photo"]).samefile(store / "0a1b2c")
+    for output in (store, album):
+        with pytest.raises(UsageError, match="originals are never touched"):
+            protect([album / "again.png"], output=output, **settings)
 
 
 def test_what_was_converted_or_not_found_is_told_on_the_page_and_the_console(
