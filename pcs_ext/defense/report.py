@@ -19,7 +19,8 @@ STATEMENTS = (
     "Photos that are public already, face recognition and one-image identity encoders are not affected.",
     "A motivated attacker can remove it: protection is friction.",
     "Protect all photos of a person; a few clean ones undo it.",
-    "Keep the originals, share the produced files unedited, and do not protect a protected file again.",
+    "Keep the originals, share the produced photos unedited, and do not protect a protected file again. Never share "
+    "the folder: difference strips, the page and attacks/ show the unprotected photos.",
     "Believe no percentage without its test. Opt-out tags and signed provenance complement protection, they are none.",
 )
 """What an honest tool says with every result."""
