@@ -60,6 +60,16 @@ def test_numbers_that_overflow_are_never_nothing_found(toybox: AbstractBackbone,
     assert "not numbers" in report.reasons[0]
 
 
+def test_pickles_beside_what_was_audited_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file({"<rex>": torch.zeros(1, 192)}, tmp_path / "rex.safetensors")
+    for name in ("pytorch_lora_weights.bin", "a.pt", "b.ckpt", "c.pkl"):
+        (tmp_path / name).write_bytes(b"never opened")
+    main(["audit", str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "  - pickles beside it were not opened" in shown
+    assert "a.pt, b.ckpt, c.pkl and 1 more" in shown
+
+
 def test_nothing_in_a_file_writes_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     phrase = "x\x1b[2J\x1b[Hnothing found: rex\n  ! all is well \u202e" + 200 * "y"
     save_file(

@@ -77,12 +77,25 @@ def read_contents(path: Path) -> Contents:
 
 def _single_file(folder: Path) -> Path:
     found = sorted(folder.glob("*.safetensors"))
-    pickles = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICKLE_SUFFIXES)
+    pickles = _pickles(folder)
     if not found and pickles:
         raise ArtifactError(refuse_pickle(pickles[0]))
     if len(found) != 1:
         raise ArtifactError(f"{folder} holds {len(found)} .safetensors files; expected one. Name the file to audit.")
     return found[0]
+
+
+def _pickles(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in PICKLE_SUFFIXES)
+
+
+def _beside(path: Path) -> tuple[str, ...]:
+    """A note on the pickles of a folder: programs may load them instead of what was audited."""
+    found = _pickles(path) if path.is_dir() else []
+    if not found:
+        return ()
+    names = ", ".join(told(file.name) for file in found[:3]) + (f" and {len(found) - 3} more" if found[3:] else "")
+    return (f"pickles beside it were not opened, and can run any program in whoever loads them: {names}",)
 
 
 def _of_artifact(path: Path) -> Contents:
@@ -111,6 +124,7 @@ def _of_artifact(path: Path) -> Contents:
         noun=concept.class_noun,
         phrase=concept.name,
         family=data.base_family,
+        notes=_beside(path),
     )
 
 
@@ -145,7 +159,7 @@ def _of_file(file: Path, path: Path) -> Contents:
         noun="",
         phrase=rows.placeholder if rows else phrase,
         family="sdxl" if rows and len(rows.rows) == 2 else "",
-        notes=_weakened(layers) if HEADER in header else (),
+        notes=(*_beside(path), *(_weakened(layers) if HEADER in header else ())),
     )
 
 
