@@ -100,7 +100,8 @@ def _assemble(photo: OwnPhoto, *, gray_alpha: bool) -> Image.Image:
 
 
 def output_names(paths: list[Path], format: Format) -> dict[Path, str]:
-    """A file name for every photo: its stem with the format's suffix; the whole name is the stem where stems collide.
+    """A file name for every photo: its stem with the format's suffix; the whole name is the stem where stems collide,
+    with a number where names differ in upper and lower case alone.
 
     Args:
         paths: of the photos, distinct.
@@ -117,7 +118,11 @@ def output_names(paths: list[Path], format: Format) -> dict[Path, str]:
         names[path] = f"{path.stem if alone else path.name}{SUFFIX[format]}"
     seen: dict[str, Path] = {}
     for path in paths:
-        other = seen.setdefault(names[path].casefold(), path)
+        number = 1
+        # Names that differ in upper and lower case alone are two files here and one on other systems.
+        while (other := seen.setdefault(names[path].casefold(), path)) != path and other.parent == path.parent:
+            number += 1
+            names[path] = f"{path.name}-{number}{SUFFIX[format]}"
         if other != path:
             raise UsageError(f"{other} and {path} would both become {names[path]}; protect the folders one by one.")
     for path, name in names.items():

@@ -279,6 +279,8 @@ def encode_png() -> bytes:
 def test_names_do_not_collide() -> None:
     paths = [Path("a/x.jpg"), Path("a/X.png"), Path("a/y.v2.jpg")]
     assert list(output_names(paths, "png").values()) == ["x.jpg.png", "X.png.png", "y.v2.png"]
+    cases = [Path("a/A.jpg"), Path("a/a.jpg"), Path("a/a.JPG")]
+    assert list(output_names(cases, "png").values()) == ["A.jpg.png", "a.jpg-2.png", "a.JPG-3.png"]
     assert output_names(paths[:1], "webp") == {paths[0]: "x.webp"}
     with pytest.raises(UsageError, match="would both become x.jpg.png"):
         output_names([Path("a/x.jpg"), Path("b/x.jpg")], "png")
