@@ -113,6 +113,11 @@ def test_what_loaders_take_in_two_ways_is_refused(toybox: AbstractBackbone, tmp_
     save_file({**tensors, f"unet.{name}.alpha": torch.tensor(1.0)}, file, metadata=header(r=2, lora_alpha=8))
     with pytest.raises(ArtifactError, match=r"two strengths: 0\.5 by its tensor alpha, 4 by the settings"):
         read_contents(file)
+    flat = {f"lora_unet_{name.replace('.', '_')}.lora_{part}.weight": tensors[f"unet.{name}.lora_{old}.weight"]
+            for part, old in (("down", "A"), ("up", "B"))}  # fmt: skip
+    save_file(flat, file, metadata=header(r=2, lora_alpha=2, alpha_pattern={"to_k": 2000}))
+    with pytest.raises(ArtifactError, match="has patterns for names with dots"):
+        read_contents(file)
     save_file(tensors, file, metadata=header(r=2, lora_alpha=1))
     assert "apply them 2 times as strongly" in read_contents(file).notes[0]
     (tmp_path / "adapter_config.json").write_text("[" * 100000)

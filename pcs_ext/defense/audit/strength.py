@@ -124,6 +124,11 @@ def _rule(settings: Any, where: str) -> Callable[[str, int], float]:
     root = bool(settings.get("use_rslora"))
 
     def rule(name: str, found: int) -> float:
+        if (alphas or ranks) and "." not in name and re.search(r"_\d+_", name):
+            raise ArtifactError(
+                f"{where} has patterns for names with dots, and the layers have kohya's names without; their strength "
+                "depends on who converts them."
+            )
         # Newer libraries leave the level `text_model` out of the names that patterns are matched with.
         spellings = (name[:_LONGEST], name[:_LONGEST].removeprefix("text_model."))
         pairs = {(_matched(alphas, spelling, alpha), _matched(ranks, spelling, rank)) for spelling in spellings}
