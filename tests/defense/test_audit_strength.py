@@ -120,7 +120,8 @@ def test_what_loaders_take_in_two_ways_is_refused(toybox: AbstractBackbone, tmp_
         read_contents(file)
     save_file(tensors, file, metadata=header(r=2, lora_alpha=1))
     assert "apply them 2 times as strongly" in read_contents(file).notes[0]
-    (tmp_path / "adapter_config.json").write_text("[" * 100000)
     save_file(low_rank(toybox, "base_model.model."), tmp_path / "adapter_model.safetensors")
-    with pytest.raises(ArtifactError, match="nested too deeply"):
-        read_contents(tmp_path / "adapter_model.safetensors")
+    for text in ("[" * 100000, '{"r": ' + 5000 * "9" + "}"):
+        (tmp_path / "adapter_config.json").write_text(text)
+        with pytest.raises(ArtifactError, match="nested too deeply, or its numbers"):
+            read_contents(tmp_path / "adapter_model.safetensors")

@@ -4,7 +4,9 @@ peft's `adapter_config.json` and diffusers' `lora_adapter_metadata` (in the head
 obeyed by their loaders, so a change that is tiny in its tensors may be large in a model, and the other way round.
 """
 
+import dataclasses
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -52,8 +54,10 @@ def of_folder(file: Path) -> Strength | None:
         settings = read_json(place)
     except ConfigError as error:
         raise ArtifactError(str(error)) from None
-    except RecursionError:
-        raise ArtifactError(f"{place} is nested too deeply to be a configuration.") from None
+    except (RecursionError, ValueError):  # the second of a number of thousands of digits
+        raise ArtifactError(
+            f"{place} is nested too deeply, or its numbers are too long, to be a configuration."
+        ) from None
     return strength_of({"": settings}, str(place))
 
 
@@ -107,40 +111,56 @@ def strength_of(parts: Mapping[str, Any], where: str) -> Strength:
 
     def strength(component: str, name: str, rank: int) -> float | None:
         rule = rules.get(component, rules.get(""))
-        return None if rule is None else rule(name, rank)
+        return None if rule is None else rule.scale(name, rank)
 
     return strength
 
 
-def _rule(settings: Any, where: str) -> Callable[[str, int], float]:
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+    """The settings of one component."""
+
+    where: str
+    alpha: float
+    rank: float
+    alphas: list[tuple[re.Pattern[str], float]]
+    ranks: list[tuple[re.Pattern[str], float]]
+    root: bool
+
+    def scale(self, name: str, found: int) -> float:
+        """What a module's product is multiplied by; `found` is the rank of its tensors."""
+        if (self.alphas or self.ranks) and "." not in name and re.search(r"_\d+_", name):
+            raise ArtifactError(
+                f"{self.where} has patterns for names with dots, and the layers have kohya's names without; their "
+                "strength depends on who converts them."
+            )
+        # Newer libraries leave the level `text_model` out of the names that patterns are matched with.
+        spellings = (name[:_LONGEST], name[:_LONGEST].removeprefix("text_model."))
+        pairs = [(_matched(self.alphas, one, self.alpha), _matched(self.ranks, one, self.rank)) for one in spellings]
+        first, second = (alpha / (rank**0.5 if self.root else rank) for alpha, rank in pairs)
+        ranks = {rank for _, rank in pairs}
+        if not math.isclose(first, second, rel_tol=1e-6) or found not in ranks or len(name) > _LONGEST:
+            raise ArtifactError(
+                f"{self.where} does not fit {told(name)} of rank {found} (alpha and rank there: {pairs[0]}, "
+                f"{pairs[1]}), so its strength cannot be told."
+            )
+        return first
+
+
+def _rule(settings: Any, where: str) -> _Rule:
     if not isinstance(settings, dict):
         raise ArtifactError(f"{where}: expected a table of settings, got {type(settings).__name__}.")
     odd = [key for key, neutral in _NEUTRAL.items() if key in settings and settings[key] not in neutral]
     if odd:
         raise ArtifactError(f"{where} sets {odd[0]}, which an audit cannot compute; what the file does is not told.")
-    alpha, rank = _number(settings.get("lora_alpha"), where), _number(settings.get("r"), where, least=1)
-    alphas = _patterns(settings.get("alpha_pattern"), where)
-    ranks = _patterns(settings.get("rank_pattern"), where, least=1)
-    root = bool(settings.get("use_rslora"))
-
-    def rule(name: str, found: int) -> float:
-        if (alphas or ranks) and "." not in name and re.search(r"_\d+_", name):
-            raise ArtifactError(
-                f"{where} has patterns for names with dots, and the layers have kohya's names without; their strength "
-                "depends on who converts them."
-            )
-        # Newer libraries leave the level `text_model` out of the names that patterns are matched with.
-        spellings = (name[:_LONGEST], name[:_LONGEST].removeprefix("text_model."))
-        pairs = {(_matched(alphas, spelling, alpha), _matched(ranks, spelling, rank)) for spelling in spellings}
-        scales = {a / (r**0.5 if root else r) for a, r in pairs}
-        if len(scales) > 1 or found not in {r for _, r in pairs} or len(name) > _LONGEST:
-            raise ArtifactError(
-                f"{where} does not fit {told(name)} of rank {found} (alpha and rank there: {sorted(pairs)}), so "
-                "its strength cannot be told."
-            )
-        return scales.pop()
-
-    return rule
+    return _Rule(
+        where,
+        alpha=_number(settings.get("lora_alpha"), where),
+        rank=_number(settings.get("r"), where, least=1),
+        alphas=_patterns(settings.get("alpha_pattern"), where),
+        ranks=_patterns(settings.get("rank_pattern"), where, least=1),
+        root=bool(settings.get("use_rslora")),
+    )
 
 
 def _number(value: object, where: str, *, least: float = -_MOST) -> float:
