@@ -19,10 +19,12 @@ import tyro
 
 from pcs_ext.config_io import config_hash, read_json, write_json
 from pcs_ext.defense.attack import Attacker
-from pcs_ext.defense.evaluation import ARMS, Pair, Plan, evaluate_protection, load_judge
+from pcs_ext.defense.choice import resolve_method
+from pcs_ext.defense.evaluation import ARMS, Plan, evaluate_protection, load_judge
 from pcs_ext.defense.laundering import JpegFile
-from pcs_ext.defense.protect import Options, protect, resolve_method
+from pcs_ext.defense.protect import Options, protect
 from pcs_ext.defense.recipes import RECIPES
+from pcs_ext.defense.sets import Pair
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.data import photo_paths

@@ -43,8 +43,8 @@ class Budget:
 
     norm: Norm = "linf"
     """linf: no sample changes by more than `levels`. l2: the root mean square over all samples is at most `levels`,
-    which does not depend on the photo's size. perceptual: linf, but with less room where the picture is smooth (see
-    `room`)."""
+    which does not depend on the photo's size; samples outside a region count, so that a small one may change much.
+    perceptual: linf, but with less room where the picture is smooth (see `room`)."""
     levels: float = 8.0
     """In 8-bit levels, in (0, 255]."""
     floor: float = 0.25

@@ -57,7 +57,7 @@ def protect(
         steps: gradient steps in all; 0 takes the recipe's.
         format: png and webp are lossless; jpeg loses some of the protection, which the report measures.
         quality: lowest quality of jpeg.
-        metadata: clean drops places, serial numbers, owner and thumbnails; all keeps them; none keeps nothing.
+        metadata: clean keeps dates, camera and exposure alone; all also places, names and texts of EXIF; none nothing.
         region: change only what is light in NAME_mask.png beside each photo, faces, or the noun as the base finds it.
         faces: who finds them, there and for face metrics of attacks: cascade or MODULE:FUNCTION of your own.
         clean: folder of other photos of the same subject, for surrogates to train on and attacks to be judged by.
@@ -98,7 +98,8 @@ def verify(
 ) -> None:
     """Tell whether photos still carry their protection.
 
-    Exit code 0: all do, as far as this can tell; 6: one is missing, or has lost its perturbation or much of it; 3: one
+    Exit code 0: all do, as far as this can tell; 6: one is missing, has lost its perturbation or much of it,
+    or never had one; 3: one
     could not be compared.
 
     Args:
@@ -108,8 +109,8 @@ def verify(
         json: print JSON instead of lines.
     """
     from pcs_ext.config_io import to_jsonable
+    from pcs_ext.defense.verify import ALARMING, verify_all
     from pcs_ext.defense.verify import verify as run
-    from pcs_ext.defense.verify import verify_all
     from pcs_ext.image.cli import console_reporter
 
     if len(files) == 1 and not files[0].is_dir():
@@ -118,7 +119,7 @@ def verify(
             sys.stdout.write(json_module.dumps(to_jsonable(found), indent=2, ensure_ascii=False) + "\n")
         else:
             sys.stdout.write(_verdict_lines(found))
-        return _end(FOUND if found.verdict in ("weakened", "lost") else 0)
+        return _end(FOUND if found.verdict in ALARMING else 0)
     all_of_them = verify_all(files, report=report, original=original, reporter=console_reporter())
     if json:
         sys.stdout.write(json_module.dumps(to_jsonable(all_of_them), indent=2, ensure_ascii=False) + "\n")
@@ -134,20 +135,22 @@ def _end(code: int) -> None:
 
 def _verdict_lines(found: "Verification") -> str:
     """What is told of one photo."""
-    text = f"{found.verdict}: {found.kept:.0%} of the perturbation of {found.output.name} is in {found.file}\n"
+    text = _line(found) + "\n"
     if found.budget is not None:
         within = "within" if found.budget.within else "above"
         text += f"largest change against the original {found.budget.max_levels:g} levels, {within} the budget\n"
     return text
 
 
+def _line(found: "Verification") -> str:
+    if found.verdict == "unprotected":
+        return f"unprotected: nothing was changed in {found.output.name} when it was written ({found.file})"
+    return f"{found.verdict}: {found.kept:.0%} of the perturbation of {found.output.name} is in {found.file}"
+
+
 def _summary(found: "Verifications") -> str:
     """Every photo that is not as it was written, and how many are."""
-    lines = [
-        f"{one.verdict}: {one.kept:.0%} of the perturbation of {one.output.name} is in {one.file}"
-        for one in found.photos
-        if one.verdict != "intact"
-    ]
+    lines = [_line(one) for one in found.photos if one.verdict != "intact"]
     lines += [f"missing: {path}" for path in found.missing]
     lines += [f"not compared: {reason}" for reason in list(found.not_compared.values())[:_REASONS]]
     if len(found.not_compared) > _REASONS:

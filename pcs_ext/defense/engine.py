@@ -171,16 +171,20 @@ class Protection:
         """SimAC: find each photo's timesteps once, on a copy of the photo, before the first round."""
         search = self.method.timing.search
         for canvas in self.canvases if search is not None and self.round == 0 else ():
-            trial = Canvas(canvas.photo, canvas.budget)
-
-            def probe(timestep: int, trial: Canvas = trial) -> float:
-                return float(ascent.gradient([trial], 0, timestep)[0][0].abs().sum())
-
-            def step(timestep: int, trial: Canvas = trial) -> None:
-                slope = ascent.gradient([trial], 0, timestep)[0][0]
-                trial.move(direction(slope, self.method.rule, self.method.rule.size))
-
             assert search is not None
+            trial = Canvas(canvas.photo, canvas.budget)
+            # Steps below 0 are the search's own. Each of its trials draws square and noise anew, the same for all of
+            # its candidates; then the step draws: else all would be decided by one noise in one square.
+            number = [-1]
+
+            def probe(timestep: int, trial: Canvas = trial, number: list[int] = number) -> float:
+                return float(ascent.gradient([trial], number[0], timestep)[0][0].abs().sum())
+
+            def step(timestep: int, trial: Canvas = trial, number: list[int] = number) -> None:
+                slope = ascent.gradient([trial], number[0] - 1, timestep)[0][0]
+                trial.move(direction(slope, self.method.rule, self.method.rule.size))
+                number[0] -= 2
+
             generator = generator_for(self.seed, "search", canvas.key)
             total = ascent.surrogate.backbone.schedule.num_train_timesteps
             ascent.timesteps.kept[canvas.key] = search_timesteps(search, total, probe, step, generator)

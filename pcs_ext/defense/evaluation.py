@@ -1,19 +1,14 @@
 """The proof: what attackers learn from clean photos, from protected ones and from ones with random noise, as they are
 and after each laundering."""
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from PIL import Image
-from torch import Tensor
 
 from pcs_ext.config_io import (
-    atomic_write_bytes,
     config,
-    config_hash,
     file_sha256,
     from_jsonable,
     read_json,
@@ -22,24 +17,19 @@ from pcs_ext.config_io import (
 )
 from pcs_ext.defense.attack import Attacker, Scene, attack, nobody
 from pcs_ext.defense.budget import Budget
-from pcs_ext.defense.canvas import Canvas
-from pcs_ext.defense.files import encode
-from pcs_ext.defense.laundering import LAUNDERINGS, JpegFile, Laundering
+from pcs_ext.defense.laundering import LAUNDERINGS, JpegFile, Laundering, Mixed
 from pcs_ext.defense.naturalness import NaturalModel
 from pcs_ext.defense.photos import read_own_photo
-from pcs_ext.defense.written import random_change
+from pcs_ext.defense.sets import Limited, Pair, Sets
 from pcs_ext.errors import ConfigError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.class_images import ClassImages
 from pcs_ext.image.concept import fill
-from pcs_ext.image.data import read_photo
 from pcs_ext.image.evaluate import load_image_encoder, square_images
 from pcs_ext.image.evaluate.encoders import ImageEncoder
 from pcs_ext.image.evaluate.metrics import bootstrap_interval, drift
 from pcs_ext.image.learn import preset_of
-from pcs_ext.image.levels import levels_of
-from pcs_ext.image.png import write_png
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.reporter import Reporter
 
@@ -103,13 +93,6 @@ PLANS: dict[str, Plan] = {
 """By name: quick (5 short trainings) and full (72 whole ones)."""
 
 
-class Pair(NamedTuple):
-    """A photo before and after."""
-
-    original: Path
-    protected: Path
-
-
 def resolve_plan(plan: str | Plan) -> Plan:
     """The plan behind a name, a JSON file or a value.
 
@@ -155,6 +138,7 @@ def evaluate_protection(
     references: Sequence[Path] = (),
     attacks: Path | None = None,
     faces: str = "",
+    limited: Limited = read_own_photo,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Attack and measure; writes `evaluation.json` and returns its content. Goes on after interruptions.
@@ -171,6 +155,7 @@ def evaluate_protection(
         attacks: where attackers work, instead of in the job's own folder: several jobs on the same photos may share
             it, so that what all of them compare with is attacked once.
         faces: who finds faces (`faces.load_detector`), for FDFR and ISM; empty: they are not measured.
+        limited: an original with the mask that its protection had, so that random noise has the same.
         reporter: hears progress.
 
     Raises:
@@ -184,12 +169,12 @@ def evaluate_protection(
         for base, model in _models(plan, backbone, reporter).items()
     }
     scene = scenes[""]
-    sets = _Sets(pairs, place / "photos", backbone, budget)
+    sets = Sets(pairs, place / "photos", backbone, budget, limited)
     base = nobody(scene, reporter)
     rows: list[dict[str, Any]] = []
-    conditions = list(_conditions(plan))
+    conditions = list(_conditions(plan, len(pairs)))
     for number, (attacker, laundering, arm, seed) in enumerate(conditions):
-        label = UNLAUNDERED if laundering is None else laundering.name
+        label = UNLAUNDERED if laundering is None else _label(laundering, len(pairs))
         name = f"attack {number + 1} of {len(conditions)}: {attacker.label} on {ARMS[arm]}, {label}"
         own = scenes[attacker.base]
         outcome = attack(attacker, sets.photos(arm, laundering), own, seed=seed, reporter=reporter, name=name)
@@ -244,9 +229,20 @@ def drop_stale(output: Path, protected: Mapping[str, str], page: str) -> None:
         (output / NAME).unlink()
 
 
-def _conditions(plan: Plan) -> Iterator[tuple[Attacker, Laundering | None, str, int]]:
+def _label(laundering: Laundering, photos: int) -> str:
+    """How tables call it; with the numbers where a share is of no whole number of photos."""
+    if isinstance(laundering, Mixed) and laundering.count(photos) != laundering.share * photos:
+        return f"{laundering.name} ({laundering.count(photos)} of {photos})"
+    return laundering.name
+
+
+def _conditions(plan: Plan, photos: int) -> Iterator[tuple[Attacker, Laundering | None, str, int]]:
+    def leaves_some(laundering: Laundering) -> bool:
+        # Of a single photo, a half is all of it: what an attacker learns from originals says nothing of protection.
+        return not isinstance(laundering, Mixed) or laundering.share == 1 or laundering.count(photos) < photos
+
     for attacker in plan.attackers:
-        for laundering in (None, *plan.launderings):
+        for laundering in (None, *filter(leaves_some, plan.launderings)):
             for arm in ARMS:
                 if arm != "noise" or laundering is None or plan.noise_laundered:
                     for seed in plan.seeds:
@@ -283,62 +279,6 @@ def _scene(
         folder=place,
         faces=faces,
     )
-
-
-class _Sets:
-    """The photos that attackers get, as PNG files in sRGB, made once."""
-
-    def __init__(self, pairs: Sequence[Pair], folder: Path, backbone: AbstractBackbone, budget: Budget) -> None:
-        self.pairs, self.folder, self.backbone, self.budget = list(pairs), folder, backbone, budget
-
-    def photos(self, arm: str, laundering: Laundering | None) -> list[Path]:
-        """Files of one condition."""
-        plain = self._filled(arm, "", [arm, self._digests, to_jsonable(self.budget)], lambda: self._plain(arm))
-        if laundering is None:
-            return plain
-        facts = [to_jsonable(laundering), self.backbone.fingerprint, [file_sha256(path) for path in plain]]
-
-        def laundered() -> list[Tensor]:
-            clean = [_levels(path) for path in self.photos("clean", None)]
-            return laundering.apply([_levels(path) for path in plain], clean=clean, backbone=self.backbone, seed=0)
-
-        return self._filled(arm, laundering.name, facts, laundered)
-
-    @property
-    def _digests(self) -> list[str]:
-        return [file_sha256(path) for pair in self.pairs for path in pair]
-
-    def _plain(self, arm: str) -> list[Tensor]:
-        if arm == "clean":
-            return [_levels(pair.original) for pair in self.pairs]
-        if arm == "protected":
-            return [_levels(pair.protected) for pair in self.pairs]
-        return [self._noisy(pair.original) for pair in self.pairs]
-
-    def _noisy(self, original: Path) -> Tensor:
-        """Random noise goes through a file in the photo's own colour space, as the perturbation did."""
-        photo = read_own_photo(original)
-        pixels = (photo.pixels + random_change(Canvas(photo, self.budget))).to(torch.uint8)
-        path = self.folder / "own colours" / f"{photo.sha256[:16]}.png"
-        atomic_write_bytes(path, encode(photo.with_pixels(pixels), "png"))
-        return _levels(path)
-
-    def _filled(self, arm: str, name: str, facts: object, make: Callable[[], list[Tensor]]) -> list[Path]:
-        folder = self.folder / (re.sub(r"\W+", "-", name).strip("-") or "as-shared") / arm
-        paths = [folder / f"{index:04d}.png" for index in range(len(self.pairs))]
-        mark, digest = folder / "made_from.json", config_hash(facts)
-        if mark.is_file() and read_json(mark) == digest and all(path.is_file() for path in paths):
-            return paths
-        mark.unlink(missing_ok=True)
-        for path, picture in zip(paths, make(), strict=True):
-            write_png(path, Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()))
-        write_json(mark, digest)
-        return paths
-
-
-def _levels(path: Path) -> Tensor:
-    """What a trainer reads, uint8 `3 h w`."""
-    return levels_of(read_photo(path).image)
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -142,11 +142,15 @@ class Mixed:
         """Such as "half of them clean"."""
         return "half of them clean" if self.share == 0.5 else f"{self.share:.0%} of them clean"
 
+    def count(self, photos: int) -> int:
+        """How many of so many photos become clean."""
+        return max(1, round(self.share * photos))
+
     def apply(
         self, photos: Sequence[Tensor], *, clean: Sequence[Tensor], backbone: AbstractBackbone, seed: int
     ) -> list[Tensor]:
         """The first photos become clean; nothing is drawn."""
-        count = max(1, round(self.share * len(photos)))
+        count = self.count(len(photos))
         return [*clean[:count], *photos[count:]]
 
 

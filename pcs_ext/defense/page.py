@@ -59,8 +59,10 @@ def _header(report: Report, found: dict[str, Any] | None) -> str:
     method, photos = report.job["method"], _done(report)
     budget, visible = method["budget"], [entry["visibility"] for entry in photos]
     sharpness = [v["psnr_db"] for v in visible if v["psnr_db"] is not None]
+    changed = sum(entry.get("changed", True) for entry in photos)
+    same = f", {len(photos) - changed} not changed at all" if changed < len(photos) else ""
     stats = [
-        (str(len(photos)), "photos protected" if len(photos) != 1 else "photo protected"),
+        (str(changed), ("photos protected" if changed != 1 else "photo protected") + same),
         (f"{budget['levels']:g}", f"8-bit levels of budget ({escape(budget['norm'])})"),
         (f"{_mean(sharpness):.1f} dB" if sharpness else "equal", "PSNR to the originals, mean"),
         (f"{_mean([v['ssim'] for v in visible]):.3f}", "SSIM to the originals, mean"),
@@ -208,12 +210,14 @@ def _strip(title: str, names: list[str], folder: Path) -> str:
 def _visible(report: Report, found: dict[str, Any] | None) -> str:
     photos, distances = _done(report), {} if found is None else found["distances"]
     rows = "".join(_photo_row(entry, distances.get(entry["output"])) for entry in photos)
+    # They show the originals: whoever deletes them before sharing the folder gets the page without them.
+    shown = [entry for entry in photos if (report.folder / entry["strip"]).is_file()]
     strips = "".join(
         f'<figure><img src="{data_uri(report.folder / entry["strip"], side=0)}" alt="Original, protected and '
         f'difference of {escape(entry["output"])}"><figcaption>{escape(entry["output"])}</figcaption></figure>'
-        for entry in photos[:_STRIPS]
+        for entry in shown[:_STRIPS]
     )
-    rest = "" if len(photos) <= _STRIPS else f'<p class="soft">The strips of all photos lie in {STRIPS}/.</p>'
+    rest = "" if len(shown) <= _STRIPS else f'<p class="soft">The strips of all photos lie in {STRIPS}/.</p>'
     return (
         '<h2 id="visible-title">What can be seen</h2><p class="soft">Measured on the decoded files.</p>'
         '<div class="scroll" tabindex="0"><table><thead><tr><th>file</th><th>largest change</th><th>mean change</th>'
@@ -246,7 +250,8 @@ def _photo_row(entry: dict[str, Any], distance: float | None) -> str:
     )
     if distance is not None:
         cells += (f"{distance:.4f}",)
-    return f"<tr><th>{escape(entry['output'])}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    notes = "".join(f"<span>{escape(note)}</span>" for note in entry["notes"])
+    return f"<tr><th>{escape(entry['output'])}{notes}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
 def _made(report: Report) -> str:
@@ -291,9 +296,11 @@ def _surrogate(training: dict[str, Any] | None) -> str:
 def _honest(report: Report, found: dict[str, Any] | None) -> str:
     bases, summary = escape(_bases(report)), [] if found is None else found["summary"]
     launderings = ", ".join(dict.fromkeys(e["laundering"] for e in summary if not _is_plain(e))) or "none"
+    others = _other_bases(found)
+    tested = f"Attackers also started from {escape(', '.join(others))}; no other" if others else "No newer"
     facts = {
-        0: f" Here: {escape(report.job['method']['id'])} on {bases}. No newer model was tested, and none of another "
-        "family.",
+        0: f" Here: {escape(report.job['method']['id'])} on {bases}. {tested} model was tested"
+        + (", and none of another family." if not others else "."),
         1: f" Here: {escape(launderings)}; the table above has the figures. What is not in it was not tested."
         if summary
         else " Here: nothing of it was tested.",
@@ -308,11 +315,23 @@ def _footer(found: dict[str, Any] | None) -> str:
     plan = found["plan"]
     seconds = sum(row["seconds"] for row in {tuple(row["pictures"]): row for row in found["rows"]}.values())
     return (
-        f"<p>Attackers started from {escape(found['base'])} on {escape(found['device'])}; training seeds "
+        f"<p>Attackers started from {escape(', '.join(_starts(found)))} on {escape(found['device'])}; training seeds "
         f"{', '.join(map(str, plan['seeds']))}; prompts {escape('; '.join(plan['prompts']))}; {plan['pictures']} "
         f"pictures each; {seconds / 60:.0f} minutes in all. Every number is in <code>report.json</code> and "
         f"<code>evaluation.json</code>, every picture and every set of photos in <code>{FOLDER}/</code>.</p>"
     )
+
+
+def _other_bases(found: dict[str, Any] | None) -> list[str]:
+    """Bases that the plan gives attackers of their own, each once."""
+    attackers = [] if found is None else found["plan"]["attackers"]
+    return list(dict.fromkeys(attacker["base"] for attacker in attackers if attacker["base"]))
+
+
+def _starts(found: dict[str, Any]) -> list[str]:
+    """All bases that attackers started from."""
+    first = [found["base"]] if any(not attacker["base"] for attacker in found["plan"]["attackers"]) else []
+    return [*first, *_other_bases(found)]
 
 
 def _done(report: Report) -> list[dict[str, Any]]:

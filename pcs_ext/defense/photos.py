@@ -7,6 +7,7 @@ protected file must differ from it by the perturbation and nothing else.
 import dataclasses
 import hashlib
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from pcs_ext.defense.metadata import MetadataPolicy, exif_bytes
 from pcs_ext.errors import PhotoError
 from pcs_ext.image.data import open_image
+from pcs_ext.image.data.photos import SUFFIXES
 
 MAX_PIXELS = 100_000_000
 """Above this the perturbation, its gradient and a view of the whole photo would need more than about 10 GB."""
@@ -67,7 +69,8 @@ def read_own_photo(path: Path, *, metadata: MetadataPolicy = "clean", mask: bool
         mask: let only the light parts of `NAME_mask.*` beside it change.
 
     Raises:
-        PhotoError: damaged, animated, of several pages, above `MAX_PIXELS`, or without its mask; says what to do.
+        PhotoError: damaged, animated, of several pages, above `MAX_PIXELS`, or without a mask that has light
+            parts; says what to do.
     """
     image = open_image(path)
     _refuse(path, image)
@@ -81,7 +84,6 @@ def read_own_photo(path: Path, *, metadata: MetadataPolicy = "clean", mask: bool
         srgb = _srgb(rgb, icc)
     except (OSError, ValueError, SyntaxError, EOFError, ImageCms.PyCMSError, Image.DecompressionBombError) as error:
         raise PhotoError(f"{path} cannot be decoded ({error}); it is damaged or cut off. Export it again.") from None
-    dpi = image.info.get("dpi")
     return OwnPhoto(
         path=path,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -90,10 +92,18 @@ def read_own_photo(path: Path, *, metadata: MetadataPolicy = "clean", mask: bool
         srgb=srgb,
         icc=icc,
         exif=exif,
-        dpi=(float(dpi[0]), float(dpi[1])) if dpi else None,
+        dpi=_resolution(image),
         mask=_mask(path, rgb.size) if mask else None,
         notes=notes,
     )
+
+
+def _resolution(image: Image.Image) -> tuple[float, float] | None:
+    """Dots per inch; None where the file says none, or nonsense such as 0/0."""
+    dpi = image.info.get("dpi")
+    if not dpi or not all(math.isfinite(value) and value > 0 for value in map(float, dpi[:2])):
+        return None
+    return float(dpi[0]), float(dpi[1])
 
 
 def _refuse(path: Path, image: Image.Image) -> None:
@@ -155,17 +165,18 @@ def _without_ink(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _srgb(rgb: Image.Image, icc: bytes | None) -> Tensor | None:
-    if not icc or rgb.mode != "RGB":
+def _srgb(image: Image.Image, icc: bytes | None) -> Tensor | None:
+    """`3 h w` in sRGB, or None where that is what the samples say already; gray photos have profiles, too."""
+    if not icc or image.mode not in ("RGB", "L"):
         return None
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-        converted = ImageCms.profileToProfile(rgb, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError):
         return None  # a broken profile says nothing about the pixels; sRGB is what viewers assume then
     assert converted is not None
     seen = _planes(converted)
-    return None if torch.equal(seen, _planes(rgb)) else seen
+    return None if torch.equal(seen, _planes(image.convert("RGB"))) else seen
 
 
 def _planes(image: Image.Image) -> Tensor:
@@ -179,7 +190,8 @@ def mask_path(path: Path) -> Path:
     Raises:
         PhotoError: there is none.
     """
-    found = [file for file in sorted(path.parent.iterdir()) if file.stem == f"{path.stem}_mask"]
+    beside = (file for file in sorted(path.parent.iterdir()) if file.suffix.lower() in SUFFIXES)
+    found = [file for file in beside if file.stem == f"{path.stem}_mask"]
     if not found:
         raise PhotoError(
             f"{path} has no {path.stem}_mask.png beside it; draw one (light = may change) or choose another --region."
@@ -187,11 +199,27 @@ def mask_path(path: Path) -> Path:
     return found[0]
 
 
+def _lightness(image: Image.Image) -> Image.Image:
+    """Of a mask, mode L: transparent places are dark, whatever colour lies under them."""
+    if image.mode in _SIXTEEN_BIT:
+        return _eight_bit(image)
+    if image.mode in ("LA", "RGBA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return image.convert("L")
+
+
 def _mask(path: Path, size: tuple[int, int]) -> Tensor:
     found = mask_path(path)
-    image = ImageOps.exif_transpose(open_image(found)).convert("L")
+    image = _lightness(ImageOps.exif_transpose(open_image(found)))
     if abs(image.width * size[1] - image.height * size[0]) > 0.02 * image.height * size[0]:
         raise PhotoError(
             f"{found} is {image.width} x {image.height}, its photo {size[0]} x {size[1]}; expected the same shape."
         )
-    return torch.from_numpy(np.array(image.resize(size, Image.Resampling.BILINEAR)) >= 128)
+    mask = torch.from_numpy(np.array(image.resize(size, Image.Resampling.BILINEAR)) >= 128)
+    if not mask.any():
+        raise PhotoError(
+            f"{found} is dark all over, so nothing of {path.name} may change; draw light where it may, or leave the "
+            "photo out."
+        )
+    return mask

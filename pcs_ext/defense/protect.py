@@ -11,25 +11,26 @@ from typing import Any
 
 import torch
 
-from pcs_ext.config_io import config_hash, file_sha256, from_jsonable, read_json, to_jsonable
+from pcs_ext.config_io import config_hash, file_sha256, to_jsonable
 from pcs_ext.defense.budget import Norm
 from pcs_ext.defense.canvas import Canvas
+from pcs_ext.defense.choice import resolve_method
 from pcs_ext.defense.engine import Protection
 from pcs_ext.defense.evaluation import NAME as EVALUATION
-from pcs_ext.defense.evaluation import Pair, Plan, drop_stale, evaluate_protection, load_judge, resolve_plan
+from pcs_ext.defense.evaluation import Plan, drop_stale, evaluate_protection, load_judge, resolve_plan
 from pcs_ext.defense.expectation import expect
 from pcs_ext.defense.faces import load_detector
-from pcs_ext.defense.files import Format, output_names
+from pcs_ext.defense.files import Format, fitting, output_names
 from pcs_ext.defense.following import follow
 from pcs_ext.defense.metadata import MetadataPolicy
 from pcs_ext.defense.method import Defense
 from pcs_ext.defense.page import PAGE, write_page
 from pcs_ext.defense.photos import OwnPhoto, mask_path, read_own_photo
-from pcs_ext.defense.recipes import RECIPES
 from pcs_ext.defense.regions import Region, on_faces, on_subject
 from pcs_ext.defense.report import TOYBOX_WARNING, Report
+from pcs_ext.defense.sets import Pair
 from pcs_ext.defense.surrogate import Surrogate
-from pcs_ext.defense.written import write_protected
+from pcs_ext.defense.written import UNCHANGED, write_protected
 from pcs_ext.errors import Interrupted, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
@@ -39,7 +40,6 @@ from pcs_ext.image.concept import Concept
 from pcs_ext.image.data import overlooked, photo_paths, read_photo
 from pcs_ext.image.evaluate.encoders import ImageEncoder
 from pcs_ext.image.learn import preset_of
-from pcs_ext.image.recipes import Preset
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.reporter import Reporter, SilentReporter
 
@@ -70,36 +70,6 @@ class Options:
     one, but more for small models."""
     device: str = "auto"
     precision: str = "auto"
-
-
-def resolve_method(
-    recipe: str | Defense,
-    preset: Preset,
-    *,
-    levels: float = 0,
-    steps: int = 0,
-    norm: Norm | None = None,
-    config: Path | None = None,
-) -> Defense:
-    """The method behind a name, a value or a JSON file; 0 levels, 0 steps and no norm take the method's own.
-
-    Raises:
-        UsageError: unknown name, or levels or steps below 0.
-        ConfigError: the JSON does not fit, or the budget is out of range.
-    """
-    if levels < 0 or steps < 0:
-        raise UsageError(f"--levels and --steps must be positive, or 0 for the method's own; got {levels} and {steps}.")
-    if config is not None:
-        method = from_jsonable(Defense, read_json(config), where=str(config))
-    elif isinstance(recipe, Defense):
-        method = recipe
-    elif recipe in RECIPES:
-        method = RECIPES[recipe].build(preset)
-    else:
-        raise UsageError(f"recipe {recipe!r} is unknown; expected one of {', '.join(RECIPES)}.")
-    method = method.with_norm(norm) if norm is not None else method
-    method = method.with_levels(levels) if levels else method
-    return method.with_steps(steps) if steps else method
 
 
 def protect(
@@ -193,8 +163,12 @@ def _name(base: str | AbstractBackbone) -> str:
 
 def _checked(paths: Sequence[Path], output: Path, options: Options) -> list[Path]:
     """The photos, each decoded once, so that a bad one is named before a model loads."""
-    paths = list(dict.fromkeys(path.resolve() for path in paths))
-    inside = [path for path in paths if path.parent == output.resolve()]
+    # A link keeps its own name, and a mask beside it counts; what it leads to is protected once.
+    own: dict[Path, Path] = {}
+    for path in paths:
+        own.setdefault(path.resolve(), Path(os.path.abspath(path)))
+    paths, place = list(own.values()), output.resolve()
+    inside = [path for path in paths if place in (path.resolve().parent, path.parent.resolve())]
     if inside:
         raise UsageError(
             f"--output {output} is where {inside[0].name} lies; originals are never touched: choose another."
@@ -205,6 +179,7 @@ def _checked(paths: Sequence[Path], output: Path, options: Options) -> list[Path
         raise UsageError("quality must be 1 to 100, batch 0 or more and the noun a word or two.")
     if options.faces or options.region == "faces":
         load_detector(options.faces or "cascade")  # a wrong name is told now
+    output_names(paths, options.format)
     for path in paths:
         _read(path, options)
     for path in [] if options.clean is None else photo_paths(options.clean):
@@ -213,7 +188,8 @@ def _checked(paths: Sequence[Path], output: Path, options: Options) -> list[Path
 
 
 def _read(path: Path, options: Options) -> OwnPhoto:
-    return read_own_photo(path, metadata=options.metadata, mask=options.region == "mask")
+    photo = read_own_photo(path, metadata=options.metadata, mask=options.region == "mask")
+    return fitting(photo, options.format)
 
 
 class _Job:
@@ -305,6 +281,7 @@ class _Job:
             budget=self.method.budget,
             references=[] if clean is None else photo_paths(clean),
             faces=self.options.faces,
+            limited=lambda path: self._canvas(path).photo,
             reporter=self.reporter,
         )
         self.page(found)
@@ -334,13 +311,15 @@ class _Job:
             protection = Protection(
                 canvases, surrogates, self.method, seed=self.options.seed, reference=reference, batch=self.options.batch
             )
-            self._climb(protection)
+            saved = self._climb(protection)
             seconds = (time.monotonic() - started) / len(group)
             for canvas in canvases:
                 if canvas.photo.path in wanted:
                     self._write(canvas, protection, seconds)
+        shutil.rmtree(saved, ignore_errors=True)  # not before all is written: a full disk must not cost the work
 
-    def _climb(self, protection: Protection) -> None:
+    def _climb(self, protection: Protection) -> Path:
+        """Optimise; returns the folder of what was saved on the way."""
         keys = [canvas.key for canvas in protection.canvases]
         masks = [self.masks.get(canvas.photo.path) for canvas in protection.canvases]
         digest = config_hash([self.report.settings, keys, masks])
@@ -350,7 +329,7 @@ class _Job:
             if found is not None:
                 protection.load_state(found.tensors, found.state)
             follow(protection, checkpoints, self.reporter, f"protect {len(keys)} photos")
-        shutil.rmtree(checkpoints.folder, ignore_errors=True)
+        return checkpoints.folder
 
     def _write(self, canvas: Canvas, protection: Protection, seconds: float) -> None:
         name, path = self.names[canvas.photo.path], canvas.photo.path
@@ -367,6 +346,10 @@ class _Job:
         measured = write_protected(canvas, protection, self.output / name, self.options.format, self.options.quality)
         entry |= {"state": "done", **measured, "seconds": round(seconds, 3)}
         self.report.put(entry)
+        if not measured["changed"]:
+            self.reporter.event("warning", f"{self.output / name} is not protected: {UNCHANGED}")
+        for note in (note for note in measured["notes"] if note != UNCHANGED):
+            self.reporter.event("note", f"{self.output / name}: {note}", output=name)
         self.reporter.event("protected", f"{self.output / name}", output=name, **measured["budget"]["measured"])
 
     def _surrogate(self, backbone: AbstractBackbone, name: str, *, prior: bool = True) -> Surrogate:

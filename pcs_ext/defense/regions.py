@@ -26,7 +26,7 @@ def on_faces(photo: OwnPhoto, detector: FaceDetector) -> OwnPhoto:
     boxes = detector(seen.expand(3, -1, -1))
     if not boxes:
         return _everywhere(photo, "no face was found: all of the photo was changed")
-    note = f"{len(boxes)} face{'s' if len(boxes) > 1 else ''} found; the rest of the photo is untouched"
+    note = f"{len(boxes)} face{'s' if len(boxes) > 1 else ''} found; only there the photo was to change"
     return dataclasses.replace(photo, mask=face_mask(boxes, *photo.size), notes=(*photo.notes, note))
 
 
@@ -42,7 +42,7 @@ def on_subject(photo: OwnPhoto, canvas: Canvas, backbone: AbstractBackbone, noun
         mask[rows, square.left : square.left + square.side] |= found
     if not mask.any():
         return _everywhere(photo, f"{noun} was not found: all of the photo was changed")
-    note = f"{noun} found on {float(mask.float().mean()):.0%} of the photo; the rest is untouched"
+    note = f"{noun} found on {float(mask.float().mean()):.0%} of the photo; only there it was to change"
     return dataclasses.replace(photo, mask=mask, notes=(*photo.notes, note))
 
 

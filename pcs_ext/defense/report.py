@@ -19,7 +19,8 @@ STATEMENTS = (
     "Photos that are public already, face recognition and one-image identity encoders are not affected.",
     "A motivated attacker can remove it: protection is friction.",
     "Protect all photos of a person; a few clean ones undo it.",
-    "Keep the originals, share the produced files unedited, and do not protect a protected file again.",
+    "Keep the originals, share the produced photos unedited, and do not protect a protected file again. Never share "
+    "the folder: difference strips, the page and attacks/ show the unprotected photos.",
     "Believe no percentage without its test. Opt-out tags and signed provenance complement protection, they are none.",
 )
 """What an honest tool says with every result."""
@@ -38,6 +39,8 @@ class Report:
     warnings: tuple[str, ...] = ()
     photos: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Entries by file name of the output."""
+    jobs: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    """Jobs of earlier calls by their hash, which photos name as `settings`."""
 
     @staticmethod
     def load(folder: Path, job: dict[str, Any], warnings: tuple[str, ...]) -> "Report":
@@ -48,7 +51,10 @@ class Report:
         """
         report = Report(folder, job, warnings)
         if (folder / NAME).exists():
-            report.photos = {entry["output"]: entry for entry in read_report(folder / NAME)["photos"]}
+            content = read_report(folder / NAME)
+            report.photos = {entry["output"]: entry for entry in content["photos"]}
+            before = content.get("job")
+            report.jobs = {**content.get("jobs", {}), **({config_hash(before): before} if before else {})}
         return report
 
     @property
@@ -85,10 +91,13 @@ class Report:
         self.save()
 
     def save(self) -> None:
-        """Write `report.json`: warnings first, photos in the order of their names."""
+        """Write `report.json`: warnings first, photos in the order of their names, and the jobs that made them."""
+        jobs = {**self.jobs, self.settings: to_jsonable(self.job)}
+        made = sorted({entry["settings"] for entry in self.photos.values()})
         content = {
             "warnings": list(self.warnings),
             "job": to_jsonable(self.job),
+            "jobs": {name: jobs[name] for name in made if name in jobs},
             "statements": list(STATEMENTS),
             "photos": [self.photos[name] for name in sorted(self.photos)],
         }

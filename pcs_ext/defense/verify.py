@@ -19,7 +19,8 @@ from pcs_ext.errors import InputError, PcsError, UsageError
 from pcs_ext.image.data import photo_paths
 from pcs_ext.reporter import Reporter, SilentReporter
 
-Verdict = Literal["intact", "carried", "weakened", "lost"]
+Verdict = Literal["intact", "carried", "weakened", "lost", "unprotected"]
+ALARMING: tuple[Verdict, ...] = ("weakened", "lost", "unprotected")
 CARRIED, WEAKENED = 0.8, 0.3
 """Least shares of the perturbation for these verdicts: conventions of this tool, not measured thresholds of effect."""
 _THUMB = 32
@@ -33,7 +34,8 @@ class Verification:
 
     file: Path
     verdict: Verdict
-    """intact: the very samples. carried, weakened, lost: at least 0.8, at least 0.3, less of the perturbation."""
+    """intact: the very samples. carried, weakened, lost: at least 0.8, at least 0.3, less of the perturbation.
+    unprotected: there never was one, nothing was changed in the photo."""
     kept: float
     """Projection of the file's change onto the perturbation, 1 = all of it. A share of the perturbation, not of the
     protection's effect."""
@@ -62,8 +64,8 @@ class Verifications:
 
     @property
     def alarming(self) -> bool:
-        """Whether a photo lost its perturbation, much of it, or itself."""
-        return bool(self.missing) or any(found.verdict in ("weakened", "lost") for found in self.photos)
+        """Whether a photo lost its perturbation, much of it, or itself, or never was protected."""
+        return bool(self.missing) or any(found.verdict in ALARMING for found in self.photos)
 
 
 def verify_all(
@@ -126,8 +128,10 @@ def verify(file: Path, *, report: Path | None = None, original: Path | None = No
     source = original or Path(os.path.normpath(place.parent / entry["photo"]))
     source = source / Path(entry["photo"]).name if source.is_dir() else source
     if original is None and not source.is_file() and digest == entry["output_sha256"]:
+        changed = entry.get("changed", True)
+        verdict, kept = ("intact", 1.0) if changed else ("unprotected", 0.0)
         return Verification(
-            file=file, verdict="intact", kept=1.0, bytes_equal=True, budget=None, original=source, output=output
+            file=file, verdict=verdict, kept=kept, bytes_equal=True, budget=None, original=source, output=output
         )
     if file.resolve() == output.resolve() and digest != entry["output_sha256"]:
         raise InputError(
@@ -138,12 +142,12 @@ def verify(file: Path, *, report: Path | None = None, original: Path | None = No
     written = _unchanged(output, entry["output_sha256"], "protected photo", "--report")
     delta = written.float() - before.float()
     found = _changed(now, before, file)
-    kept = float((found * delta).sum() / delta.square().sum().clamp_min(1e-12)) if bool(delta.any()) else 1.0
+    kept = float((found * delta).sum() / delta.square().sum().clamp_min(1e-12))
     same = now.shape == written.shape and torch.equal(now, written)
     budget = from_jsonable(Budget, entry["budget"]["allowed"], where=str(place))
     return Verification(
         file=file,
-        verdict=_verdict(kept, same),
+        verdict=_verdict(kept, same) if entry.get("changed", bool(delta.any())) else "unprotected",
         kept=kept,
         bytes_equal=digest == entry["output_sha256"],
         budget=budget.check(now, before) if now.shape == before.shape else None,

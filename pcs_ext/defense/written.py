@@ -18,6 +18,7 @@ from pcs_ext.runtime import generator_for
 KEPT = 0.9
 """Share of the perturbation that a JPEG must keep, as long as a higher quality can still be tried."""
 STRIPS = "differences"
+UNCHANGED = "nothing was changed in it; a larger budget or another region may change something"
 
 
 def write_protected(canvas: Canvas, protection: Protection, path: Path, format: Format, quality: int) -> dict[str, Any]:
@@ -39,20 +40,30 @@ def write_protected(canvas: Canvas, protection: Protection, path: Path, format: 
     atomic_write_bytes(path, data)
     strip = path.parent / STRIPS / f"{path.name}.png"
     write_png(strip, difference_strip(canvas.pixels, decoded))
-    encoding: dict[str, Any] = {"format": format, "kept": kept_share(canvas.pixels, result, decoded)}
+    changed = not torch.equal(result, canvas.pixels)
+    kept = kept_share(canvas.pixels, result, decoded) if changed else 0.0  # of nothing, nothing is kept
+    encoding: dict[str, Any] = {"format": format, "kept": kept}
     if format == "jpeg":
         encoding["quality"] = quality_used
     return {
         "output_sha256": file_sha256(path),
         "width": canvas.photo.size[1],
         "height": canvas.photo.size[0],
-        "notes": list(canvas.photo.notes),
+        "notes": [*canvas.photo.notes, *_notes(canvas, format, changed)],
+        "changed": changed,
         "budget": {"allowed": to_jsonable(canvas.budget), "measured": to_jsonable(check)},
         "visibility": measure(canvas.pixels, decoded),
         "encoding": encoding,
         "objective": _objective(canvas, protection, decoded),
         "strip": f"{STRIPS}/{strip.name}",
     }
+
+
+def _notes(canvas: Canvas, format: Format, changed: bool) -> list[str]:
+    notes = [] if changed else [UNCHANGED]
+    if format == "jpeg" and canvas.photo.mask is not None:
+        notes.append("JPEG's own loss is everywhere, outside the region, too")
+    return notes
 
 
 def _encoded(canvas: Canvas, result: Tensor, format: Format, quality: int) -> tuple[bytes, int]:
@@ -78,7 +89,10 @@ def random_change(canvas: Canvas) -> Tensor:
     generator = generator_for("random change", canvas.key)
     coins = torch.randint(0, 2, canvas.pixels.shape, generator=generator, dtype=torch.int8)
     noisy = Canvas(canvas.photo, canvas.budget)
-    noisy.move(lambda rows: canvas.budget.levels * (2.0 * coins[:, rows] - 1))
+    # An l2 budget counts the whole photo: where a mask leaves little of it, the noise there is as much stronger.
+    mask = canvas.photo.mask if canvas.budget.norm == "l2" else None
+    size = canvas.budget.levels if mask is None else canvas.budget.levels / max(float(mask.float().mean()), 1e-9) ** 0.5
+    noisy.move(lambda rows: size * (2.0 * coins[:, rows] - 1))
     return noisy.result().float() - canvas.pixels
 
 

@@ -7,12 +7,13 @@ from typing import Any
 
 from pcs_ext.config_io import file_sha256, read_json, to_jsonable
 from pcs_ext.defense.attack import Attacker
+from pcs_ext.defense.choice import resolve_method
 from pcs_ext.defense.evaluation import ARMS, Plan
 from pcs_ext.defense.evaluation import FOLDER as ATTACKS
 from pcs_ext.defense.evaluation import NAME as EVALUATION
 from pcs_ext.defense.files import output_names
 from pcs_ext.defense.page import PAGE
-from pcs_ext.defense.protect import Options, protect, resolve_method
+from pcs_ext.defense.protect import Options, protect
 from pcs_ext.demo.data import ShownArm, ShownProtected, ShownProtection
 from pcs_ext.demo.numbers import seconds_text
 from pcs_ext.demo.part import part, part_seconds

@@ -12,14 +12,14 @@ from pcs_ext.artifact import ArtifactData
 from pcs_ext.cli import main
 from pcs_ext.config_io import to_jsonable
 from pcs_ext.defense.audit.applied import applied, stand_in
-from pcs_ext.defense.audit.command import audit
+from pcs_ext.defense.audit.command import audit, taken_words
 from pcs_ext.defense.audit.contents import read_contents
 from pcs_ext.defense.audit.likelihood import explanation
 from pcs_ext.defense.audit.method import AuditMethod
 from pcs_ext.defense.audit.painting import Reference
 from pcs_ext.defense.audit.probes import Behaviour, LostNoun, WordScore, stands_out, switches
 from pcs_ext.defense.audit.recipes import RECIPES
-from pcs_ext.defense.audit.structure import layer_facts
+from pcs_ext.defense.audit.structure import changed_words, layer_facts
 from pcs_ext.defense.audit.verdict import is_another, judge_behaviour, taken_over
 from pcs_ext.defense.audit.vocabulary import token_table
 from pcs_ext.errors import ArtifactError, ConfigError, UsageError
@@ -193,6 +193,27 @@ def test_replaced_rows_of_the_token_table_are_named(
     assert "wooden" not in reason, "the file names that word itself"
 
 
+def test_rows_are_named_in_every_spelling_and_form(toybox: AbstractBackbone, tmp_path: Path) -> None:
+    table, tokenizer = token_table(toybox.text_encoders[0]), toybox.tokenizers[0]
+    tree, car = (tokenizer(word).input_ids[1] for word in ("tree", "car"))
+    replaced, only = table.clone(), torch.zeros(len(table), 1)
+    replaced[tree], only[tree] = table[car], 1.0
+    row = (table[car] - table[tree])[None].clone()
+    kohya, plain = "lora_te_text_model_embeddings_token_embedding", "text_encoder.embeddings.token_embedding"
+    forms = {
+        "weight": {"text_encoder.text_model.embeddings.token_embedding.weight": replaced},
+        "without a level": {f"{plain}.weight": replaced},
+        "underscores": {f"{kohya}.weight": replaced},
+        "low rank": {f"{kohya}.lora_up.weight": only, f"{kohya}.lora_down.weight": row},
+        "difference": {f"{kohya}.diff": only @ row},
+        "halves": {f"{kohya}.diff": only @ row / 2, f"{plain}.diff": only @ row / 2},
+    }
+    for name, tensors in forms.items():
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+        contents = read_contents(tmp_path / f"{name}.safetensors")
+        assert changed_words(contents, toybox) == [("tree", pytest.approx(1.69, abs=0.01))], name
+
+
 def test_a_false_claim_is_told_from_a_true_one(toybox: AbstractBackbone, reference: Reference, tmp_path: Path) -> None:
     """The vector is the base's own word for a dog: what it paints is known without training."""
     table = token_table(toybox.text_encoders[0])
@@ -219,6 +240,26 @@ def test_a_token_in_the_place_of_an_ordinary_word_is_an_alarm(
     save_file({"car": row}, tmp_path / "car.safetensors")
     report = audit(tmp_path / "car.safetensors", base=toybox, method=QUICK, reference=reference)
     assert '"car" is an ordinary word' in report.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("stem", "key", "phrase", "reason"),
+    [
+        ("dog", "emb_params", "<my-toy>", '"dog" is an ordinary word'),
+        ("dog", "<my-toy>", "", '"dog" is an ordinary word'),
+        ("toy-1", "<my-toy>", "dog", '"dog" is an ordinary word'),
+        ("a red car", "emb_params", "", '"a red car" are ordinary words'),
+        ("toy-1", "<my-toy>", "", ""),
+    ],
+)
+def test_a_file_cannot_hide_the_words_it_is_called_by(
+    stem: str, key: str, phrase: str, reason: str, toybox: AbstractBackbone, tmp_path: Path
+) -> None:
+    row = token_table(toybox.text_encoders[0])[:1].clone()
+    file = tmp_path / f"{stem}.safetensors"
+    save_file({key: row}, file, metadata={"modelspec.trigger_phrase": phrase})
+    reasons = taken_words(read_contents(file), toybox)
+    assert [reason] == [text[: len(reason)] for text in reasons] if reason else not reasons
 
 
 def test_a_word_must_stand_out_and_repeat_itself() -> None:

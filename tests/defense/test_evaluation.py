@@ -15,9 +15,14 @@ from pcs_ext.config_io import from_jsonable, to_jsonable
 from pcs_ext.defense import evaluation
 from pcs_ext.defense.attack import Attacker, Scene, attack, denoising_loss
 from pcs_ext.defense.budget import Budget
-from pcs_ext.defense.evaluation import PLANS, Pair, Plan, evaluate_protection, load_judge, resolve_plan, summarise
+from pcs_ext.defense.canvas import Canvas
+from pcs_ext.defense.evaluation import PLANS, Plan, evaluate_protection, load_judge, resolve_plan, summarise
 from pcs_ext.defense.laundering import JpegFile, Mixed
 from pcs_ext.defense.naturalness import NaturalModel
+from pcs_ext.defense.photos import read_own_photo
+from pcs_ext.defense.protect import Options, protect
+from pcs_ext.defense.sets import Pair, Sets
+from pcs_ext.defense.written import random_change
 from pcs_ext.errors import ConfigError, Interrupted, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
@@ -176,7 +181,7 @@ def test_an_interrupted_evaluation_goes_on(
 def test_noise_uses_the_whole_budget_and_laundered_photos_are_kept(
     pairs: list[Pair], tmp_path: Path, base: AbstractBackbone, judge: ImageEncoder
 ) -> None:
-    sets = evaluation._Sets(pairs, tmp_path / "photos", base, BUDGET)
+    sets = Sets(pairs, tmp_path / "photos", base, BUDGET)
     for original, path in zip(sets.photos("clean", None), sets.photos("noise", None), strict=True):
         change = np.asarray(Image.open(path)).astype(int) - np.asarray(Image.open(original)).astype(int)
         assert np.abs(change).max() == 8
@@ -187,6 +192,49 @@ def test_noise_uses_the_whole_budget_and_laundered_photos_are_kept(
     first[0].unlink()
     assert sets.photos("protected", JpegFile(quality=75))[0].is_file()
     assert sets.photos("protected", JpegFile(quality=90)) != first
+
+
+def test_half_of_the_photos_is_said_in_numbers_and_not_tried_on_one() -> None:
+    plan = Plan(attackers=(WORD,), launderings=(Mixed(share=0.5), JpegFile(quality=75)))
+
+    def tried(photos: int) -> set[str]:
+        conditions = evaluation._conditions(plan, photos)
+        return {evaluation._label(one[1], photos) for one in conditions if one[1] is not None}
+
+    assert tried(4) == {"half of them clean", "JPEG 75"}
+    assert tried(5) == {"half of them clean (2 of 5)", "JPEG 75"}
+    assert tried(3) == {"half of them clean (2 of 3)", "JPEG 75"}
+    assert tried(1) == {"JPEG 75"}
+
+
+def test_noise_goes_where_the_perturbation_may(tmp_path: Path, base: AbstractBackbone) -> None:
+    album, out = tmp_path / "album", tmp_path / "out"
+    album.mkdir()
+    levels = np.random.default_rng(0).integers(20, 230, (40, 48, 3), dtype=np.uint8)
+    Image.fromarray(levels).save(album / "a.png")
+    mask = np.zeros((40, 48), dtype=np.uint8)
+    mask[:, :12] = 255
+    Image.fromarray(mask).save(album / "a_mask.png")
+    options = Options(noun="dog", region="mask")
+    plan = Plan(attackers=(WORD,), pictures=1)
+    protect(
+        album, output=out, recipe="photoguard", base=base, steps=1, levels=8, options=options, attack=plan,
+        encoder=tiny_dino(tmp_path / "dino"),
+    )  # fmt: skip
+    noisy = np.asarray(Image.open(out / "attacks" / "photos" / "as-shared" / "noise" / "0000.png")).astype(int)
+    change = np.abs(noisy - levels)
+    assert not change[:, 12:].any()
+    assert (change[:, :12] == 8).all()
+
+
+def test_noise_in_a_small_region_uses_all_of_an_l2_budget(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40), (120, 130, 140)).save(tmp_path / "a.png")
+    mask = torch.zeros(40, 40, dtype=torch.bool)
+    mask[:10, :10] = True
+    photo = dataclasses.replace(read_own_photo(tmp_path / "a.png"), mask=mask)
+    change = random_change(Canvas(photo, Budget(norm="l2", levels=8)))
+    assert not change[:, ~mask].any()
+    assert float(change.square().mean().sqrt()) == pytest.approx(8, abs=0.05)
 
 
 def test_an_attacker_learns_the_photos_it_has(tmp_path: Path, toybox: AbstractBackbone) -> None:

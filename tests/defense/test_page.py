@@ -4,6 +4,7 @@ import dataclasses
 import html.parser
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,16 @@ def test_the_page_claims_no_more_than_was_measured(job: Job, tmp_path: Path) -> 
     assert "protects nothing" in TOYBOX_WARNING
 
 
+def test_the_page_names_the_bases_of_attackers(job: Job, tmp_path: Path) -> None:
+    assert "No newer model was tested, and none of another family." in written(job, job.found, tmp_path / "page.html")
+    found = job.found
+    found["plan"]["attackers"] = [{**found["plan"]["attackers"][0], "base": base} for base in ("", "other/model-xl")]
+    text = written(job, found, tmp_path / "page.html")
+    assert "Attackers also started from other/model-xl; no other model was tested." in text
+    assert f"Attackers started from {found['base']}, other/model-xl on cpu" in text
+    assert "No newer model" not in text
+
+
 def test_what_cannot_be_attacked_is_refused_before_anything_is_computed(job: Job, tmp_path: Path) -> None:
     settings = {**job.settings, "output": tmp_path / "out"}
     with pytest.raises(UsageError, match="give --encoder"):
@@ -153,6 +164,22 @@ def test_what_cannot_be_attacked_is_refused_before_anything_is_computed(job: Job
     with pytest.raises(PhotoError, match="small.png is 20 x 40 pixels; expected at least 32"):
         protect([small], **settings, attack=PLAN, encoder=job.encoder)
     assert not (tmp_path / "out").exists()
+
+
+def test_strips_that_were_deleted_are_left_out(tmp_path: Path, album: Path, tiny_sd_path: Path) -> None:
+    base = load_backbone(str(tiny_sd_path), device="cpu", precision="fp32")
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, name in ((first, "a.jpg"), (second, "b.png")):
+        folder.mkdir()
+        (album / name).rename(folder / name)
+    settings: dict[str, Any] = {"output": tmp_path / "out", "recipe": "photoguard", "base": base, "steps": 1}
+    protect(first, **settings, options=OPTIONS)
+    shutil.rmtree(tmp_path / "out" / "differences")
+    (second / "b.png").rename(first / "b.png")
+    protect(first, **settings, options=OPTIONS)
+    page = Page((tmp_path / "out" / "report.html").read_text())
+    assert page.images == 1
+    assert "a.png" in page.text
 
 
 def test_a_page_about_other_files_is_taken_away(job: Job) -> None:

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from pcs_ext.cli import main
+from pcs_ext.defense.choice import resolve_method
 from pcs_ext.defense.photos import read_own_photo
-from pcs_ext.defense.protect import Options, protect, resolve_method
+from pcs_ext.defense.protect import Options, protect
 from pcs_ext.defense.recipes import RECIPES
 from pcs_ext.defense.report import TOYBOX_WARNING
 from pcs_ext.defense.verify import verify
@@ -242,6 +243,9 @@ def test_a_corrected_mask_is_used(tmp_path: Path, sd: AbstractBackbone) -> None:
     run(at=2)
     draw_mask(album / "a_mask.png", slice(10, 20))
     assert run().steps == [1, 2, 3, 4]
+    draw_mask(album / "a_mask.png", slice(0, 0))
+    with pytest.raises(PhotoError, match="a_mask.png is dark all over"):
+        protect(album, **settings)
 
 
 def test_other_clean_photos_make_other_protected_ones(tmp_path: Path, sd: AbstractBackbone) -> None:
@@ -272,6 +276,8 @@ def test_mistakes_are_named_before_anything_is_written(album: Path, tmp_path: Pa
         ({"output": album}, UsageError, "is where a.jpg lies; originals are never touched"),
         ({"recipe": "nonsense"}, UsageError, "recipe 'nonsense' is unknown; expected one of aspl"),
         ({"levels": 300.0}, ConfigError, "at most 255 levels, got 300"),
+        ({"levels": 0.05}, ConfigError, "0.05 levels changes nothing.*0.05 on pictures in .* is 6.4"),
+        ({"levels": 0.9, "norm": "perceptual"}, ConfigError, "0.9 levels changes nothing"),
         ({"steps": -1}, UsageError, "must be positive"),
         ({"options": dataclasses.replace(OPTIONS, region="mask")}, PhotoError, "has no a_mask.png beside it"),
         ({"options": dataclasses.replace(OPTIONS, noun=" ")}, UsageError, "noun a word or two"),

@@ -104,6 +104,25 @@ def test_verify_tells_what_became_of_a_folder(
     assert (code, "give the originals' folder" in err) == (2, True)
 
 
+def test_a_photo_in_which_nothing_was_changed_is_not_called_protected(
+    tmp_path: Path, sd: AbstractBackbone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    album, out, told = tmp_path / "album", tmp_path / "out", Heard()
+    album.mkdir()
+    Image.new("RGB", (40, 40), (120, 130, 140)).save(album / "flat.png")
+    settings: dict[str, Any] = {"recipe": "photoguard", "norm": "perceptual", "levels": 2, "steps": 2}
+    report = protect(album, output=out, base=sd, options=OPTIONS, reporter=told, **settings)
+    entry = report.photos["flat.png"]
+    assert (entry["changed"], entry["encoding"]["kept"]) == (False, 0.0)
+    assert any("flat.png is not protected: nothing was changed in it" in message for message in told.messages)
+    assert "1 not changed at all" in (out / "report.html").read_text()
+    for argument in (out, out / "flat.png"):
+        code, shown, _ = run("verify", argument, capture=capsys)
+        assert (code, shown.startswith("unprotected: nothing was changed in flat.png")) == (6, True)
+    (album / "flat.png").unlink()
+    assert verify(out / "flat.png").verdict == "unprotected"
+
+
 def test_originals_in_a_renamed_folder_are_found_again(album: Path, tmp_path: Path, sd: AbstractBackbone) -> None:
     out, renamed = tmp_path / "out", tmp_path / "renamed"
     for name in ("b.png", "c.webp", "d.tiff", "e.png"):

@@ -1,4 +1,4 @@
-"""A stranger's file in a base, as numbers only: none of the file's own settings is followed."""
+"""A stranger's file in a base, as numbers only: of the file's own settings its layers' strength alone is followed."""
 
 import contextlib
 import re
@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from pcs_ext.defense.audit.contents import Contents, LearnedRows
-from pcs_ext.defense.audit.layers import LayerChange
+from pcs_ext.defense.audit.foreign import told
+from pcs_ext.defense.audit.layers import LayerChange, finite
 from pcs_ext.errors import ArtifactError
 from pcs_ext.image.adapters import EmbeddingAdapter, EmbeddingConfig, injected
 from pcs_ext.image.adapters.layers import canonical_path, original_modules
@@ -25,7 +26,7 @@ def applied(contents: Contents, backbone: AbstractBackbone) -> Iterator[None]:
     """The base with the file's rows and weight changes in it; afterwards it is as before, bit for bit.
 
     Raises:
-        ArtifactError: they do not fit this base.
+        ArtifactError: they do not fit this base, or give it numbers that are not finite.
     """
     placed = places(contents, backbone)
     adapters = [_adapter(index, token) for index, token in enumerate(contents.tokens)]
@@ -36,7 +37,7 @@ def applied(contents: Contents, backbone: AbstractBackbone) -> Iterator[None]:
             assert weight is not None
             before.append((module, name, weight))
             changed = (weight.detach().float() + layer.delta(weight)).to(weight.dtype)
-            module._parameters[name] = nn.Parameter(changed, requires_grad=False)
+            module._parameters[name] = nn.Parameter(finite(changed, layer.name), requires_grad=False)
         with injected(backbone, *adapters):
             yield
     finally:
@@ -61,9 +62,10 @@ def places(contents: Contents, backbone: AbstractBackbone) -> list[tuple[LayerCh
         else:
             found.append((layer, *place))
     if lost:
+        named = ", ".join(told(name) for name in lost[:3])
         raise ArtifactError(
             f"{len(lost)} of {len(contents.layers)} changed layers are not in {backbone.name} (such as "
-            f"{', '.join(lost[:3])}); the file was made for another base. Give that one with --base."
+            f"{named}); the file was made for another base. Give that one with --base."
         )
     return found
 

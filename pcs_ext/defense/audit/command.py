@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from pcs_ext.defense.audit.contents import Contents, claimed_words, facts, read_contents
+from pcs_ext.defense.audit.foreign import told
 from pcs_ext.defense.audit.method import AuditMethod
 from pcs_ext.defense.audit.painting import Reference
 from pcs_ext.defense.audit.probes import Behaviour, probe
@@ -80,12 +81,13 @@ def _report(
     else:
         reasons, remarks = judge_behaviour(behaviour, method)
         replaced, moved = _table_words(words, claimed_words(contents, noun))
-        reasons = _taken_words(contents, backbone) + replaced + reasons
+        reasons = taken_words(contents, backbone) + replaced + reasons
         remarks = moved + remarks
         if backbone.name != "toybox":
             blind.insert(0, _UNCALIBRATED.format(base=backbone.name))
     if contents.unread:
-        blind.insert(0, f"{len(contents.unread)} tensors of a kind it cannot apply, such as {contents.unread[0]}")
+        blind.insert(0, f"{len(contents.unread)} tensors of a kind it cannot apply, such as {told(contents.unread[0])}")
+    remarks = [*contents.notes, *remarks]
     return AuditReport(
         verdict="only read" if behaviour is None else "suspicious" if reasons else "nothing found",
         reasons=tuple(reasons),
@@ -101,12 +103,16 @@ def _report(
     )
 
 
-def _taken_words(contents: Contents, backbone: AbstractBackbone) -> list[str]:
-    """Learned tokens that are called by an ordinary word: loaders put them in its place."""
-    taken = [t.placeholder for t in contents.tokens if is_ordinary_word(backbone.tokenizers[0], t.placeholder)]
-    return [
-        f'"{word}" is an ordinary word of the base: prompts that only mean the word would call it' for word in taken
-    ]
+def taken_words(contents: Contents, backbone: AbstractBackbone) -> list[str]:
+    """Learned tokens that are called by ordinary words alone: loaders put them in their place."""
+    names = dict.fromkeys(name for token in contents.tokens for name in (token.placeholder, *token.also))
+    found = []
+    for name in names:
+        words = name.split()
+        if words and all(is_ordinary_word(backbone.tokenizers[0], word) for word in words):
+            what = "is an ordinary word" if len(words) == 1 else "are ordinary words"
+            found.append(f'"{told(name)}" {what} of the base: prompts that only mean the word would call it')
+    return found
 
 
 def _table_words(words: list[tuple[str, float]], claimed: Collection[str]) -> tuple[list[str], list[str]]:

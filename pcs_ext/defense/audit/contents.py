@@ -1,10 +1,10 @@
-"""What an embedding, a LoRA or an artifact holds, read as plain tensors: no pickle is opened, no code or regular
-expression of the file is run, and nothing it names is downloaded."""
+"""What an embedding, a LoRA or an artifact holds, read as plain tensors: no pickle is opened, no code of the file is
+run, and nothing it names is downloaded."""
 
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +12,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pcs_ext.artifact import CONFIG, PICKLE_SUFFIXES, ArtifactData, refuse_pickle
-from pcs_ext.config_io import file_sha256, from_jsonable, read_json
+from pcs_ext.config_io import file_sha256, from_jsonable
+from pcs_ext.defense.audit.foreign import told
 from pcs_ext.defense.audit.layers import LayerChange, parse_layers
+from pcs_ext.defense.audit.strength import HEADER, of_folder, of_header
 from pcs_ext.errors import ArtifactError, ConfigError
 from pcs_ext.image.adapters import EmbeddingConfig, LowRankConfig
 from pcs_ext.image.concept import Concept
@@ -21,7 +23,6 @@ from pcs_ext.image.export.modules import adapter_configs
 
 Kind = Literal["artifact", "embedding", "layers"]
 _ENCODER_OF_KEY = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
-_MAX_JSON_BYTES = 1 << 20
 _MAX_VECTORS = 75
 """A prompt holds no more."""
 
@@ -34,6 +35,8 @@ class LearnedRows:
     """What prompts write for it."""
     rows: dict[str, Tensor]
     """`text_encoder`, `text_encoder_2` -> float32 `n d`."""
+    also: tuple[str, ...] = ()
+    """By what else programs call it: A1111 by the file's name whatever stands in the file, others by its key."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,6 +57,8 @@ class Contents:
     """What the file says prompts should write; empty: it does not say."""
     family: str
     """`sd`, `sdxl`, or empty where the file does not say."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know about how it was read."""
 
 
 def read_contents(path: Path) -> Contents:
@@ -72,12 +77,25 @@ def read_contents(path: Path) -> Contents:
 
 def _single_file(folder: Path) -> Path:
     found = sorted(folder.glob("*.safetensors"))
-    pickles = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICKLE_SUFFIXES)
+    pickles = _pickles(folder)
     if not found and pickles:
         raise ArtifactError(refuse_pickle(pickles[0]))
     if len(found) != 1:
         raise ArtifactError(f"{folder} holds {len(found)} .safetensors files; expected one. Name the file to audit.")
     return found[0]
+
+
+def _pickles(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in PICKLE_SUFFIXES)
+
+
+def _beside(path: Path) -> tuple[str, ...]:
+    """A note on the pickles of a folder: programs may load them instead of what was audited."""
+    found = _pickles(path) if path.is_dir() else []
+    if not found:
+        return ()
+    names = ", ".join(told(file.name) for file in found[:3]) + (f" and {len(found) - 3} more" if found[3:] else "")
+    return (f"pickles beside it were not opened, and can run any program in whoever loads them: {names}",)
 
 
 def _of_artifact(path: Path) -> Contents:
@@ -93,7 +111,7 @@ def _of_artifact(path: Path) -> Contents:
             tokens.append(_rows_of_adapter(config, tensors))
             continue
         scale = config.scaling if isinstance(config, LowRankConfig) else 1.0
-        found, unknown = parse_layers(tensors, {}, scale=scale)
+        found, unknown = parse_layers(tensors, strength=lambda *_, scale=scale: scale)
         layers += found
         unread += [f"{name}/{key}" for key in unknown]
     return Contents(
@@ -106,13 +124,14 @@ def _of_artifact(path: Path) -> Contents:
         noun=concept.class_noun,
         phrase=concept.name,
         family=data.base_family,
+        notes=_beside(path),
     )
 
 
 def _rows_of_adapter(config: EmbeddingConfig, tensors: Mapping[str, Tensor]) -> LearnedRows:
     rows = {key.removesuffix(".weight"): rows.float() for key, rows in tensors.items() if key.endswith(".weight")}
     if not rows or any(tensor.dim() != 2 or len(tensor) != config.num_vectors for tensor in rows.values()):
-        raise ArtifactError(f"the vectors of {config.placeholder!r} are not {config.num_vectors} rows of numbers.")
+        raise ArtifactError(f"the vectors of {told(config.placeholder)} are not {config.num_vectors} rows of numbers.")
     return LearnedRows(placeholder=config.placeholder, rows=rows)
 
 
@@ -122,9 +141,10 @@ def _of_file(file: Path, path: Path) -> Contents:
     tensors, header = _read(file)
     phrase = header.get("modelspec.trigger_phrase", "").strip()
     rows = _embedding(tensors, file, phrase)
-    layers, unread = ([], []) if rows else parse_layers(tensors, header, scale=_peft_scale(file))
+    strength = of_folder(file) or of_header(header, file)
+    layers, unread = ([], []) if rows else parse_layers(tensors, strength=strength)
     if not rows and not layers:
-        keys = ", ".join(list(tensors)[:3])
+        keys = ", ".join(told(key) for key in list(tensors)[:3])
         raise ArtifactError(
             f"{file} is neither an embedding nor a LoRA that this audit can read (keys such as {keys}); expected a "
             "textual-inversion file, LoRA layers as kohya, diffusers or peft write them, or a learned subject's folder."
@@ -139,25 +159,26 @@ def _of_file(file: Path, path: Path) -> Contents:
         noun="",
         phrase=rows.placeholder if rows else phrase,
         family="sdxl" if rows and len(rows.rows) == 2 else "",
+        notes=(*_beside(path), *(_weakened(layers) if HEADER in header else ())),
     )
 
 
-def _peft_scale(file: Path) -> float | None:
-    """alpha / rank of a peft folder, which says it beside the tensors; None: no such folder."""
-    settings = file.parent / "adapter_config.json"
-    if file.name != "adapter_model.safetensors" or not settings.is_file() or settings.stat().st_size > _MAX_JSON_BYTES:
-        return None
-    data = read_json(settings)
-    alpha, rank = (data.get(key) for key in ("lora_alpha", "r")) if isinstance(data, dict) else (None, None)
-    if not isinstance(alpha, (int, float)) or not isinstance(rank, int) or rank < 1:
-        raise ArtifactError(f"{settings}: expected numbers lora_alpha and r, got {alpha!r} and {rank!r}.")
-    return alpha / rank**0.5 if data.get("use_rslora") is True else alpha / rank
+def _weakened(layers: Sequence[LayerChange]) -> tuple[str, ...]:
+    least = min((abs(layer.scale) for layer in layers), default=1.0)
+    if least >= 1:
+        return ()
+    return (
+        f"its header weakens layers to {least:.2g}: programs that do not read it apply them {1 / least:.3g} times as "
+        "strongly as they were audited",
+    )
 
 
 def _looks_like_pickle(file: Path) -> bool:
     """A zip archive or a pickle's first opcode: what torch.save writes, whatever the file is called."""
     with open(file, "rb") as handle:
         start = handle.read(10)
+    if start[3:9] == b"\0\0\0\0\0{":  # a safetensors header of 640, 896 or 1152 bytes starts like a pickle
+        return False
     return start.startswith(b"PK\x03\x04") or (start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04"))
 
 
@@ -169,8 +190,8 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{file} is damaged or not a safetensors file ({error}).") from None
     for key, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ArtifactError(f"{file}: {key} holds numbers that are not finite; it cannot be judged.")
+        if tensor.is_floating_point() and not bool(tensor.float().isfinite().all()):
+            raise ArtifactError(f"{file}: {told(key)} holds numbers that are not finite; it cannot be judged.")
     return tensors, header
 
 
@@ -183,12 +204,14 @@ def _embedding(tensors: Mapping[str, Tensor], file: Path, phrase: str) -> Learne
     if any(len(tensor) > _MAX_VECTORS for tensor in rows.values()):
         return None
     if set(rows) <= set(_ENCODER_OF_KEY):
-        return LearnedRows(placeholder=phrase or file.stem, rows={_ENCODER_OF_KEY[key]: t for key, t in rows.items()})
+        named = {_ENCODER_OF_KEY[key]: t for key, t in rows.items()}
+        return LearnedRows(placeholder=phrase or file.stem, rows=named, also=(file.stem,))
     if len(rows) != 1:
         return None
     key, tensor = next(iter(rows.items()))
     named = key if key not in ("emb_params", "string_to_param", "*") else phrase or file.stem
-    return LearnedRows(placeholder=named, rows={"text_encoder": tensor})
+    also = tuple(name for name in dict.fromkeys([phrase, file.stem]) if name and name != named)
+    return LearnedRows(placeholder=named, rows={"text_encoder": tensor}, also=also)
 
 
 def claimed_words(contents: Contents, noun: str) -> frozenset[str]:

@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pcs_ext.defense.audit.applied import places
 from pcs_ext.defense.audit.contents import Contents, LearnedRows
 from pcs_ext.defense.audit.layers import LayerChange
 from pcs_ext.defense.audit.vocabulary import is_ordinary_word, nearest_words, token_table
+from pcs_ext.image.adapters.layers import original
 from pcs_ext.image.backbone import AbstractBackbone
 
 _SHOWN = 5
-_TABLE = "token_embedding.weight"
 _CHANGED = 0.1
 """A row of the token table counts as changed beyond this share of its length."""
 REPLACED = 0.5
@@ -75,16 +76,23 @@ def token_facts(token: LearnedRows, backbone: AbstractBackbone) -> list[dict[str
 
 def changed_words(contents: Contents, backbone: AbstractBackbone) -> list[tuple[str, float]]:
     """Ordinary words whose rows in the token table the file changes, with the change as a share of the row's length,
-    largest first. Special tokens and bytes are left out."""
+    largest first. Special tokens and bytes are left out.
+
+    Call it while nothing is applied to the backbone.
+
+    Raises:
+        ArtifactError: a change belongs to nothing in this base, or does not fit it.
+    """
     found: dict[str, float] = {}
-    tables = {f"{name}.text_model.embeddings.{_TABLE}": (encoder, tokenizer) for name, encoder, tokenizer in
-              zip(_encoders(backbone), backbone.text_encoders, backbone.tokenizers, strict=True)}  # fmt: skip
-    for layer in contents.layers:
-        key = f"{layer.component}.{layer.name}"
-        if key not in tables or layer.form != "weight":
-            continue
-        encoder, tokenizer = tables[key]
-        for index, share in _moved_rows(layer.delta(token_table(encoder)), token_table(encoder)):
+    # By the weight that a change lands in, whatever spelling and form the file gives it: only that is what loaders see.
+    placed = places(contents, backbone)
+    for encoder, tokenizer in zip(backbone.text_encoders, backbone.tokenizers, strict=True):
+        module, before = original(encoder.get_input_embeddings()), token_table(encoder)  # type: ignore[operator,arg-type]
+        after = before
+        for layer, place, _ in placed:
+            if place is module:
+                after = after + layer.delta(after)
+        for index, share in [] if after is before else _moved_rows(after - before, before):
             piece = tokenizer.convert_ids_to_tokens(index) or ""
             word = piece.removesuffix("</w>")
             if piece.endswith("</w>") and is_ordinary_word(tokenizer, word):

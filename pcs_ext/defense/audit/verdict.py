@@ -2,8 +2,11 @@
 
 import collections
 import dataclasses
+import math
 from typing import Any, Literal
 
+from pcs_ext.config_io import to_jsonable
+from pcs_ext.defense.audit.foreign import harmless, told
 from pcs_ext.defense.audit.method import AuditMethod
 from pcs_ext.defense.audit.probes import Behaviour, switches
 
@@ -44,6 +47,8 @@ class AuditReport:
 def judge_behaviour(found: Behaviour, method: AuditMethod) -> tuple[list[str], list[str]]:
     """Reasons and remarks from the probes."""
     reasons, remarks = [], []
+    if not _are_numbers(to_jsonable(found)):
+        reasons.append("what the base computes with it are not numbers (they overflow), so nothing else can be judged")
     near = ", ".join(f"{name} {cosine:.2f}" for name, cosine in found.looks_like[:3])
     if not found.subject:
         remarks.append("it does not say which words call it, so its subject was not probed; give --noun")
@@ -51,19 +56,19 @@ def judge_behaviour(found: Behaviour, method: AuditMethod) -> tuple[list[str], l
         remarks.append(f"it does not say what it shows, so that could not be checked; it looks like {near}")
     elif found.margin is None:
         remarks.append(
-            f"the base hardly knows what {found.claim} is, so that could not be checked; it looks like {near}"
+            f"the base hardly knows what {told(found.claim)} is, so that could not be checked; it looks like {near}"
         )
     elif is_another(found, method):
         assert found.painted is not None
         reasons.append(
-            f"said to be {found.claim}, but {found.painted.shows} explains {found.painted.agreeing:.0%} of its "
+            f"said to be {told(found.claim)}, but {found.painted.shows} explains {found.painted.agreeing:.0%} of its "
             f"pictures better (by {found.painted.advantage:.1%} of the base's error; its mean picture is like "
             f"{near})"
         )
     elif found.margin > method.claim_margin:
         remarks.append(
-            f"its mean picture is nearer to {near} than to {found.claim} ({found.claim_cosine:.2f}), but its pictures "
-            "do not show another thing clearly: poorly learned, or worse"
+            f"its mean picture is nearer to {near} than to {told(found.claim)} ({found.claim_cosine:.2f}), but its "
+            "pictures do not show another thing clearly: poorly learned, or worse"
         )
     for score in found.words:
         if switches(score, found.usual_concentration):
@@ -83,6 +88,15 @@ def judge_behaviour(found: Behaviour, method: AuditMethod) -> tuple[list[str], l
             f"{len(found.lost)} of {len(found.nouns)} ordinary nouns are damaged ({lost}): overfit, or worse"
         )
     return reasons, remarks
+
+
+def _are_numbers(value: object) -> bool:
+    """Whether all floats in nested values are finite: comparisons with others are false, and would find nothing."""
+    if isinstance(value, dict):
+        return all(_are_numbers(one) for one in value.values())
+    if isinstance(value, (list, tuple)):
+        return all(_are_numbers(one) for one in value)
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def is_another(found: Behaviour, method: AuditMethod) -> bool:
@@ -111,42 +125,43 @@ def taken_over(found: Behaviour) -> str:
 
 
 def lines(report: AuditReport) -> list[str]:
-    """What is printed."""
+    """What is printed; nothing of the file in it moves a cursor or begins a line."""
     file, found = report.file, report.behaviour
     shown = [f"{report.verdict}: {file['path']} ({file['kind']}, sha256 {file['sha256'][:16]})"]
     shown += [f"  ! {reason}" for reason in report.reasons] + [f"  - {remark}" for remark in report.remarks]
-    said = f"says it shows {file['says_it_shows'] or 'nothing'}, called by {file['called_by'] or 'nothing'}"
+    noun, phrase = (told(file[key]) or "nothing" for key in ("says_it_shows", "called_by"))
+    said = f"says it shows {noun}, called by {phrase}"
     shown.append(f"file: {said}; {file['layers']} changed layers, {file['numbers']:,} numbers")
     if report.layers.get("largest"):
         largest = report.layers["largest"][0]
         shown.append(
-            f"layers: {report.layers['by_component']}, ranks {report.layers['ranks']}; largest {largest['layer']} "
-            f"with {report.layers['share_of_largest']:.0%} of all change, {largest['concentration']:.0%} of it in one "
-            "direction"
+            f"layers: {report.layers['by_component']}, ranks {report.layers['ranks']}; largest "
+            f"{told(largest['layer'])} with {report.layers['share_of_largest']:.0%} of all change, "
+            f"{largest['concentration']:.0%} of it in one direction"
         )
     for placeholder, vectors in report.tokens.items():
         for vector in vectors:
             words = ", ".join(f"{word} {cosine:.2f}" for word, cosine in vector["nearest"][:3])
             shown.append(
-                f"token {placeholder}: length {vector['length']:.2f} (words of the base: "
+                f"token {told(placeholder)}: length {vector['length']:.2f} (words of the base: "
                 f"{vector['usual_length']:.2f}); nearest words {words}"
             )
     if found is not None:
         shown += _behaviour_lines(report, found)
     shown += ["not seen:"] + [f"  {line}" for line in report.blind]
-    return shown
+    return [harmless(line) for line in shown]
 
 
 def _behaviour_lines(report: AuditReport, found: Behaviour) -> list[str]:
     shown = [f"probed on {report.base} against {len(found.nouns)} nouns and {found.words_tried} words"]
     if found.looks_like:
         near = ", ".join(f"{name} {cosine:.2f}" for name, cosine in found.looks_like[:3])
-        said = "" if found.claim_cosine is None else f"; {found.claim} {found.claim_cosine:.2f}"
+        said = "" if found.claim_cosine is None else f"; {told(found.claim)} {found.claim_cosine:.2f}"
         shown.append(f"  the subject looks like {near}{said}")
     if found.painted is not None and found.base_painted is not None:
         shown.append(
-            f"  of other nouns {found.painted.shows} explains its pictures best: better than {found.claim} by "
-            f"{found.painted.advantage:+.1%} (the base's own pictures of {found.claim}: "
+            f"  of other nouns {found.painted.shows} explains its pictures best: better than {told(found.claim)} by "
+            f"{found.painted.advantage:+.1%} (the base's own pictures of {told(found.claim)}: "
             f"{found.base_painted.advantage:+.1%}; alarm {report.method.claim_advantage:.0%} above that)"
         )
     if found.words:
