@@ -70,7 +70,8 @@ class FreeControlConfig:
 
 
 def freecontrol(preset: Preset) -> FreeControlConfig:
-    """200 steps, 20 class pictures; `toybox`: 50 steps, 8 class pictures, ours.
+    """200 steps, 20 class pictures; `toybox`: 50 steps, 8 class pictures, a quarter of both scales (at all of them one
+    picture in seven was saturated).
 
     Differs from FreeControl: the picture is inverted over the same steps as are sampled, not over 999; keys are those
     of the last self-attention of the decoder block alone, where the released code averages the energies of all of the
@@ -82,8 +83,9 @@ def freecontrol(preset: Preset) -> FreeControlConfig:
         scheduler="ddim", num_inference_steps=50 if small else 200, guidance_scale=5.0 if small else 7.5
     )
     return FreeControlConfig(
-        id="freecontrol", sampling=sampling, class_images=8 if small else 20, components=32 if small else 64
-    )
+        id="freecontrol", sampling=sampling, class_images=8 if small else 20, components=32 if small else 64,
+        structure_scale=200.0 if small else 800.0, appearance_scale=10.0 if small else 40.0,
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
