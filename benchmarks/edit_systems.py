@@ -44,7 +44,7 @@ def main(
     threads: int = 0,
     work: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: in the cache folder)")] = Path(),
     output: Path = ROOT / "results" / "edit_systems.json",
-    sheet: Path = ROOT / "docs" / "images" / "edit_systems.png",
+    sheet: Path = ROOT / "docs" / "images" / "edit_systems.jpg",
 ) -> None:
     """Sample, measure, write.
 
@@ -86,7 +86,7 @@ def _publish(trials: Mapping[str, Trial], runs: "Runs", output: Path, sheet: Pat
     command += f" --edits {' '.join(found)}"
     write_json(output, as_result(rows, command=command, seeds=list(range(runs.seeds))))
     sheet.parent.mkdir(parents=True, exist_ok=True)
-    _sheet(found).save(sheet)
+    _sheet(found).save(sheet, quality=85)
     sys.stdout.write(f"{output}\n{sheet}\n")
 
 
