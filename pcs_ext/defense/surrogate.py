@@ -14,17 +14,12 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.checkpoint import Checkpoint
 from pcs_ext.image.class_images import ClassImages
 from pcs_ext.image.fit import Fit, FitConfig
+from pcs_ext.image.learn import AUTOCAST
 from pcs_ext.image.objectives import DenoisingObjective, ObjectiveConfig
 from pcs_ext.image.parking import Parked
 from pcs_ext.image.training import only_trainable
 from pcs_ext.image.types import Batch, Conditioning, LossTerms, ParameterGroup
 from pcs_ext.runtime import generator_for
-
-_AUTOCAST: dict[torch.dtype, Literal["none", "bf16", "fp16"]] = {
-    torch.float32: "none",
-    torch.bfloat16: "bf16",
-    torch.float16: "fp16",
-}
 
 
 @config
@@ -260,7 +255,7 @@ class Surrogate:
             steps=10**9,
             seed=self.seed,
             max_gradient_norm=self.training.max_gradient_norm,
-            autocast=_AUTOCAST[self.backbone.dtype],
+            autocast=AUTOCAST[self.backbone.dtype],
         )
         whole = isinstance(self.adapter, FullAdapter) and fit.max_gradient_norm is None and fit.autocast != "fp16"
         self._fit = Fit(self._loss, groups, fit, in_backward=whole)

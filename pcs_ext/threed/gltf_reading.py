@@ -1,7 +1,6 @@
 """A GLB before trimesh reads it: what trimesh would misread is put right or refused, and colours get a name under which
 it keeps them as they are. Format: glTF 2.0, section 4.4 and the extensions' own texts."""
 
-import itertools
 import json
 import struct
 from pathlib import Path
@@ -92,7 +91,7 @@ def _lay_skins_down(document: dict[str, Any]) -> None:
     """
     nodes = document.get("nodes", [])
     skinned = [index for index, node in enumerate(nodes) if "skin" in node and "mesh" in node]
-    added = dict(zip(skinned, itertools.count(len(nodes)), strict=False))
+    added = {index: len(nodes) + place for place, index in enumerate(skinned)}
     for index in skinned:
         nodes.append({key: nodes[index][key] for key in ("name", "mesh") if key in nodes[index]})
         for key in ("mesh", "skin"):

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from pcs_ext.image.adapters.base import AbstractAdapter, injected
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.evaluate.encoders import load_image_encoder
 from pcs_ext.image.fit import fit
+from pcs_ext.image.learn import AUTOCAST
 from pcs_ext.image.levels import in_unit_range
 from pcs_ext.image.loss_log import LossLog, LossReport
 from pcs_ext.reporter import Reporter, SilentReporter
@@ -30,13 +31,6 @@ from pcs_ext.video.recipes import MOTIONS
 from pcs_ext.video.recipes.base import MotionPhase, MotionRecipe
 from pcs_ext.video.told_encoder import encoder_name
 from pcs_ext.video.training import EncodedClips, PassesLoss, parameter_groups
-
-AUTOCAST: dict[torch.dtype, Literal["none", "bf16", "fp16"]] = {
-    torch.float32: "none",
-    torch.bfloat16: "bf16",
-    torch.float16: "fp16",
-}
-"""Precision of the forward pass by that of the frozen weights."""
 
 
 def learn_motion(
@@ -101,34 +95,36 @@ def learn_motion(
     run = _Run(chosen, backbone, adapters, (clips, texts), prior, looks, seen_by, seed, folder, reporter)
     with activation_checkpointing(backbone.denoiser) if checkpoint_activations else contextlib.nullcontext():
         losses = run.train()
-    data = ArtifactData(
-        recipe=to_jsonable(chosen),
-        concept={
-            "backbone": type(backbone).__name__,
-            "prompts": list(prompts),
-            "image_encoder": None if image_encoder is None else encoder_name(image_encoder),
-            **({"image_encoder_id": seen_by} if seen_by else {}),
-            **backbone.origin,
-        },
-        adapters={name: to_jsonable(settings) for name, settings in configs.items()} | run.kept_clip[0],
-        tensors={name: adapter.state_dict() for name, adapter in adapters.items()} | run.kept_clip[1],
-        base_name=backbone.name,
-        base_fingerprint=backbone.fingerprint,
-        base_family=backbone.family,
-        training={
-            "seed": seed,
-            "steps": chosen.steps,
-            "losses": losses,
-            "clips": [list(clip.shape) for clip in clips],
-            # Of the frames that are learned, so many of the clip's apart.
-            **({} if fps is None else {"fps": fps / chosen.stride}),
-        },
-        kind="motion",
-    )
-    data.save(output)
+    told = {
+        "prompts": list(prompts),
+        "image_encoder": None if image_encoder is None else encoder_name(image_encoder),
+        **({"image_encoder_id": seen_by} if seen_by else {}),
+    }
+    # Of the frames that are learned, so many of the clip's apart.
+    pace = {} if fps is None else {"fps": fps / chosen.stride}
+    training = {"losses": losses, "clips": [list(clip.shape) for clip in clips], **pace}
+    _artifact(run, configs, told, training).save(output)
     shutil.rmtree(folder, ignore_errors=True)
     reporter.event("learned", f"saved {output}", output=str(output))
     return Motion(ArtifactData.load(output, kind="motion"))
+
+
+def _artifact(
+    run: "_Run", configs: Mapping[str, Any], told: Mapping[str, Any], training: Mapping[str, Any]
+) -> ArtifactData:
+    """What was learned, with all that says how."""
+    backbone, (kept, latents) = run.backbone, run.kept_clip
+    return ArtifactData(
+        recipe=to_jsonable(run.recipe),
+        concept={"backbone": type(backbone).__name__, **told, **backbone.origin},
+        adapters={name: to_jsonable(settings) for name, settings in configs.items()} | kept,
+        tensors={name: adapter.state_dict() for name, adapter in run.adapters.items()} | latents,
+        base_name=backbone.name,
+        base_fingerprint=backbone.fingerprint,
+        base_family=backbone.family,
+        training={"seed": run.seed, "steps": run.recipe.steps, **training},
+        kind="motion",
+    )
 
 
 def _recipe(recipe: str | MotionRecipe, steps: int | None) -> MotionRecipe:

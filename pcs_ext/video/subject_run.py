@@ -18,13 +18,13 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.data import Photo
 from pcs_ext.image.fit import Loss, fit
+from pcs_ext.image.learn import AUTOCAST
 from pcs_ext.image.loss_log import LossLog, LossReport
 from pcs_ext.image.recipes import Phase, Recipe
 from pcs_ext.image.subject import Artifact
 from pcs_ext.image.training import only_trainable, parameter_groups
 from pcs_ext.image.types import ParameterGroup
 from pcs_ext.reporter import Reporter
-from pcs_ext.video.learn import AUTOCAST
 
 MakeLoss = Callable[[Phase, Mapping[str, AbstractAdapter]], tuple[Loss, Sequence[ParameterGroup]]]
 """`(phase, adapters) -> (loss, what trains beside the adapters)`; the adapters are in the backbone already."""

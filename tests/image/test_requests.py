@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,20 +18,17 @@ from pcs_ext.image.photo_reader import reader_for
 from pcs_ext.image.recipe_request import with_request
 from pcs_ext.image.recipes import RECIPES, Recipe
 from pcs_ext.image.training import PromptCache
-from pcs_ext.reporter import Reporter
+from pcs_ext.reporter import SilentReporter
 
 
-class Heard(Reporter):
+class Heard(SilentReporter):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def event(self, kind: str, message: str, **facts: object) -> None:
+    def event(self, name: str, message: str = "", **fields: Any) -> None:
         self.said.append(message)
-
-    def progress(self, task: str, done: int, total: int) -> None:
-        pass
 
 
 def recipe(name: str, noun: str = "dog") -> Recipe:

@@ -256,8 +256,9 @@ def _structure(
     latents = backbone.encode_images(picture.to(backbone.device, backbone.dtype)).float()
     states = invert(backbone, latents, [prompt], config=plain, reporter=reporter)
     conditioning = backbone.encode_prompt([prompt], size=(picture.shape[-2], picture.shape[-1]))
-    wanted = {}
-    for state, timestep in zip(reversed(states), sorted(bases, reverse=True), strict=False):
+    wanted, controlled = {}, sorted(bases, reverse=True)
+    # Inverted from the picture on; the sampling's first, noisiest steps are the ones that are controlled.
+    for state, timestep in zip(states[::-1][: len(controlled)], controlled, strict=True):
         keys, size = Capture(), (latents.shape[-2], latents.shape[-1])
         maps = AttentionMaps(side=min(size), size=size)
         with attention_program(backbone, maps), attention_program(backbone, keys, [control.path], at="keys"):
