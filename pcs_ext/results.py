@@ -1,8 +1,10 @@
 """Result files: what was measured, by which command, at which commit, on which machine. `pcs-ext systems` reads them.
 
-`results/NAME.json` is `{command, commit, machine, seeds, rows}`; every claim of the suite is a row of one.
+`results/NAME.json` is `{command, commit, machine, toybox, seeds, rows}`; every claim of the suite is a row of one.
 """
 
+import functools
+import hashlib
 import os
 import platform
 import subprocess
@@ -15,12 +17,13 @@ from pcs_ext.errors import ConfigError
 
 FOLDER = Path(__file__).parent.parent / "results"
 """Of the committed files; absent where the package is installed without its repository."""
-_HEAD = {"command": str, "commit": str, "machine": str, "seeds": list, "rows": list}
+_HEAD = {"command": str, "commit": str, "machine": str, "toybox": str, "seeds": list, "rows": list}
+_DENOISER = Path(__file__).parent / "toybox" / "weights" / "base" / "unet" / "diffusion_pytorch_model.safetensors"
 _ROW = {"metric", "higher_is_better", "value", "spread", "n", "baseline", "baseline_value", "seconds"}
 
 
 def as_result(rows: Sequence[Mapping[str, Any]], *, command: str, seeds: Sequence[int], **facts: Any) -> dict[str, Any]:
-    """The contents of a result file, with the commit and the machine it was measured on.
+    """The contents of a result file, with the commit, the machine and the toybox it was measured on.
 
     Args:
         rows: one per system and metric; `system` is an id in `systems.json` where it is one of the survey.
@@ -28,7 +31,7 @@ def as_result(rows: Sequence[Mapping[str, Any]], *, command: str, seeds: Sequenc
         seeds: of everything random.
         facts: what else there is to know, such as the subjects.
     """
-    head = {"command": command, "commit": commit(), "machine": machine(), "seeds": list(seeds)}
+    head = {"command": command, "commit": commit(), "machine": machine(), "toybox": toybox(), "seeds": list(seeds)}
     result = {**head, **facts, "rows": [dict(row) for row in rows]}
     check_results(result, command)
     return result
@@ -59,6 +62,18 @@ def check_results(result: Any, where: str) -> None:
     for index, row in enumerate(result["rows"]):
         if lacking := _ROW - row.keys():
             raise ConfigError(f"{where}: row {index} lacks {', '.join(sorted(lacking))}; write it with `make truth`.")
+
+
+def is_former(result: Mapping[str, Any]) -> bool:
+    """Whether a result is of a toybox that no longer ships: what it says holds for that one."""
+    return result["toybox"] != toybox()
+
+
+@functools.cache
+def toybox() -> str:
+    """Which embedded base ships: eight hex digits of its denoiser's file."""
+    with _DENOISER.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:8]
 
 
 def machine() -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from pcs_ext import results
 
 Status = Literal["measured", "runs", "open"]
+_FORMER = " (on a former toybox)"
 _SEEDS = 3
 """Fewer say nothing about a method."""
 _ROOMS = ("image", "video", "defense", "defense.censorship", "defense.audit", "svg", "threed")
@@ -70,7 +71,8 @@ class System:
         if not self.ways:
             return "no recipe yet"
         if self.claims:
-            return f"better than its baseline in {', '.join(sorted({row['file'] for row in self.claims}))}"
+            files = sorted({row["file"] + _FORMER * row["former"] for row in self.claims})
+            return f"better than its baseline in {', '.join(files)}"
         against = [row for row in self.results if row.get("baseline_value") is not None]
         if not against:
             return "not measured against a baseline yet"
@@ -158,10 +160,9 @@ def portrait(system: System) -> str:
         against = "" if row.get("baseline_value") is None else f", {row['baseline']} {row['baseline_value']:.3f}"
         against += f" ± {row['baseline_spread']:.3f}" if row.get("baseline_spread") else ""
         better = {True: " (higher is better)", False: " (lower is better)", None: ""}[row["higher_is_better"]]
-        lines.append(
-            f"  {row['file']}: {row.get('recipe') or system.id} {row['metric']} {row['value']:.3f} "
-            f"± {row.get('spread') or 0.0:.3f}{against}{better}"
-        )
+        measure = f"{row.get('recipe') or system.id} {row['metric']} {row['value']:.3f}"
+        spread = f" ± {row.get('spread') or 0.0:.3f}"
+        lines.append(f"  {row['file']}{_FORMER * row['former']}: {measure}{spread}{against}{better}")
     return "\n".join(lines) + "\n"
 
 
@@ -185,10 +186,11 @@ def _results_by_system() -> dict[str, list[dict[str, Any]]]:
     rows: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(results.FOLDER.glob("*.json")):
         result = results.read_results(path)
+        former = {"former": results.is_former(result)}
         spreads = {(row.get("method"), row["metric"]): row["spread"] for row in result["rows"]}
         for row in result["rows"]:
             if "system" in row:
-                known = {**row, "file": path.name, "seeds": len(result["seeds"])}
+                known = {**row, "file": path.name, "seeds": len(result["seeds"])} | former
                 if not row.get("paired"):  # else `spread` is that of the difference itself
                     known["baseline_spread"] = spreads.get((row["baseline"], row["metric"]))
                 rows.setdefault(row["system"], []).append(known)

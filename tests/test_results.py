@@ -9,7 +9,7 @@ import pytest
 from benchmarks.truth import COMMANDS, main
 from pcs_ext.config_io import write_json
 from pcs_ext.errors import ConfigError
-from pcs_ext.results import FOLDER, as_result, read_results
+from pcs_ext.results import FOLDER, as_result, is_former, read_results
 from pcs_ext.systems import catalogue
 
 FILES = sorted(FOLDER.glob("*.json"))
@@ -60,6 +60,8 @@ def test_a_result_says_commit_and_machine(tmp_path: Path) -> None:
     result = as_result([ROW], command="python -m benchmarks.some", seeds=[0, 1], subjects=["rex"])
     assert result["commit"]
     assert "cores" in result["machine"]
+    assert not is_former(result)
+    assert is_former({**result, "toybox": "0123abcd"})
     write_json(tmp_path / "some.json", result)
     assert read_results(tmp_path / "some.json") == result
 

@@ -40,7 +40,7 @@ def test_measured_takes_a_gain_beyond_the_spread_and_three_seeds(
     expected: str,
     reason: str,
 ) -> None:
-    head = {"command": "python -m some", "commit": "abc", "machine": "one"}
+    head = {"command": "python -m some", "commit": "abc", "machine": "one", "toybox": results.toybox()}
     plain = {**ROW, "method": "plain", "value": baseline or 0.0, "spread": uncertain, "baseline_value": None}
     rows = [{**ROW, "baseline_value": baseline}, {key: value for key, value in plain.items() if key != "system"}]
     (tmp_path / "some.json").write_text(json.dumps({**head, "seeds": seeds, "rows": rows}))
@@ -49,6 +49,17 @@ def test_measured_takes_a_gain_beyond_the_spread_and_three_seeds(
     assert found["dreambooth"].status == expected
     assert reason in found["dreambooth"].reason
     assert found["animate124"].status == "runs"
+
+
+def test_what_was_measured_on_a_former_toybox_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = {"command": "python -m some", "commit": "abc", "machine": "one", "seeds": [0, 1, 2]}
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    for toybox, said in ((results.toybox(), "some.json"), ("0123abcd", "some.json (on a former toybox)")):
+        rows = [{**ROW, "baseline_value": 0.1}]
+        (tmp_path / "some.json").write_text(json.dumps({**head, "toybox": toybox, "rows": rows}))
+        found = next(system for system in systems.catalogue() if system.id == "dreambooth")
+        assert found.reason == f"better than its baseline in {said}"
+        assert f"  {said}: " in systems.portrait(found)
 
 
 def test_a_trained_adapter_makes_its_row_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,9 +34,10 @@ class ExponentialAverage:
         if applied.device.type == "cpu":
             torch._foreach_lerp_(self.averages, self.parameters, weight * float(applied))
             return
-        scaled = weight * applied
-        for average, parameter in zip(self.averages, self.parameters, strict=True):
-            average.lerp_(parameter, scaled.to(average.dtype))
+        # A few kernels for all: one for each would cost a small model as much time as its whole step.
+        changes = torch._foreach_sub(self.parameters, self.averages)
+        torch._foreach_mul_(changes, weight * applied)
+        torch._foreach_add_(self.averages, changes)
 
     @contextlib.contextmanager
     def swapped(self) -> Iterator[None]:

@@ -38,7 +38,15 @@ _EXPORT = {"motion": "clips", "motion_reader": "clips", "multiview": "multiview"
 """What the stage that writes a model is called after `export_`, where it is not `export`."""
 
 
-def write_card(folder: Path, name: str, stages: Mapping[str, int], facts: Mapping[str, Any]) -> None:
+def write_card(
+    folder: Path,
+    name: str,
+    stages: Mapping[str, int],
+    facts: Mapping[str, Any],
+    *,
+    preset: str = "cpu",
+    adopted: bool = False,
+) -> None:
     """Write `README.md` beside a model's weights.
 
     Args:
@@ -46,10 +54,14 @@ def write_card(folder: Path, name: str, stages: Mapping[str, int], facts: Mappin
         name: key in `ABOUT`.
         stages: training stage -> optimiser steps; 0: its own number.
         facts: further lines, by what they state.
+        preset: that the stages were run with.
+        adopted: the stages went on from models that shipped before.
     """
     own = [f"{stage} --steps {steps}" if steps else stage for stage, steps in stages.items()]
     export = f"export_{_EXPORT[name]}" if name in _EXPORT else "export"
-    steps = [*_BEFORE.get(name, ("data", "tokenizer")), *own, export]
+    begin = ("adopt", "data") if adopted else ("data", "tokenizer")
+    steps = [*_BEFORE.get(name, begin), *own, export]
+    with_preset = "" if preset == "cpu" else f" --preset {preset}"
     lines = [
         f"# toybox {name}",
         "",
@@ -61,7 +73,7 @@ def write_card(folder: Path, name: str, stages: Mapping[str, int], facts: Mappin
         "## Made by",
         "",
         "```sh",
-        *(f"python -m pcs_ext.toybox.train {step}" for step in steps),
+        *(f"python -m pcs_ext.toybox.train {step}{with_preset}" for step in steps),
         "```",
         "",
         *[f"- {key}: {value}" for key, value in facts.items()],

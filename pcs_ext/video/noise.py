@@ -44,8 +44,8 @@ def shared_noise(
     if not 0 <= share <= 1:
         raise UsageError(f"share must be in [0, 1], got {share}.")
     b, c, _, h, w = shape
-    common = torch.randn((b, c, 1, h, w), generator=generator)
-    mixed = share * common + (1 - share) * torch.randn(shape, generator=generator)
+    common = torch.randn((b, c, 1, h, w), generator=generator, device=generator.device)
+    mixed = share * common + (1 - share) * torch.randn(shape, generator=generator, device=generator.device)
     return mixed / (share**2 + (1 - share) ** 2) ** 0.5 if unit_variance else mixed
 
 

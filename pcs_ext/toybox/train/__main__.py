@@ -97,7 +97,7 @@ STAGES = {**_TRAINED, **_WHOLE}
 
 def train(
     stage: tyro.conf.Positional[Stage],
-    preset: Literal["cpu", "gpu"] = "cpu",
+    preset: Literal["cpu", "gpu", "small-gpu"] = "cpu",
     steps: int = 0,
     minutes: float = 0.0,
     threads: int = 0,
@@ -111,7 +111,7 @@ def train(
             base that ships: views, multiview, export_multiview, and photo_views, view_model, which is not exported;
             for panoramas, on the base that ships: panorama, export_panorama.
             `adopt` in place of the tokenizer begins with the models that ship: every stage then goes on from its own.
-        preset: sizes: 64 pixels for a CPU, 128 for a GPU.
+        preset: sizes: 64 pixels for a CPU, 128 for a GPU, or 64 (what ships) on a GPU.
         steps: optimiser steps in all; 0 takes the stage's own number.
         minutes: stop after so many minutes, to go on in a later call; 0 never.
         threads: of the CPU; 0 leaves torch's choice.

@@ -18,6 +18,7 @@ from pcs_ext.toybox.train.adopt import begun
 from pcs_ext.toybox.train.data import TrainingData, load_data
 from pcs_ext.toybox.train.settings import Settings
 from pcs_ext.toybox.train.stage import compile_for, rows, run_stage
+from pcs_ext.toybox.train.tokenizer import token_ids
 
 _BATCH = 64
 _LOOK_ALIKE = 0.6
@@ -62,7 +63,7 @@ def build_clip(settings: Settings, tokenizer: CLIPTokenizer) -> Any:
 
 def train_clip(settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
     """Train and save to `models/clip` (the pair) and `models/text_encoder` (its text half)."""
-    data = load_data(settings, "data", "pairs", "moments")
+    data = load_data(settings, "data", "pairs", "moments").near(settings.device)
     models = settings.folder / "models"
     tokenizer = CLIPTokenizer.from_pretrained(models / "tokenizer")
     torch.manual_seed(0)
@@ -71,10 +72,13 @@ def train_clip(settings: Settings, steps: int, minutes: float | None, reporter: 
     for tower in (clip.vision_model, clip.text_model):
         compile_for(tower, steps)
     groups = look_alikes(data)
-    ids = [_tokenize(tokenizer, [captions[k] for captions in data.captions]) for k in range(len(data.captions[0]))]
+    ids = [
+        token_ids(tokenizer, [captions[k] for captions in data.captions], _TRAINED_LENGTH).long()
+        for k in range(len(data.captions[0]))
+    ]
 
     def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
-        chosen = _draw(len(data), groups, generator)
+        chosen = _draw(len(data), groups, _BATCH * settings.batches, generator)
         variant = int(torch.randint(len(ids), (), generator=generator))
         images, texts = data.pixels(chosen).to(settings.device), ids[variant][chosen].to(settings.device)
         image_features = F.normalize(clip.get_image_features(pixel_values=images).pooler_output, dim=1)
@@ -119,7 +123,7 @@ def train_alignment(settings: Settings, steps: int, minutes: float | None, repor
     Raises:
         InputError: there is no pair or no text encoder yet.
     """
-    data, models = load_data(settings, "data", "pairs", "moments"), settings.folder / "models"
+    data, models = load_data(settings, "data", "pairs", "moments").near(settings.device), settings.folder / "models"
     if not ((models / "clip").is_dir() and (models / "text_encoder").is_dir()):
         raise InputError(f"{models} holds no CLIP pair or no text encoder; run the stages clip and unet first.")
     clip: Any = CLIPModel.from_pretrained(models / "clip")
@@ -129,10 +133,13 @@ def train_alignment(settings: Settings, steps: int, minutes: float | None, repor
     compile_for(clip.vision_model, steps)
     tokenizer = CLIPTokenizer.from_pretrained(models / "tokenizer")
     groups = look_alikes(data)
-    ids = [_tokenize(tokenizer, [captions[k] for captions in data.captions]) for k in range(len(data.captions[0]))]
+    ids = [
+        token_ids(tokenizer, [captions[k] for captions in data.captions], _TRAINED_LENGTH).long()
+        for k in range(len(data.captions[0]))
+    ]
 
     def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
-        chosen = _draw(len(data), groups, generator)
+        chosen = _draw(len(data), groups, _BATCH * settings.batches, generator)
         variant = int(torch.randint(len(ids), (), generator=generator))
         with torch.no_grad():
             pooled = clip.text_model(input_ids=ids[variant][chosen].to(settings.device)).pooler_output
@@ -168,12 +175,12 @@ def look_alikes(data: TrainingData) -> list[Tensor]:
     return [torch.tensor(group) for group in groups.values() if len(group) > 1]
 
 
-def _draw(count: int, groups: list[Tensor], generator: torch.Generator) -> Tensor:
+def _draw(count: int, groups: list[Tensor], batch: int, generator: torch.Generator) -> Tensor:
     """Rows of one batch, from one group of look-alikes or from everywhere."""
     if groups and float(torch.rand((), generator=generator)) < _LOOK_ALIKE:
         group = groups[int(torch.randint(len(groups), (), generator=generator))]
-        return group[torch.randperm(len(group), generator=generator)[:_BATCH]]
-    return rows(count, _BATCH, generator)
+        return group[torch.randperm(len(group), generator=generator)[:batch]]
+    return rows(count, batch, generator)
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
@@ -199,9 +206,3 @@ def words_loss(states: Tensor, ids: Tensor, table: Tensor, config: Any) -> Tenso
     """
     words = (ids != config.bos_token_id) & (ids != config.eos_token_id) & (ids != config.pad_token_id)
     return F.cross_entropy(states[words].float() @ table.float().T, ids[words])
-
-
-def _tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    return tokenizer(
-        captions, padding="max_length", max_length=_TRAINED_LENGTH, truncation=True, return_tensors="pt"
-    ).input_ids

@@ -11,6 +11,7 @@ from pcs_ext.reporter import Reporter
 from pcs_ext.runtime import generator_for
 from pcs_ext.toybox.train.groups import SHARD, missing_shards, read_shards, write_shard
 from pcs_ext.toybox.train.settings import Settings
+from pcs_ext.toybox.train.workers import in_processes
 from pcs_ext.toybox.world.captions import caption
 from pcs_ext.toybox.world.motion import frames_of
 from pcs_ext.toybox.world.sampling import sample_clip
@@ -34,9 +35,8 @@ def render_clips(settings: Settings, reporter: Reporter) -> None:
     """Render a clip for every ten scenes of the settings, in shards of 100 (or one smaller one); made ones are kept."""
     count = max(1, settings.scenes // 10)
     missing = missing_shards(_folder(settings), count)
-    for done, shard in enumerate(missing):
-        _render_shard(settings, shard, min(SHARD, count))
-        reporter.progress("clips", done + 1, len(missing))
+    calls = [(settings, shard, min(SHARD, count)) for shard in missing]
+    in_processes(_render_shard, calls, settings.processes, lambda done: reporter.progress("clips", done, len(missing)))
 
 
 def _folder(settings: Settings) -> Path:

@@ -21,6 +21,7 @@ from pcs_ext.runtime import generator_for
 from pcs_ext.toybox.oracle import HEADS
 from pcs_ext.toybox.train.geometry import scene_maps
 from pcs_ext.toybox.train.settings import Settings
+from pcs_ext.toybox.train.workers import in_processes
 from pcs_ext.toybox.world.captions import caption
 from pcs_ext.toybox.world.render import render_rgb
 from pcs_ext.toybox.world.sampling import attributes, sample_clip, sample_scene, sample_toy
@@ -71,12 +72,15 @@ def render_data(settings: Settings, reporter: Reporter) -> None:
         for stream in get_args(Stream)
         for shard in range(max(1, shards // 2) if stream == "moments" else shards)
     ]
-    for done, (stream, shard) in enumerate(wanted):
-        if not (settings.folder / stream / f"{shard:05d}.json").exists():
-            _render_shard(settings, stream, shard)
-        if not (settings.folder / stream / f"{shard:05d}.safetensors").exists():
-            _tell_shard(settings, stream, shard)
-        reporter.progress("render", done + 1, len(wanted))
+    calls = [(settings, stream, shard) for stream, shard in wanted]
+    in_processes(_make_shard, calls, settings.processes, lambda done: reporter.progress("render", done, len(wanted)))
+
+
+def _make_shard(settings: Settings, stream: Stream, shard: int) -> None:
+    if not (settings.folder / stream / f"{shard:05d}.json").exists():
+        _render_shard(settings, stream, shard)
+    if not (settings.folder / stream / f"{shard:05d}.safetensors").exists():
+        _tell_shard(settings, stream, shard)
 
 
 def shard_scenes(settings: Settings, stream: Stream, shard: int) -> list[Scene]:
@@ -147,6 +151,12 @@ class TrainingData:
     def pixels(self, rows: Tensor) -> Tensor:
         """Images of the rows, `b 3 h w` float in [-1, 1]."""
         return pixels_of(self.images[rows])
+
+    def near(self, device: str) -> "TrainingData":
+        """The same, its images on a GPU where they take at most a quarter of the memory that is free there."""
+        if device == "cpu" or self.images.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
+            return self
+        return dataclasses.replace(self, images=self.images.to(device))
 
     def __len__(self) -> int:
         return len(self.captions)

@@ -18,8 +18,9 @@ from pcs_ext.image.reference.files import WEIGHTS as REFERENCE
 from pcs_ext.reporter import Reporter
 from pcs_ext.toybox import weights_path
 from pcs_ext.toybox.cards import write_card
+from pcs_ext.toybox.train.adopt import adopted
 from pcs_ext.toybox.train.motion import WORDS
-from pcs_ext.toybox.train.settings import Settings
+from pcs_ext.toybox.train.settings import PRESETS, Settings
 
 
 def export(settings: Settings, reporter: Reporter, target: Path | None = None) -> None:
@@ -44,7 +45,7 @@ def export(settings: Settings, reporter: Reporter, target: Path | None = None) -
     with atomic_folder(target / "base") as folder:
         _export_base(models, folder)
         _forget_places(folder)
-        _card(settings, folder, "base", ("vae", "clip", "latents", "decoder", "unet", "critic", "legible"))
+        _card(settings, folder, "base", ("vae", "clip", "latents", "decoder", "words", "unet", "critic", "legible"))
     reporter.event("export", "base written")
     for name, loader in (("clip", CLIPModel), ("dino", AutoModel)):
         if (models / name / "config.json").exists():
@@ -57,7 +58,7 @@ def export(settings: Settings, reporter: Reporter, target: Path | None = None) -
                         shutil.copy(models / name / file, folder / file)
                 if name == "clip":
                     _share_text_tower(folder, target / "base" / "text_encoder" / "model.safetensors")
-                _card(settings, folder, name, (name,))
+                _card(settings, folder, name, ("clip", "words", "align") if name == "clip" else (name,))
             reporter.event("export", f"{name} written")
     if (models / "oracle").exists():
         with atomic_folder(target / "oracle") as folder:
@@ -186,7 +187,9 @@ def _card(settings: Settings, folder: Path, name: str, stages: Sequence[str]) ->
     notes = settings.folder / "models" / "notes.json"
     if notes.is_file() and (note := json.loads(notes.read_text(encoding="utf-8")).get(name)):
         facts["history"] = note
-    write_card(folder, name, {stage: count for stage, count in steps.items() if count}, facts)
+    ran = {stage: count for stage, count in steps.items() if count or (stage == "latents" and steps["unet"])}
+    preset = next((preset for preset, sizes in PRESETS.items() if sizes == settings), "cpu")
+    write_card(folder, name, ran, facts, preset=preset, adopted=adopted(settings))
 
 
 def _parameters(folder: Path) -> int:

@@ -19,13 +19,15 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone, fingerprint
 from pcs_ext.image.fit import FitConfig
-from pcs_ext.image.types import LossTerms
+from pcs_ext.image.types import Conditioning, LossTerms
 from pcs_ext.reporter import Reporter
 from pcs_ext.toybox import weights_path
 from pcs_ext.toybox.train.clips import ClipData, load_clips
+from pcs_ext.toybox.train.graphs import capture_passes
 from pcs_ext.toybox.train.groups import Groups
 from pcs_ext.toybox.train.settings import Settings
-from pcs_ext.toybox.train.stage import rows, run_stage
+from pcs_ext.toybox.train.stage import generator_on, rows, run_stage
+from pcs_ext.toybox.train.tokenizer import MAX_LENGTH
 from pcs_ext.toybox.train.unet import draw_timesteps, loss_weights
 from pcs_ext.toybox.train.words import VOCABULARIES
 from pcs_ext.toybox.world.vocabulary import MOTIONS
@@ -62,21 +64,28 @@ def train_motion(
     image = base_to_teach(settings, base)
     data = load_clips(settings)
     latents = clip_latents(image, data, settings.folder / "models" / "clip_latents.safetensors", reporter)
+    latents = latents.to(settings.device)
     if settings.device == "cpu":
         image.denoiser.set_attn_processor(AttnProcessor())
     torch.manual_seed(0)
     motion = identity_motion_adapter(image.denoiser, max_frames=_MAX_FRAMES)
     backbone, words = AnimateDiffBackbone(image, motion), MotionWords(image)
+    batch, moving = _BATCH * settings.batches, _Moving(backbone)
+    if settings.device != "cpu":
+        moving.motion.train().requires_grad_(True)
+        clips = latents[:batch].float().to(settings.device)
+        states = torch.zeros(batch, MAX_LENGTH, settings.text_width, device=clips.device, requires_grad=True)
+        capture_passes(moving, clips, torch.zeros(batch, dtype=torch.int64, device=clips.device), states)
 
     def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
-        chosen = rows(len(data), _BATCH, generator)
-        conditioning = backbone.encode_prompt(_captions(data, chosen, generator))
-        clean = latents[chosen].float().to(settings.device)
+        chosen = rows(len(data), batch, generator)
+        states = backbone.encode_prompt(_captions(data, chosen, generator)).states.float()
+        clean = latents[chosen].float()
         share = _MOST_SHARED * float(torch.rand((), generator=generator))
-        noise = shared_noise(clean.shape, share, generator).to(clean.device)
-        timesteps = draw_timesteps(_BATCH, generator).to(clean.device)
+        noise = shared_noise(clean.shape, share, generator_on(clean.device, generator))
+        timesteps = draw_timesteps(batch, generator).to(clean.device)
         noisy = backbone.schedule.add_noise(clean, noise, timesteps)
-        predicted = backbone.predict(noisy, timesteps, conditioning).float()
+        predicted = moving(noisy, timesteps, states).float()
         errors = (predicted - backbone.schedule.target(clean, noise, timesteps)).square().mean((1, 2, 3, 4))
         return LossTerms({"v": (errors * loss_weights(backbone.schedule, timesteps)).mean()})
 
@@ -113,6 +122,19 @@ def base_to_teach(settings: Settings, base: Path | None) -> AbstractUnetBackbone
             "base of this generation first."
         )
     return image
+
+
+class _Moving(nn.Module):
+    """The denoiser with its motion modules, as a function of tensors."""
+
+    def __init__(self, backbone: AnimateDiffBackbone) -> None:
+        super().__init__()
+        self._backbone, self.motion = backbone, backbone.motion
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
+        """Prediction for clips `b c f h w` under text states `b n d`."""
+        states = states.repeat_interleave(noisy.shape[2], 0)
+        return self._backbone.predict(noisy, timesteps, Conditioning(states=states))
 
 
 class MotionWords(nn.Module):

@@ -9,6 +9,7 @@ Half of the captions name the class alone, as prompts beside a reference do: tol
 look only at what captions leave out.
 """
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def train_reference(
         backbone,
         adapter,
         data,
-        _TRAINING,
+        dataclasses.replace(_TRAINING, batch_size=_TRAINING.batch_size * settings.batches),
         Sight(features=encoder.blank(data.features[0])),
         draw_timesteps=draw_timesteps,
         weigh=lambda timesteps: loss_weights(backbone.schedule, timesteps),

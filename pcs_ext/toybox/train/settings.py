@@ -29,6 +29,10 @@ class Settings:
     """Autoencoder channels by level; one level more than log2(vae_factor)."""
     device: str = "cpu"
     """Where to train."""
+    batches: int = 1
+    """Sizes of the stages' batches, times those for two cores of a CPU."""
+    processes: int = 1
+    """That render beside each other."""
 
     @property
     def folder(self) -> Path:
@@ -45,5 +49,9 @@ GPU = dataclasses.replace(
     unet_channels=(96, 192, 320),
     vae_channels=(48, 96, 128, 128),
     device="cuda",
+    batches=32,
+    processes=14,
 )
-PRESETS = {"cpu": CPU, "gpu": GPU}
+SMALL_GPU = dataclasses.replace(CPU, scenes=160_000, device="cuda", batches=32, processes=14)
+"""The geometry that ships, from a GPU: more scenes, larger batches."""
+PRESETS = {"cpu": CPU, "gpu": GPU, "small-gpu": SMALL_GPU}

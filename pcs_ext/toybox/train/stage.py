@@ -18,6 +18,10 @@ _WORTH_COMPILING = 5000
 """Steps from which on compiling, some minutes on a CPU, pays: a step takes a third less time afterwards."""
 
 
+_TOLD = 50
+"""Steps between two reports of a training that is not on the CPU."""
+
+
 def run_stage(
     name: str,
     modules: Mapping[str, nn.Module],
@@ -67,6 +71,9 @@ def run_stage(
         on_start=running.append,
     )
     for state in run:
+        # Reading losses waits for the device.
+        if settings.device != "cpu" and state.step % _TOLD and state.step < state.total_steps:
+            continue
         terms = {key: value for key, value in state.losses.items() if key != "total"}
         reporter.progress(name, state.step, state.total_steps, **terms)
     with running[0].averaged():
@@ -95,6 +102,14 @@ def parameter_groups(
 def rows(count: int, batch: int, generator: torch.Generator) -> Tensor:
     """Random rows of a data set, with replacement."""
     return torch.randint(count, (batch,), generator=generator)
+
+
+def generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
+    """For noise: on the CPU the generator itself, elsewhere one of the device that it seeds, since hundreds of
+    pictures' noise takes a CPU longer than a GPU's whole step."""
+    if device.type == "cpu":
+        return generator
+    return torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
 
 
 def compile_for(module: nn.Module, steps: int) -> None:

@@ -7,8 +7,11 @@ that no caption uses, so that methods which name a subject by a rare word find o
 import collections
 import itertools
 import json
+from collections.abc import Sequence
 
+import numpy as np
 import torch
+from torch import Tensor
 from transformers import CLIPTokenizer
 
 from pcs_ext.config_io import atomic_write_text
@@ -19,6 +22,8 @@ from pcs_ext.toybox.world.captions import caption
 from pcs_ext.toybox.world.vocabulary import MOTIONS
 
 MAX_LENGTH = 77
+_PIECE = 20_000
+"""Captions that are encoded at once."""
 _WORD_END = "</w>"
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _CONSONANTS, _VOWELS = "bcdfghjklmnpqrstvwxz", "aeiou"
@@ -50,6 +55,19 @@ def train_tokenizer(settings: Settings, reporter: Reporter, *, scenes: int = 400
     tokenizer.model_max_length = MAX_LENGTH
     tokenizer.save_pretrained(folder)
     reporter.event("tokenizer", f"{len(vocabulary)} words written")
+
+
+def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str], length: int) -> Tensor:
+    """Ids `n length` int16 of captions, cut or padded: a million of them in seconds, by all cores."""
+    fast = tokenizer.backend_tokenizer
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    table = np.full((len(captions), length), tokenizer.pad_token_id, dtype=np.int16)
+    for first in range(0, len(captions), _PIECE):
+        piece = fast.encode_batch_fast(list(captions[first : first + _PIECE]), add_special_tokens=False)
+        for row, encoding in enumerate(piece, start=first):
+            ids = [begin, *encoding.ids[: length - 2], end]
+            table[row, : len(ids)] = ids
+    return torch.from_numpy(table)
 
 
 def rare_words() -> list[str]:

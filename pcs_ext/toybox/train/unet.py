@@ -6,7 +6,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from pcs_ext.errors import InputError
@@ -17,11 +17,15 @@ from pcs_ext.reporter import Reporter
 from pcs_ext.toybox.train.adopt import adopted, begun
 from pcs_ext.toybox.train.data import Stream, TrainingData, load_data, load_truth
 from pcs_ext.toybox.train.geometry import WithGeometry
+from pcs_ext.toybox.train.graphs import Replay, capture_passes
 from pcs_ext.toybox.train.settings import Settings
-from pcs_ext.toybox.train.stage import compile_for, rows, run_stage
+from pcs_ext.toybox.train.stage import compile_for, generator_on, rows, run_stage
+from pcs_ext.toybox.train.tokenizer import MAX_LENGTH, token_ids
 from pcs_ext.toybox.world.vocabulary import STYLES
 
 _BATCH = 16
+_RATE = 4e-4
+"""At this batch; it grows with the fourth root of the batch."""
 STREAMS: tuple[Stream, ...] = ("data", "moments", "pairs")
 """Whose pictures the denoiser trains on."""
 _GAMMA = 5.0
@@ -100,8 +104,7 @@ class Captions:
         captions = ["", *sorted({caption for captions in data.captions for caption in captions})]
         number = {caption: index for index, caption in enumerate(captions)}
         self._index = torch.tensor([[number[caption] for caption in captions] for captions in data.captions])
-        ids = tokenizer(captions, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
-        self._ids = ids.input_ids.to(torch.int16)
+        self._ids = token_ids(tokenizer, captions, tokenizer.model_max_length)
 
     @property
     def empty(self) -> Tensor:
@@ -182,6 +185,14 @@ def prepared(unet: Any, settings: Settings) -> Any:
     return unet.to(settings.device)
 
 
+def _capture(model: nn.Module, latents: Tensor, width: int) -> None:
+    """A whole training pass of `latents` as a graph; text states have this width."""
+    model.train().requires_grad_(True)
+    noisy = latents.contiguous(memory_format=torch.channels_last)
+    states = torch.zeros(len(noisy), MAX_LENGTH, width, device=noisy.device)
+    capture_passes(model, noisy, torch.zeros(len(noisy), dtype=torch.int64, device=noisy.device), states)
+
+
 def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: Reporter) -> None:
     """Train and save to `models/unet` and `models/scheduler`.
 
@@ -203,18 +214,21 @@ def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: 
     model = model.to(settings.device, memory_format=torch.channels_last)
     text_encoder: Any = CLIPTextModel.from_pretrained(models / "text_encoder")
     text_encoder = text_encoder.to(settings.device).eval().requires_grad_(False)
-    for module in (model, text_encoder):
-        compile_for(module, steps)
-    schedule = build_schedule()
+    batch, schedule = _BATCH * settings.batches, build_schedule()
+    read = Replay(lambda ids: text_encoder(input_ids=ids).last_hidden_state.float())
+    if settings.device == "cpu":
+        for module in (model, text_encoder):
+            compile_for(module, steps)
+    else:
+        _capture(model, latents[:batch].float(), settings.text_width)
 
     def loss(step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
-        chosen = easy[rows(len(easy), _BATCH, generator)] if step < easy_steps else None
-        chosen = rows(len(latents), _BATCH, generator) if chosen is None else chosen
-        with torch.no_grad():
-            states = text_encoder(input_ids=captions.draw(chosen, generator).to(latents.device)).last_hidden_state
+        chosen = easy[rows(len(easy), batch, generator)] if step < easy_steps else None
+        chosen = rows(len(latents), batch, generator) if chosen is None else chosen
+        states = read(captions.draw(chosen, generator).to(latents.device))
         clean = latents[chosen].float()
-        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-        timesteps = draw_timesteps(_BATCH, generator).to(clean.device)
+        noise = torch.randn(clean.shape, generator=generator_on(clean.device, generator), device=clean.device)
+        timesteps = draw_timesteps(batch, generator).to(clean.device)
         noisy = schedule.add_noise(clean, noise, timesteps).contiguous(memory_format=torch.channels_last)
         predicted, seen = model(noisy, timesteps, states)
         errors = (predicted.float() - schedule.target(clean, noise, timesteps)).square()
@@ -235,7 +249,7 @@ def train_unet(settings: Settings, steps: int, minutes: float | None, reporter: 
         settings,
         config,
         reporter,
-        learning_rate=4e-4,
+        learning_rate=_RATE * settings.batches**0.25,
         weight_decay=0.01,
         minutes=minutes,
         finish=finish,
