@@ -145,11 +145,21 @@ def check_side(name: str, side: int, backbone: AbstractBackbone) -> None:
         )
 
 
-def initial_noise(backbone: AbstractBackbone, seeds: Sequence[int], config: SampleConfig) -> Tensor:
-    """Unit normal latents, one CPU generator per seed: an image depends on its own seed alone."""
+def sides(backbone: AbstractBackbone, config: SampleConfig) -> tuple[int, int]:
+    """Height and width of what is sampled, in pixels.
+
+    Raises:
+        UsageError: sizes the base cannot make.
+    """
     height, width = (side or backbone.resolution for side in (config.height, config.width))
     for name, side in (("height", height), ("width", width)):
         check_side(name, side, backbone)
+    return height, width
+
+
+def initial_noise(backbone: AbstractBackbone, seeds: Sequence[int], config: SampleConfig) -> Tensor:
+    """Unit normal latents, one CPU generator per seed: an image depends on its own seed alone."""
+    height, width = sides(backbone, config)
     shape = (backbone.latent_channels, height // backbone.vae_factor, width // backbone.vae_factor)
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
