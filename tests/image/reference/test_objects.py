@@ -14,10 +14,12 @@ from pcs_ext.image.reference.contrasting import contrasted
 from pcs_ext.image.reference.encoder import open_encoder, scramble
 from pcs_ext.image.reference.latents import LatentEncoder
 from pcs_ext.image.reference.pairs import Pairs
+from pcs_ext.image.reference.prior import text_contrast
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.systems.artadapter import ArtAdapter
 from pcs_ext.image.reference.systems.bootpig import BootPIG, timestep_noise
 from pcs_ext.image.reference.systems.customcontrast import CustomContrast, contrasts
+from pcs_ext.image.reference.systems.domain_agnostic import neighbour_contrast
 from pcs_ext.image.reference.systems.kim_sod_cnn import KimSodCnn
 from pcs_ext.image.reference.systems.retrinet import RetriNet
 from pcs_ext.image.reference.systems.styleadapter import StyleAdapter
@@ -52,6 +54,21 @@ def test_contrasts_are_info_nce_of_every_anchor() -> None:
     e = torch.tensor(2.0).exp()
     torch.testing.assert_close(crossmodal, -(2 * e / (2 * e + 2)).log())
     torch.testing.assert_close(multiscale, -(e / (e + 2)).log())
+
+
+def test_contrasts_are_the_same_under_autocast() -> None:
+    anchors, others = drawn(8, 32), drawn(8, 32) + 0.3 * drawn(8, 32, seed=1)
+    alike, table = torch.eye(8, dtype=torch.bool), drawn(40, 32, seed=2)
+
+    def losses() -> list[Tensor]:
+        return [
+            contrasted(anchors, others, alike, 0.07), text_contrast(anchors, others, 0.07),
+            neighbour_contrast(anchors, table, 4, 0.1), info_nce(anchors[0], others[:1], others[1:], 0.07),
+        ]  # fmt: skip
+
+    plain = losses()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert losses() == plain
 
 
 def test_customcontrasts_terms_are_of_rows_that_see_pictures(sd: AbstractBackbone, eye: Path) -> None:
