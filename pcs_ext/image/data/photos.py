@@ -163,7 +163,7 @@ def _with_companions(path: Path) -> Photo:
     parts = torch.cat(numbered) if numbered else None
     mask = whole[0] if whole else (photo.mask if parts is None else parts.amax(0, keepdim=True))
     text = path.with_suffix(".txt")
-    caption = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else None
+    caption = text.read_text(encoding="utf-8-sig", errors="replace").strip() if text.is_file() else None
     earlier = sorted(path.parent.glob(f"{_escape(path.stem)}{_BEFORE}.*"), key=_natural)
     before = next((read_before(file, photo) for file in earlier if file.suffix.lower() in SUFFIXES), None)
     return dataclasses.replace(photo, mask=mask, caption=caption or None, parts=parts, before=before)

@@ -115,6 +115,12 @@ def test_masks_and_captions_lie_beside(tmp_path: Path) -> None:
     assert [photo.mask is not None for photo in photos] == [True, False, False]
 
 
+def test_captions_of_windows_editors_are_read_without_their_mark(tmp_path: Path) -> None:
+    left_red().save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("{subject} on grass", encoding="utf-8-sig")
+    assert find_photos(tmp_path)[0].caption == "{subject} on grass"
+
+
 def test_masks_among_files_that_are_given_are_no_photos(tmp_path: Path) -> None:
     for name in ("a.png", "a_mask.png", "a_mask2.png", "alone_mask.png"):
         left_red().save(tmp_path / name)
