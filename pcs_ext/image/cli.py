@@ -176,6 +176,10 @@ def _beside_references(
     prompts = rest if subject is not None else (str(first), *rest)
     if any(os.path.isdir(prompt) for prompt in prompts):
         raise UsageError("--reference goes with one learned subject or none; several are drawn without it.")
+    if subject is None and asked["subject_scale"] != 1.0:
+        raise UsageError(
+            "--scale is the strength of a learned subject, and none was given; that of photos is --reference-scale."
+        )
     images = generate(
         prompts, subject=subject, seeds=pictures.seeds_for(prompts), **references.asked, **asked, **machine.loading,
         reporter=console_reporter(),

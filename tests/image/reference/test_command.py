@@ -87,6 +87,7 @@ def test_mistakes_get_one_message(
         (["image", PROMPT, *base, "--reference", tmp_path / "cut.jpg", *flags], 3, "cut.jpg"),
         (["image", PROMPT, *base, "--reference", tmp_path / "no.jpg", *flags], 3, "no.jpg does not exist"),
         (["image", PROMPT, *base, *shown, *flags, "--reference-scale", "-1"], 2, "must be 0 or more"),
+        (["image", PROMPT, *base, *shown, *flags, "--scale", "0.5"], 2, "that of photos is --reference-scale"),
         (["image", PROMPT, *base, *shown, *flags, "--reference-box", "0,0,1,1"], 2, "cannot be told where things"),
         (["image", PROMPT, PROMPT, *base, *shown, *flags, *one], 2, "is one image, and 2 prompts"),
         (["image", PROMPT, *base, *shown, *flags, "-o", tmp_path / "there.png"], 2, "exists already"),
