@@ -155,9 +155,7 @@ def _natural(path: Path) -> list[tuple[int, int | str]]:
 
 
 def _with_companions(path: Path) -> Photo:
-    photo = read_photo(path)
-    beside = sorted(path.parent.glob(f"{_escape(path.stem)}_mask*"), key=_natural)
-    files = [file for file in beside if file.suffix.lower() in SUFFIXES and _MASK.sub("", file.stem) == path.stem]
+    photo, files = read_photo(path), mask_files(path)
     numbered = [read_mask(file, photo) for file in files if file.stem[-1].isdigit()]
     whole = [read_mask(file, photo) for file in files if not file.stem[-1].isdigit()]
     parts = torch.cat(numbered) if numbered else None
@@ -167,6 +165,12 @@ def _with_companions(path: Path) -> Photo:
     earlier = sorted(path.parent.glob(f"{_escape(path.stem)}{_BEFORE}.*"), key=_natural)
     before = next((read_before(file, photo) for file in earlier if file.suffix.lower() in SUFFIXES), None)
     return dataclasses.replace(photo, mask=mask, caption=caption or None, parts=parts, before=before)
+
+
+def mask_files(photo: Path) -> list[Path]:
+    """Masks that lie beside a photo, in natural order."""
+    beside = sorted(photo.parent.glob(f"{_escape(photo.stem)}_mask*"), key=_natural)
+    return [file for file in beside if file.suffix.lower() in SUFFIXES and _MASK.sub("", file.stem) == photo.stem]
 
 
 def _escape(stem: str) -> str:
