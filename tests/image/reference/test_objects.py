@@ -20,7 +20,7 @@ from pcs_ext.image.reference.systems.artadapter import ArtAdapter
 from pcs_ext.image.reference.systems.bootpig import BootPIG, timestep_noise
 from pcs_ext.image.reference.systems.customcontrast import CustomContrast, contrasts
 from pcs_ext.image.reference.systems.domain_agnostic import neighbour_contrast
-from pcs_ext.image.reference.systems.kim_sod_cnn import KimSodCnn
+from pcs_ext.image.reference.systems.kim_sod_cnn import KimSodCnn, _patches
 from pcs_ext.image.reference.systems.retrinet import RetriNet
 from pcs_ext.image.reference.systems.styleadapter import StyleAdapter
 from pcs_ext.image.reference.systems.umm_diffusion import UMMDiffusion
@@ -169,6 +169,13 @@ def test_artadapter_takes_style_from_statistics_and_content_from_what_is_left(sd
 
 
 @torch.no_grad()
+def test_kims_patches_are_those_of_a_square_behind_all_other_tokens() -> None:
+    features = drawn(1, 2, 21, 8)
+    assert torch.equal(_patches(features), features[..., 5:, :]), "a class token and four registers"
+    assert torch.equal(_patches(features[..., 4:, :]), features[..., 5:, :])
+    assert torch.equal(_patches(features[..., 5:, :]), features[..., 5:, :]), "a convolutional network has neither"
+
+
 def test_kims_local_features_are_a_convolution_of_the_subject_alone(sd: AbstractBackbone, eye: Path) -> None:
     adapter, _ = tiny_system("kim-sod-cnn", sd, eye)
     assert isinstance(adapter, KimSodCnn)
