@@ -88,7 +88,7 @@ class Reference:
         # Adapters that are not in the base leave the loop as it is, which is faster.
         attention = (lambda: adapter.inserted(backbone, self.scale)) if adapter.inside or adapter.enters else None
         if not (adapter.refines or adapter.mixes) or self.scale == 0:
-            return SampleHooks(encode=encode, attention=attention)
+            return SampleHooks(encode=encode, attention=attention, each_alone=True)
         begun: list[Sampling] = []
 
         def before_step(step: int, timestep: Tensor, latents: Tensor) -> Tensor:
@@ -103,6 +103,7 @@ class Reference:
             started=begun.append,
             before_step=before_step if adapter.refines else None,
             predict=mixing if adapter.mixes else None,
+            each_alone=True,
         )
 
     def check(self, prompts: Sequence[str]) -> None:
