@@ -173,7 +173,7 @@ def _square(photo: Photo, side: int) -> tuple[Tensor, Tensor]:
             f"{photo.path} has no mask; expected {photo.path.stem}_mask.png beside it, white in the hole to be filled, "
             "or transparency there."
         )
-    height, width = photo.image.shape[1:]
+    height, width = photo.size
     short = min(height, width)
     top, left = (height - short) // 2, (width - short) // 2
     image, mask = (x[None, :, top : top + short, left : left + short] for x in (photo.image, photo.mask))
