@@ -52,6 +52,16 @@ def test_a_photo_beside_a_prompt_without_learning(
     assert {path: path.read_bytes() for path in photos.iterdir()} == originals
 
 
+def test_an_empty_prompt_leaves_all_to_the_photos(
+    flags: list[str], tiny_sd_path: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("image", "", "--base", tiny_sd_path, "-o", tmp_path / "one.png", *flags, "--reference", photos / "0.png")
+    code, out, err = run(*command, capture=capsys)
+    assert (code, out.split()) == (0, [str(tmp_path / "one.png")]), err
+    with Image.open(tmp_path / "one.png") as image:
+        assert image.info["prompt"] == ""
+
+
 def test_with_a_learned_subject(
     flags: list[str], tiny_sd_path: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
