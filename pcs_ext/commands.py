@@ -4,12 +4,52 @@ import dataclasses
 import json as json_module
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-Device = Literal["auto", "cuda", "mps", "cpu"]
-Output = Annotated[Path, arg(aliases=["-o"])]
+from pcs_ext.command_options import MACHINE, Device, Machine, Output, console_reporter, print_paths
+
+if TYPE_CHECKING:
+    from pcs_ext.threed.animate_job import AnimateOptions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Motion:
+    """How a scene is set in motion and filmed, whatever it is made of."""
+
+    preset: Literal["fast", "balanced", "paper"] = "balanced"
+    """fast, to see that it works; balanced; or the steps of the paper."""
+    motion_module: Path | None = None
+    """motion adapter for an image base; toybox has its own."""
+    controlnet: Path | None = None
+    """folder of a diffusers ControlNet for the base that reads coarse pictures (tile), for animate124."""
+    seed: int = 0
+    """of everything random."""
+    previews: int = 0
+    """write a sheet to previews in the work folder every so many steps; 0 writes none."""
+    frames: int = 48
+    """of the film."""
+    side: int = 192
+    """of the film, pixels."""
+    overwrite: bool = False
+    """replace the output (the work folder is never replaced)."""
+    jsonl: Path | None = None
+    """also write every event as a JSON line to this file."""
+
+    def options(self, machine: Machine, **own: Any) -> "AnimateOptions":
+        """All settings of the job, those that only one command has among them."""
+        from pcs_ext.threed.animate_job import AnimateOptions
+
+        return AnimateOptions(
+            effort=self.preset, motion_module=self.motion_module, controlnet=self.controlnet, seed=self.seed,
+            previews=self.previews, frames=self.frames, side=self.side, overwrite=self.overwrite, **machine.loading,
+            **own,
+        )  # fmt: skip
+
+
+Motion = Annotated[_Motion, arg(name="")]
+MOTION = _Motion()
 
 
 def evaluate(
@@ -64,22 +104,13 @@ def animate(
     prompt: Positional[str],
     output: Output,
     method: Literal["dream-in-4d", "animate124"] = "dream-in-4d",
-    preset: Literal["fast", "balanced", "paper"] = "balanced",
     base: str = "",
-    motion_module: Path | None = None,
     photo: Path | None = None,
     view_model: str = "",
-    controlnet: Path | None = None,
     steps: int = 0,
-    seed: int = 0,
     config: Path | None = None,
-    previews: int = 0,
-    frames: int = 48,
-    side: int = 192,
-    overwrite: bool = False,
-    device: Device = "auto",
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
-    jsonl: Path | None = None,
+    motion: Motion = MOTION,
+    machine: Machine = MACHINE,
 ) -> None:
     """Set a finished 3D scene in motion by a video model; interrupted, the same command goes on.
 
@@ -89,47 +120,22 @@ def animate(
         prompt: of the clip, with {subject} where the subject goes: "{subject} jumping".
         output: .mp4, .webp or .gif, a film around it; .png for a sheet of moments and directions.
         method: dream-in-4d displaces the scene's points and leaves its looks; animate124 has a grid for every moment.
-        preset: fast, to see that it works; balanced; or the steps of the paper.
         base: a text-to-video model, or another image base of the subject's family.
-        motion_module: motion adapter for an image base; toybox has its own.
         photo: of the first moment, cut out, for animate124: holds it; without, the first moment is the scene.
         view_model: folder or hub id of a Zero123 in diffusers layout, beside a photo.
-        controlnet: folder of a diffusers ControlNet for the base that reads coarse pictures (tile), for animate124.
         steps: 0 takes the preset's.
-        seed: of everything random.
         config: a recipe as JSON (OUTPUT.work/recipe.json is one).
-        previews: write a sheet to OUTPUT.work/previews every so many steps; 0 writes none.
-        frames: of the film.
-        side: of the film, pixels.
-        overwrite: replace the output (the work folder is never replaced).
-        device: where the base runs.
-        precision: of the base's weights.
-        jsonl: also write every event as a JSON line to this file.
     """
-    from pcs_ext.image.cli import console_reporter
-    from pcs_ext.threed.animate_job import AnimateOptions, animate_3d
+    from pcs_ext.threed.animate_job import animate_3d
     from pcs_ext.video.backbones.load import load_video_backbone
 
-    options = AnimateOptions(
-        method=method,
-        effort=preset,
-        base=base,
-        motion_module=motion_module,
-        photo=photo,
-        view_model=view_model,
-        controlnet=controlnet,
-        steps=steps or None,
-        seed=seed,
-        config=config,
-        previews=previews,
-        frames=frames,
-        side=side,
-        overwrite=overwrite,
-        device=device,
-        precision=precision,
+    options = motion.options(
+        machine, method=method, base=base, photo=photo, view_model=view_model, steps=steps or None, config=config
     )
-    made = animate_3d(scene, subject, prompt, output, options, load_video_backbone, reporter=console_reporter(jsonl))
-    sys.stdout.write(f"{made.file}\n{made.work}\n")
+    made = animate_3d(
+        scene, subject, prompt, output, options, load_video_backbone, reporter=console_reporter(motion.jsonl)
+    )
+    print_paths([made.file, made.work])
 
 
 def animate_photo(
@@ -138,22 +144,13 @@ def animate_photo(
     output: Output,
     noun: str,
     still_prompt: str = "a photo of {subject}",
-    preset: Literal["fast", "balanced", "paper"] = "balanced",
     base: str = "toybox",
-    motion_module: Path | None = None,
     view_model: str = "",
-    controlnet: Path | None = None,
     depth: Path | None = None,
-    seed: int = 0,
     config: Path | None = None,
     still_config: Path | None = None,
-    previews: int = 0,
-    frames: int = 48,
-    side: int = 192,
-    overwrite: bool = False,
-    device: Device = "auto",
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
-    jsonl: Path | None = None,
+    motion: Motion = MOTION,
+    machine: Machine = MACHINE,
 ) -> None:
     """Make a moving 3D scene of one cut-out photo (Animate124); interrupted, the same command goes on.
 
@@ -165,36 +162,21 @@ def animate_photo(
         output: .mp4, .webp or .gif, a film around it; .png for a sheet of moments and directions.
         noun: what it is: dog.
         still_prompt: of the still scene; words for the view are appended.
-        preset: fast, to see that it works; balanced; or the steps of the paper.
         base: toybox, or a Stable Diffusion 1.x or 2.x model with --motion-module.
-        motion_module: motion adapter; toybox has its own.
         view_model: folder or hub id of a Zero123 in diffusers layout; without, words say what other sides look like.
-        controlnet: folder of a diffusers ControlNet for the base that reads coarse pictures (tile).
         depth: picture of how near things are in the photo, brighter is nearer.
-        seed: of everything random.
         config: the motion's recipe as JSON (OUTPUT.work/film.*.work/recipe.json is one).
         still_config: the still scene's (OUTPUT.work/still.glb.work/recipe.json).
-        previews: write a sheet of each stage every so many steps; 0 writes none.
-        frames: of the film.
-        side: of the film, pixels.
-        overwrite: replace the output (the work folder is never replaced).
-        device: where the base runs.
-        precision: of the base's weights.
-        jsonl: also write every event as a JSON line to this file.
     """
-    from pcs_ext.image.cli import console_reporter
-    from pcs_ext.threed.animate_job import AnimateOptions
     from pcs_ext.threed.photo_job import animate_photo as run
     from pcs_ext.video.backbones.load import load_video_backbone
 
-    options = AnimateOptions(
-        method="animate124", effort=preset, base=base, motion_module=motion_module, photo=photo, depth=depth,
-        view_model=view_model, controlnet=controlnet, seed=seed, config=config, previews=previews, frames=frames,
-        side=side, overwrite=overwrite, device=device, precision=precision,
-    )  # fmt: skip
+    options = motion.options(
+        machine, method="animate124", base=base, photo=photo, depth=depth, view_model=view_model, config=config
+    )
     made = run(noun, prompt, output, options, load_video_backbone, still_prompt=still_prompt,
-               still_config=still_config, reporter=console_reporter(jsonl))  # fmt: skip
-    sys.stdout.write(f"{made.file}\n{made.work}\n")
+               still_config=still_config, reporter=console_reporter(motion.jsonl))  # fmt: skip
+    print_paths([made.file, made.work])
 
 
 def demo(

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pcs_ext.command_options import MACHINE
+from pcs_ext.commands import _Motion
 from tests.support.command_line import run
 from tests.support.encoders import tiny_clip, tiny_dino
 from tests.support.tiny import tiny_folder
@@ -186,3 +188,10 @@ def test_evaluate_asks_prompts_of_a_file(tmp_path: Path, photos: Path, capsys: p
     code, out, err = run(*evaluate, "--prompts", asked, "--seeds", "5", "--json", capture=capsys)
     assert code == 0, err
     assert json.loads(out)["subject"]["prompts"] == ["{subject} on a sledge", "a photo of {subject}"]
+
+
+def test_animate_commands_pass_on_all_that_they_share() -> None:
+    asked = {"motion_module": Path("m"), "controlnet": Path("c"), "seed": 3, "previews": 2, "frames": 5, "side": 32}
+    made = _Motion(preset="fast", overwrite=True, **asked).options(MACHINE, method="animate124", base="toybox")  # type: ignore[arg-type]
+    told = {**asked, "effort": "fast", "overwrite": True, "method": "animate124", "base": "toybox", "device": "auto"}
+    assert {name: getattr(made, name) for name in told} == told

@@ -172,10 +172,16 @@ def _beside_references(
     from pcs_ext.image.reference.reference import generate
     from pcs_ext.image.subject import Artifact, save_images
 
-    subject = Artifact.load(first) if os.path.isdir(first) else None
-    prompts = rest if subject is not None else (str(first), *rest)
+    # An empty prompt, which leaves all to the photos, reads as a path like the folder one is in.
+    nothing = first == Path() and not (first / "config.json").is_file()
+    subject = Artifact.load(first) if os.path.isdir(first) and not nothing else None
+    prompts = rest if subject is not None else ("" if nothing else str(first), *rest)
     if any(os.path.isdir(prompt) for prompt in prompts):
         raise UsageError("--reference goes with one learned subject or none; several are drawn without it.")
+    if subject is None and asked["subject_scale"] != 1.0:
+        raise UsageError(
+            "--scale is the strength of a learned subject, and none was given; that of photos is --reference-scale."
+        )
     images = generate(
         prompts, subject=subject, seeds=pictures.seeds_for(prompts), **references.asked, **asked, **machine.loading,
         reporter=console_reporter(),

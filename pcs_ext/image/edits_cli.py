@@ -208,7 +208,7 @@ def follow(
     """Generate images with the structure of a picture: a photo, a sketch, a rendering.
 
     Args:
-        picture: whose structure; the largest square in its middle is used.
+        picture: whose structure; the largest part in its middle that has the results' shape is used.
         prompts: texts; with --subject, {subject} stands for it.
         noun: what the picture shows: dog.
         picture_prompt: describes the picture; empty: "a photo of a NOUN".
@@ -286,7 +286,7 @@ def style(
 
     Args:
         prompts: texts, best with the style named in each: "a toy car, flat vector art".
-        reference: a picture to take the style from; the largest square in its middle is used.
+        reference: a picture to take the style from; the largest part in its middle that has the results' shape is used.
         reference_prompt: describes it: "a toy dog, flat vector art".
         subject: folder written by `learn`, a ledger of `continual add`, or several subjects that are words alone.
         negative_prompt: what to stay away from.

@@ -97,7 +97,7 @@ def try_on(
     from pcs_ext.image.edits.try_on_picture import try_on_picture
     from pcs_ext.image.edits.try_on_trained import dress_picture
 
-    written.check(person, garment)
+    written.check(person, garment, *(path for path in (mask, garment_mask) if path is not None))
     if map and not adapter:
         raise UsageError("--map is read by trained adapters alone; pass one with --adapter, or leave out --map.")
     settings = resolve_edit("try-on", TryOnConfig, base, config, **sampling.asked)

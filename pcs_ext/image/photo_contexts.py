@@ -41,9 +41,7 @@ def with_contexts(recipe: Recipe, photos: Sequence[Photo]) -> tuple[Recipe, list
         " ".join(f"<photo-{photo + 1}-{place + 1}>" for place in range(len(settings.words)))
         for photo in range(len(photos))
     ]
-    captioned = [
-        dataclasses.replace(photo, caption=f"{context} {SUBJECT}") for photo, context in zip(photos, said, strict=True)
-    ]
+    captioned = [photo.but(caption=f"{context} {SUBJECT}") for photo, context in zip(photos, said, strict=True)]
     return dataclasses.replace(recipe, adapters={**recipe.adapters, **words}, phases=phases), captioned
 
 

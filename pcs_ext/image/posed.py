@@ -42,8 +42,8 @@ def posed(photos: Sequence[Photo]) -> list[Photo]:
         )
     for photo in photos:
         file, aspect = said[_bare(photo.path)]
-        check_aspect(file, photo.path.name, aspect, *photo.image.shape[1:])
-    return [dataclasses.replace(photo, camera=known[_bare(photo.path)]) for photo in photos]
+        check_aspect(file, photo.path.name, aspect, *photo.size)
+    return [photo.but(camera=known[_bare(photo.path)]) for photo in photos]
 
 
 def _places(path: Path) -> tuple[Path, Path]:

@@ -238,7 +238,8 @@ def inpaint(
     Pixels around the hole stay the photo's own.
 
     Args:
-        photo: with NAME_mask.png beside it, white in the hole; the largest square in its middle is used.
+        photo: with NAME_mask.png beside it, white in the hole, or transparent there; the largest square in its middle
+            is used.
         prompt: what the whole picture shows.
         negative_prompt: what to stay away from.
         base: toybox, a hub id, a diffusers folder or a .safetensors file.

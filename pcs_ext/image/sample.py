@@ -103,6 +103,8 @@ class SampleHooks:
     """Start here instead of at noise, `n c h w` at the noise level of step `first_step`, in the scheduler's scale."""
     first_step: int = 0
     """Leave out the steps before this one; needs `initial_latents`."""
+    each_alone: bool = False
+    """Whether hooks do to an image the same whatever is sampled beside it, so that few large ones may be at a time."""
 
 
 def build_scheduler(backbone: AbstractBackbone, config: SampleConfig) -> Any:
@@ -145,11 +147,21 @@ def check_side(name: str, side: int, backbone: AbstractBackbone) -> None:
         )
 
 
-def initial_noise(backbone: AbstractBackbone, seeds: Sequence[int], config: SampleConfig) -> Tensor:
-    """Unit normal latents, one CPU generator per seed: an image depends on its own seed alone."""
+def sides(backbone: AbstractBackbone, config: SampleConfig) -> tuple[int, int]:
+    """Height and width of what is sampled, in pixels.
+
+    Raises:
+        UsageError: sizes the base cannot make.
+    """
     height, width = (side or backbone.resolution for side in (config.height, config.width))
     for name, side in (("height", height), ("width", width)):
         check_side(name, side, backbone)
+    return height, width
+
+
+def initial_noise(backbone: AbstractBackbone, seeds: Sequence[int], config: SampleConfig) -> Tensor:
+    """Unit normal latents, one CPU generator per seed: an image depends on its own seed alone."""
+    height, width = sides(backbone, config)
     shape = (backbone.latent_channels, height // backbone.vae_factor, width // backbone.vae_factor)
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
@@ -176,7 +188,8 @@ def sample(
         config: how.
         negative_prompts: `n` texts to stay away from; None: empty ones.
         batch_size: images sampled together; does not change them beyond rounding. None: 16, or fewer large ones (four
-            of 512 pixels, one of 1024) unless hooks reach into the loop, which may want to see all of them at once.
+            of 512 pixels, one of 1024) unless hooks reach into the loop, which may want to see all of them at once
+            (`SampleHooks.each_alone`).
         hooks: see `SampleHooks`.
         reporter: hears the progress in denoiser steps, over all images.
 
@@ -210,7 +223,7 @@ def sample(
 def _together(noise: Tensor, hooks: SampleHooks) -> int:
     """How many of these latents `n c ... h w` to sample at once: 16, or fewer large ones that nobody reaches into."""
     reaching = (hooks.predict, hooks.started, hooks.before_step, hooks.recur, hooks.on_step, hooks.attention)
-    if hooks.encode is not None or any(hook is not None for hook in reaching):
+    if not hooks.each_alone and (hooks.encode is not None or any(hook is not None for hook in reaching)):
         return _MOST
     return _at_once(noise[0, 0].numel())
 

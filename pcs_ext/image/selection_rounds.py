@@ -165,7 +165,7 @@ class Selection:
         place = self._place(number)
         if place.exists():
             return Artifact.load(place)
-        photos = [dataclasses.replace(self.pool[row], weight=w) for row, w in zip(rows, weights, strict=True)]
+        photos = [self.pool[row].but(weight=w) for row, w in zip(rows, weights, strict=True)]
         return learn_round(photos, place, rate, None if best is None else Artifact.load(self._place(best)))
 
     def _scored(self, number: int, subject: Artifact, rows: Sequence[int], rate: float) -> Scored:

@@ -117,7 +117,8 @@ class Conditioning:
 
     def __getitem__(self, index: slice | Tensor | list[int]) -> "Conditioning":
         """The same conditioning for some rows of the batch."""
-        rows = torch.arange(self.batch_size)[index]
+        # Numbers of rows may come from an accelerator, whose tensors no tensor of the CPU is indexed with.
+        rows = torch.arange(self.batch_size)[index.cpu() if isinstance(index, Tensor) else index]
 
         def some(tensor: Tensor) -> Tensor:
             return tensor[rows.to(tensor.device)]

@@ -1,7 +1,7 @@
 """A device that is not the CPU, for machines that have no other: what mixes the two fails, as it would on a GPU.
 
 Tensors of it say that they are on `meta` and hold their numbers on the CPU. Every operation runs on those numbers, and
-one that gets tensors of both places is refused unless the CPU's have no dimension, as CUDA has it.
+one that gets tensors of both places is refused unless the CPU's have no dimension, or are indices, as CUDA has it.
 """
 
 import contextlib
@@ -61,7 +61,9 @@ def _run(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
     named = {key: value for key, value in kwargs.items() if key != "device"}
     moves = func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
     mixed = bool(there) and any(value.dim() for value in here)
-    if mixed and not moves and func not in _INDEXING:
+    if func in _INDEXING:  # indices may be the CPU's, where what is indexed, and put, is elsewhere
+        mixed = mixed and any(value.dim() and not isinstance(value, _There) for value in (args[0], *args[2:3]))
+    if mixed and not moves:
         raise MixedDevicesError(
             f"{func}: got tensors of the CPU, {[tuple(value.shape) for value in here]}, beside others"
         )

@@ -33,7 +33,7 @@ def concept_crops(photos: Sequence[Photo]) -> list[Photo]:
                 f"{photo.path} has {len(photo.parts)} numbered masks and {len(lines)} lines in {photo.path.stem}.txt; "
                 f"expected {1 + len(photo.parts)}: one for the picture, then one for each mask."
             )
-        made.append(dataclasses.replace(photo, caption=lines[0], mask=None, parts=None))
+        made.append(photo.but(caption=lines[0], mask=None, parts=None))
         made += [_around(photo, mask, line) for mask, line in zip(photo.parts, lines[1:], strict=True)]
     return made
 

@@ -194,7 +194,7 @@ class SubjectDataset:
         known = [photo.camera for photo in self.photos if photo.camera is not None]
         if moved or varied.pack > 1 or varied.aspect > 1 or len(known) < len(self.photos):
             return None
-        sizes = [photo.image.shape[1:] for photo in self.photos]
+        sizes = [photo.size for photo in self.photos]
         return of_squares(Cameras.joined(known), [size[0] for size in sizes], [size[1] for size in sizes])
 
     def square_masks(self) -> Tensor:
@@ -262,17 +262,18 @@ class SubjectDataset:
 
 def _crop(photo: Photo, side: int, aspect: int, place: float) -> tuple[Tensor, Tensor | None]:
     """The largest part of the aspect at `place` in [0, 1] along the side that is too long, resized, anti-aliased."""
-    _, height, width = photo.image.shape
+    height, width = photo.size
     edge = min(height, width // aspect)
     top, left = round((height - edge) * place), round((width - edge * aspect) * place)
+    part = photo.part(top, left, edge, edge * aspect)
 
-    def cut(values: Tensor) -> Tensor:
-        part = values[None, :, top : top + edge, left : left + edge * aspect]
-        return F.interpolate(part, size=(side, side * aspect), mode="bicubic", antialias=True, align_corners=False)[0]
+    def resized(values: Tensor) -> Tensor:
+        size = (side, side * aspect)
+        return F.interpolate(values[None], size=size, mode="bicubic", antialias=True, align_corners=False)[0]
 
-    masks = photo.mask if photo.parts is None else photo.parts
-    mask = None if masks is None else cut(masks).clamp(0, 1)
-    return cut(photo.image).clamp(-1, 1), mask
+    masks = part.mask if part.parts is None else part.parts
+    mask = None if masks is None else resized(masks).clamp(0, 1)
+    return resized(part.image).clamp(-1, 1), mask
 
 
 def relocate(

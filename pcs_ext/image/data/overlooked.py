@@ -68,10 +68,10 @@ def enlarged(photos: Sequence[Photo], side: int) -> list[str]:
         photos: decoded.
         side: of the base's pictures, pixels.
     """
-    small = [photo for photo in photos if min(photo.image.shape[1:]) < side]
+    small = [photo for photo in photos if min(photo.size) < side]
     if not small:
         return []
-    found = _names([f"{photo.path.name} ({photo.image.shape[2]} x {photo.image.shape[1]})" for photo in small])
+    found = _names([f"{photo.path.name} ({photo.size[1]} x {photo.size[0]})" for photo in small])
     return [f"smaller than the {side} pixels that the base learns, so enlarged: {found}"]
 
 

@@ -1,5 +1,6 @@
 """Reading photos of any common format; whatever cannot be used is named with its reason before a model loads."""
 
+import copy
 import dataclasses
 import hashlib
 import io
@@ -7,7 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from pcs_ext.config_io import file_sha256
 from pcs_ext.errors import PhotoError
 from pcs_ext.image.cameras import Cameras
+from pcs_ext.image.data.held import HeldAsLevels, shares_of
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".heic", ".heif", ".jfif"}
 MIN_SIDE = 32
@@ -35,16 +37,19 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Photo:
-    """One decoded photo and what lies beside it."""
+    """One decoded photo and what lies beside it.
+
+    Tensors of pixels may be given as uint8 levels, which are held as such and told as float32.
+    """
 
     path: Path
-    image: Tensor
+    image: Tensor = HeldAsLevels(-1.0)  # noqa: RUF009  # type: ignore[assignment]
     """`3 h w` float32 in [-1, 1], upright, sRGB."""
-    mask: Tensor | None = None
+    mask: Tensor | None = HeldAsLevels(0.0, optional=True)  # noqa: RUF009  # type: ignore[assignment]
     """`1 h w` in [0, 1]: where the subject is, from `NAME_mask.png` or the alpha channel."""
     caption: str | None = None
     """Text of `NAME.txt`."""
-    parts: Tensor | None = None
+    parts: Tensor | None = HeldAsLevels(0.0, optional=True)  # noqa: RUF009  # type: ignore[assignment]
     """`k h w` in [0, 1]: where each of several subjects is, from `NAME_mask1.png`, `NAME_mask2.png`, ...; `mask` is
     then where any of them is."""
     weight: float = 1.0
@@ -55,9 +60,30 @@ class Photo:
     """What took it, one, of the whole picture; None: not known, or nobody asks (`pcs_ext.image.posed`)."""
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        height, width = vars(self)["image"].shape[1:]
+        return height, width
+
+    def but(self, **changes: Any) -> Self:
+        """The same with other values in some fields. As `dataclasses.replace`, but levels stay levels."""
+        made = copy.copy(self)
+        for name, value in changes.items():
+            assert name in self.__dataclass_fields__, f"a photo has no {name}"
+            object.__setattr__(made, name, value)
+        return made
+
+    def part(self, top: int, left: int, height: int, width: int) -> Self:
+        """A part of it and of its masks, of which alone pixels are made. Nothing else is cut."""
+        rows, columns = slice(top, top + height), slice(left, left + width)
+        cut = {name: vars(self)[name] for name in ("image", "mask", "parts")}
+        return self.but(**{name: None if held is None else held[:, rows, columns] for name, held in cut.items()})
+
+    @property
     def digest(self) -> str:
         """Hex digits of the file and of all that is learned with it: caption, masks, camera, earlier picture."""
-        found = hashlib.sha256(f"{file_sha256(self.path)} {self.caption!r} {self.weight} {self.image.shape}".encode())
+        shape = torch.Size((3, *self.size))
+        found = hashlib.sha256(f"{file_sha256(self.path)} {self.caption!r} {self.weight} {shape}".encode())
         for values in (self.mask, self.parts, self.before):
             levels = b"" if values is None else (values.clamp(-1, 1) * 127).round().to(torch.int8).numpy().tobytes()
             found.update(len(levels).to_bytes(8, "big") + levels)
@@ -94,7 +120,7 @@ def photo_files(source: Iterable[Path | str] | Path | str) -> list[Path]:
 
 
 def _reduced(photo: Photo, short_side: int | None) -> Photo:
-    height, width = photo.image.shape[1:]
+    height, width = photo.size
     if short_side is None or min(height, width) <= short_side:
         return photo
     scale = short_side / min(height, width)
@@ -155,18 +181,23 @@ def _natural(path: Path) -> list[tuple[int, int | str]]:
 
 
 def _with_companions(path: Path) -> Photo:
-    photo = read_photo(path)
-    beside = sorted(path.parent.glob(f"{_escape(path.stem)}_mask*"), key=_natural)
-    files = [file for file in beside if file.suffix.lower() in SUFFIXES and _MASK.sub("", file.stem) == path.stem]
-    numbered = [read_mask(file, photo) for file in files if file.stem[-1].isdigit()]
-    whole = [read_mask(file, photo) for file in files if not file.stem[-1].isdigit()]
+    photo, files = read_photo(path), mask_files(path)
+    numbered = [_mask_levels(file, photo) for file in files if file.stem[-1].isdigit()]
+    whole = [_mask_levels(file, photo) for file in files if not file.stem[-1].isdigit()]
     parts = torch.cat(numbered) if numbered else None
-    mask = whole[0] if whole else (photo.mask if parts is None else parts.amax(0, keepdim=True))
+    masks = whole or ([] if parts is None else [parts.amax(0, keepdim=True)])
+    own = {"mask": masks[0]} if masks else {}
     text = path.with_suffix(".txt")
-    caption = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else None
+    caption = text.read_text(encoding="utf-8-sig", errors="replace").strip() if text.is_file() else None
     earlier = sorted(path.parent.glob(f"{_escape(path.stem)}{_BEFORE}.*"), key=_natural)
     before = next((read_before(file, photo) for file in earlier if file.suffix.lower() in SUFFIXES), None)
-    return dataclasses.replace(photo, mask=mask, caption=caption or None, parts=parts, before=before)
+    return photo.but(caption=caption or None, parts=parts, before=before, **own)
+
+
+def mask_files(photo: Path) -> list[Path]:
+    """Masks that lie beside a photo, in natural order."""
+    beside = sorted(photo.parent.glob(f"{_escape(photo.stem)}_mask*"), key=_natural)
+    return [file for file in beside if file.suffix.lower() in SUFFIXES and _MASK.sub("", file.stem) == photo.stem]
 
 
 def _escape(stem: str) -> str:
@@ -189,12 +220,13 @@ def read_photo(path: Path) -> Photo:
         return _to_rgb(ImageOps.exif_transpose(image))
 
     rgb, alpha = _decoded(path, upright)
-    pixels = torch.from_numpy(rgb).permute(2, 0, 1)
-    mask = None
-    if alpha is not None and alpha.min() < 1:
-        mask = torch.from_numpy(alpha)[None]
-        pixels = pixels * mask + _BACKGROUND * (1 - mask)
-    return Photo(path=path, image=(pixels * 2 - 1).contiguous(), mask=mask)
+    pixels = torch.from_numpy(rgb).permute(2, 0, 1).contiguous()
+    if alpha is None or alpha.min() == 255:
+        return Photo(path=path, image=pixels if pixels.dtype == torch.uint8 else pixels * 2 - 1)
+    mask = torch.from_numpy(alpha)[None]
+    opaque = shares_of(mask)
+    over = shares_of(pixels) * opaque + _BACKGROUND * (1 - opaque)
+    return Photo(path=path, image=over * 2 - 1, mask=mask)
 
 
 def _decoded(path: Path, decode: Callable[[Image.Image], T]) -> T:
@@ -248,15 +280,16 @@ def _register_heif(path: Path) -> None:
 
 
 def _to_rgb(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """`h w 3` float32 in [0, 1] and the alpha channel `h w`, if there is one."""
+    """`h w 3` as 8-bit levels, or float32 in [0, 1] of deeper pictures, and levels of the alpha channel `h w`, if there
+    is one."""
     if image.mode in _DEEP:
         return _gray(np.asarray(image)), None
     alpha = None
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
-        alpha = np.asarray(image.getchannel("A"), dtype=np.float32) / 255
+        alpha = np.array(image.getchannel("A"))
     image = _to_srgb(image)
-    return np.asarray(image.convert("RGB"), dtype=np.float32) / 255, alpha
+    return np.array(image.convert("RGB")), alpha
 
 
 def _gray(values: np.ndarray) -> np.ndarray:
@@ -289,11 +322,14 @@ def read_mask(path: Path, photo: Photo) -> Tensor:
     Raises:
         PhotoError: unreadable, or of another shape than the photo.
     """
+    return shares_of(_mask_levels(path, photo))
+
+
+def _mask_levels(path: Path, photo: Photo) -> Tensor:
     mask = _decoded(path, lambda image: _eight_bit(ImageOps.exif_transpose(image)))
-    height, width = photo.image.shape[1:]
+    height, width = photo.size
     _check_shape(path, (mask.height, mask.width), photo)
-    resized = mask.resize((width, height), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255)[None]
+    return torch.from_numpy(np.array(mask.resize((width, height), Image.Resampling.BILINEAR)))[None]
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -311,12 +347,12 @@ def read_before(path: Path, photo: Photo) -> Tensor:
     """
     before = read_photo(path).image
     _check_shape(path, before.shape[1:], photo)
-    resized = torch.nn.functional.interpolate(before[None], size=photo.image.shape[1:], mode="bicubic", antialias=True)
+    resized = torch.nn.functional.interpolate(before[None], size=photo.size, mode="bicubic", antialias=True)
     return resized[0].clamp(-1, 1)
 
 
 def _check_shape(path: Path, size: Sequence[int], photo: Photo) -> None:
-    height, width = photo.image.shape[1:]
+    height, width = photo.size
     if abs(size[1] / size[0] - width / height) > 0.02 * width / height:
         raise PhotoError(
             f"{path} is {size[1]} x {size[0]} but its photo is {width} x {height}; expected the same shape."

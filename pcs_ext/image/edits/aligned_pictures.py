@@ -10,7 +10,7 @@ from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.edits.cast import Cast
-from pcs_ext.image.edits.region import square
+from pcs_ext.image.edits.region import as_sampled
 from pcs_ext.image.edits.style_aligned import Reference, StyleAlignedConfig, sample_aligned
 from pcs_ext.image.levels import to_pil
 from pcs_ext.image.subject import GeneratedImage
@@ -38,7 +38,8 @@ def draw_aligned(
         prompts: texts.
         seeds: every seed makes a set of its own.
         config: how.
-        reference: `3 h w` in [-1, 1], a picture to take the style from; the largest square in its middle counts.
+        reference: `3 h w` in [-1, 1], a picture to take the style from; the largest part in its middle that has the
+            shape of what is sampled counts.
         reference_prompt: describes it.
         negative_prompt: what to stay away from.
         base: already loaded.
@@ -46,7 +47,7 @@ def draw_aligned(
         reporter: hears the progress.
 
     Raises:
-        UsageError: no seed, too few prompts, or a reference without a description.
+        UsageError: no seed, too few prompts, a reference without a description, or a size that the base cannot make.
     """
     if not seeds:
         raise UsageError("a shared style needs at least one seed, got none.")
@@ -56,7 +57,7 @@ def draw_aligned(
     backbone = base if base is not None else load_backbone(cast.base_name, device=device, precision=precision)
     given = None
     if reference is not None:
-        given = Reference(square(reference, backbone.resolution), reference_prompt.strip())
+        given = Reference(as_sampled(reference, backbone, config.sampling), reference_prompt.strip())
     facts = {
         "edit": config.id, "base": backbone.name, "artifacts": cast.hashes(), "reference": reference_prompt.strip(),
         "set": list(prompts), **dataclasses.asdict(config.sampling),

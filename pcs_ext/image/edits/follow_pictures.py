@@ -11,7 +11,7 @@ from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.concept import fill
 from pcs_ext.image.edits.cast import Cast
 from pcs_ext.image.edits.freecontrol import FreeControlConfig, follow_structure
-from pcs_ext.image.edits.region import square
+from pcs_ext.image.edits.region import as_sampled
 from pcs_ext.image.levels import to_pil
 from pcs_ext.image.subject import GeneratedImage
 from pcs_ext.reporter import Reporter
@@ -36,7 +36,7 @@ def follow_pictures(
 
     Args:
         cast: who may be named.
-        picture: `3 h w` in [-1, 1]; the largest square in its middle counts.
+        picture: `3 h w` in [-1, 1]; the largest part in its middle that has the shape of what is sampled counts.
         prompts: texts.
         noun: what the picture shows; words of `picture_prompt`.
         picture_prompt: describes it; empty: "a photo of a NOUN".
@@ -44,7 +44,7 @@ def follow_pictures(
         seeds, config, base, device, precision, reporter: see `follow_structure` and `draw_layouts`.
 
     Raises:
-        UsageError: no noun, prompt or seed.
+        UsageError: no noun, prompt or seed, or a size that the base cannot make.
     """
     if not noun.strip() or not prompts or not seeds:
         raise UsageError("following a structure takes a noun, at least one prompt and one seed; one is missing.")
@@ -63,7 +63,7 @@ def follow_pictures(
     with cast.applied(backbone):
         for prompt, text in zip(prompts, texts, strict=True):
             images = follow_structure(
-                backbone, square(picture, backbone.resolution), prompt=text, seeds=seeds, config=config,
+                backbone, as_sampled(picture, backbone, config.sampling), prompt=text, seeds=seeds, config=config,
                 negative_prompt=cast.negative(""), reporter=reporter, **words,
             )  # fmt: skip
             made += [

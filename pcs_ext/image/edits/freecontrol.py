@@ -208,7 +208,7 @@ def follow_structure(
 
     Args:
         backbone: with adapters already injected.
-        picture: `1 3 h w` in [-1, 1], square, of the base's resolution.
+        picture: `1 3 h w` in [-1, 1], of the size that is sampled.
         picture_prompt: describes the picture.
         phrase: words of `picture_prompt`: whose structure counts.
         class_prompt: of the pictures from which components are read, "a photo of a dog".

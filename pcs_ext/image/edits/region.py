@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.masks import bounding_box, feathered
+from pcs_ext.image.sample import SampleConfig, sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +87,23 @@ def edit_size(height: int, width: int, backbone: AbstractBackbone) -> tuple[int,
 
 def square(picture: Tensor, side: int) -> Tensor:
     """The largest square in the middle of a picture `3 h w`, as `1 3 side side`."""
-    height, width = picture.shape[-2:]
-    edge = min(height, width)
-    top, left = (height - edge) // 2, (width - edge) // 2
-    part = picture[None, :, top : top + edge, left : left + edge]
-    return torch.clamp(F.interpolate(part, size=(side, side), mode="bicubic", antialias=True), -1, 1)
+    return shaped(picture, side, side)
+
+
+def shaped(picture: Tensor, height: int, width: int) -> Tensor:
+    """The largest part in the middle of a picture `3 h w` that has a shape, as `1 3 height width`."""
+    rows, columns = picture.shape[-2:]
+    scale = min(rows / height, columns / width)
+    tall, wide = min(rows, round(scale * height)), min(columns, round(scale * width))
+    top, left = (rows - tall) // 2, (columns - wide) // 2
+    part = picture[None, :, top : top + tall, left : left + wide]
+    return torch.clamp(F.interpolate(part, size=(height, width), mode="bicubic", antialias=True), -1, 1)
+
+
+def as_sampled(picture: Tensor, backbone: AbstractBackbone, sampling: SampleConfig) -> Tensor:
+    """`shaped` as what is sampled beside it.
+
+    Raises:
+        UsageError: a size that the base cannot make.
+    """
+    return shaped(picture, *sides(backbone, sampling))

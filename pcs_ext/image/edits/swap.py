@@ -89,6 +89,7 @@ def swap(
     source_prompt: str,
     target_prompt: str,
     config: SwapConfig,
+    negative_prompt: str = "",
     reporter: Reporter | None = None,
 ) -> Tensor:
     """The picture with what `target_prompt` says inside the mask, `1 3 h w` in [-1, 1], float32 on the CPU.
@@ -100,6 +101,7 @@ def swap(
         source_prompt: describes the picture.
         target_prompt: describes what it shall show.
         config: how.
+        negative_prompt: what the subject's branch stays away from.
         reporter: hears the progress.
     """
     with torch.no_grad():
@@ -107,7 +109,7 @@ def swap(
         inside = grown(cells_of(mask, backbone.vae_factor), config.growth).to(backbone.device)
         swapped = swap_latents(
             backbone, latents, inside, source_prompt=source_prompt, target_prompt=target_prompt, config=config,
-            reporter=reporter,
+            negative_prompt=negative_prompt, reporter=reporter,
         )  # fmt: skip
         return backbone.decode_latents(swapped.to(backbone.dtype)).float().cpu().clamp(-1, 1)
 
@@ -121,6 +123,7 @@ def swap_latents(
     source_prompt: str,
     target_prompt: str,
     config: SwapConfig,
+    negative_prompt: str = "",
     reporter: Reporter | None = None,
 ) -> Tensor:
     """`swap` between autoencoder and autoencoder: latents `1 c h w` in and out, a mask of cells `1 1 h w`.
@@ -143,8 +146,10 @@ def swap_latents(
         initial_latents=torch.cat([states[-1], states[-1]]),
         decode=lambda both: found.append(both[1:]) or both,
     )
-    sample(backbone, [source_prompt, target_prompt], seeds=[0, 0], config=config.sampling, hooks=hooks,
-           reporter=reporter)  # fmt: skip
+    sample(
+        backbone, [source_prompt, target_prompt], seeds=[0, 0], config=config.sampling,
+        negative_prompts=["", negative_prompt], hooks=hooks, reporter=reporter,
+    )  # fmt: skip
     return found[0]
 
 
@@ -163,7 +168,7 @@ def swap_edits(
     own = self_attention_paths(backbone)
     size = (inside.shape[-2], inside.shape[-1])
     coarse = tuple(path for path in own if _cells(path_grid(backbone, path, size)) <= config.map_cells)
-    # Under guidance only the conditional half has words to align; the other half's prompts are the same.
+    # Under guidance only the conditional half has words to align: of the other half the picture's prompt is empty.
     cross = MovedMaps(sources[-1], targets[-1], alignment, weight)
     return [
         AttentionEdit(program=cross, paths=backbone.cross_attention_paths(), last=config.cross_maps),

@@ -78,6 +78,7 @@ def swap_picture(
             source_prompt=source_prompt,
             target_prompt=target_prompt,
             config=config,
+            negative_prompt=artifact.concept.negative_prompt(),
             reporter=reporter,
         )
     result = region.paste(image, edited, given, config.feather if mask is None else 0.0)

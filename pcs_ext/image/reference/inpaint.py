@@ -12,7 +12,7 @@ from pcs_ext.errors import PhotoError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.blended import PutBack
-from pcs_ext.image.data import Photo, find_photos
+from pcs_ext.image.data import Photo, find_photos, mask_files
 from pcs_ext.image.learn import preset_of
 from pcs_ext.image.levels import to_pil
 from pcs_ext.image.recipes.presets import SAMPLING
@@ -50,7 +50,7 @@ def inpaint(
     Pixels outside of the hole are the photo's own.
 
     Args:
-        photo: with a mask `NAME_mask.png` beside it, white in the hole.
+        photo: with a mask `NAME_mask.png` beside it, white in the hole; without one, transparent there.
         prompt: of the whole picture.
         references: photos of who or what belongs into the hole; several count together.
         scale: see `show`, and so adapter, encoder and nouns.
@@ -108,7 +108,11 @@ def _the_photo(path: Path | str) -> Photo:
     found = find_photos(path)
     if len(found) != 1:
         raise PhotoError(f"{path} holds {len(found)} photos; expected the one with the hole.")
-    return found[0]
+    photo = found[0]
+    if photo.mask is None or mask_files(photo.path):
+        return photo
+    # Elsewhere what is opaque is the subject; of a photo with a hole, what somebody made transparent is to be filled.
+    return dataclasses.replace(photo, mask=1 - photo.mask)
 
 
 @torch.inference_mode()
@@ -166,9 +170,10 @@ def _square(photo: Photo, side: int) -> tuple[Tensor, Tensor]:
     """The largest square in the middle, resized, and the hole in it."""
     if photo.mask is None:
         raise PhotoError(
-            f"{photo.path} has no mask; expected {photo.path.stem}_mask.png beside it, white in the hole to be filled."
+            f"{photo.path} has no mask; expected {photo.path.stem}_mask.png beside it, white in the hole to be filled, "
+            "or transparency there."
         )
-    height, width = photo.image.shape[1:]
+    height, width = photo.size
     short = min(height, width)
     top, left = (height - short) // 2, (width - short) // 2
     image, mask = (x[None, :, top : top + short, left : left + short] for x in (photo.image, photo.mask))

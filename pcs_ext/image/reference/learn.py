@@ -77,7 +77,7 @@ def learn_reference(
     made_by = adapter_class(kind)
     maps = made_by.reads_maps(kind)
     encoder = OWN if made_by.sees in ("latents", "nothing") else encoder or _toybox_encoder(base, entry)
-    subjects = _albums(pairs, made_by, maps, system)
+    subjects = _albums(pairs, made_by, maps, system, reporter)
     backbone = load_backbone(base, device=device, precision=precision, reporter=reporter)
     reader = open_eye(encoder_folder(encoder), made_by, backbone)
     check_named(reader)
@@ -110,10 +110,16 @@ def learn_reference(
     return output
 
 
-def _albums(pairs: Path, made_by: type[AbstractReferenceAdapter], maps: MapKinds, system: str) -> list[Subjects]:
+def _albums(
+    pairs: Path, made_by: type[AbstractReferenceAdapter], maps: MapKinds, system: str, reporter: Reporter
+) -> list[Subjects]:
     """What lies in a folder, once all is found right that a system asks of it."""
     subjects = read_subjects(pairs, asks_noun=made_by.asks_noun, several=made_by.several)
-    _check_masks([photo.mask is not None for own in subjects for photo in own.photos], made_by, pairs, system)
+    there = [photo.mask is not None for own in subjects for photo in own.photos]
+    _check_masks(there, made_by, pairs, system)
+    if any(there) and not all(there):
+        lacking = f"{there.count(False)} of {len(there)} photos in {pairs} have no mask"
+        reporter.event("masks-left-out", f"{lacking}: errors and attention count everywhere in all of them")
     if "photo" in maps:
         subjects += [
             dataclasses.replace(own, photos=album) for own in subjects for album in albums_of_maps(own.photos, maps)

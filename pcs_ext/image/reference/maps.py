@@ -141,7 +141,7 @@ def albums_of_maps(photos: Sequence[Photo], kinds: Sequence[MapKind]) -> list[tu
 
 
 def _as_photo(photo: Photo, kind: MapKind, given: Given) -> Photo:
-    height, width = photo.image.shape[1:]
+    height, width = photo.size
     picture = 2 * given.at(kind, (height, width)).expand(3, -1, -1) - 1
     return dataclasses.replace(photo, image=picture, mask=None, parts=None, before=photo.image)
 
@@ -181,14 +181,14 @@ def check_maps(photos: Sequence[Photo], kinds: Sequence[MapKind], folder: Path) 
 
 def _read(file: Path, photo: Photo) -> Given:
     if file.suffix.lower() == _POINTS:
-        height, width = photo.image.shape[1:]
+        height, width = photo.size
         return GivenLandmarks(points=read_points(file), shape=(height, width))
     return GivenMap(picture=_like(file, photo))
 
 
 def _like(file: Path, photo: Photo) -> Tensor:
     picture = read_photo(file).image
-    height, width = photo.image.shape[1:]
+    height, width = photo.size
     if abs(picture.shape[2] / picture.shape[1] - width / height) > 0.02 * width / height:
         raise PhotoError(
             f"{file} is {picture.shape[2]} x {picture.shape[1]} but its photo is {width} x {height}; expected the same "

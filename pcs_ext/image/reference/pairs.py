@@ -261,7 +261,7 @@ def _levels(photo: Photo, kinds: MapKinds, side: int) -> Tensor:
 
 def _of_one(own: Subjects) -> Sequence[Photo]:
     """The photos; of one subject, its masks are where any of them is."""
-    return own.photos if len(own.nouns) > 1 else [dataclasses.replace(photo, parts=None) for photo in own.photos]
+    return own.photos if len(own.nouns) > 1 else [photo.but(parts=None) for photo in own.photos]
 
 
 def _seen(photos: Sequence[Photo], parts: int, encoder: PictureEncoder, cut: bool) -> Sight:

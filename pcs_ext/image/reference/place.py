@@ -8,7 +8,7 @@ from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.reference.files import open_adapter
-from pcs_ext.image.reference.nouns import check_named
+from pcs_ext.image.reference.nouns import names
 from pcs_ext.image.reference.reference import Reference, check_scale, draw
 from pcs_ext.image.reference.shown import Sight
 from pcs_ext.image.subject import GeneratedImage
@@ -53,7 +53,9 @@ def place(
     check_scale(scale)
     if not prompt or not seeds or not boxes:
         raise UsageError("place needs a prompt, one box and one seed or more, got none.")
-    check_named([prompt], list(boxes))
+    missing = [phrase for phrase in boxes if not names(prompt, phrase)]
+    if missing:
+        raise UsageError(f"the prompt {prompt!r} does not name the {missing[0]} of a --box; say it there, too.")
     reporter = reporter or SilentReporter()
     if not isinstance(base, AbstractBackbone):
         base = load_backbone(base, device=device, precision=precision, reporter=reporter)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pcs_ext.image.reference.contrasting import cosines_of
 from pcs_ext.image.reference.pairs import Pairs
 
 
@@ -77,5 +78,5 @@ def text_contrast(embeddings: Tensor, texts: Tensor, temperature: float) -> Tens
         texts: `m d`, of the captions in the same order.
         temperature: divides the cosines.
     """
-    cosines = F.normalize(embeddings.float(), dim=-1) @ F.normalize(texts.float(), dim=-1).T
+    cosines = cosines_of(embeddings, texts)
     return F.cross_entropy(cosines / temperature, torch.arange(len(cosines), device=cosines.device))

@@ -24,7 +24,7 @@ from pcs_ext.image.reference.files import OpenedAdapter, open_adapter
 from pcs_ext.image.reference.interleaved import check_marks, has_marks
 from pcs_ext.image.reference.kinds import adapter_class
 from pcs_ext.image.reference.latents import with_latents
-from pcs_ext.image.reference.looks import looks
+from pcs_ext.image.reference.looks import look_of
 from pcs_ext.image.reference.maps import Given, MapKind, read_given, stacked
 from pcs_ext.image.reference.nouns import check_named
 from pcs_ext.image.reference.shown import Shown, Sight
@@ -88,7 +88,7 @@ class Reference:
         # Adapters that are not in the base leave the loop as it is, which is faster.
         attention = (lambda: adapter.inserted(backbone, self.scale)) if adapter.inside or adapter.enters else None
         if not (adapter.refines or adapter.mixes) or self.scale == 0:
-            return SampleHooks(encode=encode, attention=attention)
+            return SampleHooks(encode=encode, attention=attention, each_alone=True)
         begun: list[Sampling] = []
 
         def before_step(step: int, timestep: Tensor, latents: Tensor) -> Tensor:
@@ -103,6 +103,7 @@ class Reference:
             started=begun.append,
             before_step=before_step if adapter.refines else None,
             predict=mixing if adapter.mixes else None,
+            each_alone=True,
         )
 
     def check(self, prompts: Sequence[str]) -> None:
@@ -222,7 +223,7 @@ def seen_by(
         sight = with_latents(sight, photos, opened.latents)
     turned = read_turns(turns, len(photos)) if turns else None
     captions = tuple(photo.caption or "" for photo in photos) if opened.adapter.asks_captions else ()
-    look = None if style is None else looks(find_photos([style]), opened.encoder)
+    look = None if style is None else look_of(style, opened.encoder)
     return Reference(
         opened=opened, sight=sight, nouns=named, scale=scale, boxes=placed, turns=turned, maps=drawn, style=look,
         captions=captions,

@@ -97,7 +97,7 @@ def _seen_alike(groups: Sequence[Sequence[Photo]], reporter: Reporter) -> list[l
         return [list(own) for own in groups]
     if len(bare) < sum(map(len, groups)):
         reporter.event("masks-left-out", f"{bare[0]} has no mask: all photos are compared whole, without their masks")
-    return [[dataclasses.replace(photo, mask=None) for photo in own] for own in groups]
+    return [[photo.but(mask=None) for photo in own] for own in groups]
 
 
 def _mean(seen: Reference) -> Tensor:

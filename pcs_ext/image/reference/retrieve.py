@@ -95,7 +95,11 @@ def retrieve(folder: Path, prompt: str, *, count: int = 2) -> list[Path]:
         raise PhotoError(f"{folder} is no folder; expected one of photos with captions NAME.txt beside them.")
     pictures = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
     texts = {path: path.with_suffix(".txt") for path in pictures}
-    told = {path: text.read_text(encoding="utf-8-sig").strip() for path, text in texts.items() if text.is_file()}
+    told = {
+        path: text.read_text(encoding="utf-8-sig", errors="replace").strip()
+        for path, text in texts.items()
+        if text.is_file()
+    }
     if not told:
         raise PhotoError(
             f"{folder} holds no photo with a caption; put NAME.txt beside NAME.jpg, which says what it shows."

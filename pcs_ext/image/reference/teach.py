@@ -5,7 +5,6 @@ those are kept that CLIP finds more like their prompt, by a margin, than any of 
 are the album of a new folder of pairs.
 """
 
-import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -125,7 +124,7 @@ def _expert(
     if folder.is_dir():
         return Artifact.load(folder)
     noun = own.nouns[0]
-    photos = [dataclasses.replace(p, caption=renamed(p.caption or "", noun, SUBJECT)) for p in own.photos]
+    photos = [p.but(caption=renamed(p.caption or "", noun, SUBJECT)) for p in own.photos]
     return learn(
         photos, noun=noun, output=folder, recipe=recipe, base=backbone, steps=steps, seed=seed,
         reporter=reporter,

@@ -75,7 +75,7 @@ def tune_reference(
     if min(steps, batch_size) < 1 or learning_rate <= 0:
         raise ConfigError("steps and batch_size must be at least 1 and learning_rate above 0.")
     caption = fill("a photo of {subject}", noun)
-    given = [dataclasses.replace(photo, caption=caption) for photo in find_photos(photos)]
+    given = [photo.but(caption=caption) for photo in find_photos(photos)]
     settings = read_settings(adapter)
     backbone = load_backbone(base or settings.base, device=device, precision=precision, reporter=reporter)
     opened = open_adapter(backbone, str(adapter))

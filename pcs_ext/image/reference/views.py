@@ -35,7 +35,7 @@ def read_view(photo: Path) -> Tensor | None:
     if not file.is_file():
         return None
     try:
-        numbers = [float(word) for word in file.read_text(encoding="utf-8").replace(",", " ").split()]
+        numbers = [float(word) for word in file.read_text(encoding="utf-8-sig").replace(",", " ").split()]
     except (ValueError, UnicodeDecodeError):
         numbers = []
     if len(numbers) != 3 or not all(abs(number) < float("inf") for number in numbers) or numbers[2] <= 0:

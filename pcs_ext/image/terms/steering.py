@@ -149,7 +149,8 @@ def info_nce(
         temperature: divides the cosines.
         weights: times the exponentials of the positives, `p`, at least one positive; None: all 1.
     """
-    cosines = F.normalize(torch.cat([positives, negatives]).float(), dim=-1) @ F.normalize(anchor.float(), dim=-1)
+    with torch.autocast(anchor.device.type, enabled=False):  # a temperature makes much of small differences
+        cosines = F.normalize(torch.cat([positives, negatives]).float(), dim=-1) @ F.normalize(anchor.float(), dim=-1)
     logits = cosines / temperature
     if weights is not None:
         logits = torch.cat([logits[: len(weights)] + weights.to(logits).log(), logits[len(weights) :]])

@@ -1,5 +1,6 @@
 """Photos of every kind decode right; everything else is refused with the file's name and a reason."""
 
+import dataclasses
 import io
 import struct
 import zlib
@@ -113,6 +114,35 @@ def test_masks_and_captions_lie_beside(tmp_path: Path) -> None:
     assert [photo.path.stem for photo in photos] == ["a", "b9", "b10"]
     assert [photo.caption for photo in photos] == [None, "{subject} on grass", None]
     assert [photo.mask is not None for photo in photos] == [True, False, False]
+
+
+def test_captions_of_windows_editors_are_read_without_their_mark(tmp_path: Path) -> None:
+    left_red().save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("{subject} on grass", encoding="utf-8-sig")
+    assert find_photos(tmp_path)[0].caption == "{subject} on grass"
+
+
+def test_photos_are_held_as_the_levels_of_their_files(tmp_path: Path) -> None:
+    levels = np.arange(3 * 40 * 48, dtype=np.uint32).astype(np.uint8).reshape(40, 48, 3)
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    for name in ("a_mask1", "a_mask2"):
+        left_red("L").save(tmp_path / f"{name}.png")
+    photo = find_photos(tmp_path)[0]
+    told = torch.from_numpy(levels.astype(np.float32) / 255 * 2 - 1).permute(2, 0, 1)
+    for same in (photo, photo.but(caption="{subject} on grass"), photo.part(0, 0, 40, 48)):
+        assert torch.equal(same.image, told)
+        held = [vars(same)[name] for name in ("image", "mask", "parts")]
+        assert [tensor.dtype for tensor in held] == [torch.uint8] * 3
+        assert [tensor.shape[0] for tensor in held] == [3, 1, 2]
+    assert (photo.size, photo.caption) == ((40, 48), None)
+    part = photo.part(4, 30, 10, 12)
+    assert torch.equal(part.image, told[:, 4:14, 30:42])
+    assert part.parts is not None
+    assert photo.parts is not None
+    assert torch.equal(part.parts, photo.parts[:, 4:14, 30:42])
+    assert torch.equal(dataclasses.replace(photo, image=-photo.image).image, -told)
+    left_red("RGBA").save(tmp_path / "b.png")
+    assert read_photo(tmp_path / "b.png").image.dtype == torch.float32
 
 
 def test_masks_among_files_that_are_given_are_no_photos(tmp_path: Path) -> None:

@@ -104,3 +104,13 @@ def test_pictures_of_any_shape_are_followed(sd: AbstractBackbone) -> None:
         follow_structure(sd, PICTURE, **{**WORDS, "phrase": "fox"}, prompt="a dog", seeds=[0], config=quick())
     with pytest.raises(ConfigError, match="expected at least 2"):
         quick(class_images=1)
+
+
+def test_results_may_have_another_shape_than_a_square(sd: AbstractBackbone) -> None:
+    picture = torch.rand(3, 40, 70, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    wide = quick(sampling=dataclasses.replace(quick().sampling, height=32, width=48))
+    made = follow_pictures(open_cast(), picture, ["a red dog"], noun="cat", seeds=[0], config=wide, base=sd)
+    assert made[0].image.size == (48, 32)
+    odd = quick(sampling=dataclasses.replace(quick().sampling, width=33))
+    with pytest.raises(UsageError, match="width 33 does not fit"):
+        follow_pictures(open_cast(), picture, ["a red dog"], noun="cat", seeds=[0], config=odd, base=sd)

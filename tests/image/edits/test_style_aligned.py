@@ -109,3 +109,12 @@ def test_sets_of_pictures(sd: AbstractBackbone) -> None:
         draw_aligned(open_cast(), PROMPTS, seeds=[], config=quick(), base=sd)
     with pytest.raises(ConfigError, match="expected scheduler 'ddim'"):
         quick(sampling=SampleConfig())
+
+
+def test_a_given_picture_takes_the_shape_of_the_results(sd: AbstractBackbone) -> None:
+    tall = quick(sampling=dataclasses.replace(SAMPLING, height=48))
+    given = torch.rand(3, 40, 70, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    made = draw_aligned(
+        open_cast(), ["a red dog"], seeds=[0], config=tall, reference=given, reference_prompt="a cat", base=sd
+    )  # fmt: skip
+    assert made[0].image.size == (32, 48)

@@ -172,6 +172,19 @@ def test_a_mask_is_found_where_none_is_given(rex: Artifact, sd: AbstractBackbone
     assert 0 < made.mask.sum() < made.mask.numel()
 
 
+def test_guidance_goes_away_from_a_learned_negative_word(photos: Path, tmp_path: Path, sd: AbstractBackbone) -> None:
+    recipe = RECIPES["dreamartist"].build("dog", "toybox").with_steps(1)
+    both = learn(photos, noun="dog", output=tmp_path / "rex", recipe=recipe, base=sd)
+    one = Artifact(dataclasses.replace(both.data, concept={**both.data.concept, "negative": ""}))
+    picture, mask = torch.zeros(3, 40, 40), torch.zeros(1, 40, 40)
+    mask[:, 8:32, 8:32] = 1
+    made = [
+        swap_picture(rex, picture, noun="cat", mask=mask, config=quick("photoswap"), base=sd).picture.image
+        for rex in (both, one)
+    ]
+    assert made[0].tobytes() != made[1].tobytes()
+
+
 def test_wrong_requests_are_named(rex: Artifact, sd: AbstractBackbone) -> None:
     picture, config = torch.zeros(3, 40, 40), quick("photoswap")
     with pytest.raises(UsageError, match="--noun is empty"):

@@ -99,7 +99,10 @@ def test_the_command(tiny_sd_path: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert not torch.equal(own[~away], other[~away])
     code, _, err = run(*command, capture=capsys)
     assert (code, "exists already" in err) == (2, True), err
-    (tmp_path / "shirt_mask.png").unlink()
+    own = tmp_path / "shirt_mask.png"
+    code, _, err = run(*command[:-1], own, "--garment-mask", own, "--overwrite", capture=capsys)
+    assert (code, "originals are never touched" in err) == (2, True), err
+    own.unlink()
     code, _, err = run(*command, "--overwrite", capture=capsys)
     assert (code, "has no mask of the garment" in err) == (3, True), err
     code, _, err = run(*command[:4], " ", *command[5:], "--overwrite", capture=capsys)

@@ -52,6 +52,16 @@ def test_a_photo_beside_a_prompt_without_learning(
     assert {path: path.read_bytes() for path in photos.iterdir()} == originals
 
 
+def test_an_empty_prompt_leaves_all_to_the_photos(
+    flags: list[str], tiny_sd_path: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("image", "", "--base", tiny_sd_path, "-o", tmp_path / "one.png", *flags, "--reference", photos / "0.png")
+    code, out, err = run(*command, capture=capsys)
+    assert (code, out.split()) == (0, [str(tmp_path / "one.png")]), err
+    with Image.open(tmp_path / "one.png") as image:
+        assert image.info["prompt"] == ""
+
+
 def test_with_a_learned_subject(
     flags: list[str], tiny_sd_path: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,6 +97,7 @@ def test_mistakes_get_one_message(
         (["image", PROMPT, *base, "--reference", tmp_path / "cut.jpg", *flags], 3, "cut.jpg"),
         (["image", PROMPT, *base, "--reference", tmp_path / "no.jpg", *flags], 3, "no.jpg does not exist"),
         (["image", PROMPT, *base, *shown, *flags, "--reference-scale", "-1"], 2, "must be 0 or more"),
+        (["image", PROMPT, *base, *shown, *flags, "--scale", "0.5"], 2, "that of photos is --reference-scale"),
         (["image", PROMPT, *base, *shown, *flags, "--reference-box", "0,0,1,1"], 2, "cannot be told where things"),
         (["image", PROMPT, PROMPT, *base, *shown, *flags, *one], 2, "is one image, and 2 prompts"),
         (["image", PROMPT, *base, *shown, *flags, "-o", tmp_path / "there.png"], 2, "exists already"),

@@ -123,6 +123,10 @@ def test_training_tells_by_how_much_the_camera_went_around(sd: AbstractBackbone,
     torch.testing.assert_close(turns[..., 1], turns[..., 0] / 40)
     with adapter.inserted(sd):
         assert torch.isfinite(loss(0, 0, torch.Generator().manual_seed(1)).total)
+    (folder / "dog-album" / "1_view.txt").write_text("30 15 4.5", encoding="utf-8-sig")
+    told = read_view(folder / "dog-album" / "1.png")
+    assert told is not None
+    assert told.tolist() == [30.0, 15.0, 4.5]
     (folder / "dog-album" / "1_view.txt").write_text("left of it")
     with pytest.raises(PhotoError, match="does not say from where 1.png was taken; expected azimuth"):
         read_view(folder / "dog-album" / "1.png")

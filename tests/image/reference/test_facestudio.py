@@ -137,6 +137,8 @@ def test_a_style_picture_is_given_in_use_and_refused_by_others(sd: AbstractBackb
             seen = seen_by(opened, one, scale=1.0, nouns=(), style=style)
             made.append(sample(sd, PROMPTS[:1], seeds=[1], config=config, hooks=seen.hooks(sd)))
     assert all((a - b).abs().max() > 1e-3 for a, b in ((made[0], made[1]), (made[1], made[2])))
+    with pytest.raises(UsageError, match="holds 3 photos; expected one picture"):
+        seen_by(opened, one, scale=1.0, nouns=(), style=photos)
     other, _ = tiny_system("ip-adapter", sd, eye)
     with pytest.raises(UsageError, match="reads no style picture; leave out --reference-style"):
         seen_by(OpenedAdapter(adapter=other, encoder=encoder), one, scale=1.0, nouns=(), style=photos / "1.png")

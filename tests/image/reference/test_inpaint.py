@@ -52,6 +52,13 @@ def test_a_hole_is_filled_and_the_rest_stays(
         assert (image[inside] - own[inside]).abs().float().mean() > 5
     assert (made["one"] != made["off"]).any()
     (tmp_path / "me_mask.png").unlink()
+    clear = picture.convert("RGBA")
+    clear.putalpha(hole.point(lambda level: 255 - level))
+    clear.save(tmp_path / "clear.png")
+    known = {"adapter": str(tmp_path / "pva"), "base": sd, "steps": 2}
+    filled = inpaint(tmp_path / "clear.png", "the dog", photos / "0.png", **known)  # type: ignore[arg-type]
+    kept = torch.tensor(list(filled[0].image.tobytes())).reshape(32, 32, 3)
+    assert (kept[~inside] - own[~inside]).abs().max() <= 1, "what is transparent is the hole"
     with pytest.raises(PhotoError, match=r"has no mask; expected me_mask.png"):
         inpaint(tmp_path / "me.png", "the dog", photos / "0.png", base=sd)
     with pytest.raises(UsageError, match="names a learned subject, and inpaint fills holes"):

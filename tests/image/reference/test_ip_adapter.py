@@ -16,11 +16,15 @@ from pcs_ext.image.activation_checkpointing import activation_checkpointing
 from pcs_ext.image.adapters import LowRankAdapter, LowRankConfig, injected
 from pcs_ext.image.attention import AttentionMaps, attention_program
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.reference.encoder import open_encoder
+from pcs_ext.image.reference.files import OpenedAdapter
+from pcs_ext.image.reference.reference import Reference
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.systems.ip_adapter import IPAdapter, attention_order
+from pcs_ext.image.sample import SampleConfig, build_scheduler, initial_noise, sample
 from pcs_ext.image.types import Conditioning
 from tests.support.tiny import tiny_backbone
-from tests.support.tiny_reference import HIDDEN, WIDTH, tiny_adapter
+from tests.support.tiny_reference import HIDDEN, WIDTH, tiny_adapter, tiny_vision
 
 PROMPTS = ("a photo of the dog", "red toy on beach")
 
@@ -199,12 +203,6 @@ def test_a_base_of_another_layout_is_refused(sd: AbstractBackbone, sdxl: Abstrac
 @torch.no_grad()
 def test_a_whole_pipeline_of_diffusers_makes_the_same_pictures(sd: AbstractBackbone, tmp_path: Path) -> None:
     """Guidance included: the negative half sees the features of no picture."""
-    from pcs_ext.image.reference.encoder import open_encoder
-    from pcs_ext.image.reference.files import OpenedAdapter
-    from pcs_ext.image.reference.reference import Reference
-    from pcs_ext.image.sample import SampleConfig, build_scheduler, initial_noise, sample
-    from tests.support.tiny_reference import tiny_vision
-
     config = SampleConfig(scheduler="ddim", num_inference_steps=3, guidance_scale=3.0)
     adapter, backbone = tiny_adapter(sd), sd
     save_file(dict(adapter.published()), tmp_path / "ours.safetensors")
@@ -227,3 +225,20 @@ def test_a_whole_pipeline_of_diffusers_makes_the_same_pictures(sd: AbstractBackb
         latents=initial_noise(sd, [1, 2], config), output_type="pt", height=32, width=32,
     ).images  # fmt: skip
     torch.testing.assert_close((ours + 1) / 2, made.float(), atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_large_images_beside_pictures_are_sampled_few_at_a_time(
+    sd: AbstractBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = OpenedAdapter(adapter=tiny_adapter(sd), encoder=open_encoder(tiny_vision(tmp_path / "eye"), "embedding"))
+    hooks = Reference(opened=opened, sight=Sight(features=features(1, plus=False)[0])).hooks(sd)
+    batches: list[int] = []
+    sd.denoiser.register_forward_pre_hook(lambda module, given: batches.append(len(given[0])))
+    asked: dict[str, Any] = {"seeds": [0, 1, 2], "hooks": hooks}
+    asked["config"] = SampleConfig(scheduler="ddim", num_inference_steps=1, guidance_scale=1.0)
+    whole = sample(sd, [PROMPTS[0]] * 3, **asked)
+    monkeypatch.setattr("pcs_ext.image.sample._CELLS", 8 * 8)
+    parts = sample(sd, [PROMPTS[0]] * 3, **asked)
+    assert batches == [3, 1, 1, 1]
+    torch.testing.assert_close(parts, whole, atol=1e-4, rtol=0)

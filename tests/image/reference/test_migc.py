@@ -271,7 +271,7 @@ def test_trained_from_albums_it_places_things_by_a_command(
     assert len(set(found.values())) == 4
     again = ["--adapter", str(tmp_path / "random"), "-o", str(tmp_path / "no.png"), *map(str, flags)]
     for boxes, message in ((["dog: 0 0 1 1", "dog: 0 0 1 0.5"], "different phrases"),
-                           (["bird: 0 0 1 1"], "does not name the bird"),
+                           (["bird: 0 0 1 1"], "does not name the bird of a --box"),
                            (["dog 0 0 1 1"], "is no box")):  # fmt: skip
         code, _, err = run(*command, "--box", *boxes, *again, capture=capsys)
         assert code == 2

@@ -68,6 +68,8 @@ def test_photos_are_retrieved_from_folders(tmp_path: Path, capsys: pytest.Captur
     code, out, _ = run("reference", "retrieve", pairs, "the dog in snow", "--count", "1", capture=capsys)
     assert (code, out.split()) == (0, [str(pairs / "dog-album" / "0.png")])
     assert [path.parent.name for path in retrieve(pairs, "one cat, please", count=3)] == ["cat-album"] * 3
+    (pairs / "cat-album" / "1.txt").write_bytes("un caf\xe9 noir".encode("latin-1"))
+    assert retrieve(pairs, "noir") == [pairs / "cat-album" / "1.png"]
     with pytest.raises(PhotoError, match="no caption in .* has a word of 'zebra'"):
         retrieve(pairs, "zebra")
     with pytest.raises(PhotoError, match="holds no photo with a caption"):

@@ -14,11 +14,13 @@ from pcs_ext.image.reference.contrasting import contrasted
 from pcs_ext.image.reference.encoder import open_encoder, scramble
 from pcs_ext.image.reference.latents import LatentEncoder
 from pcs_ext.image.reference.pairs import Pairs
+from pcs_ext.image.reference.prior import text_contrast
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.systems.artadapter import ArtAdapter
 from pcs_ext.image.reference.systems.bootpig import BootPIG, timestep_noise
 from pcs_ext.image.reference.systems.customcontrast import CustomContrast, contrasts
-from pcs_ext.image.reference.systems.kim_sod_cnn import KimSodCnn
+from pcs_ext.image.reference.systems.domain_agnostic import neighbour_contrast
+from pcs_ext.image.reference.systems.kim_sod_cnn import KimSodCnn, _patches
 from pcs_ext.image.reference.systems.retrinet import RetriNet
 from pcs_ext.image.reference.systems.styleadapter import StyleAdapter
 from pcs_ext.image.reference.systems.umm_diffusion import UMMDiffusion
@@ -52,6 +54,21 @@ def test_contrasts_are_info_nce_of_every_anchor() -> None:
     e = torch.tensor(2.0).exp()
     torch.testing.assert_close(crossmodal, -(2 * e / (2 * e + 2)).log())
     torch.testing.assert_close(multiscale, -(e / (e + 2)).log())
+
+
+def test_contrasts_are_the_same_under_autocast() -> None:
+    anchors, others = drawn(8, 32), drawn(8, 32) + 0.3 * drawn(8, 32, seed=1)
+    alike, table = torch.eye(8, dtype=torch.bool), drawn(40, 32, seed=2)
+
+    def losses() -> list[Tensor]:
+        return [
+            contrasted(anchors, others, alike, 0.07), text_contrast(anchors, others, 0.07),
+            neighbour_contrast(anchors, table, 4, 0.1), info_nce(anchors[0], others[:1], others[1:], 0.07),
+        ]  # fmt: skip
+
+    plain = losses()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert losses() == plain
 
 
 def test_customcontrasts_terms_are_of_rows_that_see_pictures(sd: AbstractBackbone, eye: Path) -> None:
@@ -152,6 +169,13 @@ def test_artadapter_takes_style_from_statistics_and_content_from_what_is_left(sd
 
 
 @torch.no_grad()
+def test_kims_patches_are_those_of_a_square_behind_all_other_tokens() -> None:
+    features = drawn(1, 2, 21, 8)
+    assert torch.equal(_patches(features), features[..., 5:, :]), "a class token and four registers"
+    assert torch.equal(_patches(features[..., 4:, :]), features[..., 5:, :])
+    assert torch.equal(_patches(features[..., 5:, :]), features[..., 5:, :]), "a convolutional network has neither"
+
+
 def test_kims_local_features_are_a_convolution_of_the_subject_alone(sd: AbstractBackbone, eye: Path) -> None:
     adapter, _ = tiny_system("kim-sod-cnn", sd, eye)
     assert isinstance(adapter, KimSodCnn)
@@ -232,7 +256,10 @@ def test_bootpig_looks_at_itself_twice_where_the_reference_is_what_is_drawn(sd: 
             torch.testing.assert_close(sd.predict(noisy, timesteps, told), plain, atol=1e-5, rtol=1e-5)
         other = Shown(sight=Sight(features=-clean[:, None]), nouns=(("dog",),))
         told = adapter.conditioned(sd, sd.encode_prompt, [words], other)
-        assert (sd.predict(noisy, timesteps, told) - plain).abs().max() > 1e-3
+        answer = sd.predict(noisy, timesteps, told)
+        assert (answer - plain).abs().max() > 1e-3
+        between = sd.predict(noisy, torch.tensor([299.8]), told)  # as Euler asks
+        torch.testing.assert_close(between, answer, atol=1e-2, rtol=0)
     names = set(adapter.reference.net.state_dict())
     assert "conv_in.weight" in names
     assert not any(name.startswith("conv_out") for name in names), "what no kept cell depends on is let go"

@@ -111,6 +111,24 @@ def test_a_folder_of_pairs_becomes_an_adapter(pairs: Path, tiny_sd_path: Path, t
         learn_reference(pairs, tmp_path / "other", base=str(tiny_sd_path))
 
 
+def test_masks_of_some_photos_alone_are_said_not_to_count(pairs: Path, tiny_sd_path: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    class Hearing(SilentReporter):
+        def event(self, name: str, message: str, **fields: object) -> None:
+            told.append(message) if name == "masks-left-out" else None
+
+    settings: dict[str, Any] = {"base": str(tiny_sd_path), "encoder": str(tiny_vision(tmp_path / "eye")), "steps": 1}
+    settings |= {"device": "cpu", "precision": "fp32", "reporter": Hearing()}
+    learn_reference(pairs, tmp_path / "none", **settings)
+    assert not told
+    Image.new("L", (40, 36), 255).save(pairs / "one" / "0_mask.png")
+    learn_reference(pairs, tmp_path / "some", **settings)
+    photos = len(list(pairs.glob("*/?.png")))
+    assert len(told) == 1
+    assert f"{photos - 1} of {photos} photos in {pairs} have no mask: errors and attention" in told[0]
+
+
 def test_a_training_goes_on_only_with_the_same_masks(
     pairs: Path, tiny_sd_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,7 +116,8 @@ class BootPIG(AbstractReferenceAdapter):
 
     def _looked(self, backbone: AbstractBackbone, given: References, timesteps: Tensor) -> Decoupled:
         """Keys and values of what the copy holds, for every self-attention of the denoiser."""
-        clean, at = given.latents, timesteps[given.rows.to(timesteps.device)]
+        # Euler visits fractional timesteps; noise is added at whole ones.
+        clean, at = given.latents, timesteps[given.rows.to(timesteps.device)].round().long()
         count = clean.shape[1]
         noise = torch.stack([timestep_noise(int(time), clean.shape[2:]) for time in at.tolist()])[:, None]
         times = at.repeat_interleave(count)

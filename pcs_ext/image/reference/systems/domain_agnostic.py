@@ -25,6 +25,7 @@ from pcs_ext.image.backbones.unet import recomputing_inside
 from pcs_ext.image.predict_programs import Predict
 from pcs_ext.image.reference.anew import AbstractWordAnew, Drawing, drawn_features
 from pcs_ext.image.reference.base import Reading, Terms, check_context, context_width, token_widths
+from pcs_ext.image.reference.contrasting import cosines_of
 from pcs_ext.image.reference.inside import read_of
 from pcs_ext.image.reference.pairs import Pairs
 from pcs_ext.image.reference.rows import row_updates
@@ -266,8 +267,7 @@ def vocabularies(backbone: AbstractBackbone) -> list[Tensor]:
 
 def nearest(words: Tensor, table: Tensor, count: int) -> Tensor:
     """Numbers of the rows of a table that are nearest by cosine, nearest first: `m d` and `v d` -> `m count`."""
-    cosines = F.normalize(words.detach().float(), dim=-1) @ F.normalize(table.float(), dim=-1).T
-    return cosines.topk(min(count, len(table)), dim=-1).indices
+    return cosines_of(words.detach(), table).topk(min(count, len(table)), dim=-1).indices
 
 
 def neighbour_contrast(words: Tensor, table: Tensor, count: int, temperature: float) -> Tensor:
@@ -286,7 +286,7 @@ def neighbour_contrast(words: Tensor, table: Tensor, count: int, temperature: fl
     rows = F.normalize(table.float(), dim=-1)[nearest(words, table, count)]
     pulled = (own[:, None] * rows).sum(-1) / temperature
     itself = torch.eye(len(own), dtype=torch.bool, device=own.device)
-    pushed = ((own @ own.T) / temperature).masked_fill(itself, -torch.inf)
+    pushed = (cosines_of(own, own) / temperature).masked_fill(itself, -torch.inf)
     return (torch.cat([pulled, pushed], dim=1).logsumexp(1) - pulled.logsumexp(1)).mean()
 
 

@@ -131,6 +131,6 @@ class KimSodCnn(AbstractReferenceAdapter):
 
 
 def _patches(features: Tensor) -> Tensor:
-    """`... k d` without the class token of a transformer, of which a square number is left."""
-    count = features.shape[-2]
-    return features if math.isqrt(count) ** 2 == count else features[..., 1:, :]
+    """`... k d` without a transformer's class token and registers, which come first: a square number is left."""
+    count = math.isqrt(features.shape[-2]) ** 2
+    return features[..., features.shape[-2] - count :, :]
