@@ -9,7 +9,7 @@ import torch
 
 
 def in_processes(
-    work: Callable[..., None], calls: Sequence[tuple[Any, ...]], processes: int, done: Callable[[int], None]
+    work: Callable[..., object], calls: Sequence[tuple[Any, ...]], processes: int, done: Callable[[int], None]
 ) -> None:
     """Call `work` with every tuple of arguments.
 
