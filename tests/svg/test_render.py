@@ -89,6 +89,16 @@ def test_transparent_pictures_composite_to_the_opaque_one() -> None:
     assert torch.equal(render(dataclasses.replace(scene, paths=()), 8, 8), torch.ones(3, 8, 8))
 
 
+def test_corners_of_level_edges_have_gradients() -> None:
+    points = _polygon((8.3, 9.4), (20.6, 9.4), (20.6, 19.7), (8.3, 19.7)).points.requires_grad_()
+    shape = Subpath(points=points, closed=True)
+    render(_one(Path(id="r", subpaths=(shape,), fill=paint(0, 0, 0))), 32, 32)[0].sum().backward()
+    assert points.grad is not None
+    # Of what stays white, which grows where a corner goes inwards: half of the edge beside it.
+    expected = [(5.15, 6.15), (-5.15, 6.15), (-5.15, -6.15), (5.15, -6.15)]
+    assert torch.allclose(points.grad[::3], torch.tensor(expected, dtype=torch.float64))
+
+
 def _parameters(kind: str) -> tuple[Path, list[torch.Tensor]]:
     points = (circle(15.3, 16.1, 9.2) + torch.linspace(-1, 1, 12, dtype=torch.float64)[:, None]).requires_grad_()
     fill, line = paint(0.3, 0.6, 0.1, 0.8), paint(0.9, 0.2, 0.4, 0.7)
