@@ -66,6 +66,19 @@ SAME = {
     "print": ('<style media="print">rect{fill:red}</style>' + RECT.format(""), RECT.format("")),
     "an import": ("<style>@import url(x.css);.a{fill:red}</style>" + RECT.format('class="a"'),
                   RECT.format('fill="red"')),
+    "a font in the sheet": (f"<style>@font-face{{src:url(data:a;base64,{'A' * 300_000})}}.a{{fill:red}}</style>"
+                            + RECT.format('class="a"'), RECT.format('fill="red"')),
+    "an import with a semicolon": ("<style>@import url('https://a.example/css2?family=R:wght@400;700');"
+                                   ".a{fill:red}</style>" + RECT.format('class="a"'), RECT.format('fill="red"')),
+    "a sheet that is cut": ("<style>.a{fill:red</style>" + RECT.format('class="a"'), RECT.format('fill="red"')),
+    "numbers that are none": ('<g stroke-width="9">' + RECT.format(
+        'stroke="red" stroke-width="null" opacity="null" stroke-linecap="null" style="fill-opacity:.5;fill-opacity:x"'
+    ) + "</g>", RECT.format('stroke="red" stroke-width="9" fill-opacity=".5"')),
+    "capital words": (RECT.format('style="fill:INHERIT;stroke:red;stroke-width:20;stroke-linejoin:Round"'),
+                      RECT.format('stroke="red" stroke-width="20" stroke-linejoin="round"')),
+    "important in an attribute": (RECT.format('fill="red !important"'), RECT.format("")),
+    "currentColor behind a gradient": ('<g color="red">' + RECT.format('fill="url(#no) currentColor"') + "</g>",
+                                       RECT.format('fill="red"')),
     "comments in styles": ("<style>.b{}<!-- x -->.a{fill:red}</style>"
                            + RECT.format('class="a" style="/* c;d */stroke:blue"'),
                            RECT.format('fill="red" stroke="blue"')),
@@ -116,6 +129,7 @@ NOTED = {
     "animation": '<rect width="9" height="9"><animate attributeName="x"/></rect>',
     "@media": "<style>@media print{.a{fill:red}}</style>" + RECT.format(""),
     "up to an error": '<path d="M20 20L100 20L100 100X"/>',
+    "stroke-width": RECT.format('stroke="red" stroke-width="calc(1px + 2px)"'),
     "cannot be drawn": RECT.format('fill="var(--c)"'),
 }
 

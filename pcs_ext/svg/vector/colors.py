@@ -10,7 +10,7 @@ Rgba = tuple[float, float, float, float]
 _FUNCTION = re.compile(r"(rgba?|hsla?|hwb)\(([^()]*)\)")
 _HEX = re.compile(r"#(?:[0-9a-f]{3,4}|[0-9a-f]{6}|[0-9a-f]{8})")
 _TURN = {"deg": 1 / 360, "grad": 1 / 400, "rad": 0.15915494309189535, "turn": 1.0, "": 1 / 360}
-_VALUE = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)(%|deg|grad|rad|turn|)")
+_VALUE = re.compile(r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?)(%|deg|grad|rad|turn|)")
 
 
 def read_color(text: str) -> Rgba | None:

@@ -18,7 +18,8 @@ GEOMETRY = ("d", "x", "y", "width", "height", "rx", "ry", "cx", "cy", "r", "x1",
 _ARITY = {"M": 2, "L": 2, "H": 1, "V": 1, "C": 6, "S": 4, "Q": 4, "T": 2, "A": 7, "Z": 0}
 _COMMAND = re.compile(r"([MmLlHhVvCcSsQqTtAaZz])([^MmLlHhVvCcSsQqTtAaZz]*)")
 _BETWEEN = " \t\r\n\f,"
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+# One way to read each number: two would take quadratic time over long ones that fail.
+_NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
 _ALONG = {
     "x": "x", "width": "x", "rx": "x", "cx": "x", "x1": "x", "x2": "x",
     "y": "y", "height": "y", "ry": "y", "cy": "y", "y1": "y", "y2": "y",
@@ -165,7 +166,7 @@ def read_length(text: str, name: str = "length", whole: float | None = None) -> 
              "em": 16, "rem": 16, "ex": 8}  # fmt: skip
     if whole is not None:
         units["%"] = whole / 100
-    match = re.fullmatch(r"\s*(" + _NUMBER.pattern + r")\s*([a-zA-Z%]*)\s*", text)
+    match = re.fullmatch("(" + _NUMBER.pattern + r")\s*([a-zA-Z%]*)", text.strip())
     if match is None or match[2].lower() not in units or abs(float(match[1])) > _LARGEST:
         raise InputError(
             f"{name}={text[:40]!r} cannot be used; expected a number with px, pt, pc, mm, cm, in or no unit."
