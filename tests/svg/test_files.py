@@ -289,6 +289,8 @@ LONG = {
     "imports": "<style>" + "@import (" * 50_000 + "</style>",
     "at rules": "<style>" + "@a ;" * 100_000 + "</style>",
     "rules": "<style>" + ".a{fill:red}" * 20_000 + "</style>" + RED * 1000,
+    "calls": "<rect transform='" + "translate(" * 50_000 + "'/>",
+    "arguments": "<rect transform='translate" + " " * 500_000 + "!'/>",
     "properties": "<rect style='" + "".join(f"p{i}:1;" for i in range(50_000)) + "'/>",
     "important": "<rect style='fill:a" + " " * 500_000 + "b'/>",
     "colours": "<rect fill='rgb(" + "1" * 500_000 + "!,1,1)'/>",

@@ -21,12 +21,12 @@ from pcs_ext.svg.vector.geometry import (
     multiply,
     read_length,
     read_subpaths,
-    read_transform,
     shape_data,
 )
 from pcs_ext.svg.vector.markup import MAX_BYTES, parse_tree, tag_of
 from pcs_ext.svg.vector.scene import Paint, Path, Scene, Stroke, paint
 from pcs_ext.svg.vector.style import INITIAL, UNSUPPORTED, StyleSheet, computed, number, ruled, unit
+from pcs_ext.svg.vector.transforms import read_transform
 
 MAX_SEGMENTS = 30_000
 MAX_PATHS = 3_000
@@ -234,7 +234,10 @@ class _Reader:
 
     def _transform(self, style: Mapping[str, str]) -> Matrix:
         """Of an element, about its origin."""
-        found = read_transform("" if style["transform"] == "none" else style["transform"])
+        found = read_transform(style["transform"], self.size)
+        if found is None:
+            self.note(f"transform {style['transform'][:40]!r} is not applied")
+            return IDENTITY
         words = style["transform-origin"].replace(",", " ").split()
         if found == IDENTITY or not words:
             return found
