@@ -117,6 +117,7 @@ SAME = {
               '<circle cx="50" cy="50" r="15" fill="red"/>'),
     "a square dot": ('<path d="M50 50z" stroke="red" stroke-width="30" stroke-linecap="square"/>',
                      '<rect x="35" y="35" width="30" height="30" fill="red"/>'),
+    "an error in points": ('<polygon points="20,20 100,20 100,100 foo 20,180"/>', '<path d="M20 20L100 20L100 100"/>'),
     "an error in a path": ('<path d="M20 20L100 20L100 100L20"/>', '<path d="M20 20L100 20L100 100"/>'),
     "things of others": (RECT.format("") + '<x:rect xmlns:x="http://x" width="200" height="200"/>', RECT.format("")),
     "a symbol's opacity": ('<symbol id="s" opacity=".5">' + RECT.format('fill="red"') + '</symbol><use href="#s"/>',

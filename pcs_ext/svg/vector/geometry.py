@@ -92,8 +92,9 @@ def shape_data(tag: str, attributes: Mapping[str, str], size: tuple[float, float
     if tag == "line":
         return f"M{number('x1')} {number('y1')}L{number('x2')} {number('y2')}"
     if tag in ("polyline", "polygon"):
-        values = NUMBER.findall(attributes.get("points", ""))
-        values = values[: len(values) // 2 * 2]
+        # As browsers do: up to an error, and to the last whole point.
+        words = attributes.get("points", "")
+        values = NUMBER.findall(words[: _complete(words, 2, flags=False)])
         return "" if len(values) < 4 else "M" + " ".join(values) + ("Z" if tag == "polygon" else "")
     if tag == "rect":
         return _rectangle(number, attributes)
