@@ -51,10 +51,8 @@ class Document:
     """Path id -> element of the tree and transform to user units of the picture."""
     opacities: dict[str, float]
     """Path id -> product of the property `opacity` of its element and of those around it, in [0, 1]."""
-    insists: bool
-    """A style sheet of the document says `!important`."""
-    by_tag: bool
-    """A style sheet of the document has rules for tags, or may have."""
+    sheet: StyleSheet
+    """Of the document."""
 
 
 def read_svg(path: FilePath) -> Document:
@@ -125,8 +123,7 @@ class _Reader:
             tree=self.tree,
             elements=self.elements,
             opacities=self.opacities,
-            insists=self.sheet.insists,
-            by_tag=self.sheet.by_tag,
+            sheet=self.sheet,
         )
 
     def _frame(self) -> tuple[tuple[float, float, float, float], tuple[float, float]]:

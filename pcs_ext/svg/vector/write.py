@@ -10,10 +10,11 @@ from torch import Tensor
 
 from pcs_ext.config_io import atomic_write_bytes
 from pcs_ext.errors import UsageError
-from pcs_ext.svg.vector.geometry import GEOMETRY, Matrix, inverse, path_data
+from pcs_ext.svg.vector.geometry import GEOMETRY, IDENTITY, Matrix, inverse, path_data
 from pcs_ext.svg.vector.read import Document
 from pcs_ext.svg.vector.scene import Paint, Path, Scene, Stroke
-from pcs_ext.svg.vector.style import INITIAL, StyleSheet, computed, number, pairs
+from pcs_ext.svg.vector.style import INITIAL, StyleSheet, computed, number, pairs, ruled, without_important
+from pcs_ext.svg.vector.transforms import read_transform
 
 _NAMESPACE = "http://www.w3.org/2000/svg"
 _UNDRAWN = (
@@ -56,8 +57,7 @@ def patch_svg(document: Document, scene: Scene, *, added: Sequence[Path] = (), b
         if name not in after:
             twins[element].getparent().remove(twins[element])
         elif _changed(old, after[name]):
-            mark = " !important" if document.insists else ""
-            _patch(twins[element], old, after[name], transform, document.opacities[name], mark, document.by_tag)
+            _patch(twins[element], old, after[name], transform, document.opacities[name], document.sheet)
     if added:
         _add(root, added, "added", len(root), document)
     if beneath:
@@ -85,7 +85,7 @@ def _add(root: Any, added: Sequence[Path], name: str, place: int, document: Docu
     group = etree.SubElement(root, f"{prefix}g", id=name)
     root.insert(place, group)
     style = computed(INITIAL, "svg", root.attrib, StyleSheet("", lambda _: None))
-    around, mark = number(style["opacity"], "opacity"), " !important" if document.insists else ""
+    around, mark = number(style["opacity"], "opacity"), " !important" if document.sheet.insists else ""
     for path in added:
         element = etree.SubElement(group, f"{prefix}path", id=path.id, d=path_data(path.subpaths))
         _paint_whole(element, path, around, 1.0, mark)
@@ -150,16 +150,18 @@ def _bytes(tree: Any) -> bytes:
     return etree.tostring(tree, xml_declaration=True, encoding="UTF-8")
 
 
-def _patch(element: Any, old: Path, new: Path, transform: Matrix, around: float, mark: str, by_tag: bool) -> None:
-    """`around`: what the property `opacity` of the element and its groups leaves of it. `mark`: behind every value.
-    `by_tag`: style sheets may ask for the element's tag."""
+def _patch(element: Any, old: Path, new: Path, transform: Matrix, around: float, sheet: StyleSheet) -> None:
+    """`around`: what the property `opacity` of the element and its groups leaves of it."""
+    mark = " !important" if sheet.insists else ""
     a, b, c, d = transform[:4]
     scale = max(abs(a * d - b * c) ** 0.5, 1e-12)
     if _moved(old, new):
         was = element.tag
         _reshape(element, new, transform)
-        if by_tag and element.tag != was and not _painted_by_reference(element):
-            _paint_whole(element, old, around, scale, mark)
+        if sheet.by_tag and element.tag != was:
+            if not _painted_by_reference(element):
+                _paint_whole(element, old, around, scale, mark)
+            _keep_rules(element, was.rpartition("}")[2], sheet, mark)
     if _repainted(old.fill, new.fill):
         _paint_over(element, "fill", new.fill, around, mark)
     if old.rule != new.rule:
@@ -186,6 +188,21 @@ def _reshape(element: Any, new: Path, transform: Matrix) -> None:
         if f"{space}}}" in _OF_EDITORS and (f"{space}}}" == _OF_EDITORS[0] or local in _LIVE):
             del element.attrib[name]
     element.set("d", path_data(new.subpaths, back))
+
+
+def _keep_rules(element: Any, was: str, sheet: StyleSheet, mark: str) -> None:
+    """Give an element that became a path what style sheets said of its former tag, and not what they say of paths."""
+    before, after = (ruled(tag, element.attrib, sheet) for tag in (was, "path"))
+    for name in sorted(before.keys() | after.keys()):
+        if name not in INITIAL or before.get(name) == after.get(name):
+            continue
+        if name in before:
+            _set(element, name, f"{without_important(before[name])}{mark}")
+        elif name == "transform":
+            matrix = read_transform(element.get(name, "")) or IDENTITY
+            _set(element, name, f"matrix({','.join(f'{value:.9g}' for value in matrix)}){mark}")
+        else:
+            _set(element, name, f"{element.get(name) or 'unset'}{mark}")
 
 
 def _painted_by_reference(element: Any) -> bool:
