@@ -11,7 +11,7 @@ from pcs_ext.svg.vector.geometry import drawable
 from pcs_ext.svg.vector.read import Document, parse_svg
 from pcs_ext.svg.vector.render import render
 from pcs_ext.svg.vector.scene import Path, Stroke, Subpath, paint
-from pcs_ext.svg.vector.write import patch_svg
+from pcs_ext.svg.vector.write import new_svg, patch_svg
 
 FRAME = 'viewBox="0 0 200 200" width="200" height="200"'
 SODIPODI = 'xmlns:sodipodi="http://sodipodi.sourceforge.net/DTD/sodipodi-0.dtd"'
@@ -44,6 +44,7 @@ def shifted(path: Path) -> Path:
         ("hwb(120 50% 0%)", (0.5, 1, 0.5, 1)),
         ("RebeccaPurple", (0.4, 0.2, 0.6, 1)),
         ("transparent", (0, 0, 0, 0)),
+        ("hwb(1e999 100% 0%)", (1, 1, 1, 1)),
     ],
 )
 def test_colours_in_every_form(text: str, expected: tuple[float, ...]) -> None:
@@ -239,6 +240,8 @@ def test_rules_and_ends_of_strokes_are_written() -> None:
         ('<path d="M20 20h80"/>', FRAME + ' fill="none" stroke="red" stroke-width="10" stroke-linecap="round"'),
         ('<path d="M20 20h80v80"/>', FRAME + ' style="fill-rule:evenodd;fill-opacity:.3"'),
         ("<style>path{fill:lime;stroke:red}</style>", FRAME + ' stroke-dasharray="4"'),
+        ('<path d="M20 20h80"/>', FRAME + ' transform="translate(30 10) scale(.5)"'),
+        ("<style>path{transform:scale(.5);display:none}g{opacity:.5}</style>", FRAME),
     ],
 )
 def test_new_paths_look_as_they_are_whatever_surrounds_them(body: str, frame: str) -> None:
@@ -257,6 +260,19 @@ def test_new_paths_look_as_they_are_whatever_surrounds_them(body: str, frame: st
         wanted = dataclasses.replace(made.scene, paths=(new, plain))
         assert (render(scene, 100, 100) - render(wanted, 100, 100)).abs().max() < 0.01
         assert len(made.notes) == len(document.notes)
+
+
+def test_new_paths_cover_as_much_as_asked_under_a_sheet_that_fades_the_picture() -> None:
+    document = parsed("<style>svg{opacity:.5}</style>" + RECT.format(""))
+    new = dataclasses.replace(document.scene.paths[0], id="new", fill=paint(1, 0, 0, 0.25))
+    made = parse_svg(patch_svg(document, document.scene, added=(new,))).scene.paths[-1]
+    assert made.fill is not None
+    assert float(made.fill.opacity) == pytest.approx(0.25, abs=1e-4)
+
+
+def test_view_boxes_are_written_whole() -> None:
+    scene = parsed(RECT.format(""), 'viewBox="1234567.25 -0.001234567 200 100"').scene
+    assert parse_svg(new_svg(scene)).scene.view_box == scene.view_box
 
 
 def test_what_lies_beneath_lies_beneath_texts_and_clones() -> None:

@@ -33,7 +33,7 @@ def _called(name: str, inside: str) -> Rgba | None:
     found = [_VALUE.fullmatch(word) for word in words]
     if len(words) not in (3, 4) or None in found:
         return None
-    values = [(float(match[1]), match[2]) for match in found if match is not None]
+    values = [(min(max(float(match[1]), -1e9), 1e9), match[2]) for match in found if match is not None]
     alpha = 1.0 if len(values) == 3 else _share(*values[3], whole=1.0)
     if name.startswith("rgb"):
         red, green, blue = (_share(*value, whole=255.0) for value in values[:3])

@@ -53,6 +53,10 @@ class Document:
     """Path id -> product of the property `opacity` of its element and of those around it, in [0, 1]."""
     sheet: StyleSheet
     """Of the document."""
+    transform: Matrix
+    """Of the document's root; identity in most."""
+    opacity: float
+    """Of the document's root, in [0, 1]."""
 
 
 def read_svg(path: FilePath) -> Document:
@@ -114,7 +118,8 @@ class _Reader:
         own = self._noted(self.root, "svg", style)
         if {"background", "background-color"} & ruled("svg", self.root.attrib, self.sheet).keys():
             self.note("the background of <svg> is not drawn")
-        self._children(self.root, self._transform(style), style, own, (), (), False)
+        transform = self._transform(style)
+        self._children(self.root, transform, style, own, (), (), False)
         notes = tuple(text if count == 1 else f"{text} ({count} times)" for text, count in self.noted.items())
         scene = Scene(view_box=view_box, size=size, paths=tuple(self.paths))
         return Document(
@@ -124,6 +129,8 @@ class _Reader:
             elements=self.elements,
             opacities=self.opacities,
             sheet=self.sheet,
+            transform=transform,
+            opacity=own,
         )
 
     def _frame(self) -> tuple[tuple[float, float, float, float], tuple[float, float]]:

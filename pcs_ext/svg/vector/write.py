@@ -11,9 +11,10 @@ from torch import Tensor
 from pcs_ext.config_io import atomic_write_bytes
 from pcs_ext.errors import UsageError
 from pcs_ext.svg.vector.geometry import GEOMETRY, IDENTITY, Matrix, inverse, path_data
+from pcs_ext.svg.vector.placement import scale_of
 from pcs_ext.svg.vector.read import Document
 from pcs_ext.svg.vector.scene import Paint, Path, Scene, Stroke
-from pcs_ext.svg.vector.style import INITIAL, StyleSheet, computed, number, pairs, ruled, without_important
+from pcs_ext.svg.vector.style import INITIAL, StyleSheet, pairs, ruled, without_important
 from pcs_ext.svg.vector.transforms import read_transform
 
 _NAMESPACE = "http://www.w3.org/2000/svg"
@@ -21,6 +22,8 @@ _UNDRAWN = (
     "defs", "title", "desc", "metadata", "style", "script", "namedview", "symbol", "marker", "linearGradient",
     "radialGradient", "pattern", "clipPath", "mask", "filter", "view",
 )  # fmt: skip
+_FREE = ("display", "opacity", "transform", "mix-blend-mode", "filter", "mask", "clip-path")
+"""Properties that a style sheet's rule for a tag could give to new elements."""
 _OF_EDITORS = ("{http://sodipodi.sourceforge.net/DTD/sodipodi-0.dtd}", "{http://www.inkscape.org/namespaces/inkscape}")
 """Attributes from which Inkscape draws a star, an arc or a path effect anew, whatever the path says."""
 _LIVE = ("original-d", "path-effect", "flatsided", "rounded", "randomized", "connector-curvature")
@@ -84,15 +87,20 @@ def _add(root: Any, added: Sequence[Path], name: str, place: int, document: Docu
         name += "_"
     group = etree.SubElement(root, f"{prefix}g", id=name)
     root.insert(place, group)
-    style = computed(INITIAL, "svg", root.attrib, StyleSheet("", lambda _: None))
-    around, mark = number(style["opacity"], "opacity"), " !important" if document.sheet.insists else ""
+    mark = " !important" if document.sheet.insists else ""
+    back, scale = inverse(document.transform), scale_of(document.transform)
+    if back is None:
+        raise UsageError("the document's root has a transform that flattens it; remove the transform first.")
     for path in added:
-        element = etree.SubElement(group, f"{prefix}path", id=path.id, d=path_data(path.subpaths))
-        _paint_whole(element, path, around, 1.0, mark)
+        element = etree.SubElement(group, f"{prefix}path", id=path.id, d=path_data(path.subpaths, back))
+        _paint_whole(element, path, document.opacity, scale, mark)
         for name in ("stroke-dasharray", "marker-start", "marker-mid", "marker-end", "filter", "mask", "clip-path"):
             _set(element, name, f"none{mark}")
         for name, value in (("opacity", "1"), ("paint-order", "normal"), ("visibility", "visible")):
             _set(element, name, f"{value}{mark}")
+    for element in (group, *group) if document.sheet.by_tag else ():
+        for name in _FREE:
+            _set(element, name, f"{INITIAL[name]}{mark}")
 
 
 def _paint_whole(element: Any, path: Path, around: float, scale: float, mark: str) -> None:
@@ -116,7 +124,7 @@ def new_svg(scene: Scene) -> bytes:
     import lxml.etree as etree
 
     root = etree.Element("svg", nsmap={None: _NAMESPACE})
-    root.set("viewBox", " ".join(f"{value:g}" for value in scene.view_box))
+    root.set("viewBox", " ".join(f"{value:.12g}" for value in scene.view_box))
     root.set("width", f"{scene.size[0]:g}")
     root.set("height", f"{scene.size[1]:g}")
     for path in scene.paths:
