@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from pcs_ext.errors import InputError, UsageError
-from pcs_ext.svg.panorama.cli import view
+from pcs_ext.svg.panorama.cli import make, view
 from pcs_ext.svg.panorama.make import make_panoramas
 from pcs_ext.svg.panorama.metadata import properties, read_properties, save_panorama
 
@@ -36,3 +36,9 @@ def test_odd_pictures_end_in_a_clear_error_or_have_no_marks(tmp_path: Path, monk
 @pytest.mark.parametrize(("heading", "written"), [(359.99999, "0"), (-1e-9, "0"), (-90.0, "270")])
 def test_headings_stay_below_360(heading: float, written: str) -> None:
     assert properties(64, 32, heading=heading)["PoseHeadingDegrees"] == written
+
+
+@pytest.mark.parametrize("method", ["padded", "stitch"])
+def test_windows_of_methods_that_have_none_are_refused(method, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="sees the whole"):
+        make("a beach", tmp_path / "p.jpg", method=method, window="square")
