@@ -116,6 +116,8 @@ def _with_tangents(chain: Tensor, cubic: Tensor, segments: Tensor) -> tuple[Tens
     """Chords, their directions and their cubics; curves of several chords begin and end with one of no length along
     their tangent, so that ends and corners stand as the curve does and not as its chords."""
     curves = torch.nonzero(torch.bincount(cubic, minlength=len(segments)) > 1)[:, 0]
+    if not len(curves):
+        return chain, _unit(chain[:, 1] - chain[:, 0]), cubic
     points = segments[curves]
     first = _unit(_longer(points[:, 1:] - points[:, :1]))
     last = _unit(_longer(points[:, 3:] - points[:, [2, 1, 0]]))
@@ -167,14 +169,20 @@ def _wedges(
         torch.stack([corner, corner + b, corner + a], 1)[smooth],
         torch.stack([corner, corner - a, corner - b], 1)[smooth],
     ]
+    if bool(smooth.all()):
+        return wedges
     # The gap is on the outer side; seen from the corner it turns like the boxes when taken in this order.
     outer = -torch.sign(angle)[:, None]
     a, b, swap = outer * a, outer * b, outer[:, 0] > 0
     # A curve may turn at a point; whatever the joins are, it is round there.
     rounded = ~smooth if join == "round" else ~smooth & within
-    for some, reverse in ((rounded & swap, True), (rounded & ~swap, False)):
-        wedges.append(_fans(corner[some], a[some], turn[some], half, reverse=reverse))
-    sharp = ~smooth & ~rounded
+    for reverse in (True, False):
+        some = torch.nonzero(rounded & (swap if reverse else ~swap))[:, 0]
+        if len(some):
+            wedges.append(_fans(corner[some], a[some], turn[some], half, reverse=reverse))
+    sharp = torch.nonzero(~smooth & ~rounded)[:, 0]
+    if not len(sharp):
+        return wedges
     return wedges + _tips(corner[sharp], a[sharp], b[sharp], turn[sharp], swap[sharp], miter_limit * (join == "miter"))
 
 
@@ -195,9 +203,8 @@ def _tips(corner: Tensor, a: Tensor, b: Tensor, turn: Tensor, swap: Tensor, mite
 
 
 def _fans(corner: Tensor, spoke: Tensor, turn: Tensor, half: Tensor, *, reverse: bool) -> Tensor:
-    """Pie slices about corners `j 2` from spokes `j 2`, turned by `turn` radians `j`, as polygons `j n 2`."""
-    widest = float(turn.detach().abs().max()) if len(turn) else 0.0
-    count = max(1, math.ceil(widest / _arc_step(half)))
+    """Pie slices about one or more corners `j 2`, from spokes `j 2`, turned by `turn` radians `j`: polygons `j n 2`."""
+    count = max(1, math.ceil(float(turn.detach().abs().max()) / _arc_step(half)))
     angles = turn[:, None] * torch.linspace(0, 1, count + 1, dtype=spoke.dtype, device=spoke.device)
     (x, y), cos, sin = spoke[:, :, None].unbind(1), torch.cos(angles), torch.sin(angles)
     arc = torch.stack([cos * x - sin * y, sin * x + cos * y], 2)
