@@ -6,6 +6,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from pcs_ext.command_options import MACHINE, Machine, Output, console_reporter
+from pcs_ext.errors import UsageError
 
 
 def vectorize(
@@ -83,6 +84,8 @@ def customize(
     """
     from pcs_ext.svg.customize import Request, customize_svg, resolve_customization
 
+    if subject is not None and steps:
+        raise UsageError("--steps are those of learning the exemplar, which --subject has learned; leave one out.")
     resolved = resolve_customization(
         recipe, noun, base, steps=steps or None, added=None if added < 0 else added, config=config
     )

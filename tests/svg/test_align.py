@@ -144,6 +144,11 @@ def test_plans_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     flat = dataclasses.replace(plan.paths[0], matrix=(0.0, 0.0, 0.0, 0.0, 1.0, 1.0))
     with pytest.raises(ConfigError, match="flattens"):
         apply_plan(scene, dataclasses.replace(plan, paths=(flat, *plan.paths[1:])))
+    for wrong in ({"color": (255.0, 0.0, 0.0)}, {"matrix": (1.0, 0.0, 0.0, 1.0, math.nan, 0.0)}):
+        with pytest.raises(ConfigError, match=r"expected (values in|finite)"):
+            apply_plan(
+                scene, dataclasses.replace(plan, paths=(dataclasses.replace(plan.paths[0], **wrong), *plan.paths[1:]))
+            )
     none = tuple(dataclasses.replace(entry, action="drop") for entry in plan.paths)
     with pytest.raises(ConfigError, match="keep at least one"):
         apply_plan(scene, dataclasses.replace(plan, paths=none))

@@ -295,3 +295,10 @@ def test_recipes_build_and_name_their_system() -> None:
     row = next(system for system in catalogue() if system.id == "svgcustomization")
     assert row.recipes == ("svg-customization", "svg-customization-lora")
     assert row.status in ("runs", "measured")
+
+
+def test_steps_of_a_subject_that_was_learned_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["svg", "customize", "a.svg", "a {subject}", "-o", str(tmp_path / "o.svg"), "--noun", "dog"]
+    with pytest.raises(SystemExit, match="2"):
+        main([*words, "--subject", str(tmp_path), "--steps", "9"])
+    assert "leave one out" in capsys.readouterr().err

@@ -231,6 +231,16 @@ HOSTILE = {
     "cut": HEAD + "<g",
     "frame": '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 0 9"/>',
     "length": HEAD + '<rect width="3km" height="2"/></svg>',
+    "digits": HEAD + f'<rect width="{"1" * 500_000}!"/></svg>',
+    "blanks": HEAD + f'<rect width="1{" " * 500_000}!"/></svg>',
+    "comments": HEAD + "<defs><g id='a'>" + "<!-- -->" * 20_000 + "</g></defs>" + "<use href='#a'/>" * 2500 + "</svg>",
+    "attributes": HEAD + "<rect " + " ".join(f"a{i}='1'" for i in range(100_000)) + "/></svg>",
+    "styles": HEAD
+    + "<defs><rect id='a' style='"
+    + "fill:red;" * 50_000
+    + "'/></defs>"
+    + "<use href='#a'/>" * 2500
+    + "</svg>",
 }
 
 
@@ -252,6 +262,11 @@ WORDS = {
     "cut": "not well-formed",
     "frame": "0 wide or high",
     "length": "width=",
+    "digits": "width=",
+    "blanks": "width=",
+    "comments": "elements or",
+    "attributes": "more than 200 attributes",
+    "styles": "MB of attributes",
 }
 
 
@@ -264,6 +279,32 @@ def test_hostile_files_end_in_a_clear_error(kind: str, tmp_path: Path) -> None:
         read_svg(file)
     assert time.process_time() - start < 5
     assert file.read_text() == HOSTILE[kind]
+
+
+RED = "<rect class='a' width='1' height='1' fill='url(#g)'/>"
+LONG = {
+    "no rule": "<style>" + "a" * 500_000 + "</style>",
+    "selectors": "<style>x" + " " * 500_000 + "!{fill:red}</style>",
+    "comments": "<style>" + "/*" * 250_000 + "</style>",
+    "imports": "<style>" + "@import (" * 50_000 + "</style>",
+    "at rules": "<style>" + "@a ;" * 100_000 + "</style>",
+    "rules": "<style>" + ".a{fill:red}" * 20_000 + "</style>" + RED * 1000,
+    "calls": "<rect transform='" + "translate(" * 50_000 + "'/>",
+    "arguments": "<rect transform='translate" + " " * 500_000 + "!'/>",
+    "properties": "<rect style='" + "".join(f"p{i}:1;" for i in range(50_000)) + "'/>",
+    "important": "<rect style='fill:a" + " " * 500_000 + "b'/>",
+    "colours": "<rect fill='rgb(" + "1" * 500_000 + "!,1,1)'/>",
+    "stops": "<linearGradient id='g'>" + "<stop/>" * 5000 + "</linearGradient>" + RED * 2000,
+    "uses": "<g id='a'>" + "<g/>" * 9000 + "</g><defs>" + "<use href='#a'/>" * 9000 + "</defs>",
+}
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_reading_time_grows_with_the_length_whatever_is_long(kind: str) -> None:
+    data = f"{HEAD}{LONG[kind]}</svg>".encode()
+    start = time.process_time()
+    parse_svg(data)
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize("piece", ["L1 2", "t1 2", "s1 2 3 4", "a1 2 3 0 1 4 5", "M1 2L3 4", "M1 2L3 4z", "h1"])

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pcs_ext.errors import InputError, UsageError
-from pcs_ext.image.adapters import LowRankConfig, build_adapter, injected
+from pcs_ext.image.adapters import LowRankConfig, SpectralShiftConfig, build_adapter, injected
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.sample import SampleConfig, sample
 from pcs_ext.image.types import Conditioning
@@ -248,7 +248,12 @@ def test_circular_decoding_turns_with_the_latents(backbone: AbstractUnetBackbone
     assert change(lambda x: decode_circular(backbone, x)) < 0.2 * change(backbone.decode_latents)
 
 
-def test_circular_padding_reaches_adapters_and_leaves_no_trace(backbone: AbstractUnetBackbone) -> None:
+METHODS = ("lora", "dora", "loha", "lokr", "oft")
+ADAPTERS = [*(LowRankConfig(rank=2, targets="all_linear_conv", method=m) for m in METHODS), SpectralShiftConfig()]
+
+
+@pytest.mark.parametrize("config", ADAPTERS, ids=lambda config: getattr(config, "method", "svd"))
+def test_circular_padding_reaches_adapters_and_leaves_no_trace(backbone: AbstractUnetBackbone, config) -> None:
     latents = torch.randn(1, backbone.latent_channels, 8, 32)
     prompt = backbone.encode_prompt(["a dog"])
 
@@ -256,16 +261,18 @@ def test_circular_padding_reaches_adapters_and_leaves_no_trace(backbone: Abstrac
         with torch.no_grad():
             return backbone.predict(x, torch.tensor([500]), prompt)
 
-    adapter = build_adapter("look", LowRankConfig(rank=2, targets="all_linear_conv"))
+    adapter = build_adapter("look", config)
     before = predict(latents)
     with injected(backbone, adapter):
         with torch.no_grad():
             for parameters in adapter.parameters().values():
                 for parameter in parameters:
                     parameter.add_(0.05)
-        assert not torch.allclose(predict(latents.roll(8, -1)), predict(latents).roll(8, -1), atol=1e-3)
+        changed = predict(latents)
+        assert not torch.allclose(predict(latents.roll(8, -1)), changed.roll(8, -1), atol=1e-3)
         with circular_padding(backbone.denoiser):
             torch.testing.assert_close(predict(latents.roll(8, -1)), predict(latents).roll(8, -1), rtol=1e-3, atol=1e-4)
+        assert torch.equal(predict(latents), changed)
     assert torch.equal(predict(latents), before)
 
 

@@ -11,7 +11,7 @@ from pcs_ext.svg.vector.geometry import drawable
 from pcs_ext.svg.vector.read import Document, parse_svg
 from pcs_ext.svg.vector.render import render
 from pcs_ext.svg.vector.scene import Path, Stroke, Subpath, paint
-from pcs_ext.svg.vector.write import patch_svg
+from pcs_ext.svg.vector.write import new_svg, patch_svg
 
 FRAME = 'viewBox="0 0 200 200" width="200" height="200"'
 SODIPODI = 'xmlns:sodipodi="http://sodipodi.sourceforge.net/DTD/sodipodi-0.dtd"'
@@ -44,6 +44,7 @@ def shifted(path: Path) -> Path:
         ("hwb(120 50% 0%)", (0.5, 1, 0.5, 1)),
         ("RebeccaPurple", (0.4, 0.2, 0.6, 1)),
         ("transparent", (0, 0, 0, 0)),
+        ("hwb(1e999 100% 0%)", (1, 1, 1, 1)),
     ],
 )
 def test_colours_in_every_form(text: str, expected: tuple[float, ...]) -> None:
@@ -66,6 +67,19 @@ SAME = {
     "print": ('<style media="print">rect{fill:red}</style>' + RECT.format(""), RECT.format("")),
     "an import": ("<style>@import url(x.css);.a{fill:red}</style>" + RECT.format('class="a"'),
                   RECT.format('fill="red"')),
+    "a font in the sheet": (f"<style>@font-face{{src:url(data:a;base64,{'A' * 300_000})}}.a{{fill:red}}</style>"
+                            + RECT.format('class="a"'), RECT.format('fill="red"')),
+    "an import with a semicolon": ("<style>@import url('https://a.example/css2?family=R:wght@400;700');"
+                                   ".a{fill:red}</style>" + RECT.format('class="a"'), RECT.format('fill="red"')),
+    "a sheet that is cut": ("<style>.a{fill:red</style>" + RECT.format('class="a"'), RECT.format('fill="red"')),
+    "numbers that are none": ('<g stroke-width="9">' + RECT.format(
+        'stroke="red" stroke-width="null" opacity="null" stroke-linecap="null" style="fill-opacity:.5;fill-opacity:x"'
+    ) + "</g>", RECT.format('stroke="red" stroke-width="9" fill-opacity=".5"')),
+    "capital words": (RECT.format('style="fill:INHERIT;stroke:red;stroke-width:20;stroke-linejoin:Round"'),
+                      RECT.format('stroke="red" stroke-width="20" stroke-linejoin="round"')),
+    "important in an attribute": (RECT.format('fill="red !important"'), RECT.format("")),
+    "currentColor behind a gradient": ('<g color="red">' + RECT.format('fill="url(#no) currentColor"') + "</g>",
+                                       RECT.format('fill="red"')),
     "comments in styles": ("<style>.b{}<!-- x -->.a{fill:red}</style>"
                            + RECT.format('class="a" style="/* c;d */stroke:blue"'),
                            RECT.format('fill="red" stroke="blue"')),
@@ -79,6 +93,21 @@ SAME = {
     "capital units": ('<rect width="100PX" height="5em"/>', '<rect width="100" height="80"/>'),
     "a transform in a style": (RECT.format('style="transform:translate(20px,10px)"'),
                                RECT.format('transform="translate(20 10)"')),
+    "a transform by halves": (RECT.format('transform="translate(20,10) foo(3)"'), RECT.format("")),
+    "a turn about half a point": (RECT.format('transform="rotate(30 50)"'), RECT.format("")),
+    "numbers without a space": (RECT.format('transform="translate(1e1-5)scale(.5.5)"'),
+                                RECT.format('transform="translate(10 -5) scale(.5)"')),
+    "millimetres": (RECT.format('style="transform:translate(5mm,1em)"'),
+                    RECT.format('transform="translate(18.8976 16)"')),
+    "percentages in a transform": (RECT.format('style="transform:translate(10%,-5%) scale(50%)"'),
+                                   RECT.format('transform="translate(20,-10)scale(.5)"')),
+    "flat transforms of space": (
+        RECT.format('style="transform:Translate3D(20px,10px,0) rotateZ(.25turn) scale3d(1,.5,1)"'),
+        RECT.format('transform="translate(20 10),rotate(90) scale(1,.5)"')),
+    "a matrix of space": (RECT.format('style="transform:matrix3d(1,.5,0,0,0,1,0,0,0,0,1,0,5,6,0,1)"'),
+                          RECT.format('transform="matrix(1 .5 0 1 5 6)"')),
+    "a slant in radians": (RECT.format('style="transform:skew(.2rad,10grad)"'),
+                           RECT.format('transform="matrix(1 .15838 .20271 1 0 0)"')),
     "an origin": (RECT.format('transform="rotate(90)" transform-origin="70 55"'),
                   RECT.format('transform="rotate(90 70 55)"')),
     "a smooth curve after another kind": ('<path d="M20 100C20 20 60 20 80 100T180 100" stroke="red" fill="none"/>',
@@ -89,6 +118,7 @@ SAME = {
               '<circle cx="50" cy="50" r="15" fill="red"/>'),
     "a square dot": ('<path d="M50 50z" stroke="red" stroke-width="30" stroke-linecap="square"/>',
                      '<rect x="35" y="35" width="30" height="30" fill="red"/>'),
+    "an error in points": ('<polygon points="20,20 100,20 100,100 foo 20,180"/>', '<path d="M20 20L100 20L100 100"/>'),
     "an error in a path": ('<path d="M20 20L100 20L100 100L20"/>', '<path d="M20 20L100 20L100 100"/>'),
     "things of others": (RECT.format("") + '<x:rect xmlns:x="http://x" width="200" height="200"/>', RECT.format("")),
     "a symbol's opacity": ('<symbol id="s" opacity=".5">' + RECT.format('fill="red"') + '</symbol><use href="#s"/>',
@@ -116,6 +146,8 @@ NOTED = {
     "animation": '<rect width="9" height="9"><animate attributeName="x"/></rect>',
     "@media": "<style>@media print{.a{fill:red}}</style>" + RECT.format(""),
     "up to an error": '<path d="M20 20L100 20L100 100X"/>',
+    "transform": RECT.format('style="transform:rotateX(30deg)"'),
+    "stroke-width": RECT.format('stroke="red" stroke-width="calc(1px + 2px)"'),
     "cannot be drawn": RECT.format('fill="var(--c)"'),
 }
 
@@ -159,6 +191,9 @@ def test_path_data_ends_at_its_first_error() -> None:
         '<style>rect{fill:red;stroke:blue;stroke-width:6}</style><rect width="50" height="50"/>',
         '<style>path{fill:none;stroke:red}</style><rect width="50" height="50" fill="green"/>',
         '<style>rect.a{fill:red}</style><g transform="scale(2)"><rect class="a" width="25" height="25"/></g>',
+        '<style>rect{opacity:.5;transform:rotate(9deg)}</style><rect width="50" height="50" fill="red"/>',
+        '<style>path{opacity:.5;transform:rotate(9deg)}</style><rect width="50" height="50" transform="scale(.5)"/>',
+        '<style>path{display:none;visibility:hidden!important}</style><rect width="50" height="50"/>',
         '<rect width="50" height="50" style="--Foo:1;fill:red;mask:url(data:a;b)"/>',
         f'<path {SODIPODI} sodipodi:type="arc" sodipodi:cx="25" d="M0 0h50v50z"/>',
     ],
@@ -205,6 +240,8 @@ def test_rules_and_ends_of_strokes_are_written() -> None:
         ('<path d="M20 20h80"/>', FRAME + ' fill="none" stroke="red" stroke-width="10" stroke-linecap="round"'),
         ('<path d="M20 20h80v80"/>', FRAME + ' style="fill-rule:evenodd;fill-opacity:.3"'),
         ("<style>path{fill:lime;stroke:red}</style>", FRAME + ' stroke-dasharray="4"'),
+        ('<path d="M20 20h80"/>', FRAME + ' transform="translate(30 10) scale(.5)"'),
+        ("<style>path{transform:scale(.5);display:none}g{opacity:.5}</style>", FRAME),
     ],
 )
 def test_new_paths_look_as_they_are_whatever_surrounds_them(body: str, frame: str) -> None:
@@ -223,6 +260,19 @@ def test_new_paths_look_as_they_are_whatever_surrounds_them(body: str, frame: st
         wanted = dataclasses.replace(made.scene, paths=(new, plain))
         assert (render(scene, 100, 100) - render(wanted, 100, 100)).abs().max() < 0.01
         assert len(made.notes) == len(document.notes)
+
+
+def test_new_paths_cover_as_much_as_asked_under_a_sheet_that_fades_the_picture() -> None:
+    document = parsed("<style>svg{opacity:.5}</style>" + RECT.format(""))
+    new = dataclasses.replace(document.scene.paths[0], id="new", fill=paint(1, 0, 0, 0.25))
+    made = parse_svg(patch_svg(document, document.scene, added=(new,))).scene.paths[-1]
+    assert made.fill is not None
+    assert float(made.fill.opacity) == pytest.approx(0.25, abs=1e-4)
+
+
+def test_view_boxes_are_written_whole() -> None:
+    scene = parsed(RECT.format(""), 'viewBox="1234567.25 -0.001234567 200 100"').scene
+    assert parse_svg(new_svg(scene)).scene.view_box == scene.view_box
 
 
 def test_what_lies_beneath_lies_beneath_texts_and_clones() -> None:

@@ -139,3 +139,14 @@ def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(UsageError, match="16 to 1024"):
         refine(scene, torch.zeros(3, 48, 48), Refinement(side=4))
     assert Refinement().with_steps(30).point_steps == 20
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_dots_are_optimised_like_other_paths(closed: bool) -> None:
+    stroke = Stroke(paint=paint(1, 0, 0), width=torch.tensor(20.0, dtype=torch.float64), cap="round")
+    dot = Subpath(points=torch.full((3 if closed else 4, 2), 48.0, dtype=torch.float64), closed=closed)
+    scene = _apart(1)
+    scene = dataclasses.replace(scene, paths=(*scene.paths, VectorPath(id="dot", subpaths=(dot,), stroke=stroke)))
+    target = render(scene, 48, 48).float()
+    found = refine(scene, target, dataclasses.replace(SHORT, point_steps=12))
+    assert (render(found, 48, 48) - target).abs().mean() < 0.01

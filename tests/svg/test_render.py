@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from pcs_ext.svg.vector.read import parse_svg
 from pcs_ext.svg.vector.render import render
 from pcs_ext.svg.vector.scene import Cap, Join, Path, Rule, Scene, Stroke, Subpath, paint
 from pcs_ext.svg.vector.write import new_svg
@@ -73,6 +74,23 @@ def test_strokes_look_like_resvg_at_sixteen_times_the_size(cap: Cap, join: Join)
     assert mean <= 0.3
 
 
+WIDE = {
+    "a circle with a hole": '<circle cx="50" cy="50" r="10" stroke-width="40"/>',
+    "a point of a circle": '<circle cx="50" cy="50" r="1" stroke-width="40"/>',
+    "waves": '<path d="M30 40c0 -10 10 -10 10 0s10 10 10 0 10 -10 10 0" stroke-width="18"/>',
+    "tilted ends": '<path d="M50 50q.3 .5 .6 0" stroke-width="30"/>',
+    "a cusp": '<path d="M20 80C80 20 20 20 80 80" stroke-width="20"/>',
+}
+
+
+@pytest.mark.parametrize("kind", WIDE)
+def test_strokes_wider_than_their_curves_are_round_look_like_resvg(kind: str) -> None:
+    head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 100" width="100" height="100" fill="none" '
+    svg = f'{head} stroke="black">{WIDE[kind]}</svg>'.encode()
+    mean = (render(parse_svg(svg).scene, 100, 100) - reference(svg, 100, 16)).abs().mean() * 255
+    assert mean <= 0.1
+
+
 def test_moving_by_whole_pixels_moves_the_picture(scene: Scene) -> None:
     moved = []
     for path in scene.paths:
@@ -87,6 +105,16 @@ def test_transparent_pictures_composite_to_the_opaque_one() -> None:
     clear = render(scene, 64, 64, background=None)
     assert torch.allclose(clear[:3] + (1 - clear[3:]), render(scene, 64, 64), atol=1e-12)
     assert torch.equal(render(dataclasses.replace(scene, paths=()), 8, 8), torch.ones(3, 8, 8))
+
+
+def test_corners_of_level_edges_have_gradients() -> None:
+    points = _polygon((8.3, 9.4), (20.6, 9.4), (20.6, 19.7), (8.3, 19.7)).points.requires_grad_()
+    shape = Subpath(points=points, closed=True)
+    render(_one(Path(id="r", subpaths=(shape,), fill=paint(0, 0, 0))), 32, 32)[0].sum().backward()
+    assert points.grad is not None
+    # Of what stays white, which grows where a corner goes inwards: half of the edge beside it.
+    expected = [(5.15, 6.15), (-5.15, 6.15), (-5.15, -6.15), (5.15, -6.15)]
+    assert torch.allclose(points.grad[::3], torch.tensor(expected, dtype=torch.float64))
 
 
 def _parameters(kind: str) -> tuple[Path, list[torch.Tensor]]:

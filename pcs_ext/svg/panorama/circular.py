@@ -7,6 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pcs_ext.image.adapters.layers import AdapterLayer, original
 from pcs_ext.image.backbone import AbstractBackbone
 
 
@@ -28,22 +29,30 @@ def decode_circular(backbone: AbstractBackbone, latents: Tensor, *, margin: int 
 def circular_padding(*modules: nn.Module) -> Iterator[None]:
     """Inside, convolutions pad sideways with the other end instead of zeros; above and below as before.
 
-    Layers of adapters that are convolutions of their own are meant as well. Convolutions that pad in another way than
-    with zeros stay as they are.
+    What adapters add to a convolution is meant as well, by convolutions of their own or with its settings: the input of
+    the whole chain is padded, and all in it pad no more. Convolutions that pad in another way than with zeros stay as
+    they are.
     """
-    changed = [
-        layer
-        for module in modules
-        for layer in module.modules()
-        if isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and _sides(layer)[1]
-    ]
-    try:
-        for layer in changed:
-            layer._conv_forward = _circular(layer)  # type: ignore[method-assign]
+    with contextlib.ExitStack() as undo:
+        for unit in (unit for module in modules for unit in _units(module)):
+            below = original(unit)
+            if not (isinstance(below, nn.Conv2d) and below.padding_mode == "zeros" and _sides(below)[1]):
+                continue
+            undo.callback(unit.register_forward_pre_hook(_widen(_sides(below)[1])).remove)
+            same = [it for it in unit.modules() if isinstance(it, nn.Conv2d) and it.padding == below.padding]
+            for layer in same:
+                undo.callback(setattr, layer, "padding", layer.padding)
+                layer.padding = (_sides(layer)[0], 0)
         yield
-    finally:
-        for layer in changed:
-            layer.__dict__.pop("_conv_forward", None)
+
+
+def _units(module: nn.Module) -> Iterator[nn.Module]:
+    """Convolutions and chains of adapters, with all that is in them."""
+    if isinstance(module, AdapterLayer | nn.Conv2d):
+        yield module
+        return
+    for child in module.children():
+        yield from _units(child)
 
 
 def _sides(layer: nn.Conv2d) -> tuple[int, int]:
@@ -51,11 +60,8 @@ def _sides(layer: nn.Conv2d) -> tuple[int, int]:
     return (0, 0) if isinstance(padding, str) else (padding[0], padding[1])
 
 
-def _circular(layer: nn.Conv2d) -> Any:
-    upward, sideways = _sides(layer)
+def _widen(sideways: int) -> Any:
+    def widen(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return F.pad(inputs[0], (sideways, sideways, 0, 0), mode="circular"), *inputs[1:]
 
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        x = F.pad(x, (sideways, sideways, 0, 0), mode="circular")
-        return F.conv2d(x, weight, bias, layer.stride, (upward, 0), layer.dilation, layer.groups)
-
-    return forward
+    return widen

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from pcs_ext.errors import UsageError
+
 Output = Annotated[Path, arg(aliases=["-o"])]
 
 
@@ -51,6 +53,8 @@ def make(
     from pcs_ext.svg.panorama.make import default_config, make_panoramas, overridden, own_look
     from pcs_ext.svg.panorama.viewer import write_viewer
 
+    if window == "square" and method in ("padded", "stitch"):
+        raise UsageError(f"--method {method} sees the whole panorama at once; choose circular, or leave --window out.")
     of = None if subject is None else Artifact.load(subject)
     named = base or ("toybox" if of is None else of.data.base_name)
     seen = None if look == "none" else Artifact.load(Path(look)) if look else own_look(named)

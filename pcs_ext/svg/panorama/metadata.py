@@ -22,7 +22,7 @@ def properties(width: int, height: int, *, heading: float = 0.0) -> dict[str, st
     return {
         "ProjectionType": "equirectangular",
         "UsePanoramaViewer": "True",
-        "PoseHeadingDegrees": f"{heading % 360:g}",
+        "PoseHeadingDegrees": f"{round(heading % 360, 3) % 360:g}",
         "CroppedAreaImageWidthPixels": str(width),
         "CroppedAreaImageHeightPixels": str(height),
         "FullPanoWidthPixels": str(width),
@@ -46,8 +46,10 @@ def check_target(path: Path) -> None:
     """Say before the work that a panorama cannot be written to `path`.
 
     Raises:
-        UsageError: its ending is not that of a format with room for the marks.
+        UsageError: its ending is not that of a format with room for the marks, or it is a folder.
     """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; expected the name of a file.")
     if path.suffix.lower() not in _FORMATS:
         raise UsageError(f"{path.name} has no ending of a panorama; expected one of {', '.join(_FORMATS)}.")
 
@@ -79,7 +81,7 @@ def save_panorama(image: Image.Image, path: Path, *, heading: float = 0.0) -> No
 
 
 def read_properties(path: Path) -> dict[str, str]:
-    """The GPano properties of a file, written as attributes or as elements; empty when there are none.
+    """The GPano properties of a file, written as attributes or as elements; empty when there are none to be read.
 
     Raises:
         InputError: the file is no picture.
@@ -88,12 +90,15 @@ def read_properties(path: Path) -> dict[str, str]:
         with Image.open(path) as image:
             image.load()
             found = image.info.get("xmp") or image.info.get(_PNG_KEY) or b""
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as a picture ({error}); expected JPEG, PNG or WebP.") from None
     text = found.encode() if isinstance(found, str) else found
     # No entity of a stranger's file is resolved, nothing is fetched.
     parser = etree.XMLParser(resolve_entities=False, no_network=True, recover=True)
-    root = etree.fromstring(text, parser) if text.strip() else None
+    try:
+        root = etree.fromstring(text, parser)
+    except etree.XMLSyntaxError:
+        root = None
     if root is None:
         return {}
     values: dict[str, str] = {}

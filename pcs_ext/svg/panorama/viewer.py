@@ -9,7 +9,7 @@ from string import Template
 from PIL import Image
 
 from pcs_ext.config_io import atomic_write_text
-from pcs_ext.errors import InputError
+from pcs_ext.errors import InputError, UsageError
 
 _KINDS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
@@ -26,13 +26,16 @@ def write_viewer(panorama: Path, output: Path, *, title: str = "", fov: float = 
         fov: degrees across that are seen at first, 25 to 120; small pictures look better from wider.
 
     Raises:
+        UsageError: the output is not called .html, or a folder.
         InputError: the file cannot be read, is of another format, or not twice as wide as high.
     """
+    if output.suffix.lower() not in (".html", ".htm") or output.is_dir():
+        raise UsageError(f"The page is {output}; expected a file name that ends in .html.")
     try:
         with Image.open(panorama) as image:
             size, kind = image.size, _KINDS.get(image.format or "")
         content = panorama.read_bytes()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{panorama} cannot be read as a picture ({error}); expected JPEG, PNG or WebP.") from None
     if kind is None:
         raise InputError(f"{panorama} is of a format that not every browser shows; expected JPEG, PNG or WebP.")

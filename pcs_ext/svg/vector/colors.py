@@ -10,7 +10,7 @@ Rgba = tuple[float, float, float, float]
 _FUNCTION = re.compile(r"(rgba?|hsla?|hwb)\(([^()]*)\)")
 _HEX = re.compile(r"#(?:[0-9a-f]{3,4}|[0-9a-f]{6}|[0-9a-f]{8})")
 _TURN = {"deg": 1 / 360, "grad": 1 / 400, "rad": 0.15915494309189535, "turn": 1.0, "": 1 / 360}
-_VALUE = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)(%|deg|grad|rad|turn|)")
+_VALUE = re.compile(r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?)(%|deg|grad|rad|turn|)")
 
 
 def read_color(text: str) -> Rgba | None:
@@ -33,7 +33,7 @@ def _called(name: str, inside: str) -> Rgba | None:
     found = [_VALUE.fullmatch(word) for word in words]
     if len(words) not in (3, 4) or None in found:
         return None
-    values = [(float(match[1]), match[2]) for match in found if match is not None]
+    values = [(min(max(float(match[1]), -1e9), 1e9), match[2]) for match in found if match is not None]
     alpha = 1.0 if len(values) == 3 else _share(*values[3], whole=1.0)
     if name.startswith("rgb"):
         red, green, blue = (_share(*value, whole=255.0) for value in values[:3])

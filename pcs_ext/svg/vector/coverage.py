@@ -78,7 +78,10 @@ def _boxes(edges: Tensor, layers: Tensor, count: int, height: int, width: int) -
 def _winding(edges: Tensor, layers: Tensor, boxes: Tensor, offsets: Tensor, total: int) -> Tensor:
     """Running sum over the whole buffer, `total`."""
     flat = edges.detach()
-    keep = torch.nonzero((boxes[layers, 2] > 0) & (flat[:, 0, 1] != flat[:, 1, 1]))[:, 0]
+    level = flat[:, 0, 1] == flat[:, 1, 1]
+    # A level edge covers nothing, but its ends have gradients.
+    idle = torch.zeros_like(level) if edges.requires_grad else level
+    keep = torch.nonzero((boxes[layers, 2] > 0) & ~idle)[:, 0]
     edges, layers = edges.index_select(0, keep), layers[keep]
     box = boxes[layers]
     local = edges - box[:, [1, 0]].to(edges.dtype)[:, None]

@@ -11,6 +11,8 @@ from pcs_ext.svg.vector.scene import Paint, Path, Scene, Subpath
 
 _THINNEST = 0.1
 """Strokes do not get thinner, pixels."""
+_DOT = 1e-4
+"""Subpaths no larger than that are dots, pixels."""
 
 
 def in_pixels(scene: Scene, height: int, width: int) -> Scene:
@@ -57,8 +59,9 @@ class Leaves:
         return max(float(points.square().sum(1).mean().sqrt()), 1.0)
 
     def of_points(self) -> tuple[nn.Parameter, ...]:
-        """Control points `n 2` of every subpath."""
-        return tuple(points for path in self.free for points in self.points[path.id])
+        """Control points `n 2` of every subpath; but those of dots, which have no shape to change."""
+        pairs = ((new, old) for path in self.free for new, old in zip(self.points[path.id], path.subpaths, strict=True))
+        return tuple(new for new, old in pairs if float((old.points - old.points[0]).abs().amax()) > _DOT)
 
     def of_colors(self) -> tuple[nn.Parameter, ...]:
         """Colours `3` of every fill and stroke."""

@@ -6,6 +6,9 @@ from torch import Tensor
 
 from pcs_ext.svg.vector.scene import Subpath
 
+_DOT = 1e-9
+"""Sum of squared radii of control points that are all one, square pixels."""
+
 
 def image_loss(drawn: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean squared difference of two images `c h w` in [0, 1].
@@ -70,14 +73,17 @@ def rigidity_loss(points: Tensor, original: Tensor) -> Tensor:
 
     Args:
         points: `n 2`, at least 2.
-        original: `n 2`, not all equal.
+        original: `n 2`.
 
     Returns:
-        Mean squared distance over the mean squared radius of the original; 0 for moved, turned and scaled copies.
+        Mean squared distance over the mean squared radius of the original; 0 for moved, turned and scaled copies. Of a
+        dot the sum of squared distances.
     """
     now = torch.view_as_complex((points - points.mean(0)).contiguous())
     then = torch.view_as_complex((original - original.mean(0)).contiguous())
-    power = then.abs().square().sum()
+    power = torch.view_as_real(then).square().sum()
+    # A dot has no size that its change could be relative to.
+    power = torch.where(power > _DOT, power, 1.0)
     turn = (then.conj() * now).sum() / power
     rest = torch.view_as_real(now - turn * then)
     return rest.square().sum() / power

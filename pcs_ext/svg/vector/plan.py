@@ -1,6 +1,7 @@
 """The plan of an alignment: what becomes of every path, as a JSON file that people read and edit."""
 
 import dataclasses
+import math
 from pathlib import Path as FilePath
 from typing import Literal
 
@@ -62,8 +63,8 @@ def apply_plan(scene: Scene, plan: AlignmentPlan) -> Scene:
     """The exemplar after the plan: paths dropped, moved, coloured; ids, groups and order as they were.
 
     Raises:
-        ConfigError: the plan names other paths than the scene has, flattens one, drops all of them, or changes one
-            that is drawn through `use`.
+        ConfigError: the plan names other paths than the scene has, flattens one, drops all of them, changes one
+            that is drawn through `use`, or has a colour or matrix that is none.
     """
     _check(scene, plan)
     by_id = {entry.id: entry for entry in plan.paths}
@@ -88,6 +89,10 @@ def _check(scene: Scene, plan: AlignmentPlan) -> None:
         )
     locked = {path.id for path in scene.paths if path.locked}
     for entry in plan.paths:
+        if entry.color is not None and not all(abs(value - 0.5) < 0.5001 for value in entry.color):
+            raise ConfigError(f"the plan's colour of {entry.id} is {list(entry.color)}; expected values in [0, 1].")
+        if not all(math.isfinite(value) for value in entry.matrix):
+            raise ConfigError(f"the plan's matrix of {entry.id} is {list(entry.matrix)}; expected finite numbers.")
         if not 1e-3 < scale_of(entry.matrix) < 1e3:
             raise ConfigError(f"the plan's matrix of {entry.id} flattens or explodes it; expected a scale near 1.")
         if entry.id in locked and (entry.action == "drop" or entry.matrix != IDENTITY or entry.color is not None):

@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path as FilePath
 from typing import Any
 
 import torch
 
-from pcs_ext.errors import InputError, UsageError
+from pcs_ext.errors import InputError
 from pcs_ext.svg.vector.colors import Rgba, read_color
 from pcs_ext.svg.vector.geometry import (
     GEOMETRY,
@@ -21,18 +21,18 @@ from pcs_ext.svg.vector.geometry import (
     multiply,
     read_length,
     read_subpaths,
-    read_transform,
     shape_data,
 )
+from pcs_ext.svg.vector.markup import MAX_BYTES, parse_tree, tag_of
 from pcs_ext.svg.vector.scene import Paint, Path, Scene, Stroke, paint
 from pcs_ext.svg.vector.style import INITIAL, UNSUPPORTED, StyleSheet, computed, number, ruled, unit
+from pcs_ext.svg.vector.transforms import read_transform
 
-MAX_BYTES = 16 << 20
 MAX_SEGMENTS = 30_000
 MAX_PATHS = 3_000
 MAX_ELEMENTS = 30_000
 _MAX_DEPTH = 48
-_SPACE = "{http://www.w3.org/2000/svg"
+_MAX_TEXT = 16 << 20
 _ANIMATIONS = ("animate", "animateMotion", "animateTransform", "set")
 _HREF = ("href", "{http://www.w3.org/1999/xlink}href")
 _SILENT = ("defs", "title", "desc", "metadata", "style", "linearGradient", "radialGradient", "symbol", "namedview")
@@ -51,10 +51,12 @@ class Document:
     """Path id -> element of the tree and transform to user units of the picture."""
     opacities: dict[str, float]
     """Path id -> product of the property `opacity` of its element and of those around it, in [0, 1]."""
-    insists: bool
-    """A style sheet of the document says `!important`."""
-    by_tag: bool
-    """A style sheet of the document has rules for tags, or may have."""
+    sheet: StyleSheet
+    """Of the document."""
+    transform: Matrix
+    """Of the document's root; identity in most."""
+    opacity: float
+    """Of the document's root, in [0, 1]."""
 
 
 def read_svg(path: FilePath) -> Document:
@@ -74,33 +76,9 @@ def read_svg(path: FilePath) -> Document:
 def parse_svg(data: bytes, *, name: str = "the SVG") -> Document:
     """The same for bytes; `name` is used in messages."""
     try:
-        return _Reader(_parse(data, name)).read()
+        return _Reader(parse_tree(data)).read()
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
-
-
-def _parse(data: bytes, name: str) -> Any:
-    try:
-        import lxml.etree as etree
-    except ImportError:
-        raise UsageError("Reading SVG needs lxml and svgelements; run: pip install lxml svgelements") from None
-    if data[:2] == b"\x1f\x8b":
-        raise InputError("compressed (svgz); unpack it first (gunzip).")
-    if len(data) > MAX_BYTES:
-        raise InputError(f"more than {MAX_BYTES >> 20} MB; simplify it.")
-    if b"<!ENTITY" in data or b"<\x00!\x00E\x00N\x00T" in data or b"\x00<\x00!\x00E\x00N\x00T" in data:
-        raise InputError("declares entities, which can expand without end or read files; save it as plain SVG.")
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
-    try:
-        tree = etree.ElementTree(etree.fromstring(data, parser))
-    except (etree.XMLSyntaxError, ValueError) as error:
-        raise InputError(f"not well-formed XML ({error}); export it again.") from None
-    dtd = tree.docinfo.internalDTD
-    if dtd is not None and any(True for _ in dtd.iterentities()):
-        raise InputError("declares entities, which can expand without end or read files; save it as plain SVG.")
-    if _tag(tree.getroot()) != "svg":
-        raise InputError(f"its root is <{_tag(tree.getroot())}>; expected <svg>.")
-    return tree
 
 
 class _Reader:
@@ -110,17 +88,25 @@ class _Reader:
         self.paths: list[Path] = []
         self.elements: dict[str, tuple[Any, Matrix]] = {}
         self.opacities: dict[str, float] = {}
-        self.segments = self.visited = 0
+        self.segments = self.visited = self.text = 0
         self.by_id: dict[str, Any] = {}
-        styles = []
+        self.gradients: dict[str, Rgba | None] = {}
+        self.animated: set[Any] = set()
+        styles, hrefs = [], set()
         for element in self.root.iter():
-            if element.get("id") and element.get("id") not in self.by_id:
-                self.by_id[element.get("id")] = element
-            if _tag(element) == "style" and element.get("media", "all").strip().lower() in ("", "all", "screen"):
+            self.by_id.setdefault(element.get("id") or "", element)
+            hrefs.add(_href(element))
+            if tag_of(element) in _ANIMATIONS:
+                self.animated.add(element.getparent())
+            if tag_of(element) == "style" and element.get("media", "all").strip().lower() in ("", "all", "screen"):
                 styles.append("".join((element.text or "", *(child.tail or "" for child in element))))
+        self.by_id.pop("", None)
         # Changing what is drawn in several places would change all of them.
-        used = (self.by_id.get(href[1:]) for element in self.root.iter() if (href := _href(element)).startswith("#"))
-        self.shared = {thing for target in used if target is not None for thing in target.iter()}
+        used = {self.by_id[href[1:]] for href in hrefs if href[:1] == "#" and href[1:] in self.by_id}
+        self.shared: set[Any] = set()
+        for element in self.root.iter():
+            if element in used and element not in self.shared:
+                self.shared.update(element.iter())
         self.sheet = StyleSheet("\n".join(styles), self.note)
 
     def note(self, text: str) -> None:
@@ -132,7 +118,8 @@ class _Reader:
         own = self._noted(self.root, "svg", style)
         if {"background", "background-color"} & ruled("svg", self.root.attrib, self.sheet).keys():
             self.note("the background of <svg> is not drawn")
-        self._children(self.root, self._transform(style), style, own, (), (), False)
+        transform = self._transform(style)
+        self._children(self.root, transform, style, own, (), (), False)
         notes = tuple(text if count == 1 else f"{text} ({count} times)" for text, count in self.noted.items())
         scene = Scene(view_box=view_box, size=size, paths=tuple(self.paths))
         return Document(
@@ -141,8 +128,9 @@ class _Reader:
             tree=self.tree,
             elements=self.elements,
             opacities=self.opacities,
-            insists=self.sheet.insists,
-            by_tag=self.sheet.by_tag,
+            sheet=self.sheet,
+            transform=transform,
+            opacity=own,
         )
 
     def _frame(self) -> tuple[tuple[float, float, float, float], tuple[float, float]]:
@@ -181,6 +169,8 @@ class _Reader:
         for element in parent:
             if isinstance(element.tag, str):
                 self._element(element, *state)
+            else:
+                self.visited += 1
 
     def _element(
         self,
@@ -193,15 +183,18 @@ class _Reader:
         locked: bool,
     ) -> None:
         self.visited += 1
+        self.text += sum(map(len, element.attrib.values()))
+        if self.text > _MAX_TEXT:
+            raise InputError(f"more than {_MAX_TEXT >> 20} MB of attributes, with <use> written out; simplify it.")
         if self.visited > MAX_ELEMENTS or len(groups) + len(uses) > _MAX_DEPTH:
             raise InputError(
                 f"more than {MAX_ELEMENTS} elements or {_MAX_DEPTH} levels, with <use> written out; simplify it."
             )
-        tag = _tag(element)
+        tag = tag_of(element)
         if not tag or tag in _SILENT:
             return
         if tag not in (*SHAPES, "g", "a", "use", "svg"):
-            self.note(f"<{tag}> is not drawn")
+            self.note(f"<{tag[:40]}> is not drawn")
             return
         style = computed(parent, tag, element.attrib, self.sheet)
         if style["display"] == "none":
@@ -228,16 +221,27 @@ class _Reader:
             self.note("geometry in a style is not applied")
         if element.get("requiredExtensions") or element.get("systemLanguage"):
             self.note("requiredExtensions and systemLanguage are not asked for: the element is drawn")
-        if any(_tag(child) in _ANIMATIONS for child in element):
+        if element in self.animated:
             self.note("animation is not applied")
-        own = unit(style["opacity"], "opacity")
+        own = self._number(style, "opacity", unit)
         if own < 1 and (tag not in SHAPES or style["stroke"] != "none"):
             self.note("opacity of a group, or of a fill with its stroke, is applied to each part by itself")
         return own
 
+    def _number(self, style: Mapping[str, str], name: str, read: Callable[[str, str], float]) -> float:
+        """A property's number; its initial one where that has to be computed by rules that are not read."""
+        try:
+            return read(style[name], name)
+        except InputError:
+            self.note(f"{name} {style[name][:40]!r} is not applied")
+            return read(INITIAL[name], name)
+
     def _transform(self, style: Mapping[str, str]) -> Matrix:
         """Of an element, about its origin."""
-        found = read_transform("" if style["transform"] == "none" else style["transform"])
+        found = read_transform(style["transform"], self.size)
+        if found is None:
+            self.note(f"transform {style['transform'][:40]!r} is not applied")
+            return IDENTITY
         words = style["transform-origin"].replace(",", " ").split()
         if found == IDENTITY or not words:
             return found
@@ -261,7 +265,7 @@ class _Reader:
         sides = zip(("x", "y"), self.size, strict=True)
         shift = (1.0, 0.0, 0.0, 1.0, *(read_length(element.get(name) or "0", name, side) for name, side in sides))
         transform, uses = multiply(transform, shift), (*uses, target)  # type: ignore[arg-type]
-        if _tag(target) == "symbol":
+        if tag_of(target) == "symbol":
             self.note("a <symbol> is drawn without its own viewBox and clipping")
             style = computed(style, "symbol", target.attrib, self.sheet)
             if style["display"] == "none":
@@ -317,7 +321,7 @@ class _Reader:
 
     def _stroke(self, style: dict[str, str], opacity: float, transform: Matrix) -> Stroke | None:
         found = self._paint(style, "stroke", opacity)
-        width = read_length(style["stroke-width"], "stroke-width", diagonal(self.size))
+        width = self._number(style, "stroke-width", lambda text, name: read_length(text, name, diagonal(self.size)))
         if found is None or width <= 0:
             return None
         a, b, c, d = transform[:4]
@@ -330,51 +334,52 @@ class _Reader:
             width=torch.tensor(width * scale, dtype=torch.float64),
             cap=cap if cap in ("round", "square") else "butt",
             join=join if join in ("round", "bevel") else "miter",
-            miter_limit=max(number(style["stroke-miterlimit"], "stroke-miterlimit"), 1.0),
+            miter_limit=max(self._number(style, "stroke-miterlimit", number), 1.0),
         )
 
     def _paint(self, style: dict[str, str], kind: str, opacity: float) -> Paint | None:
-        text = style[kind]
+        text = plain = style[kind]
         if text.lower() in ("none", "transparent"):
             return None
-        color: Rgba | None
+        color: Rgba | None = None
         if text.startswith("url("):
             reference, _, fallback = text[4:].partition(")")
-            color = self._gradient(reference.strip("'\" #"), 0) or read_color(fallback.strip() or "none")
-        else:
-            color = read_color(style["color"] if text.lower() == "currentcolor" else text)
+            color, plain = self._gradient(reference.strip("'\" #")), fallback.strip()
+        if color is None:
+            color = read_color(style["color"] if plain.lower() == "currentcolor" else plain)
         if color is None:
             self.note(f"{kind} {text[:40]!r} cannot be drawn and is left out")
             return None
-        alpha = color[3] * opacity * unit(style[f"{kind}-opacity"], f"{kind}-opacity")
+        alpha = color[3] * opacity * self._number(style, f"{kind}-opacity", unit)
         return paint(*color[:3], alpha)
 
-    def _gradient(self, identifier: str, depth: int) -> Rgba | None:
+    def _gradient(self, identifier: str) -> Rgba | None:
         """The mean of a gradient's stops."""
+        if identifier not in self.gradients:
+            self.gradients[identifier] = self._mean(identifier, 0)
+        found = self.gradients[identifier]
+        if found is not None:
+            self.note("a gradient is drawn as the mean colour of its stops")
+        return found
+
+    def _mean(self, identifier: str, depth: int) -> Rgba | None:
         element = self.by_id.get(identifier)
-        if element is None or _tag(element) not in ("linearGradient", "radialGradient") or depth > 8:
+        if element is None or tag_of(element) not in ("linearGradient", "radialGradient") or depth > 8:
             return None
         stops = []
         for stop in element:
-            if isinstance(stop.tag, str) and _tag(stop) == "stop":
+            if isinstance(stop.tag, str) and tag_of(stop) == "stop":
                 style = computed(INITIAL, "stop", stop.attrib, self.sheet)
                 said = style["stop-color"]
                 color = read_color(style["color"] if said.lower() == "currentcolor" else said)
                 if color is not None:
-                    stops.append((*color[:3], color[3] * unit(style["stop-opacity"], "stop-opacity")))
+                    stops.append((*color[:3], color[3] * self._number(style, "stop-opacity", unit)))
         if not stops:
             href = _href(element)
-            return self._gradient(href[1:], depth + 1) if href.startswith("#") else None
-        self.note("a gradient is drawn as the mean colour of its stops")
+            return self._mean(href[1:], depth + 1) if href.startswith("#") else None
         mean = [sum(column) / len(stops) for column in zip(*stops, strict=True)]
         return mean[0], mean[1], mean[2], mean[3]
 
 
 def _href(element: Any) -> str:
     return next((element.get(name) for name in _HREF if element.get(name)), "")
-
-
-def _tag(element: Any) -> str:
-    """Name of an element of SVG, "" of others and of comments."""
-    space, _, name = element.tag.rpartition("}") if isinstance(element.tag, str) else ("", "", "")
-    return name if space in ("", _SPACE) else ""

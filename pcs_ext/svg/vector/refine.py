@@ -169,7 +169,9 @@ def _groups(name: str, leaves: Leaves, settings: Refinement) -> list[ParameterGr
     if name == "placement":
         whole = (leaves.shifts, leaves.spins)
         return [ParameterGroup(name="placement", parameters=whole, learning_rate=settings.point_lr), paint]
-    groups = [ParameterGroup(name="points", parameters=leaves.of_points(), learning_rate=settings.point_lr), paint]
+    groups = [paint]
+    if points := leaves.of_points():
+        groups.insert(0, ParameterGroup(name="points", parameters=points, learning_rate=settings.point_lr))
     if leaves.widths:
         widths = tuple(leaves.widths.values())
         groups.append(ParameterGroup(name="widths", parameters=widths, learning_rate=settings.width_lr))

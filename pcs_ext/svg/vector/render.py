@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pcs_ext.svg.vector.coverage import Coverage, coverage
-from pcs_ext.svg.vector.outline import TOLERANCE, flatten, stroke_edges
+from pcs_ext.svg.vector.outline import flatten, stroke_edges
 from pcs_ext.svg.vector.scene import Paint, Scene, Stroke, Subpath
 
 _MOST_PIXELS = 64_000_000
@@ -109,8 +109,7 @@ def _edges(
     layers.append(layer_of[ends[filled]])
     firsts = torch.tensor([0] + [subpath.segments for subpath in subpaths]).cumsum(0).tolist()
     for place, layer, stroke in strokes:
-        chain, _ = flatten(segments[firsts[place] : firsts[place + 1]], TOLERANCE / 4)
-        closed = subpaths[place].closed
+        chain, closed = segments[firsts[place] : firsts[place + 1]], subpaths[place].closed
         outline = stroke_edges(chain, closed, stroke.width * scale, stroke.cap, stroke.join, stroke.miter_limit)
         found.append(outline)
         layers.append(torch.full((len(outline),), layer, device=points.device))

@@ -10,16 +10,20 @@ from torch import Tensor
 
 from pcs_ext.config_io import atomic_write_bytes
 from pcs_ext.errors import UsageError
-from pcs_ext.svg.vector.geometry import GEOMETRY, Matrix, inverse, path_data
+from pcs_ext.svg.vector.geometry import GEOMETRY, IDENTITY, Matrix, inverse, path_data
+from pcs_ext.svg.vector.placement import scale_of
 from pcs_ext.svg.vector.read import Document
 from pcs_ext.svg.vector.scene import Paint, Path, Scene, Stroke
-from pcs_ext.svg.vector.style import INITIAL, StyleSheet, computed, number, pairs
+from pcs_ext.svg.vector.style import INITIAL, StyleSheet, pairs, ruled, without_important
+from pcs_ext.svg.vector.transforms import read_transform
 
 _NAMESPACE = "http://www.w3.org/2000/svg"
 _UNDRAWN = (
     "defs", "title", "desc", "metadata", "style", "script", "namedview", "symbol", "marker", "linearGradient",
     "radialGradient", "pattern", "clipPath", "mask", "filter", "view",
 )  # fmt: skip
+_FREE = ("display", "opacity", "transform", "mix-blend-mode", "filter", "mask", "clip-path")
+"""Properties that a style sheet's rule for a tag could give to new elements."""
 _OF_EDITORS = ("{http://sodipodi.sourceforge.net/DTD/sodipodi-0.dtd}", "{http://www.inkscape.org/namespaces/inkscape}")
 """Attributes from which Inkscape draws a star, an arc or a path effect anew, whatever the path says."""
 _LIVE = ("original-d", "path-effect", "flatsided", "rounded", "randomized", "connector-curvature")
@@ -56,8 +60,7 @@ def patch_svg(document: Document, scene: Scene, *, added: Sequence[Path] = (), b
         if name not in after:
             twins[element].getparent().remove(twins[element])
         elif _changed(old, after[name]):
-            mark = " !important" if document.insists else ""
-            _patch(twins[element], old, after[name], transform, document.opacities[name], mark, document.by_tag)
+            _patch(twins[element], old, after[name], transform, document.opacities[name], document.sheet)
     if added:
         _add(root, added, "added", len(root), document)
     if beneath:
@@ -84,15 +87,20 @@ def _add(root: Any, added: Sequence[Path], name: str, place: int, document: Docu
         name += "_"
     group = etree.SubElement(root, f"{prefix}g", id=name)
     root.insert(place, group)
-    style = computed(INITIAL, "svg", root.attrib, StyleSheet("", lambda _: None))
-    around, mark = number(style["opacity"], "opacity"), " !important" if document.insists else ""
+    mark = " !important" if document.sheet.insists else ""
+    back, scale = inverse(document.transform), scale_of(document.transform)
+    if back is None:
+        raise UsageError("the document's root has a transform that flattens it; remove the transform first.")
     for path in added:
-        element = etree.SubElement(group, f"{prefix}path", id=path.id, d=path_data(path.subpaths))
-        _paint_whole(element, path, around, 1.0, mark)
+        element = etree.SubElement(group, f"{prefix}path", id=path.id, d=path_data(path.subpaths, back))
+        _paint_whole(element, path, document.opacity, scale, mark)
         for name in ("stroke-dasharray", "marker-start", "marker-mid", "marker-end", "filter", "mask", "clip-path"):
             _set(element, name, f"none{mark}")
         for name, value in (("opacity", "1"), ("paint-order", "normal"), ("visibility", "visible")):
             _set(element, name, f"{value}{mark}")
+    for element in (group, *group) if document.sheet.by_tag else ():
+        for name in _FREE:
+            _set(element, name, f"{INITIAL[name]}{mark}")
 
 
 def _paint_whole(element: Any, path: Path, around: float, scale: float, mark: str) -> None:
@@ -116,7 +124,7 @@ def new_svg(scene: Scene) -> bytes:
     import lxml.etree as etree
 
     root = etree.Element("svg", nsmap={None: _NAMESPACE})
-    root.set("viewBox", " ".join(f"{value:g}" for value in scene.view_box))
+    root.set("viewBox", " ".join(f"{value:.12g}" for value in scene.view_box))
     root.set("width", f"{scene.size[0]:g}")
     root.set("height", f"{scene.size[1]:g}")
     for path in scene.paths:
@@ -150,16 +158,18 @@ def _bytes(tree: Any) -> bytes:
     return etree.tostring(tree, xml_declaration=True, encoding="UTF-8")
 
 
-def _patch(element: Any, old: Path, new: Path, transform: Matrix, around: float, mark: str, by_tag: bool) -> None:
-    """`around`: what the property `opacity` of the element and its groups leaves of it. `mark`: behind every value.
-    `by_tag`: style sheets may ask for the element's tag."""
+def _patch(element: Any, old: Path, new: Path, transform: Matrix, around: float, sheet: StyleSheet) -> None:
+    """`around`: what the property `opacity` of the element and its groups leaves of it."""
+    mark = " !important" if sheet.insists else ""
     a, b, c, d = transform[:4]
     scale = max(abs(a * d - b * c) ** 0.5, 1e-12)
     if _moved(old, new):
         was = element.tag
         _reshape(element, new, transform)
-        if by_tag and element.tag != was and not _painted_by_reference(element):
-            _paint_whole(element, old, around, scale, mark)
+        if sheet.by_tag and element.tag != was:
+            if not _painted_by_reference(element):
+                _paint_whole(element, old, around, scale, mark)
+            _keep_rules(element, was.rpartition("}")[2], sheet, mark)
     if _repainted(old.fill, new.fill):
         _paint_over(element, "fill", new.fill, around, mark)
     if old.rule != new.rule:
@@ -186,6 +196,21 @@ def _reshape(element: Any, new: Path, transform: Matrix) -> None:
         if f"{space}}}" in _OF_EDITORS and (f"{space}}}" == _OF_EDITORS[0] or local in _LIVE):
             del element.attrib[name]
     element.set("d", path_data(new.subpaths, back))
+
+
+def _keep_rules(element: Any, was: str, sheet: StyleSheet, mark: str) -> None:
+    """Give an element that became a path what style sheets said of its former tag, and not what they say of paths."""
+    before, after = (ruled(tag, element.attrib, sheet) for tag in (was, "path"))
+    for name in sorted(before.keys() | after.keys()):
+        if name not in INITIAL or before.get(name) == after.get(name):
+            continue
+        if name in before:
+            _set(element, name, f"{without_important(before[name])}{mark}")
+        elif name == "transform":
+            matrix = read_transform(element.get(name, "")) or IDENTITY
+            _set(element, name, f"matrix({','.join(f'{value:.9g}' for value in matrix)}){mark}")
+        else:
+            _set(element, name, f"{element.get(name) or 'unset'}{mark}")
 
 
 def _painted_by_reference(element: Any) -> bool:
