@@ -1,6 +1,7 @@
 """From a field to a mesh that other programs open."""
 
 import io
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ FORMATS = ("glb", "obj", "ply")
 WRITTEN = (*FORMATS, "usdz")
 _PREPARED = {"glb": glb_for_trimesh, "obj": obj_for_trimesh, "ply": ply_for_trimesh}
 """What trimesh would misread is put right before it reads."""
+_DAMAGE = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, OSError, RecursionError, TypeError,
+           ValueError, NotImplementedError, struct.error)  # fmt: skip
+"""What trimesh's parsers and pictures raise on damaged files; trimesh has no error class of its own."""
 
 
 @config
@@ -142,7 +146,10 @@ def read_mesh(path: Path) -> Any:
     kind = path.suffix.lower().lstrip(".")
     if kind not in FORMATS or not path.is_file():
         raise InputError(f"{path}: expected an existing file ending in {', '.join(FORMATS)}. Check the path.")
-    mesh = _joined(_scene(path, kind), path, kind)
+    try:
+        mesh = _joined(_scene(path, kind), path, kind)
+    except _DAMAGE as error:
+        raise unreadable(path, error) from error
     if kind in _TURNED:
         mesh.apply_transform(np.linalg.inv(_Y_UP))
     return mesh
@@ -153,11 +160,7 @@ def _scene(path: Path, kind: str) -> Any:
     trimesh, _ = _libraries()
     beside = obj_resolver(path) if kind == "obj" else trimesh.resolvers.FilePathResolver(str(path))
     data = io.BytesIO(_PREPARED[kind](path))
-    try:
-        return trimesh.load_scene(data, file_type=kind, resolver=beside, process=False)
-    except (ValueError, KeyError, IndexError, TypeError, NotImplementedError) as error:
-        # What trimesh's parsers raise on damaged files; it has no error class of its own.
-        raise unreadable(path, error) from error
+    return trimesh.load_scene(data, file_type=kind, resolver=beside, process=False)
 
 
 def _joined(scene: Any, path: Path, kind: str) -> Any:
@@ -175,12 +178,20 @@ def _joined(scene: Any, path: Path, kind: str) -> Any:
             parts[-1].apply_transform(place)
     if not parts:
         raise unreadable(path, "it holds no mesh")
-    return joined(parts, path)
+    found = joined(parts, path)
+    if not len(found.faces):
+        raise unreadable(path, "it holds no faces")
+    return found
 
 
 def _check_sound(part: Any, path: Path) -> None:
     """Raises InputError on what trimesh's own properties would fall over."""
     corners, faces = np.asarray(part.vertices), np.asarray(part.faces)
+    if corners.ndim != 2 or corners.shape[1] != 3:
+        raise unreadable(path, f"its vertices have the shape {corners.shape}, expected three numbers each")
+    uv = getattr(part.visual, "uv", None)
+    if uv is not None and np.shape(uv) != (len(corners), 2):
+        raise unreadable(path, f"it has {np.shape(uv)} texture coordinates for {len(corners)} vertices")
     if not np.isfinite(corners).all():
         count = int((~np.isfinite(corners)).any(1).sum())
         raise InputError(

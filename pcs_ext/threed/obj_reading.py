@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pcs_ext.errors import InputError
+from pcs_ext.threed.mesh_pictures import check_picture
 from pcs_ext.threed.polygons import ears, turns_inward
 
 _OPTIONS = {
@@ -30,7 +31,7 @@ def obj_resolver(path: Path) -> Any:
 
     Raises:
         InputError: a material moves or scales its picture, or one that faces are made of names a picture that is not
-            there.
+            there or cannot be read.
     """
     from trimesh.resolvers import FilePathResolver
 
@@ -92,7 +93,8 @@ def _plain_names(data: bytes, path: Path) -> bytes:
 
 
 def _check_pictures(materials: bytes, text: bytes, path: Path) -> None:
-    """Raises InputError where a used material's picture is missing: the mesh would come out grey without a word."""
+    """Raises InputError where a used material's picture is missing or damaged: the mesh would come out grey without a
+    word."""
     used = {name.strip() for name in re.findall(rb"^[ \t]*usemtl[ \t]+(.+?)[ \t]*\r?$", text, re.MULTILINE)}
     current = b""
     for line in materials.split(b"\n"):
@@ -101,11 +103,13 @@ def _check_pictures(materials: bytes, text: bytes, path: Path) -> None:
             current = value.strip()
         elif key.lower() == b"map_kd" and current in used and value.strip():
             name = value.decode("utf-8", "replace").strip()
-            if _found(path.resolve().parent, name) is None:
+            picture = _found(path.resolve().parent, name)
+            if picture is None:
                 raise InputError(
                     f"{path}: its material {current.decode('utf-8', 'replace')!r} has the picture {name!r}, which lies "
                     "neither beside the OBJ nor below it. Put it there, or delete the line map_Kd from the material."
                 )
+            check_picture(picture.read_bytes(), name, path)
 
 
 def obj_for_trimesh(path: Path) -> bytes:
