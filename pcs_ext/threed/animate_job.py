@@ -34,7 +34,7 @@ from pcs_ext.threed.outputs import check_free
 from pcs_ext.threed.recipes import AnimateRecipe
 from pcs_ext.threed.scene import Scene, read_scene
 from pcs_ext.threed.shapes import shape_views
-from pcs_ext.threed.turntable import KINDS, sheet, write_turntable
+from pcs_ext.threed.turntable import KINDS, check_rate, sheet, write_turntable
 from pcs_ext.threed.view_guidance import ViewGuidance
 from pcs_ext.threed.view_model import load_view_model
 from pcs_ext.threed.work import REQUEST, WorkFolder
@@ -81,11 +81,9 @@ class AnimateOptions(EffortOptions):
         super().__post_init__()
         if self.photo is None and (self.view_model or self.depth is not None):
             raise UsageError("a view model and a depth picture are about a photo; give it, too: --photo PHOTO.png.")
-        if self.frames < 1 or not 16 <= self.side <= 2048 or self.frames_per_second <= 0:
-            raise UsageError(
-                f"expected at least 1 frame of 16 to 2048 pixels and a rate above 0, got {self.frames}, {self.side} "
-                f"and {self.frames_per_second}."
-            )
+        if self.frames < 1 or not 16 <= self.side <= 2048:
+            raise UsageError(f"expected at least 1 frame of 16 to 2048 pixels, got {self.frames} and {self.side}.")
+        check_rate(self.frames_per_second)
 
 
 @dataclasses.dataclass(frozen=True)

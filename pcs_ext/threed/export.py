@@ -15,7 +15,7 @@ from pcs_ext.threed.shapes import Shape, cut_mesh, painter, recut, shape_views
 from pcs_ext.threed.splat_ply import mesh_splat_bytes, splat_bytes
 from pcs_ext.threed.splats import AbstractSplats
 from pcs_ext.threed.texture import TextureConfig, bake_texture
-from pcs_ext.threed.turntable import KINDS, sheet, write_turntable
+from pcs_ext.threed.turntable import KINDS, check_rate, sheet, write_turntable
 from pcs_ext.threed.viewer import write_viewer
 from pcs_ext.threed.work import finished_shape
 
@@ -172,6 +172,7 @@ def render_3d(
             "expected at least 1 frame of 16 to 2048 pixels, a background in [0, 1] and an elevation in [-90, 90], "
             f"got {frames}, {side}, {background}, {elevation}."
         )
+    check_rate(frames_per_second)
     if source.is_dir():
         shape, _ = finished_shape(source)
         cameras = ring(frames, elevation=elevation, target=shape.bounds.center)
@@ -187,9 +188,9 @@ def render_3d(
 
 def _around(mesh: Any, frames: int, elevation: float, source: Path) -> Cameras:
     """A ring that just holds the mesh, wherever and however large it is."""
-    if not len(mesh.vertices):
-        raise InputError(f"{source} holds no faces; expected a mesh.")
     low, high = np.asarray(mesh.bounds)
     middle, radius = (low + high) / 2, float(np.linalg.norm(high - low)) / 2
+    if radius == 0:
+        raise InputError(f"{source}: all corners lie in one point; expected a mesh with an extent.")
     distance = 1.05 * radius / np.sin(np.radians(16.0))
     return ring(frames, elevation=elevation, distance=float(distance), fov=32.0, target=tuple(middle.tolist()))

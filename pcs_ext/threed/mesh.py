@@ -1,6 +1,7 @@
 """From a field to a mesh that other programs open."""
 
 import io
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 
 from pcs_ext.config_io import atomic_write_bytes, config
-from pcs_ext.errors import InputError, ResourceError, UsageError
+from pcs_ext.errors import ConfigError, InputError, ResourceError, UsageError
 from pcs_ext.threed.fields import AbstractField
 from pcs_ext.threed.glb_writing import glb_bytes
 from pcs_ext.threed.gltf_reading import glb_for_trimesh, unreadable
@@ -42,9 +43,9 @@ class MeshConfig:
     """How a surface is cut out of a field."""
 
     resolution: int = 128
-    """Samples per side of the cube; memory and time grow with its cube."""
+    """Samples per side of the cube, 8 to 1024; memory and time grow with its cube."""
     threshold: float = 10.0
-    """Density per world unit at the surface."""
+    """Density per world unit at the surface, above 0."""
     relative: float = 0.0
     """Where this share of the densest point is lower, the surface lies there instead, in [0, 1): distilled fields may
     stay soft. 0: never."""
@@ -52,6 +53,17 @@ class MeshConfig:
     """Closed parts of less than this share of the largest part's volume are dropped as specks; 0 keeps all."""
     fill_cavities: bool = True
     """Drop closed surfaces that look inward: pictures say nothing of an object's inside, so fields come out hollow."""
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.resolution <= 1024 or not 0 < self.threshold < math.inf:
+            raise ConfigError(
+                f"a mesh is cut out of 8 to 1024 samples per side at a density above 0, got {self.resolution} and "
+                f"{self.threshold}."
+            )
+        if not 0 <= self.relative < 1 or not 0 <= self.smallest_part <= 1:
+            raise ConfigError(
+                f"expected relative in [0, 1) and smallest_part in [0, 1], got {self.relative}, {self.smallest_part}."
+            )
 
 
 def extract_mesh(field: AbstractField, config: MeshConfig | None = None) -> Any:
