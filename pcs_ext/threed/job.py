@@ -91,6 +91,7 @@ class Job:
         self.noise_seed = seed_for(request.seed, "kept noise") % 2**31
         if request.joint is not None:
             request.joint.check_base(backbone)
+            request.joint.to(backbone.device)
 
     def run(self) -> tuple[str, Shape]:
         """All stages; the name of the last one's folder inside the work folder, and its shape."""
