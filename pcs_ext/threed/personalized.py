@@ -44,6 +44,9 @@ class PersonalizedConfig:
     learning_rate: float = 1e-4
     """Of the camera's embedding (TextureDreamer: 1e-4)."""
 
+    def __post_init__(self) -> None:
+        self.score.refuse("a personalized guidance", "subtract_noise", "growth", "perp_neg")
+
 
 class PersonalizedGuidance(AbstractGuidance):
     """A frozen base, a subject, and an embedding of cameras.
