@@ -24,7 +24,7 @@ from pcs_ext.runtime import seed_for
 from pcs_ext.threed.cameras import Cameras, orbit, ring
 from pcs_ext.threed.clip_guidance import ClipGuidance
 from pcs_ext.threed.fields import AbstractField
-from pcs_ext.threed.geometry_control import GeometryControl
+from pcs_ext.threed.geometry_control import GeometryControl, control_identity
 from pcs_ext.threed.guidance import AbstractGuidance, ScoreGuidance
 from pcs_ext.threed.known_view import KnownPhoto, read_known_photo
 from pcs_ext.threed.motion_stage import HeldFirst, MotionLoss, Showing, learn_motion
@@ -179,12 +179,11 @@ def _with_what_is_given(recipe: AnimateRecipe, options: AnimateOptions) -> Anima
 
 def _beside(options: AnimateOptions) -> dict[str, Any]:
     """What decides the result beside scene, subject and models of clips, as JSON data; None where nothing is given."""
-    files = [] if options.controlnet is None else sorted(options.controlnet.glob("*.safetensors"))
     return {
         "photo": None if options.photo is None else find_photos([options.photo])[0].digest,
         "depth": None if options.depth is None else file_sha256(options.depth),
         "view_model": options.view_model or None,
-        "controlnet": [file_sha256(path) for path in files] or None,
+        "controlnet": control_identity(options.controlnet, "tile"),
     }
 
 

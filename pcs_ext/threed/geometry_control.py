@@ -100,7 +100,7 @@ def control_identity(folder: Path | None, kind: ControlKind) -> list[str] | None
     """
     if folder is None:
         return None
-    files = sorted(path for path in folder.iterdir() if path.name == "config.json" or path.suffix == ".safetensors")
+    files = sorted(path for path in folder.glob("*") if path.name == "config.json" or path.suffix == ".safetensors")
     return [kind, *(file_sha256(path) for path in files)]
 
 

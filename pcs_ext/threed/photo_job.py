@@ -7,7 +7,7 @@ goes on where it was stopped.
 import dataclasses
 from pathlib import Path
 
-from pcs_ext.config_io import atomic_folder, atomic_write_bytes
+from pcs_ext.config_io import atomic_folder, atomic_write_bytes, file_sha256, read_json
 from pcs_ext.errors import UsageError
 from pcs_ext.image.concept import SUBJECT
 from pcs_ext.image.data import find_photos
@@ -77,6 +77,14 @@ def animate_photo(
         "still_prompt": still_prompt,
         "prompt": prompt,
     }
+    # Of stages that are done, which are not asked again.
+    given = {
+        "depth": None if options.depth is None else file_sha256(options.depth),
+        "view_model": options.view_model or None,
+        "still_config": None if still_config is None else read_json(still_config),
+        "word_steps": word_steps,
+    }
+    identity |= {name: value for name, value in given.items() if value is not None}
     work = WorkFolder(output.with_name(f"{output.name}.work"), identity)
     steps = _WORD_STEPS[options.effort] if word_steps is None else word_steps
     subject = _subject(work, photo, noun, base, steps, options, reporter)

@@ -1,5 +1,7 @@
 """One photo, all the way to a moving scene: every stage once, in one folder, and again from where it stopped."""
 
+import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from pcs_ext.threed.photo_job import animate_photo
 from pcs_ext.threed.recipes import AnimateRecipe
 from pcs_ext.threed.work import finished_shape
 from pcs_ext.video.backbones.load import load_video_backbone
-from tests.support.small_jobs import Learned, fit_of, small
+from tests.support.small_jobs import Learned, fit_of, small, small_recipe
 from tests.support.tiny_video import tiny_motion_adapter
 
 
@@ -38,6 +40,7 @@ def run(learned: Learned, folder: Path, load: Any = load_video_backbone, **chang
     )
     write_json(config, AnimateRecipe(id="animate124", stage=stage))
     photo = changes.pop("photo", learned.photo)
+    still = changes.pop("still", None) or small("animate124-still", folder)
     prompt = changes.pop("prompt", "a photo of {subject} jumping")
     options = AnimateOptions(
         method="animate124",
@@ -46,14 +49,13 @@ def run(learned: Learned, folder: Path, load: Any = load_video_backbone, **chang
         config=config,
         motion_module=motion,
         view_model=str(learned.view_model),
-        controlnet=learned.controlnet,
+        controlnet=changes.pop("controlnet", learned.controlnet),
         device="cpu",
         precision="fp32",
         frames=4,
         side=16,
         **changes,
     )
-    still = small("animate124-still", folder)
     return animate_photo("dog", prompt, folder / "rex.gif", options, load, still_config=still, word_steps=2)
 
 
@@ -81,6 +83,20 @@ def test_a_photo_becomes_a_moving_scene_and_nothing_is_done_twice(learned: Learn
     assert all(torch.equal(value, again.field.state_dict()[key]) for key, value in made.field.state_dict().items())
     with pytest.raises(CheckpointError, match="another prompt"):
         run(learned, tmp_path, overwrite=True, prompt="{subject} dancing")
+    other, recipe = tmp_path / "other.json", small_recipe("animate124-still")
+    write_json(other, dataclasses.replace(recipe, negative_prompt="blurry"))
+    with pytest.raises(CheckpointError, match="another still_config"):
+        run(learned, tmp_path, overwrite=True, still=other)
+
+
+def test_a_film_is_not_taken_for_that_of_another_controlnet(learned: Learned, tmp_path: Path) -> None:
+    network = tmp_path / "controlnet"
+    shutil.copytree(learned.controlnet, network)
+    run(learned, tmp_path, controlnet=network)
+    with open(network / "config.json", "a", encoding="utf-8") as config:
+        config.write("\n")
+    with pytest.raises(CheckpointError, match="another controlnet"):
+        run(learned, tmp_path, controlnet=network, overwrite=True)
 
 
 def test_wrong_requests_are_refused_before_anything_is_learned(learned: Learned, tmp_path: Path) -> None:
