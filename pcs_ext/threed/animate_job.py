@@ -289,13 +289,13 @@ class AnimateJob:
     @contextlib.contextmanager
     def _judges(self) -> Iterator[tuple[ClipGuidance, AbstractGuidance | None]]:
         """Of clips and, where the recipe wants it, of frames, with the subject in the base."""
-        recipe = self.recipe
+        recipe, negative = self.recipe, self.artifact.concept.negative_prompt(self.recipe.negative_prompt)
         with self.artifact.applied(self.backbone) as backbone:
             clips = ClipGuidance(
                 backbone,
                 self.prompt,
                 recipe.stage.guidance,
-                negative_prompt=recipe.negative_prompt,
+                negative_prompt=negative,
                 noise_share=recipe.stage.noise_share,
             )
             pictures = recipe.stage.pictures
@@ -308,7 +308,7 @@ class AnimateJob:
                     backbone,
                     self.prompt,
                     pictures.guidance,
-                    negative_prompt=recipe.negative_prompt,
+                    negative_prompt=negative,
                     words=recipe.words,
                     seed=seed_for(self.options.seed, "motion") % 2**31,
                 ),

@@ -175,6 +175,7 @@ class EditJob:
             self.concept.prompt(self.request.prompt),
             settings,
             sampling=self.request.artifact.sampling,
+            negative_prompt=self.concept.negative_prompt(self.recipe.negative_prompt),
             words=self.recipe.words,
             plain=plain,
             seed=seed,
@@ -199,7 +200,7 @@ class EditJob:
                 backbone,
                 self.concept.prompt(text),
                 self.recipe.stage.guidance,
-                negative_prompt=self.recipe.negative_prompt,
+                negative_prompt=self.concept.negative_prompt(self.recipe.negative_prompt),
                 words=self.recipe.words,
                 seed=self._seed("edit"),
             )

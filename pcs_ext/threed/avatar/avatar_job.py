@@ -228,6 +228,7 @@ class AvatarJob:
                 seed=seed_for(self.options.seed, "look", index),
                 strength=self.recipe.painting.strength,
                 config=self.artifact.sampling,
+                negative_prompt=self.artifact.concept.negative_prompt(),
             )
             # What was known stays to the level, in the pixels as in the latents.
             atomic_write_bytes(path, sheet(torch.where(covered & known, picture, made)[None], columns=1))
