@@ -1,6 +1,7 @@
 """A photo turned by its depth, the second token that learns from it, and what Consist3D refuses."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from safetensors.torch import load_file
 from pcs_ext.config_io import read_json
 from pcs_ext.errors import ConfigError, InputError, UsageError
 from pcs_ext.image.concept import Concept
+from pcs_ext.image.data import Photo
 from pcs_ext.image.subject import Artifact
+from pcs_ext.threed import turned_views
 from pcs_ext.threed.cameras import orbit, ring
-from pcs_ext.threed.turned_views import TurnConfig, both_words, shape_caption
+from pcs_ext.threed.turned_views import TurnConfig, both_words, make_turned_views, shape_caption
 from pcs_ext.threed.warp import inflated, read_nearness, warped
 from pcs_ext.toybox.world.render import render
 from pcs_ext.toybox.world.scene import Camera, Scene
@@ -68,6 +71,26 @@ def test_an_outline_becomes_round(tmp_path: Path) -> None:
         read_nearness(tmp_path / "flat.png", (8, 8))
     with pytest.raises(ConfigError, match="a relief above 0"):
         TurnConfig(relief=0.0)
+
+
+@pytest.mark.parametrize("size", [(20, 40), (40, 20)])
+def test_depth_is_cropped_as_its_photo_is(tmp_path: Path, size: tuple[int, int], monkeypatch: Any) -> None:
+    height, width = size
+    middle = torch.zeros(1, height, width)
+    middle[:, height // 2 - 5 : height // 2 + 5, width // 2 - 5 : width // 2 + 5] = 1
+    Image.fromarray((middle[0] * 255).byte().numpy()).save(tmp_path / "depth.png")
+    photo = Photo(path=tmp_path / "photo.png", image=middle.expand(3, -1, -1), mask=middle)
+    told: list[torch.Tensor] = []
+
+    def listening(image: torch.Tensor, depth: torch.Tensor, cover: torch.Tensor, *cameras: Any) -> Any:
+        told.extend([depth, cover])
+        return warped(image, depth, cover, *cameras)
+
+    monkeypatch.setattr(turned_views, "warped", listening)
+    make_turned_views(tmp_path / "views", photo, tmp_path / "depth.png", 20, "a dog", TurnConfig(), (0.0, 0.0, 0.75))
+    near = told[0] < TurnConfig().distance
+    assert torch.equal(near, told[1])
+    assert int(near.sum()) == 100
 
 
 def test_both_tokens_stand_where_the_subject_goes() -> None:
