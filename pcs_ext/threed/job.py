@@ -266,6 +266,7 @@ class Job:
                 pictures=pictures,
                 close=near,
                 photo=self.request.photo,
+                grown=start is not None,
                 checkpoints=checkpoints,
                 reporter=self.reporter,
             )
