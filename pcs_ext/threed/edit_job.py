@@ -21,7 +21,7 @@ from pcs_ext.threed.edit_refine import refined_pictures
 from pcs_ext.threed.edit_request import EditOptions, EditRequest, read_edit_request
 from pcs_ext.threed.edit_stage import EditLoss, edit_splats
 from pcs_ext.threed.edited_splats import EditedConfig, EditedSplats, load_edited, save_edited
-from pcs_ext.threed.export import colors_for, finished_mesh, write_with_page
+from pcs_ext.threed.export import check_tools, colors_for, finished_mesh, write_with_page
 from pcs_ext.threed.guidance import AbstractGuidance, build_guidance
 from pcs_ext.threed.localization import SceneLoss, SceneUpdates
 from pcs_ext.threed.make import Made
@@ -60,6 +60,7 @@ def edit_3d(
     outputs = free_outputs(
         output, WRITTEN, viewer=options.viewer, textured=colors != "vertex", overwrite=options.overwrite
     )
+    check_tools(colors)
     path = output.with_name(f"{output.name}.work")
     request = read_edit_request(scene, subject, prompt, options)
     try:

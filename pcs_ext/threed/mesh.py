@@ -80,7 +80,7 @@ def extract_mesh(field: AbstractField, config: MeshConfig | None = None) -> Any:
         UsageError: nothing exceeds the threshold.
         ResourceError: trimesh or scikit-image is not installed.
     """
-    trimesh, measure = _libraries()
+    trimesh, measure = mesh_libraries()
     settings = config or MeshConfig()
     density = densities(field, settings.resolution)
     threshold = density_level(density, settings)
@@ -169,7 +169,7 @@ def read_mesh(path: Path) -> Any:
 
 def _scene(path: Path, kind: str) -> Any:
     """What trimesh reads, with the pictures and materials that lie beside the file."""
-    trimesh, _ = _libraries()
+    trimesh, _ = mesh_libraries()
     beside = obj_resolver(path) if kind == "obj" else trimesh.resolvers.FilePathResolver(str(path))
     data = io.BytesIO(_PREPARED[kind](path))
     return trimesh.load_scene(data, file_type=kind, resolver=beside, process=False)
@@ -177,7 +177,7 @@ def _scene(path: Path, kind: str) -> Any:
 
 def _joined(scene: Any, path: Path, kind: str) -> Any:
     """All meshes of a scene as one, where they stand, with the file's normals: trimesh's own way loses them."""
-    trimesh, _ = _libraries()
+    trimesh, _ = mesh_libraries()
     meshes = [entry for entry in scene.geometry.values() if isinstance(entry, trimesh.Trimesh)]
     for mesh in meshes:
         _check_sound(mesh, path)
@@ -217,7 +217,12 @@ def _check_sound(part: Any, path: Path) -> None:
         )
 
 
-def _libraries() -> tuple[Any, Any]:
+def mesh_libraries() -> tuple[Any, Any]:
+    """trimesh, and scikit-image's `measure`.
+
+    Raises:
+        ResourceError: one of them is not installed.
+    """
     try:
         import trimesh
         from skimage import measure
@@ -253,4 +258,4 @@ def _tidied(mesh: Any, settings: MeshConfig) -> Any:
     enough = np.abs(volumes) >= settings.smallest_part * volumes.max()
     if settings.fill_cavities:
         enough &= volumes > 0
-    return _libraries()[0].util.concatenate([part for part, kept in zip(parts, enough, strict=True) if kept])
+    return mesh_libraries()[0].util.concatenate([part for part, kept in zip(parts, enough, strict=True) if kept])

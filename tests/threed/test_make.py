@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pcs_ext.config_io import from_jsonable, read_json, to_jsonable, write_json
-from pcs_ext.errors import ArtifactError, CheckpointError, ConfigError, InputError, UsageError
+from pcs_ext.errors import ArtifactError, CheckpointError, ConfigError, InputError, ResourceError, UsageError
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.learn import learn
@@ -235,3 +236,19 @@ def test_a_job_is_of_its_photos_masks_and_captions(learned: Learned, tmp_path: P
     assert with_other_mask != before
     (photos / "1.txt").write_text("a photo of {subject} at night")
     assert identity() != with_other_mask
+
+
+@pytest.mark.parametrize("library", ["trimesh", "skimage", "xatlas"])
+def test_what_is_missing_is_told_before_anything_is_learned(
+    learned: Learned, tmp_path: Path, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ResourceError, match=library if library != "skimage" else "scikit-image"):
+        make(learned, tmp_path, "dreamfusion", colors="xatlas")
+    assert not (tmp_path / "rex.glb.work").exists()
+
+
+def test_a_texture_in_a_ply_is_refused_before_anything_is_learned(learned: Learned, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="would lose the texture"):
+        make(learned, tmp_path, "dreamfusion", colors="grid", output=tmp_path / "rex.ply")
+    assert not (tmp_path / "rex.ply.work").exists()

@@ -22,7 +22,7 @@ from pcs_ext.runtime import seed_for
 from pcs_ext.threed.avatar.figure import capsule_body
 from pcs_ext.threed.cameras import Cameras
 from pcs_ext.threed.fields import Bounds
-from pcs_ext.threed.geometry_control import ControlKind, GeometryControl, control_identity
+from pcs_ext.threed.geometry_control import ControlKind, GeometryControl, check_control, control_identity
 from pcs_ext.threed.named_recipe import EffortOptions, named_recipe
 from pcs_ext.threed.outputs import check_folder
 from pcs_ext.threed.placed_mesh import place_mesh
@@ -55,6 +55,10 @@ class GeneratorOptions(EffortOptions):
     """What the ControlNet reads."""
     pictures: int | None = None
     """How many; None takes the recipe's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_control(self.control, self.controlnet, unless="depth")
 
 
 @config
