@@ -164,6 +164,17 @@ def animate_3d(
     return Animated(field, output, place)
 
 
+def rehearse_motion(base: str, photo: KnownPhoto, options: AnimateOptions, load: LoadClips, reporter: Reporter) -> None:
+    """See that the recipe and all models of a motion can be had, before hours go into the scene that is to move.
+
+    Raises:
+        UsageError, ConfigError, ModelError: as `animate_3d`.
+    """
+    recipe = _with_what_is_given(named_recipe(AnimateRecipe, options.method, preset_of(base), options), options)
+    model = load(base, options.motion_module, device=options.device, precision=options.precision, reporter=reporter)
+    _helpers(recipe, photo, model, options, reporter)
+
+
 def _with_what_is_given(recipe: AnimateRecipe, options: AnimateOptions) -> AnimateRecipe:
     """The recipe, with the scene itself as its first moment where there is no photo that could hold it.
 

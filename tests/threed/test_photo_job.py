@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from pcs_ext.config_io import write_json
-from pcs_ext.errors import CheckpointError, InputError, UsageError
+from pcs_ext.errors import CheckpointError, ConfigError, InputError, ModelError, UsageError
 from pcs_ext.image.subject import Artifact
 from pcs_ext.threed.animate_job import Animated, AnimateOptions
 from pcs_ext.threed.known_view import KnownView
@@ -39,7 +39,8 @@ def run(learned: Learned, folder: Path, load: Any = load_video_backbone, **chang
         samples=12,
     )
     write_json(config, AnimateRecipe(id="animate124", stage=stage))
-    photo = changes.pop("photo", learned.photo)
+    config = changes.pop("config", config)
+    photo, noun = changes.pop("photo", learned.photo), changes.pop("noun", "dog")
     still = changes.pop("still", None) or small("animate124-still", folder)
     prompt = changes.pop("prompt", "a photo of {subject} jumping")
     options = AnimateOptions(
@@ -48,7 +49,7 @@ def run(learned: Learned, folder: Path, load: Any = load_video_backbone, **chang
         photo=photo,
         config=config,
         motion_module=motion,
-        view_model=str(learned.view_model),
+        view_model=changes.pop("view_model", str(learned.view_model)),
         controlnet=changes.pop("controlnet", learned.controlnet),
         device="cpu",
         precision="fp32",
@@ -56,7 +57,7 @@ def run(learned: Learned, folder: Path, load: Any = load_video_backbone, **chang
         side=16,
         **changes,
     )
-    return animate_photo("dog", prompt, folder / "rex.gif", options, load, still_config=still, word_steps=2)
+    return animate_photo(noun, prompt, folder / "rex.gif", options, load, still_config=still, word_steps=2)
 
 
 def test_a_photo_becomes_a_moving_scene_and_nothing_is_done_twice(learned: Learned, tmp_path: Path) -> None:
@@ -107,4 +108,19 @@ def test_wrong_requests_are_refused_before_anything_is_learned(learned: Learned,
     bare = AnimateOptions(method="animate124")
     with pytest.raises(UsageError, match="needs the photo"):
         animate_photo("dog", "{subject}", tmp_path / "rex.gif", bare, load_video_backbone)
+    assert not (tmp_path / "rex.gif.work").exists()
+
+
+def test_a_mistake_is_told_at_once_and_can_be_put_right(learned: Learned, tmp_path: Path) -> None:
+    other, no_motion = small("dreamfusion", tmp_path), tmp_path / "nothing.json"
+    with pytest.raises(UsageError, match="--noun is empty"):
+        run(learned, tmp_path, noun="")
+    with pytest.raises(ModelError, match="is no view model"):
+        run(learned, tmp_path, view_model=str(tmp_path))
+    with pytest.raises(ModelError, match="is no ControlNet"):
+        run(learned, tmp_path, controlnet=tmp_path)
+    with pytest.raises(UsageError, match=r"dreamfusion\.json: the still scene's recipe is of kind seen, got text"):
+        run(learned, tmp_path, still=other)
+    with pytest.raises(ConfigError, match=r"nothing\.json does not exist"):
+        run(learned, tmp_path, config=no_motion)
     assert not (tmp_path / "rex.gif.work").exists()
