@@ -33,9 +33,10 @@ from pcs_ext.threed.recipes import (
     TextureRecipe,
 )
 from pcs_ext.threed.recipes.stages import placed, score
-from pcs_ext.threed.request import MakeOptions, read_request
+from pcs_ext.threed.request import MakeOptions, read_request, resolve_recipe_3d
 from pcs_ext.threed.view_prompts import ViewWords
 from pcs_ext.threed.view_sets import draw_views
+from pcs_ext.threed.work import WorkFolder
 from tests.support.small_jobs import HERE, PROMPT, Learned, make, relearn, small, small_recipe, stage
 
 
@@ -252,3 +253,13 @@ def test_a_texture_in_a_ply_is_refused_before_anything_is_learned(learned: Learn
     with pytest.raises(UsageError, match="would lose the texture"):
         make(learned, tmp_path, "dreamfusion", colors="grid", output=tmp_path / "rex.ply")
     assert not (tmp_path / "rex.ply.work").exists()
+
+
+def test_json_of_another_shape_is_named(tmp_path: Path) -> None:
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(ConfigError, match=r"deep\.json is not valid JSON"):
+        resolve_recipe_3d("dreamfusion", "toybox", "fast", config=tmp_path / "deep.json")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "request.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"request\.json is damaged; move the folder away"):
+        WorkFolder(tmp_path / "work", {"prompt": "a dog"})
