@@ -1,5 +1,6 @@
 """A photo turned by its depth, the second token that learns from it, and what Consist3D refuses."""
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,22 @@ def test_an_outline_becomes_round(tmp_path: Path) -> None:
         read_nearness(tmp_path / "flat.png", (8, 8))
     with pytest.raises(ConfigError, match="a relief above 0"):
         TurnConfig(relief=0.0)
+
+
+def test_depth_is_read_in_either_byte_order_and_must_be_finite(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 1, 32, dtype=np.float32)[None].repeat(32, 0)
+    levels = (ramp * 60_000).astype(">u2").tobytes()
+    tags = [(256, 32), (257, 32), (258, 16), (259, 1), (262, 1), (273, 8), (277, 1), (278, 32)]
+    entries = b"".join(struct.pack(">HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    entries += struct.pack(">HHII", 279, 4, 1, len(levels))
+    header, end = b"MM\0*" + struct.pack(">I", 8 + len(levels)), struct.pack(">I", 0)
+    (tmp_path / "deep.tiff").write_bytes(header + levels + struct.pack(">H", 9) + entries + end)
+    found = read_nearness(tmp_path / "deep.tiff", (32, 32))
+    torch.testing.assert_close(found, torch.from_numpy(ramp), atol=1e-3, rtol=0)
+    ramp[0, 0] = np.inf
+    Image.fromarray(ramp).save(tmp_path / "far.tiff")
+    with pytest.raises(InputError, match="holds numbers that are not finite"):
+        read_nearness(tmp_path / "far.tiff", (32, 32))
 
 
 @pytest.mark.parametrize("size", [(20, 40), (40, 20)])
