@@ -1,14 +1,15 @@
 """VSD, SJC, x0 reconstruction and Perp-Neg against closed forms and against SDS."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
-from pcs_ext.errors import ConfigError
+from pcs_ext.errors import ConfigError, UsageError
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
-from pcs_ext.image.types import LossTerms
+from pcs_ext.image.types import Conditioning, LossTerms
 from pcs_ext.threed.cameras import Cameras, orbit, ring
 from pcs_ext.threed.clip_guidance import ClipGuidance
 from pcs_ext.threed.distillation import (
@@ -250,3 +251,18 @@ def test_views_are_not_judged_together_by_a_guidance_that_cannot() -> None:
     alone = dataclasses.replace(recipe, field=dataclasses.replace(recipe.field, guidance=VariationalConfig()))
     with pytest.raises(ConfigError, match="judged together by a guidance of kind score, got variational"):
         alone.validate()
+
+
+def test_perp_neg_refuses_subjects_whose_words_are_more_than_states(
+    base: AbstractUnetBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = base.encode_prompt
+
+    def gated(prompts: Sequence[str]) -> Conditioning:
+        found = encode(prompts)
+        return found.marked({"gate": torch.ones(len(prompts), found.states.shape[1])})
+
+    PerpNegPrompts(base, "a dog")
+    monkeypatch.setattr(base, "encode_prompt", gated)
+    with pytest.raises(UsageError, match="Perp-Neg blends prompts"):
+        PerpNegPrompts(base, "a dog")
