@@ -70,8 +70,9 @@ def _fall_off(name: str, share: float) -> float:
 
 
 def _is_plain(prompts: Conditioning) -> bool:
-    """Whether prompts are states and what goes with them by row, of which there are means."""
-    more = (prompts.per_layer, prompts.deviation, prompts.marks, prompts.plain, prompts.styled, prompts.shown)
+    """Whether prompts are states and what goes with them by row, of which there are means; of distributions the mean
+    is taken in 3D anyway."""
+    more = (prompts.per_layer, prompts.marks, prompts.plain, prompts.styled, prompts.shown)
     return not prompts.decoupled and all(value is None for value in more)
 
 
