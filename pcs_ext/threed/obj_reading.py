@@ -96,7 +96,7 @@ def _check_pictures(materials: bytes, text: bytes, path: Path) -> None:
     """Raises InputError where a used material's picture is missing or damaged: the mesh would come out grey without a
     word."""
     used = {name.strip() for name in re.findall(rb"^[ \t]*usemtl[ \t]+(.+?)[ \t]*\r?$", text, re.MULTILINE)}
-    current = b""
+    current, pictured = b"", set()
     for line in materials.split(b"\n"):
         key, _, value = line.strip().partition(b" ")
         if key.lower() == b"newmtl":
@@ -110,12 +110,37 @@ def _check_pictures(materials: bytes, text: bytes, path: Path) -> None:
                     "neither beside the OBJ nor below it. Put it there, or delete the line map_Kd from the material."
                 )
             check_picture(picture.read_bytes(), name, path)
+            pictured.add(current)
+    if pictured:
+        _check_places(text, pictured, path)
+
+
+def _check_places(text: bytes, pictured: set[bytes], path: Path) -> None:
+    """Raises InputError where a part of a material's faces has no places in its picture: trimesh then drops it all."""
+    current, found = b"", {name: set[bool]() for name in pictured}
+    for line in _whole_lines(text):
+        words = line.split()
+        if words[:1] == [b"usemtl"]:
+            current = line.strip()[len(b"usemtl") :].strip()
+        elif words[:1] == [b"f"] and current in found:
+            found[current].add(all(len(parts := word.split(b"/")) > 1 and parts[1] for word in words[1:]))
+    for name, kinds in found.items():
+        if len(kinds) > 1:
+            raise InputError(
+                f"{path}: some faces of the material {name.decode('utf-8', 'replace')!r} have no place in its picture. "
+                "Lay them out in a modelling program, or give them a material of their own."
+            )
+
+
+def _whole_lines(text: bytes) -> list[bytes]:
+    """Lines, those that go on after a backslash joined."""
+    return text.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ").split(b"\n")
 
 
 def obj_for_trimesh(path: Path) -> bytes:
     """An OBJ's bytes with triangles instead of faces that turn inward. What is damaged stays as it is."""
     data = path.read_bytes()
-    lines = data.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ").split(b"\n")
+    lines = _whole_lines(data)
     by_count: dict[int, list[int]] = {}
     for number, line in enumerate(lines):
         if line.startswith(b"f ") and (count := len(line.split()) - 1) > 3:

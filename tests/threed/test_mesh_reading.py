@@ -366,3 +366,13 @@ def test_numbers_that_do_not_belong_together_are_refused(tmp_path: Path, change:
     changed(path, broken)
     with pytest.raises(InputError, match=r"sheet\.glb: expected a glb mesh, could not read it"):
         read_mesh(path)
+
+
+def test_faces_without_a_place_in_their_picture_are_refused(tmp_path: Path) -> None:
+    path = sheet_obj(tmp_path, "wood.png")
+    text = path.read_text()
+    path.write_text(text + "f 1 2 3\n")
+    with pytest.raises(InputError, match="some faces of the material 'sheet' have no place in its picture"):
+        read_mesh(path)
+    path.write_text(text + "f 1/1 2/2 \\\n3/3\nusemtl none\nf 1 2 3\n")
+    assert read_mesh(path).visual.kind == "texture"
