@@ -21,6 +21,7 @@ def image_to_image(
     seeds: Sequence[int],
     strength: float,
     config: SampleConfig,
+    negative_prompts: Sequence[str] | None = None,
     noise: Tensor | None = None,
     batch_size: int | None = None,
     reporter: Reporter | None = None,
@@ -36,6 +37,7 @@ def image_to_image(
         seeds: `n` seeds of the noise.
         strength: noise level to start at, as a share of the schedule's timesteps, in (0, 1]; one step at least.
         config: how to sample; the steps above the level are left out.
+        negative_prompts: `n` texts to stay away from; None: empty ones.
         noise: unit normal, like the pictures' latents `n c h w`; None draws it from the seeds.
         batch_size: pictures treated together; None: see `sample`.
         reporter: hears the progress.
@@ -56,7 +58,10 @@ def image_to_image(
     noise = (initial_noise(backbone, seeds, config) if noise is None else noise).to(clean)
     start = scheduler.add_noise(clean, noise, scheduler.timesteps[first : first + 1].expand(len(clean)))
     hooks = SampleHooks(initial_latents=start, first_step=first)
-    return sample(backbone, prompts, seeds=seeds, config=config, batch_size=batch_size, hooks=hooks, reporter=reporter)
+    return sample(
+        backbone, prompts, seeds=seeds, config=config, negative_prompts=negative_prompts, batch_size=batch_size,
+        hooks=hooks, reporter=reporter,
+    )  # fmt: skip
 
 
 def first_step(timesteps: Tensor, level: float) -> int:

@@ -24,7 +24,7 @@ from pcs_ext.runtime import seed_for
 from pcs_ext.threed.cameras import Cameras, orbit, ring
 from pcs_ext.threed.clip_guidance import ClipGuidance
 from pcs_ext.threed.fields import AbstractField
-from pcs_ext.threed.geometry_control import GeometryControl
+from pcs_ext.threed.geometry_control import GeometryControl, control_identity
 from pcs_ext.threed.guidance import AbstractGuidance, ScoreGuidance
 from pcs_ext.threed.known_view import KnownPhoto, read_known_photo
 from pcs_ext.threed.motion_stage import HeldFirst, MotionLoss, Showing, learn_motion
@@ -34,7 +34,7 @@ from pcs_ext.threed.outputs import check_free
 from pcs_ext.threed.recipes import AnimateRecipe
 from pcs_ext.threed.scene import Scene, read_scene
 from pcs_ext.threed.shapes import shape_views
-from pcs_ext.threed.turntable import KINDS, sheet, write_turntable
+from pcs_ext.threed.turntable import KINDS, check_rate, sheet, write_turntable
 from pcs_ext.threed.view_guidance import ViewGuidance
 from pcs_ext.threed.view_model import load_view_model
 from pcs_ext.threed.work import REQUEST, WorkFolder
@@ -81,11 +81,9 @@ class AnimateOptions(EffortOptions):
         super().__post_init__()
         if self.photo is None and (self.view_model or self.depth is not None):
             raise UsageError("a view model and a depth picture are about a photo; give it, too: --photo PHOTO.png.")
-        if self.frames < 1 or not 16 <= self.side <= 2048 or self.frames_per_second <= 0:
-            raise UsageError(
-                f"expected at least 1 frame of 16 to 2048 pixels and a rate above 0, got {self.frames}, {self.side} "
-                f"and {self.frames_per_second}."
-            )
+        if self.frames < 1 or not 16 <= self.side <= 2048:
+            raise UsageError(f"expected at least 1 frame of 16 to 2048 pixels, got {self.frames} and {self.side}.")
+        check_rate(self.frames_per_second)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +164,17 @@ def animate_3d(
     return Animated(field, output, place)
 
 
+def rehearse_motion(base: str, photo: KnownPhoto, options: AnimateOptions, load: LoadClips, reporter: Reporter) -> None:
+    """See that the recipe and all models of a motion can be had, before hours go into the scene that is to move.
+
+    Raises:
+        UsageError, ConfigError, ModelError: as `animate_3d`.
+    """
+    recipe = _with_what_is_given(named_recipe(AnimateRecipe, options.method, preset_of(base), options), options)
+    model = load(base, options.motion_module, device=options.device, precision=options.precision, reporter=reporter)
+    _helpers(recipe, photo, model, options, reporter)
+
+
 def _with_what_is_given(recipe: AnimateRecipe, options: AnimateOptions) -> AnimateRecipe:
     """The recipe, with the scene itself as its first moment where there is no photo that could hold it.
 
@@ -181,12 +190,11 @@ def _with_what_is_given(recipe: AnimateRecipe, options: AnimateOptions) -> Anima
 
 def _beside(options: AnimateOptions) -> dict[str, Any]:
     """What decides the result beside scene, subject and models of clips, as JSON data; None where nothing is given."""
-    files = [] if options.controlnet is None else sorted(options.controlnet.glob("*.safetensors"))
     return {
         "photo": None if options.photo is None else find_photos([options.photo])[0].digest,
         "depth": None if options.depth is None else file_sha256(options.depth),
         "view_model": options.view_model or None,
-        "controlnet": [file_sha256(path) for path in files] or None,
+        "controlnet": control_identity(options.controlnet, "tile"),
     }
 
 
@@ -292,13 +300,13 @@ class AnimateJob:
     @contextlib.contextmanager
     def _judges(self) -> Iterator[tuple[ClipGuidance, AbstractGuidance | None]]:
         """Of clips and, where the recipe wants it, of frames, with the subject in the base."""
-        recipe = self.recipe
+        recipe, negative = self.recipe, self.artifact.concept.negative_prompt(self.recipe.negative_prompt)
         with self.artifact.applied(self.backbone) as backbone:
             clips = ClipGuidance(
                 backbone,
                 self.prompt,
                 recipe.stage.guidance,
-                negative_prompt=recipe.negative_prompt,
+                negative_prompt=negative,
                 noise_share=recipe.stage.noise_share,
             )
             pictures = recipe.stage.pictures
@@ -311,7 +319,7 @@ class AnimateJob:
                     backbone,
                     self.prompt,
                     pictures.guidance,
-                    negative_prompt=recipe.negative_prompt,
+                    negative_prompt=negative,
                     words=recipe.words,
                     seed=seed_for(self.options.seed, "motion") % 2**31,
                 ),

@@ -27,6 +27,7 @@ class ClipGuidance:
 
     Raises:
         UsageError: kept noise; clips draw theirs anew.
+        ConfigError: settings that are about single pictures.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class ClipGuidance:
             raise UsageError(
                 f"clips are judged with noise that is drawn anew, expected noise fresh, got {config.noise}."
             )
+        config.refuse("the score of clips", "growth", "perp_neg")
         self.backbone, self.config, self.noise_share = backbone, config, noise_share
         with torch.no_grad():
             self.positive, self.negative = (backbone.encode_prompt([text]) for text in (prompt, negative_prompt))

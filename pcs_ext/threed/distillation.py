@@ -101,6 +101,21 @@ class DistillationConfig:
                 f"growth takes rising shares of training in (0, 1) with factors of at least 1, got {self.growth}."
             )
 
+    def refuse(self, reader: str, *names: str) -> None:
+        """See that settings that somebody does not read are as they are by default.
+
+        Args:
+            reader: who does not read them, for the message.
+            names: of the settings.
+
+        Raises:
+            ConfigError: one of them was changed.
+        """
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        changed = [name for name in names if getattr(self, name) != defaults[name]]
+        if changed:
+            raise ConfigError(f"{reader} does not read {' and '.join(changed)} of its score; leave them out.")
+
     def factor(self, progress: float) -> float:
         """What resolutions are multiplied by at a training progress in [0, 1]."""
         return next((factor for share, factor in reversed(self.growth) if progress >= share), 1.0)

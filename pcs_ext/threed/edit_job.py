@@ -21,7 +21,7 @@ from pcs_ext.threed.edit_refine import refined_pictures
 from pcs_ext.threed.edit_request import EditOptions, EditRequest, read_edit_request
 from pcs_ext.threed.edit_stage import EditLoss, edit_splats
 from pcs_ext.threed.edited_splats import EditedConfig, EditedSplats, load_edited, save_edited
-from pcs_ext.threed.export import colors_for, finished_mesh, write_with_page
+from pcs_ext.threed.export import check_tools, colors_for, finished_mesh, write_with_page
 from pcs_ext.threed.guidance import AbstractGuidance, build_guidance
 from pcs_ext.threed.localization import SceneLoss, SceneUpdates
 from pcs_ext.threed.make import Made
@@ -60,6 +60,7 @@ def edit_3d(
     outputs = free_outputs(
         output, WRITTEN, viewer=options.viewer, textured=colors != "vertex", overwrite=options.overwrite
     )
+    check_tools(colors)
     path = output.with_name(f"{output.name}.work")
     request = read_edit_request(scene, subject, prompt, options)
     try:
@@ -175,6 +176,7 @@ class EditJob:
             self.concept.prompt(self.request.prompt),
             settings,
             sampling=self.request.artifact.sampling,
+            negative_prompt=self.concept.negative_prompt(self.recipe.negative_prompt),
             words=self.recipe.words,
             plain=plain,
             seed=seed,
@@ -199,7 +201,7 @@ class EditJob:
                 backbone,
                 self.concept.prompt(text),
                 self.recipe.stage.guidance,
-                negative_prompt=self.recipe.negative_prompt,
+                negative_prompt=self.concept.negative_prompt(self.recipe.negative_prompt),
                 words=self.recipe.words,
                 seed=self._seed("edit"),
             )

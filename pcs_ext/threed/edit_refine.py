@@ -43,6 +43,7 @@ def refined_pictures(
     settings: RefineConfig,
     *,
     sampling: SampleConfig,
+    negative_prompt: str = "",
     words: ViewWords,
     plain: float,
     seed: int,
@@ -56,6 +57,7 @@ def refined_pictures(
         prompt: of the edited scene, with the subject's words in place; view words are appended.
         settings: which views, how much noise.
         sampling: how to denoise; its guidance scale is not read.
+        negative_prompt: what to stay away from.
         words: for directions.
         plain: grey behind the scene.
         seed: of the noise.
@@ -75,6 +77,7 @@ def refined_pictures(
         seeds=[seed_for(seed, "refined", index) for index in range(len(cameras))],
         strength=settings.strength,
         config=dataclasses.replace(sampling, guidance_scale=settings.guidance_scale),
+        negative_prompts=[negative_prompt] * len(cameras),
         reporter=reporter,
     )
     drawn = torch.nn.functional.interpolate(drawn * 0.5 + 0.5, (side, side), mode="bilinear", antialias=True)

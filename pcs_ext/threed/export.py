@@ -8,14 +8,14 @@ import numpy as np
 from pcs_ext.config_io import atomic_write_bytes
 from pcs_ext.errors import InputError, UsageError
 from pcs_ext.threed.cameras import Cameras, ring
-from pcs_ext.threed.mesh import WRITTEN, MeshConfig, read_mesh, write_mesh
+from pcs_ext.threed.mesh import WRITTEN, MeshConfig, mesh_libraries, read_mesh, write_mesh
 from pcs_ext.threed.mesh_views import colors_at_vertices, render_mesh
 from pcs_ext.threed.outputs import Outputs, check_ending, check_files, check_free, outputs_for, outputs_of
 from pcs_ext.threed.shapes import Shape, cut_mesh, painter, recut, shape_views
 from pcs_ext.threed.splat_ply import mesh_splat_bytes, splat_bytes
 from pcs_ext.threed.splats import AbstractSplats
-from pcs_ext.threed.texture import TextureConfig, bake_texture
-from pcs_ext.threed.turntable import KINDS, sheet, write_turntable
+from pcs_ext.threed.texture import TextureConfig, bake_texture, xatlas_library
+from pcs_ext.threed.turntable import KINDS, check_rate, sheet, write_turntable
 from pcs_ext.threed.viewer import write_viewer
 from pcs_ext.threed.work import finished_shape
 
@@ -39,8 +39,26 @@ def finished_mesh(shape: Shape, settings: MeshConfig, colors: Colors, texture_si
 
 
 def colors_for(output: Path, wanted: Colors) -> Colors:
-    """auto: a texture where the format holds one. Vertices for PLY."""
-    return "vertex" if wanted == "auto" and output.suffix.lower() == ".ply" else wanted
+    """auto: a texture where the format holds one. Vertices for PLY.
+
+    Raises:
+        UsageError: a texture in a PLY.
+    """
+    ply = output.suffix.lower() == ".ply"
+    if ply and wanted not in ("auto", "vertex"):
+        raise UsageError(f"{output.name} would lose the texture: a ply has colours at vertices. Choose glb or obj.")
+    return "vertex" if ply else wanted
+
+
+def check_tools(colors: Colors) -> None:
+    """See, before long work, that what cuts a mesh and lays it out in a texture is installed.
+
+    Raises:
+        ResourceError: it is not.
+    """
+    mesh_libraries()
+    if colors == "xatlas":
+        xatlas_library()
 
 
 def export_3d(
@@ -76,6 +94,8 @@ def export_3d(
         InputError: a source that cannot be read.
     """
     check_ending(output, ("ply",) if splats else WRITTEN)
+    if splats and colors not in ("auto", "vertex"):
+        raise UsageError("splats have one colour each, no texture; leave --colors out, or pass --colors vertex.")
     if source.is_dir():
         textured = colors_for(output, colors) != "vertex"
         check_files(outputs_of(output, viewer=viewer, textured=textured).files, source, overwrite)
@@ -172,6 +192,7 @@ def render_3d(
             "expected at least 1 frame of 16 to 2048 pixels, a background in [0, 1] and an elevation in [-90, 90], "
             f"got {frames}, {side}, {background}, {elevation}."
         )
+    check_rate(frames_per_second)
     if source.is_dir():
         shape, _ = finished_shape(source)
         cameras = ring(frames, elevation=elevation, target=shape.bounds.center)
@@ -187,9 +208,9 @@ def render_3d(
 
 def _around(mesh: Any, frames: int, elevation: float, source: Path) -> Cameras:
     """A ring that just holds the mesh, wherever and however large it is."""
-    if not len(mesh.vertices):
-        raise InputError(f"{source} holds no faces; expected a mesh.")
     low, high = np.asarray(mesh.bounds)
     middle, radius = (low + high) / 2, float(np.linalg.norm(high - low)) / 2
+    if radius == 0:
+        raise InputError(f"{source}: all corners lie in one point; expected a mesh with an extent.")
     distance = 1.05 * radius / np.sin(np.radians(16.0))
     return ring(frames, elevation=elevation, distance=float(distance), fov=32.0, target=tuple(middle.tolist()))

@@ -156,6 +156,7 @@ class FieldLoss:
         pictures: to reconstruct weakly; None: none.
         close: the teacher of close-ups, where the stage has some.
         photo: what the known camera sees, where the stage has one.
+        grown: the field comes from another stage, and is as fine from the first step on as it was there at the end.
     """
 
     def __init__(
@@ -166,13 +167,14 @@ class FieldLoss:
         pictures: PosedPictures | None = None,
         close: AbstractGuidance | None = None,
         photo: KnownPhoto | None = None,
+        grown: bool = False,
     ) -> None:
         if (close is None) != (stage.close_ups is None):
             raise UsageError("close-ups need a teacher of their own, and only they do.")
         if (photo is None) != (stage.known is None):
             raise UsageError("a known camera needs its photo, and a photo its camera.")
         self.photo = None if photo is None or stage.known is None else photo.at(stage.known.side).to(field.device)
-        self.field, self.stage, self.guidance, self.close = field, stage, guidance, close
+        self.field, self.stage, self.guidance, self.close, self.grown = field, stage, guidance, close, grown
         self.occupancy = Occupancy(field) if stage.occupancy_every else None
         self.pictures = pictures if stage.reconstruction.weight > 0 else None
         if self.pictures is not None:
@@ -187,7 +189,7 @@ class FieldLoss:
     def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         """Terms of one draw of cameras, light, timesteps, noise and rays."""
         stage, progress = self.stage, step / self.stage.fit.steps
-        self.field.advance(progress)
+        self.field.advance(1.0 if self.grown else progress)
         if self.occupancy is not None and step and micro_step == 0 and step % stage.occupancy_every == 0:
             self.occupancy.update()
         if stage.known is not None and stage.known.due(step):
@@ -289,6 +291,7 @@ def distil_field(
     pictures: PosedPictures | None = None,
     close: AbstractGuidance | None = None,
     photo: KnownPhoto | None = None,
+    grown: bool = False,
     checkpoints: CheckpointFolder | None = None,
     reporter: Reporter | None = None,
 ) -> Iterator[FitState]:
@@ -301,6 +304,7 @@ def distil_field(
         pictures: reconstructed weakly beside it.
         close: judges close-ups, where the stage has some.
         photo: what the known camera sees, where the stage has one.
+        grown: the field comes from another stage; see `FieldLoss`.
         checkpoints: where to save and resume; None keeps nothing.
         reporter: hears of a resume.
 
@@ -309,7 +313,7 @@ def distil_field(
             its photo.
         DivergedError, CheckpointError, Interrupted: as `fit`.
     """
-    loss = FieldLoss(field, stage, guidance, pictures, close, photo)
+    loss = FieldLoss(field, stage, guidance, pictures, close, photo, grown)
     yield from taught(
         loss,
         field.groups(),

@@ -93,6 +93,16 @@ class GeometryControl:
             handle.remove()
 
 
+def check_control(kind: ControlKind, folder: Path | None, *, unless: ControlKind) -> None:
+    """See that what a ControlNet reads is not chosen where there is none; `unless` is what is chosen by default.
+
+    Raises:
+        UsageError: it is.
+    """
+    if folder is None and kind != unless:
+        raise UsageError(f"--control {kind} is about a ControlNet; give one, too: --controlnet FOLDER.")
+
+
 def control_identity(folder: Path | None, kind: ControlKind) -> list[str] | None:
     """What decides a ControlNet's answers, for a job's identity: what it is shown, sha256 of its settings and weights.
 
@@ -100,7 +110,7 @@ def control_identity(folder: Path | None, kind: ControlKind) -> list[str] | None
     """
     if folder is None:
         return None
-    files = sorted(path for path in folder.iterdir() if path.name == "config.json" or path.suffix == ".safetensors")
+    files = sorted(path for path in folder.glob("*") if path.name == "config.json" or path.suffix == ".safetensors")
     return [kind, *(file_sha256(path) for path in files)]
 
 

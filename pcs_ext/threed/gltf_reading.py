@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pcs_ext.errors import InputError
+from pcs_ext.threed.mesh_pictures import check_glb_pictures
 
 COLORS = "_COLOR_0"
 """Attribute under which colours at vertices are read: of COLOR_0 trimesh keeps the lowest eight bits of sixteen."""
@@ -28,7 +29,7 @@ def glb_for_trimesh(path: Path) -> bytes:
     """
     try:
         return _renamed(path.read_bytes(), path)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         # Its JSON may be of any shape: what a walk through it does not find, or finds of another kind, is damage.
         raise unreadable(path, error) from error
 
@@ -56,9 +57,10 @@ def _renamed(data: bytes, path: Path) -> bytes:
         if "COLOR_0" in attributes:
             attributes[COLORS] = attributes.pop("COLOR_0")
         _bring_coordinates(primitive, document, path)
+    rest = data[20 + length :]
+    check_glb_pictures(document, rest[8:], path)
     text = json.dumps(document).encode()
     text += b" " * (-len(text) % 4)
-    rest = data[20 + length :]
     return struct.pack("<5I", _MAGIC, 2, 20 + len(text) + len(rest), len(text), _JSON) + text + rest
 
 

@@ -55,6 +55,8 @@ class Teacher:
     """In their order."""
     prompt: str
     """With their words in place."""
+    away: str = ""
+    """Words that they learned to stay away from."""
 
     @contextlib.contextmanager
     def applied(self, backbone: AbstractUnetBackbone) -> Iterator[None]:
@@ -91,6 +93,7 @@ class Job:
         self.noise_seed = seed_for(request.seed, "kept noise") % 2**31
         if request.joint is not None:
             request.joint.check_base(backbone)
+            request.joint.to(backbone.device)
 
     def run(self) -> tuple[str, Shape]:
         """All stages; the name of the last one's folder inside the work folder, and its shape."""
@@ -108,7 +111,8 @@ class Job:
         return "field/field", self._field("field", self.recipe.field, teacher)
 
     def _teacher(self, artifact: Artifact) -> Teacher:
-        return Teacher((artifact,), artifact.concept.prompt(self.request.prompt))
+        concept = artifact.concept
+        return Teacher((artifact,), concept.prompt(self.request.prompt), concept.negative)
 
     def _dreambooth3d(self, recipe: PhotosTo3dRecipe) -> AbstractField:
         partial = self._learned("partial", recipe.partial_share, self.request.photos, None)
@@ -168,7 +172,7 @@ class Job:
                 reporter=self.reporter,
             )
         prompt = both_words(concept, word.concept, self.request.prompt)
-        return self._field("field", recipe.field, Teacher((self.artifact, word), prompt))
+        return self._field("field", recipe.field, Teacher((self.artifact, word), prompt, concept.negative))
 
     def _learned(self, name: str, share: float, photos: Sequence[Path], start: Artifact | None) -> Artifact:
         """The subject learned in a share of its steps, anew or from another one; done only once.
@@ -214,7 +218,7 @@ class Job:
     def _avatarbooth(self, recipe: AvatarTo3dRecipe) -> AbstractField:
         head = self.request.head
         assert head is not None, "checked with the request"
-        close = Teacher((head,), head.concept.prompt(recipe.head_prompt))
+        close = Teacher((head,), head.concept.prompt(recipe.head_prompt), head.concept.negative)
         return self._field("field", recipe.field, self._teacher(self.artifact), close=close)
 
     def _magic3d(self, recipe: RefinedTo3dRecipe) -> TetSurface:
@@ -262,6 +266,7 @@ class Job:
                 pictures=pictures,
                 close=near,
                 photo=self.request.photo,
+                grown=start is not None,
                 checkpoints=checkpoints,
                 reporter=self.reporter,
             )
@@ -291,7 +296,7 @@ class Job:
         elif close is None:
             # Nothing of the subject learns here, so its adapters cost nothing once they are in the weights.
             with teacher.applied(self.backbone), merged(self.backbone.denoiser):
-                yield self._with_view_model(self._guidance(stage, teacher.prompt, seed), seed), None
+                yield self._with_view_model(self._guidance(stage, teacher, seed), seed), None
         else:
             yield self._turn(stage, teacher, seed), self._turn(stage, close, seed)
 
@@ -309,16 +314,16 @@ class Job:
         self, stage: FieldStage | SurfaceStage, teacher: Teacher, single: SingleViews, seed: int
     ) -> DividedGuidance:
         """Sets judged by the plain base under the class word, single views by the subject."""
-        joint = self._guidance(stage, self.artifact.concept.class_prompt(self.request.prompt), seed)
+        plain = Teacher((), self.artifact.concept.class_prompt(self.request.prompt))
+        joint = self._guidance(stage, plain, seed)
         adapters = [adapter for artifact in teacher.artifacts for adapter in artifact.adapters()]
-        negative = self.recipe.negative_prompt
 
         def alone() -> AbstractGuidance:
             return build_guidance(
                 self.backbone,
                 teacher.prompt,
                 single.guidance,
-                negative_prompt=negative,
+                negative_prompt=self._negative(teacher),
                 words=single.words,
                 seed=self.noise_seed,
             )
@@ -327,15 +332,19 @@ class Job:
 
     def _turn(self, stage: FieldStage | SurfaceStage, teacher: Teacher, seed: int) -> TurnTaking:
         adapters = [adapter for artifact in teacher.artifacts for adapter in artifact.adapters()]
-        return TurnTaking(self.backbone, adapters, lambda: self._guidance(stage, teacher.prompt, seed))
+        return TurnTaking(self.backbone, adapters, lambda: self._guidance(stage, teacher, seed))
 
-    def _guidance(self, stage: FieldStage | SurfaceStage, prompt: str, seed: int) -> AbstractGuidance:
+    def _negative(self, teacher: Teacher) -> str:
+        """What a teacher's guidance goes away from: the words it learned for that, and the recipe's."""
+        return ", ".join(part for part in (teacher.away, self.recipe.negative_prompt) if part)
+
+    def _guidance(self, stage: FieldStage | SurfaceStage, teacher: Teacher, seed: int) -> AbstractGuidance:
         """The stage's; its seed is only read by a second score, which trains."""
         return build_guidance(
             self.backbone,
-            prompt,
+            teacher.prompt,
             stage.guidance,
-            negative_prompt=self.recipe.negative_prompt,
+            negative_prompt=self._negative(teacher),
             words=self.recipe.words,
             joint=self.request.joint,
             views=stage.cameras.views,

@@ -19,7 +19,7 @@ class JobOptions:
     config: Path | None = None
     """A recipe as JSON instead of the named one."""
     device: str = "auto"
-    """auto, cuda, mps or cpu; fields are rendered on the CPU."""
+    """auto, cuda, mps or cpu: of the base, and of what it teaches while that learns."""
     precision: str = "auto"
     """Of the base's weights."""
     previews: int = 0

@@ -36,7 +36,8 @@ class LocalizationConfig:
     learning_rate: float = 1e-4
     """Of the updates."""
     side: int = 16
-    """Cells per side of the attention maps."""
+    """Cells per side of the attention maps that count (TIP-Editor: 16 at 512 pixels); on a base without such ones the
+    coarsest that are finer."""
     outside: float = 0.1
     """Weight of attention outside the box (TIP-Editor: 0.1)."""
     inside: float = 1.0
@@ -132,7 +133,7 @@ class SceneLoss:
         with torch.no_grad():
             self.latents = backbone.encode_images(pictures)
             self.scene, self.edited = (backbone.encode_prompt([text]) for text in (scene_prompt, edited_prompt))
-        self.masks = F.interpolate(box.masks(cameras, pictures.shape[-1])[:, None], size=settings.side, mode="area")
+        self.masks = box.masks(cameras, pictures.shape[-1])[:, None]
 
     def __call__(self, step: int, micro_step: int, generator: torch.Generator) -> LossTerms:
         """Terms of one picture, timestep and noise."""
@@ -144,8 +145,9 @@ class SceneLoss:
         if step % 2 == 0:
             guess = schedule.to_epsilon(self.backbone.predict(noisy, level, self.scene), noisy, level)
             return LossTerms({"scene": F.mse_loss(guess.float(), noise.float())})
-        maps = AttentionMaps(side=self.settings.side)
-        with attention_program(self.backbone, maps):
+        kept = AttentionMaps(side=self.settings.side, exact=True)
+        with attention_program(self.backbone, kept):
             self.backbone.predict(noisy, level, self.edited)
-        masks = self.masks[index, 0].to(clean.device)
-        return LossTerms({"place": localization_loss(maps.maps(), self.words, masks, self.settings)})
+        maps = kept.maps()
+        masks = F.interpolate(self.masks[index], size=maps.shape[2:], mode="area")[:, 0].to(maps)
+        return LossTerms({"place": localization_loss(maps, self.words, masks, self.settings)})

@@ -8,7 +8,7 @@ from pcs_ext.config_io import write_json
 from pcs_ext.errors import Interrupted
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.reporter import Reporter, SilentReporter
-from pcs_ext.threed.export import colors_for, finished_mesh, write_with_page
+from pcs_ext.threed.export import check_tools, colors_for, finished_mesh, write_with_page
 from pcs_ext.threed.job import Job
 from pcs_ext.threed.mesh import WRITTEN
 from pcs_ext.threed.outputs import free_outputs
@@ -60,6 +60,7 @@ def make_3d(
     Raises:
         UsageError, ConfigError, InputError, ArtifactError, ModelError: before any training, with what to do.
         CheckpointError: the work folder belongs to another request.
+        ResourceError: a library is missing; before any training.
         DivergedError: the loss stopped being finite.
         Interrupted: Ctrl-C; what was done is saved.
     """
@@ -68,6 +69,7 @@ def make_3d(
     outputs = free_outputs(
         output, WRITTEN, viewer=options.viewer, textured=colors != "vertex", overwrite=options.overwrite
     )
+    check_tools(colors)
     request = read_request(subject, prompt, options)
     backbone = load_backbone(request.base, device=options.device, precision=options.precision, reporter=reporter)
     view_model = _view_model(request, options, reporter)

@@ -1,6 +1,8 @@
 """From a field to a mesh that other programs open."""
 
 import io
+import math
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import numpy as np
 import torch
 
 from pcs_ext.config_io import atomic_write_bytes, config
-from pcs_ext.errors import InputError, ResourceError, UsageError
+from pcs_ext.errors import ConfigError, InputError, ResourceError, UsageError
 from pcs_ext.threed.fields import AbstractField
 from pcs_ext.threed.glb_writing import glb_bytes
 from pcs_ext.threed.gltf_reading import glb_for_trimesh, unreadable
@@ -31,6 +33,9 @@ FORMATS = ("glb", "obj", "ply")
 WRITTEN = (*FORMATS, "usdz")
 _PREPARED = {"glb": glb_for_trimesh, "obj": obj_for_trimesh, "ply": ply_for_trimesh}
 """What trimesh would misread is put right before it reads."""
+_DAMAGE = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, OSError, RecursionError, TypeError,
+           ValueError, NotImplementedError, struct.error)  # fmt: skip
+"""What trimesh's parsers and pictures raise on damaged files; trimesh has no error class of its own."""
 
 
 @config
@@ -38,9 +43,9 @@ class MeshConfig:
     """How a surface is cut out of a field."""
 
     resolution: int = 128
-    """Samples per side of the cube; memory and time grow with its cube."""
+    """Samples per side of the cube, 8 to 1024; memory and time grow with its cube."""
     threshold: float = 10.0
-    """Density per world unit at the surface."""
+    """Density per world unit at the surface, above 0."""
     relative: float = 0.0
     """Where this share of the densest point is lower, the surface lies there instead, in [0, 1): distilled fields may
     stay soft. 0: never."""
@@ -48,6 +53,17 @@ class MeshConfig:
     """Closed parts of less than this share of the largest part's volume are dropped as specks; 0 keeps all."""
     fill_cavities: bool = True
     """Drop closed surfaces that look inward: pictures say nothing of an object's inside, so fields come out hollow."""
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.resolution <= 1024 or not 0 < self.threshold < math.inf:
+            raise ConfigError(
+                f"a mesh is cut out of 8 to 1024 samples per side at a density above 0, got {self.resolution} and "
+                f"{self.threshold}."
+            )
+        if not 0 <= self.relative < 1 or not 0 <= self.smallest_part <= 1:
+            raise ConfigError(
+                f"expected relative in [0, 1) and smallest_part in [0, 1], got {self.relative}, {self.smallest_part}."
+            )
 
 
 def extract_mesh(field: AbstractField, config: MeshConfig | None = None) -> Any:
@@ -64,7 +80,7 @@ def extract_mesh(field: AbstractField, config: MeshConfig | None = None) -> Any:
         UsageError: nothing exceeds the threshold.
         ResourceError: trimesh or scikit-image is not installed.
     """
-    trimesh, measure = _libraries()
+    trimesh, measure = mesh_libraries()
     settings = config or MeshConfig()
     density = densities(field, settings.resolution)
     threshold = density_level(density, settings)
@@ -142,7 +158,10 @@ def read_mesh(path: Path) -> Any:
     kind = path.suffix.lower().lstrip(".")
     if kind not in FORMATS or not path.is_file():
         raise InputError(f"{path}: expected an existing file ending in {', '.join(FORMATS)}. Check the path.")
-    mesh = _joined(_scene(path, kind), path, kind)
+    try:
+        mesh = _joined(_scene(path, kind), path, kind)
+    except _DAMAGE as error:
+        raise unreadable(path, error) from error
     if kind in _TURNED:
         mesh.apply_transform(np.linalg.inv(_Y_UP))
     return mesh
@@ -150,19 +169,15 @@ def read_mesh(path: Path) -> Any:
 
 def _scene(path: Path, kind: str) -> Any:
     """What trimesh reads, with the pictures and materials that lie beside the file."""
-    trimesh, _ = _libraries()
+    trimesh, _ = mesh_libraries()
     beside = obj_resolver(path) if kind == "obj" else trimesh.resolvers.FilePathResolver(str(path))
     data = io.BytesIO(_PREPARED[kind](path))
-    try:
-        return trimesh.load_scene(data, file_type=kind, resolver=beside, process=False)
-    except (ValueError, KeyError, IndexError, TypeError, NotImplementedError) as error:
-        # What trimesh's parsers raise on damaged files; it has no error class of its own.
-        raise unreadable(path, error) from error
+    return trimesh.load_scene(data, file_type=kind, resolver=beside, process=False)
 
 
 def _joined(scene: Any, path: Path, kind: str) -> Any:
     """All meshes of a scene as one, where they stand, with the file's normals: trimesh's own way loses them."""
-    trimesh, _ = _libraries()
+    trimesh, _ = mesh_libraries()
     meshes = [entry for entry in scene.geometry.values() if isinstance(entry, trimesh.Trimesh)]
     for mesh in meshes:
         _check_sound(mesh, path)
@@ -175,12 +190,20 @@ def _joined(scene: Any, path: Path, kind: str) -> Any:
             parts[-1].apply_transform(place)
     if not parts:
         raise unreadable(path, "it holds no mesh")
-    return joined(parts, path)
+    found = joined(parts, path)
+    if not len(found.faces):
+        raise unreadable(path, "it holds no faces")
+    return found
 
 
 def _check_sound(part: Any, path: Path) -> None:
     """Raises InputError on what trimesh's own properties would fall over."""
     corners, faces = np.asarray(part.vertices), np.asarray(part.faces)
+    if corners.ndim != 2 or corners.shape[1] != 3:
+        raise unreadable(path, f"its vertices have the shape {corners.shape}, expected three numbers each")
+    uv = getattr(part.visual, "uv", None)
+    if uv is not None and np.shape(uv) != (len(corners), 2):
+        raise unreadable(path, f"it has {np.shape(uv)} texture coordinates for {len(corners)} vertices")
     if not np.isfinite(corners).all():
         count = int((~np.isfinite(corners)).any(1).sum())
         raise InputError(
@@ -194,7 +217,12 @@ def _check_sound(part: Any, path: Path) -> None:
         )
 
 
-def _libraries() -> tuple[Any, Any]:
+def mesh_libraries() -> tuple[Any, Any]:
+    """trimesh, and scikit-image's `measure`.
+
+    Raises:
+        ResourceError: one of them is not installed.
+    """
     try:
         import trimesh
         from skimage import measure
@@ -230,4 +258,4 @@ def _tidied(mesh: Any, settings: MeshConfig) -> Any:
     enough = np.abs(volumes) >= settings.smallest_part * volumes.max()
     if settings.fill_cavities:
         enough &= volumes > 0
-    return _libraries()[0].util.concatenate([part for part, kept in zip(parts, enough, strict=True) if kept])
+    return mesh_libraries()[0].util.concatenate([part for part, kept in zip(parts, enough, strict=True) if kept])

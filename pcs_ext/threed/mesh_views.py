@@ -20,7 +20,7 @@ def render_mesh(
     """Pictures `b 3 h w` in [0, 1], antialiased by four samples per pixel.
 
     Args:
-        mesh: `trimesh.Trimesh` in world axes (z up), with vertex colours, a texture or neither (grey).
+        mesh: `trimesh.Trimesh` in world axes (z up), with colours of vertices or faces, a texture or none (grey).
         cameras: `b`.
         height, width: pixels.
         background: grey behind it, in [0, 1].
@@ -48,6 +48,7 @@ class Paint:
 
     def __init__(self, mesh: Any) -> None:
         self.texture: Tensor | None = None
+        self.of_faces: Tensor | None = None
         image = _texture_image(mesh)
         if image is not None:
             self.values = torch.from_numpy(np.array(mesh.visual.uv)).float()
@@ -58,9 +59,13 @@ class Paint:
         if mesh.visual.kind == "vertex":
             colors = np.array(mesh.visual.vertex_colors)[:, :3]
         self.values = torch.from_numpy(colors.astype(np.float32) / 255)
+        if mesh.visual.kind == "face":
+            self.of_faces = torch.from_numpy(np.array(mesh.visual.face_colors)[:, :3].astype(np.float32) / 255)
 
     def __call__(self, seen: Fragments, faces: Tensor) -> Tensor:
         """Colours at fragments."""
+        if self.of_faces is not None:
+            return self.of_faces[seen.face.clamp_min(0)]
         values = seen.interpolate(self.values, faces)
         if self.texture is None:
             return values

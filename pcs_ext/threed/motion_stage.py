@@ -110,7 +110,7 @@ class MotionStage:
     unrest: float = 1.0
     """Weight of what keeps motion smooth."""
     occupancy_every: int = 25
-    """Steps between looks at which cells are empty at all moments; 0 asks the field everywhere."""
+    """Steps between looks at which cells are empty in all frames; 0 asks the field everywhere."""
 
     def __post_init__(self) -> None:
         if self.frames < 2 or self.side < 8 or self.samples < 4 or self.cameras.views != 1:
@@ -166,7 +166,7 @@ class MotionLoss:
         self.field, self.stage, self.clips, self.pictures = field, stage, clips, pictures
         self.held, self.tile = held, tile
         self.coarse: AbstractMovingField | None = None
-        self.occupancy = Occupancy(EverField(field)) if stage.occupancy_every else None
+        self.occupancy = Occupancy(EverField(field, stage.frames)) if stage.occupancy_every else None
         if self.occupancy is not None:
             self.occupancy.update()
 

@@ -100,16 +100,22 @@ class AbstractMovingField(nn.Module, abc.ABC):
 
 
 class EverField(AbstractField):
-    """The densest that a moving field is at any moment: what may be skipped is empty at all of them."""
+    """The densest that a moving field is in any frame of a clip: what may be skipped is empty in all of them.
 
-    def __init__(self, moving: AbstractMovingField) -> None:
+    Not at the field's own moments: what is displaced passes, between two of them, where it is at neither.
+
+    Args:
+        moving: the field.
+        frames: of the clip, evenly from the first moment to the last, 2 or more.
+    """
+
+    def __init__(self, moving: AbstractMovingField, frames: int) -> None:
         super().__init__()
-        self.bounds, self._moving = moving.bounds, moving
+        self.bounds, self._moving, self._frames = moving.bounds, moving, frames
 
     def query(self, points: Tensor) -> Queried:
-        """See `AbstractField.query`; colours are those of the first moment."""
-        moments = self._moving.settings.motion.moments
-        held = [self._moving.at(moment / (moments - 1)).query(points) for moment in range(moments)]
+        """See `AbstractField.query`; colours are those of the first frame."""
+        held = [self._moving.at(frame / (self._frames - 1)).query(points) for frame in range(self._frames)]
         return Queried(torch.stack([one.density for one in held]).amax(0), held[0].albedo)
 
     def groups(self) -> list[ParameterGroup]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pcs_ext.errors import InputError
+from pcs_ext.threed.mesh_pictures import check_picture
 from pcs_ext.threed.polygons import ears, turns_inward
 
 _OPTIONS = {
@@ -30,7 +31,7 @@ def obj_resolver(path: Path) -> Any:
 
     Raises:
         InputError: a material moves or scales its picture, or one that faces are made of names a picture that is not
-            there.
+            there or cannot be read.
     """
     from trimesh.resolvers import FilePathResolver
 
@@ -92,26 +93,54 @@ def _plain_names(data: bytes, path: Path) -> bytes:
 
 
 def _check_pictures(materials: bytes, text: bytes, path: Path) -> None:
-    """Raises InputError where a used material's picture is missing: the mesh would come out grey without a word."""
+    """Raises InputError where a used material's picture is missing or damaged: the mesh would come out grey without a
+    word."""
     used = {name.strip() for name in re.findall(rb"^[ \t]*usemtl[ \t]+(.+?)[ \t]*\r?$", text, re.MULTILINE)}
-    current = b""
+    current, pictured = b"", set()
     for line in materials.split(b"\n"):
         key, _, value = line.strip().partition(b" ")
         if key.lower() == b"newmtl":
             current = value.strip()
         elif key.lower() == b"map_kd" and current in used and value.strip():
             name = value.decode("utf-8", "replace").strip()
-            if _found(path.resolve().parent, name) is None:
+            picture = _found(path.resolve().parent, name)
+            if picture is None:
                 raise InputError(
                     f"{path}: its material {current.decode('utf-8', 'replace')!r} has the picture {name!r}, which lies "
                     "neither beside the OBJ nor below it. Put it there, or delete the line map_Kd from the material."
                 )
+            check_picture(picture.read_bytes(), name, path)
+            pictured.add(current)
+    if pictured:
+        _check_places(text, pictured, path)
+
+
+def _check_places(text: bytes, pictured: set[bytes], path: Path) -> None:
+    """Raises InputError where a part of a material's faces has no places in its picture: trimesh then drops it all."""
+    current, found = b"", {name: set[bool]() for name in pictured}
+    for line in _whole_lines(text):
+        words = line.split()
+        if words[:1] == [b"usemtl"]:
+            current = line.strip()[len(b"usemtl") :].strip()
+        elif words[:1] == [b"f"] and current in found:
+            found[current].add(all(len(parts := word.split(b"/")) > 1 and parts[1] for word in words[1:]))
+    for name, kinds in found.items():
+        if len(kinds) > 1:
+            raise InputError(
+                f"{path}: some faces of the material {name.decode('utf-8', 'replace')!r} have no place in its picture. "
+                "Lay them out in a modelling program, or give them a material of their own."
+            )
+
+
+def _whole_lines(text: bytes) -> list[bytes]:
+    """Lines, those that go on after a backslash joined."""
+    return text.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ").split(b"\n")
 
 
 def obj_for_trimesh(path: Path) -> bytes:
     """An OBJ's bytes with triangles instead of faces that turn inward. What is damaged stays as it is."""
     data = path.read_bytes()
-    lines = data.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ").split(b"\n")
+    lines = _whole_lines(data)
     by_count: dict[int, list[int]] = {}
     for number, line in enumerate(lines):
         if line.startswith(b"f ") and (count := len(line.split()) - 1) > 3:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pcs_ext.config_io import check_place
 from pcs_ext.errors import UsageError
 from pcs_ext.threed.obj_reading import libraries
 
@@ -90,6 +91,28 @@ def check_free(output: Path, endings: Sequence[str], overwrite: bool) -> None:
     """
     check_ending(output, endings)
     check_files([output], None, overwrite)
+
+
+def check_folder(output: Path, mark: str, overwrite: bool) -> None:
+    """See, before long work, that a model's folder can be written, and that it replaces nothing but such a folder.
+
+    Args:
+        output: the folder.
+        mark: a file by which such folders are known.
+        overwrite: replace one that is there.
+
+    Raises:
+        UsageError: it is there already, or is something else.
+        InputError: see `check_place`.
+    """
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output} exists already; choose another --output, or pass --overwrite to replace it.")
+    own = output.is_dir() and ((output / mark).is_file() or not any(output.iterdir()))
+    if output.exists() and not own:
+        raise UsageError(
+            f"{output} is no folder with {mark} in it, and nothing else is ever replaced; choose another --output."
+        )
+    check_place(output)
 
 
 def check_files(files: Sequence[Path], source: Path | None, overwrite: bool) -> None:

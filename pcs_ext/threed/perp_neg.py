@@ -25,7 +25,7 @@ class PerpNegPrompts:
         self, backbone: AbstractBackbone, prompt: str, *, negative_prompt: str = "", words: ViewWords | None = None
     ) -> None:
         self.views = ViewPrompts(backbone, prompt, negative_prompt=negative_prompt, words=words)
-        if self.views.positive.per_layer is not None:
+        if not _is_plain(self.views.positive):
             raise UsageError(
                 "Perp-Neg blends prompts, which needs a subject whose words mean the same to every layer; expected "
                 "such a subject, or perp_neg false."
@@ -67,6 +67,13 @@ def blend(azimuth: float, overhead: bool) -> tuple[list[float], tuple[str, str],
 def _fall_off(name: str, share: float) -> float:
     height, rate, shift = _FALL_OFFS[name]
     return max(0.0, height * math.exp(-rate * share) + shift)
+
+
+def _is_plain(prompts: Conditioning) -> bool:
+    """Whether prompts are states and what goes with them by row, of which there are means; of distributions the mean
+    is taken in 3D anyway."""
+    more = (prompts.per_layer, prompts.marks, prompts.plain, prompts.styled, prompts.shown)
+    return not prompts.decoupled and all(value is None for value in more)
 
 
 def _mixed(directions: Conditioning, shares: Tensor) -> Conditioning:

@@ -44,6 +44,9 @@ class PersonalizedConfig:
     learning_rate: float = 1e-4
     """Of the camera's embedding (TextureDreamer: 1e-4)."""
 
+    def __post_init__(self) -> None:
+        self.score.refuse("a personalized guidance", "subtract_noise", "growth", "perp_neg")
+
 
 class PersonalizedGuidance(AbstractGuidance):
     """A frozen base, a subject, and an embedding of cameras.
@@ -53,7 +56,7 @@ class PersonalizedGuidance(AbstractGuidance):
         artifact: the subject; in the backbone only while its own score is taken.
         prompt: with `{subject}`; the plain score reads the class noun there. View words are appended to both.
         settings: how.
-        negative_prompt: of the subject's score; read only with guidance.
+        negative_prompt: of the subject's score, beside what it learned to stay away from; read only with guidance.
         words: for the directions.
         seed: of the embedding's starting values and of kept noise.
     """
@@ -70,7 +73,7 @@ class PersonalizedGuidance(AbstractGuidance):
         seed: int = 0,
     ) -> None:
         self.backbone, self.settings, self.adapters, self.seed = backbone, settings, artifact.adapters(), seed
-        self.words, self.negative = words or ViewWords(), negative_prompt
+        self.words, self.negative = words or ViewWords(), artifact.concept.negative_prompt(negative_prompt)
         self.texts = artifact.concept.prompt(prompt), artifact.concept.class_prompt(prompt)
         width = backbone.denoiser.time_embedding.linear_2.out_features
         self.camera = CameraEmbedding(width, seed).to(backbone.device)

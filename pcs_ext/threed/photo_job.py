@@ -6,20 +6,23 @@ goes on where it was stopped.
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
-from pcs_ext.config_io import atomic_folder, atomic_write_bytes
+from pcs_ext.config_io import atomic_folder, atomic_write_bytes, file_sha256, read_json
 from pcs_ext.errors import UsageError
 from pcs_ext.image.concept import SUBJECT
 from pcs_ext.image.data import find_photos
-from pcs_ext.image.learn import learn
+from pcs_ext.image.learn import learn, preset_of
 from pcs_ext.image.levels import to_pil
+from pcs_ext.image.recipe_request import resolve_recipe
 from pcs_ext.reporter import Reporter, SilentReporter
-from pcs_ext.threed.animate_job import Animated, AnimateOptions, LoadClips, animate_3d
+from pcs_ext.threed.animate_job import Animated, AnimateOptions, LoadClips, animate_3d, rehearse_motion
 from pcs_ext.threed.known_view import KnownPhoto, read_known_photo
 from pcs_ext.threed.make import make_3d
 from pcs_ext.threed.outputs import check_free
+from pcs_ext.threed.recipes import SeenTo3dRecipe
 from pcs_ext.threed.recipes.base import Effort
-from pcs_ext.threed.request import MakeOptions
+from pcs_ext.threed.request import MakeOptions, resolve_recipe_3d
 from pcs_ext.threed.turntable import KINDS
 from pcs_ext.threed.work import STILL, WorkFolder
 
@@ -76,16 +79,48 @@ def animate_photo(
         "seed": options.seed,
         "still_prompt": still_prompt,
         "prompt": prompt,
+        **_given(options, still_config, word_steps),
     }
-    work = WorkFolder(output.with_name(f"{output.name}.work"), identity)
+    place, film = output.with_name(f"{output.name}.work"), f"film{output.suffix}"
+    if not (place / f"{film}.work" / "motion" / "moving").exists():
+        _rehearse(noun, photo, base, still_config, options, load, reporter)
+    work = WorkFolder(place, identity)
     steps = _WORD_STEPS[options.effort] if word_steps is None else word_steps
     subject = _subject(work, photo, noun, base, steps, options, reporter)
     scene = _still(work, subject, still_prompt, base, still_config, options, reporter)
-    film = work.path / f"film{output.suffix}"
     moving = dataclasses.replace(options, base=base, overwrite=True)
-    made = animate_3d(scene, subject, prompt, film, moving, load, reporter=reporter)
-    atomic_write_bytes(output, film.read_bytes())
+    made = animate_3d(scene, subject, prompt, place / film, moving, load, reporter=reporter)
+    atomic_write_bytes(output, (place / film).read_bytes())
     return dataclasses.replace(made, file=output, work=work.path)
+
+
+def _given(options: AnimateOptions, still_config: Path | None, word_steps: int | None) -> dict[str, Any]:
+    """What else decides the stages that are not asked again once they are done, where it is given."""
+    given = {
+        "depth": None if options.depth is None else file_sha256(options.depth),
+        "view_model": options.view_model or None,
+        "still_config": None if still_config is None else read_json(still_config),
+        "word_steps": word_steps,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _rehearse(
+    noun: str,
+    photo: KnownPhoto,
+    base: str,
+    still_config: Path | None,
+    options: AnimateOptions,
+    load: LoadClips,
+    reporter: Reporter,
+) -> None:
+    """See, before the folder is claimed and anything is learned, that no stage will fail for what was given."""
+    preset = preset_of(base)
+    resolve_recipe("textual-inversion", noun, preset)
+    still = resolve_recipe_3d("animate124-still", preset, options.effort, config=still_config)
+    if not isinstance(still, SeenTo3dRecipe):
+        raise UsageError(f"{still_config}: the still scene's recipe is of kind seen, got {still.kind}.")
+    rehearse_motion(base, photo, options, load, reporter)
 
 
 def _subject(

@@ -134,6 +134,7 @@ def make_pseudo_views(
             seeds=[seed_for(seed, "pseudo view", index) for index in range(len(prompts))],
             strength=settings.strength,
             config=settings.sampling(sampling),
+            negative_prompts=[concept.negative_prompt()] * len(prompts),
             noise=settings.noise_of(cameras, backbone, sampling, noise_seed),
             reporter=reporter,
         )

@@ -95,7 +95,7 @@ class Request:
     def identity(self, backbone: AbstractUnetBackbone, view_model: ViewModel | None = None) -> dict[str, Any]:
         """Everything that decides what comes out, as JSON data: the name a work folder is claimed by."""
         adapter = None if self.multiview is None else file_sha256(self.multiview / "adapter.safetensors")
-        shape = self._shape_files()
+        shape, company = self._shape_files(), self._company()
         return {
             "recipe": to_jsonable(self.recipe),
             "prompt": self.prompt,
@@ -106,6 +106,7 @@ class Request:
             "multiview": adapter,
             "seed": self.seed,
             **({"shape": shape} if shape else {}),
+            **({"masks and captions": company} if company else {}),
             **({"head": self.head.data.content_hash} if self.head is not None else {}),
             **({"view_model": view_model.fingerprint} if view_model is not None else {}),
         }
@@ -117,6 +118,13 @@ class Request:
         mask = find_photos(self.photos)[0].mask
         pixels = [] if mask is None else [hashlib.sha256(mask.numpy().tobytes()).hexdigest()]
         return pixels + ([] if self.depth is None else [file_sha256(self.depth)])
+
+    def _company(self) -> list[str]:
+        """Hashes of photos that a subject is learned from again, with what lies beside them, if anything does."""
+        if not isinstance(self.recipe, (PhotosTo3dRecipe, TextTo3dRecipe)) or not self.photos:
+            return []
+        found = find_photos(self.photos)
+        return sorted(photo.digest for photo in found if photo.mask is not None or photo.caption is not None)
 
 
 def read_request(subject: Path, prompt: str, options: MakeOptions) -> Request:

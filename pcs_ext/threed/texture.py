@@ -65,7 +65,7 @@ def bake_texture(mesh: Any, paint: Painter, config: TextureConfig | None = None)
     from trimesh.visual.material import PBRMaterial
 
     settings = config or TextureConfig()
-    layout = _installed_layout() if settings.layout == "auto" else settings.layout
+    layout = resolved(settings.layout)
     size = settings.size or fitting_size(len(mesh.faces), layout)
     made = grid_layout(mesh, size) if layout == "grid" else _xatlas_layout(mesh, size)
     vertices = np.asarray(mesh.vertices)[made.origin]
@@ -108,13 +108,9 @@ def grid_layout(mesh: Any, size: int) -> Layout:
         ConfigError: the cells would be smaller than eight texels.
     """
     count = len(mesh.faces)
+    check_room(count, size)
     cells = _cells_per_side(count)
     side = size // cells
-    if side < _LEAST_CELL:
-        raise ConfigError(
-            f"{count} faces need a texture of at least {_LEAST_CELL * cells} texels per side, got {size}. Raise the "
-            "size, or lower the mesh's resolution."
-        )
     index = np.arange(count)
     corner = np.stack([index // 2 % cells, index // 2 // cells], -1)[:, None] * side
     near, far = _MARGIN, side - _MARGIN - 2.5
@@ -126,8 +122,25 @@ def grid_layout(mesh: Any, size: int) -> Layout:
     return Layout(np.asarray(mesh.faces).reshape(-1), faces, uv, _cells(count, cells, side, size))
 
 
-def _installed_layout() -> Literal["grid", "xatlas"]:
-    return "grid" if importlib.util.find_spec("xatlas") is None else "xatlas"
+def check_room(count: int, size: int) -> None:
+    """See that a grid of `size` texels per side has room for `count` faces.
+
+    Raises:
+        ConfigError: the cells would be smaller than eight texels.
+    """
+    least = _LEAST_CELL * _cells_per_side(count)
+    if size < least:
+        raise ConfigError(
+            f"{count} faces need a texture of at least {least} texels per side, got {size}. Raise the size, or lower "
+            "the mesh's resolution."
+        )
+
+
+def resolved(layout: Literal["auto", "grid", "xatlas"]) -> Literal["grid", "xatlas"]:
+    """What `auto` is here."""
+    if layout == "auto":
+        return "grid" if importlib.util.find_spec("xatlas") is None else "xatlas"
+    return layout
 
 
 def fitting_size(count: int, layout: Literal["grid", "xatlas"]) -> int:
@@ -156,11 +169,21 @@ def _cells(count: int, cells: int, side: int, size: int) -> Fragments:
     return Fragments(face=torch.where(used, face, -1), barycentric=weights * used[..., None])
 
 
-def _xatlas_layout(mesh: Any, size: int) -> Layout:
+def xatlas_library() -> Any:
+    """The module.
+
+    Raises:
+        ResourceError: it is not installed.
+    """
     try:
         import xatlas  # pyright: ignore[reportMissingImports] (optional)
     except ImportError as error:
         raise ResourceError(f"layout xatlas needs xatlas ({error}). Run: pip install 'pcs_ext[threed]'.") from None
+    return xatlas
+
+
+def _xatlas_layout(mesh: Any, size: int) -> Layout:
+    xatlas = xatlas_library()
     atlas = xatlas.Atlas()
     atlas.add_mesh(np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.uint32))
     pack = xatlas.PackOptions()

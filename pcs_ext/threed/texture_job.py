@@ -16,7 +16,7 @@ from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import seed_for
 from pcs_ext.threed.cameras import ring
-from pcs_ext.threed.export import write_with_page
+from pcs_ext.threed.export import check_tools, write_with_page
 from pcs_ext.threed.fields import Bounds
 from pcs_ext.threed.geometry_control import GeometryControl
 from pcs_ext.threed.materials import MaterialConfig, MaterialField
@@ -24,7 +24,7 @@ from pcs_ext.threed.outputs import check_ending, check_files, outputs_of
 from pcs_ext.threed.personalized import PersonalizedGuidance
 from pcs_ext.threed.placed_mesh import Placed
 from pcs_ext.threed.stored import restored, store
-from pcs_ext.threed.texture import TextureConfig, bake_texture
+from pcs_ext.threed.texture import TextureConfig, bake_texture, check_room, resolved
 from pcs_ext.threed.texture_request import TextureOptions, TextureRequest, read_texture_request
 from pcs_ext.threed.texture_stage import TextureLoss, TextureStage, geometry, learn_texture, paint_views
 from pcs_ext.threed.turntable import sheet
@@ -75,7 +75,11 @@ def texture_3d(
         raise UsageError(f"{output} is the mesh itself, which is never written to; choose another --output.")
     outputs = outputs_of(output, viewer=options.viewer, textured=True, materials=True)
     check_files(outputs.files, mesh, options.overwrite)
+    check_tools(options.layout)
+    texture = TextureConfig(size=options.texture_size, layout=options.layout)
     request = read_texture_request(mesh, subject, options)
+    if texture.size is not None and resolved(texture.layout) == "grid":
+        check_room(len(request.placed.mesh.faces), texture.size)
     backbone = load_backbone(request.base, device=options.device, precision=options.precision, reporter=reporter)
     control = _control(options, backbone, reporter)
     work = WorkFolder(output.with_name(f"{output.name}.work"), request.identity(backbone))
@@ -86,7 +90,7 @@ def texture_3d(
         raise Interrupted(
             f"interrupted; what was done is in {work.path}. The same command goes on from there."
         ) from None
-    painted = baked(request.placed, materials, TextureConfig(size=options.texture_size, layout=options.layout))
+    painted = baked(request.placed, materials, texture)
     files = tuple(write_with_page(painted, outputs))
     return Textured(mesh=painted, materials=materials, files=files, work=work.path)
 

@@ -8,7 +8,7 @@ from pcs_ext.config_io import file_sha256, to_jsonable
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.learn import preset_of
 from pcs_ext.image.subject import Artifact
-from pcs_ext.threed.geometry_control import ControlKind, control_identity
+from pcs_ext.threed.geometry_control import ControlKind, check_control, control_identity
 from pcs_ext.threed.named_recipe import EffortOptions, named_recipe
 from pcs_ext.threed.placed_mesh import Placed, place_mesh
 from pcs_ext.threed.recipes import TextureRecipe
@@ -28,6 +28,10 @@ class TextureOptions(EffortOptions):
     """Of the texture; see `TextureConfig`."""
     texture_size: int | None = None
     """Texels per side; None: enough for the mesh."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_control(self.control, self.controlnet, unless="normal")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -83,7 +83,8 @@ def make_turned_views(
         assert cover is not None, "checked with the request"
         nearness = inflated(cover)
     else:
-        nearness = read_nearness(depth, (side, side))
+        size = photo.image.shape[1:]
+        nearness = _square(read_nearness(depth, (size[0], size[1]))[None], side)[0]
         cover = nearness > 0.02 if cover is None else cover
     source = orbit([0.0], [settings.elevation], [settings.distance], [settings.fov], target)
     count = len(settings.azimuths)

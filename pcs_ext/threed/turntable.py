@@ -1,6 +1,7 @@
 """A thing seen all around: an animation or a film, or a sheet of views."""
 
 import io
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -18,6 +19,10 @@ from pcs_ext.threed.render import RenderConfig, render_views
 
 _SETTINGS = {"webp": {"lossless": False, "quality": 90}, "gif": {"disposal": 2}}
 KINDS = (*_SETTINGS, "mp4")
+_FASTEST = {"gif": 50, "webp": 90}
+"""Frames per second at which every rounded delay is above 10 ms; players show shorter ones for 100 ms."""
+_RATES = (0.01, 240.0)
+"""What all kinds can say."""
 
 
 def write_turntable(path: Path, frames: Tensor, frames_per_second: float = 20.0) -> None:
@@ -27,35 +32,53 @@ def write_turntable(path: Path, frames: Tensor, frames_per_second: float = 20.0)
         path: ends in .webp, .gif or .mp4.
         frames: `n 3 h w` in [0, 1], for instance `render_views(field, ring(60), ...).rgb`. MP4 needs even sides: an odd
             one is padded by repeating its last row or column.
-        frames_per_second: GIF rounds the time of a frame to hundredths of a second.
+        frames_per_second: 0.01 to 240. GIF counts in hundredths of a second and WebP in thousandths: delays are rounded
+            so that their sum keeps the rate; above 50 and 90 every k-th frame is written.
 
     Raises:
-        UsageError: another ending, no frames, or a rate that is not positive.
+        UsageError: another ending, no frames, or a rate out of range.
         ResourceError: the film cannot be written.
     """
     kind = path.suffix.lower().lstrip(".")
     if kind not in KINDS:
         raise UsageError(f"expected a file ending in {', '.join(KINDS)}, got {path.name!r}. Choose one of these.")
-    if frames.dim() != 4 or frames.shape[1] != 3 or not len(frames) or frames_per_second <= 0:
-        raise UsageError(
-            f"expected frames `n 3 h w` and a rate above 0, got {tuple(frames.shape)}, {frames_per_second}."
-        )
+    if frames.dim() != 4 or frames.shape[1] != 3 or not len(frames):
+        raise UsageError(f"expected frames `n 3 h w`, got {tuple(frames.shape)}.")
+    check_rate(frames_per_second)
     pixels = levels(frames)
     if kind == "mp4":
         _write_film(path, pixels, frames_per_second)
         return
-    pictures = [Image.fromarray(frame) for frame in pixels]
+    every = math.ceil(frames_per_second / _FASTEST[kind])
+    pictures = [Image.fromarray(frame) for frame in pixels[::every]]
     buffer = io.BytesIO()
     pictures[0].save(
         buffer,
         format=kind.upper(),
         save_all=True,
         append_images=pictures[1:],
-        duration=round(1000 / frames_per_second),
+        duration=_delays(len(pictures), frames_per_second / every, 10 if kind == "gif" else 1),
         loop=0,
         **_SETTINGS[kind],
     )
     atomic_write_bytes(path, buffer.getvalue())
+
+
+def check_rate(frames_per_second: float) -> None:
+    """See that a film can have a rate.
+
+    Raises:
+        UsageError: it is out of range.
+    """
+    least, most = _RATES
+    if not least <= frames_per_second <= most:
+        raise UsageError(f"expected {least} to {most:g} frames per second, got {frames_per_second}.")
+
+
+def _delays(count: int, rate: float, unit: int) -> list[int]:
+    """Milliseconds that each of `count` frames is shown for, multiples of a unit whose sum keeps the rate."""
+    ends = np.rint(np.arange(count + 1) * 1000 / rate / unit) * unit
+    return np.diff(ends).astype(int).tolist()
 
 
 def levels(frames: Tensor) -> np.ndarray:

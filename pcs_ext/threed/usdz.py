@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 
 from pcs_ext.image.png import png_bytes
-from pcs_ext.threed.mesh_colors import as_light
+from pcs_ext.threed.mesh_colors import DULL, as_light
 
 _ALIGNMENT = 64
 _HEADER = 30
 """Bytes of a zip entry before its name."""
 _PADDING_ID = b"\x86\x19"
 """Of the extra field that pads; any number that no tool reads will do."""
+_SEPARATOR = "\n            "
+"""Of the surface's inputs."""
 _METERS = 0.1
 """Per unit: a toy two units tall stands 20 cm high on the table it is shown on."""
 
@@ -54,10 +56,9 @@ def stored_aligned(files: Mapping[str, bytes]) -> bytes:
 def _material(mesh: Any) -> tuple[dict[str, bytes], str]:
     """Pictures beside the stage, and the shader."""
     if mesh.visual.kind != "texture":
+        inputs = ["color3f inputs:diffuseColor.connect = </Object/Material/Colors.outputs:result>", *_factors(None)]
         reader = _reader("Colors", "float3", "displayColor", "vector3f")
-        return {}, _SURFACE.format(
-            inputs="color3f inputs:diffuseColor.connect = </Object/Material/Colors.outputs:result>", shaders=reader
-        )
+        return {}, _SURFACE.format(inputs=_SEPARATOR.join(inputs), shaders=reader)
     material = mesh.visual.material
     base = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
     assert base is not None, "a textured mesh has a picture"
@@ -70,7 +71,20 @@ def _material(mesh: Any) -> tuple[dict[str, bytes], str]:
         inputs.append("float inputs:roughness.connect = </Object/Material/Maps.outputs:g>")
         inputs.append("float inputs:metallic.connect = </Object/Material/Maps.outputs:b>")
         shaders.append(_picture("Maps", "maps.png", "raw"))
-    return files, _SURFACE.format(inputs="\n            ".join(inputs), shaders="\n".join(shaders))
+    else:
+        inputs += _factors(material)
+    return files, _SURFACE.format(inputs=_SEPARATOR.join(inputs), shaders="\n".join(shaders))
+
+
+def _factors(material: Any) -> list[str]:
+    """Roughness and metalness of a material without a map of them, or of none; what USD takes for granted is plastic.
+
+    A `PBRMaterial` that says nothing is what glTF takes for granted: rough metal.
+    """
+    rough, metal = DULL["roughnessFactor"], DULL["metallicFactor"]
+    if hasattr(material, "metallicFactor"):
+        rough, metal = (1.0 if v is None else v for v in (material.roughnessFactor, material.metallicFactor))
+    return [f"float inputs:roughness = {rough:.6g}", f"float inputs:metallic = {metal:.6g}"]
 
 
 def _mesh(mesh: Any) -> str:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcs_ext.config_io import config
+from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters import LowRankConfig, build_adapter
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.types import Conditioning, LossTerms, ParameterGroup
@@ -35,13 +36,21 @@ class VariationalConfig:
     kind: Literal["variational"] = "variational"
     """Tag of this guidance in JSON."""
     score: DistillationConfig = DistillationConfig(guidance_scale=7.5)
-    """Of the pretrained score: guidance scale (ProlificDreamer: 7.5), timesteps, weighting, clamping."""
+    """Of the pretrained score: guidance scale (ProlificDreamer: 7.5), timesteps, weighting, clamping, but no growth."""
     rank: int = 4
     """Of the low-rank updates on every attention projection (open implementations: 4)."""
     learning_rate: float = 1e-4
     """Of the updates and of the camera's embedding."""
     camera_dropout: float = 0.1
     """Share of training pictures whose camera is left out, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        self.score.refuse("a variational guidance", "subtract_noise", "growth")
+        if self.rank < 1 or self.learning_rate <= 0 or not 0 <= self.camera_dropout < 1:
+            raise ConfigError(
+                f"expected a rank of at least 1, a positive learning rate and a dropout in [0, 1), got {self.rank}, "
+                f"{self.learning_rate} and {self.camera_dropout}."
+            )
 
 
 class CameraEmbedding(nn.Module):

@@ -35,6 +35,7 @@ def sample_sets(
     *,
     seeds: Sequence[int],
     config: SampleConfig,
+    negative_prompt: str = "",
     reporter: Reporter | None = None,
 ) -> Tensor:
     """A set of views for every prompt, `n v 3 h w` in [-1, 1], on the CPU.
@@ -46,6 +47,7 @@ def sample_sets(
         cameras: `v`, the same for every set.
         seeds: `n`; every view has noise of its own.
         config: how.
+        negative_prompt: what to stay away from.
         reporter: hears the progress.
 
     Raises:
@@ -62,6 +64,7 @@ def sample_sets(
             [prompt for prompt in prompts for _ in range(views)],
             seeds=[seed_for(seed, "view", view) for seed in seeds for view in range(views)],
             config=config,
+            negative_prompts=[negative_prompt] * (len(prompts) * views),
             batch_size=_SETS * views,
             hooks=SampleHooks(attention=lambda: adapter.joined(backbone, cameras, views)),
             reporter=reporter,
@@ -118,6 +121,6 @@ def draw_views(
         adapter.to(backbone.device)
         images = sample_sets(
             backbone, adapter, [text] * len(seeds), cameras, seeds=seeds, config=config,
-            reporter=reporter or SilentReporter(),
+            negative_prompt=artifact.concept.negative_prompt(), reporter=reporter or SilentReporter(),
         )  # fmt: skip
     atomic_write_bytes(output, sheet(images.flatten(0, 1) / 2 + 0.5, columns=_LOOKS))

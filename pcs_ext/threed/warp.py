@@ -15,6 +15,8 @@ from pcs_ext.threed.rasterize import project, rasterize
 
 _STEEPEST = 6.0
 """Pixels' widths between the depths of neighbours above which they belong to different surfaces."""
+_GREY = ("L", "F", "I", "I;16", "I;16B", "I;16L")
+"""Modes of pictures that are taken as they are; of those with 16 bits Pillow's own way to 8 keeps too little."""
 
 
 @torch.no_grad()
@@ -104,16 +106,18 @@ def read_nearness(path: Path, size: tuple[int, int]) -> Tensor:
         size: height and width to bring it to.
 
     Raises:
-        InputError: it cannot be read, or all of it is equally far.
+        InputError: it cannot be read, is not finite, or all of it is equally far.
     """
     try:
         with Image.open(path) as image:
-            grey = np.array(image if image.mode in ("I;16", "I", "F", "L") else image.convert("L"), dtype=np.float32)
+            grey = np.array(image if image.mode in _GREY else image.convert("L"), dtype=np.float32)
     except OSError:
         raise InputError(
             f"{path} cannot be read as a picture; expected a depth picture of 8 or 16 bits, brighter where things are "
             "nearer."
         ) from None
+    if not np.isfinite(grey).all():
+        raise InputError(f"{path} holds numbers that are not finite; expected a depth picture that says all distances.")
     low, high = float(grey.min()), float(grey.max())
     if not high > low:
         raise InputError(f"{path} is {low:g} everywhere; expected a depth picture, brighter where things are nearer.")

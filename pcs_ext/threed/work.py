@@ -45,6 +45,8 @@ class WorkFolder:
             write_json(path / REQUEST, wanted)
             return
         found = read_json(path / REQUEST)
+        if not isinstance(found, dict):
+            raise CheckpointError(f"{path / REQUEST} is damaged; move the folder away to start over.")
         differing = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
         if differing:
             raise CheckpointError(

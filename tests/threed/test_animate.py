@@ -39,6 +39,7 @@ from pcs_ext.threed.moving_fields import AbstractMovingField, EverField, MotionC
 from pcs_ext.threed.recipes import AnimateRecipe
 from pcs_ext.video.backbones.animatediff import AnimateDiffBackbone
 from pcs_ext.video.backbones.load import load_video_backbone
+from tests.support.gaussian import GaussianBackbone
 from tests.support.killed import killed
 from tests.support.small_jobs import Learned, fit_of
 from tests.support.tiny_video import tiny_motion_adapter
@@ -90,9 +91,27 @@ def test_moments_are_blended_and_the_first_stays_at_rest(kind: str) -> None:
         inside = points()[(points() + shift - torch.tensor([0, 0, 0.75])).abs().amax(1) < 1.5]
         found = field.at(5 / 6).query(inside).density
         torch.testing.assert_close(found, field.still.query(inside + shift).density, rtol=1e-3, atol=1e-3)
-    densest = EverField(field).query(points()).density
+    densest = EverField(field, 4).query(points()).density
     assert (densest >= field.at(1.0).query(points()).density).all()
     assert (densest >= expected.density).all()
+
+
+def test_what_passes_between_two_moments_is_not_skipped() -> None:
+    still = FieldConfig(resolution=32, blob=Blob(height=60.0, radius=0.12))
+    motion = MotionConfig(kind="displaced", moments=2, resolution=4)
+    field = MovingConfig(still=still, motion=motion).build()
+    (trained,) = field.groups()[0].parameters
+    with torch.no_grad():
+        trained[:, 0].fill_(2.0)  # to the side by almost half the cube's half side, and more than the ball is wide
+    stage = MotionStage(motion=motion, fit=fit_of(2), frames=5, side=24, samples=48)
+    loss = MotionLoss(field, stage, ClipGuidance(GaussianBackbone(), "a", DistillationConfig()))
+    camera = ring(1, target=field.bounds.center)
+    with torch.no_grad():
+        whole, skipped = (clip_of(field, camera, stage, cells, None) for cells in (None, loss.occupancy))
+    assert loss.occupancy is not None
+    assert loss.occupancy.cells.float().mean() < 0.1
+    assert whole.amin((1, 2, 3)).max() < 0.6  # seen in all frames
+    torch.testing.assert_close(skipped, whole, atol=0.01, rtol=0)
 
 
 def test_smoothness_by_hand() -> None:

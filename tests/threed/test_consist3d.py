@@ -1,6 +1,8 @@
 """A photo turned by its depth, the second token that learns from it, and what Consist3D refuses."""
 
+import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +13,11 @@ from safetensors.torch import load_file
 from pcs_ext.config_io import read_json
 from pcs_ext.errors import ConfigError, InputError, UsageError
 from pcs_ext.image.concept import Concept
+from pcs_ext.image.data import Photo
 from pcs_ext.image.subject import Artifact
+from pcs_ext.threed import turned_views
 from pcs_ext.threed.cameras import orbit, ring
-from pcs_ext.threed.turned_views import TurnConfig, both_words, shape_caption
+from pcs_ext.threed.turned_views import TurnConfig, both_words, make_turned_views, shape_caption
 from pcs_ext.threed.warp import inflated, read_nearness, warped
 from pcs_ext.toybox.world.render import render
 from pcs_ext.toybox.world.scene import Camera, Scene
@@ -68,6 +72,42 @@ def test_an_outline_becomes_round(tmp_path: Path) -> None:
         read_nearness(tmp_path / "flat.png", (8, 8))
     with pytest.raises(ConfigError, match="a relief above 0"):
         TurnConfig(relief=0.0)
+
+
+def test_depth_is_read_in_either_byte_order_and_must_be_finite(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 1, 32, dtype=np.float32)[None].repeat(32, 0)
+    levels = (ramp * 60_000).astype(">u2").tobytes()
+    tags = [(256, 32), (257, 32), (258, 16), (259, 1), (262, 1), (273, 8), (277, 1), (278, 32)]
+    entries = b"".join(struct.pack(">HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    entries += struct.pack(">HHII", 279, 4, 1, len(levels))
+    header, end = b"MM\0*" + struct.pack(">I", 8 + len(levels)), struct.pack(">I", 0)
+    (tmp_path / "deep.tiff").write_bytes(header + levels + struct.pack(">H", 9) + entries + end)
+    found = read_nearness(tmp_path / "deep.tiff", (32, 32))
+    torch.testing.assert_close(found, torch.from_numpy(ramp), atol=1e-3, rtol=0)
+    ramp[0, 0] = np.inf
+    Image.fromarray(ramp).save(tmp_path / "far.tiff")
+    with pytest.raises(InputError, match="holds numbers that are not finite"):
+        read_nearness(tmp_path / "far.tiff", (32, 32))
+
+
+@pytest.mark.parametrize("size", [(20, 40), (40, 20)])
+def test_depth_is_cropped_as_its_photo_is(tmp_path: Path, size: tuple[int, int], monkeypatch: Any) -> None:
+    height, width = size
+    middle = torch.zeros(1, height, width)
+    middle[:, height // 2 - 5 : height // 2 + 5, width // 2 - 5 : width // 2 + 5] = 1
+    Image.fromarray((middle[0] * 255).byte().numpy()).save(tmp_path / "depth.png")
+    photo = Photo(path=tmp_path / "photo.png", image=middle.expand(3, -1, -1), mask=middle)
+    told: list[torch.Tensor] = []
+
+    def listening(image: torch.Tensor, depth: torch.Tensor, cover: torch.Tensor, *cameras: Any) -> Any:
+        told.extend([depth, cover])
+        return warped(image, depth, cover, *cameras)
+
+    monkeypatch.setattr(turned_views, "warped", listening)
+    make_turned_views(tmp_path / "views", photo, tmp_path / "depth.png", 20, "a dog", TurnConfig(), (0.0, 0.0, 0.75))
+    near = told[0] < TurnConfig().distance
+    assert torch.equal(near, told[1])
+    assert int(near.sum()) == 100
 
 
 def test_both_tokens_stand_where_the_subject_goes() -> None:

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.fit import FitConfig
 from pcs_ext.image.types import LossTerms
+from pcs_ext.reporter import SilentReporter
 from pcs_ext.threed.box import Box
 from pcs_ext.threed.cameras import ring
 from pcs_ext.threed.distillation import RECONSTRUCTION, DistillationConfig
@@ -20,6 +22,7 @@ from pcs_ext.threed.field_config import FieldConfig
 from pcs_ext.threed.field_fit import FieldFitConfig, PictureLoss
 from pcs_ext.threed.field_stage import FieldLoss, FieldStage, Penalties, PosedPictures, Reconstruction
 from pcs_ext.threed.guidance import build_guidance
+from pcs_ext.threed.job import Job
 from pcs_ext.threed.known_view import KnownPhoto, KnownView
 from pcs_ext.threed.lighting import Lighting
 from pcs_ext.threed.materials import MaterialConfig
@@ -27,13 +30,16 @@ from pcs_ext.threed.mesh import densities
 from pcs_ext.threed.multiview import MultiViewAdapter
 from pcs_ext.threed.occupancy import Occupancy
 from pcs_ext.threed.render import RenderConfig, render_views
+from pcs_ext.threed.request import MakeOptions, read_request
 from pcs_ext.threed.shapes import preview_sheet
 from pcs_ext.threed.splats import Splats, SplatsConfig
 from pcs_ext.threed.surface import SurfaceConfig, TetSurface
 from pcs_ext.threed.surface_stage import SurfaceLoss, SurfaceStage
 from pcs_ext.threed.texture_stage import TextureLoss, TextureStage
 from pcs_ext.threed.variational import VariationalConfig
+from pcs_ext.threed.work import WorkFolder
 from tests.support.elsewhere import ELSEWHERE, MixedDevicesError, elsewhere, moved
+from tests.support.small_jobs import HERE, PROMPT, Learned, small
 from tests.support.tiny import tiny_backbone
 
 FIT = FitConfig(steps=4)
@@ -48,7 +54,7 @@ def base(tmp_path: Path) -> Iterator[AbstractUnetBackbone]:
         yield moved(backbone)
 
 
-def learned(loss: object, module: nn.Module, steps: tuple[int, ...] = (0, 3)) -> None:
+def taught(loss: object, module: nn.Module, steps: tuple[int, ...] = (0, 3)) -> None:
     """The loss's gradients reach the module where it is."""
     for step in steps:
         terms = loss(step, 0, torch.Generator().manual_seed(step))  # type: ignore[operator]
@@ -84,7 +90,7 @@ def test_a_field_learns_where_its_base_is(base: AbstractUnetBackbone, kind: str)
     pictures = PosedPictures(cameras, torch.rand(2, 3, 8, 8))
     guidance = build_guidance(base, "a dog", DistillationConfig(perp_neg=kind == "hash"))
     loss = FieldLoss(field, stage, guidance, pictures)
-    learned(loss, field)
+    taught(loss, field)
     seen = render_views(field, cameras, 8, 8, RenderConfig(samples=4, normals=True))
     assert seen.normals is not None
     assert {part.device.type for part in (seen.rgb, seen.opacity, seen.depth, seen.normals)} == {"cpu"}
@@ -94,7 +100,7 @@ def test_a_field_learns_where_its_base_is(base: AbstractUnetBackbone, kind: str)
     occupancy.update(torch.Generator().manual_seed(0))
     assert occupancy.cells.device == ELSEWHERE
     fitted = PictureLoss(field, cameras, pictures.images, FieldFitConfig(rays_per_step=16, occupancy_every=1))
-    learned(fitted, field)
+    taught(fitted, field)
 
 
 def test_a_known_photo_is_looked_at_where_the_field_is(base: AbstractUnetBackbone) -> None:
@@ -103,7 +109,7 @@ def test_a_known_photo_is_looked_at_where_the_field_is(base: AbstractUnetBackbon
     stage = FieldStage(field=settings, fit=FIT, side=16, samples=6, known=known)
     field = settings.build().to(base.device)
     loss = FieldLoss(field, stage, build_guidance(base, "a dog", DistillationConfig()), photo=photo)
-    learned(loss, field, (0, 1))  # the photo, then the base
+    taught(loss, field, (0, 1))  # the photo, then the base
 
 
 @pytest.mark.parametrize("kind", ["variational", "joint"])
@@ -118,20 +124,31 @@ def test_other_guidances_are_where_their_base_is(base: AbstractUnetBackbone, kin
     field = settings.build().to(base.device)
     guidance = build_guidance(base, "a dog", score, joint=joint, views=stage.cameras.views)
     with guidance.applied():
-        learned(FieldLoss(field, stage, guidance), field, (0,))
+        taught(FieldLoss(field, stage, guidance), field, (0,))
+
+
+def test_a_job_takes_its_multi_view_adapter_to_its_base(learned: Learned, tmp_path: Path) -> None:
+    options = MakeOptions(config=small("mvdream", tmp_path), multiview=learned.multiview, **HERE)
+    request = read_request(learned.subject, PROMPT, options)
+    backbone = load_backbone(request.base, **HERE)
+    assert isinstance(backbone, AbstractUnetBackbone)
+    assert request.joint is not None
+    with elsewhere():
+        Job(request, moved(backbone), WorkFolder(tmp_path / "work", {}), SilentReporter())
+        assert {value.device for value in request.joint.parameters()} == {ELSEWHERE}
 
 
 def test_a_surface_and_materials_learn_where_their_base_is(base: AbstractUnetBackbone) -> None:
     settings = SurfaceConfig(cells=8, materials=MaterialConfig(resolution=8))
     surface = TetSurface(settings).to(base.device)
     guidance = build_guidance(base, "a dog", DistillationConfig())
-    learned(SurfaceLoss(surface, SurfaceStage(surface=settings, fit=FIT, side=16, evenness=1.0), guidance), surface)
+    taught(SurfaceLoss(surface, SurfaceStage(surface=settings, fit=FIT, side=16, evenness=1.0), guidance), surface)
     assert preview_sheet(surface, side=8)[1:4] == b"PNG"
     still = TetSurface(settings).mesh()
     for kind in ("voxel", "hash"):
         materials = MaterialConfig(kind=kind, resolution=8).build(settings.bounds).to(base.device)  # type: ignore[arg-type]
         stage = TextureStage(fit=FIT, side=16)
-        learned(TextureLoss(materials, still, stage, guidance, base), materials, (0,))
+        taught(TextureLoss(materials, still, stage, guidance, base), materials, (0,))
 
 
 def test_splats_learn_where_their_base_is(base: AbstractUnetBackbone) -> None:
@@ -145,5 +162,5 @@ def test_splats_learn_where_their_base_is(base: AbstractUnetBackbone) -> None:
     splats.begin(scene, 0.0, 0)
     splats.to(base.device)
     guidance = build_guidance(base, "a dog", DistillationConfig())
-    learned(EditLoss(splats, EditStage(fit=FIT, side=16, count=10), guidance, guidance), splats.content)
+    taught(EditLoss(splats, EditStage(fit=FIT, side=16, count=10), guidance, guidance), splats.content)
     assert preview_sheet(splats, side=8)[1:4] == b"PNG"

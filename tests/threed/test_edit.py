@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from pcs_ext.config_io import write_json
 from pcs_ext.errors import CheckpointError, ConfigError, UsageError
+from pcs_ext.image.attention import attention_program
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.fit import FitConfig, fit
@@ -215,6 +216,23 @@ def test_attention_moves_into_the_box_and_leaves_no_trace(base: AbstractUnetBack
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     with pytest.raises(UsageError, match="does not stand in the prompt"):
         SceneLoss(base, pictures, cameras, BOX, "a dog", "a photo of a dog", "hat", settings)
+
+
+def test_attention_is_held_where_maps_are_of_that_side_alone(base: AbstractUnetBackbone) -> None:
+    settings, found = LocalizationConfig(fit=FitConfig(steps=2), side=8, views=1), []
+
+    def keep(path: str, probabilities: torch.Tensor) -> torch.Tensor:
+        if probabilities.shape[2] == 8 * 8:
+            found.append(probabilities.mean(1).mT.unflatten(2, (8, 8)))
+        return probabilities
+
+    loss = SceneLoss(base, torch.zeros(1, 3, 32, 32), ring(1), BOX, "a dog", "a dog in hat", "hat", settings)
+    with torch.no_grad(), attention_program(base, keep):
+        place = loss(1, 0, torch.Generator().manual_seed(0)).terms["place"]
+    assert len(found) == 3  # of seven: the others are of 4 cells per side
+    masks = torch.nn.functional.avg_pool2d(BOX.masks(ring(1), 32), 4)
+    expected = localization_loss(torch.stack(found).mean(0), loss.words, masks, settings)
+    torch.testing.assert_close(place, expected)
 
 
 @pytest.fixture(scope="module")

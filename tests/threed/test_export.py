@@ -182,3 +182,18 @@ def test_files_beside_the_output_are_not_written_over(job: Path, tmp_path: Path)
     refused(tmp_path / "b.obj", "wood.obj", "wood.png belongs to", overwrite=True)
     export_3d(tmp_path / "b.obj", tmp_path / "d.obj")
     export_3d(tmp_path / "b.obj", tmp_path / "d.obj", overwrite=True)
+
+
+@pytest.mark.parametrize("change", [{"resolution": -4}, {"resolution": 100_000}, {"threshold": -1.0}])
+def test_a_cut_that_cannot_be_made_is_refused(job: Path, tmp_path: Path, change: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="a mesh is cut out of 8 to 1024 samples per side at a density above 0"):
+        export_3d(job, tmp_path / "ball.glb", **change)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_mesh_without_extent_is_not_filmed(tmp_path: Path) -> None:
+    path = tmp_path / "point.obj"
+    path.write_text("v 1 1 1\nv 1 1 1\nv 1 1 1\nf 1 2 3\n")
+    with pytest.raises(InputError, match="all corners lie in one point"):
+        render_3d(path, tmp_path / "turn.png", frames=1, side=16)
+    with pytest.raises(UsageError, match="frames per second"):
+        render_3d(path, tmp_path / "turn.png", frames=1, side=16, frames_per_second=0)

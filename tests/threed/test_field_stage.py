@@ -11,8 +11,9 @@ from pcs_ext.image.types import LossTerms
 from pcs_ext.threed.camera_laws import CameraLaw
 from pcs_ext.threed.cameras import Cameras, ring
 from pcs_ext.threed.distillation import DistillationConfig
+from pcs_ext.threed.field_config import FieldConfig
 from pcs_ext.threed.field_stage import FieldLoss, FieldStage, PosedPictures, Reconstruction, distil_field
-from pcs_ext.threed.fields import Blob, VoxelField
+from pcs_ext.threed.fields import Blob, HashField, VoxelField
 from pcs_ext.threed.guidance import AbstractGuidance, ScoreGuidance
 from pcs_ext.threed.lighting import Lighting
 from tests.support.gaussian import GaussianBackbone
@@ -66,6 +67,16 @@ def test_a_gaussian_teacher_paints_a_field_in_its_mean_colour() -> None:
     FieldLoss(field, stage, silent)(0, 0, torch.Generator().manual_seed(5))
     wanted = torch.linalg.solve(backbone.mixing, torch.full((3,), 0.3, dtype=torch.float64)).float()
     assert (silent.shown[0].mean((0, 2, 3)) - wanted).abs().max() < 0.08
+
+
+def test_a_field_of_another_stage_stays_as_fine_as_it_was() -> None:
+    stage = dataclasses.replace(STAGE, field=FieldConfig(kind="hash"))
+    fresh, handed_on = (stage.field.build() for _ in range(2))
+    assert isinstance(fresh, HashField)
+    assert isinstance(handed_on, HashField)
+    FieldLoss(fresh, stage, Silent())(0, 0, torch.Generator().manual_seed(0))
+    FieldLoss(handed_on, stage, Silent(), grown=True)(0, 0, torch.Generator().manual_seed(0))
+    assert (fresh.grid.open_levels, handed_on.grid.open_levels) == (4, 8)
 
 
 def test_shading_waits_and_backgrounds_vary() -> None:

@@ -1,15 +1,17 @@
 """VSD, SJC, x0 reconstruction and Perp-Neg against closed forms and against SDS."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
-from pcs_ext.errors import ConfigError
+from pcs_ext.errors import ConfigError, UsageError
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
-from pcs_ext.image.types import LossTerms
+from pcs_ext.image.types import Conditioning, LossTerms
 from pcs_ext.threed.cameras import Cameras, orbit, ring
+from pcs_ext.threed.clip_guidance import ClipGuidance
 from pcs_ext.threed.distillation import (
     RECONSTRUCTION,
     SJC,
@@ -22,6 +24,7 @@ from pcs_ext.threed.distillation import (
 from pcs_ext.threed.guidance import AbstractGuidance, DividedGuidance, ScoreGuidance, SingleViews, build_guidance
 from pcs_ext.threed.multiview import MultiViewAdapter, camera_numbers
 from pcs_ext.threed.perp_neg import PerpNegPrompts, blend
+from pcs_ext.threed.personalized import PersonalizedConfig
 from pcs_ext.threed.recipes import RECIPES, TextTo3dRecipe
 from pcs_ext.threed.variational import VariationalConfig, VariationalScore
 from pcs_ext.threed.view_prompts import DIRECTIONS, ViewWords
@@ -228,3 +231,38 @@ def test_sets_are_judged_by_one_model_and_views_from_ahead_by_another() -> None:
     recipe.validate()
     with pytest.raises(ConfigError, match="beside a joint score"):
         dataclasses.replace(recipe, joint=False).validate()
+
+
+def test_settings_that_a_guidance_does_not_read_are_refused() -> None:
+    with pytest.raises(ConfigError, match="a variational guidance does not read subtract_noise of its score"):
+        VariationalConfig(score=SJC)
+    with pytest.raises(ConfigError, match="a personalized guidance does not read growth and perp_neg"):
+        PersonalizedConfig(score=DistillationConfig(growth=((0.5, 1.5),), perp_neg=True))
+    with pytest.raises(ConfigError, match="the score of clips does not read perp_neg"):
+        ClipGuidance(GaussianBackbone(), "a dog", DistillationConfig(perp_neg=True))
+    with pytest.raises(ConfigError, match="a rank of at least 1"):
+        VariationalConfig(rank=0)
+
+
+def test_views_are_not_judged_together_by_a_guidance_that_cannot() -> None:
+    recipe = RECIPES["mvdream"].build("toybox", "fast")
+    assert isinstance(recipe, TextTo3dRecipe)
+    recipe.validate()
+    alone = dataclasses.replace(recipe, field=dataclasses.replace(recipe.field, guidance=VariationalConfig()))
+    with pytest.raises(ConfigError, match="judged together by a guidance of kind score, got variational"):
+        alone.validate()
+
+
+def test_perp_neg_refuses_subjects_whose_words_are_more_than_states(
+    base: AbstractUnetBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = base.encode_prompt
+
+    def gated(prompts: Sequence[str]) -> Conditioning:
+        found = encode(prompts)
+        return found.marked({"gate": torch.ones(len(prompts), found.states.shape[1])})
+
+    PerpNegPrompts(base, "a dog")
+    monkeypatch.setattr(base, "encode_prompt", gated)
+    with pytest.raises(UsageError, match="Perp-Neg blends prompts"):
+        PerpNegPrompts(base, "a dog")

@@ -13,7 +13,7 @@ import torch
 import trimesh
 from PIL import Image
 from torch import Tensor
-from trimesh.visual import TextureVisuals
+from trimesh.visual import ColorVisuals, TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
 from pcs_ext.errors import UsageError
@@ -197,3 +197,30 @@ def test_a_material_of_one_color_becomes_colors_of_vertices(places: bool, tmp_pa
     np.testing.assert_allclose(colors, np.tile([1, 0.216, 0], (len(colors), 1)), atol=1e-3)
     for name, splats in (("plain.ply", False), ("splats.ply", True)):
         export_3d(tmp_path / "plain.glb", tmp_path / name, splats=splats)
+
+
+@pytest.mark.parametrize(("factors", "expected"), [((0.2, 1.0), ("0.2", "1")), ((None, None), ("1", "1"))])
+def test_a_usdz_is_as_rough_and_metallic_as_its_glb(
+    tmp_path: Path, factors: tuple[float | None, float | None], expected: tuple[str, str]
+) -> None:
+    picture, (rough, metal) = Image.new("RGB", (8, 8), (255, 0, 0)), factors
+    material = PBRMaterial(baseColorTexture=picture, roughnessFactor=rough, metallicFactor=metal)
+    mesh = trimesh.creation.box()
+    mesh.visual = TextureVisuals(uv=np.zeros((8, 2)), material=material)
+    data: Any = mesh.export(file_type="glb")
+    (tmp_path / "box.glb").write_bytes(data)
+    assert surface_of(tmp_path / "box.glb", tmp_path) == expected
+    plain = trimesh.creation.box()
+    plain.visual = ColorVisuals(plain, vertex_colors=np.tile([255, 0, 0, 255], (8, 1)))
+    write_mesh(plain, tmp_path / "plain.glb")
+    assert surface_of(tmp_path / "plain.glb", tmp_path) == ("0.9", "0")
+
+
+def surface_of(path: Path, folder: Path) -> tuple[str, str]:
+    """Roughness and metalness that a USDZ of a mesh says."""
+    export_3d(path, folder / f"{path.stem}.usdz")
+    with zipfile.ZipFile(folder / f"{path.stem}.usdz") as archive:
+        text = archive.read("scene.usda").decode()
+    found = [re.search(rf"float inputs:{name} = (\S+)", text) for name in ("roughness", "metallic")]
+    assert all(found)
+    return tuple(match[1] for match in found if match)  # pyright: ignore[reportReturnType]

@@ -1,6 +1,8 @@
 """`3d make` end to end on a tiny random model: every stage, refusals."""
 
 import dataclasses
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pcs_ext.config_io import from_jsonable, read_json, to_jsonable, write_json
-from pcs_ext.errors import ArtifactError, CheckpointError, ConfigError, InputError, UsageError
+from pcs_ext.errors import ArtifactError, CheckpointError, ConfigError, InputError, ResourceError, UsageError
 from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.learn import learn
 from pcs_ext.image.subject import Artifact
 from pcs_ext.threed.distillation import DistillationConfig
@@ -30,10 +33,11 @@ from pcs_ext.threed.recipes import (
     TextureRecipe,
 )
 from pcs_ext.threed.recipes.stages import placed, score
-from pcs_ext.threed.request import MakeOptions
+from pcs_ext.threed.request import MakeOptions, read_request, resolve_recipe_3d
 from pcs_ext.threed.view_prompts import ViewWords
 from pcs_ext.threed.view_sets import draw_views
-from tests.support.small_jobs import PROMPT, Learned, make, relearn, small_recipe, stage
+from pcs_ext.threed.work import WorkFolder
+from tests.support.small_jobs import HERE, PROMPT, Learned, make, relearn, small, small_recipe, stage
 
 
 @pytest.mark.parametrize("effort", ["fast", "balanced", "paper"])
@@ -213,3 +217,49 @@ def test_models_go_on_from_their_own_kind_alone(learned: Learned, tmp_path: Path
     settings = {"noun": "dog", "output": tmp_path / "new", "base": artifact.data.base_name, "start": artifact}
     with pytest.raises(ArtifactError, match="expected those of recipe textual-inversion"):
         learn(learned.photos, recipe="textual-inversion", device="cpu", precision="fp32", **settings)
+
+
+def test_a_job_is_of_its_photos_masks_and_captions(learned: Learned, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(learned.photos, photos)
+    options = MakeOptions(config=small("dreambooth3d", tmp_path), photos=photos, **HERE)
+
+    def identity() -> dict[str, Any]:
+        request = read_request(learned.subject, PROMPT, options)
+        backbone = load_backbone(request.base, **HERE)
+        assert isinstance(backbone, AbstractUnetBackbone)
+        return request.identity(backbone)
+
+    before = identity()
+    assert identity() == before
+    Image.new("L", (40, 40), 255).save(photos / "0_mask.png")
+    with_other_mask = identity()
+    assert with_other_mask != before
+    (photos / "1.txt").write_text("a photo of {subject} at night")
+    assert identity() != with_other_mask
+
+
+@pytest.mark.parametrize("library", ["trimesh", "skimage", "xatlas"])
+def test_what_is_missing_is_told_before_anything_is_learned(
+    learned: Learned, tmp_path: Path, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ResourceError, match=library if library != "skimage" else "scikit-image"):
+        make(learned, tmp_path, "dreamfusion", colors="xatlas")
+    assert not (tmp_path / "rex.glb.work").exists()
+
+
+def test_a_texture_in_a_ply_is_refused_before_anything_is_learned(learned: Learned, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="would lose the texture"):
+        make(learned, tmp_path, "dreamfusion", colors="grid", output=tmp_path / "rex.ply")
+    assert not (tmp_path / "rex.ply.work").exists()
+
+
+def test_json_of_another_shape_is_named(tmp_path: Path) -> None:
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(ConfigError, match=r"deep\.json is not valid JSON"):
+        resolve_recipe_3d("dreamfusion", "toybox", "fast", config=tmp_path / "deep.json")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "request.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"request\.json is damaged; move the folder away"):
+        WorkFolder(tmp_path / "work", {"prompt": "a dog"})

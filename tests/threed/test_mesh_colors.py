@@ -14,9 +14,10 @@ from PIL import Image
 from trimesh.visual import ColorVisuals, TextureVisuals
 from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
+from pcs_ext.threed.cameras import ring
 from pcs_ext.threed.export import export_3d
 from pcs_ext.threed.mesh import read_mesh, write_mesh
-from pcs_ext.threed.mesh_views import Paint, texture_colors
+from pcs_ext.threed.mesh_views import Paint, render_mesh, texture_colors
 from pcs_ext.threed.rasterize import Fragments
 
 RED, HALF = [255, 0, 0, 255], 188  # 188 of 255 in sRGB's curve is half of the light
@@ -190,3 +191,16 @@ def test_a_repeated_picture_repeats_beside_other_parts(tmp_path: Path) -> None:
         Fragments(face=torch.full((1, 6), face), barycentric=weights), torch.from_numpy(np.array(found.faces))
     )
     assert seen[0, :, 0].round().tolist() == [0, 1, 0, 1, 0, 1]
+
+
+def test_colors_of_faces_are_seen_where_they_are(tmp_path: Path) -> None:
+    path, mesh = tmp_path / "box.ply", block(0.0)
+    colors = np.tile(np.array(RED, np.uint8), (12, 1))
+    colors[np.asarray(mesh.face_normals)[:, 1] < -0.5] = (0, 0, 255, 255)  # its front
+    mesh.visual = ColorVisuals(mesh, face_colors=colors)
+    path.write_bytes(mesh.export(file_type="ply"))
+    found = read_mesh(path)
+    assert found.visual.kind == "face"
+    seen = render_mesh(found, ring(2, elevation=0.0, target=(0.0, 0.0, 0.0)), 16, 16, lit=False)
+    assert seen[0, :, 8, 8].tolist() == [0.0, 0.0, 1.0]
+    assert seen[1, :, 8, 8].tolist() == [1.0, 0.0, 0.0]

@@ -12,7 +12,7 @@ import trimesh
 from PIL import Image
 
 from pcs_ext.errors import InputError, UsageError
-from pcs_ext.threed.mesh import read_mesh
+from pcs_ext.threed.mesh import read_mesh, write_mesh
 from pcs_ext.threed.outputs import check_files
 from pcs_ext.threed.polygons import ears, normals, turns_inward
 
@@ -322,3 +322,57 @@ def test_words_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
         (tmp_path / "a.obj").write_text(text)
         with pytest.raises(InputError):
             read_mesh(tmp_path / "a.obj")
+
+
+_HEAD = b"ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
+_CORNERS = b"0 0 0\n1 0 0\n0 1 0\n"
+
+
+def glb_of(text: bytes) -> bytes:
+    """A GLB of this JSON, whatever it is."""
+    text += b" " * (-len(text) % 4)
+    return struct.pack("<5I", 0x46546C67, 2, 20 + len(text), len(text), 0x4E4F534A) + text
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "match"),
+    [
+        ("flat.obj", b"v 0 0\nv 1 0\nv 0 1\nf 1 2 3\n", "expected three numbers each"),
+        ("nameless.ply", _HEAD + b"element face 1\nproperty int a\nend_header\n" + _CORNERS + b"3\n", "could not read"),
+        ("deep.glb", glb_of(b"[" * 100_000), "could not read it"),
+        ("apart.glb", glb_of(json.dumps({"asset": {"version": "2.0"}, "buffers": [{"uri": "a.bin", "byteLength": 9}]})
+                             .encode()), "could not read it"),
+    ],
+)  # fmt: skip
+def test_damage_ends_in_a_message(tmp_path: Path, name: str, data: bytes, match: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=match):
+        read_mesh(path)
+
+
+@pytest.mark.parametrize("change", ["few places", "no bytes"])
+def test_numbers_that_do_not_belong_together_are_refused(tmp_path: Path, change: str) -> None:
+    path, mesh = tmp_path / "sheet.glb", read_mesh(sheet_obj(tmp_path, "wood.png"))
+    write_mesh(mesh, path)
+
+    def broken(document: dict[str, Any]) -> None:
+        index = document["meshes"][0]["primitives"][0]["attributes"]["TEXCOORD_0"]
+        if change == "few places":
+            document["accessors"][index]["count"] = 3
+        else:
+            document["bufferViews"][document["accessors"][index]["bufferView"]]["byteLength"] = 7
+
+    changed(path, broken)
+    with pytest.raises(InputError, match=r"sheet\.glb: expected a glb mesh, could not read it"):
+        read_mesh(path)
+
+
+def test_faces_without_a_place_in_their_picture_are_refused(tmp_path: Path) -> None:
+    path = sheet_obj(tmp_path, "wood.png")
+    text = path.read_text()
+    path.write_text(text + "f 1 2 3\n")
+    with pytest.raises(InputError, match="some faces of the material 'sheet' have no place in its picture"):
+        read_mesh(path)
+    path.write_text(text + "f 1/1 2/2 \\\n3/3\nusemtl none\nf 1 2 3\n")
+    assert read_mesh(path).visual.kind == "texture"

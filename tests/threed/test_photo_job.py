@@ -1,5 +1,7 @@
 """One photo, all the way to a moving scene: every stage once, in one folder, and again from where it stopped."""
 
+import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import torch
 from PIL import Image
 
 from pcs_ext.config_io import write_json
-from pcs_ext.errors import CheckpointError, InputError, UsageError
+from pcs_ext.errors import CheckpointError, ConfigError, InputError, ModelError, UsageError
 from pcs_ext.image.subject import Artifact
 from pcs_ext.threed.animate_job import Animated, AnimateOptions
 from pcs_ext.threed.known_view import KnownView
@@ -18,7 +20,7 @@ from pcs_ext.threed.photo_job import animate_photo
 from pcs_ext.threed.recipes import AnimateRecipe
 from pcs_ext.threed.work import finished_shape
 from pcs_ext.video.backbones.load import load_video_backbone
-from tests.support.small_jobs import Learned, fit_of, small
+from tests.support.small_jobs import Learned, fit_of, small, small_recipe
 from tests.support.tiny_video import tiny_motion_adapter
 
 
@@ -37,7 +39,9 @@ def run(learned: Learned, folder: Path, load: Any = load_video_backbone, **chang
         samples=12,
     )
     write_json(config, AnimateRecipe(id="animate124", stage=stage))
-    photo = changes.pop("photo", learned.photo)
+    config = changes.pop("config", config)
+    photo, noun = changes.pop("photo", learned.photo), changes.pop("noun", "dog")
+    still = changes.pop("still", None) or small("animate124-still", folder)
     prompt = changes.pop("prompt", "a photo of {subject} jumping")
     options = AnimateOptions(
         method="animate124",
@@ -45,16 +49,15 @@ def run(learned: Learned, folder: Path, load: Any = load_video_backbone, **chang
         photo=photo,
         config=config,
         motion_module=motion,
-        view_model=str(learned.view_model),
-        controlnet=learned.controlnet,
+        view_model=changes.pop("view_model", str(learned.view_model)),
+        controlnet=changes.pop("controlnet", learned.controlnet),
         device="cpu",
         precision="fp32",
         frames=4,
         side=16,
         **changes,
     )
-    still = small("animate124-still", folder)
-    return animate_photo("dog", prompt, folder / "rex.gif", options, load, still_config=still, word_steps=2)
+    return animate_photo(noun, prompt, folder / "rex.gif", options, load, still_config=still, word_steps=2)
 
 
 def test_a_photo_becomes_a_moving_scene_and_nothing_is_done_twice(learned: Learned, tmp_path: Path) -> None:
@@ -81,6 +84,20 @@ def test_a_photo_becomes_a_moving_scene_and_nothing_is_done_twice(learned: Learn
     assert all(torch.equal(value, again.field.state_dict()[key]) for key, value in made.field.state_dict().items())
     with pytest.raises(CheckpointError, match="another prompt"):
         run(learned, tmp_path, overwrite=True, prompt="{subject} dancing")
+    other, recipe = tmp_path / "other.json", small_recipe("animate124-still")
+    write_json(other, dataclasses.replace(recipe, negative_prompt="blurry"))
+    with pytest.raises(CheckpointError, match="another still_config"):
+        run(learned, tmp_path, overwrite=True, still=other)
+
+
+def test_a_film_is_not_taken_for_that_of_another_controlnet(learned: Learned, tmp_path: Path) -> None:
+    network = tmp_path / "controlnet"
+    shutil.copytree(learned.controlnet, network)
+    run(learned, tmp_path, controlnet=network)
+    with open(network / "config.json", "a", encoding="utf-8") as config:
+        config.write("\n")
+    with pytest.raises(CheckpointError, match="another controlnet"):
+        run(learned, tmp_path, controlnet=network, overwrite=True)
 
 
 def test_wrong_requests_are_refused_before_anything_is_learned(learned: Learned, tmp_path: Path) -> None:
@@ -91,4 +108,19 @@ def test_wrong_requests_are_refused_before_anything_is_learned(learned: Learned,
     bare = AnimateOptions(method="animate124")
     with pytest.raises(UsageError, match="needs the photo"):
         animate_photo("dog", "{subject}", tmp_path / "rex.gif", bare, load_video_backbone)
+    assert not (tmp_path / "rex.gif.work").exists()
+
+
+def test_a_mistake_is_told_at_once_and_can_be_put_right(learned: Learned, tmp_path: Path) -> None:
+    other, no_motion = small("dreamfusion", tmp_path), tmp_path / "nothing.json"
+    with pytest.raises(UsageError, match="--noun is empty"):
+        run(learned, tmp_path, noun="")
+    with pytest.raises(ModelError, match="is no view model"):
+        run(learned, tmp_path, view_model=str(tmp_path))
+    with pytest.raises(ModelError, match="is no ControlNet"):
+        run(learned, tmp_path, controlnet=tmp_path)
+    with pytest.raises(UsageError, match=r"dreamfusion\.json: the still scene's recipe is of kind seen, got text"):
+        run(learned, tmp_path, still=other)
+    with pytest.raises(ConfigError, match=r"nothing\.json does not exist"):
+        run(learned, tmp_path, config=no_motion)
     assert not (tmp_path / "rex.gif.work").exists()

@@ -274,6 +274,12 @@ def test_wrong_requests_are_refused(ball: Path, subject: Path, tmp_path: Path) -
     (tmp_path / "point.obj").write_text("v 1 1 1\nv 1 1 1\nv 1 1 1\nf 1 2 3\n")
     with pytest.raises(InputError, match="all corners lie in one point"):
         textured(tmp_path / "point.obj", subject, tmp_path)
+    with pytest.raises(ConfigError, match="faces need a texture of at least"):
+        textured(ball, subject, tmp_path, layout="grid", texture_size=32)
+    with pytest.raises(ConfigError, match="a texture of 16 to 8192 texels"):
+        textured(ball, subject, tmp_path, texture_size=9)
+    with pytest.raises(UsageError, match="--control depth is about a ControlNet; give one, too"):
+        textured(ball, subject, tmp_path, control="depth")
     with pytest.raises(ConfigError, match="a background in"):
         dataclasses.replace(STAGE, background=2.0)
     with pytest.raises(UsageError, match="pcs-ext 3d texture MESH SUBJECT"):

@@ -38,3 +38,25 @@ def test_other_endings_are_refused(tmp_path: Path) -> None:
         write_turntable(tmp_path / "turn.avi", torch.zeros(2, 3, 8, 8))
     with pytest.raises(UsageError, match="n 3 h w"):
         write_turntable(tmp_path / "turn.gif", torch.zeros(0, 3, 8, 8))
+
+
+@pytest.mark.parametrize(("kind", "rate"), [("gif", 30), ("gif", 15), ("gif", 60), ("gif", 240), ("webp", 240)])
+def test_an_animation_lasts_as_long_as_its_rate_says(tmp_path: Path, kind: str, rate: float) -> None:
+    frames = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    write_turntable(tmp_path / f"turn.{kind}", frames, rate)
+    shown = []
+    with Image.open(tmp_path / f"turn.{kind}") as animation:
+        for index in range(getattr(animation, "n_frames", 1)):
+            animation.seek(index)
+            animation.load()
+            shown.append(animation.info["duration"])
+    assert sum(shown) == pytest.approx(1000 * 24 / rate, abs=10)
+    assert min(shown) > 10, "players show shorter frames for a tenth of a second"
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf"), 1e-9, 1e6])
+@pytest.mark.parametrize("kind", ["mp4", "gif", "webp"])
+def test_rates_that_no_film_can_have_are_refused(tmp_path: Path, kind: str, rate: float) -> None:
+    with pytest.raises(UsageError, match=r"expected 0\.01 to 240 frames per second"):
+        write_turntable(tmp_path / f"turn.{kind}", torch.zeros(2, 3, 8, 8), rate)
+    assert not list(tmp_path.iterdir())

@@ -42,6 +42,7 @@ from pcs_ext.threed.work import WorkFolder
 _ROOM = 1.25
 """How much wider than the figure its picture is."""
 _FOV = 26.0
+_LOOK = "a photo of {subject}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class AvatarOptions(EffortOptions):
 
     pose: str = ""
     """Words for the pose alone; empty: the prompt's, of "a person"."""
-    look: str = "a photo of {subject}"
+    look: str = _LOOK
     """What the body is painted by; view words are appended."""
     place: str = ""
     """Words for the surroundings alone, without the subject; empty: what the prompt says beside figure and pose."""
@@ -58,6 +59,11 @@ class AvatarOptions(EffortOptions):
     """A figure that is there, standing; None paints the capsule body."""
     rig: bool = True
     """Also write the figure with its bones."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.avatar is not None and self.look != _LOOK:
+            raise UsageError("a figure that is there keeps its own colours; leave --look out, or --avatar.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -228,6 +234,7 @@ class AvatarJob:
                 seed=seed_for(self.options.seed, "look", index),
                 strength=self.recipe.painting.strength,
                 config=self.artifact.sampling,
+                negative_prompt=self.artifact.concept.negative_prompt(),
             )
             # What was known stays to the level, in the pixels as in the latents.
             atomic_write_bytes(path, sheet(torch.where(covered & known, picture, made)[None], columns=1))

@@ -24,6 +24,8 @@ from pcs_ext.threed.avatar.rotations import matrices_of
 from pcs_ext.threed.avatar.skeleton import NAMES
 from pcs_ext.threed.stored import restored, store
 
+MODEL_FILE = "poses.json"
+"""By which a pose model's folder is known."""
 _NUMBERS = 6
 _OFFSET = 0.008
 
@@ -169,10 +171,10 @@ def load_pose_model(folder: Path) -> tuple[PoseModel, PoseModelFile]:
     Raises:
         InputError: there is none, or it is damaged.
     """
-    if not (folder / "poses.json").is_file():
+    if not (folder / MODEL_FILE).is_file():
         raise InputError(f"{folder} holds no pose model; train one: pcs-ext 3d learn-poses -o {folder}.")
     model = restored(folder, "poses", PoseModelFile, lambda told: PoseModel(told.model, PoseVocabulary(told.runs)))
-    told: Any = from_jsonable(PoseModelFile, read_json(folder / "poses.json"), where=str(folder / "poses.json"))
+    told: Any = from_jsonable(PoseModelFile, read_json(folder / MODEL_FILE), where=str(folder / MODEL_FILE))
     return model.eval(), told
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from pcs_ext.config_io import config, to_jsonable
-from pcs_ext.errors import ConfigError, UsageError
+from pcs_ext.errors import ConfigError
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.fit import AbstractRun, FitConfig, fit
 from pcs_ext.image.types import LossTerms, ParameterGroup
 from pcs_ext.reporter import Reporter, SilentReporter
 from pcs_ext.runtime import generator_for, seed_for
 from pcs_ext.threed.avatar.pose_model import (
+    MODEL_FILE,
     PoseModel,
     PoseModelConfig,
     PoseModelFile,
@@ -24,6 +25,7 @@ from pcs_ext.threed.avatar.pose_model import (
 from pcs_ext.threed.avatar.pose_set import Described, PoseSetConfig, draw_poses, fulfilled, pose_captions
 from pcs_ext.threed.avatar.pose_vocabulary import PoseVocabulary
 from pcs_ext.threed.avatar.rotations import six_of
+from pcs_ext.threed.outputs import check_folder
 from pcs_ext.threed.work import WorkFolder
 
 _LEAST_SPREAD = 0.1
@@ -110,13 +112,12 @@ def learn_poses(
         reporter: hears events and progress.
 
     Raises:
-        UsageError: the output is there already.
+        UsageError: the output is there already, or is something else.
         CheckpointError: the work folder belongs to other settings.
         DivergedError, Interrupted: as `fit`.
     """
     reporter = reporter or SilentReporter()
-    if output.exists() and not overwrite:
-        raise UsageError(f"{output} exists already; choose another --output, or pass --overwrite to replace it.")
+    check_folder(output, MODEL_FILE, overwrite)
     own = seed_for(seed, "poses") % 2**31
     stage = dataclasses.replace(stage, fit=dataclasses.replace(stage.fit, seed=own))
     request: dict[str, Any] = {"stage": to_jsonable(stage)}

@@ -114,7 +114,7 @@ def _geometry(buffer: _Buffer, figure: Figure) -> tuple[dict[str, int], int]:
         uv = np.asarray(mesh.visual.uv, np.float64)
         flipped = np.stack([uv[:, 0], 1 - uv[:, 1]], 1).astype(np.float32)  # glTF's origin is the top left
         attributes["TEXCOORD_0"] = buffer.array(flipped, _FLOAT, vertices_target)
-    elif mesh.visual.kind == "vertex":
+    elif mesh.visual.kind in ("vertex", "face"):
         colors = colors_as_light(mesh.visual.vertex_colors)
         attributes["COLOR_0"] = buffer.array(colors, _FLOAT, vertices_target)
     faces = np.asarray(mesh.faces, np.uint32).reshape(-1)

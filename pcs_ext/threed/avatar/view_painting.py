@@ -160,6 +160,7 @@ def filled_in(
     seed: int,
     strength: float,
     config: SampleConfig,
+    negative_prompt: str = "",
 ) -> Tensor:
     """A picture drawn anew where it is free, in the context of the rest: `3 h w` in [0, 1].
 
@@ -171,6 +172,7 @@ def filled_in(
         seed: of the noise.
         strength: noise to start from, as a share of the schedule; what is free starts at the picture as it is.
         config: how to sample.
+        negative_prompt: what to stay away from.
     """
     factor = backbone.vae_factor
     cells = functional.adaptive_max_pool2d(free[None, None].float(), backbone.resolution // factor).to(backbone.device)
@@ -181,7 +183,10 @@ def filled_in(
     start = scheduler.add_noise(known, noise, scheduler.timesteps[first : first + 1])
     put_back = PutBack(backbone, known, cells, config)
     hooks = SampleHooks(initial_latents=start, first_step=first, started=put_back.started, on_step=put_back.on_step)
-    return sample(backbone, [prompt], seeds=[seed], config=config, hooks=hooks)[0] * 0.5 + 0.5
+    negative = [negative_prompt]
+    return (
+        sample(backbone, [prompt], seeds=[seed], config=config, negative_prompts=negative, hooks=hooks)[0] * 0.5 + 0.5
+    )
 
 
 def _sized(picture: Tensor, side: int) -> Tensor:

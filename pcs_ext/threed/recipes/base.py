@@ -60,11 +60,13 @@ class TextTo3dRecipe:
         """Check what types cannot say.
 
         Raises:
-            ConfigError: a joint score of single views, or single views beside no joint score that trains nothing.
+            ConfigError: a joint score of single views or of a second model, or single views beside no joint score.
         """
         if self.joint and self.field.cameras.views < 2:
             raise ConfigError("a joint score needs sets of views; set field.cameras.views to 4.")
-        if self.single is not None and not (self.joint and self.field.guidance.kind == "score"):
+        if self.joint and (kind := self.field.guidance.kind) != "score":
+            raise ConfigError(f"views are judged together by a guidance of kind score, got {kind}; or set joint false.")
+        if self.single is not None and not self.joint:
             raise ConfigError("single views are judged beside a joint score: set joint, and a guidance of kind score.")
 
     def with_steps(self, steps: int) -> "TextTo3dRecipe":

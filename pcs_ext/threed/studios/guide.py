@@ -102,6 +102,10 @@ class Guide:
             raise UsageError(f"{prompt!r} names a subject, but the guidance has none; write the words, or give one.")
         return prompt
 
+    def away(self, negative_prompt: str) -> str:
+        """What to stay away from: that, and the words that the subject learned for it."""
+        return negative_prompt if self.artifact is None else self.artifact.concept.negative_prompt(negative_prompt)
+
     def encode(self, texts: Sequence[str]) -> Conditioning:
         """Conditioning of texts, without a graph."""
         with torch.no_grad():

@@ -50,7 +50,9 @@ class GuideDiffusion:
         Raises:
             UsageError: `{subject}` without a subject, or the reverse.
         """
-        return TextPair(self.guide.encode([negative_prompt]), self.guide.encode([self.guide.words(prompt)]))
+        return TextPair(
+            self.guide.encode([self.guide.away(negative_prompt)]), self.guide.encode([self.guide.words(prompt)])
+        )
 
     def sds_loss(
         self, text_embeddings: TextPair, image: Tensor, guidance_scale: float = 101.0, grad_scaler: object = None

@@ -48,7 +48,7 @@ class PromptOutput:
         text = guide.words(fields.prompt)
         self.texts = [text + getattr(self.words, name) for name in DIRECTIONS]
         self.positive = guide.encode(self.texts)
-        self.negative = guide.encode([fields.negative_prompt])
+        self.negative = guide.encode([guide.away(fields.negative_prompt)])
 
     def conditioning(self, elevation: Tensor, azimuth: Tensor) -> tuple[Conditioning, Conditioning]:
         """Negative and positive conditioning, one row per camera; angles `b` in degrees, 0 being the front."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pcs_ext.config_io import config, file_sha256, from_jsonable, read_json, to_jsonable, write_json
-from pcs_ext.errors import InputError, Interrupted, UsageError
+from pcs_ext.errors import InputError, Interrupted
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.backbones.unet import AbstractUnetBackbone
 from pcs_ext.image.checkpoint import CheckpointFolder
@@ -22,8 +22,9 @@ from pcs_ext.runtime import seed_for
 from pcs_ext.threed.avatar.figure import capsule_body
 from pcs_ext.threed.cameras import Cameras
 from pcs_ext.threed.fields import Bounds
-from pcs_ext.threed.geometry_control import ControlKind, GeometryControl, control_identity
+from pcs_ext.threed.geometry_control import ControlKind, GeometryControl, check_control, control_identity
 from pcs_ext.threed.named_recipe import EffortOptions, named_recipe
+from pcs_ext.threed.outputs import check_folder
 from pcs_ext.threed.placed_mesh import place_mesh
 from pcs_ext.threed.recipes import GeneratorRecipe
 from pcs_ext.threed.stored import restored, store
@@ -54,6 +55,10 @@ class GeneratorOptions(EffortOptions):
     """What the ControlNet reads."""
     pictures: int | None = None
     """How many; None takes the recipe's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_control(self.control, self.controlnet, unless="depth")
 
 
 @config
@@ -92,8 +97,7 @@ def learn_generator(
         Interrupted: Ctrl-C; what was done is saved.
     """
     options, reporter = options or GeneratorOptions(), reporter or SilentReporter()
-    if output.exists() and not options.overwrite:
-        raise UsageError(f"{output} exists already; choose another --output, or pass --overwrite to replace it.")
+    check_folder(output, f"{_STEM}.json", options.overwrite)
     artifact = Artifact.load(subject)
     text = artifact.concept.prompt(prompt)
     base = options.base or artifact.data.base_name

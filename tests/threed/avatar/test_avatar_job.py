@@ -15,12 +15,13 @@ from pcs_ext.errors import CheckpointError, InputError, UsageError
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.sample import SampleConfig
 from pcs_ext.reporter import SilentReporter
-from pcs_ext.threed.avatar.avatar_job import pose_avatar
+from pcs_ext.threed.avatar.avatar_job import AvatarOptions, pose_avatar
 from pcs_ext.threed.avatar.surroundings import NOWHERE, surroundings_of
 from pcs_ext.threed.avatar.view_painting import PaintedSurface, PaintingConfig, filled_in
 from pcs_ext.threed.cameras import orbit
 from pcs_ext.threed.mesh import read_mesh
 from pcs_ext.threed.surface import SurfaceMesh
+from pcs_ext.threed.triplane.generator_job import GeneratorOptions
 from tests.support.killed import killed
 from tests.support.small_avatars import pose
 from tests.support.small_jobs import HERE, Learned
@@ -186,3 +187,10 @@ def test_commands_say_what_is_wrong(learned: Learned, tmp_path: Path, capsys: py
             main(arguments)
         assert stopped.value.code == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_look_is_not_passed_over(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a figure that is there keeps its own colours"):
+        AvatarOptions(avatar=tmp_path / "standing.glb", look="a painting of {subject}")
+    with pytest.raises(UsageError, match="--control normal is about a ControlNet"):
+        GeneratorOptions(control="normal")

@@ -180,3 +180,17 @@ def test_refusals(tmp_path: Path) -> None:
         load_pose_model(tmp_path / "there")
     with pytest.raises(ConfigError, match="captions"):
         dataclasses.replace(PoseSetConfig(), captions=0)
+
+
+def test_nothing_but_a_pose_model_is_replaced(tmp_path: Path) -> None:
+    photos, file = tmp_path / "photos", tmp_path / "file"
+    photos.mkdir()
+    (photos / "rex.jpg").write_bytes(b"mine")
+    file.write_bytes(b"mine")
+    for place in (photos, file):
+        with pytest.raises(UsageError, match=r"is no folder with poses\.json in it"):
+            learn_poses(place, pose_stage(), overwrite=True)
+    with pytest.raises(InputError, match="file is a file, expected a folder"):
+        learn_poses(file / "poses", pose_stage())
+    assert (photos / "rex.jpg").read_bytes() == file.read_bytes() == b"mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", "file"}

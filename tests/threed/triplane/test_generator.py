@@ -200,6 +200,10 @@ def test_a_job_leaves_a_generator_that_draws(
         generator(learned, tmp_path)
     with pytest.raises(CheckpointError, match="another seed"):
         generator(learned, tmp_path, overwrite=True, seed=1)
+    (tmp_path / "photos" / "gen").mkdir(parents=True)
+    (tmp_path / "photos" / "gen" / "rex.jpg").write_bytes(b"mine")
+    with pytest.raises(UsageError, match=r"is no folder with generator\.json in it"):
+        generator(learned, tmp_path / "photos", overwrite=True)
     with pytest.raises(InputError, match="learn-generator"):
         generate_3d(tmp_path / "gen.work", tmp_path / "a.glb")
     with pytest.raises(UsageError, match="truncation"):
