@@ -223,8 +223,6 @@ def _read_bounded_json(file: Path) -> Any:
         return read_json(file)
     except ConfigError as error:
         raise ArtifactError(str(error)) from None
-    except RecursionError:
-        raise ArtifactError(f"{file} is nested too deeply to be a configuration.") from None
 
 
 def _verify(path: Path, name: str, sha256: str) -> None:

@@ -92,8 +92,10 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist; expected a JSON file there.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"{path} is not valid JSON ({error}).") from None
+    except (RecursionError, ValueError):  # the second of a number of thousands of digits
+        raise ConfigError(f"{path} is nested too deeply, or its numbers are too long, to be a configuration.") from None
 
 
 def check_place(path: Path) -> None:

@@ -54,10 +54,6 @@ def of_folder(file: Path) -> Strength | None:
         settings = read_json(place)
     except ConfigError as error:
         raise ArtifactError(str(error)) from None
-    except (RecursionError, ValueError):  # the second of a number of thousands of digits
-        raise ArtifactError(
-            f"{place} is nested too deeply, or its numbers are too long, to be a configuration."
-        ) from None
     return strength_of({"": settings}, str(place))
 
 
