@@ -1,6 +1,7 @@
 """Result files: what was measured, by which command, at which commit, on which machine. `pcs-ext systems` reads them.
 
 `results/NAME.json` is `{command, commit, machine, toybox, seeds, rows}`; every claim of the suite is a row of one.
+`results/former/NAME.json` says of a toybox that no longer ships what `results/NAME.json` does not say of this one.
 """
 
 import functools

@@ -40,6 +40,11 @@ def test_a_committed_result_tells_how_it_was_made(path: Path) -> None:
     assert {row["system"] for row in result["rows"] if "system" in row} <= known | baselines
 
 
+def test_former_results_are_of_a_toybox_that_no_longer_ships() -> None:
+    for path in (FOLDER / "former").glob("*.json"):
+        assert is_former(read_results(path)), path.name
+
+
 def test_every_measured_system_has_its_rows_in_a_committed_file() -> None:
     for system in catalogue():
         if system.status != "measured":

@@ -30,6 +30,8 @@ ABOUT: Mapping[str, str] = {
     "panorama": "A LoRA (after StitchDiffusion): makes the base draw what is all around.",
 }
 """What each shipped folder is."""
+_SAMPLES = "![64 generated pictures, uncurated](../../../../docs/images/toybox_samples.png)"
+"""As a repository shows a card; the picture is made with the card's figures."""
 _BEFORE = {"motion": ("clips",), "motion_reader": ("clips",), "multiview": ("views",), "reference": ("data",),
            "panorama": ()}  # fmt: skip
 """Stages that go before a model's own, where those are not `data` and `tokenizer`: it learns on the base that ships."""
@@ -77,6 +79,7 @@ def write_card(
         "```",
         "",
         *[f"- {key}: {value}" for key, value in facts.items()],
+        *(["", "## Samples", "", _SAMPLES] if name == "base" else []),
         "",
         "## Quality",
         "",

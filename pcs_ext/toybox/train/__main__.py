@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 import tyro
 
-from pcs_ext.errors import PcsError
+from pcs_ext.errors import PcsError, ResourceError
 from pcs_ext.reporter import ConsoleReporter, Reporter
 from pcs_ext.toybox.train.settings import PRESETS, Settings
 
@@ -119,6 +119,8 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     try:
+        if PRESETS[preset].device == "cuda" and not torch.cuda.is_available():
+            raise ResourceError(f"the preset {preset} needs a GPU with CUDA, which is not there; use --preset cpu.")
         run(stage, PRESETS[preset], steps or STEPS.get(stage, 0), minutes or None, ConsoleReporter())
     except PcsError as error:
         sys.stderr.write(f"{error}\n")

@@ -45,7 +45,7 @@ def export(settings: Settings, reporter: Reporter, target: Path | None = None) -
     with atomic_folder(target / "base") as folder:
         _export_base(models, folder)
         _forget_places(folder)
-        _card(settings, folder, "base", ("vae", "clip", "latents", "decoder", "words", "unet", "critic", "legible"))
+        _card(settings, folder, "base", ("vae", "clip", "latents", "decoder", "words", "unet", "critic", "legible", "align"))
     reporter.event("export", "base written")
     for name, loader in (("clip", CLIPModel), ("dino", AutoModel)):
         if (models / name / "config.json").exists():

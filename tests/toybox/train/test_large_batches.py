@@ -11,7 +11,7 @@ from transformers import CLIPTokenizer
 from pcs_ext.reporter import SilentReporter
 from pcs_ext.toybox import weights_path
 from pcs_ext.toybox.train import data
-from pcs_ext.toybox.train.__main__ import run
+from pcs_ext.toybox.train.__main__ import run, train
 from pcs_ext.toybox.train.graphs import Replay, capture_passes
 from pcs_ext.toybox.train.settings import PRESETS, Settings
 from pcs_ext.toybox.train.stage import generator_on
@@ -57,6 +57,13 @@ def test_on_a_cpu_nothing_is_captured_and_noise_comes_from_the_generator_itself(
     assert torch.equal(read(given), given * 2)
     generator = torch.Generator().manual_seed(0)
     assert generator_on(torch.device("cpu"), generator) is generator
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_its_presets_say_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train("data", preset="small-gpu")
+    assert "use --preset cpu" in capsys.readouterr().err
 
 
 def test_a_gpu_makes_what_ships_from_the_same_geometry() -> None:
