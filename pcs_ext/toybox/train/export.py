@@ -23,6 +23,10 @@ from pcs_ext.toybox.train.motion import WORDS
 from pcs_ext.toybox.train.settings import PRESETS, Settings
 
 
+_BASE = ("vae", "clip", "latents", "decoder", "words", "unet", "critic", "legible", "align")
+"""Stages whose steps the base's card tells."""
+
+
 def export(settings: Settings, reporter: Reporter, target: Path | None = None) -> None:
     """Write the pipeline, and every other model that is trained so far, as what ships.
 
@@ -45,7 +49,7 @@ def export(settings: Settings, reporter: Reporter, target: Path | None = None) -
     with atomic_folder(target / "base") as folder:
         _export_base(models, folder)
         _forget_places(folder)
-        _card(settings, folder, "base", ("vae", "clip", "latents", "decoder", "words", "unet", "critic", "legible", "align"))
+        _card(settings, folder, "base", _BASE)
     reporter.event("export", "base written")
     for name, loader in (("clip", CLIPModel), ("dino", AutoModel)):
         if (models / name / "config.json").exists():
