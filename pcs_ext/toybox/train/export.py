@@ -22,7 +22,6 @@ from pcs_ext.toybox.train.adopt import adopted
 from pcs_ext.toybox.train.motion import WORDS
 from pcs_ext.toybox.train.settings import PRESETS, Settings
 
-
 _BASE = ("vae", "clip", "latents", "decoder", "words", "unet", "critic", "legible", "align")
 """Stages whose steps the base's card tells."""
 
