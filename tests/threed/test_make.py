@@ -257,7 +257,7 @@ def test_a_texture_in_a_ply_is_refused_before_anything_is_learned(learned: Learn
 
 def test_json_of_another_shape_is_named(tmp_path: Path) -> None:
     (tmp_path / "deep.json").write_text("[" * 100_000)
-    with pytest.raises(ConfigError, match=r"deep\.json is not valid JSON"):
+    with pytest.raises(ConfigError, match=r"deep\.json is nested too deeply"):
         resolve_recipe_3d("dreamfusion", "toybox", "fast", config=tmp_path / "deep.json")
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "request.json").write_text("[]")
