@@ -48,7 +48,7 @@ def _read(name: str, words: list[str], size: tuple[float, float]) -> Matrix | No
     kinds, least, build = _FORMS.get(name, ("", 0, None))
     if build is None or not least <= len(words) <= len(kinds):
         return None
-    values = [_value(word, kind, size) for word, kind in zip(words, kinds, strict=False)]
+    values = [_value(word, kind, size) for word, kind in zip(words, kinds[: len(words)], strict=True)]
     return None if None in values else build(*values)
 
 
