@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pcs_ext.errors import UsageError
-from pcs_ext.image.adapters.low_rank import Component
+from pcs_ext.image.adapters.low_rank_config import Component
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.types import Conditioning
 

@@ -18,7 +18,7 @@ from pcs_ext.defense.censorship.prompts import ORDINARY
 from pcs_ext.defense.censorship.training import AbstractCensorLoss, PictureLoss, Task, TextLoss, without_subject
 from pcs_ext.errors import ConfigError, UsageError
 from pcs_ext.image.adapters import AbstractAdapter, EmbeddingAdapter, LowRankAdapter, LowRankConfig, injected
-from pcs_ext.image.adapters.low_rank import Component
+from pcs_ext.image.adapters.low_rank_config import Component
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.checkpoint import CheckpointFolder
 from pcs_ext.image.fit import FitConfig, fit

@@ -18,7 +18,8 @@ from pcs_ext.image.adapters.head_factors import HeadFactorsAdapter, HeadFactorsC
 from pcs_ext.image.adapters.image_residual import ImageResidualAdapter, ImageResidualConfig
 from pcs_ext.image.adapters.image_words import ImageWordsAdapter, ImageWordsConfig
 from pcs_ext.image.adapters.lidb import LiDBAdapter, LiDBConfig
-from pcs_ext.image.adapters.low_rank import LowRankAdapter, LowRankConfig
+from pcs_ext.image.adapters.low_rank import LowRankAdapter
+from pcs_ext.image.adapters.low_rank_config import LowRankConfig
 from pcs_ext.image.adapters.mixture import MixtureAdapter, MixtureConfig
 from pcs_ext.image.adapters.neti import NetiAdapter, NetiConfig
 from pcs_ext.image.adapters.neurons import NeuronAdapter, NeuronsConfig

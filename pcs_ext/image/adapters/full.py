@@ -22,7 +22,7 @@ from pcs_ext.image.adapters.layers import (
     original_modules,
     to_storage,
 )
-from pcs_ext.image.adapters.low_rank import Component
+from pcs_ext.image.adapters.low_rank_config import Component
 from pcs_ext.image.adapters.targets import check_patterns
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.parking import ParkedParameters

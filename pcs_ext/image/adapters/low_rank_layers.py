@@ -2,16 +2,14 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcs_ext.image.adapters.layer_adapter import TrainedLayer
-
-if TYPE_CHECKING:
-    from pcs_ext.image.adapters.low_rank import LowRankConfig
+from pcs_ext.image.adapters.low_rank_config import LowRankConfig
 
 _SLOT = "default"
 
@@ -158,7 +156,7 @@ class OftConvLayer(LowRankLayer):
         )
 
 
-def build_layers(config: "LowRankConfig", modules: Mapping[str, nn.Linear | nn.Conv2d]) -> dict[str, LowRankLayer]:
+def build_layers(config: LowRankConfig, modules: Mapping[str, nn.Linear | nn.Conv2d]) -> dict[str, LowRankLayer]:
     """peft layers around the given modules, at peft's starting values drawn from `config.init_seed`, in float32.
 
     The modules themselves are left as they are. One `(path, seed)` gives the same values on every device.
@@ -174,7 +172,7 @@ def build_layers(config: "LowRankConfig", modules: Mapping[str, nn.Linear | nn.C
 
 
 def _build_group(
-    config: "LowRankConfig", rank: int, modules: Mapping[str, nn.Linear | nn.Conv2d]
+    config: LowRankConfig, rank: int, modules: Mapping[str, nn.Linear | nn.Conv2d]
 ) -> dict[str, LowRankLayer]:
     from peft import inject_adapter_in_model
 
@@ -186,7 +184,7 @@ def _build_group(
     return {path: _finish(config, holder[slot]) for path, slot in zip(modules, slots, strict=True)}
 
 
-def _finish(config: "LowRankConfig", tuner: Any) -> LowRankLayer:
+def _finish(config: LowRankConfig, tuner: Any) -> LowRankLayer:
     is_conv = isinstance(tuner.base_layer, nn.Conv2d)
     if config.method == "oft":
         layer = OftConvLayer(tuner, None) if is_conv else OftLinearLayer(tuner, None)
@@ -202,14 +200,14 @@ def _finish(config: "LowRankConfig", tuner: Any) -> LowRankLayer:
     return layer.eval()
 
 
-def _rank(config: "LowRankConfig", module: nn.Linear | nn.Conv2d) -> int:
+def _rank(config: LowRankConfig, module: nn.Linear | nn.Conv2d) -> int:
     if config.method != "oft":
         return config.rank
     width = module.weight[0].numel()
     return next(size for size in range(min(config.rank, width), 0, -1) if width % size == 0)
 
 
-def _peft_config(config: "LowRankConfig", rank: int, targets: list[str]) -> Any:
+def _peft_config(config: LowRankConfig, rank: int, targets: list[str]) -> Any:
     import peft
 
     alpha = config.rank if config.alpha is None else config.alpha

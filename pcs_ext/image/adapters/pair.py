@@ -18,7 +18,8 @@ from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters.base import AbstractAdapter
 from pcs_ext.image.adapters.layers import check_name
-from pcs_ext.image.adapters.low_rank import LowRankAdapter, LowRankConfig
+from pcs_ext.image.adapters.low_rank import LowRankAdapter
+from pcs_ext.image.adapters.low_rank_config import LowRankConfig
 from pcs_ext.image.adapters.low_rank_layers import LowRankLayer, build_layers
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.predict_programs import Predict, add_prediction, remove_prediction

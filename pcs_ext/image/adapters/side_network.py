@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError, NoMatchingModulesError, UsageError
 from pcs_ext.image.adapters.base import AbstractAdapter
+from pcs_ext.image.adapters.layer_adapter import pick_components
 from pcs_ext.image.adapters.layers import (
     canonical_path,
     check_name,
@@ -22,7 +23,7 @@ from pcs_ext.image.adapters.layers import (
     original_modules,
     to_storage,
 )
-from pcs_ext.image.adapters.low_rank import Component, pick_components
+from pcs_ext.image.adapters.low_rank_config import Component
 from pcs_ext.image.adapters.targets import check_patterns
 from pcs_ext.image.backbone import AbstractBackbone
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.adapters.layer_adapter import Found, LayerAdapter, TrainedLayer, pick_components
-from pcs_ext.image.adapters.low_rank import Component
+from pcs_ext.image.adapters.low_rank_config import Component
 from pcs_ext.image.adapters.targets import TargetPreset, check_patterns, matching_layers
 from pcs_ext.image.backbone import AbstractBackbone
 

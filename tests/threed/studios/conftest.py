@@ -13,7 +13,7 @@ import torch
 from pcs_ext.artifact import ArtifactData
 from pcs_ext.config_io import to_jsonable
 from pcs_ext.image.adapters import build_adapter, injected
-from pcs_ext.image.adapters.low_rank import LowRankConfig
+from pcs_ext.image.adapters.low_rank_config import LowRankConfig
 from pcs_ext.image.backbones.load import load_backbone
 
 
