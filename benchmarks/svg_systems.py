@@ -72,7 +72,7 @@ BASELINES = {"live-tracing": "tracing the customised picture", "vectorfusion": "
 def main(
     exemplars: int = len(WISHES),
     seeds: int = 1,
-    recipe: str = "svg-customization",
+    recipe: str = "svg-customization-lora",
     steps: int = 0,
     work: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: in the cache folder)")] = Path(),
     output: Path = ROOT / "results" / "svg_systems.json",

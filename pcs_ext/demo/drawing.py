@@ -23,13 +23,12 @@ from pcs_ext.svg.vector.write import new_svg, write_svg
 FOLDER = "drawing"
 NOUN, PROMPT = "house", "a red {subject} in snow"
 _EXEMPLAR = Path(__file__).parents[2] / "examples" / "svg" / f"{NOUN}.svg"
-_STEPS = 100
 _SIDE = 256
 
 
 def drawing_recipe(backbone: AbstractBackbone, steps: int | None = None) -> CustomizationRecipe:
-    """The recipe; without `steps` the exemplar is learned for a third of its own, which is quick."""
-    return resolve_customization("svg-customization", NOUN, backbone, steps=steps or _STEPS)
+    """The command's own recipe, shortened to `steps` where they are given."""
+    return resolve_customization("svg-customization-lora", NOUN, backbone, steps=steps)
 
 
 def make_drawing(

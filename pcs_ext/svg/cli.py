@@ -51,7 +51,7 @@ def customize(
     prompt: Positional[str],
     output: Output,
     noun: str,
-    recipe: str = "svg-customization",
+    recipe: str = "svg-customization-lora",
     base: str = "toybox",
     subject: Path | None = None,
     steps: int = 0,
@@ -72,7 +72,7 @@ def customize(
         prompt: text with {subject} where the drawing goes: "a red {subject} in the snow".
         output: the SVG to write.
         noun: what the drawing shows, one or two words: dog, house, coffee mug.
-        recipe: svg-customization (keys, values and a word learn) or svg-customization-lora.
+        recipe: svg-customization-lora, or svg-customization (keys, values and a word learn, as in the paper).
         base: toybox, a hub id, a diffusers folder or a .safetensors file.
         subject: the exemplar as learned before (OUTPUT.work/subject of another prompt), instead of learning it.
         steps: of learning the exemplar; 0 takes the recipe's.

@@ -60,7 +60,7 @@ class Refinement:
     """Of the mean squared difference of features, where features are given."""
     smoothness_weight: float = 1e-3
     """Of Laplacian smoothness lost against the stage's start, per path."""
-    rigidity_weight: float = 0.02
+    rigidity_weight: float = 0.005
     """Of the change of shape that is no similarity, per path."""
     crossing_weight: float = 0.01
     """Of the crossing loss (LIVE: 0.01)."""
