@@ -1,5 +1,7 @@
 """Which class images a recipe needs, shared out over its prompts."""
 
+import dataclasses
+
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.class_images import ClassImages
 from pcs_ext.image.concept import SUBJECT
@@ -16,13 +18,17 @@ def class_images_of(recipe: Recipe, backbone: AbstractBackbone, seed: int, repor
         for p in recipe.phases
         if p.objective.prior_loss_weight > 0
     )
+    # They stand in batches with photos, whatever size the subject's own pictures are to have.
+    side, aspect = backbone.resolution, recipe.augmentation.aspect
+    size = {"height": None, "width": None} if aspect == 1 else {"height": side, "width": side * aspect}
+    sampling = dataclasses.replace(recipe.sampling, **size)
     templates = recipe.class_templates or (recipe.class_template,)
     sets = [
         ClassImages.generate(
             backbone,
             prompt=recipe.concept.class_prompt(template) if SUBJECT in template else template,
             count=count,
-            config=recipe.sampling,
+            config=sampling,
             seed=seed,
             reporter=reporter,
         )

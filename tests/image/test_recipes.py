@@ -360,6 +360,18 @@ def test_class_images_may_have_many_captions(shared: AbstractBackbone) -> None:
         assert images.prompts[int(key.removeprefix("class/"))] == caption
 
 
+@pytest.mark.parametrize("aspect", [1, 2])
+def test_class_images_are_as_large_as_photos_in_training(shared: AbstractBackbone, aspect: int) -> None:
+    recipe = quick("dreambooth-lora")
+    large = dataclasses.replace(recipe.sampling, height=64, width=64)
+    augmentation = dataclasses.replace(recipe.augmentation, aspect=aspect)
+    recipe = dataclasses.replace(recipe, sampling=large, augmentation=augmentation)
+    images = class_images_of(recipe, shared, 0, SilentReporter())
+    assert isinstance(images, ClassImages)
+    batch = images.batch(2, torch.Generator().manual_seed(0))
+    assert batch.images.shape == (2, 3, shared.resolution, shared.resolution * aspect)
+
+
 def test_the_word_of_a_request_reaches_the_adapter_that_learns_it(photos: Path) -> None:
     resolved = plan(photos, noun="dog", recipe="textual-inversion", token="<rex>")["recipe"]
     assert resolved["concept"]["token"] == resolved["adapters"]["word"]["placeholder"] == "<rex>"
