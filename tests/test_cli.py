@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 import time
@@ -103,6 +104,19 @@ def test_a_config_with_a_misspelt_key_is_refused_wherever_it_is(
         del place["learning_rat"]
 
 
+def test_a_config_with_a_number_that_is_none_is_refused(
+    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("learn", str(photos), "--noun", "dog", "-o", str(tmp_path / "rex"))
+    plan = json.loads(run(*arguments, "--dry-run", capture=capsys)[1])["recipe"]
+    rates = plan["phases"][0]["learning_rates"]
+    for name in rates:
+        wrong = {**plan, "phases": [{**plan["phases"][0], "learning_rates": {**rates, name: float("nan")}}]}
+        (tmp_path / "c.json").write_text(json.dumps(wrong))
+        code, _, err = run(*arguments, "--config", str(tmp_path / "c.json"), capture=capsys)
+        assert (code, "finite number" in err) == (2, True), err
+
+
 def test_systems_lists_all_rows_with_a_computed_status(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run("systems", "--json", capture=capsys)
     rows = {row["id"]: row for row in json.loads(out)}
@@ -134,6 +148,21 @@ def test_systems_shows_one_by_id_and_several_by_words(capsys: pytest.CaptureFixt
     assert run("systems", "STITCH", capture=capsys)[1].startswith("StitchDiffusion")
     code, _, err = run("systems", "nosuch", capture=capsys)
     assert (code, "none of the 176 systems has nosuch" in err) == (2, True)
+    both = run("systems", "dreambooth", "textual", capture=capsys)[1]
+    assert "  dreambooth\n" in both
+    assert "  textual-inversion\n" in both
+    code, _, err = run("systems", "dreambooth", "--status", "open", capture=capsys)
+    assert (code, "dreambooth is measured" in err) == (2, True), err
+    assert run("systems", "dreambooth", "--status", "open", "--json", capture=capsys)[:2] == (0, "[]\n")
+
+
+def test_output_reaches_terminals_that_know_few_letters() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pcs_ext", "systems"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u2026" in done.stdout
 
 
 def test_what_dry_run_prints_is_taken_back_whole(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support.command_line import run
 
@@ -34,6 +35,7 @@ BAD_CALLS: list[tuple[tuple[str, ...], int, str]] = [
     (("image", "{empty}", "a {subject}"), 3, "config.json"),
     (("image", "{text}", "a {subject}"), 3, ""),
     (("image", "{photos}"), 2, "prompts"),
+    (("image", "a dog", "--reference", "{photos}", "--guidance-scale", "-2"), 2, "must be 0 or more, got -2"),
     (("image", "{empty}", "a {subject}", "--reference-noun", "dog"), 2, "--reference PHOTO"),
     (("image", "layout", "a dog", "--box", "dog: 0 0 1 1", "-o", "{new}.png", "--seeds", "1", "2"), 2, "is one image"),
     (("image", "style", "a dog", "a cat", "-o", "{new}.png"), 2, "is one image"),
@@ -184,6 +186,9 @@ def _filled(text: str, places: dict[str, str]) -> str:
         (OSError(28, "No space left on device"), 4),
         (PermissionError(13, "Permission denied", "/somewhere"), 3),
         (KeyboardInterrupt(), 5),
+        (MemoryError(), 4),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to\nbacktrace"), 4),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."), 4),
     ],
 )
 def test_what_the_system_refuses_is_told_in_words(
