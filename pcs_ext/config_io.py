@@ -92,7 +92,7 @@ def read_json(path: Path) -> Any:
         ConfigError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows put a mark in front
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist; expected a JSON file there.") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -3,12 +3,14 @@
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pcs_ext.command_options import MACHINE
 from pcs_ext.commands import _Motion
@@ -63,9 +65,12 @@ def test_learn_image_and_export_end_to_end(tmp_path: Path, photos: Path, capsys:
     assert {path.name: path.read_bytes() for path in photos.iterdir()} == before
     code, out, err = run(
         "image", rex, "a photo of {subject}", "-o", str(tmp_path / "out"), "--seeds", "1", "2", "--steps", "2",
-        capture=capsys,
+        "--negative-prompt", "cat", capture=capsys,
     )  # fmt: skip
     assert code == 0, err
+    with Image.open(tmp_path / "out" / "00001.png") as image:
+        facts = json.loads(image.info["pcs_ext"])
+    assert (facts["seed"], facts["negative_prompt"], facts["base"]) == (2, "cat", "base"), "what reproduces it"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00000.png", "00001.png"]
     clip, dino = tiny_clip(tmp_path / "clip"), tiny_dino(tmp_path / "dino")
     evaluate = ("evaluate", rex, str(photos), "-o", str(tmp_path / "measured"), "--seeds", "1")
@@ -76,12 +81,17 @@ def test_learn_image_and_export_end_to_end(tmp_path: Path, photos: Path, capsys:
     assert "| dreambooth-lora |" in out
     assert "| class-word |" in out
     assert {path.name for path in (tmp_path / "measured" / "reports").iterdir()} == {"rex.json", "class-word.json"}
+    code, _, err = run(*evaluate, "1", "--clip", str(clip), capture=capsys)
+    assert (code, "all different, got 1 1" in err) == (2, True), err
     images = {path: path.stat().st_mtime_ns for path in (tmp_path / "measured" / "images").rglob("*.png")}
     assert len(images) == 2 * 25
     code, out, err = run(*evaluate, "--clip", str(clip), "--json", capture=capsys)
     assert code == 0, err
     assert set(json.loads(out)["subject"]["figures"]) >= {"clip-i", "clip-t"}
     assert images == {path: path.stat().st_mtime_ns for path in images}, "images were made again"
+    shutil.copytree(rex, tmp_path / "class-word")
+    code, _, err = run("evaluate", tmp_path / "class-word", *evaluate[2:], "--clip", str(clip), capture=capsys)
+    assert (code, "cannot be told from the baseline" in err) == (2, True), err
     lora = str(tmp_path / "rex.safetensors")
     code, out, err = run("export", rex, "-o", lora, "--format", "kohya", capture=capsys)
     assert (code, out.strip()) == (0, lora), err

@@ -39,11 +39,18 @@ class GeneratedImage:
     """Seed, steps, guidance, scheduler, base and artifact hash."""
 
     def save(self, path: str | Path) -> None:
-        """Write a PNG whose text chunks `prompt` and `pcs_ext` hold the facts."""
+        """Write a PNG whose text chunks `prompt` and `pcs_ext` hold the facts; of a base's place its name alone."""
+        facts = {**self.facts, "base": _without_place(self.facts["base"])} if "base" in self.facts else self.facts
         info = PngInfo()
         info.add_itxt("prompt", self.prompt)
-        info.add_itxt("pcs_ext", json.dumps(self.facts))
+        info.add_itxt("pcs_ext", json.dumps(facts))
         write_png(Path(path), self.image, info)
+
+
+def _without_place(base: str) -> str:
+    """A base as pictures that are given away name it: folders of a machine say who works there."""
+    place = Path(base).expanduser()
+    return place.name if place.is_absolute() or place.exists() else base
 
 
 class Artifact:
@@ -164,7 +171,8 @@ class Artifact:
                 hooks=hooks,
                 reporter=reporter or SilentReporter(),
             )
-        common = {"base": backbone.name, "artifact": self.data.content_hash, **dataclasses.asdict(config)}
+        common = {"base": backbone.name, "artifact": self.data.content_hash, "negative_prompt": negative_prompt}
+        common |= dataclasses.asdict(config)
         return [
             GeneratedImage(to_pil(image), prompt, {"seed": seed, "scale": scale, **common})
             for image, (prompt, seed) in zip(images, [(p, s) for p in prompts for s in seeds], strict=True)

@@ -78,7 +78,8 @@ def dress_picture(
     )
     full = region.paste(image, made, where, config.feather)
     facts = {
-        "edit": config.id, "base": base.name, "garment": garment.path.name, "adapter": adapter, "seed": seed,
+        "edit": config.id, "base": base.name, "garment": garment.path.name, "negative_prompt": negative_prompt,
+        "adapter": adapter, "seed": seed,
         **dataclasses.asdict(sampling),
     }  # fmt: skip
     drawn = GeneratedImage(to_pil(full[0]), prompt.strip(), facts)

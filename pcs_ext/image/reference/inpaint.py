@@ -96,7 +96,7 @@ def inpaint(
     asked = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
     config = dataclasses.replace(SAMPLING[preset_of(base)], **{k: v for k, v in asked.items() if v is not None})
     images = filled(base, reference, image, hole, prompt, seeds, config, negative_prompt, reporter)
-    facts = {"base": base.name, "inpainted": whole.path.name}
+    facts = {"base": base.name, "inpainted": whole.path.name, "negative_prompt": negative_prompt}
     pictures = [
         GeneratedImage(to_pil(made), prompt, {"seed": seed, **facts, **dataclasses.asdict(config)})
         for made, seed in zip(images, seeds, strict=True)

@@ -342,8 +342,12 @@ def with_facts(
         style: the picture whose look was taken.
         reporter: hears the answers.
     """
-    known = {"references": photos, "reference_scale": reference.scale}
-    known |= {"reference_encoder": reference.opened.encoder.id}
+    known: dict[str, Any] = {"references": photos, "reference_scale": reference.scale}
+    known |= {"reference_adapter": reference.opened.id, "reference_encoder": reference.opened.encoder.id}
+    known |= {"reference_nouns": list(reference.nouns)} if reference.nouns else {}
+    for name, placed in (("boxes", reference.boxes), ("turns", reference.turns)):
+        if placed is not None:
+            known[f"reference_{name}"] = [[round(number, 6) for number in row] for row in placed.tolist()]
     known |= {"reference_maps": list(reference.maps)} if reference.maps else {}
     known |= {"reference_style": style.name} if style is not None else {}
     answers = {asked[text]: said for text, said in reference.opened.adapter.answers.items() if text in asked}
@@ -391,7 +395,7 @@ def draw(
             hooks=reference.hooks(backbone),
             reporter=reporter,
         )
-    facts = {"base": backbone.name, **dataclasses.asdict(config)}
+    facts = {"base": backbone.name, "negative_prompt": negative_prompt, **dataclasses.asdict(config)}
     return [
         GeneratedImage(to_pil(image), prompt, {"seed": seed, **facts})
         for image, (prompt, seed) in zip(images, pairs, strict=True)
