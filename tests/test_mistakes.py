@@ -127,6 +127,7 @@ BAD_CALLS: list[tuple[tuple[str, ...], int, str]] = [
         "model_index",
     ),
     (("continual", "image", "{new}", "a {subject}"), 3, "holds no subjects"),
+    (("continual", "image", "{new}", "a {rex}", "a {pip}", "-o", "{new}.png"), 2, "is one image"),
     (("continual", "report", "{empty}"), 3, "holds no subjects"),
     (("censor", "{new}", "-o", "{new}2", "--triggers", "beach"), 3, "does not exist"),
     (("censor", "{empty}", "-o", "{new}", "--triggers", "beach"), 3, "config.json"),

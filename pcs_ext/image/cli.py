@@ -14,11 +14,9 @@ from pcs_ext.command_options import (
     PICTURES,
     REFERENCES,
     SAMPLING,
-    Device,
     Machine,
     Output,
     Pictures,
-    Precision,
     References,
     Sampling,
     console_reporter,
@@ -26,19 +24,6 @@ from pcs_ext.command_options import (
     print_json,
     print_paths,
 )
-
-__all__ = [
-    "Device",
-    "Precision",
-    "console_reporter",
-    "export",
-    "hush_libraries",
-    "image",
-    "learn",
-    "recipes",
-    "together",
-    "tokens",
-]
 
 
 def learn(
