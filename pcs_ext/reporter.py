@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from pcs_ext.errors import InputError
+
 
 class Reporter(Protocol):
     """Receiver of events. `event` is called rarely (start, note, warning, done), `progress` once per step."""
@@ -95,10 +97,16 @@ def _clock(seconds: float) -> str:
 class JsonlReporter:
     """One JSON object per line in a file: {"time", "event", ...}. Lines are flushed so that a kill loses none.
 
-    A number that JSON has no word for (NaN, infinite) is null, a path is its text.
+    A number that JSON has no word for (NaN, infinite) is null, a path is its text. Lines are added to a file that has
+    some.
+
+    Raises:
+        InputError: the file holds something else.
     """
 
     def __init__(self, path: Path) -> None:
+        if path.is_file() and _first_byte(path) not in (b"", b"{"):
+            raise InputError(f"{path} holds something else than events and is left as it is; choose another file.")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.handle = open(path, "a", encoding="utf-8")  # noqa: SIM115 (lives as long as the reporter)
 
@@ -117,6 +125,11 @@ class JsonlReporter:
     def close(self) -> None:
         """Close the file."""
         self.handle.close()
+
+
+def _first_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1)
 
 
 def _plain(value: Any) -> Any:

@@ -184,6 +184,7 @@ def explained(run: Callable[..., Any]) -> Callable[..., Any]:
     from tyro.conf import arg
 
     def same(*given: Any, **named: Any) -> Any:
+        check_numbers(named)
         return run(*given, **named)
 
     text, signature = _joined(run), inspect.signature(run)
@@ -204,6 +205,23 @@ def explained(run: Callable[..., Any]) -> Callable[..., Any]:
     same.__name__, same.__doc__, same.__annotations__ = run.__name__, text, hints
     same.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return same
+
+
+def check_numbers(flags: Mapping[str, Any]) -> None:
+    """See that every number of a call is one to compute with.
+
+    Args:
+        flags: parameter -> what was given; tuples are looked into.
+
+    Raises:
+        UsageError: NaN, infinite, or an integer that 64 bits do not hold.
+    """
+    for name, value in flags.items():
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, float) and not math.isfinite(one):
+                raise UsageError(f"--{name.replace('_', '-')} must be a finite number, got {one}.")
+            if isinstance(one, int) and not -(2**63) <= one < 2**63:
+                raise UsageError(f"--{name.replace('_', '-')} must fit into 64 bits, got {one}.")
 
 
 def _explained_group(group: Any, usual: Any) -> Callable[..., Any]:
@@ -227,6 +245,7 @@ def _explained_group(group: Any, usual: Any) -> Callable[..., Any]:
         )
 
     def made(**fields: Any) -> Any:
+        check_numbers(fields)
         return group(**fields)
 
     made.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -95,6 +95,17 @@ def test_learn_image_and_export_end_to_end(tmp_path: Path, photos: Path, capsys:
     lora = str(tmp_path / "rex.safetensors")
     code, out, err = run("export", rex, "-o", lora, "--format", "kohya", capture=capsys)
     assert (code, out.strip()) == (0, lora), err
+    code, _, err = run("export", rex, "-o", "", capture=capsys)
+    assert (code, "expected the name of a file" in err) == (2, True), err
+    whole = {path: path.read_bytes() for path in Path(base).rglob("*") if path.is_file()}
+    code, _, err = run("export", rex, "-o", base, "--format", "diffusers-model", "--overwrite", capture=capsys)
+    assert (code, "is the base itself, which is never changed" in err) == (2, True), err
+    assert {path: path.read_bytes() for path in whole} == whole
+    for prompt, expected, told in (("red dog " * 60 + "{subject}", 2, "its subject stands behind these"),
+                                   ("{subject} " + "red dog " * 60, 0, "tokens, of which")):  # fmt: skip
+        few = ("--seeds", "1", "--steps", "1", "-o", str(tmp_path / "long"))
+        code, _, err = run("image", rex, prompt, *few, capture=capsys)
+        assert (code, told in err) == (expected, True), err
     code, _, err = run("export", rex, "-o", lora, "--format", "kohya", capture=capsys)
     assert code == 2
     assert "exists already" in err

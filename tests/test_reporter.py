@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pcs_ext.errors import InputError
 from pcs_ext.reporter import ConsoleReporter, JsonlReporter, TeeReporter
 
 
@@ -65,3 +66,15 @@ def test_every_line_for_machines_is_json(tmp_path: Path) -> None:
     progress, event = (json.loads(line, parse_constant=refused) for line in lines)
     assert (progress["event"], progress["loss"], progress["lr"]) == ("progress", None, 1e-4)
     assert (event["output"], event["sizes"], event["more"]) == (str(tmp_path), [1, None], {"a": None})
+
+
+def test_events_are_added_to_events_and_to_nothing_else(tmp_path: Path) -> None:
+    for _ in range(2):
+        reporter = JsonlReporter(tmp_path / "events.jsonl")
+        reporter.event("start")
+        reporter.close()
+    assert len((tmp_path / "events.jsonl").read_text().splitlines()) == 2
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8 a photo")
+    with pytest.raises(InputError, match="holds something else than events and is left as it is"):
+        JsonlReporter(tmp_path / "photo.jpg")
+    assert (tmp_path / "photo.jpg").read_bytes() == b"\xff\xd8 a photo"

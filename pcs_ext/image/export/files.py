@@ -63,7 +63,13 @@ def check_free(path: Path, options: ExportOptions) -> None:
 
 
 def with_suffix(path: Path) -> Path:
-    """The path of a safetensors file, the suffix added where it is not written."""
+    """The path of a safetensors file, the suffix added where it is not written.
+
+    Raises:
+        UsageError: it has no name.
+    """
+    if not path.name:
+        raise UsageError(f"--output {path} is a folder; expected the name of a file.")
     return path if path.suffix == ".safetensors" else path.with_name(f"{path.name}.safetensors")
 
 

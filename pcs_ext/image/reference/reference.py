@@ -30,7 +30,7 @@ from pcs_ext.image.reference.nouns import check_named
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.views import read_turns
 from pcs_ext.image.sample import SampleHooks, Sampling, sample
-from pcs_ext.image.subject import Artifact, GeneratedImage
+from pcs_ext.image.subject import Artifact, GeneratedImage, check_length
 from pcs_ext.image.types import Conditioning
 from pcs_ext.reporter import Reporter, SilentReporter
 
@@ -384,6 +384,7 @@ def draw(
     """Images of prompts beside what an adapter is shown, on the base alone; see `generate`."""
     asked = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
     config = dataclasses.replace(SAMPLING[preset_of(backbone)], **{k: v for k, v in asked.items() if v is not None})
+    check_length(backbone, prompts, reporter)
     pairs = [(prompt, seed) for prompt in prompts for seed in seeds]
     with torch.inference_mode():
         images = sample(
