@@ -17,7 +17,8 @@ from pcs_ext.image.learn import preset_of
 from pcs_ext.image.levels import to_pil
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.image.reference.boxes import boxes_of
-from pcs_ext.image.reference.reference import Reference, show, with_facts
+from pcs_ext.image.reference.facts import with_facts
+from pcs_ext.image.reference.reference import Reference, show
 from pcs_ext.image.sample import SampleConfig, Sampling, sample
 from pcs_ext.image.subject import GeneratedImage
 from pcs_ext.reporter import Reporter, SilentReporter

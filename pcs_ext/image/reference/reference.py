@@ -20,6 +20,7 @@ from pcs_ext.image.reference import REFERENCES
 from pcs_ext.image.reference.boxes import read_boxes
 from pcs_ext.image.reference.details import with_details
 from pcs_ext.image.reference.encoder import masks_of
+from pcs_ext.image.reference.facts import with_facts
 from pcs_ext.image.reference.files import OpenedAdapter, open_adapter
 from pcs_ext.image.reference.interleaved import check_marks, has_marks
 from pcs_ext.image.reference.kinds import adapter_class
@@ -322,42 +323,6 @@ def generate(
         images = draw(base, reference, prompts, seeds, negative_prompt, steps, guidance_scale, reporter)
     asked = {text if subject is None else subject.concept.prompt(text): text for text in prompts}
     return with_facts(images, reference, asked, len(photos), style, reporter)
-
-
-def with_facts(
-    images: Sequence[GeneratedImage],
-    reference: Reference,
-    asked: Mapping[str, str],
-    photos: int,
-    style: Path | None,
-    reporter: Reporter,
-) -> list[GeneratedImage]:
-    """The images with what they were shown among their facts, and what the adapter answered to their prompts.
-
-    Args:
-        images: drawn beside `reference`.
-        reference: as `show` made it.
-        asked: what the text encoder read -> the prompt that it stands for.
-        photos: how many were shown.
-        style: the picture whose look was taken.
-        reporter: hears the answers.
-    """
-    known: dict[str, Any] = {"references": photos, "reference_scale": reference.scale}
-    known |= {"reference_adapter": reference.opened.id, "reference_encoder": reference.opened.encoder.id}
-    known |= {"reference_nouns": list(reference.nouns)} if reference.nouns else {}
-    for name, placed in (("boxes", reference.boxes), ("turns", reference.turns)):
-        if placed is not None:
-            known[f"reference_{name}"] = [[round(number, 6) for number in row] for row in placed.tolist()]
-    known |= {"reference_maps": list(reference.maps)} if reference.maps else {}
-    known |= {"reference_style": style.name} if style is not None else {}
-    answers = {asked[text]: said for text, said in reference.opened.adapter.answers.items() if text in asked}
-    for text, said in answers.items():
-        reporter.event("answer", f"{text!r}: {said}", prompt=text, answer=said)
-    told = [{"answer": answers[image.prompt]} if image.prompt in answers else {} for image in images]
-    return [
-        dataclasses.replace(image, facts={**image.facts, **known, **own})
-        for image, own in zip(images, told, strict=True)
-    ]
 
 
 def _check(prompts: Sequence[str], seeds: Sequence[int], given: Sequence[Any], subject: Artifact | None) -> None:
