@@ -1,6 +1,7 @@
 """The command line: the one module that knows every plugin, and imports each only when its verb is called."""
 
 import errno
+import io
 import os
 import shutil
 import sys
@@ -127,18 +128,44 @@ def commands() -> dict[str, Callable[..., Any]]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `pcs-ext`. Users' mistakes end in one message and an exit code, never in a traceback."""
+    _print_anything()
     try:
         _run(sys.argv[1:] if arguments is None else arguments)
     except PcsError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail("Interrupted; the same command goes on from what was saved.", Interrupted.exit_code)
+        _fail(
+            "interrupted; what was saved by then is kept. The same command goes on from there, or begins anew.",
+            Interrupted.exit_code,
+        )
     except BrokenPipeError:
         sys.exit(0)
     except OSError as error:
         if error.filename is None and error.errno not in _NO_ROOM:
             raise
         _fail(*_of_system(error))
+    except (MemoryError, RuntimeError) as error:
+        if not _of_memory(error):
+            raise
+        told = f" ({str(error).splitlines()[0]})" if str(error) else ""
+        _fail(
+            f"out of memory{told}. Ask for fewer or smaller pictures at a time, for another --device or --precision, "
+            "or take a smaller base.",
+            ResourceError.exit_code,
+        )
+
+
+def _print_anything() -> None:
+    """Let output be written whatever letters the terminal or the file knows: names of files are any bytes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape" if stream.encoding.lower() == "utf-8" else "backslashreplace")
+
+
+def _of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether memory ran out. PyTorch has an error class for devices alone; its CPU allocator says so in words."""
+    named = type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, MemoryError) or named or "can't allocate memory" in str(error)
 
 
 def _run(arguments: list[str]) -> None:

@@ -1,14 +1,22 @@
 """Commands that belong to no plugin or to two: `evaluate`, `3d animate`, `demo`, `systems`, `doctor`."""
 
 import dataclasses
-import json as json_module
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from pcs_ext.command_options import MACHINE, Device, Machine, Output, console_reporter, print_paths
+from pcs_ext.command_options import (
+    MACHINE,
+    Device,
+    Machine,
+    Output,
+    Precision,
+    console_reporter,
+    print_json,
+    print_paths,
+)
 
 if TYPE_CHECKING:
     from pcs_ext.threed.animate_job import AnimateOptions
@@ -62,7 +70,7 @@ def evaluate(
     clip: Path | None = None,
     dino: Path | None = None,
     device: Device = "auto",
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    precision: Precision = "auto",
     json: bool = False,
 ) -> None:
     """Measure likeness to the subject and how well prompts work.
@@ -88,10 +96,10 @@ def evaluate(
 
     report, baseline = run(
         subject, photos, output, prompts=prompts, seeds=seeds, base=base, clip=clip, dino=dino, device=device,
-        precision=precision, reporter=_reporter(),
+        precision=precision, reporter=console_reporter(),
     )  # fmt: skip
     if json:
-        _print_json(to_jsonable({"subject": report, "class-word": baseline}))
+        print_json(to_jsonable({"subject": report, "class-word": baseline}))
         return
     shown = [name for name in report.figures if "/" not in name]
     sys.stdout.write(results_table(result_rows([report]) + result_rows([baseline]), shown))
@@ -211,7 +219,7 @@ def demo(
         seed=seed,
         steps=steps or None,
         parts=parts,
-        reporter=_reporter(),
+        reporter=console_reporter(),
     )
     sys.stdout.write(f"{page}\n")
 
@@ -232,12 +240,18 @@ def systems(
     from pcs_ext.systems import catalogue, found, listing, portrait
 
     everything = catalogue()
-    chosen = [system for system in found(everything, names) if status in ("all", system.status)]
-    if names and not chosen:
+    named = found(everything, names)
+    if not named:
         raise UsageError(f"none of the {len(everything)} systems has {' or '.join(names)} in its name, id or scope.")
+    chosen = [system for system in named if status in ("all", system.status)]
+    if names and not chosen and not json:
+        others = ", ".join(f"{system.id} is {system.status}" for system in named[:5])
+        raise UsageError(f"none of the {len(named)} systems of {' or '.join(names)} has the status {status}: {others}.")
     if json:
         facts = ("status", "reason")
-        _print_json([{**_fields(system), **{fact: getattr(system, fact) for fact in facts}} for system in chosen])
+        print_json(
+            [{**dataclasses.asdict(system), **{fact: getattr(system, fact) for fact in facts}} for system in chosen]
+        )
     elif names:
         sys.stdout.write("\n".join(map(portrait, chosen)))
     else:
@@ -254,23 +268,9 @@ def doctor(json: bool = False) -> None:
 
     report = examine()
     if json:
-        _print_json(report)
+        print_json(report)
         return
     for section, facts in report.items():
         sys.stdout.write(f"{section}\n")
         for key, value in facts.items():
             sys.stdout.write(f"  {key:13} {value}\n")
-
-
-def _reporter() -> Any:
-    from pcs_ext.image.cli import console_reporter
-
-    return console_reporter(None)
-
-
-def _fields(system: Any) -> dict[str, Any]:
-    return dataclasses.asdict(system)
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json_module.dumps(value, indent=2) + "\n")

@@ -21,8 +21,11 @@ T = TypeVar("T")
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def config(cls: type[T]) -> type[T]:
-    """Class decorator: a frozen, keyword-only dataclass whose JSON form rejects unknown keys at every level."""
-    cls.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]
+    """Class decorator: a frozen, keyword-only dataclass.
+
+    Its JSON form rejects unknown keys at every level, and NaN and Infinity, which Python's reader lets through.
+    """
+    cls.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # type: ignore[attr-defined]
     return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
 
@@ -89,7 +92,7 @@ def read_json(path: Path) -> Any:
         ConfigError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows put a mark in front
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist; expected a JSON file there.") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -180,7 +183,12 @@ def _swap_in(temporary: Path, path: Path) -> None:
     if path.exists():
         old = path.with_name(f".{path.name}.{os.getpid()}.old")
         os.replace(path, old)
-    os.replace(temporary, path)
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        if old is not None and not path.exists():
+            os.replace(old, path)
+        raise
     fsync_folder(path.parent)
     if old is not None:
         shutil.rmtree(old)

@@ -21,7 +21,7 @@ _EXTRAS = {
     "dev": "make test, make check",
 }
 """Optional parts of the package -> what they are for; which packages they are is read from its metadata."""
-_TOYBOX = ("base", "clip", "dino", "oracle", "motion", "motion_reader")
+_TOYBOX = ("base", "clip", "dino", "oracle", "motion", "motion_reader", "reference", "panorama")
 
 
 def examine() -> dict[str, dict[str, str]]:
@@ -62,7 +62,7 @@ def _memory() -> dict[str, str]:
 def _disk() -> dict[str, str]:
     cache = cache_folder()
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    used = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file()) if cache.exists() else 0
+    used = sum(map(_bytes, cache.rglob("*"))) if cache.exists() else 0
     return {
         "here": f"{_gib(shutil.disk_usage(Path.cwd()).free)} free",
         "own cache": f"{cache}: {_gib(used)} used, {_gib(shutil.disk_usage(there).free)} free",
@@ -72,7 +72,9 @@ def _disk() -> dict[str, str]:
 def _models() -> dict[str, str]:
     from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
 
-    sizes = {name: sum(file.stat().st_size for file in weights_path(name).glob("**/*")) for name in _TOYBOX}
+    found = sorted(folder.name for folder in weights_path("base").parent.glob("*/"))
+    names = dict.fromkeys([*_TOYBOX, *found])
+    sizes = {name: sum(_bytes(file) for file in weights_path(name).rglob("*")) for name in names}
     shipped = ", ".join(f"{name} {size / 2**20:.0f} MiB" for name, size in sizes.items() if size)
     absent = ", ".join(name for name, size in sizes.items() if not size)
     facts = {"toybox": f"bundled: {shipped or 'nothing'}" + (f"; not shipped: {absent}" if absent else "")}
@@ -130,6 +132,14 @@ def _version(requirement: Requirement) -> str | None:
     except metadata.PackageNotFoundError:
         return None
     return version if requirement.specifier.contains(version, prereleases=True) else None
+
+
+def _bytes(path: Path) -> int:
+    """Of a file; a file that is gone by now, and a folder, have none."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:
+        return 0
 
 
 def _gib(size: int) -> str:

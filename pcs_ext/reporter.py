@@ -1,10 +1,15 @@
 """How long work speaks: one progress line for people, one JSON line per event for machines."""
 
 import json
+import math
+import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
+
+from pcs_ext.errors import InputError
 
 
 class Reporter(Protocol):
@@ -58,7 +63,9 @@ class ConsoleReporter:
             return
         self._last = now
         line = self._line(task, step, total, now, fields)
-        self.stream.write(("\r\x1b[K" if self.live else "") + line + ("" if self.live else "\n"))
+        if self.live:  # a line that wraps could not be rewritten
+            line = "\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1]
+        self.stream.write(line + ("" if self.live else "\n"))
         self._open = self.live
         if step >= total:
             self._finish_line()
@@ -71,7 +78,8 @@ class ConsoleReporter:
         rate = (step - self._first_step) / max(now - self._started, 1e-9)
         left = (total - step) / rate
         numbers = "  ".join(f"{key} {value:.4g}" for key, value in fields.items() if isinstance(value, (int, float)))
-        return f"{task}  {step}/{total}  {rate:.1f}/s  {int(left // 60)}:{int(left % 60):02d} left  {numbers}".rstrip()
+        pace = f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
+        return f"{task}  {step}/{total}  {pace}  {_clock(left)} left  {numbers}".rstrip()
 
     def _finish_line(self) -> None:
         if self._open:
@@ -79,10 +87,26 @@ class ConsoleReporter:
             self._open = False
 
 
+def _clock(seconds: float) -> str:
+    """A duration as clocks have it: 4:05, 2:00:00."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
 class JsonlReporter:
-    """One JSON object per line in a file: {"time", "event", ...}. Lines are flushed so that a kill loses none."""
+    """One JSON object per line in a file: {"time", "event", ...}. Lines are flushed so that a kill loses none.
+
+    A number that JSON has no word for (NaN, infinite) is null, a path is its text. Lines are added to a file that has
+    some.
+
+    Raises:
+        InputError: the file holds something else.
+    """
 
     def __init__(self, path: Path) -> None:
+        if path.is_file() and _first_byte(path) not in (b"", b"{"):
+            raise InputError(f"{path} holds something else than events and is left as it is; choose another file.")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.handle = open(path, "a", encoding="utf-8")  # noqa: SIM115 (lives as long as the reporter)
 
@@ -95,12 +119,28 @@ class JsonlReporter:
         self._write({"event": "progress", "task": task, "step": step, "total": total, **fields})
 
     def _write(self, record: dict[str, Any]) -> None:
-        self.handle.write(json.dumps({"time": round(time.time(), 3), **record}) + "\n")
+        self.handle.write(json.dumps(_plain({"time": round(time.time(), 3), **record}), allow_nan=False) + "\n")
         self.handle.flush()
 
     def close(self) -> None:
         """Close the file."""
         self.handle.close()
+
+
+def _first_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold of a value."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, int, bool)) else str(value)
 
 
 class TeeReporter:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module, resources
 from typing import Any, Literal, get_args
 
@@ -121,13 +121,18 @@ def catalogue() -> tuple[System, ...]:
 
 
 def found(systems: Sequence[System], words: Sequence[str]) -> list[System]:
-    """Systems with one of the words as id, else in their name, id or scope, whatever the case; all without words."""
-    exact = [system for system in systems if system.id in words]
-    return exact or [
-        system
-        for system in systems
-        if not words or any(word.lower() in f"{system.name} {system.id} {system.scope}".lower() for word in words)
-    ]
+    """Systems that one of the words means, all without words.
+
+    A word that is a system's id means that one; another one those that have it in name, id or scope, whatever the case.
+    """
+    ids = {system.id for system in systems}
+    return [system for system in systems if not words or any(_means(word, system, ids) for word in words)]
+
+
+def _means(word: str, system: System, ids: Collection[str]) -> bool:
+    if word in ids:
+        return word == system.id
+    return word.lower() in f"{system.name} {system.id} {system.scope}".lower()
 
 
 def listing(systems: Sequence[System]) -> str:
@@ -187,11 +192,26 @@ def _results_by_system() -> dict[str, list[dict[str, Any]]]:
     for path in sorted(results.FOLDER.glob("*.json")):
         result = results.read_results(path)
         former = {"former": results.is_former(result)}
-        spreads = {(row.get("method"), row["metric"]): row["spread"] for row in result["rows"]}
         for row in result["rows"]:
             if "system" in row:
                 known = {**row, "file": path.name, "seeds": len(result["seeds"])} | former
                 if not row.get("paired"):  # else `spread` is that of the difference itself
-                    known["baseline_spread"] = spreads.get((row["baseline"], row["metric"]))
+                    known["baseline_spread"] = _baseline_spread(row, result["rows"])
                 rows.setdefault(row["system"], []).append(known)
     return rows
+
+
+def _baseline_spread(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Spread of the baseline of a row, of the same file; None: it does not say.
+
+    A baseline has a row for every condition that it was measured under: that with the value compared with counts, and
+    of several the widest.
+    """
+    mine = [one for one in rows if _way(one) == row["baseline"] and one["metric"] == row["metric"]]
+    same = [one for one in mine if one["value"] == row.get("baseline_value")]
+    return max((one["spread"] for one in same or mine), default=None)
+
+
+def _way(row: Mapping[str, Any]) -> str:
+    """What a row is about: a method where files compare several, else a recipe."""
+    return str(row.get("method") or row.get("recipe") or row.get("system") or "")

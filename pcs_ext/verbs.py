@@ -1,9 +1,11 @@
 """Verbs of the command line: which one is meant, and the lists of them that help shows."""
 
+import ast
 import dataclasses
 import difflib
 import functools
 import inspect
+import itertools
 import math
 import re
 import textwrap
@@ -182,25 +184,97 @@ def explained(run: Callable[..., Any]) -> Callable[..., Any]:
     from tyro.conf import arg
 
     def same(*given: Any, **named: Any) -> Any:
+        check_numbers(named)
         return run(*given, **named)
 
-    text, signature = re.sub(r"\n {8,}(?=\S)", " ", inspect.getdoc(run) or ""), inspect.signature(run)
-    hints = {
-        name: annotation
-        if dataclasses.is_dataclass(_bare(annotation))
-        else Annotated[annotation, arg(help_behavior_hint=functools.partial(_default, _sentence(name, text)))]
-        for name, annotation in typing.get_type_hints(run, include_extras=True).items()
-        if name in signature.parameters
-    }
-    parameters = [known.replace(annotation=hints[name]) for name, known in signature.parameters.items()]
+    text, signature = _joined(run), inspect.signature(run)
+    groups, hints = {}, {}
+    for name, annotation in typing.get_type_hints(run, include_extras=True).items():
+        kind = _bare(annotation)
+        if dataclasses.is_dataclass(kind):
+            made = _explained_group(kind, signature.parameters[name].default)
+            groups[name], hints[name] = kind, Annotated[kind, arg(name="", constructor=made)]
+        elif name in signature.parameters:
+            told = functools.partial(_default, _sentence(name, text))
+            hints[name] = Annotated[annotation, arg(help_behavior_hint=told)]
+    parameters = [
+        known.replace(annotation=hints[name]) for name, known in signature.parameters.items() if name not in groups
+    ]
+    # Groups have defaults of their own, field by field, and come last.
+    parameters += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hints[name]) for name in groups]
     same.__name__, same.__doc__, same.__annotations__ = run.__name__, text, hints
     same.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return same
 
 
+def check_numbers(flags: Mapping[str, Any]) -> None:
+    """See that every number of a call is one to compute with.
+
+    Args:
+        flags: parameter -> what was given; tuples are looked into.
+
+    Raises:
+        UsageError: NaN, infinite, or an integer that 64 bits do not hold.
+    """
+    for name, value in flags.items():
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, float) and not math.isfinite(one):
+                raise UsageError(f"--{name.replace('_', '-')} must be a finite number, got {one}.")
+            if isinstance(one, int) and not -(2**63) <= one < 2**63:
+                raise UsageError(f"--{name.replace('_', '-')} must fit into 64 bits, got {one}.")
+
+
+def _explained_group(group: Any, usual: Any) -> Callable[..., Any]:
+    """A function that makes a group of flags, for the parser, and tells of its fields what `explained` tells.
+
+    Args:
+        group: the dataclass.
+        usual: the group when no flag is given, or `inspect.Parameter.empty` where one has to be.
+    """
+    from tyro.conf import arg
+
+    sentences, parameters = _field_sentences(group), []
+    hints = typing.get_type_hints(group, include_extras=True)
+    for field in dataclasses.fields(group):
+        said = sentences.get(field.name, "")
+        hint = Annotated[hints[field.name], arg(help=said, help_behavior_hint=functools.partial(_default, said))]
+        default = getattr(usual, field.name, field.default)
+        default = inspect.Parameter.empty if default is dataclasses.MISSING else default
+        parameters.append(
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=default)
+        )
+
+    def made(**fields: Any) -> Any:
+        check_numbers(fields)
+        return group(**fields)
+
+    made.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    made.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return made
+
+
+def _field_sentences(group: Any) -> dict[str, str]:
+    """What a dataclass says of each field, in its own docstring or below the field, here or where it comes from."""
+    text = _joined(group)
+    found = {field.name: _sentence(field.name, text) for field in dataclasses.fields(group)}
+    for kind in reversed(group.__mro__[:-1]):
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, text in itertools.pairwise(tree.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                assert isinstance(field.target, ast.Name)
+                found[field.target.id] = " ".join(str(text.value.value).split())
+    return found
+
+
 def _bare(annotation: Any) -> Any:
     """What is annotated."""
     return typing.get_args(annotation)[0] if typing.get_origin(annotation) is Annotated else annotation
+
+
+def _joined(described: Any) -> str:
+    """A docstring with the sentence of each argument on one line."""
+    return re.sub(r"\n {8,}(?=\S)", " ", inspect.getdoc(described) or "")
 
 
 def _sentence(name: str, text: str) -> str:

@@ -3,6 +3,7 @@ import json
 import os
 import pickle
 import struct
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pcs_ext.artifact import ArtifactData
+from pcs_ext.config_io import atomic_folder
 from pcs_ext.errors import ArtifactError
 
 PNG = b"\x89PNG\r\n\x1a\n rest"
@@ -218,3 +220,24 @@ def test_any_damage_to_the_tensors_gives_a_clear_error_or_valid_tensors(saved, p
     file.write_bytes(intact)
     (saved / "config.json").write_text(config)
     assert "adapter.safetensors" in message if message else seal or not damaged
+
+
+def test_a_folder_that_cannot_take_its_name_leaves_the_old_one_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "rex"
+    with atomic_folder(target) as folder:
+        (folder / "weights").write_text("old")
+    rename, calls = os.replace, []
+
+    def refuse(source: Path, destination: Path) -> None:
+        calls.append(destination)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        rename(source, destination)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(target) as folder:
+        (folder / "weights").write_text("new")
+    assert (target / "weights").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["rex"], "a hidden folder was left behind"

@@ -2,12 +2,15 @@
 
 import importlib.metadata
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pcs_ext.command_options import MACHINE
 from pcs_ext.commands import _Motion
@@ -62,9 +65,12 @@ def test_learn_image_and_export_end_to_end(tmp_path: Path, photos: Path, capsys:
     assert {path.name: path.read_bytes() for path in photos.iterdir()} == before
     code, out, err = run(
         "image", rex, "a photo of {subject}", "-o", str(tmp_path / "out"), "--seeds", "1", "2", "--steps", "2",
-        capture=capsys,
+        "--negative-prompt", "cat", capture=capsys,
     )  # fmt: skip
     assert code == 0, err
+    with Image.open(tmp_path / "out" / "00001.png") as image:
+        facts = json.loads(image.info["pcs_ext"])
+    assert (facts["seed"], facts["negative_prompt"], facts["base"]) == (2, "cat", "base"), "what reproduces it"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00000.png", "00001.png"]
     clip, dino = tiny_clip(tmp_path / "clip"), tiny_dino(tmp_path / "dino")
     evaluate = ("evaluate", rex, str(photos), "-o", str(tmp_path / "measured"), "--seeds", "1")
@@ -75,15 +81,31 @@ def test_learn_image_and_export_end_to_end(tmp_path: Path, photos: Path, capsys:
     assert "| dreambooth-lora |" in out
     assert "| class-word |" in out
     assert {path.name for path in (tmp_path / "measured" / "reports").iterdir()} == {"rex.json", "class-word.json"}
+    code, _, err = run(*evaluate, "1", "--clip", str(clip), capture=capsys)
+    assert (code, "all different, got 1 1" in err) == (2, True), err
     images = {path: path.stat().st_mtime_ns for path in (tmp_path / "measured" / "images").rglob("*.png")}
     assert len(images) == 2 * 25
     code, out, err = run(*evaluate, "--clip", str(clip), "--json", capture=capsys)
     assert code == 0, err
     assert set(json.loads(out)["subject"]["figures"]) >= {"clip-i", "clip-t"}
     assert images == {path: path.stat().st_mtime_ns for path in images}, "images were made again"
+    shutil.copytree(rex, tmp_path / "class-word")
+    code, _, err = run("evaluate", tmp_path / "class-word", *evaluate[2:], "--clip", str(clip), capture=capsys)
+    assert (code, "cannot be told from the baseline" in err) == (2, True), err
     lora = str(tmp_path / "rex.safetensors")
     code, out, err = run("export", rex, "-o", lora, "--format", "kohya", capture=capsys)
     assert (code, out.strip()) == (0, lora), err
+    code, _, err = run("export", rex, "-o", "", capture=capsys)
+    assert (code, "expected the name of a file" in err) == (2, True), err
+    whole = {path: path.read_bytes() for path in Path(base).rglob("*") if path.is_file()}
+    code, _, err = run("export", rex, "-o", base, "--format", "diffusers-model", "--overwrite", capture=capsys)
+    assert (code, "is the base itself, which is never changed" in err) == (2, True), err
+    assert {path: path.read_bytes() for path in whole} == whole
+    for prompt, expected, told in (("red dog " * 60 + "{subject}", 2, "its subject stands behind these"),
+                                   ("{subject} " + "red dog " * 60, 0, "tokens, of which")):  # fmt: skip
+        few = ("--seeds", "1", "--steps", "1", "-o", str(tmp_path / "long"))
+        code, _, err = run("image", rex, prompt, *few, capture=capsys)
+        assert (code, told in err) == (expected, True), err
     code, _, err = run("export", rex, "-o", lora, "--format", "kohya", capture=capsys)
     assert code == 2
     assert "exists already" in err
@@ -101,6 +123,19 @@ def test_a_config_with_a_misspelt_key_is_refused_wherever_it_is(
         assert code == 2
         assert "learning_rat" in err
         del place["learning_rat"]
+
+
+def test_a_config_with_a_number_that_is_none_is_refused(
+    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("learn", str(photos), "--noun", "dog", "-o", str(tmp_path / "rex"))
+    plan = json.loads(run(*arguments, "--dry-run", capture=capsys)[1])["recipe"]
+    rates = plan["phases"][0]["learning_rates"]
+    for name in rates:
+        wrong = {**plan, "phases": [{**plan["phases"][0], "learning_rates": {**rates, name: float("nan")}}]}
+        (tmp_path / "c.json").write_text(json.dumps(wrong))
+        code, _, err = run(*arguments, "--config", str(tmp_path / "c.json"), capture=capsys)
+        assert (code, "finite number" in err) == (2, True), err
 
 
 def test_systems_lists_all_rows_with_a_computed_status(capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,6 +169,21 @@ def test_systems_shows_one_by_id_and_several_by_words(capsys: pytest.CaptureFixt
     assert run("systems", "STITCH", capture=capsys)[1].startswith("StitchDiffusion")
     code, _, err = run("systems", "nosuch", capture=capsys)
     assert (code, "none of the 176 systems has nosuch" in err) == (2, True)
+    both = run("systems", "dreambooth", "textual", capture=capsys)[1]
+    assert "  dreambooth\n" in both
+    assert "  textual-inversion\n" in both
+    code, _, err = run("systems", "dreambooth", "--status", "open", capture=capsys)
+    assert (code, "dreambooth is measured" in err) == (2, True), err
+    assert run("systems", "dreambooth", "--status", "open", "--json", capture=capsys)[:2] == (0, "[]\n")
+
+
+def test_output_reaches_terminals_that_know_few_letters() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pcs_ext", "systems"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u2026" in done.stdout
 
 
 def test_what_dry_run_prints_is_taken_back_whole(

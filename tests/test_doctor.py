@@ -5,6 +5,7 @@ from importlib import metadata
 import pytest
 
 from pcs_ext import doctor
+from pcs_ext.toybox import weights_path
 
 
 def test_what_is_not_installed_comes_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,3 +31,10 @@ def test_an_old_version_counts_as_missing(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_every_extra_of_the_package_is_told_of() -> None:
     assert set(metadata.metadata("pcs_ext").get_all("Provides-Extra") or []) == set(doctor.examine()["extras"])
+
+
+def test_every_model_that_ships_is_told_with_the_size_of_its_files() -> None:
+    told = doctor.examine()["models"]["toybox"]
+    for folder in weights_path("base").parent.iterdir():
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        assert f"{folder.name} {size / 2**20:.0f} MiB" in told

@@ -1,5 +1,6 @@
 """Every command's help ends with examples that work, and says nothing that tells nothing."""
 
+import re
 import shlex
 
 import pytest
@@ -54,6 +55,17 @@ def test_help_keeps_sentences_whole_and_tells_only_defaults_that_say_something(
     assert "0 takes the recipe's.  " in shown
     assert "(default: dreambooth-lora)" in shown
     assert "(done unless this is given)" in run("panorama", "make", "--help", capture=capsys)[1]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_help_tells_a_default_that_tells_nothing(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = run(*verb.split(), "--help", capture=capsys)[1]
+    assert not re.findall(r"\(default: (?:None|''|\(\)|False|)\)", shown)
+    assert not re.findall(r"\b0 takes .*\(default: 0(?:\.0)?\)", shown)
+    assert not re.findall(r"^│ --\S+ [A-Z]* *(?:\(default.*)?│$", shown, re.MULTILINE), "a flag without a sentence"
 
 
 def test_the_explained_function_is_the_function() -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support.command_line import run
 
@@ -34,9 +35,34 @@ BAD_CALLS: list[tuple[tuple[str, ...], int, str]] = [
     (("image", "{empty}", "a {subject}"), 3, "config.json"),
     (("image", "{text}", "a {subject}"), 3, ""),
     (("image", "{photos}"), 2, "prompts"),
+    (("image", "a dog", "--reference", "{photos}", "--guidance-scale", "-2"), 2, "must be 0 or more, got -2"),
     (("image", "{empty}", "a {subject}", "--reference-noun", "dog"), 2, "--reference PHOTO"),
     (("image", "layout", "a dog", "--box", "dog: 0 0 1 1", "-o", "{new}.png", "--seeds", "1", "2"), 2, "is one image"),
     (("image", "style", "a dog", "a cat", "-o", "{new}.png"), 2, "is one image"),
+    (("image", "restyle", "{photos}", "{photos}/0.png", "-o", "{new}.png"), 3, "holds 3 photos; expected one picture"),
+    (("image", "restyle", "{photos}/0.png", "{photos}", "-o", "{new}.png"), 3, "holds 3 photos; expected one picture"),
+    (
+        (
+            "image",
+            "insert",
+            "{photos}/0.png",
+            "{photos}",
+            "a",
+            "--box",
+            "0 0 1 1",
+            "--scene-prompt",
+            "b",
+            "-o",
+            "{new}.png",
+        ),
+        3,
+        "holds 3 photos; expected one picture",
+    ),
+    (("image", "{empty}", "a {subject}", "--scale", "nan"), 2, "--scale must be a finite number, got nan"),
+    (("image", "{empty}", "a {subject}", "--seeds", "1", "9" * 30), 2, "--seeds must fit into 64 bits"),
+    (("learn", "{photos}", "--noun", "dog", "-o", "{new}", "--seed", "9" * 30), 2, "--seed must fit into 64 bits"),
+    (("learn", "{photos}", "--noun", "{{dog}}", "-o", "{new}"), 2, "has braces"),
+    (("learn", "{photos}", "--noun", "dog", "-o", "{new}", "--jsonl", "{photos}/0.png"), 3, "else than events"),
     (("export", "{new}", "-o", "x"), 3, "{new}"),
     (("export", "{empty}", "-o", "x", "--format", "gif"), 2, "gif"),
     (("tokens", "--base", "{new}"), 3, "was not found"),
@@ -125,6 +151,7 @@ BAD_CALLS: list[tuple[tuple[str, ...], int, str]] = [
         "model_index",
     ),
     (("continual", "image", "{new}", "a {subject}"), 3, "holds no subjects"),
+    (("continual", "image", "{new}", "a {rex}", "a {pip}", "-o", "{new}.png"), 2, "is one image"),
     (("continual", "report", "{empty}"), 3, "holds no subjects"),
     (("censor", "{new}", "-o", "{new}2", "--triggers", "beach"), 3, "does not exist"),
     (("censor", "{empty}", "-o", "{new}", "--triggers", "beach"), 3, "config.json"),
@@ -184,6 +211,9 @@ def _filled(text: str, places: dict[str, str]) -> str:
         (OSError(28, "No space left on device"), 4),
         (PermissionError(13, "Permission denied", "/somewhere"), 3),
         (KeyboardInterrupt(), 5),
+        (MemoryError(), 4),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to\nbacktrace"), 4),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."), 4),
     ],
 )
 def test_what_the_system_refuses_is_told_in_words(

@@ -51,6 +51,25 @@ def test_measured_takes_a_gain_beyond_the_spread_and_three_seeds(
     assert found["animate124"].status == "runs"
 
 
+def test_a_baseline_is_as_uncertain_as_the_row_its_value_stands_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = {
+        "command": "python -m some",
+        "commit": "abc",
+        "machine": "one",
+        "toybox": results.toybox(),
+        "seeds": [1, 2, 3],
+    }
+    mine = {**ROW, "recipe": "dreambooth-lora", "baseline": "class-word", "baseline_value": 0.5}
+    plain = {**ROW, "system": "class-word", "recipe": "class-word", "baseline": None, "baseline_value": None}
+    rows = [mine, {**plain, "value": 0.5, "spread": 0.4}, {**plain, "value": 0.2, "spread": 0.01}]
+    (tmp_path / "some.json").write_text(json.dumps({**head, "rows": rows}))
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    found = next(system for system in systems.catalogue() if system.id == "dreambooth")
+    assert (found.status, found.results[0]["baseline_spread"]) == ("runs", 0.4)
+
+
 def test_what_was_measured_on_a_former_toybox_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     head = {"command": "python -m some", "commit": "abc", "machine": "one", "seeds": [0, 1, 2]}
     monkeypatch.setattr(results, "FOLDER", tmp_path)

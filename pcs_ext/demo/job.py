@@ -49,6 +49,8 @@ from pcs_ext.video.backbones.load import load_video_backbone
 Part = Literal["panorama", "object", "video", "drawing", "protection"]
 """What the page may show beside the subject, its pictures and their measures."""
 _TRUE_VIEWS = 64
+_MARK = "photos/of.json"
+"""Whose photos they are; there from the beginning, and what tells a demonstration's folder from others."""
 _DRIFT_SEEDS = 2
 _OWN_ATTRIBUTES = ("class", "pattern")
 
@@ -102,7 +104,7 @@ def run_demo(
         Path of the page.
 
     Raises:
-        UsageError: unknown subject, recipe or part, no prompt, no seed.
+        UsageError: unknown subject, recipe or part, no prompt, no seed, or a folder with something else in it.
         ModelError: a model that is needed is not there.
         Interrupted: Ctrl-C; what was done is kept.
     """
@@ -113,6 +115,7 @@ def run_demo(
         raise UsageError(f"the demo needs at least one recipe and one seed, got {len(recipes)} and {seeds}.")
     if unknown := set(parts) - set(get_args(Part)):
         raise UsageError(f"the demo has no part {', '.join(sorted(unknown))}; expected {', '.join(get_args(Part))}.")
+    _check_folder(output)
     backbone = base if isinstance(base, AbstractBackbone) else load_backbone(base, reporter=reporter)
     judges = judges or toybox_judges()
     job = _Job(
@@ -143,13 +146,28 @@ def _spread(prompts: Sequence[Prompt], count: int) -> tuple[Prompt, ...]:
     return tuple(prompts[round(index * (len(prompts) - 1) / max(count - 1, 1))] for index in range(count))
 
 
+def _check_folder(output: Path) -> None:
+    """See that nobody's files lie where the demonstration writes and takes away: photos, images, parts by their names.
+
+    Raises:
+        UsageError: the folder holds something, and no demonstration.
+    """
+    if (output / _MARK).is_file() or not output.is_dir():
+        return
+    if others := sorted(path.name for path in output.iterdir() if not path.name.startswith(".")):
+        raise UsageError(
+            f"{output} holds {', '.join(others[:3])}{' and more' if len(others) > 3 else ''} and no demonstration; "
+            "choose a folder of its own with --output."
+        )
+
+
 def _write_photos(job: _Job) -> list[Path]:
     """The subject's five photos as a user's camera would leave them: sizes, JPEG, one on its side with an EXIF flag."""
     folder = job.output / "photos"
-    paths, mark, subject = [folder / f"{index + 1}.jpg" for index in range(len(SIZES))], folder / "of.json", job.subject
+    paths, mark, subject = [folder / f"{index + 1}.jpg" for index in range(len(SIZES))], job.output / _MARK, job.subject
     whose = read_json(mark)["subject"] if mark.is_file() else ""
     if whose != subject or not all(path.is_file() for path in paths):
-        mark.unlink(missing_ok=True)
+        write_json(mark, {"subject": ""})
         shots = reference_photos(job.subject, resolution=512)
         for index, path in enumerate(paths):
             rotated = index + 1 == ROTATED

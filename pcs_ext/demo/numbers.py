@@ -69,6 +69,7 @@ def _times(data: DemoData) -> str:
     times.append((f"Generate {pictures} pictures", sum(system.sample_seconds for system in data.systems)))
     parts = {
         "Panorama": data.panorama,
+        "Object": data.object,
         "Motion and clips": data.video,
         "Drawing": data.drawing,
         "Protect and attack": data.protection,

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pcs_ext.config_io import read_json
 from pcs_ext.demo.data import PlotPoint, ShownSystem
 from pcs_ext.image.evaluate import read_rows
+from pcs_ext.results import is_former
 
 LABELS: Mapping[str, str] = {
     "dreambooth-lora": "DreamBooth LoRA",
@@ -39,12 +41,15 @@ def standing(systems: Sequence[ShownSystem], measured: Path = MEASURED) -> Stand
 
     Args:
         systems: what this page shows.
-        measured: results file over many subjects, used when it is there.
+        measured: results file over many subjects, used when it is there and of the toybox that ships.
 
     Raises:
         ConfigError: the results file is damaged.
     """
-    return standing_of_rows(read_rows(measured)) if measured.is_file() else _of_systems(systems)
+    if not measured.is_file():
+        return _of_systems(systems)
+    rows = read_rows(measured)
+    return _of_systems(systems) if is_former(read_json(measured)) else standing_of_rows(rows)
 
 
 def _of_systems(systems: Sequence[ShownSystem]) -> Standing:

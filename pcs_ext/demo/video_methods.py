@@ -7,7 +7,7 @@ from typing import Any
 from pcs_ext.demo.data import ShownMethod
 from pcs_ext.demo.numbers import seconds_text
 from pcs_ext.demo.wording import esc
-from pcs_ext.results import FOLDER, read_results
+from pcs_ext.results import FOLDER, is_former, read_results
 
 MEASURED = FOLDER / "video_systems.json"
 """Written by `make truth`; there in a checkout, absent from an installed package."""
@@ -22,7 +22,7 @@ COLUMNS: Mapping[str, str] = {
 
 
 def measured_methods(path: Path = MEASURED) -> tuple[ShownMethod, ...]:
-    """Methods in the order of the results; none where there are no results.
+    """Methods in the order of the results; none where there are no results of the toybox that ships.
 
     Raises:
         ConfigError: the results are damaged.
@@ -30,7 +30,8 @@ def measured_methods(path: Path = MEASURED) -> tuple[ShownMethod, ...]:
     if not path.is_file():
         return ()
     found: dict[str, dict[str, Any]] = {}
-    for row in read_results(path)["rows"]:
+    result = read_results(path)
+    for row in [] if is_former(result) else result["rows"]:
         found.setdefault(row["method"], {}).setdefault(row["metric"], row)
     return tuple(
         ShownMethod(label=method, figures=_figures(rows)) for method, rows in found.items() if "leakage" in rows

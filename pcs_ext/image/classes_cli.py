@@ -2,13 +2,10 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
-from pcs_ext.image.cli import Device, Precision, console_reporter
-
-Output = Annotated[Path, arg(aliases=["-o"])]
+from pcs_ext.command_options import MACHINE, Device, Machine, Output, console_reporter
 
 
 def learn(
@@ -20,8 +17,7 @@ def learn(
     clip: Path | None = None,
     steps: int = 0,
     seed: int = 0,
-    device: Device = "auto",
-    precision: Precision = "auto",
+    machine: Machine = MACHINE,
     jsonl: Path | None = None,
 ) -> None:
     """Learn a word for every class, each told from the others (MC-TI); interrupted, run it again to go on.
@@ -35,15 +31,13 @@ def learn(
         clip: transformers folder of the CLIP whose text tower the base has; toybox has its own.
         steps: per class; 0 takes the recipe's.
         seed: of everything random.
-        device: where to run.
-        precision: of the frozen weights and of autocast.
         jsonl: also write every event as a JSON line to this file.
     """
     from pcs_ext.image.classes import clip_for, learn_classes
 
     names = learn_classes(
         folder, noun=noun, output=output, clip=clip_for(base, clip), recipe=recipe, base=base, steps=steps or None,
-        seed=seed, device=device, precision=precision, reporter=console_reporter(jsonl),
+        seed=seed, **machine.loading, reporter=console_reporter(jsonl),
     )  # fmt: skip
     sys.stdout.write(f"{output}  classes: {', '.join(names)}\n")
 

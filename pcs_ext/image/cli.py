@@ -14,11 +14,9 @@ from pcs_ext.command_options import (
     PICTURES,
     REFERENCES,
     SAMPLING,
-    Device,
     Machine,
     Output,
     Pictures,
-    Precision,
     References,
     Sampling,
     console_reporter,
@@ -26,19 +24,6 @@ from pcs_ext.command_options import (
     print_json,
     print_paths,
 )
-
-__all__ = [
-    "Device",
-    "Precision",
-    "console_reporter",
-    "export",
-    "hush_libraries",
-    "image",
-    "learn",
-    "recipes",
-    "together",
-    "tokens",
-]
 
 
 def learn(
@@ -139,7 +124,8 @@ def image(
         return
     if references != REFERENCES:
         raise UsageError(
-            "--reference-scale, -adapter, -encoder and -noun are about photos; give some: --reference PHOTO."
+            "--reference-scale, -adapter, -encoder, -noun, -box, -turn, -map and -style go with photos; give some: "
+            "--reference PHOTO."
         )
     if not prompts:
         raise UsageError('image needs prompts after the subject, got none: "a photo of {subject} on the beach".')
@@ -261,7 +247,8 @@ def export(
 
     artifact = Artifact.load(subject)
     options = ExportOptions(precision=precision, training_metadata=training_metadata, title=title, overwrite=overwrite)
-    backbone = artifact.backbone() if format == "diffusers-model" else None
+    # Full precision: what is merged is rounded once, to what is asked for.
+    backbone = artifact.backbone(precision="fp32") if format == "diffusers-model" else None
     written = export_artifact(artifact.data, format, output, options, backbone=backbone)
     for sentence in advice(artifact.data, format, written):
         console_reporter().event("advice", sentence)

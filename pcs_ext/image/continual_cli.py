@@ -2,13 +2,19 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
-from pcs_ext.image.cli import Device, Precision, console_reporter, hush_libraries
-
-Output = Annotated[Path, arg(aliases=["-o"])]
+from pcs_ext.command_options import (
+    MACHINE,
+    PICTURES,
+    Device,
+    Machine,
+    Pictures,
+    console_reporter,
+    hush_libraries,
+    print_paths,
+)
 
 
 def add(
@@ -19,8 +25,7 @@ def add(
     base: str = "",
     steps: int = 0,
     seed: int = 0,
-    device: Device = "auto",
-    precision: Precision = "auto",
+    machine: Machine = MACHINE,
     jsonl: Path | None = None,
 ) -> None:
     """Learn one more subject without spoiling earlier ones.
@@ -35,15 +40,13 @@ def add(
         base: of the first subject (default toybox); later ones take the same.
         steps: optimiser steps; 0 takes the recipe's.
         seed: of everything random.
-        device: where to run.
-        precision: of the frozen weights and of autocast.
         jsonl: also write every event as a JSON line to this file.
     """
     from pcs_ext.image.ledger import Ledger
 
     book = Ledger(ledger)
     found = photos[0] if len(photos) == 1 else list(photos)
-    book.add(found, name=name, noun=noun, base=base, steps=steps or None, seed=seed, device=device, precision=precision,
+    book.add(found, name=name, noun=noun, base=base, steps=steps or None, seed=seed, **machine.loading,
              reporter=console_reporter(jsonl))  # fmt: skip
     sys.stdout.write(f"{ledger / name}  subjects: {', '.join(book.names)}\n")
 
@@ -51,29 +54,22 @@ def add(
 def image(
     ledger: Positional[Path],
     prompts: Positional[tuple[str, ...]],
-    output: Output = Path("images"),
-    seeds: tuple[int, ...] = (0, 1, 2, 3),
-    device: Device = "auto",
-    precision: Precision = "auto",
+    pictures: Pictures = PICTURES,
+    machine: Machine = MACHINE,
 ) -> None:
     """Generate images of one or several subjects of a ledger.
 
     Args:
         ledger: folder of the subjects.
         prompts: texts with {name} where a subject goes: "a photo of {rex} on the beach".
-        output: folder for the PNG files; existing files are kept, new ones get the next number.
-        seeds: one image per prompt and seed.
-        device: where to run.
-        precision: of the weights.
     """
     from pcs_ext.image.ledger import Ledger
     from pcs_ext.image.subject import save_images
 
     made = Ledger(ledger).generate(
-        prompts, seeds=seeds, device=device, precision=precision, reporter=console_reporter(None)
+        prompts, seeds=pictures.seeds_for(prompts), **machine.loading, reporter=console_reporter()
     )
-    for path in save_images(made, output):
-        sys.stdout.write(f"{path}\n")
+    print_paths(save_images(made, pictures.output))
 
 
 def report(ledger: Positional[Path], device: Device = "auto") -> None:

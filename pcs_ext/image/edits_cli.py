@@ -169,22 +169,21 @@ def insert(
     """
     from pcs_ext.errors import InputError
     from pcs_ext.image.backbones.load import load_backbone
-    from pcs_ext.image.data import find_photos, read_mask, read_photo
-    from pcs_ext.image.edits.boxes import parse_box
+    from pcs_ext.image.data import one_photo, read_photo
+    from pcs_ext.image.edits.boxes import parse_place
     from pcs_ext.image.edits.insert import InsertConfig
     from pcs_ext.image.edits.insert_picture import insert_picture
     from pcs_ext.image.edits.settings import resolve_edit
 
     written.check(scene, picture, *([mask] if mask is not None else []))
-    place = parse_box(f"subject: {box}")
+    place = parse_place(box)
     settings = resolve_edit(method, InsertConfig, base, config, **sampling.asked)
-    shown = find_photos([picture])[0]
-    outline = read_mask(mask, shown) if mask is not None else shown.mask
-    if outline is None:
+    shown = one_photo(picture, mask)
+    if shown.mask is None:
         raise InputError(f"{picture} has no mask; give --mask, or put {picture.stem}_mask.png beside it.")
     photo = read_photo(scene)
     made = insert_picture(
-        photo.image, shown.image, outline, place, scene_prompt=scene_prompt, prompt=prompt, config=settings,
+        photo.image, shown.image, shown.mask, place, scene_prompt=scene_prompt, prompt=prompt, config=settings,
         base=load_backbone(base, **machine.loading), reporter=console_reporter(),
     )  # fmt: skip
     made.save(written.output)
@@ -345,14 +344,14 @@ def restyle(
         config: the method's settings as JSON.
     """
     from pcs_ext.image.backbones.load import load_backbone
-    from pcs_ext.image.data import find_photos
+    from pcs_ext.image.data import one_photo
     from pcs_ext.image.edits.portrait_diffusion import PortraitDiffusionConfig
     from pcs_ext.image.edits.restyle_picture import restyle_picture
     from pcs_ext.image.edits.settings import resolve_edit
 
     written.check(picture, style)
     settings = resolve_edit(method, PortraitDiffusionConfig, base, config, steps=steps)
-    painted, manner = (find_photos([path])[0] for path in (picture, style))
+    painted, manner = one_photo(picture), one_photo(style)
     made = restyle_picture(
         painted, manner, prompt=prompt, config=settings, base=load_backbone(base, **machine.loading),
         reporter=console_reporter(),

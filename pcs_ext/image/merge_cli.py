@@ -2,13 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
-from pcs_ext.image.cli import Device, console_reporter
-
-Output = Annotated[Path, arg(aliases=["-o"])]
+from pcs_ext.command_options import Device, Output, console_reporter
 
 
 def merge(
@@ -38,7 +36,7 @@ def merge(
     artifacts = [Artifact.load(path) for path in subjects]
     # Full precision: small differences of weights are what is solved for.
     base = artifacts[0].backbone(device=device, precision="fp32") if artifacts else None
-    data = join(artifacts, names, base, method=method, reporter=console_reporter(None))  # type: ignore[arg-type]
+    data = join(artifacts, names, base, method=method, reporter=console_reporter())  # type: ignore[arg-type]
     data.save(output)
     for name, words in zip(names, data.concept["parts"], strict=True):
         sys.stdout.write(f"{name:12} is written as  {words}\n")

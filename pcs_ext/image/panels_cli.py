@@ -1,7 +1,7 @@
 """Commands that draw in panels: parse, call, report. Heavy modules are imported inside the functions."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tyro.conf import Positional
 
@@ -16,9 +16,6 @@ from pcs_ext.command_options import (
     console_reporter,
     print_paths,
 )
-
-if TYPE_CHECKING:
-    from pcs_ext.image.data import Photo
 
 
 def diptych(
@@ -44,6 +41,7 @@ def diptych(
         base: toybox, a hub id, a diffusers folder or a .safetensors file.
         config: the method's settings as JSON.
     """
+    from pcs_ext.image.data import one_photo
     from pcs_ext.image.edits.diptych import DiptychConfig
     from pcs_ext.image.edits.diptych_pictures import draw_diptychs
     from pcs_ext.image.edits.settings import resolve_edit
@@ -51,7 +49,7 @@ def diptych(
 
     settings = resolve_edit("diptych", DiptychConfig, base, config, **sampling.asked)
     made = draw_diptychs(
-        _photo(photo, mask), prompts, noun=noun, seeds=pictures.seeds_for(prompts), config=settings,
+        one_photo(photo, mask), prompts, noun=noun, seeds=pictures.seeds_for(prompts), config=settings,
         negative_prompt=negative_prompt, base=base, **machine.loading, reporter=console_reporter(),
     )  # fmt: skip
     print_paths(save_images(made, pictures.output))
@@ -92,6 +90,7 @@ def try_on(
     """
     from pcs_ext.errors import UsageError
     from pcs_ext.image.backbones.load import load_backbone
+    from pcs_ext.image.data import one_photo
     from pcs_ext.image.edits.settings import resolve_edit
     from pcs_ext.image.edits.try_on import TryOnConfig
     from pcs_ext.image.edits.try_on_picture import try_on_picture
@@ -101,7 +100,7 @@ def try_on(
     if map and not adapter:
         raise UsageError("--map is read by trained adapters alone; pass one with --adapter, or leave out --map.")
     settings = resolve_edit("try-on", TryOnConfig, base, config, **sampling.asked)
-    photos = _photo(person, mask), _photo(garment, garment_mask)
+    photos = one_photo(person, mask), one_photo(garment, garment_mask)
     told: dict[str, Any] = {
         "seed": seed, "config": settings, "base": load_backbone(base, **machine.loading),
         "negative_prompt": negative_prompt, "reporter": console_reporter(),
@@ -112,20 +111,3 @@ def try_on(
         made = try_on_picture(*photos, prompt, **told)
     made.save(written.output)
     print_paths([written.output])
-
-
-def _photo(path: Path, mask: Path | None) -> "Photo":
-    """The one photo at a path, with a mask that was named or lies beside it.
-
-    Raises:
-        PhotoError: a folder of several.
-    """
-    import dataclasses
-
-    from pcs_ext.errors import PhotoError
-    from pcs_ext.image.data import find_photos, read_mask
-
-    found = find_photos([path])
-    if len(found) != 1:
-        raise PhotoError(f"{path} holds {len(found)} photos; expected one picture, name its file.")
-    return found[0] if mask is None else dataclasses.replace(found[0], mask=read_mask(mask, found[0]))

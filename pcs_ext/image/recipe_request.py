@@ -20,11 +20,13 @@ def resolve_recipe(recipe: RecipeLike, noun: str, preset: Preset, *, config: Pat
     """The recipe value behind a name, a value, a function or a JSON file.
 
     Raises:
-        UsageError: unknown name, or an empty noun.
+        UsageError: unknown name, an empty noun, or one with braces.
         ConfigError: the JSON does not fit, or the recipe contradicts itself.
     """
     if not noun.strip():
         raise UsageError("--noun is empty; say in one or two words what the subject is, such as dog or toy robot.")
+    if "{" in noun or "}" in noun:
+        raise UsageError(f"--noun {noun} has braces, which stand for subjects in prompts; say a plain word: dog.")
     if config is not None:
         resolved = from_jsonable(Recipe, recipe_part(read_json(config)), where=str(config))
     elif isinstance(recipe, Recipe):

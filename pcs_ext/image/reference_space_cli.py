@@ -8,6 +8,7 @@ from tyro.conf import Positional
 from pcs_ext.command_options import (
     MACHINE,
     PICTURES,
+    Device,
     Machine,
     Output,
     Pictures,
@@ -23,7 +24,7 @@ def style_space(
     steps: int = 0,
     config: Path | None = None,
     seed: int = 0,
-    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
+    device: Device = "auto",
     overwrite: bool = False,
     jsonl: Path | None = None,
 ) -> None:
@@ -108,7 +109,7 @@ def vary(
     identities: int = 100,
     photos: int = 4,
     seed: int = 0,
-    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Add albums of people who do not exist to a folder of pairs, mixed of those who do in a style space.
 

@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 from torch import Tensor
 
 from pcs_ext.config_io import config
-from pcs_ext.errors import UsageError
+from pcs_ext.errors import ConfigError, UsageError
 from pcs_ext.image.adapters.layers import merged
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.flow import FlowSchedule
@@ -61,6 +61,10 @@ class SampleConfig:
     """Pixels; None: the base's resolution."""
     width: int | None = None
     """Pixels; None: the base's resolution."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.guidance_scale < math.inf:
+            raise ConfigError(f"guidance_scale must be 0 or more, got {self.guidance_scale}; 1 is off.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

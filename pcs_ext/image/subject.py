@@ -39,11 +39,18 @@ class GeneratedImage:
     """Seed, steps, guidance, scheduler, base and artifact hash."""
 
     def save(self, path: str | Path) -> None:
-        """Write a PNG whose text chunks `prompt` and `pcs_ext` hold the facts."""
+        """Write a PNG whose text chunks `prompt` and `pcs_ext` hold the facts; of a base's place its name alone."""
+        facts = {**self.facts, "base": _without_place(self.facts["base"])} if "base" in self.facts else self.facts
         info = PngInfo()
         info.add_itxt("prompt", self.prompt)
-        info.add_itxt("pcs_ext", json.dumps(self.facts))
+        info.add_itxt("pcs_ext", json.dumps(facts))
         write_png(Path(path), self.image, info)
+
+
+def _without_place(base: str) -> str:
+    """A base as pictures that are given away name it: folders of a machine say who works there."""
+    place = Path(base).expanduser()
+    return place.name if place.is_absolute() or place.exists() else base
 
 
 class Artifact:
@@ -139,7 +146,7 @@ class Artifact:
             reporter: hears the progress.
 
         Raises:
-            UsageError: no prompt, no seed, or a prompt without `{subject}`.
+            UsageError: no prompt, no seed, a prompt without `{subject}`, or one so long that its subject is not read.
         """
         prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
         if not prompts or not seeds:
@@ -151,6 +158,7 @@ class Artifact:
             base if isinstance(base, AbstractBackbone) else self.backbone(base, device=device, precision=precision)
         )
         with self.inside(backbone) as adapters, contextlib.ExitStack() as told, torch.inference_mode():
+            check_length(backbone, texts, reporter or SilentReporter(), name=self.concept.name)
             for adapter in adapters:
                 adapter.set_scale(scale)
             if steering is not None:
@@ -164,11 +172,38 @@ class Artifact:
                 hooks=hooks,
                 reporter=reporter or SilentReporter(),
             )
-        common = {"base": backbone.name, "artifact": self.data.content_hash, **dataclasses.asdict(config)}
+        common = {"base": backbone.name, "artifact": self.data.content_hash, "negative_prompt": negative_prompt}
+        common |= dataclasses.asdict(config)
         return [
             GeneratedImage(to_pil(image), prompt, {"seed": seed, "scale": scale, **common})
             for image, (prompt, seed) in zip(images, [(p, s) for p in prompts for s in seeds], strict=True)
         ]
+
+
+def check_length(backbone: AbstractBackbone, texts: Sequence[str], reporter: Reporter, *, name: str = "") -> None:
+    """Say which prompts are longer than the text encoder reads: what comes behind has no effect.
+
+    Args:
+        backbone: with the learned words among its tokens.
+        texts: as it reads them.
+        reporter: hears of each that is cut.
+        name: the subject's, in the texts.
+
+    Raises:
+        UsageError: what is cut off is the subject.
+    """
+    limit = backbone.tokenizers[0].model_max_length - 2
+    for text in dict.fromkeys(texts):
+        if (count := backbone.token_count(text)) <= limit:
+            continue
+        shown = text if len(text) < 80 else f"{text[:77]}..."
+        before, named, _ = text.partition(name) if name else (text, "", "")
+        if named and backbone.token_count(before + named) > limit:
+            raise UsageError(
+                f"the prompt {shown!r} has {count} tokens, of which {limit} are read, and its subject stands behind "
+                "these. Write {subject} further to the front, or shorten the prompt."
+            )
+        reporter.event("prompt", f"the prompt {shown!r} has {count} tokens, of which {limit} are read")
 
 
 def _override(config: SampleConfig, **changes: Any) -> SampleConfig:

@@ -18,6 +18,7 @@ def vectorize(
     segments: int = 4,
     side: int = 160,
     config: Path | None = None,
+    overwrite: bool = False,
     jsonl: Path | None = None,
 ) -> None:
     """Turn a picture into an SVG of layered, filled paths.
@@ -32,16 +33,21 @@ def vectorize(
         steps: optimisation steps per round; the last round takes twice as many.
         segments: cubic curves per path, 3 to 32.
         side: longer side in pixels while optimising; more finds finer detail, more slowly.
-        config: all settings as JSON instead of the flags.
+        config: all settings as JSON, instead of these flags and not beside them.
+        overwrite: replace the output.
         jsonl: also write every event as a JSON line to this file.
     """
-    from pcs_ext.config_io import from_jsonable, read_json
-    from pcs_ext.svg.vector.trace import trace
+    from pcs_ext.config_io import check_output, from_jsonable, read_json
+    from pcs_ext.svg.vector.trace import check_svg, trace
     from pcs_ext.svg.vector.vectorize import Vectorization
 
     settings = Vectorization(paths=paths, rounds=rounds, steps=steps, segments=segments, side=side)
     if config is not None:
+        if settings != Vectorization():
+            raise UsageError("--config has all settings; leave out --paths, --rounds, --steps, --segments and --side.")
         settings = from_jsonable(Vectorization, read_json(config), where=str(config))
+    check_svg(picture, output)
+    check_output(output, overwrite)
     traced = trace(picture, output, settings, reporter=console_reporter(jsonl))
     sys.stdout.write(f"{output}  {traced.paths} paths, mean difference {traced.levels:.1f} of 255 levels\n")
 
@@ -118,6 +124,7 @@ def make(
     seed: int = 0,
     config: Path | None = None,
     machine: Machine = MACHINE,
+    overwrite: bool = False,
     jsonl: Path | None = None,
 ) -> None:
     """Draw a learned subject as an SVG of new paths.
@@ -132,11 +139,14 @@ def make(
         paths: at most so many; 0 takes the recipe's.
         steps: of score distillation; 0 takes the recipe's.
         seed: of everything random.
-        config: a recipe as JSON instead of the flags.
+        config: a recipe as JSON instead of the recipe's own values; --paths and --steps go before it.
+        overwrite: replace the output.
         jsonl: also write every event as a JSON line to this file.
     """
+    from pcs_ext.config_io import check_output
     from pcs_ext.svg.make import make_svg
 
+    check_output(output, overwrite)
     scene = make_svg(
         subject,
         prompt,

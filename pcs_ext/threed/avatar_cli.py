@@ -2,13 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
-Device = Literal["auto", "cuda", "mps", "cpu"]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Output = Annotated[Path, arg(aliases=["-o"])]
+from pcs_ext.command_options import Device, Output, Precision, console_reporter
 
 
 def learn_poses(
@@ -34,7 +32,6 @@ def learn_poses(
         overwrite: replace the output.
         jsonl: also write every event as a JSON line to this file.
     """
-    from pcs_ext.image.cli import console_reporter
     from pcs_ext.threed.avatar.pose_training import learn_poses
     from pcs_ext.threed.named_recipe import EffortOptions, named_recipe
     from pcs_ext.threed.recipes import PosedRecipe
@@ -97,7 +94,6 @@ def avatar(
         precision: of the base's weights.
         jsonl: also write every event as a JSON line to this file.
     """
-    from pcs_ext.image.cli import console_reporter
     from pcs_ext.threed.avatar.avatar_job import AvatarOptions, pose_avatar
 
     options = AvatarOptions(
@@ -161,7 +157,6 @@ def learn_generator(
         precision: of the base's weights.
         jsonl: also write every event as a JSON line to this file.
     """
-    from pcs_ext.image.cli import console_reporter
     from pcs_ext.threed.triplane.generator_job import GeneratorOptions, learn_generator
 
     options = GeneratorOptions(

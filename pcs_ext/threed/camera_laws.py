@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pcs_ext.config_io import config
-from pcs_ext.errors import UsageError
+from pcs_ext.errors import ConfigError, UsageError
 from pcs_ext.threed.cameras import Cameras, Vector, orbit
 
 
@@ -30,6 +30,20 @@ class CameraLaw:
     views: int = 1
     """Views per set: a set shares elevation, distance and lens, its azimuths are 360/views apart (MVDream: 4)."""
 
+    def __post_init__(self) -> None:
+        limits = {"elevation": (-90, 90), "azimuth": (-720, 720), "distance": (0, math.inf), "fov": (0, 180)}
+        for name, (least, most) in limits.items():
+            low, high = getattr(self, name)
+            if not (least <= low <= high <= most):
+                raise ConfigError(
+                    f"cameras have {name} from {low} to {high}; expected the lower end first, from {least} to {most}."
+                )
+        if not (self.distance[0] > 0 and self.fov[0] > 0 and self.fov[1] < 180 and self.views >= 1):
+            raise ConfigError(
+                f"cameras have distance {self.distance}, fov {self.fov} and {self.views} views; expected a distance "
+                "above 0, angles between 0 and 180 degrees, and one view or more."
+            )
+
 
 def draw_cameras(law: CameraLaw, count: int, generator: torch.Generator) -> Cameras:
     """`count` random views.
@@ -43,13 +57,10 @@ def draw_cameras(law: CameraLaw, count: int, generator: torch.Generator) -> Came
         generator: on the CPU.
 
     Raises:
-        UsageError: a count that is no multiple, or an empty range.
+        UsageError: a count that is no multiple.
     """
-    if law.views < 1 or count < 1 or count % law.views:
+    if count < 1 or count % law.views:
         raise UsageError(f"expected a positive multiple of {law.views} views, got {count}.")
-    for name, (low, high) in (("elevation", law.elevation), ("distance", law.distance), ("fov", law.fov)):
-        if low > high:
-            raise UsageError(f"the {name} range needs its lower end first, got {low} to {high}.")
     sets = count // law.views
     azimuth = stratified(law.azimuth, sets, generator).repeat_interleave(law.views)
     azimuth = azimuth + (torch.arange(law.views) * (360 / law.views)).repeat(sets)

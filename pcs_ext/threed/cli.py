@@ -3,13 +3,11 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
-Device = Literal["auto", "cuda", "mps", "cpu"]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Output = Annotated[Path, arg(aliases=["-o"])]
+from pcs_ext.command_options import Device, Output, Precision, console_reporter
 
 
 def make(
@@ -66,7 +64,6 @@ def make(
         precision: of the base's weights.
         jsonl: also write every event as a JSON line to this file.
     """
-    from pcs_ext.image.cli import console_reporter
     from pcs_ext.threed.make import make_3d
     from pcs_ext.threed.request import MakeOptions
 
@@ -141,7 +138,6 @@ def texture(
         precision: of the base's weights.
         jsonl: also write every event as a JSON line to this file.
     """
-    from pcs_ext.image.cli import console_reporter
     from pcs_ext.threed.texture_job import texture_3d
     from pcs_ext.threed.texture_request import TextureOptions
 
@@ -210,7 +206,6 @@ def edit(
         precision: of the base's weights.
         jsonl: also write every event as a JSON line to this file.
     """
-    from pcs_ext.image.cli import console_reporter
     from pcs_ext.threed.box import Box
     from pcs_ext.threed.edit_job import edit_3d
     from pcs_ext.threed.edit_request import EditOptions
@@ -263,7 +258,6 @@ def views(
         device: where the base runs.
         precision: of the base's weights.
     """
-    from pcs_ext.image.cli import console_reporter
     from pcs_ext.threed.view_sets import draw_views
 
     draw_views(

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from pcs_ext.config_io import atomic_folder, atomic_write_bytes, write_json
 from pcs_ext.errors import Interrupted
@@ -30,6 +30,7 @@ from pcs_ext.threed.outputs import free_outputs
 from pcs_ext.threed.shapes import preview_sheet, shape_views
 from pcs_ext.threed.splat_fit import field_pictures, fit_splats, surface_splats
 from pcs_ext.threed.splats import Splats, SplatsConfig, load_splats, save_splats
+from pcs_ext.threed.stored import fill
 from pcs_ext.threed.work import Result, WorkFolder
 
 
@@ -219,7 +220,7 @@ class EditJob:
         with self.request.artifact.applied(self.backbone):
             if not folder.exists():
                 self._learn_place(updates, self._scene_loss(splats), folder)
-            updates.updates.load_state_dict(load_file(folder / "updates.safetensors"))
+            fill(updates.updates, folder / "updates.safetensors")
             with updates.applied(training=False):
                 yield self.backbone
 

@@ -33,6 +33,8 @@ FORMATS = ("glb", "obj", "ply")
 WRITTEN = (*FORMATS, "usdz")
 _PREPARED = {"glb": glb_for_trimesh, "obj": obj_for_trimesh, "ply": ply_for_trimesh}
 """What trimesh would misread is put right before it reads."""
+_FARTHEST = 1e6
+"""Repetitions of a picture beyond which texture coordinates mean nothing."""
 _DAMAGE = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, OSError, RecursionError, TypeError,
            ValueError, NotImplementedError, struct.error)  # fmt: skip
 """What trimesh's parsers and pictures raise on damaged files; trimesh has no error class of its own."""
@@ -158,10 +160,7 @@ def read_mesh(path: Path) -> Any:
     kind = path.suffix.lower().lstrip(".")
     if kind not in FORMATS or not path.is_file():
         raise InputError(f"{path}: expected an existing file ending in {', '.join(FORMATS)}. Check the path.")
-    try:
-        mesh = _joined(_scene(path, kind), path, kind)
-    except _DAMAGE as error:
-        raise unreadable(path, error) from error
+    mesh = _joined(_scene(path, kind), path, kind)
     if kind in _TURNED:
         mesh.apply_transform(np.linalg.inv(_Y_UP))
     return mesh
@@ -171,29 +170,32 @@ def _scene(path: Path, kind: str) -> Any:
     """What trimesh reads, with the pictures and materials that lie beside the file."""
     trimesh, _ = mesh_libraries()
     beside = obj_resolver(path) if kind == "obj" else trimesh.resolvers.FilePathResolver(str(path))
-    data = io.BytesIO(_PREPARED[kind](path))
-    return trimesh.load_scene(data, file_type=kind, resolver=beside, process=False)
+    try:
+        data = io.BytesIO(_PREPARED[kind](path))
+        return trimesh.load_scene(data, file_type=kind, resolver=beside, process=False)
+    except _DAMAGE as error:
+        raise unreadable(path, error) from error
 
 
 def _joined(scene: Any, path: Path, kind: str) -> Any:
     """All meshes of a scene as one, where they stand, with the file's normals: trimesh's own way loses them."""
     trimesh, _ = mesh_libraries()
-    meshes = [entry for entry in scene.geometry.values() if isinstance(entry, trimesh.Trimesh)]
-    for mesh in meshes:
+    meshes = {name: entry for name, entry in scene.geometry.items() if isinstance(entry, trimesh.Trimesh)}
+    if not meshes:
+        raise unreadable(path, "it holds no mesh")
+    for mesh in meshes.values():
         _check_sound(mesh, path)
-    settle_colors(meshes, kind)
+    meshes = {name: mesh for name, mesh in meshes.items() if len(mesh.faces)}
+    settle_colors(list(meshes.values()), kind)
     parts = []
     for node in scene.graph.nodes_geometry:
         place, name = scene.graph[node]
-        if isinstance(scene.geometry[name], trimesh.Trimesh):
-            parts.append(scene.geometry[name].copy(include_cache=True))
+        if name in meshes:
+            parts.append(meshes[name].copy(include_cache=True))
             parts[-1].apply_transform(place)
     if not parts:
-        raise unreadable(path, "it holds no mesh")
-    found = joined(parts, path)
-    if not len(found.faces):
         raise unreadable(path, "it holds no faces")
-    return found
+    return joined(parts, path)
 
 
 def _check_sound(part: Any, path: Path) -> None:
@@ -204,6 +206,8 @@ def _check_sound(part: Any, path: Path) -> None:
     uv = getattr(part.visual, "uv", None)
     if uv is not None and np.shape(uv) != (len(corners), 2):
         raise unreadable(path, f"it has {np.shape(uv)} texture coordinates for {len(corners)} vertices")
+    if uv is not None and not (np.abs(np.asarray(uv)) < _FARTHEST).all():  # NaN is not less, either
+        raise unreadable(path, f"it has texture coordinates that are not finite, or beyond {_FARTHEST:g}")
     if not np.isfinite(corners).all():
         count = int((~np.isfinite(corners)).any(1).sum())
         raise InputError(

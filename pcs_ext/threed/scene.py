@@ -4,12 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from pcs_ext.config_io import file_sha256, from_jsonable, read_json
 from pcs_ext.errors import UsageError
 from pcs_ext.threed.field_config import FieldConfig
 from pcs_ext.threed.fields import AbstractField
+from pcs_ext.threed.stored import fill
 from pcs_ext.threed.work import Result, finished_shape
 
 
@@ -30,8 +29,12 @@ class Scene:
         return file_sha256(self.folder / "field.safetensors")
 
     def fill(self, field: AbstractField) -> None:
-        """Put its tensors into a field of the same settings."""
-        field.load_state_dict(load_file(self.folder / "field.safetensors"))
+        """Put its tensors into a field of the same settings.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        fill(field, self.folder / "field.safetensors")
         field.advance(1.0)
 
 

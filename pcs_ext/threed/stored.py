@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from pcs_ext.config_io import atomic_folder, from_jsonable, read_json, write_json
 from pcs_ext.errors import ConfigError, InputError
@@ -20,6 +20,32 @@ def store(folder: Path, stem: str, module: nn.Module, settings: Any) -> None:
     with atomic_folder(folder) as target:
         save_file(tensors, target / f"{stem}.safetensors")
         write_json(target / f"{stem}.json", settings)
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Tensors that a job wrote.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        reason = "it is not there" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
+        raise InputError(f"{file} is damaged or incomplete ({reason}); expected what a 3D job wrote.") from None
+
+
+def fill(module: Any, file: Path) -> None:
+    """Put the tensors that a job wrote into a module, or whatever else has a `load_state_dict`.
+
+    Raises:
+        InputError: the file is missing, damaged, or of other settings.
+    """
+    tensors = read_tensors(file)
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(f"{file} does not fit what it is read for ({str(error).splitlines()[0]}).") from None
 
 
 def restored(folder: Path, stem: str, settings: Any, build: Callable[[Any], Module]) -> Module:

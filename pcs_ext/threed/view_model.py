@@ -274,7 +274,10 @@ def _read_projection(folder: Path) -> nn.Linear:
         files = sorted((folder / name).glob("*.safetensors"))
         if not files:
             continue
-        tensors = {key: value for file in files for key, value in load_file(file).items()}
+        try:
+            tensors = {key: value for file in files for key, value in load_file(file).items()}
+        except SafetensorError as error:
+            raise ModelError(f"{folder / name} holds a damaged .safetensors file ({error}); copy it again.") from None
         weight, bias = (tensors.get(f"{prefix}.{end}") for end in ("weight", "bias"))
         if weight is None or bias is None:
             raise ModelError(f"{files[0]} holds no {prefix}.weight and {prefix}.bias; expected {_EXPECTED}.")

@@ -199,6 +199,14 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}" if value > 1.5 else f"{value:.3f}"
 
 
+def _command(arguments: Sequence[str]) -> str:
+    """What was called, to be called again; folders of models are a machine's own and are not told."""
+    said = ["--weights=WEIGHTS" if argument.startswith("--weights=") else argument for argument in arguments]
+    if "--weights" in said[:-1]:
+        said[said.index("--weights") + 1] = "WEIGHTS"
+    return f"python -m pcs_ext.toybox.quality {shlex.join(said)}".strip()
+
+
 def main(
     weights: Path | None = None,
     scenes: int = 1000,
@@ -239,8 +247,7 @@ def main(
     except PcsError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
-    arguments = shlex.join(argument for argument in sys.argv[1:] if argument != str(weights))
-    command = f"python -m pcs_ext.toybox.quality {arguments}".strip()
+    command = _command(sys.argv[1:])
     result = as_result(as_rows(figures), command=command, seeds=[DATA_SEED], missing=missing)
     if output is not None:
         write_json(output, result)

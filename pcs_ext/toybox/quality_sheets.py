@@ -19,8 +19,9 @@ _TITLE = 28
 
 def write_samples(path: Path, images: Tensor, columns: int = 8) -> None:
     """Generated pictures `n 3 h w` in [-1, 1], in rows of `columns`, twice enlarged; a last incomplete row is cut."""
+    columns = min(columns, len(images))
     whole = len(images) // columns * columns
-    _write(path, _enlarged(tile(images[:whole], min(columns, len(images)))))
+    _write(path, _enlarged(tile(images[:whole], columns)))
 
 
 def write_pairs(path: Path, images: Tensor, decoded: Tensor) -> None:

@@ -182,3 +182,12 @@ def test_a_part_that_is_asked_for_later_is_added(tmp_path, run):
         assert picture.width == 2 * picture.height
     assert "Look around Rex" in page
     assert before.items() <= _stamps(tmp_path).items()
+
+
+def test_a_folder_of_somebodys_files_is_left_alone(tmp_path, judges, sd):
+    mine = tmp_path / "mine"
+    (mine / "video").mkdir(parents=True)
+    (mine / "video" / "wedding.mp4").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="holds video and no demonstration; choose a folder of its own"):
+        run_demo(mine, base=sd, judges=judges, prompts=2, seeds=2, steps=1, parts=("panorama", "video"))
+    assert [path.name for path in mine.rglob("*")] == ["video", "wedding.mp4"]

@@ -3,15 +3,19 @@
 import dataclasses
 import html.parser
 import re
+from typing import get_args
 
 import pytest
 
 from pcs_ext.config_io import write_json
 from pcs_ext.demo.data import DemoData
+from pcs_ext.demo.job import Part
+from pcs_ext.demo.numbers import seconds_text
 from pcs_ext.demo.page import write_page
 
 _INLINE = ("data:image/webp;base64,", "data:image/svg+xml;base64,", "data:video/mp4;base64,", "#")
 _VOID = {"meta", "img", "input", "br", "line", "path", "circle"}
+PARTS = get_args(Part)
 
 
 class _Outline(html.parser.HTMLParser):
@@ -159,6 +163,15 @@ def test_the_parts_are_shown_and_the_viewer_travels_inside(whole_page):
     assert "Here it learns less from protected photos" in outline.text
     assert "Protect and attack" in outline.text
     assert sum((image["src"] or "").startswith("data:image/svg+xml") for image in outline.of("img")) == 3
+
+
+def test_the_time_of_everything_on_the_page_is_told(whole, whole_page):
+    data, _ = whole
+    parts = [part for name in PARTS if (part := getattr(data, name)) is not None]
+    assert len(parts) == 5
+    seconds = sum(part.seconds for part in parts) + data.measure_seconds
+    seconds += sum(system.learn_seconds + system.sample_seconds for system in data.systems)
+    assert f'<p class="big">{seconds_text(seconds)}</p>' in whole_page
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pcs_ext.config_io import write_json
 from pcs_ext.demo.standing import standing
 from pcs_ext.demo.video_methods import measured_methods, methods_table
 from pcs_ext.errors import ConfigError
-from pcs_ext.results import as_result
+from pcs_ext.results import as_result, toybox
 
 
 def test_without_measured_subjects_the_page_plots_its_own_seeds(demo, tmp_path):
@@ -32,7 +32,9 @@ def test_measured_subjects_come_first(demo, tmp_path):
         {**common, "recipe": "oft", "metric": "dino-i-truth-ceiling", "value": 0.88},
         {**common, "recipe": "half", "metric": "attributes", "value": 0.5},
     ]
-    write_json(tmp_path / "r.json", {"rows": rows})
+    write_json(tmp_path / "r.json", {"toybox": "0123abcd", "rows": rows})
+    assert standing(demo[0].systems, tmp_path / "r.json") == standing(demo[0].systems, tmp_path / "nothing.json")
+    write_json(tmp_path / "r.json", {"toybox": toybox(), "rows": rows})
     found = standing(demo[0].systems, tmp_path / "r.json")
     assert [(p.label, p.fidelity, p.editability) for p in found.points] == [("OFT", 0.7, 0.85)]
     assert (found.over, found.ceiling) == ("12 subjects", 0.88)
@@ -54,6 +56,8 @@ def test_methods_of_motions_are_those_that_were_measured(tmp_path):
     ]
     result = as_result(rows, command="python -m benchmarks.video_systems", seeds=[0, 1, 2])
     write_json(tmp_path / "some.json", result)
+    write_json(tmp_path / "former.json", {**result, "toybox": "0123abcd"})
+    assert measured_methods(tmp_path / "former.json") == (), "figures of a toybox that no longer ships"
     (found,) = measured_methods(tmp_path / "some.json")
     assert (found.label, found.figures) == ("vmc", (0.5, None, None, 0.3, 60.0))
     assert "1\N{NO-BREAK SPACE}min\N{NO-BREAK SPACE}0\N{NO-BREAK SPACE}s" in methods_table([found])

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from pcs_ext.errors import UsageError
+from pcs_ext.errors import InputError, UsageError
 from pcs_ext.svg.vector.colors import read_color
 from pcs_ext.svg.vector.geometry import drawable
 from pcs_ext.svg.vector.read import Document, parse_svg
@@ -175,6 +175,24 @@ def test_the_picture_itself_is_asked_like_its_elements() -> None:
 )
 def test_a_side_that_is_not_given_follows_the_other(frame: str, size: tuple[float, float]) -> None:
     assert parsed(RECT.format(""), frame).scene.size == pytest.approx(size)
+
+
+@pytest.mark.parametrize("box", ["0 0 50", "0 0 fifty 25", "0 0 50% 25%", "0 0 -50 25", "0 0 1e9 5", "none"])
+def test_a_view_box_that_cannot_be_read_is_passed_over_as_by_browsers(box: str) -> None:
+    document, plain = (parsed(RECT.format(""), f'{more} width="80" height="40"') for more in (f'viewBox="{box}"', ""))
+    assert document.scene.view_box == plain.scene.view_box == (0, 0, 80, 40)
+    assert document.notes == (f"viewBox {box!r} is not four numbers and not applied",)
+    assert torch.equal(drawn(document), drawn(plain))
+    with pytest.raises(InputError, match="neither a viewBox nor a width and height"):
+        parsed(RECT.format(""), f'viewBox="{box}"')
+
+
+@pytest.mark.parametrize("hidden", ['display="none"', 'style="display:none"'])
+def test_a_picture_that_is_not_displayed_is_not_drawn(hidden: str) -> None:
+    shown = '<g style="display:inline"><rect width="9" height="9"/></g>'
+    document = parsed(RECT.format("") + shown, f"{FRAME} {hidden}")
+    assert document.scene.paths == ()
+    assert document.notes == ("nothing is drawn: <svg> itself has display: none",)
 
 
 def test_path_data_ends_at_its_first_error() -> None:

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from pcs_ext.cli import main
+from pcs_ext.config_io import write_json
 from pcs_ext.errors import InputError, PhotoError, UsageError
 from pcs_ext.svg.vector.components import connected
 from pcs_ext.svg.vector.read import read_svg
@@ -91,3 +92,26 @@ def test_regions_are_four_connected() -> None:
     assert labels[1, 0] != labels[0, 2]
     assert labels[2, 0] == labels[3, 2]
     assert len(labels.unique()) == 4
+
+
+def test_the_commands_replace_no_file_that_nobody_gave_up(
+    picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine.svg"
+    mine.write_text("drawn by hand")
+    for command in (("svg", "vectorize", str(picture)), ("svg", "make", str(tmp_path), "a {subject}")):
+        with pytest.raises(SystemExit, match="3"):
+            main([*command, "-o", str(mine)])
+        assert "exists already; choose another --output or pass --overwrite" in capsys.readouterr().err
+    assert mine.read_text() == "drawn by hand"
+    few = ["--paths", "2", "--steps", "2", "--rounds", "1", "--side", "24"]
+    main(["svg", "vectorize", str(picture), "-o", str(mine), "--overwrite", *few])
+    assert mine.read_text() != "drawn by hand"
+    settings = tmp_path / "settings.json"
+    write_json(settings, Vectorization(paths=2, rounds=1, steps=2, side=24))
+    told = ["svg", "vectorize", str(picture), "-o", str(tmp_path / "b.svg"), "--config", str(settings)]
+    with pytest.raises(SystemExit, match="2"):
+        main([*told, "--paths", "9"])
+    assert "--config has all settings; leave out --paths" in capsys.readouterr().err
+    main(told)
+    assert (tmp_path / "b.svg").read_bytes() == mine.read_bytes()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pcs_ext.errors import InputError, UsageError
+from pcs_ext.config_io import from_jsonable, to_jsonable
+from pcs_ext.errors import ConfigError, InputError, UsageError
 from pcs_ext.threed.camera_laws import CameraLaw, draw_cameras
 from pcs_ext.threed.cameras import orbit, rays, ring
 from pcs_ext.threed.transforms_json import read_transforms, write_transforms
@@ -98,3 +99,19 @@ def test_impossible_settings_are_refused() -> None:
         draw_cameras(CameraLaw(views=4), 6, torch.Generator())
     with pytest.raises(UsageError, match="as many"):
         orbit([0.0, 1.0], [0.0], [1.0], [30.0])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ({"elevation": (40.0, 10.0)}, "elevation from 40.0 to 10.0; expected the lower end first"),
+        ({"elevation": (0.0, 120.0)}, "elevation from 0.0 to 120.0; expected .* from -90 to 90"),
+        ({"azimuth": (90.0, -90.0)}, "azimuth"),
+        ({"distance": (0.0, 2.0)}, "a distance above 0"),
+        ({"fov": (30.0, 180.0)}, "between 0 and 180 degrees"),
+        ({"views": 0}, "one view or more"),
+    ],
+)
+def test_a_law_that_no_camera_can_follow_is_refused_when_it_is_read(wrong, match):
+    with pytest.raises(ConfigError, match=match):
+        from_jsonable(CameraLaw, {**to_jsonable(CameraLaw()), **wrong})

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from pcs_ext.cli import main
 from pcs_ext.errors import InputError, UsageError
@@ -17,6 +18,7 @@ from pcs_ext.threed.export import export_3d, render_3d
 from pcs_ext.threed.field_config import FieldConfig, load_field, save_field
 from pcs_ext.threed.fields import Blob, HashField, VoxelField
 from pcs_ext.threed.mesh import MeshConfig, read_mesh
+from pcs_ext.threed.stored import fill, read_tensors
 from pcs_ext.threed.surface_colors import surface_colors
 from pcs_ext.threed.viewer import write_viewer
 from pcs_ext.threed.work import Result, WorkFolder
@@ -197,3 +199,17 @@ def test_a_mesh_without_extent_is_not_filmed(tmp_path: Path) -> None:
         render_3d(path, tmp_path / "turn.png", frames=1, side=16)
     with pytest.raises(UsageError, match="frames per second"):
         render_3d(path, tmp_path / "turn.png", frames=1, side=16, frames_per_second=0)
+
+
+def test_tensors_of_a_work_folder_that_are_damaged_are_named(tmp_path: Path) -> None:
+    file, module = tmp_path / "field.safetensors", torch.nn.Linear(2, 3)
+    with pytest.raises(InputError, match=r"field.safetensors is damaged or incomplete \(it is not there\)"):
+        fill(module, file)
+    save_file(torch.nn.Linear(2, 4).state_dict(), file)
+    with pytest.raises(InputError, match="does not fit what it is read for"):
+        fill(module, file)
+    save_file(torch.nn.Linear(2, 3).state_dict(), file)
+    fill(module, file)
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(InputError, match="is damaged or incomplete"):
+        read_tensors(file)

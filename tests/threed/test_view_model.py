@@ -150,6 +150,11 @@ def test_what_is_no_view_model_is_refused(stored: Path, tiny_sd_path: Path, tmp_
     other = tmp_path / "other"
     shutil.copytree(stored, other)
     file = next((other / "clip_camera_projection").glob("*.safetensors"))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:40])
+    with pytest.raises(ModelError, match="holds a damaged .safetensors file"):
+        load_view_model(other)
+    file.write_bytes(whole)
     file.rename(file.with_suffix(".bin"))
     with pytest.raises(ModelError, match=r"with a .safetensors file.*Pickles"):
         load_view_model(other, device="cpu")

@@ -1,15 +1,17 @@
 """The arithmetic of the quality figures, by hand."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from pcs_ext.reporter import SilentReporter
 from pcs_ext.toybox.oracle import HEADS
-from pcs_ext.toybox.quality import measure
+from pcs_ext.toybox.quality import _command, measure
 from pcs_ext.toybox.quality_measures import confusion, held_out, psnr, retrieval_hits
-from pcs_ext.toybox.quality_sheets import write_confusions
+from pcs_ext.toybox.quality_sheets import write_confusions, write_samples
 from pcs_ext.toybox.train.data import pairs_of, scenes_of
 
 
@@ -49,3 +51,18 @@ def test_models_that_are_not_there_are_named_once(tmp_path: Path) -> None:
     settings = {"prompts": 0, "resolution": 16, "sheets": None, "reporter": SilentReporter(), "clips": 2, "sets": 2}
     figures, missing = measure(tmp_path, scenes=0, **settings)
     assert (figures, missing) == ([], ["motion_reader", "motion", "oracle", "dino", "multiview"])
+
+
+@pytest.mark.parametrize(("count", "size"), [(3, (3 * 16, 16)), (8, (8 * 16, 16)), (20, (8 * 16, 2 * 16))])
+def test_a_sheet_of_few_pictures_shows_them(count: int, size: tuple[int, int], tmp_path: Path) -> None:
+    write_samples(tmp_path / "s.png", torch.zeros(count, 3, 8, 8))
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.size == size
+
+
+def test_the_command_beside_figures_can_be_called_again_and_tells_no_folder() -> None:
+    for arguments in (["--weights", "/home/ann/models", "--json"], ["--weights=/home/ann/models", "--json"]):
+        command = _command(arguments)
+        assert "ann" not in command
+        assert shlex.split(command)[3:] in (["--weights", "WEIGHTS", "--json"], ["--weights=WEIGHTS", "--json"])
+    assert _command(["--scenes", "10"]) == "python -m pcs_ext.toybox.quality --scenes 10"

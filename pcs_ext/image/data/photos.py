@@ -316,6 +316,18 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     return converted if converted is not None else image
 
 
+def one_photo(path: Path, mask: Path | None = None) -> Photo:
+    """The one photo at a path, with a mask that is named or lies beside it.
+
+    Raises:
+        PhotoError: a folder of several, or see `find_photos` and `read_mask`.
+    """
+    found = find_photos([path])
+    if len(found) != 1:
+        raise PhotoError(f"{path} holds {len(found)} photos; expected one picture, name its file.")
+    return found[0] if mask is None else found[0].but(mask=read_mask(mask, found[0]))
+
+
 def read_mask(path: Path, photo: Photo) -> Tensor:
     """A mask for a photo, `1 h w` in [0, 1], white 1, brought to the photo's size.
 

@@ -59,7 +59,8 @@ def draw_aligned(
     if reference is not None:
         given = Reference(as_sampled(reference, backbone, config.sampling), reference_prompt.strip())
     facts = {
-        "edit": config.id, "base": backbone.name, "artifacts": cast.hashes(), "reference": reference_prompt.strip(),
+        "edit": config.id, "base": backbone.name, "negative_prompt": negative_prompt,
+        "artifacts": cast.hashes(), "reference": reference_prompt.strip(),
         "set": list(prompts), **dataclasses.asdict(config.sampling),
     }  # fmt: skip
     made = []

@@ -66,6 +66,20 @@ def parse_box(text: str) -> Box:
     return Box(phrase=phrase.strip(), left=left, top=top, right=right, bottom=bottom)
 
 
+def parse_place(text: str) -> Box:
+    """A box from "LEFT TOP RIGHT BOTTOM", of whatever is placed.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        return parse_box(f"subject: {text}")
+    except UsageError:
+        raise UsageError(
+            f'--box "{text}" is no place; expected LEFT TOP RIGHT BOTTOM in [0, 1], as in "0.3 0.4 0.7 0.9".'
+        ) from None
+
+
 def read_boxes(path: Path) -> list[Box]:
     """Boxes of a JSON file: `{"robot": [0.1, 0.2, 0.5, 0.9], ...}`.
 

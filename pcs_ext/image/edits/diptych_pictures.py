@@ -61,7 +61,8 @@ def draw_diptychs(
         raise InputError(f"the mask of {photo.path.name} marks nothing; expected white where the {noun} is.")
     left = squared(on_white(photo.image[None], mask))
     facts = {
-        "edit": config.id, "base": base.name, "photo": photo.path.name, "noun": noun, "attention": config.attention,
+        "edit": config.id, "base": base.name, "negative_prompt": negative_prompt,
+        "photo": photo.path.name, "noun": noun, "attention": config.attention,
         **dataclasses.asdict(config.sampling),
     }  # fmt: skip
     made = []

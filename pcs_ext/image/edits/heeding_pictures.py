@@ -62,6 +62,7 @@ def draw_heeding(
         concept.prompt(prompt)  # says who is missing before anything is loaded
     backbone = base if base is not None else artifact.backbone(device=device, precision=precision)
     facts = {"edit": config.id, "base": backbone.name, "artifact": artifact.data.content_hash, "words": words.strip(),
+             "negative_prompt": negative_prompt,
              **dataclasses.asdict(config.sampling)}  # fmt: skip
     made: list[GeneratedImage] = []
     with artifact.inside(backbone) as adapters:

@@ -15,6 +15,7 @@ from pcs_ext.image.attention import decoder_paths, self_attention_paths
 from pcs_ext.image.attention_edits import AttentionEdit, Blend, branch_rows, edited
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.edits.boxes import Box
+from pcs_ext.image.edits.region import check_sides
 from pcs_ext.image.inversion import invert
 from pcs_ext.image.masks import bounding_box, cells_of, grown, inside_only
 from pcs_ext.image.recipes import Preset
@@ -44,6 +45,7 @@ class InsertConfig:
     """Width of the soft edge inside the region, as a share of the picture's shorter side."""
 
     def __post_init__(self) -> None:
+        check_sides(self.sampling)
         shares = ("subject", "subject_last", "scene_last", "growth", "feather")
         wrong = {name: getattr(self, name) for name in shares if not 0 <= getattr(self, name) <= 1}
         if wrong:

@@ -53,5 +53,8 @@ def insert_picture(
         prompt=prompt, config=config, reporter=reporter,
     )  # fmt: skip
     result = region.paste(scene[None], edited, allowed, config.feather)
-    facts = {"edit": config.id, "base": base.name, **dataclasses.asdict(config.sampling)}
+    facts = {
+        "edit": config.id, "base": base.name, "scene_prompt": scene_prompt,
+        "box": [box.left, box.top, box.right, box.bottom], **dataclasses.asdict(config.sampling),
+    }  # fmt: skip
     return GeneratedImage(to_pil(result[0]), prompt, facts)

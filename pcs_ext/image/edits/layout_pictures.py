@@ -57,7 +57,8 @@ def draw_layouts(
     meant = [dataclasses.replace(box, phrase=cast.phrase(box.phrase)) for box in boxes]
     backbone = base if base is not None else load_backbone(cast.base_name, device=device, precision=precision)
     facts = {
-        "edit": config.id, "base": backbone.name, "artifacts": cast.hashes(), **dataclasses.asdict(config.sampling),
+        "edit": config.id, "base": backbone.name, "negative_prompt": negative_prompt,
+        "artifacts": cast.hashes(), **dataclasses.asdict(config.sampling),
         "boxes": [dataclasses.asdict(box) for box in boxes],
     }  # fmt: skip
     common = {"seeds": seeds, "negative_prompt": cast.negative(negative_prompt), "reporter": reporter}

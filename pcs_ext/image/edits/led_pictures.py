@@ -57,7 +57,8 @@ def draw_led(
     encoder = load_image_text_encoder(folder, backbone.device)
     loss = likeness_to(square(reference, backbone.resolution), encoder, config)
     facts = {
-        "edit": config.id, "base": backbone.name, "artifacts": cast.hashes(), "encoder": encoder.id,
+        "edit": config.id, "base": backbone.name, "negative_prompt": negative_prompt,
+        "artifacts": cast.hashes(), "encoder": encoder.id,
         "compare": config.compare, **dataclasses.asdict(config.sampling),
     }  # fmt: skip
     made = []

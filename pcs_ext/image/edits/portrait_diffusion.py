@@ -13,6 +13,7 @@ from pcs_ext.errors import ConfigError, UsageError
 from pcs_ext.image.attention import decoder_paths, self_attention_paths, token_grid
 from pcs_ext.image.attention_edits import AttentionEdit, Blend, edited
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.edits.region import check_sides
 from pcs_ext.image.inversion import invert
 from pcs_ext.image.recipes import Preset
 from pcs_ext.image.sample import SampleConfig, SampleHooks, sample
@@ -41,6 +42,7 @@ class PortraitDiffusionConfig:
     """Decoder blocks with attention, coarsest first, that are left alone (layers from the tenth of 16 on)."""
 
     def __post_init__(self) -> None:
+        check_sides(self.sampling)
         if self.sampling.scheduler != "ddim" or self.sampling.guidance_scale != 1.0:
             raise ConfigError(
                 "Portrait Diffusion inverts with DDIM and samples without guidance; expected scheduler 'ddim' and "

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pcs_ext.errors import ConfigError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.masks import bounding_box, feathered
 from pcs_ext.image.sample import SampleConfig, sides
@@ -53,6 +54,19 @@ class Region:
         whole[..., self.top : self.bottom, self.left : self.right] = edited.clamp(-1, 1)
         alpha = feathered(mask, round(feather * min(size)))
         return torch.where(alpha == 0, original, torch.lerp(original, whole, alpha))
+
+
+def check_sides(sampling: SampleConfig) -> None:
+    """See that settings ask for no size where the result is as large as the picture that is edited.
+
+    Raises:
+        ConfigError: they do.
+    """
+    if sampling.height is not None or sampling.width is not None:
+        raise ConfigError(
+            f"the result is as large as the picture that is edited; leave height ({sampling.height}) and width "
+            f"({sampling.width}) out of the sampling settings."
+        )
 
 
 def whole(image: Tensor, backbone: AbstractBackbone) -> Region:

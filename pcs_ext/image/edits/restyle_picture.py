@@ -51,7 +51,8 @@ def restyle_picture(
         reporter=reporter,
     )  # fmt: skip
     full = region.paste(image, painted, torch.ones_like(image[:, :1]), 0.0)
-    facts = {"edit": config.id, "base": base.name, "masks": masks is not None, **dataclasses.asdict(config.sampling)}
+    facts = {"edit": config.id, "base": base.name, "style": style.path.name, "masks": masks is not None}
+    facts |= dataclasses.asdict(config.sampling)
     return GeneratedImage(to_pil(full[0]), prompt.strip(), facts)
 
 

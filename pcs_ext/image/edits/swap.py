@@ -19,6 +19,7 @@ from pcs_ext.image.attention_edits import (
     with_rows,
 )
 from pcs_ext.image.backbone import AbstractBackbone
+from pcs_ext.image.edits.region import check_sides
 from pcs_ext.image.inversion import invert
 from pcs_ext.image.locate import LocateConfig
 from pcs_ext.image.masks import cells_of, grown, inside_only
@@ -66,6 +67,7 @@ class SwapConfig:
     """How a mask is found when none is given."""
 
     def __post_init__(self) -> None:
+        check_sides(self.sampling)
         shares = ("cross_maps", "self_maps", "self_outputs", "style", "style_last", "ramp")
         wrong = {name: getattr(self, name) for name in shares if not 0 <= getattr(self, name) <= 1}
         if wrong:

@@ -90,7 +90,7 @@ def draw_together(
         free = arrange == "base" or isinstance(config, Mc2Config)
         placed = given if given or free else _columns(text, subjects)
         facts = {
-            "edit": config.id, "base": backbone.name, "artifacts": cast.hashes(),
+            "edit": config.id, "base": backbone.name, "negative_prompt": negative_prompt, "artifacts": cast.hashes(),
             "subjects": [subject.name for subject in subjects], **dataclasses.asdict(config.sampling),
         }  # fmt: skip
         if isinstance(config, Cones2Config):

@@ -18,6 +18,7 @@ from pcs_ext.image.attention_edits import edited
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.blended import PutBack
 from pcs_ext.image.edits.diptych import looking_left, on_white, squared
+from pcs_ext.image.edits.region import check_sides
 from pcs_ext.image.image_to_image import first_step
 from pcs_ext.image.masks import bounding_box, cells_of
 from pcs_ext.image.recipes import Preset
@@ -43,6 +44,7 @@ class TryOnConfig:
     """Width of the soft edge inside the region, as a share of the picture's shorter side."""
 
     def __post_init__(self) -> None:
+        check_sides(self.sampling)
         if not (0 < self.strength <= 1 and self.attention >= 0 and 0 <= self.feather <= 1):
             raise ConfigError(
                 f"strength {self.strength}, attention {self.attention} or feather {self.feather} is out of range; "

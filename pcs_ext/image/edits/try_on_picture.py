@@ -59,7 +59,8 @@ def try_on_picture(
     )  # fmt: skip
     full = region.paste(image, painted, where, config.feather)
     facts = {
-        "edit": config.id, "base": base.name, "garment": garment.path.name, "seed": seed, "strength": config.strength,
+        "edit": config.id, "base": base.name, "garment": garment.path.name, "negative_prompt": negative_prompt,
+        "seed": seed, "strength": config.strength,
         **dataclasses.asdict(config.sampling),
     }  # fmt: skip
     return GeneratedImage(to_pil(full[0]), prompt.strip(), facts)

@@ -14,9 +14,10 @@ from pcs_ext.image.data import Photo
 from pcs_ext.image.edits.region import Region
 from pcs_ext.image.edits.try_on import TryOnConfig
 from pcs_ext.image.levels import to_pil
+from pcs_ext.image.reference.facts import with_facts
 from pcs_ext.image.reference.files import open_adapter
 from pcs_ext.image.reference.inpaint import filled
-from pcs_ext.image.reference.reference import seen_by, with_facts
+from pcs_ext.image.reference.reference import seen_by
 from pcs_ext.image.subject import GeneratedImage
 from pcs_ext.reporter import Reporter, SilentReporter
 
@@ -78,7 +79,8 @@ def dress_picture(
     )
     full = region.paste(image, made, where, config.feather)
     facts = {
-        "edit": config.id, "base": base.name, "garment": garment.path.name, "adapter": adapter, "seed": seed,
+        "edit": config.id, "base": base.name, "garment": garment.path.name, "negative_prompt": negative_prompt,
+        "adapter": adapter, "seed": seed,
         **dataclasses.asdict(sampling),
     }  # fmt: skip
     drawn = GeneratedImage(to_pil(full[0]), prompt.strip(), facts)

@@ -54,11 +54,10 @@ def evaluate_artifact(
         The subject's report and the class word's.
 
     Raises:
-        UsageError: no prompt, no seed or no photo.
+        UsageError: no prompt, no seed or no photo, a seed twice, or the baseline's name for the artifact.
         Interrupted: Ctrl-C; images made so far are kept.
     """
-    if not photos or not prompts or not seeds:
-        raise UsageError("evaluate needs at least one photo, one prompt and one seed.")
+    _check(photos, prompts, seeds, name)
     reporter, noun = reporter or SilentReporter(), artifact.concept.class_noun
     texts = [prompt.text for prompt in prompts]
     facts = {"base": backbone.fingerprint, "sampling": to_jsonable(artifact.sampling)}
@@ -90,3 +89,14 @@ def evaluate_artifact(
     report.save(output / "reports" / f"{name}.json")
     baseline.save(output / "reports" / f"{CLASS_WORD}.json")
     return report, baseline
+
+
+def _check(photos: Sequence[Path], prompts: Sequence[Prompt], seeds: Sequence[int], name: str) -> None:
+    if not photos or not prompts or not seeds:
+        raise UsageError("evaluate needs at least one photo, one prompt and one seed.")
+    if len(set(seeds)) < len(seeds):
+        raise UsageError(f"seeds must be all different, got {' '.join(map(str, seeds))}: equal ones give equal images.")
+    if name == CLASS_WORD:
+        raise UsageError(
+            f"a subject called {CLASS_WORD} cannot be told from the baseline, which has that name; rename its folder."
+        )

@@ -104,14 +104,33 @@ class Preprocessing:
         if data.get("do_normalize", True) and not ("image_mean" in data and "image_std" in data):
             raise ModelError(f"{where}: expected image_mean and image_std; get the file that belongs to the weights.")
         normalised = data.get("do_normalize", True)
-        crop = _size(data.get("crop_size"), where) if data.get("do_center_crop") else None
+        resize, crop = _sizes(data, where)
         return Preprocessing(
-            resize=_size(data.get("size"), where) if data.get("do_resize", True) else None,
-            crop=(crop, crop) if isinstance(crop, int) else crop,
+            resize=resize,
+            crop=crop,
             mean=tuple(data["image_mean"]) if normalised else (0.0, 0.0, 0.0),
             std=tuple(data["image_std"]) if normalised else (1.0, 1.0, 1.0),
             interpolation=_INTERPOLATION[resample],
         )
+
+
+_WARPED = 384
+"""From this side on, ConvNeXT's processors resize to a square instead of cutting one out."""
+
+
+def _sizes(data: Mapping[str, Any], where: str) -> tuple[int | tuple[int, int] | None, tuple[int, int] | None]:
+    """What to resize to and what to cut out of the middle, as the processor that a file was written by does."""
+    kind = str(data.get("image_processor_type") or data.get("feature_extractor_type") or "")
+    crop = _size(data.get("crop_size"), where) if data.get("do_center_crop") else None
+    crop = (crop, crop) if isinstance(crop, int) else crop
+    size = _size(data.get("size"), where) if data.get("do_resize", True) else None
+    if isinstance(size, int) and ("crop_pct" in data or kind.startswith("ConvNext")):
+        # ResNet's and ConvNeXT's: the picture is cut out of a larger one.
+        share = data.get("crop_pct") or 224 / 256
+        return (int(size / share), (size, size)) if size < _WARPED else ((size, size), crop)
+    if isinstance(size, int) and kind.startswith("ViT"):
+        return (size, size), crop  # a number is both sides to the processors of ViT and DINO, the short one to CLIP's
+    return size, crop
 
 
 def _size(value: Any, where: str) -> int | tuple[int, int]:
@@ -245,14 +264,21 @@ def _model_type(folder: Path) -> str:
             f"{path} does not exist; expected the folder of a transformers model (config.json, "
             "model.safetensors, preprocessor_config.json). Give the folder's path."
         )
-    return str(read_json(path).get("model_type"))
+    return str(_object(path).get("model_type"))
+
+
+def _object(path: Path) -> Mapping[str, Any]:
+    data = read_json(path)
+    if not isinstance(data, Mapping):
+        raise ModelError(f"{path} holds a {type(data).__name__}, expected the settings of a transformers model.")
+    return data
 
 
 def _preprocessing(folder: Path) -> Preprocessing:
     path, combined = folder / "preprocessor_config.json", folder / "processor_config.json"
     if path.is_file():
-        return Preprocessing.from_config(read_json(path), str(path))
-    if combined.is_file() and "image_processor" in (data := read_json(combined)):
+        return Preprocessing.from_config(_object(path), str(path))
+    if combined.is_file() and "image_processor" in (data := _object(combined)):
         return Preprocessing.from_config(data["image_processor"], str(combined))
     raise ModelError(
         f"{path} does not exist; expected it beside the weights. Copy it from where the weights came from."

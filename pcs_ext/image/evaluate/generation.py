@@ -1,6 +1,7 @@
 """Images of many prompts and seeds as PNG files; what is there already is not made again."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 
 from pcs_ext.config_io import read_json, to_jsonable, write_json
+from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.concept import fill
 from pcs_ext.image.evaluate.stopwatch import Stopwatch, seconds_in
@@ -20,6 +22,8 @@ Paint = Callable[[Sequence[str], Sequence[int]], list[GeneratedImage]]
 """`(prompts, seeds) -> images`, prompts outermost."""
 
 _FACTS, _TIME = "made_from.json", "time.json"
+_NAME = re.compile(r"\d{2,3}--?\d+\.png")
+"""Of an image: number of the prompt, seed."""
 _IMAGES_AT_ONCE = 16
 
 
@@ -52,11 +56,13 @@ def make_images(
         facts: everything they depend on; where the folder was made from others, its images are made anew.
         task: for progress.
         reporter: hears progress in images.
+
+    Raises:
+        UsageError: the folder holds somebody's pictures that have such names.
     """
     facts = to_jsonable({**facts, "prompts": list(prompts), "seeds": list(seeds)})
     if not (folder / _FACTS).is_file() or read_json(folder / _FACTS) != facts:
-        for old in (*folder.glob("[0-9]*-*.png"), folder / _TIME):
-            old.unlink(missing_ok=True)
+        _make_room(folder)
         write_json(folder / _FACTS, facts)
     paths = {(p, s): folder / f"{p:02d}-{seed}.png" for p in range(len(prompts)) for s, seed in enumerate(seeds)}
     missing = [p for p in range(len(prompts)) if not all(paths[p, s].is_file() for s in range(len(seeds)))]
@@ -71,6 +77,19 @@ def make_images(
         done = len(prompts) - len(missing) + first + len(chunk)
         watch.progress(task, done * len(seeds), len(prompts) * len(seeds))
     return ImageSet(paths=tuple(paths.values()), seconds=seconds_in(folder / _TIME))
+
+
+def _make_room(folder: Path) -> None:
+    """Take away the images that were made from other facts.
+
+    Raises:
+        UsageError: images of such names lie there that were not made here.
+    """
+    old = [path for path in folder.glob("*.png") if _NAME.fullmatch(path.name)]
+    if old and not (folder / _FACTS).is_file():
+        raise UsageError(f"{folder} holds {old[0].name} and others that were not made here; choose another --output.")
+    for path in (*old, folder / _TIME):
+        path.unlink(missing_ok=True)
 
 
 def paint_artifact(artifact: Artifact, backbone: AbstractBackbone) -> Paint:

@@ -188,7 +188,7 @@ def read_prompts(path: Path) -> tuple[Prompt, ...]:
         UsageError: the file is missing, no text or empty, or a line has no `{subject}`.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError):
         raise UsageError(
             f"prompts {str(path)!r} are neither one of {', '.join(PROMPT_SETS)} nor a text file that can be read."

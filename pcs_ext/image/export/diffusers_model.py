@@ -39,10 +39,12 @@ def export_diffusers_model(
         The component folders.
 
     Raises:
-        UsageError: only tokens were learned, or a folder exists.
+        UsageError: only tokens were learned, a folder exists, or the output is the base.
         ArtifactError: the artifact does not fit this backbone.
     """
     options = options or ExportOptions()
+    if Path(output).resolve() == Path(backbone.name).expanduser().resolve():
+        raise UsageError(f"--output {output} is the base itself, which is never changed; choose another folder.")
     adapters, components = _weight_adapters(data)
     folders = {name: Path(output) / PREFIXES[name] for name in PREFIXES if name in components}
     for folder in folders.values():

@@ -38,8 +38,18 @@ class ExportOptions:
     """Of the file."""
 
     def cast(self, tensor: Tensor) -> Tensor:
-        """A weight as it is stored: contiguous, in `precision`."""
-        return tensor.to(_DTYPES[self.precision]).contiguous().clone()
+        """A weight as it is stored: contiguous, in `precision`.
+
+        Raises:
+            UsageError: it is too large for that.
+        """
+        stored = tensor.to(_DTYPES[self.precision]).contiguous().clone()
+        if not stored.isfinite().all():
+            raise UsageError(
+                f"a weight of {float(tensor.abs().max()):.3g} does not fit into {self.precision}, where it would be "
+                "infinite; export with --precision bf16 or fp32."
+            )
+        return stored
 
 
 def check_free(path: Path, options: ExportOptions) -> None:
@@ -53,7 +63,13 @@ def check_free(path: Path, options: ExportOptions) -> None:
 
 
 def with_suffix(path: Path) -> Path:
-    """The path of a safetensors file, the suffix added where it is not written."""
+    """The path of a safetensors file, the suffix added where it is not written.
+
+    Raises:
+        UsageError: it has no name.
+    """
+    if not path.name:
+        raise UsageError(f"--output {path} is a folder; expected the name of a file.")
     return path if path.suffix == ".safetensors" else path.with_name(f"{path.name}.safetensors")
 
 

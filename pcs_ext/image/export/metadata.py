@@ -5,6 +5,7 @@ import datetime
 import hashlib
 import io
 import json
+import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,12 +17,14 @@ from torch import Tensor
 from pcs_ext.artifact import ArtifactData
 from pcs_ext.config_io import from_jsonable
 from pcs_ext.errors import ArtifactError, ConfigError
-from pcs_ext.image.adapters import CrossAttentionConfig, LowRankConfig
+from pcs_ext.image.adapters import PROMPT_ADAPTERS, CrossAttentionConfig, EmbeddingConfig, LowRankConfig
 from pcs_ext.image.concept import Concept
 from pcs_ext.image.export.files import ExportOptions
-from pcs_ext.image.export.modules import TrainedModule, learned_tokens
+from pcs_ext.image.export.modules import TrainedModule, adapter_configs, learned_tokens
 
 _THUMBNAIL_SIDE = 256
+_COMPONENTS = ("denoiser", "text_encoder", "text_encoder_2")
+_OPTIMIZERS = {"adamw": "torch.optim.adamw.AdamW", "adam": "torch.optim.adam.Adam", "sgd": "torch.optim.sgd.SGD"}
 _TEXT_WIDTHS = {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2-512"}
 
 
@@ -115,14 +118,13 @@ def network_metadata(
 
 
 def _training_facts(data: ArtifactData, title: str) -> dict[str, Any]:
-    phases = data.recipe.get("phases", [])
-    rates = {key: rate for phase in phases for key, rate in phase.get("learning_rates", {}).items()}
+    phases, rates = data.recipe.get("phases", []), _rates(data)
     fits = [phase.get("fit", {}) for phase in phases]
     steps = data.training.get("steps", sum(fit.get("steps", 0) for fit in fits))
     photos = len(data.training.get("photos", ()))
     label = trigger_phrase(data)
-    text_rates = [rate for key, rate in rates.items() if "text_encoder" in key]
-    other_rates = [rate for key, rate in rates.items() if "text_encoder" not in key]
+    text_rates = [rate for component, rate in rates if component.startswith("text_encoder")]
+    other_rates = [rate for component, rate in rates if component == "denoiser"]
     prior = [phase.get("objective", {}).get("prior_loss_weight", 0) for phase in phases]
     return {
         "ss_output_name": title,
@@ -132,11 +134,11 @@ def _training_facts(data: ArtifactData, title: str) -> dict[str, Any]:
         "ss_num_reg_images": data.recipe.get("class_images", 0),
         "ss_steps": steps,
         "ss_max_train_steps": steps,
-        "ss_learning_rate": max(rates.values(), default=None),
+        "ss_learning_rate": max((rate for _, rate in rates), default=None),
         "ss_unet_lr": max(other_rates, default=None),
         "ss_text_encoder_lr": max(text_rates, default=None),
         "ss_lr_scheduler": fits[0].get("lr_schedule") if fits else None,
-        "ss_optimizer": "torch.optim.adamw.AdamW",
+        "ss_optimizer": _OPTIMIZERS.get(fits[-1].get("optimizer", "adamw")) if fits else None,
         "ss_seed": data.training.get("seed"),
         "ss_prior_loss_weight": max(prior, default=None),
         "ss_session_id": int(data.content_hash[:8], 16),
@@ -144,6 +146,19 @@ def _training_facts(data: ArtifactData, title: str) -> dict[str, Any]:
         "ss_tag_frequency": json.dumps({label: {label: photos}}),
         "ss_dataset_dirs": json.dumps({label: {"n_repeats": 1, "img_count": photos}}),
     }
+
+
+def _rates(data: ArtifactData) -> list[tuple[str, float]]:
+    """Component and learning rate of all that trained layers of it; learned words are not in the file."""
+    configs, found = adapter_configs(data), []
+    for phase in data.recipe.get("phases", []):
+        for key, rate in phase.get("learning_rates", {}).items():
+            name, _, group = key.partition("/")
+            if (config := configs.get(name)) is None or isinstance(config, (EmbeddingConfig, *PROMPT_ADAPTERS)):
+                continue
+            components = (group,) if group in _COMPONENTS else getattr(config, "components", ("denoiser",))
+            found += [(component, rate) for component in components]
+    return found
 
 
 def _side(data: ArtifactData) -> str | None:
@@ -182,7 +197,15 @@ def text_width_of(modules: list[TrainedModule]) -> int | None:
                 return module.tensors["lora_A.weight"].shape[1]
             if "hada_w1_b" in module.tensors:
                 return module.tensors["hada_w1_b"].shape[1]
+            if module.method == "lokr":
+                # The Kronecker product is as wide as both factors are, multiplied.
+                return math.prod(_wide(module, factor) for factor in ("lokr_w1", "lokr_w2"))
     return None
+
+
+def _wide(module: TrainedModule, factor: str) -> int:
+    """Width of a factor, full or in two parts."""
+    return (module.tensors[factor] if factor in module.tensors else module.tensors[f"{factor}_b"]).shape[1]
 
 
 def token_width(data: ArtifactData) -> int | None:

@@ -35,14 +35,17 @@ def read_subjects(folder: Path, *, asks_noun: bool = False, several: bool = Fals
         several: whether a subfolder may show several subjects.
 
     Raises:
-        PhotoError: there are no subfolders, one has fewer than two photos, a photo has no caption, or what nouns and
-            masks must tell is missing.
+        PhotoError: there is no such folder, or no subfolders, one has fewer than two photos, a photo has no caption, or
+            what nouns and masks must tell is missing.
     """
     return list(each_subjects(folder, asks_noun=asks_noun, several=several))
 
 
 def each_subjects(folder: Path, *, asks_noun: bool = False, several: bool = False) -> Iterator[Subjects]:
     """The same one subfolder after the other, for who needs the pixels of one at a time."""
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise PhotoError(f"{folder} {what}; expected a folder with a subfolder for each subject.")
     places = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not places:
         raise PhotoError(f"{folder} has no subfolders; expected one for each subject, with two photos of it or more.")

@@ -53,6 +53,8 @@ class OpenedAdapter:
     encoder: PictureEncoder
     latents: PictureEncoder | None = None
     """The base's own, for an adapter that asks for latents, too."""
+    id: str = ""
+    """What pictures say of it: the name of its folder or file, no place of this machine, and 8 hex digits of it."""
 
 
 def open_adapter(backbone: AbstractBackbone, name: str = "", *, encoder: str = "") -> OpenedAdapter:
@@ -79,7 +81,15 @@ def open_adapter(backbone: AbstractBackbone, name: str = "", *, encoder: str = "
         adapter = _ours(place, settings, eye, backbone)
     adapter.to(backbone.device, backbone.dtype).eval().requires_grad_(False)
     own = LatentEncoder.of(backbone) if adapter.asks_latents else None
-    return OpenedAdapter(adapter=adapter, encoder=eye, latents=own)
+    return OpenedAdapter(adapter=adapter, encoder=eye, latents=own, id=_identity(place))
+
+
+def _identity(place: Place) -> str:
+    weights = place.weights.resolve()
+    name = weights.parent.name if place.settings is not None else weights.name
+    if place.repository:
+        name = f"{place.repository}/{place.inside}"
+    return f"{name} ({file_sha256(weights)[:8]})"
 
 
 def reading_of(encoder: PictureEncoder) -> Reading:

@@ -17,7 +17,8 @@ from pcs_ext.image.learn import preset_of
 from pcs_ext.image.levels import to_pil
 from pcs_ext.image.recipes.presets import SAMPLING
 from pcs_ext.image.reference.boxes import boxes_of
-from pcs_ext.image.reference.reference import Reference, show, with_facts
+from pcs_ext.image.reference.facts import with_facts
+from pcs_ext.image.reference.reference import Reference, show
 from pcs_ext.image.sample import SampleConfig, Sampling, sample
 from pcs_ext.image.subject import GeneratedImage
 from pcs_ext.reporter import Reporter, SilentReporter
@@ -96,7 +97,7 @@ def inpaint(
     asked = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
     config = dataclasses.replace(SAMPLING[preset_of(base)], **{k: v for k, v in asked.items() if v is not None})
     images = filled(base, reference, image, hole, prompt, seeds, config, negative_prompt, reporter)
-    facts = {"base": base.name, "inpainted": whole.path.name}
+    facts = {"base": base.name, "inpainted": whole.path.name, "negative_prompt": negative_prompt}
     pictures = [
         GeneratedImage(to_pil(made), prompt, {"seed": seed, **facts, **dataclasses.asdict(config)})
         for made, seed in zip(images, seeds, strict=True)

@@ -7,6 +7,7 @@ import torch
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
+from pcs_ext.image.reference.facts import with_facts
 from pcs_ext.image.reference.files import open_adapter
 from pcs_ext.image.reference.nouns import names
 from pcs_ext.image.reference.reference import Reference, check_scale, draw
@@ -72,4 +73,5 @@ def place(
         scale=scale,
         boxes=torch.tensor([list(box) for box in boxes.values()]),
     )
-    return draw(base, held, [prompt], seeds, negative_prompt, steps, guidance_scale, reporter)
+    images = draw(base, held, [prompt], seeds, negative_prompt, steps, guidance_scale, reporter)
+    return with_facts(images, held, {prompt: prompt}, 0, None, reporter)

@@ -20,6 +20,7 @@ from pcs_ext.image.reference import REFERENCES
 from pcs_ext.image.reference.boxes import read_boxes
 from pcs_ext.image.reference.details import with_details
 from pcs_ext.image.reference.encoder import masks_of
+from pcs_ext.image.reference.facts import with_facts
 from pcs_ext.image.reference.files import OpenedAdapter, open_adapter
 from pcs_ext.image.reference.interleaved import check_marks, has_marks
 from pcs_ext.image.reference.kinds import adapter_class
@@ -30,7 +31,7 @@ from pcs_ext.image.reference.nouns import check_named
 from pcs_ext.image.reference.shown import Shown, Sight
 from pcs_ext.image.reference.views import read_turns
 from pcs_ext.image.sample import SampleHooks, Sampling, sample
-from pcs_ext.image.subject import Artifact, GeneratedImage
+from pcs_ext.image.subject import Artifact, GeneratedImage, check_length
 from pcs_ext.image.types import Conditioning
 from pcs_ext.reporter import Reporter, SilentReporter
 
@@ -324,38 +325,6 @@ def generate(
     return with_facts(images, reference, asked, len(photos), style, reporter)
 
 
-def with_facts(
-    images: Sequence[GeneratedImage],
-    reference: Reference,
-    asked: Mapping[str, str],
-    photos: int,
-    style: Path | None,
-    reporter: Reporter,
-) -> list[GeneratedImage]:
-    """The images with what they were shown among their facts, and what the adapter answered to their prompts.
-
-    Args:
-        images: drawn beside `reference`.
-        reference: as `show` made it.
-        asked: what the text encoder read -> the prompt that it stands for.
-        photos: how many were shown.
-        style: the picture whose look was taken.
-        reporter: hears the answers.
-    """
-    known = {"references": photos, "reference_scale": reference.scale}
-    known |= {"reference_encoder": reference.opened.encoder.id}
-    known |= {"reference_maps": list(reference.maps)} if reference.maps else {}
-    known |= {"reference_style": style.name} if style is not None else {}
-    answers = {asked[text]: said for text, said in reference.opened.adapter.answers.items() if text in asked}
-    for text, said in answers.items():
-        reporter.event("answer", f"{text!r}: {said}", prompt=text, answer=said)
-    told = [{"answer": answers[image.prompt]} if image.prompt in answers else {} for image in images]
-    return [
-        dataclasses.replace(image, facts={**image.facts, **known, **own})
-        for image, own in zip(images, told, strict=True)
-    ]
-
-
 def _check(prompts: Sequence[str], seeds: Sequence[int], given: Sequence[Any], subject: Artifact | None) -> None:
     if not prompts or not seeds or not given:
         raise UsageError("generate needs at least one prompt, one seed and one reference photo, got none.")
@@ -380,6 +349,7 @@ def draw(
     """Images of prompts beside what an adapter is shown, on the base alone; see `generate`."""
     asked = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
     config = dataclasses.replace(SAMPLING[preset_of(backbone)], **{k: v for k, v in asked.items() if v is not None})
+    check_length(backbone, prompts, reporter)
     pairs = [(prompt, seed) for prompt in prompts for seed in seeds]
     with torch.inference_mode():
         images = sample(
@@ -391,7 +361,7 @@ def draw(
             hooks=reference.hooks(backbone),
             reporter=reporter,
         )
-    facts = {"base": backbone.name, **dataclasses.asdict(config)}
+    facts = {"base": backbone.name, "negative_prompt": negative_prompt, **dataclasses.asdict(config)}
     return [
         GeneratedImage(to_pil(image), prompt, {"seed": seed, **facts})
         for image, (prompt, seed) in zip(images, pairs, strict=True)

@@ -10,8 +10,9 @@ from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.data import Photo, find_photos
+from pcs_ext.image.reference.facts import with_facts
 from pcs_ext.image.reference.files import open_adapter
-from pcs_ext.image.reference.reference import Reference, check_scale, draw, seen_by, with_facts
+from pcs_ext.image.reference.reference import Reference, check_scale, draw, seen_by
 from pcs_ext.image.subject import GeneratedImage
 from pcs_ext.reporter import Reporter, SilentReporter
 

@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from pcs_ext.command_options import MACHINE, Machine, Output, console_reporter
 from pcs_ext.errors import UsageError
-
-Output = Annotated[Path, arg(aliases=["-o"])]
 
 
 def make(
@@ -24,8 +23,8 @@ def make(
     guidance_scale: float = 0.0,
     height: int = 0,
     viewer: bool = True,
-    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    overwrite: bool = False,
+    machine: Machine = MACHINE,
 ) -> None:
     """Make a 360 degree panorama and a page to look around in.
 
@@ -45,16 +44,21 @@ def make(
         guidance_scale: strength of the prompt, 1 = off; 0 takes the saved or default one.
         height: pixels; 0 takes the base's resolution. The width is twice that.
         viewer: an HTML file beside the panorama in which one looks around; --no-viewer leaves it out.
-        device: where to run.
-        precision: of the weights.
+        overwrite: replace files that are there.
     """
-    from pcs_ext.image.cli import console_reporter
+    from pcs_ext.config_io import check_output
     from pcs_ext.image.subject import Artifact
-    from pcs_ext.svg.panorama.make import default_config, make_panoramas, overridden, own_look
+    from pcs_ext.svg.panorama.make import default_config, make_panoramas, overridden, own_look, panorama_files
+    from pcs_ext.svg.panorama.metadata import check_target
     from pcs_ext.svg.panorama.viewer import write_viewer
 
     if window == "square" and method in ("padded", "stitch"):
         raise UsageError(f"--method {method} sees the whole panorama at once; choose circular, or leave --window out.")
+    check_target(output)
+    for path in panorama_files(output, seeds):
+        check_output(path, overwrite)
+        if viewer:
+            check_output(path.with_suffix(".html"), overwrite)
     of = None if subject is None else Artifact.load(subject)
     named = base or ("toybox" if of is None else of.data.base_name)
     seen = None if look == "none" else Artifact.load(Path(look)) if look else own_look(named)
@@ -74,9 +78,8 @@ def make(
         base=base or None,
         seeds=seeds,
         config=config,
-        device=device,
-        precision=precision,
-        reporter=console_reporter(None),
+        **machine.loading,
+        reporter=console_reporter(),
     )
     for one in made:
         if viewer:
@@ -84,17 +87,25 @@ def make(
         sys.stdout.write(f"{one.path}  seam {one.seam:.2f} times the difference of neighbouring columns\n")
 
 
-def view(panorama: Positional[Path], output: Annotated[Path | None, arg(aliases=["-o"])] = None) -> None:
+def view(
+    panorama: Positional[Path],
+    output: Annotated[Path | None, arg(aliases=["-o"])] = None,
+    overwrite: bool = False,
+) -> None:
     """Write a page to look around in a panorama, offline.
 
     Args:
         panorama: JPEG, PNG or WebP, twice as wide as high.
         output: the HTML file; default: beside the panorama, with its name.
+        overwrite: replace a file that is there.
     """
+    from pcs_ext.config_io import check_output
     from pcs_ext.svg.panorama.metadata import read_properties
-    from pcs_ext.svg.panorama.viewer import write_viewer
+    from pcs_ext.svg.panorama.viewer import check_page, write_viewer
 
     target = output or panorama.with_suffix(".html")
+    check_page(target)
+    check_output(target, overwrite)
     write_viewer(panorama, target)
     marked = "is marked" if read_properties(panorama) else "is not marked"
     sys.stdout.write(f"{target}  ({panorama.name} {marked} as a 360 degree photo)\n")

@@ -75,11 +75,18 @@ def make_panoramas(
         with torch.inference_mode():
             pictures = sample_panoramas(backbone, [text] * len(seeds), seeds=seeds, config=config, reporter=reporter)
     made = []
-    for seed, picture, seam in zip(seeds, pictures, seam_ratio(pictures).tolist(), strict=True):
-        path = output if len(seeds) == 1 else output.with_name(f"{output.stem}-{seed}{output.suffix}")
+    paths = panorama_files(output, seeds)
+    for path, seed, picture, seam in zip(paths, seeds, pictures, seam_ratio(pictures).tolist(), strict=True):
         save_panorama(to_pil(picture), path)
         made.append(MadePanorama(path=path, prompt=text, seed=seed, seam=seam))
     return made
+
+
+def panorama_files(output: Path, seeds: Sequence[int]) -> list[Path]:
+    """What is written: `output` itself for one seed, else `NAME-SEED.ENDING`."""
+    if len(seeds) == 1:
+        return [output]
+    return [output.with_name(f"{output.stem}-{seed}{output.suffix}") for seed in seeds]
 
 
 def _text(prompt: str, subject: Artifact | None, look: Artifact | None) -> str:

@@ -58,12 +58,13 @@ def save_panorama(image: Image.Image, path: Path, *, heading: float = 0.0) -> No
     """Write a panorama that viewers recognise: JPEG, PNG or lossless WebP, by the ending of `path`.
 
     Raises:
-        UsageError: another ending, or a picture that is not twice as wide as high.
+        UsageError: another ending, a picture that is not twice as wide as high, or a transparent one as JPEG.
     """
     check_target(path)
     width, height = image.size
     if width != 2 * height:
         raise UsageError(f"an equirectangular panorama is twice as wide as high, got {width} x {height} pixels.")
+    image = _writable(image, path)
     marks, kind, buffer = (
         packet(properties(width, height, heading=heading)),
         _FORMATS[path.suffix.lower()],
@@ -78,6 +79,14 @@ def save_panorama(image: Image.Image, path: Path, *, heading: float = 0.0) -> No
     else:
         image.save(buffer, "WEBP", lossless=True, xmp=marks)
     atomic_write_bytes(path, buffer.getvalue())
+
+
+def _writable(image: Image.Image, path: Path) -> Image.Image:
+    """In a mode that all of the formats hold."""
+    transparent = "A" in image.getbands() or "transparency" in image.info
+    if transparent and _FORMATS[path.suffix.lower()] == "JPEG":
+        raise UsageError(f"{path} cannot be JPEG: the picture has transparent parts; choose .png or .webp.")
+    return image if image.mode in ("RGB", "RGBA", "L") else image.convert("RGBA" if transparent else "RGB")
 
 
 def read_properties(path: Path) -> dict[str, str]:

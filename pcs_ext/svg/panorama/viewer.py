@@ -14,6 +14,16 @@ from pcs_ext.errors import InputError, UsageError
 _KINDS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
 
+def check_page(output: Path) -> None:
+    """See that a name is one of a page.
+
+    Raises:
+        UsageError: it is not called .html, or a folder.
+    """
+    if output.suffix.lower() not in (".html", ".htm") or output.is_dir():
+        raise UsageError(f"The page is {output}; expected a file name that ends in .html.")
+
+
 def write_viewer(panorama: Path, output: Path, *, title: str = "", fov: float = 80.0) -> None:
     """Write a page in which one looks around. The panorama's own bytes are put in: nothing is encoded again.
 
@@ -29,8 +39,7 @@ def write_viewer(panorama: Path, output: Path, *, title: str = "", fov: float = 
         UsageError: the output is not called .html, or a folder.
         InputError: the file cannot be read, is of another format, or not twice as wide as high.
     """
-    if output.suffix.lower() not in (".html", ".htm") or output.is_dir():
-        raise UsageError(f"The page is {output}; expected a file name that ends in .html.")
+    check_page(output)
     try:
         with Image.open(panorama) as image:
             size, kind = image.size, _KINDS.get(image.format or "")

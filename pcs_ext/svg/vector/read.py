@@ -119,7 +119,10 @@ class _Reader:
         if {"background", "background-color"} & ruled("svg", self.root.attrib, self.sheet).keys():
             self.note("the background of <svg> is not drawn")
         transform = self._transform(style)
-        self._children(self.root, transform, style, own, (), (), False)
+        if style["display"] == "none":
+            self.note("nothing is drawn: <svg> itself has display: none")
+        else:
+            self._children(self.root, transform, style, own, (), (), False)
         notes = tuple(text if count == 1 else f"{text} ({count} times)" for text, count in self.noted.items())
         scene = Scene(view_box=view_box, size=size, paths=tuple(self.paths))
         return Document(
@@ -134,7 +137,7 @@ class _Reader:
         )
 
     def _frame(self) -> tuple[tuple[float, float, float, float], tuple[float, float]]:
-        box = [number(word, "viewBox") for word in self.root.get("viewBox", "").replace(",", " ").split()]
+        box = self._view_box()
         sides = [self._side(side, len(box) == 4) for side in ("width", "height")]
         if len(box) != 4:
             if None in sides:
@@ -152,6 +155,18 @@ class _Reader:
             )
         self.size = box[2], box[3]
         return (box[0], box[1], box[2], box[3]), (width, height)
+
+    def _view_box(self) -> list[float]:
+        """Its four numbers; none where browsers pass it over."""
+        text = self.root.get("viewBox", "").strip()
+        try:
+            box = [number(word, "viewBox") for word in text.replace(",", " ").split()]
+        except InputError:
+            box = []
+        if text and (len(box) != 4 or "%" in text or min(box[2:]) < 0):
+            self.note(f"viewBox {text[:40]!r} is not four numbers and not applied")
+            return []
+        return box
 
     def _side(self, name: str, boxed: bool) -> float | None:
         """Width or height of the picture; None where only the viewBox says."""

@@ -20,6 +20,16 @@ class Traced:
     """Mean difference to the picture at the working size, of 255."""
 
 
+def check_svg(picture: Path, output: Path) -> None:
+    """See that a name is one of an SVG that may be written.
+
+    Raises:
+        UsageError: it is not called .svg, is the picture itself, or a folder.
+    """
+    if output.suffix.lower() != ".svg" or output.is_dir() or output.resolve() == picture.resolve():
+        raise UsageError(f"The output is {output}; expected a file name that ends in .svg, other than the picture's.")
+
+
 def trace(picture: Path, output: Path, settings: Vectorization, *, reporter: Reporter | None = None) -> Traced:
     """Vectorise a picture and write the SVG, which appears whole or not at all.
 
@@ -29,8 +39,7 @@ def trace(picture: Path, output: Path, settings: Vectorization, *, reporter: Rep
         InputError: the picture is too small or not of 8 bits per sample.
     """
     settings.check()
-    if output.suffix.lower() != ".svg" or output.is_dir() or output.resolve() == picture.resolve():
-        raise UsageError(f"The output is {output}; expected a file name that ends in .svg, other than the picture's.")
+    check_svg(picture, output)
     target, (width, height) = read_target(picture, settings.side)
     scene = vectorize(target, settings, reporter=reporter)
     drawn = render(scene, *target.shape[1:])

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
@@ -33,6 +33,7 @@ from pcs_ext.threed.named_recipe import EffortOptions, named_recipe
 from pcs_ext.threed.outputs import Outputs, check_ending, check_files, outputs_of
 from pcs_ext.threed.posed_pictures import read_picture
 from pcs_ext.threed.recipes import PosedRecipe
+from pcs_ext.threed.stored import read_tensors
 from pcs_ext.threed.surface import SurfaceMesh
 from pcs_ext.threed.texture import TextureConfig, bake_texture
 from pcs_ext.threed.turntable import sheet
@@ -201,7 +202,7 @@ class AvatarJob:
                 write_json(target / "pose.json", {"text": text, "joints": dict(zip(NAMES, turns[0].tolist(),
                                                                                    strict=True))})  # fmt: skip
             self.reporter.event("stage", f"pose of: {text}", stage="pose")
-        return load_file(folder / "pose.safetensors")["turns"]
+        return read_tensors(folder / "pose.safetensors")["turns"]
 
     def _painted(self) -> Figure:
         """The capsule body with the subject's look."""

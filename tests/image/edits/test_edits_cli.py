@@ -10,7 +10,9 @@ from PIL import Image
 
 from pcs_ext.cli import main
 from pcs_ext.config_io import to_jsonable
+from pcs_ext.errors import ConfigError
 from pcs_ext.image.edits import EDITS
+from pcs_ext.image.edits.settings import resolve_edit
 from pcs_ext.image.learn import learn
 from pcs_ext.image.recipes import RECIPES
 from tests.support.encoders import tiny_clip
@@ -129,3 +131,13 @@ def test_a_subject_in_its_box_and_pictures_led_to_a_reference(
     for wrong in ((), ("--reference", str(street), "--reference-prompt", "a street")):
         code, _, err = run(*led, "--config", str(config), *wrong, capture=capsys)
         assert (code, "sag leads pictures to a --reference" in err) == (2, True), err
+
+
+@pytest.mark.parametrize("method", ["photoswap", "swapanything", "portrait-diffusion", "tigic", "try-on"])
+def test_what_is_as_large_as_the_picture_takes_no_size_from_a_config(method: str, tmp_path: Path) -> None:
+    settings = to_jsonable(EDITS[method].build("toybox"))
+    settings["sampling"]["width"] = 128
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    kind = type(EDITS[method].build("toybox"))
+    with pytest.raises(ConfigError, match=r"as large as the picture that is edited; leave height .* out"):
+        resolve_edit(method, kind, "toybox", tmp_path / "settings.json")

@@ -145,3 +145,35 @@ def test_shards_may_be_called_anything_their_index_says(dino_folder: Path, tmp_p
 def test_only_clip_encodes_texts(dino_folder):
     with pytest.raises(ModelError, match="expected clip"):
         load_image_text_encoder(dino_folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "processor"),
+    [
+        ({"size": {"shortest_edge": 28}, "crop_pct": 0.875}, "ConvNextImageProcessor"),
+        ({"size": {"shortest_edge": 400}, "crop_pct": 0.875}, "ConvNextImageProcessor"),
+        ({"size": 24, "feature_extractor_type": "ViTFeatureExtractor"}, "ViTImageProcessor"),
+        ({"size": 24, "crop_size": 20, "do_center_crop": True}, "CLIPImageProcessor"),
+    ],
+)
+def test_sizes_are_those_of_the_processor_that_wrote_the_file(settings, processor):
+    """What transformers makes of the same file: of a number, and of ConvNeXT's and ResNet's share of the picture."""
+    import transformers
+
+    told = {"do_normalize": False, "resample": 3, **settings}
+    steps = np.random.default_rng(0).integers(0, 256, (12, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(steps).resize((40, 60), Image.Resampling.BICUBIC)
+    tensor = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None] / 127.5 - 1
+    got = Preprocessing.from_config(told, "here")(tensor)
+    expected = getattr(transformers, f"{processor}Pil")(**told)(images=image, return_tensors="pt")["pixel_values"]
+    assert got.shape == expected.shape
+    assert float((got - expected).abs().max()) < 3 / 255
+
+
+def test_settings_that_are_no_object_are_named(dino_folder, tmp_path):
+    other = tmp_path / "dino"
+    shutil.copytree(dino_folder, other)
+    for name in ("preprocessor_config.json", "config.json"):
+        (other / name).write_text("[1]")
+        with pytest.raises(ModelError, match=f"{name} holds a list, expected the settings"):
+            load_image_encoder(other)

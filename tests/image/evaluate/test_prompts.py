@@ -3,7 +3,7 @@
 import pytest
 
 from pcs_ext.errors import UsageError
-from pcs_ext.image.evaluate.prompts import PROMPT_SETS, UNRELATED_PROMPTS, Prompt, prompt_set
+from pcs_ext.image.evaluate.prompts import PROMPT_SETS, UNRELATED_PROMPTS, Prompt, prompt_set, read_prompts
 from pcs_ext.toybox.world import vocabulary
 
 
@@ -37,3 +37,8 @@ def test_the_class_word_gets_its_article():
 def test_an_unknown_set_names_the_known_ones():
     with pytest.raises(UsageError, match="'faces' is unknown; expected one of toybox, object, live"):
         prompt_set("faces")
+
+
+def test_a_mark_that_editors_put_in_front_is_no_part_of_a_prompt(tmp_path):
+    (tmp_path / "prompts.txt").write_text("# mine\na photo of {subject}\n", encoding="utf-8-sig")
+    assert [prompt.text for prompt in read_prompts(tmp_path / "prompts.txt")] == ["a photo of {subject}"]

@@ -1,11 +1,15 @@
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from pcs_ext.errors import UsageError
 from pcs_ext.image.adapters import CrossAttentionConfig, EmbeddingConfig, FullConfig, LowRankConfig
 from pcs_ext.image.export import ExportOptions, export_diffusers_model
+from pcs_ext.image.learn import learn as learn_subject
+from pcs_ext.image.recipes import RECIPES
+from tests.support.command_line import run
 
 BOTH = ("denoiser", "text_encoder")
 
@@ -66,3 +70,17 @@ def test_tokens_only_and_existing_folders_are_refused(sd, learn, tmp_path):
     (unet / "config.json").unlink()
     with pytest.raises(UsageError, match="not a model folder"):
         export_diffusers_model(data, sd, tmp_path, ExportOptions(overwrite=True))
+
+
+def test_the_command_merges_into_the_base_as_it_is_on_disk(tiny_sd_path, photos, tmp_path, monkeypatch, capsys):
+    """Where bfloat16 is fast, bases are loaded in it: what is exported must not be rounded on the way."""
+    recipe, base = RECIPES["custom-diffusion"].build("dog", "toybox").with_steps(1), str(tiny_sd_path)
+    learn_subject(photos, noun="dog", recipe=recipe, output=tmp_path / "rex", base=base, device="cpu", precision="fp32")
+    monkeypatch.setattr("pcs_ext.runtime._cpu_multiplies_bf16", lambda: True)
+    flags = ("--format", "diffusers-model", "--precision", "fp32")
+    code, _, err = run("export", tmp_path / "rex", "-o", tmp_path / "out", *flags, capture=capsys)
+    assert code == 0, err
+    name = "diffusion_pytorch_model.safetensors"
+    before, after = load_file(tiny_sd_path / "unet" / name), load_file(tmp_path / "out" / "unet" / name)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before if "attn2.to_" not in key)

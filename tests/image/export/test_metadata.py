@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 
 from pcs_ext.config_io import to_jsonable
 from pcs_ext.errors import ArtifactError, UsageError
-from pcs_ext.image.adapters import CrossAttentionConfig, LowRankConfig
+from pcs_ext.image.adapters import CrossAttentionConfig, EmbeddingConfig, LowRankConfig
 from pcs_ext.image.export import ExportOptions, advice, export_artifact, export_kohya
 from pcs_ext.image.export.files import read_header
 
@@ -215,3 +215,34 @@ def test_advice_tells_the_words_and_what_is_left_out(sd, learn, tmp_path):
     assert missing.startswith("the words alone are in it; what else was learned (lora) is not: export them beside it")
     away = dataclasses.replace(both, concept={**concept, "negative": "<rex>"})
     assert "<rex> belongs in the negative prompt" in advice(away, "textual-inversion", [])
+
+
+@pytest.mark.parametrize("decomposed", [False, True])
+def test_lokr_tells_the_width_of_the_text_it_reads(decomposed, sd, learn, tmp_path):
+    config = LowRankConfig(method="lokr", rank=1 if decomposed else 64, lokr_factor=2, lokr_decompose_both=decomposed)
+    data = learn(sd, layers=config)
+    has = {key.rpartition(".")[2] for key in data.tensors["layers"]}
+    assert any(key.endswith("_b") for key in has) == decomposed
+    assert header(data, tmp_path)["modelspec.architecture"] == "sd-16/lora"
+
+
+def test_learning_rates_are_those_of_what_is_in_the_file(sd, learn, tmp_path):
+    configs = {
+        "word": EmbeddingConfig(placeholder="<rex>", initializer="dog"),
+        "text": LowRankConfig(rank=2, components=("text_encoder",)),
+        "layers": LowRankConfig(rank=2),
+    }
+    rates = {"word": 1e-3, "text": 1e-5, "layers": 1e-4}
+    phase = {"learning_rates": rates, "fit": {"steps": 3, "optimizer": "sgd"}}
+    recipe = {"id": "mix-of-show", "phases": [phase]}
+    got = header(learn(sd, fields={"recipe": recipe}, **configs), tmp_path)
+    assert (got["ss_unet_lr"], got["ss_text_encoder_lr"], got["ss_learning_rate"]) == ("0.0001", "1e-05", "0.0001")
+    assert got["ss_optimizer"] == "torch.optim.sgd.SGD"
+
+
+@pytest.mark.parametrize("format", ["kohya", "diffusers", "peft"])
+def test_weights_that_do_not_fit_the_precision_are_refused(format, sd, learn, tmp_path):
+    data = learn(sd, size=1e6, layers=LowRankConfig(rank=2))
+    with pytest.raises(UsageError, match=r"does not fit into fp16, .* export with --precision bf16 or fp32"):
+        export_artifact(data, format, tmp_path / "rex", ExportOptions(precision="fp16"))
+    export_artifact(data, format, tmp_path / "rex", ExportOptions(precision="bf16"))

@@ -17,6 +17,10 @@ def test_albums_that_cannot_be_used_are_named(eye: Path, tiny_sd_path: Path, tmp
     pairs = albums(tmp_path / "pairs", couples=1)
     with pytest.raises(PhotoError, match="names 2 subjects; this system learns from photos of one"):
         learn_reference(pairs, tmp_path / "x", system="photomaker", **asked)
+    with pytest.raises(PhotoError, match="nowhere does not exist; expected a folder with a subfolder for each"):
+        learn_reference(tmp_path / "nowhere", tmp_path / "x", system="photomaker", **asked)
+    with pytest.raises(PhotoError, match=r"noun.txt is a file; expected a folder with a subfolder for each"):
+        learn_reference(pairs / "couple-0" / "noun.txt", tmp_path / "x", system="photomaker", **asked)
     (pairs / "couple-0" / "1_mask2.png").unlink()
     with pytest.raises(PhotoError, match=r"1.png has 1 numbered masks; expected 2, 1_mask1.png and so on"):
         learn_reference(pairs, tmp_path / "x", system="fastcomposer", **asked)

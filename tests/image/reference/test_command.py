@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pcs_ext.config_io import file_sha256
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.learn import learn
 from pcs_ext.image.recipes import RECIPES
@@ -49,6 +50,9 @@ def test_a_photo_beside_a_prompt_without_learning(
         made[name] = read(output)
     assert len({pixels for pixels, _ in made.values()}) == 3, "one photo, two and none must differ"
     assert made["two"][1] | {"references": 2, "reference_scale": 1.0, "seed": 0} == made["two"][1]
+    digest = file_sha256(Path(flags[1]))[:8]
+    assert made["two"][1]["reference_adapter"] == f"{Path(flags[1]).name} ({digest})"
+    assert str(tmp_path) not in json.dumps(made["two"][1]), "a picture tells where on this machine a base lies"
     assert {path: path.read_bytes() for path in photos.iterdir()} == originals
 
 

@@ -1,11 +1,13 @@
 """MIGC: shadings of things in boxes, how they are mixed, and what is learned of boxes without any photo."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from pcs_ext.config_io import write_json
@@ -267,7 +269,12 @@ def test_trained_from_albums_it_places_things_by_a_command(
             *command, "--box", *boxes, "--adapter", tmp_path / folder, "-o", output, *flags, *more, capture=capsys
         )
         assert (code, out.split()) == (0, [str(output)]), err
-        found[name] = output.read_bytes()
+        with Image.open(output) as image:
+            found[name], facts = image.tobytes(), json.loads(image.info["pcs_ext"])
+        assert facts["reference_adapter"].startswith(f"{folder} (")
+        assert facts["reference_boxes"] == [[0, 0, 0.5, 1], [0.5, 0, 1, 1]]
+        assert facts["reference_nouns"] == [box.split(":")[0] for box in boxes]
+        assert facts["reference_scale"] == (0 if more else 1)
     assert len(set(found.values())) == 4
     again = ["--adapter", str(tmp_path / "random"), "-o", str(tmp_path / "no.png"), *map(str, flags)]
     for boxes, message in ((["dog: 0 0 1 1", "dog: 0 0 1 0.5"], "different phrases"),
