@@ -98,9 +98,10 @@ class Swapper:
         return config
 
     def figures(self, made: Tensor, scene: Scene, name: str, views: Tensor) -> Figures:
-        """Of one swap: `likeness` to true views, the mean cosine; whether it has the `pose` of the toy that went, to 45
-        degrees; `likeness in pose`, 0 where it does not; `view read`, whether the oracle reads that toy's view; mean
-        differences in levels: `inside` of the mask from the rendered swap, `outside` from the picture.
+        """Of one swap: `likeness` inside of the mask, the mean cosine to true views of the picture with that much of what
+        was made; whether it has the `pose` of the toy that went, to 45 degrees; `likeness in pose`, 0 where it
+        does not; `view read`, whether the oracle reads that toy's view; mean differences in levels: `inside` of the
+        mask from the rendered swap, `outside` from the picture.
 
         Args:
             made: as `swap` gives it.
@@ -109,8 +110,9 @@ class Swapper:
             views: encodings of true views, `n d`.
         """
         original, true, inside = _levels(render_rgb([scene])[0]), true_swaps(scene, name), swap_mask(scene) > 0
+        put_in = torch.where(inside, made, original)
         with torch.inference_mode():
-            likeness = float((self.encoder.encode_images(made[None]) @ views.T).mean())
+            likeness = float((self.encoder.encode_images(put_in[None]) @ views.T).mean())
         # What is not touched keeps its pose, whichever side of the subject is nearest.
         posed = torch.equal(made, original) or nearest_side(made, true) in (0, 1, SIDES - 1)
         return {
@@ -147,14 +149,15 @@ def true_swaps(scene: Scene, name: str) -> Tensor:
 
 
 def nearest_side(made: Tensor, true: Tensor) -> int:
-    """Which of `true_swaps` a picture is nearest to: pixels of 16 x 16, less the mean of all sides, so that the look
-    that they share does not count (as in `viewpoints`).
+    """Which of `true_swaps` a picture is nearest to, by where something stands: how far pixels are from the median of
+    all sides, 16 x 16, less the mean of the sides. Colours count little, as a swap may have mixed ones.
 
     Args:
         made: `3 h w`.
         true: `SIDES 3 h w`.
     """
-    features = F.adaptive_avg_pool2d(torch.cat([made[None], true]), 16).flatten(1)
+    stands = (torch.cat([made[None], true]) - true.median(0).values).abs().mean(1, keepdim=True)
+    features = F.adaptive_avg_pool2d(stands, 16).flatten(1)
     apart = F.normalize(features - features[1:].mean(0), dim=1)
     return int((apart[1:] @ apart[0]).argmax())
 
