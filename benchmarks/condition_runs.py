@@ -98,8 +98,8 @@ class Swapper:
         return config
 
     def figures(self, made: Tensor, scene: Scene, name: str, views: Tensor) -> Figures:
-        """Of one swap: `likeness` inside of the mask, the mean cosine to true views of the picture with that much of what
-        was made; whether it has the `pose` of the toy that went, to 45 degrees; `likeness in pose`, 0 where it
+        """Of one swap: `likeness` inside of the mask, the mean cosine to true views of the picture with that much of
+        what was made; whether it has the `pose` of the toy that went, to 45 degrees; `likeness in pose`, 0 where it
         does not; `view read`, whether the oracle reads that toy's view; mean differences in levels: `inside` of the
         mask from the rendered swap, `outside` from the picture.
 

@@ -1,14 +1,15 @@
 """`python -m benchmarks.conditions`: swaps and layouts on the embedded world, where masks, views and boxes are known.
 
 Swaps: learned subjects of `examples/` (dreambooth-lora, as in `image_subjects`) take the place of other toys of their
-class in rendered pictures, inside a mask a little larger than the toy. What counts is the likeness to true views of
-what stands inside the mask, the background being the picture's: against the picture as it is, and against what plain
-generation has in that place. Beside it stand the background's error, and the pose: whether of eight renderings of the
-subject in that place, each turned by 45 degrees more, the one that stands as the old toy stood or one of its neighbours
-is nearest. The same inversion without any attention taken over and the rendered swap are told, too. Layouts: captions
-of two toys and the boxes of a rendered scene, the toys' sides exchanged in every second one; a box is hit when the
-oracle reads the toy's class and colour in it. The baseline is plain sampling from the same seeds, with backward
-guidance beside it; the same pictures' renderings bound what the oracle can read.
+class in rendered pictures, inside a mask a little larger than the toy. A swap exists to show the subject in the pose of
+what went: the likeness to true views of what stands inside the mask, the background being the picture's, counts where
+of eight renderings of the subject in that place, each turned by 45 degrees more, the one that stands as the old toy
+stood or one of its neighbours is nearest, and is 0 elsewhere. The picture as it is keeps the pose and shows another
+toy, plain generation shows the subject in any pose before another background; a swap is measured against the better of
+the two, and beside the same inversion without any attention taken over. The rendered swap says what could be had.
+Layouts: captions of two toys and the boxes of a rendered scene, the toys' sides exchanged in every second one; a box is
+hit when the oracle reads the toy's class and colour in it. The baseline is plain sampling from the same seeds, with
+backward guidance beside it; the same pictures' renderings bound what the oracle can read.
 Masks: overlap of what attention finds with the true mask.
 
 Runs are kept in a work folder, an interrupted call goes on. Writes `results/conditions.json` and a sheet.
@@ -75,9 +76,9 @@ PLAIN_LAYOUT = f"{PLAIN} of layouts"
 _VIEWS = 64
 
 CLAIMS = (
-    Claim("photoswap", (AS_IT_IS, PLAIN), ("likeness",)),
+    Claim("photoswap", (AS_IT_IS, PLAIN), ("likeness in pose",)),
     Claim("photoswap", (NO_ATTENTION,)),
-    Claim("swapanything", (AS_IT_IS, PLAIN), ("likeness",)),
+    Claim("swapanything", (AS_IT_IS, PLAIN), ("likeness in pose",)),
     Claim("swapanything", ("photoswap",)),
     Claim(LAYOUT, (PLAIN_LAYOUT,), ("box hits",)),
 )
