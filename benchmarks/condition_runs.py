@@ -21,6 +21,7 @@ from pcs_ext.image.edits.swap_picture import swap_picture
 from pcs_ext.image.evaluate.encoders import ImageEncoder
 from pcs_ext.image.levels import to_pil
 from pcs_ext.image.locate import locate
+from pcs_ext.image.masks import grown
 from pcs_ext.image.sample import sample
 from pcs_ext.image.subject import Artifact
 from pcs_ext.runtime import generator_for
@@ -30,11 +31,17 @@ from pcs_ext.toybox.world.captions import caption
 from pcs_ext.toybox.world.render import render, render_rgb
 from pcs_ext.toybox.world.sampling import attributes, sample_scene
 from pcs_ext.toybox.world.scene import Scene
+from pcs_ext.toybox.world.subjects import subject
 
 SWAPS = ("photoswap", "swapanything")
 AS_IT_IS, NO_ATTENTION, PLAIN = "the picture as it is", "no attention", "plain generation"
-SWAP_ARMS = (AS_IT_IS, *SWAPS, NO_ATTENTION, PLAIN)
-LAYOUT, RENDERED = "layout-control", "rendered"
+TRUE_SWAP = "rendered swap"
+SWAP_ARMS = (AS_IT_IS, *SWAPS, NO_ATTENTION, PLAIN, TRUE_SWAP)
+SIDES = 8
+"""From which a subject is rendered to tell its pose."""
+_ROOM = 3
+"""Pixels of 64 by which a toy's mask is larger than it, as users are told to draw it."""
+LAYOUT, BACKWARD, RENDERED = "layout-control", "backward guidance alone", "rendered"
 
 
 def scenes_of(stream: str, count: int, two_objects: float) -> list[Scene]:
@@ -67,22 +74,22 @@ class Swapper:
     encoder: ImageEncoder
     steps: int = 0
 
-    def swap(self, arm: str, artifact: Artifact, scene: Scene, seed: int) -> tuple[Tensor, Tensor]:
-        """The scene's picture and the arm's with the subject in it, `3 h w` in [-1, 1], of 8-bit levels."""
-        truth = render([scene])
-        picture, prompt = truth.rgb[0], f"a photo of {{subject}} {scene.context}"
+    def swap(self, arm: str, artifact: Artifact, scene: Scene, name: str, seed: int) -> Tensor:
+        """The arm's picture of a scene with the subject in it, `3 h w` in [-1, 1], of 8-bit levels."""
+        prompt = f"a photo of {{subject}} {scene.context}"
         if arm == AS_IT_IS:
-            return _levels(picture), _levels(picture)
+            return _levels(render_rgb([scene])[0])
+        if arm == TRUE_SWAP:
+            return _levels(true_swaps(scene, name)[0])
         if arm == PLAIN:
             with artifact.applied(self.backbone), torch.inference_mode():
                 texts = [artifact.concept.prompt(prompt)]
-                made = sample(self.backbone, texts, seeds=[seed], config=artifact.sampling)[0].float().cpu()
-            return _levels(picture), _levels(made)
-        noun, mask = scene.objects[0].class_name, truth.mask[0][None].float()
+                return _levels(sample(self.backbone, texts, seeds=[seed], config=artifact.sampling)[0].float().cpu())
         made = swap_picture(
-            artifact, picture, noun=noun, config=self._config(arm), prompt=prompt, mask=mask, base=self.backbone
-        )
-        return _levels(picture), pixels_of(made.picture.image)
+            artifact, render_rgb([scene])[0], noun=scene.objects[0].class_name, config=self._config(arm),
+            prompt=prompt, mask=swap_mask(scene), base=self.backbone,
+        )  # fmt: skip
+        return pixels_of(made.picture.image)
 
     def _config(self, arm: str) -> SwapConfig:
         config = resolve_edit(arm if arm in SWAPS else SWAPS[0], SwapConfig, "toybox", steps=self.steps)
@@ -90,27 +97,74 @@ class Swapper:
             config = dataclasses.replace(config, cross_maps=0.0, self_maps=0.0, self_outputs=0.0)
         return config
 
-    def figures(self, picture: Tensor, made: Tensor, scene: Scene, views: Tensor) -> Figures:
-        """Of one swap: `likeness` to true views, the mean cosine; whether the oracle reads the `pose` (the view) of the
-        toy that went; `likeness in pose`, 0 where it does not; `outside` of that toy's mask the mean difference in
-        levels.
+    def figures(self, made: Tensor, scene: Scene, name: str, views: Tensor) -> Figures:
+        """Of one swap: `likeness` inside of the mask, the mean cosine to true views of the picture with that much of
+        what was made; whether it has the `pose` of the toy that went, to 45 degrees; `likeness in pose`, 0 where it
+        does not; `view read`, whether the oracle reads that toy's view; mean differences in levels: `inside` of the
+        mask from the rendered swap, `outside` from the picture.
 
         Args:
-            picture, made: as `swap` gives them.
+            made: as `swap` gives it.
             scene: of the picture.
+            name: of the subject.
             views: encodings of true views, `n d`.
         """
-        outside = render([scene]).mask[0] == 0
-        read = self.oracle.read(made[None])[0]
+        original, true, inside = _levels(render_rgb([scene])[0]), true_swaps(scene, name), swap_mask(scene) > 0
+        put_in = torch.where(inside, made, original)
         with torch.inference_mode():
-            likeness = float((self.encoder.encode_images(made[None]) @ views.T).mean())
-        posed = read["view"] == attributes(scene)["view"]
+            likeness = float((self.encoder.encode_images(put_in[None]) @ views.T).mean())
+        # What is not touched keeps its pose, whichever side of the subject is nearest.
+        posed = torch.equal(made, original) or nearest_side(made, true) in (0, 1, SIDES - 1)
         return {
             "likeness": likeness,
             "pose": float(posed),
             "likeness in pose": likeness * posed,
-            "outside": float(((made - picture).abs() * 127.5)[outside.expand_as(made)].mean()),
+            "view read": float(self.oracle.read(made[None])[0]["view"] == attributes(scene)["view"]),
+            "inside": _apart(made, true[0], inside),
+            "outside": _apart(made, original, ~inside),
         }
+
+
+def swap_mask(scene: Scene) -> Tensor:
+    """Of a scene's toy, a little larger than it: `1 h w` of zeros and ones."""
+    return grown(render([scene]).mask[:1, None].float(), _ROOM)[0]
+
+
+def true_swaps(scene: Scene, name: str) -> Tensor:
+    """A subject in the place of a scene's toy, `SIDES 3 h w`: first as that one stands, then turned further and
+    further about its own axis.
+
+    Args:
+        scene: of one toy.
+        name: of the subject.
+    """
+    toy = scene.objects[0]
+    turned = [
+        dataclasses.replace(
+            subject(name), position=toy.position, heading=toy.heading + 360 * side / SIDES, roll=toy.roll
+        )
+        for side in range(SIDES)
+    ]
+    return render_rgb([dataclasses.replace(scene, objects=(one,)) for one in turned])
+
+
+def nearest_side(made: Tensor, true: Tensor) -> int:
+    """Which of `true_swaps` a picture is nearest to, by where something stands: how far pixels are from the median of
+    all sides, 16 x 16, less the mean of the sides. Colours count little, as a swap may have mixed ones.
+
+    Args:
+        made: `3 h w`.
+        true: `SIDES 3 h w`.
+    """
+    stands = (torch.cat([made[None], true]) - true.median(0).values).abs().mean(1, keepdim=True)
+    features = F.adaptive_avg_pool2d(stands, 16).flatten(1)
+    apart = F.normalize(features - features[1:].mean(0), dim=1)
+    return int((apart[1:] @ apart[0]).argmax())
+
+
+def _apart(one: Tensor, other: Tensor, where: Tensor) -> float:
+    """Mean difference in levels of two pictures `3 h w` where a mask `1 h w` says."""
+    return float(((one - other).abs() * 127.5)[where.expand_as(one)].mean())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,12 +187,17 @@ class Layouts:
         if arm == RENDERED:
             made = render_rgb([scene])[0]
         else:
-            config = resolve_edit(LAYOUT, LayoutConfig, "toybox", steps=self.steps)
-            if arm == PLAIN:
-                config = dataclasses.replace(config, iterations=0)
+            config = self._config(arm)
             hooks = layout_hooks(self.backbone, caption(scene), wanted, config)
             made = one_by_one(self.backbone, caption(scene), hooks, seeds=[seed], sampling=config.sampling)[0]
         return _framed(made, wanted), {"box hits": statistics.fmean(self._hits(made, wanted))}
+
+    def _config(self, arm: str) -> LayoutConfig:
+        config = resolve_edit(LAYOUT, LayoutConfig, "toybox", steps=self.steps)
+        if arm == LAYOUT:
+            return config
+        moves = LayoutConfig(id=LAYOUT, sampling=config.sampling).iterations if arm == BACKWARD else 0
+        return dataclasses.replace(config, forward=0.0, iterations=moves)
 
     def _hits(self, picture: Tensor, wanted: Sequence[Box]) -> list[float]:
         """For every box 0, one half or 1."""

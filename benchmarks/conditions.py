@@ -1,13 +1,15 @@
 """`python -m benchmarks.conditions`: swaps and layouts on the embedded world, where masks, views and boxes are known.
 
 Swaps: learned subjects of `examples/` (dreambooth-lora, as in `image_subjects`) take the place of other toys of their
-class in rendered pictures, inside the true mask. A swap exists to show the subject in the pose of what went: its
-likeness to true views counts where the oracle reads the picture's view, and is 0 elsewhere. The picture as it is keeps
-the pose and shows another toy, plain generation in the same place shows the subject in any pose; a swap is measured
-against the better of the two, and beside the same inversion without any attention taken over. Layouts: captions of two
-toys and the boxes of a rendered scene, the toys' sides exchanged in every second one; a box is hit when the oracle
-reads the toy's class and colour in it. The baseline is plain sampling from the same seeds; the same pictures'
-renderings bound what the oracle can read.
+class in rendered pictures, inside a mask a little larger than the toy. A swap exists to show the subject in the pose of
+what went: the likeness to true views of what stands inside the mask, the background being the picture's, counts where
+of eight renderings of the subject in that place, each turned by 45 degrees more, the one that stands as the old toy
+stood or one of its neighbours is nearest, and is 0 elsewhere. The picture as it is keeps the pose and shows another
+toy, plain generation shows the subject in any pose before another background; a swap is measured against the better of
+the two, and beside the same inversion without any attention taken over. The rendered swap says what could be had.
+Layouts: captions of two toys and the boxes of a rendered scene, the toys' sides exchanged in every second one; a box is
+hit when the oracle reads the toy's class and colour in it. The baseline is plain sampling from the same seeds, with
+backward guidance beside it; the same pictures' renderings bound what the oracle can read.
 Masks: overlap of what attention finds with the true mask.
 
 Runs are kept in a work folder, an interrupted call goes on. Writes `results/conditions.json` and a sheet.
@@ -29,6 +31,7 @@ from torch import Tensor
 from benchmarks.arms import Claim, Figures, Kept, claim_row, kept_arm, plain_row
 from benchmarks.condition_runs import (
     AS_IT_IS,
+    BACKWARD,
     LAYOUT,
     NO_ATTENTION,
     PLAIN,
@@ -41,13 +44,14 @@ from benchmarks.condition_runs import (
     scenes_of,
 )
 from benchmarks.subjects import learned
-from pcs_ext.config_io import config_hash, to_jsonable, write_json
+from pcs_ext.config_io import config_hash, file_sha256, to_jsonable, write_json
 from pcs_ext.errors import PcsError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.edits.layout import LayoutConfig
 from pcs_ext.image.edits.settings import resolve_edit
 from pcs_ext.image.edits.swap import SwapConfig
+from pcs_ext.image.learn import resolve_recipe
 from pcs_ext.reporter import ConsoleReporter, Reporter
 from pcs_ext.results import as_result
 from pcs_ext.runtime import cache_folder, generator_for
@@ -62,6 +66,8 @@ HIGHER = {
     "likeness": True,
     "pose": True,
     "likeness in pose": True,
+    "view read": True,
+    "inside": False,
     "outside": False,
     "box hits": True,
     "mask IoU": True,
@@ -148,11 +154,12 @@ class Runs:
                 true = novel_views(name, _VIEWS, generator_for("conditions", name), resolution=self.backbone.resolution)
                 views[name] = encoder.encode_images(true.images)
             artifact = learned(name, seed, self.backbone, self.reporter)
-            picture, made = swapper.swap(arm, artifact, scene, seed=1000 * seed + index)
-            return made, swapper.figures(picture, made, scene, views[name])
+            made = swapper.swap(arm, artifact, scene, name, seed=1000 * seed + index)
+            return made, swapper.figures(made, scene, name, views[name])
 
         settings = [resolve_edit(name, SwapConfig, "toybox", steps=self.steps) for name in SWAPS]
-        facts = ["of one class", to_jsonable(settings)]
+        recipes = [resolve_recipe("dreambooth-lora", class_noun(name), "toybox") for name in SUBJECTS]
+        facts = ["inside, by renderings", to_jsonable(settings), to_jsonable(recipes), _judged()]
         return {arm: self._arm(arm, facts, count, seeds, make) for arm in SWAP_ARMS}
 
     def swap(self, index: int) -> tuple[Scene, str]:
@@ -168,13 +175,14 @@ class Runs:
         """By arm: figures and picture of every scene and seed. The plain arm has a name of its own beside swaps'."""
         drawing = Layouts(self.backbone, Oracle.load(weights_path("oracle")), self.steps)
         scenes = scenes_of("layouts", count, 1.0)
-        facts = to_jsonable(resolve_edit(LAYOUT, LayoutConfig, "toybox", steps=self.steps))
+        facts = [to_jsonable(resolve_edit(LAYOUT, LayoutConfig, "toybox", steps=self.steps)), _judged()]
 
         def make(arm: str, index: int, seed: int) -> tuple[Tensor, Figures]:
             return drawing.draw(arm, scenes[index], index, seed=1000 * seed + index)
 
         found = {arm: self._arm(arm, ["layouts", facts], count, seeds, make) for arm in (LAYOUT, PLAIN)}
-        found[RENDERED] = self._arm(RENDERED, ["layouts", facts], count, seeds[:1], make)
+        # What is only told beside them has one seed.
+        found |= {arm: self._arm(arm, ["layouts", facts], count, seeds[:1], make) for arm in (RENDERED, BACKWARD)}
         return {PLAIN_LAYOUT if arm == PLAIN else arm: runs for arm, runs in found.items()}
 
     def _arm(
@@ -189,6 +197,11 @@ class Runs:
         return found
 
 
+def _judged() -> dict[str, str]:
+    """What the figures depend on beside the base and the settings."""
+    return {name: file_sha256(weights_path(name) / "model.safetensors") for name in ("oracle", "dino")}
+
+
 def result_rows(found: dict[str, list[Figures]], swaps: int, layouts: int) -> list[dict[str, Any]]:
     """Every arm's means; the spread is half the 95 % interval over pictures, beside a baseline of the difference.
 
@@ -197,7 +210,7 @@ def result_rows(found: dict[str, list[Figures]], swaps: int, layouts: int) -> li
         swaps: pictures of each seed.
         layouts: likewise.
     """
-    pictures = {arm: layouts if arm in (LAYOUT, PLAIN_LAYOUT, RENDERED) else swaps for arm in found}
+    pictures = {arm: layouts if arm in (LAYOUT, PLAIN_LAYOUT, BACKWARD, RENDERED) else swaps for arm in found}
     claimed = {claim.arm for claim in CLAIMS}
     rows = [
         plain_row(arm, metric, HIGHER[metric], [one[metric] for one in runs], pictures[arm])
@@ -214,10 +227,8 @@ def result_rows(found: dict[str, list[Figures]], swaps: int, layouts: int) -> li
 
 def _sheet(runs: Runs, swaps: int, layouts: int, found: dict[str, Kept]) -> Image.Image:
     """A row per picture of the first seed."""
-    lines = [
-        [Image.open(found[arm][index][1]) for arm in (AS_IT_IS, *SWAPS, NO_ATTENTION, PLAIN)] for index in range(swaps)
-    ]
-    arms = (RENDERED, PLAIN_LAYOUT, LAYOUT)
+    lines = [[Image.open(found[arm][index][1]) for arm in SWAP_ARMS] for index in range(swaps)]
+    arms = (RENDERED, PLAIN_LAYOUT, LAYOUT, BACKWARD)
     lines += [[Image.open(found[arm][index][1]) for arm in arms] for index in range(layouts)]
     side, columns = runs.backbone.resolution, max(map(len, lines))
     sheet = Image.new("RGB", (columns * side, len(lines) * side), "white")

@@ -103,8 +103,8 @@ def layout(
         boxes: the same as a JSON file, {"robot": [0.1, 0.2, 0.5, 0.9]}.
         subject: folder written by `learn`, a ledger of `continual add`, or several subjects that are words alone.
         negative_prompt: what to stay away from.
-        method: how boxes are kept: layout-control moves the latents, cones-2 biases attention, pacgen lets one learned
-            subject's weights act in its box alone.
+        method: how boxes are kept: layout-control moves the latents (on toybox attention), cones-2 biases attention,
+            pacgen lets one learned subject's weights act in its box alone.
         base: without --subject: toybox (default), a hub id, a diffusers folder or a .safetensors file.
         config: the method's settings as JSON.
     """

@@ -9,12 +9,17 @@ from benchmarks.condition_runs import (
     NO_ATTENTION,
     PLAIN,
     RENDERED,
+    SIDES,
     SWAPS,
     asked_boxes,
+    nearest_side,
     scenes_of,
+    swap_mask,
+    true_swaps,
 )
 from benchmarks.conditions import PLAIN_LAYOUT, result_rows
 from pcs_ext.systems import beats_baseline
+from pcs_ext.toybox.world.render import render
 
 
 def test_a_swap_is_measured_against_the_better_of_two_and_by_one_measure() -> None:
@@ -29,6 +34,23 @@ def test_a_swap_is_measured_against_the_better_of_two_and_by_one_measure() -> No
     assert not beats_baseline(other)
     (layout,) = [row for row in result_rows(found, 2, 2) if row.get("system") == LAYOUT]
     assert (layout["metric"], layout["baseline"], beats_baseline(layout)) == ("box hits", PLAIN_LAYOUT, False)
+
+
+def test_a_pose_is_told_by_the_nearest_side_not_by_colours() -> None:
+    (scene,) = scenes_of("swaps", 1, 0.0)
+    true = true_swaps(scene, "rex")
+    assert len(true) == SIDES
+    for side in range(SIDES):
+        assert nearest_side(true[side], true) == side
+        assert nearest_side(true[side].flip(0), true[:, [2, 1, 0]]) == side
+        assert nearest_side(0.8 * true[side], true) == side
+
+
+def test_a_mask_has_room_around_the_toy() -> None:
+    (scene,) = scenes_of("swaps", 1, 0.0)
+    toy, mask = render([scene]).mask[0], swap_mask(scene)[0] > 0
+    assert mask[toy].all()
+    assert toy.sum() < mask.sum() < 0.9 * mask.numel()
 
 
 def test_boxes_are_the_toys_own_or_each_others() -> None:

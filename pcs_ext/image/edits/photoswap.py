@@ -18,7 +18,9 @@ def photoswap(preset: Preset) -> SwapConfig:
     small = preset == "toybox"
     return SwapConfig(
         id="photoswap",
-        sampling=SampleConfig(scheduler="ddim", num_inference_steps=50, guidance_scale=5.0 if small else 7.5),
+        sampling=SampleConfig(
+            scheduler="ddim", num_inference_steps=25 if small else 50, guidance_scale=5.0 if small else 7.5
+        ),
         cross_maps=0.4,
         self_maps=0.5,
         self_outputs=0.2,

@@ -8,17 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from pcs_ext.errors import UsageError
+from pcs_ext.errors import ConfigError, UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.edits.boxes import Box, parse_box, read_boxes
 from pcs_ext.image.edits.cast import open_cast
 from pcs_ext.image.edits.layout import (
     LayoutConfig,
     LayoutGuide,
+    WindowedMaps,
     energy_paths,
     layout_control,
     layout_energy,
     layout_hooks,
+    window_of,
 )
 from pcs_ext.image.edits.layout_pictures import draw_layouts
 from pcs_ext.image.edits.one_by_one import one_by_one
@@ -34,7 +36,7 @@ BOXES = [parse_box("red dog: 0 0 0.5 1"), parse_box("cat: 0.5 0 1 1")]
 
 
 def quick(**changes) -> LayoutConfig:
-    return dataclasses.replace(layout_control("toybox"), sampling=SAMPLING, last=0.5, **changes)
+    return dataclasses.replace(layout_control("sd"), sampling=SAMPLING, last=0.5, **changes)
 
 
 def pictures(backbone: AbstractBackbone, *, seeds: list[int], config: LayoutConfig) -> torch.Tensor:
@@ -84,6 +86,46 @@ def test_without_moves_it_is_plain_sampling(family: str, request: pytest.Fixture
     assert not torch.equal(moved, plain)
     both = pictures(backbone, seeds=[5, 3], config=quick(scale=30.0))
     assert torch.equal(both[1:], moved), "a picture depends on its own seed alone"
+
+
+def test_attention_is_moved_into_the_window_by_hand() -> None:
+    maps = torch.rand(2, 2, 16, 4, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    left = Box(phrase="x", left=0.0, top=0.0, right=0.5, bottom=1.0)
+    moved = WindowedMaps([left], [[1, 2]], (4, 4), 0.75, row=1)("path", maps)
+    window = window_of(left, 4, 4).flatten()
+    for token in (1, 2):
+        expected = 0.25 * maps[1, :, :, token] + 0.75 * window * maps[1, :, :, token].sum(1, keepdim=True)
+        torch.testing.assert_close(moved[1, :, :, token], expected)
+    assert torch.equal(moved[1, ..., [0, 3]], maps[1, ..., [0, 3]]), "other words keep their attention"
+    assert torch.equal(moved[0], maps[0]), "what is unconditional has no layout"
+    torch.testing.assert_close(moved.sum(2), maps.sum(2))
+
+
+def test_a_window_is_a_bell_over_its_box() -> None:
+    box = Box(phrase="x", left=0.25, top=0.25, right=0.5, bottom=0.75)
+    window = window_of(box, 32, 64)
+    assert window.sum() == pytest.approx(1.0, abs=1e-5)
+    assert divmod(int(window.argmax()), 64) in [(row, column) for row in (15, 16) for column in (23, 24)]
+    inside = box.coverage(32, 64) > 0
+    assert float(window[inside].sum()) == pytest.approx(0.9545**2, abs=0.02)  # two deviations, in both directions
+    small = window_of(Box(phrase="x", left=0.01, top=0.01, right=0.02, bottom=0.02), 4, 4)
+    assert small.isfinite().all()
+    assert small[0, 0] > 0.7
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+def test_forward_guidance_lasts_for_its_share(family: str, request: pytest.FixtureRequest) -> None:
+    backbone = request.getfixturevalue(family)
+    plain = pictures(backbone, seeds=[3], config=quick(iterations=0))
+    over = pictures(backbone, seeds=[3], config=quick(iterations=0, forward=1.0, forward_last=0.0))
+    assert torch.equal(over, plain)
+    moved = [pictures(backbone, seeds=[3], config=quick(iterations=0, forward=share)) for share in (0.5, 1.0)]
+    assert not torch.equal(moved[0], plain)
+    assert not torch.equal(moved[0], moved[1])
+    both = pictures(backbone, seeds=[5, 3], config=quick(iterations=0, forward=1.0))
+    assert torch.equal(both[1:], moved[1]), "a picture depends on its own seed alone"
+    with pytest.raises(ConfigError, match=r"forward 1.5 .* expected shares in \[0, 1\]"):
+        quick(forward=1.5)
 
 
 def test_the_middle_and_the_first_decoder_block_are_looked_at(sd: AbstractBackbone) -> None:
