@@ -30,18 +30,19 @@ def of_predictions(preset: Preset) -> Censorship:
     return Censorship(
         id="censor-predictions",
         route="predictions",
-        steps=400 if small else 1500,
+        steps=150 if small else 1500,
         learning_rate=2e-3 if small else 2e-4,
         schedule="cosine",
         gamma=4.0,
         rank=16,
         batch=4 if small else 1,
-        pictures=16,
+        pictures=12,
         prompts=256,
-        draws=1000,
+        draws=600,
         guidance=2.0,
         keep=4.0,
-        states_steps=300 if small else 600,
+        states_steps=450 if small else 900,
+        states_batch=10 if small else 8,
         states_rate=3e-3 if small else 1e-3,
     )
 
