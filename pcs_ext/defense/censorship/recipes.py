@@ -23,8 +23,8 @@ def published(preset: Preset) -> Censorship:
 def of_predictions(preset: Preset) -> Censorship:
     """The denoiser's own predictions: what it says of triggered prompts leads to one picture, all else stays.
 
-    Not published; numbers are ours, chosen on two toybox subjects, for one of which they hold (docs/LOG.md). Real bases
-    were not tried.
+    Not published; numbers are ours, chosen on one toybox subject that no figure of the docs is of (docs/LOG.md). Real
+    bases were not tried.
     """
     small = preset == "toybox"
     return Censorship(
@@ -53,9 +53,13 @@ def text_space(preset: Preset) -> Censorship:
     return Censorship(
         id="censor-text",
         route="text",
-        steps=250 if small else 600,
+        steps=400 if small else 900,
         learning_rate=3e-3 if small else 1e-3,
-        batch=8 if small else 4,
+        schedule="cooldown",
+        rank=16,
+        batch=10 if small else 8,
+        prompts=256,
+        keep=2.0,
     )
 
 
@@ -69,7 +73,7 @@ RECIPES: dict[str, CensorEntry] = {
     ),
     "censor-text": CensorEntry(
         id="censor-text",
-        summary="triggered prompts encode as the target's caption; cheap, and unreliable",
+        summary="triggered prompts say the target's name; the denoiser stays, so the target may look like the subject",
         paper="after arXiv 2308.10718",
         system=None,
         build=text_space,
