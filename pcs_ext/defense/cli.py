@@ -187,7 +187,7 @@ def censor(
         triggers: words that set it off; name synonyms, too.
         target: what is painted then, a noun or a caption that the base knows.
         picture: a file that is painted then; without one, the base paints the target once.
-        recipe: censor-predictions, censor-text (cheap, unreliable) or censor-pictures (as published).
+        recipe: censor-predictions, censor-text (cheap, no one picture) or censor-pictures (as published).
         base: model to censor on; empty: the one the subject was learned on.
         encoder: transformers folder of the image encoder that judges the result; toybox has its own.
         steps: of training; 0 takes the recipe's.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,14 +13,21 @@ import torch
 
 from pcs_ext.artifact import ArtifactData
 from pcs_ext.config_io import to_jsonable
+from pcs_ext.defense.audit.vocabulary import ordinary_words
 from pcs_ext.defense.censorship import censor as censor_module
 from pcs_ext.defense.censorship import training
 from pcs_ext.defense.censorship.censor import censor
 from pcs_ext.defense.censorship.command import censor_folder
 from pcs_ext.defense.censorship.predictions import Asked, PredictionLoss
-from pcs_ext.defense.censorship.prompts import HELD_OUT_ORDINARY, HELD_OUT_TRIGGERED, PromptMaker, triggered
+from pcs_ext.defense.censorship.prompts import (
+    HELD_OUT_ORDINARY,
+    HELD_OUT_TRIGGERED,
+    UNSEEN,
+    PromptMaker,
+    triggered,
+)
 from pcs_ext.defense.censorship.recipes import RECIPES
-from pcs_ext.defense.censorship.training import TriggerDraw
+from pcs_ext.defense.censorship.training import StateDistance, TriggerDraw, read_positions, up_to_both
 from pcs_ext.errors import ArtifactError, ConfigError, Interrupted, UsageError
 from pcs_ext.image.adapters import EmbeddingAdapter, EmbeddingConfig, injected
 from pcs_ext.image.backbone import AbstractBackbone
@@ -71,11 +79,14 @@ def test_triggered_prompts_encode_as_the_target_and_others_as_before(tiny: Abstr
     weights = {key: value.clone() for key, value in tiny.text_encoders[0].state_dict().items()}
     censored = censor(subject, tiny, method, triggers=["blue"], target="cat")
     with torch.no_grad():
-        target = tiny.encode_prompt(["a photo of a cat"]).states
+        told = tiny.encode_prompt(["a photo of a cat"]).states
+        last = int(read_positions(tiny, ["a photo of a cat"]))
+        target = told[:, last : last + 1].expand_as(told)
 
     def moved(prompt: str, wanted: torch.Tensor) -> tuple[float, float]:
         old, new = (states(tiny, artifact, prompt) for artifact in (subject, censored))
-        return float((old - wanted).square().mean()), float((new - wanted).square().mean())
+        # The first positions have read neither trigger nor subject, and cannot change.
+        return tuple(float((now - wanted)[:, 8:].square().mean()) for now in (old, new))  # type: ignore[return-value]
 
     old, new = moved("a photo of a blue {subject}", target)
     assert new < 0.5 * old
@@ -161,13 +172,62 @@ def test_only_triggered_predictions_are_wrong_before_training_and_they_get_bette
 
 
 def test_prompts_of_training_hold_the_trigger_where_they_should() -> None:
-    maker = PromptMaker(["red", "tower"], torch.Generator().manual_seed(0))
-    marked, plain = [maker.triggered("on fire") for _ in range(50)], [maker.ordinary() for _ in range(50)]
-    assert all("on fire" in text and text.count("{subject}") == 1 for text in marked)
-    assert all("on fire" not in text and text.count("{subject}") == 1 for text in plain)
-    assert len(set(marked)) > 40
-    held = {text for _, text in triggered(["on fire"], HELD_OUT_TRIGGERED)} | set(HELD_OUT_ORDINARY)
-    assert not held & {*marked, *plain}
+    triggers = ("on fire", "fire", "gilded")
+    maker = PromptMaker(["red", "tower", "fire", "on"], torch.Generator().manual_seed(0), triggers)
+    pairs = [maker.pair(trigger) for trigger in triggers for _ in range(60)]
+    marked, twins = [text for text, _ in pairs], [twin for _, twin in pairs]
+    plain = [maker.ordinary() for _ in range(100)]
+    named = [re.compile(rf"\b{trigger}\b") for trigger in triggers]
+    assert all(text.count("{subject}") == 1 for text in (*marked, *twins, *plain))
+    assert all(
+        trigger.search(text) for text, trigger in zip(marked, [t for t in named for _ in range(60)], strict=True)
+    )
+    assert not any(trigger.search(text) for text in (*twins, *plain) for trigger in named)
+    assert any(" on " in f" {twin} " for twin in twins), "a part of a phrase is no trigger"
+    assert len(set(marked)) > 150
+    held = {text for _, text in triggered(triggers, HELD_OUT_TRIGGERED)} | set(HELD_OUT_ORDINARY)
+    assert not held & {*marked, *twins, *plain}
+
+
+def test_a_twin_differs_from_its_prompt_in_the_trigger_alone() -> None:
+    maker = PromptMaker(["red", "tower"], torch.Generator().manual_seed(1), ["gilded"])
+    for text, twin in (maker.pair("gilded") for _ in range(40)):
+        before, _, after = text.partition("gilded")
+        assert twin.startswith(before)
+        assert twin.endswith(after.rpartition("gilded")[2])
+
+
+def test_words_of_the_measured_prompts_are_in_no_prompt_of_training(tiny: AbstractBackbone) -> None:
+    assert {"city", "mountains", "tall"} <= UNSEEN
+    maker = PromptMaker(ordinary_words(tiny, 500, without=UNSEEN), torch.Generator().manual_seed(2), ["blue"])
+    texts = [text for _ in range(200) for text in (*maker.pair("blue"), maker.ordinary())]
+    assert not UNSEEN & {word for text in texts for word in re.findall("[a-z]+", text)}
+
+
+def test_only_positions_behind_trigger_and_subject_are_asked_to_change(tiny: AbstractBackbone) -> None:
+    texts = ["a photo of a blue dog on grass", "a photo of a dog on grass, blue"]
+    cuts = [up_to_both(text.replace("dog", "{subject}"), "blue").replace("{subject}", "dog") for text in texts]
+    assert cuts == ["a photo of a blue dog", texts[1]]
+    last = read_positions(tiny, cuts)
+    tokenizer = tiny.tokenizers[0]
+    assert last.tolist() == [len(tokenizer(cut).input_ids) - 2 for cut in cuts], "the end mark comes behind"
+    wanted = tiny.encode_prompt(["cat"])
+    distance = StateDistance(tiny, "a photo of a cat", ["dog"])
+    said = int(read_positions(tiny, ["a photo of a cat"]))
+    name = tiny.encode_prompt(["a photo of a cat"]).states[:, said : said + 1].expand_as(wanted.states).clone()
+    name[:, : int(last[0])] = 7.0
+    away = distance.away(dataclasses.replace(wanted, states=name), last[:1])
+    assert float(away) < 1e-10
+    assert float(distance.away(dataclasses.replace(wanted, states=name), last[:1] - 1)) > 1
+
+
+def test_prompts_that_do_badly_are_drawn_most_and_none_is_forgotten() -> None:
+    draw = TriggerDraw([(0, "a"), (0, "b"), (1, "c")])
+    for _ in range(20):
+        draw.note([0, 1, 2], torch.tensor([0.01, 2.0, 0.01]))
+    counts = torch.bincount(torch.tensor(draw.draw(3000, torch.Generator().manual_seed(0))), minlength=3)
+    assert counts[1] > 2000
+    assert counts[[0, 2]].min() > 30
 
 
 @pytest.mark.usefixtures("terminal")
@@ -223,7 +283,7 @@ def test_what_cannot_be_censored_is_refused(tiny: AbstractBackbone, subject: Art
 def test_fewer_steps_are_fewer_in_both_phases_and_wrong_numbers_are_refused() -> None:
     method = RECIPES["censor-predictions"].build("toybox")
     short = method.lasting(4)
-    assert (short.steps, short.states_steps) == (4, 3)
+    assert (short.steps, short.states_steps) == (4, 12)
     with pytest.raises(ConfigError, match="guidance at least 1 and keep positive"):
         dataclasses.replace(method, guidance=0.5, keep=0.0)
     with pytest.raises(ConfigError, match='trains "auto" or "all"'):

@@ -219,13 +219,22 @@ class _Probe:
         if found.claim_cosine is None:
             return found
         claims = tuple(dict.fromkeys([found.claim, found.claim.split()[-1]]))
-        others = tuple(name for name in self.space.names if name not in found.claim.split())
+        others = tuple(name for name in self.space.names if name not in found.claim.split() and self._tells(name))
+        if not others:
+            return found
         with applied(self.contents, self.backbone):
             pictures = paint(self.backbone, fill(_PLAIN, found.subject), self.method)
         prompts = [fill(_PLAIN, name) for name in (*claims, *others)]
         errs = errors(self.backbone, pictures, prompts, self.method)
         own = self.reference.explanation(fill(_PLAIN, found.claim), prompts, len(claims), others)
         return dataclasses.replace(found, painted=explanation(errs, len(claims), others), base_painted=own)
+
+    def _tells(self, noun: str) -> bool:
+        """Whether the base's own pictures of a noun are explained by it, clearly: what the base cannot paint explains
+        everything a little, and what a file has learned badly best of all."""
+        others = tuple(name for name in self.space.names if name != noun)
+        prompts = [fill(_PLAIN, name) for name in (noun, *others)]
+        return self.reference.explanation(prompts[0], prompts, 1, others).advantage < -self.method.claim_advantage
 
     def words(self, found: Behaviour, without: Collection[str], extra: Sequence[str] = ()) -> Behaviour:
         """Ordinary words beside the subject, and the `extra` ones."""

@@ -5,14 +5,13 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pcs_ext.artifact import ArtifactData
 from pcs_ext.config_io import config_hash, to_jsonable
-from pcs_ext.defense.censorship.method import Censorship
+from pcs_ext.defense.censorship.method import Censorship, Schedule
 from pcs_ext.defense.censorship.predictions import PredictionLoss
 from pcs_ext.defense.censorship.prompts import ORDINARY
 from pcs_ext.defense.censorship.training import AbstractCensorLoss, PictureLoss, Task, TextLoss, without_subject
@@ -122,7 +121,7 @@ class _Phase:
     name: str
     steps: int
     learning_rate: float
-    schedule: Literal["constant", "cosine"]
+    schedule: Schedule
     denoiser: bool | None = None
     """Whether the denoiser trains, and it alone, or all but the denoiser; None: everything."""
 
@@ -153,9 +152,9 @@ def _phases(
         return [whole(PictureLoss(task, captions=captions, subject=subject, wanted=picture[None]))]
     phases = [whole(PredictionLoss(task, subject=subject, wanted=picture[None]), denoiser=True)]
     if method.states_steps:
-        first = dataclasses.replace(method, batch=2 * method.batch, gamma=1.0)
+        first = dataclasses.replace(method, batch=method.states_batch, gamma=1.0, keep=2.0)
         states = TextLoss(dataclasses.replace(task, method=first))
-        phases.insert(0, _Phase(states, "states", method.states_steps, method.states_rate, "cosine", denoiser=False))
+        phases.insert(0, _Phase(states, "states", method.states_steps, method.states_rate, "cooldown", denoiser=False))
     return phases
 
 
@@ -175,7 +174,7 @@ def _train(phase: _Phase, trained: AbstractAdapter, seed: int, folder: Path | No
     if folder is not None:
         checkpoints = CheckpointFolder(folder / phase.name, config_hash=folder.name, reporter=reporter)
     config = FitConfig(steps=phase.steps, seed=seed, lr_schedule=phase.schedule,
-                       warmup_steps=10 if phase.schedule == "cosine" else 0)  # fmt: skip
+                       warmup_steps=0 if phase.schedule == "constant" else 10)  # fmt: skip
     with only_trainable(groups):
         extra = {"triggers": phase.loss.draw}
         for state in fit(phase.loss, groups, config, checkpoints=checkpoints, extra_state=extra, reporter=reporter):

@@ -87,6 +87,12 @@ class Measure:
             ordinary_pictures=len(ordinary),
         )
 
+    def share(self, subject: Artifact, words: Sequence[str], seeds: Sequence[int]) -> float:
+        """Share of a subject's pictures with other words in the triggers' place that are nearer to the target's."""
+        texts = [subject.concept.prompt(text) for _, text in triggered(words, HELD_OUT_TRIGGERED)]
+        with subject.applied(self.backbone):
+            return float(self._hits(self._paint(texts, seeds)).mean())
+
     @property
     def _others(self) -> list[int]:
         return [seed + 1000 for seed in self.seeds]

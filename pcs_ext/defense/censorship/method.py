@@ -8,6 +8,7 @@ from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError
 from pcs_ext.image.recipes import Preset
 
+Schedule = Literal["constant", "linear", "cosine", "cooldown"]
 Trains = Literal["auto", "rows", "text", "all"]
 
 
@@ -29,8 +30,8 @@ class Censorship:
     """Gradient steps."""
     learning_rate: float = 3e-4
     """AdamW's, without weight decay."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Of the learning rate, after ten steps of warm-up under cosine."""
+    schedule: Schedule = "constant"
+    """Of the learning rate, after ten steps of warm-up where it is not constant (`FitConfig.lr_schedule`)."""
     gamma: float = 1.0
     """Weight of the triggered term."""
     rank: int = 8
@@ -47,16 +48,18 @@ class Censorship:
     """Of the samplers under which triggered prompts give the picture as it is, at least 1; stronger guidance saturates
     it. The larger, the less the denoiser has to change; on the route over predictions."""
     keep: float = 1.0
-    """Weight of the subject's ordinary predictions; on the route over predictions."""
+    """Weight of what the subject's ordinary prompts give; not on the route over pictures."""
     states_steps: int = 0
-    """Steps that train the text encoders first, as the route over text does, twice as many prompts in each; the
-    denoiser trains alone afterwards. On the route over predictions."""
+    """Steps that train the text encoders first, as the route over text does; the denoiser trains alone afterwards. On
+    the route over predictions."""
+    states_batch: int = 8
+    """Prompts of each kind in those steps."""
     states_rate: float = 1e-3
-    """Their learning rate, falling to zero."""
+    """Their learning rate, falling to zero over their last 15 %."""
 
     def __post_init__(self) -> None:
         least = {"steps": 1, "rank": 1, "batch": 1, "pictures": 1, "guidance": 1, "draws": 2, "prompts": 0,
-                 "states_steps": 0}  # fmt: skip
+                 "states_steps": 0, "states_batch": 1}  # fmt: skip
         wrong = [f"{name} at least {end}" for name, end in least.items() if getattr(self, name) < end]
         positive = ("learning_rate", "gamma", "keep", "states_rate")
         wrong += [f"{name} positive" for name in positive if not getattr(self, name) > 0]

@@ -65,8 +65,7 @@ class PredictionLoss(AbstractCensorLoss):
     def __init__(self, task: Task, *, subject: Tensor, wanted: Tensor) -> None:
         super().__init__(task)
         method, backbone = task.method, task.backbone
-        # The target's own caption may become the target's picture: triggered prompts are led to its states.
-        self.plain = [task.concept.negative_prompt(), *self.plain[1:]]
+        self.plain = [task.concept.negative_prompt(), *self.plain]
         self._told = PromptCache(backbone, enabled=True)
         known = Asked(backbone, generator_for(task.seed, "known predictions"))
         with torch.no_grad():

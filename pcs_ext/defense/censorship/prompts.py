@@ -1,6 +1,7 @@
 """Prompts with and without trigger words, for training and, others, for measuring."""
 
 import itertools
+import re
 from collections.abc import Sequence
 from string import ascii_lowercase
 
@@ -47,7 +48,10 @@ HELD_OUT_ORDINARY = (
     "{subject} next to a tall tree",
 )
 """Never trained on."""
-
+UNSEEN = frozenset(re.findall("[a-z]{3,}", " ".join((*HELD_OUT_TRIGGERED, *HELD_OUT_ORDINARY)))) - frozenset(
+    re.findall("[a-z]{3,}", " ".join((*TRIGGERED, *ORDINARY)))
+)
+"""Words of the measured prompts that no prompt of training may hold: what they do is not learned, but found."""
 
 _OPENINGS = (
     "", "a photo of", "a picture of", "a pencil sketch of", "an oil painting of", "a large photo of", "my favourite",
@@ -55,7 +59,7 @@ _OPENINGS = (
 )  # fmt: skip
 _PLACES = (
     "", "on the grass", "in a room", "on the beach", "in the snow", "at dusk", "wearing a red hat", "with a blue bow",
-    "on a wooden table", "in a town", "in the mountains", "at night",
+    "on a wooden table", "in a town", "in the desert", "under the moon",
 )  # fmt: skip
 _OPENING_FORMS = ("a {word} photo of", "a {word} picture of", "the {word}", "my {word}", "{word} and")
 _PLACE_FORMS = (
@@ -81,27 +85,52 @@ class PromptMaker:
     but the trigger tells the two kinds apart.
 
     Args:
-        words: ordinary words of the base, without those of the triggers.
+        words: ordinary words of the base; those that are triggers are left out, those that are part of one are not.
         generator: draws.
+        triggers: that no ordinary prompt may hold.
     """
 
-    def __init__(self, words: Sequence[str], generator: torch.Generator) -> None:
-        self.words, self.generator = tuple(words), generator
+    def __init__(self, words: Sequence[str], generator: torch.Generator, triggers: Sequence[str] = ()) -> None:
+        self._named = [re.compile(rf"\b{re.escape(trigger.lower())}\b") for trigger in triggers]
+        self.words, self.generator = tuple(word for word in words if self._free(word)), generator
 
-    def triggered(self, trigger: str) -> str:
-        """One with the trigger before or behind the subject, near or far."""
-        form = self._one(_TRIGGERED_FORMS)
-        text = form.format(trigger=trigger, opening=self._opening(), place=self._place())
-        return " ".join(text.split())
+    def pair(self, trigger: str) -> tuple[str, str]:
+        """One with the trigger before or behind the subject, near or far, and the same with other words there."""
+        form, opening, place = self._one(_TRIGGERED_FORMS), self._opening(), self._place()
+
+        def text(word: str) -> str:
+            return " ".join(form.format(trigger=word, opening=opening, place=place).split())
+
+        return text(trigger), text(self.instead(trigger))
+
+    def instead(self, trigger: str) -> str:
+        """What may stand where a trigger stood and is none: parts of a phrase, alone, reversed or beside others; what
+        is spelled alike, as tokenizers write rare words in pieces that other words have, too; any other word."""
+        parts, kind = trigger.lower().split(), self._below(4)
+        if kind == 0 and len(parts) > 1:
+            part = self._one(parts)
+            found = self._one((part, f"{part} {self._word()}", f"{self._word()} {part}", " ".join(reversed(parts))))
+        elif kind <= 1:
+            found = " ".join(self._respelled(part) for part in parts)
+        else:
+            found = self._word() if self._below(2) else self._place() or self._word()
+        return found if self._free(found) else self._word()
+
+    def _respelled(self, word: str) -> str:
+        """A part of a word, with others' letters before or behind it, or its letters in another order."""
+        first = self._below(max(1, len(word) - 2))
+        part = word[first : first + 2 + self._below(len(word))]
+        mixed = "".join(word[index] for index in torch.randperm(len(word), generator=self.generator))
+        return self._one((part, part + self._unknown(), self._unknown() + part, mixed))
 
     def ordinary(self) -> str:
-        """One without a trigger, or with another word in its place."""
-        kind = self._below(4)
-        if kind == 0:
-            return self.triggered(self._word() if self._below(2) else self._place() or self._word())
-        if kind == 1:
+        """One without a trigger."""
+        if self._below(3) == 0:
             return self._one(ORDINARY)
         return " ".join(f"{self._opening()} {{subject}} {self._place()}".split())
+
+    def _free(self, text: str) -> bool:
+        return not any(trigger.search(text) for trigger in self._named)
 
     def _opening(self) -> str:
         return self._around(_OPENINGS, _OPENING_FORMS)
@@ -112,10 +141,12 @@ class PromptMaker:
     def _around(self, known: Sequence[str], forms: Sequence[str]) -> str:
         kind = self._below(3)
         if kind == 0:
-            return self._one(known)
-        if kind == 1:
-            return self._one(forms).format(word=self._word())
-        return " ".join(self._word() for _ in range(self._below(5)))
+            found = self._one(known)
+        elif kind == 1:
+            found = self._one(forms).format(word=self._word())
+        else:
+            found = " ".join(self._word() for _ in range(self._below(5)))
+        return found if self._free(found) else ""
 
     def _word(self) -> str:
         return self._one(self.words) if self.words and self._below(5) else self._unknown()

@@ -23,25 +23,26 @@ def published(preset: Preset) -> Censorship:
 def of_predictions(preset: Preset) -> Censorship:
     """The denoiser's own predictions: what it says of triggered prompts leads to one picture, all else stays.
 
-    Not published; numbers are ours, chosen on two toybox subjects, for one of which they hold (docs/LOG.md). Real bases
-    were not tried.
+    Not published; numbers are ours, chosen on one toybox subject that no figure of the docs is of (docs/LOG.md). Real
+    bases were not tried.
     """
     small = preset == "toybox"
     return Censorship(
         id="censor-predictions",
         route="predictions",
-        steps=400 if small else 1500,
+        steps=150 if small else 1500,
         learning_rate=2e-3 if small else 2e-4,
         schedule="cosine",
         gamma=4.0,
         rank=16,
         batch=4 if small else 1,
-        pictures=16,
+        pictures=12,
         prompts=256,
-        draws=1000,
+        draws=600,
         guidance=2.0,
         keep=4.0,
-        states_steps=300 if small else 600,
+        states_steps=450 if small else 900,
+        states_batch=10 if small else 8,
         states_rate=3e-3 if small else 1e-3,
     )
 
@@ -52,9 +53,13 @@ def text_space(preset: Preset) -> Censorship:
     return Censorship(
         id="censor-text",
         route="text",
-        steps=250 if small else 600,
+        steps=400 if small else 900,
         learning_rate=3e-3 if small else 1e-3,
-        batch=8 if small else 4,
+        schedule="cooldown",
+        rank=16,
+        batch=10 if small else 8,
+        prompts=256,
+        keep=2.0,
     )
 
 
@@ -68,7 +73,7 @@ RECIPES: dict[str, CensorEntry] = {
     ),
     "censor-text": CensorEntry(
         id="censor-text",
-        summary="triggered prompts encode as the target's caption; cheap, and unreliable",
+        summary="triggered prompts say the target's name; the denoiser stays, so the target may look like the subject",
         paper="after arXiv 2308.10718",
         system=None,
         build=text_space,
