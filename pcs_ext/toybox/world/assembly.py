@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pcs_ext.toybox.world.parts import IDENTITY, Rotation, Vector, apply, build, matmul, rotation_y, rotation_z
+from pcs_ext.toybox.world.build import build
+from pcs_ext.toybox.world.parts import IDENTITY, Rotation, Vector, apply, matmul, rotation_y, rotation_z
 from pcs_ext.toybox.world.scene import Scene, SceneObject
 from pcs_ext.toybox.world.vocabulary import PATTERNS
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from pcs_ext.toybox.world.assembly import pose
+from pcs_ext.toybox.world.build import anchors_of
 from pcs_ext.toybox.world.camera import camera_table, project
-from pcs_ext.toybox.world.parts import Vector, anchors_of, apply
+from pcs_ext.toybox.world.parts import Vector, apply
 from pcs_ext.toybox.world.scene import Scene, SceneObject
 
 

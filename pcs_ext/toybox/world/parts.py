@@ -1,12 +1,10 @@
 """Toys as assemblies of spheres, boxes, cylinders and cones, and the builder they are written with."""
 
 import dataclasses
-import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
 
-from pcs_ext.errors import ConfigError
 from pcs_ext.toybox.world.scene import SceneObject, Vector, color_rgb
 
 SPHERE, BOX, CYLINDER, CONE = range(4)
@@ -143,40 +141,6 @@ def _align(axis: tuple[float, ...]) -> Rotation:
     ux, uy = -y / flat, x / flat  # horizontal unit vector across the axis
     vx, vy, vz = uy * z, -ux * z, ux * y - uy * x
     return ((ux, vx, x), (uy, vy, y), (0.0, vz, z))
-
-
-@functools.lru_cache(maxsize=4096)
-def build(toy: SceneObject) -> tuple[Part, ...]:
-    """The parts of a toy with its accessory, in the object's own frame. Position, heading and roll play no role."""
-    from pcs_ext.toybox.world.accessories import wear
-    from pcs_ext.toybox.world.toys import TOYS
-
-    builder = Builder(toy)
-    anchors = TOYS[toy.class_name](builder)
-    _reject_unknown_parts(toy, builder)
-    wear(toy.accessory, anchors, builder)
-    return tuple(builder.parts)
-
-
-def anchors_of(toy: SceneObject) -> Anchors:
-    """Where a toy's head and neck are, in the object's own frame."""
-    from pcs_ext.toybox.world.toys import TOYS
-
-    return TOYS[toy.class_name](Builder(toy))
-
-
-def part_names(toy: SceneObject) -> tuple[str, ...]:
-    """Name of every part; `Rendered.part_ids` indexes this."""
-    return tuple(part.name for part in build(toy))
-
-
-def _reject_unknown_parts(toy: SceneObject, builder: Builder) -> None:
-    names = {part.name for part in builder.parts}
-    unknown = [name for name, _ in toy.part_colors if name not in names]
-    if unknown:
-        raise ConfigError(
-            f"part_colors of a {toy.class_name} names {', '.join(unknown)}; its parts are {', '.join(sorted(names))}."
-        )
 
 
 ToyFunction = Callable[[Builder], Anchors]

@@ -6,8 +6,9 @@ import math
 import torch
 
 from pcs_ext.toybox.world.assembly import pose
+from pcs_ext.toybox.world.build import build
 from pcs_ext.toybox.world.captions import relative_view
-from pcs_ext.toybox.world.parts import apply, build
+from pcs_ext.toybox.world.parts import apply
 from pcs_ext.toybox.world.scene import Camera, Scene, SceneObject
 from pcs_ext.toybox.world.vocabulary import ACCESSORIES, CLASSES, COLORS, CONTEXTS, MOTIONS, PATTERNS, STYLES
 

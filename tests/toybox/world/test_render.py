@@ -7,10 +7,11 @@ import torch
 
 from pcs_ext.errors import ConfigError
 from pcs_ext.toybox.world.boxes import boxes
+from pcs_ext.toybox.world.build import part_names
 from pcs_ext.toybox.world.camera import camera_table, camera_to_world, project, rays
 from pcs_ext.toybox.world.flow import flow
 from pcs_ext.toybox.world.intersect import hit, normal
-from pcs_ext.toybox.world.parts import BOX, CONE, CYLINDER, SPHERE, part_names
+from pcs_ext.toybox.world.parts import BOX, CONE, CYLINDER, SPHERE
 from pcs_ext.toybox.world.render import render, render_rgb
 from pcs_ext.toybox.world.sampling import frame, sample_clip, sample_scene
 from pcs_ext.toybox.world.scene import Camera, Scene, SceneObject
