@@ -165,9 +165,14 @@ def test_the_commands_end_in_files(tmp_path: Path, folder: Path, capsys: pytest.
     main(["svg", "make", subject, "a {subject} on grass", "-o", str(drawn), "--config", str(tmp_path / "text.json")])
     assert 1 <= len(read_svg(drawn).scene.paths) <= 4
     assert not (tmp_path / "drawn.svg.work").exists()
+    before = drawn.read_bytes()
     with pytest.raises(SystemExit):
-        main(["svg", "make", subject, "a toy", "-o", str(drawn)])
+        main(["svg", "make", subject, "a {subject} at night", "-o", str(drawn)])
+    assert "exists already" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["svg", "make", subject, "a toy", "-o", str(drawn), "--overwrite"])
     assert "where the subject goes" in capsys.readouterr().err
+    assert drawn.read_bytes() == before
 
 
 @torch.no_grad()
