@@ -35,9 +35,21 @@ _PREPARED = {"glb": glb_for_trimesh, "obj": obj_for_trimesh, "ply": ply_for_trim
 """What trimesh would misread is put right before it reads."""
 _FARTHEST = 1e6
 """Repetitions of a picture beyond which texture coordinates mean nothing."""
-_DAMAGE = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, OSError, RecursionError, TypeError,
-           ValueError, NotImplementedError, struct.error)  # fmt: skip
-"""What trimesh's parsers and pictures raise on damaged files; trimesh has no error class of its own."""
+_DAMAGE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NameError,
+    NotImplementedError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What trimesh raises on damaged files: it has no error class of its own, and its parsers fall over what they meet. Only
+its own call is guarded: of ours these would be mistakes. Memory that runs out is not damage."""
 
 
 @config
@@ -170,8 +182,8 @@ def _scene(path: Path, kind: str) -> Any:
     """What trimesh reads, with the pictures and materials that lie beside the file."""
     trimesh, _ = mesh_libraries()
     beside = obj_resolver(path) if kind == "obj" else trimesh.resolvers.FilePathResolver(str(path))
+    data = io.BytesIO(_PREPARED[kind](path))
     try:
-        data = io.BytesIO(_PREPARED[kind](path))
         return trimesh.load_scene(data, file_type=kind, resolver=beside, process=False)
     except _DAMAGE as error:
         raise unreadable(path, error) from error

@@ -17,7 +17,6 @@ from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.load import load_backbone
 from pcs_ext.image.cameras import ring
 from pcs_ext.image.class_images import ClassImages
-from pcs_ext.image.class_sets import class_images_of, shares
 from pcs_ext.image.data import Augmentation, Photo, SubjectDataset, find_photos
 from pcs_ext.image.fit import FitConfig, fit
 from pcs_ext.image.learn import learn, plan, resolve_recipe
@@ -29,7 +28,6 @@ from pcs_ext.image.terms import SteeringConfig
 from pcs_ext.image.training import LatentCache, PhaseLoss, only_trainable, parameter_groups
 from pcs_ext.image.transforms_json import write_transforms
 from pcs_ext.image.types import Batch
-from pcs_ext.reporter import SilentReporter
 from pcs_ext.systems import catalogue
 from tests.support.encoders import tiny_clip
 
@@ -344,32 +342,6 @@ def test_union_sampling_names_what_its_masks_show(photos: Path) -> None:
     for caption, mask in zip(batch.captions, batch.masks, strict=True):
         assert bool(mask[0, 4, 4] > 0.5) == ("<dog>" in caption)
         assert bool(mask[0, 28, 4] > 0.5) == ("<cat>" in caption)
-
-
-def test_class_images_may_have_many_captions(shared: AbstractBackbone) -> None:
-
-    assert shares(7, 3) == [3, 2, 2]
-    assert shares(2, 3) == [1, 1, 0]
-    recipe = quick("he-data-perspective")
-    images = class_images_of(recipe, shared, 0, SilentReporter())
-    assert isinstance(images, ClassImages)
-    assert images.prompts == [recipe.concept.class_prompt(template) for template in recipe.class_templates[:3]]
-    assert len(set(recipe.class_templates)) == 64
-    batch = images.batch(20, torch.Generator().manual_seed(0))
-    for key, caption in zip(batch.keys or (), batch.captions, strict=True):
-        assert images.prompts[int(key.removeprefix("class/"))] == caption
-
-
-@pytest.mark.parametrize("aspect", [1, 2])
-def test_class_images_are_as_large_as_photos_in_training(shared: AbstractBackbone, aspect: int) -> None:
-    recipe = quick("dreambooth-lora")
-    large = dataclasses.replace(recipe.sampling, height=64, width=64)
-    augmentation = dataclasses.replace(recipe.augmentation, aspect=aspect)
-    recipe = dataclasses.replace(recipe, sampling=large, augmentation=augmentation)
-    images = class_images_of(recipe, shared, 0, SilentReporter())
-    assert isinstance(images, ClassImages)
-    batch = images.batch(2, torch.Generator().manual_seed(0))
-    assert batch.images.shape == (2, 3, shared.resolution, shared.resolution * aspect)
 
 
 def test_the_word_of_a_request_reaches_the_adapter_that_learns_it(photos: Path) -> None:
