@@ -48,8 +48,8 @@ _DAMAGE = (
     ValueError,
     struct.error,
 )
-"""What trimesh raises on damaged files: it has no error class of its own, and its parsers fall over what they meet. Only
-its own call is guarded: of ours these would be mistakes. Memory that runs out is not damage."""
+"""What trimesh raises on damaged files: it has no error class of its own, and its parsers fall over what they meet.
+Only its own call is guarded: of ours these would be mistakes. Memory that runs out is not damage."""
 
 
 @config

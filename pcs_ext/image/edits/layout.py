@@ -93,11 +93,12 @@ def layout_hooks(backbone: AbstractBackbone, prompt: str, boxes: Sequence[Box], 
         UsageError: a phrase does not stand in the prompt, none or one twice is given, or wrong sizes.
     """
     positions, size = placed(backbone, prompt, boxes, config.sampling)
-    with torch.no_grad():
-        pixels = size[0] * backbone.vae_factor, size[1] * backbone.vae_factor
-        conditioning = backbone.encode_prompt([prompt], size=pixels)
-    moving = LayoutGuide(backbone, conditioning, boxes, positions, config) if config.iterations else None
-    hooks = SampleHooks(before_step=moving)
+    hooks = SampleHooks()
+    if config.iterations:
+        with torch.no_grad():
+            pixels = size[0] * backbone.vae_factor, size[1] * backbone.vae_factor
+            conditioning = backbone.encode_prompt([prompt], size=pixels)
+        hooks = SampleHooks(before_step=LayoutGuide(backbone, conditioning, boxes, positions, config))
     if config.forward:
         guided = config.sampling.guidance_scale != 1.0
         program = WindowedMaps(boxes, positions, size, config.forward, row=branch_rows(0, 1, guided=guided)[-1])
