@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.hub import model_folder
@@ -21,6 +23,7 @@ from pcs_ext.image.evaluate import (
 )
 from pcs_ext.image.subject import Artifact
 from pcs_ext.reporter import Reporter
+from pcs_ext.runtime import choose_device
 
 
 def evaluate(
@@ -72,8 +75,8 @@ def evaluate(
     found = [photo.path for photo in find_photos(photos, short_side=LEARNED_SIDE)]
     named = base.name if isinstance(base, AbstractBackbone) else base or artifact.data.base_name
     usual = "toybox" if named == "toybox" else "object"
-    judges = _judges(named, clip, dino)
     loaded = isinstance(base, AbstractBackbone)
+    judges = _judges(named, clip, dino, base.device if loaded else choose_device(device))
     backbone = base if loaded else artifact.backbone(base or None, device=device, precision=precision)
     return evaluate_artifact(
         artifact,
@@ -99,18 +102,18 @@ def _prompts(prompts: str | Path | Sequence[str | Prompt]) -> tuple[Prompt, ...]
     return tuple(one if isinstance(one, Prompt) else Prompt(text=one, kind="other") for one in prompts)
 
 
-def _judges(base: str, clip: Path | str | None, dino: Path | str | None) -> Judges:
-    """Toybox brings its own judges; a real base is judged by the encoders that are named."""
+def _judges(base: str, clip: Path | str | None, dino: Path | str | None, device: torch.device) -> Judges:
+    """Toybox brings its own judges; a real base is judged by the encoders that are named, on its device."""
     if base == "toybox" and clip is None and dino is None:
         from pcs_ext.toybox.judges import toybox_judges
 
-        return toybox_judges()
+        return toybox_judges(device)
     if clip is None and dino is None:
         raise UsageError(
             f"judging {base} needs encoders: give --clip and --dino with transformers folders or hub ids, "
             "such as openai/clip-vit-base-patch32 and facebook/dino-vits16."
         )
     return Judges(
-        clip=None if clip is None else load_image_text_encoder(model_folder(clip)),
-        dino=None if dino is None else load_image_encoder(model_folder(dino)),
+        clip=None if clip is None else load_image_text_encoder(model_folder(clip), device),
+        dino=None if dino is None else load_image_encoder(model_folder(dino), device),
     )

@@ -7,6 +7,7 @@ from pcs_ext.config_io import config
 from pcs_ext.errors import ConfigError, UsageError
 
 SUBJECT = "{subject}"
+_PLACEHOLDER = re.compile(r"\{\w+\}")
 OBJECT_TEMPLATES = (
     "a photo of {subject}",
     "a clear photo of {subject}",
@@ -92,8 +93,14 @@ class Concept:
         tokens, as it is stays as it is: "a red <object>".
 
         Raises:
-            UsageError: there is no `{subject}` in the text.
+            UsageError: there is no `{subject}` in the text, or another `{word}`, which nothing would be put in for.
         """
+        unknown = sorted(set(_PLACEHOLDER.findall(text)) - {SUBJECT})
+        if unknown:
+            raise UsageError(
+                f"prompt {text!r} has {', '.join(unknown)}, which stands for nothing here; "
+                f"write {SUBJECT} where the subject goes, and everything else as words."
+            )
         if SUBJECT not in text and any(word in text for word in self.own_words):
             return text
         return fill(text, self.name, article=self.article)

@@ -85,6 +85,11 @@ def test_per_layer_conditioning_with_equal_entries_changes_nothing(family: str, 
     )
 
 
+def test_bytes_that_are_no_text_are_refused_in_prompts(sd: AbstractBackbone) -> None:
+    with pytest.raises(UsageError, match=r"'a \\udcff dog' has bytes that are no UTF-8 text"):
+        sd.encode_prompt(["a dog", "a \udcff dog"])
+
+
 def test_key_and_value_states_reach_their_projections(sd: AbstractBackbone) -> None:
     latents, timesteps, plain = inputs(sd)
     import dataclasses

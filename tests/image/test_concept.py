@@ -31,6 +31,12 @@ def test_a_prompt_without_subject_is_refused_with_an_example() -> None:
         RARE.prompt("a dog on the beach")
 
 
+def test_another_placeholder_is_refused_and_named() -> None:
+    with pytest.raises(UsageError, match=r"has \{pip\}, \{place\}, which stands for nothing.*write \{subject\}"):
+        RARE.prompt("{subject} and {pip} on the {place}")
+    assert RARE.prompt("{subject} in snow {2 of 3}") == "a sks dog in snow {2 of 3}"
+
+
 def test_a_relation_is_read_from_its_other_end() -> None:
     relation = Concept(
         class_noun="thing", mode="learned", token="<r>", with_noun=False, article=False, inverse="<back>"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pcs_ext.errors import UsageError
 from pcs_ext.image.backbone import AbstractBackbone
 from pcs_ext.image.backbones.cpu_attention import CpuAttention
 from pcs_ext.image.backbones.decoupled import attending_besides
@@ -245,7 +246,14 @@ def _replacing(states: Tensor):
 
 
 def tokenize(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
-    """Token ids `b n`, padded and cut to the tokenizer's length."""
+    """Token ids `b n`, padded and cut to the tokenizer's length.
+
+    Raises:
+        UsageError: a prompt has bytes that are no characters, as terminals pass them on from other encodings.
+    """
+    for prompt in prompts:
+        if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+            raise UsageError(f"prompt {prompt!a} has bytes that are no UTF-8 text; expected words, write it anew.")
     length = tokenizer.model_max_length
     return tokenizer(
         list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"

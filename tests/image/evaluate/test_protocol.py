@@ -21,6 +21,7 @@ from pcs_ext.image.evaluate import (
     result_rows,
     results_table,
 )
+from tests.support.elsewhere import ELSEWHERE, elsewhere
 
 PROMPTS = (
     Prompt(text="a photo of {subject} in the snow", kind="context", expected={"tone": "bright"}),
@@ -77,6 +78,22 @@ def test_every_figure_says_what_it_was_measured_with(judges):
     assert report.figures["attributes"].value == 1
     assert report.figures["subject"].value == 1
     assert report.figures["drift"].value == pytest.approx(0, abs=1e-6)
+
+
+def test_encoders_on_another_device_measure_the_same(clip_folder, dino_folder, judges):
+    truth = Truth(views=_paint(["snow"] * 4, [20, 21, 22, 23]))
+    drift = (_paint(["snow"] * 2, [1, 2]), _paint(["night"] * 2, [3, 4]))
+    expected = _evaluate(judges, truth=truth, drift=drift)
+    with elsewhere():
+        moved = dataclasses.replace(
+            judges,
+            clip=load_image_text_encoder(clip_folder, ELSEWHERE),
+            dino=load_image_encoder(dino_folder, ELSEWHERE),
+        )
+        found = _evaluate(moved, truth=truth, drift=drift)
+    assert {name: figure.value for name, figure in found.figures.items()} == pytest.approx(
+        {name: figure.value for name, figure in expected.figures.items()}, abs=1e-5
+    )
 
 
 def test_a_subject_that_ignores_its_prompts_loses_attributes(judges):
