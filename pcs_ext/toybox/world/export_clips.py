@@ -16,6 +16,7 @@ from pcs_ext.config_io import atomic_folder
 from pcs_ext.image.levels import to_pil
 from pcs_ext.reporter import ConsoleReporter, Reporter
 from pcs_ext.runtime import generator_for
+from pcs_ext.toybox.world.export_job import LEAST_SIDE, check_counts, run_export
 from pcs_ext.toybox.world.export_pairs import album_scenes
 from pcs_ext.toybox.world.motion import frames_of
 from pcs_ext.toybox.world.render import render
@@ -99,7 +100,13 @@ def export_clips(
         frames: of a clip, up to 17.
         resolution: side in pixels.
         seed: of all.
+
+    Raises:
+        UsageError: a number too small to write anything with, or more frames than a motion has.
     """
+    check_counts(0, subjects=subjects, photos=photos)
+    check_counts(1, clips=clips, frames=frames)
+    check_counts(LEAST_SIDE, resolution=resolution)
     for index in range(subjects):
         place = folder / f"{index:05d}"
         if not place.exists():
@@ -128,10 +135,10 @@ def main(
         resolution: side of the pictures in pixels.
         seed: of all; others give other toys.
     """
-    export_clips(
+    run_export(lambda: export_clips(
         output, ConsoleReporter(), subjects=subjects, clips=clips, photos=photos, frames=frames, resolution=resolution,
         seed=seed,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 if __name__ == "__main__":

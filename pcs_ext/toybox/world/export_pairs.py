@@ -22,6 +22,7 @@ from pcs_ext.reporter import ConsoleReporter, Reporter
 from pcs_ext.runtime import generator_for
 from pcs_ext.toybox.world.captions import relative_view
 from pcs_ext.toybox.world.condition_maps import WorldMap, world_maps
+from pcs_ext.toybox.world.export_job import LEAST_SIDE, check_counts, run_export
 from pcs_ext.toybox.world.landmarks import landmarks
 from pcs_ext.toybox.world.render import Rendered, render
 from pcs_ext.toybox.world.sampling import frame, sample_scene, sample_toy
@@ -146,7 +147,13 @@ def export_pairs(
         resolution: side of the pictures in pixels.
         seed: of all.
         maps: kinds of condition maps that lie beside the photos.
+
+    Raises:
+        UsageError: a number too small to write anything with.
     """
+    check_counts(0, subjects=subjects, couples=couples)
+    check_counts(1, photos=photos)
+    check_counts(LEAST_SIDE, resolution=resolution)
     wanted = [(f"{index:05d}", index, False) for index in range(subjects)]
     wanted += [(f"couple-{index:05d}", index, True) for index in range(couples)]
     for done, (name, index, couple) in enumerate(wanted):
@@ -178,10 +185,10 @@ def main(
         maps: also write condition maps of these kinds, for systems that read them (uni-controlnet, visconet; instantid:
             landmarks); edges are found without files, too.
     """
-    export_pairs(
+    run_export(lambda: export_pairs(
         output, ConsoleReporter(), subjects=subjects, couples=couples, photos=photos, resolution=resolution, seed=seed,
         maps=maps,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 if __name__ == "__main__":
