@@ -1,12 +1,12 @@
 """Commands of the defense plugin: parse, call, report. Heavy modules are imported inside the functions."""
 
-import json as json_module
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
+from pcs_ext.command_options import MACHINE, Machine, Output, console_reporter, print_json
 from pcs_ext.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ FOUND = 6
 """Exit code of an audit or a verification that found something: neither success nor any kind of failure."""
 _REASONS = 5
 """Photos that could not be compared, told with their reasons at most."""
-Output = Annotated[Path, arg(aliases=["-o"])]
 
 
 def protect(
@@ -38,8 +37,7 @@ def protect(
     encoder: Path | None = None,
     seed: int = 0,
     config: Path | None = None,
-    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    machine: Machine = MACHINE,
     jsonl: Path | None = None,
 ) -> None:
     """Write copies of photos that diffusion models learn badly.
@@ -65,16 +63,14 @@ def protect(
         encoder: transformers folder of the image encoder that judges attacks; toybox has its own.
         seed: of everything random.
         config: a method as JSON instead of the recipe's own values.
-        device: where to run.
-        precision: of the base's weights.
+        machine: where to run.
         jsonl: also write every event as a JSON line to this file.
     """
     from pcs_ext.defense.protect import Options
     from pcs_ext.defense.protect import protect as run
-    from pcs_ext.image.cli import console_reporter
 
     options = Options(noun=noun, format=format, quality=quality, metadata=metadata, region=region, faces=faces,
-                      clean=clean, seed=seed, device=device, precision=precision)  # fmt: skip
+                      clean=clean, seed=seed, **machine.loading)  # fmt: skip
     report = run(
         photos,
         output=output,
@@ -111,18 +107,17 @@ def verify(
     from pcs_ext.config_io import to_jsonable
     from pcs_ext.defense.verify import ALARMING, verify_all
     from pcs_ext.defense.verify import verify as run
-    from pcs_ext.image.cli import console_reporter
 
     if len(files) == 1 and not files[0].is_dir():
         found = run(files[0], report=report, original=original)
         if json:
-            sys.stdout.write(json_module.dumps(to_jsonable(found), indent=2, ensure_ascii=False) + "\n")
+            print_json(to_jsonable(found))
         else:
             sys.stdout.write(_verdict_lines(found))
         return _end(FOUND if found.verdict in ALARMING else 0)
     all_of_them = verify_all(files, report=report, original=original, reporter=console_reporter())
     if json:
-        sys.stdout.write(json_module.dumps(to_jsonable(all_of_them), indent=2, ensure_ascii=False) + "\n")
+        print_json(to_jsonable(all_of_them))
     else:
         sys.stdout.write(_summary(all_of_them))
     return _end(FOUND if all_of_them.alarming else InputError.exit_code if all_of_them.not_compared else 0)
@@ -172,8 +167,7 @@ def censor(
     encoder: Path | None = None,
     steps: int = 0,
     seed: int = 0,
-    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    machine: Machine = MACHINE,
     jsonl: Path | None = None,
 ) -> None:
     """Make a learned subject vanish where listed words are asked.
@@ -192,12 +186,10 @@ def censor(
         encoder: transformers folder of the image encoder that judges the result; toybox has its own.
         steps: of training; 0 takes the recipe's.
         seed: of everything random.
-        device: where to run.
-        precision: of the base's weights.
+        machine: where to run.
         jsonl: also write every event as a JSON line to this file.
     """
     from pcs_ext.defense.censorship.command import censor_folder
-    from pcs_ext.image.cli import console_reporter
 
     report = censor_folder(
         artifact,
@@ -210,8 +202,7 @@ def censor(
         encoder=encoder,
         steps=steps,
         seed=seed,
-        device=device,
-        precision=precision,
+        **machine.loading,
         reporter=console_reporter(jsonl),
     )
     sys.stdout.write(
@@ -230,8 +221,7 @@ def audit(
     noun: str = "",
     words: tuple[str, ...] = (),
     json: bool = False,
-    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    machine: Machine = MACHINE,
     jsonl: Path | None = None,
 ) -> None:
     """Inspect an embedding, a LoRA or a learned subject from a stranger: is it what it says, do words switch it?
@@ -245,26 +235,23 @@ def audit(
         noun: what it is said to show, where the file does not say so itself: dog, ceramic mug.
         words: more words to try beside the subject than the base's most frequent ones.
         json: print JSON instead of lines.
-        device: where to run.
-        precision: of the base's weights.
+        machine: where to run.
         jsonl: also write every event as a JSON line to this file.
     """
     from pcs_ext.config_io import to_jsonable
     from pcs_ext.defense.audit.command import audit as run
     from pcs_ext.defense.audit.verdict import lines
-    from pcs_ext.image.cli import console_reporter
 
     report = run(
         file,
         base=base,
         noun=noun,
         words=words,
-        device=device,
-        precision=precision,
+        **machine.loading,
         reporter=console_reporter(jsonl),
     )
     if json:
-        sys.stdout.write(json_module.dumps(to_jsonable(report), indent=2, ensure_ascii=False) + "\n")
+        print_json(to_jsonable(report))
     else:
         sys.stdout.write("\n".join(lines(report)) + "\n")
     if report.verdict == "suspicious":
