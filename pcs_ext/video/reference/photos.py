@@ -76,8 +76,7 @@ class PhotoRequest:
         reference.check(prompts)
         facts = {
             "photos": [photo.digest[:16] for photo in photos],
-            "reference_adapter": self.adapter,
-            "reference_adapter_digest": self._adapter_digest(),
+            **self._adapter_facts(),
             "reference_encoder": reference.opened.encoder.id,
             "reference_scale": self.scale,
             "reference_nouns": list(reference.nouns),
@@ -86,10 +85,15 @@ class PhotoRequest:
         over_maps = isinstance(reference, ClipReference) and reference.reads_maps
         return ShownPhotos(hooks=reference.hooks(home), facts=facts, in_pictures=not over_maps)
 
-    def _adapter_digest(self) -> str | None:
-        """Of the adapter's weights, which may be trained anew under its name; None: it is no folder or file."""
+    def _adapter_facts(self) -> dict[str, Any]:
+        """A folder or file by its name, without where it lies, which is nobody's business, and a digest of its weights,
+        which may be trained anew under that name; others by their hub name alone."""
         place = Path(self.adapter).expanduser()
-        return clip_digest(place)[:16] if self.adapter and place.exists() else None
+        local = bool(self.adapter) and place.exists()
+        return {
+            "reference_adapter": place.resolve().name if local else self.adapter,
+            "reference_adapter_digest": clip_digest(place)[:16] if local else None,
+        }
 
     def _told(self) -> dict[str, Any]:
         """What a clip's record says of its directions: what was asked."""

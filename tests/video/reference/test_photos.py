@@ -240,6 +240,7 @@ def test_a_record_tells_photos_adapters_and_maps_apart_by_what_they_hold(
 
     before = facts()
     assert facts() == before
+    assert before["reference_adapter"] == adapter.name, "where it lies on somebody's disk is not told"
     with Image.open(photos / "0.png") as photo:
         Image.new("L", photo.size, 255).save(photos / "0_mask.png")
     masked = facts()
