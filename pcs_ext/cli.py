@@ -140,6 +140,12 @@ def main(arguments: list[str] | None = None) -> None:
         )
     except BrokenPipeError:
         sys.exit(0)
+    except UnicodeEncodeError as error:
+        around = error.object[max(0, error.start - 20) : error.end + 10]
+        _fail(
+            f"{around!a} has bytes that are no {error.encoding} text; expected words, write them anew.",
+            UsageError.exit_code,
+        )
     except OSError as error:
         if error.filename is None and error.errno not in _NO_ROOM:
             raise

@@ -211,6 +211,7 @@ def _filled(text: str, places: dict[str, str]) -> str:
         (OSError(28, "No space left on device"), 4),
         (PermissionError(13, "Permission denied", "/somewhere"), 3),
         (KeyboardInterrupt(), 5),
+        (UnicodeEncodeError("utf-8", "a photo of a d\udcff", 14, 15, "surrogates not allowed"), 2),
         (MemoryError(), 4),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to\nbacktrace"), 4),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."), 4),
