@@ -57,7 +57,7 @@ def evaluate(
         base: another base of the same family than the one it was learned on, or one already loaded; empty: that one.
         clip: transformers folder or hub id of a CLIP model; toybox has its own.
         dino: transformers folder or hub id of a DINO, ViT or ResNet image encoder; toybox has its own.
-        device: auto, cuda, mps or cpu.
+        device: of the base and of what judges: auto, cuda, mps or cpu.
         precision: of the base's weights.
         reporter: hears the progress.
 

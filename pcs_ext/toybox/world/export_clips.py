@@ -102,7 +102,8 @@ def export_clips(
         seed: of all.
 
     Raises:
-        UsageError: a number too small to write anything with, or more frames than a motion has.
+        UsageError: a number too small to write anything with.
+        ConfigError: more frames than a motion has.
     """
     check_counts(0, subjects=subjects, photos=photos)
     check_counts(1, clips=clips, frames=frames)
