@@ -142,10 +142,10 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(0)
     except UnicodeEncodeError as error:
         around = error.object[max(0, error.start - 20) : error.end + 10]
-        _fail(
-            f"{around!a} has bytes that are no {error.encoding} text; expected words, write them anew.",
-            UsageError.exit_code,
-        )
+        # Bytes of the command line that are no text reach Python as surrogates; anything else is our mistake.
+        if not any("\ud800" <= letter <= "\udfff" for letter in around):
+            raise
+        _fail(f"{around!a} has bytes that are no UTF-8 text; expected words, write them anew.", UsageError.exit_code)
     except OSError as error:
         if error.filename is None and error.errno not in _NO_ROOM:
             raise

@@ -252,8 +252,12 @@ def tokenize(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
         UsageError: a prompt has bytes that are no characters, as terminals pass them on from other encodings.
     """
     for prompt in prompts:
-        if any("\ud800" <= letter <= "\udfff" for letter in prompt):
-            raise UsageError(f"prompt {prompt!a} has bytes that are no UTF-8 text; expected words, write it anew.")
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"prompt {prompt!a} has bytes that are no UTF-8 text; expected words, write it anew."
+            ) from error
     length = tokenizer.model_max_length
     return tokenizer(
         list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"

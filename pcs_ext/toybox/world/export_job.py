@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pcs_ext.errors import Interrupted, PcsError, UsageError
 
 LEAST_SIDE = 16
-"""Of a rendered picture; below it a toy has no parts that one could tell."""
+"""Of a rendered picture, in pixels: the smallest that is written."""
 
 
-def check_counts(least: int = 1, **counts: int) -> None:
+def check_counts(least: int, **counts: int) -> None:
     """Refuse numbers that nothing could be written with.
 
     Args:

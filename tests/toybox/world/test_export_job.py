@@ -14,9 +14,7 @@ PAIRS: dict[str, Any] = {"subjects": 1, "couples": 0, "photos": 1, "resolution":
 CLIPS: dict[str, Any] = {"subjects": 1, "clips": 1, "photos": 0, "frames": 2, "resolution": 32, "seed": 1}
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("subjects", -1), ("couples", -1), ("photos", 0), ("resolution", 15)]
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "value"), [("subjects", -1), ("couples", -1), ("photos", 0), ("resolution", 15)])
 def test_albums_of_nothing_are_refused(tmp_path: Path, name: str, value: int) -> None:
     with pytest.raises(UsageError, match=f"--{name} must be at least .*, got {value}"):
         export_pairs.export_pairs(tmp_path / "pairs", SilentReporter(), **{**PAIRS, name: value})
